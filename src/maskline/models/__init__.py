@@ -1,0 +1,29 @@
+"""Networks in PyTorch: build one by its catalog name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from maskline import catalog
+from maskline.errors import ParameterError
+
+
+def build(name: str, num_classes: int = len(catalog.COCO_CLASSES)) -> nn.Module:
+    """A new network, with freshly drawn weights, in training mode.
+
+    Args:
+        name: a row of the catalog.
+        num_classes: classes without background.
+
+    Raises:
+        UnknownNameError: no such row.
+        ParameterError: the family is not written yet.
+    """
+    model = catalog.get(name)
+    match model.family:
+        case "mask_rtdetr":
+            from maskline.models.mask_rtdetr.network import CONFIGS, MaskRTDETR
+
+            return MaskRTDETR(CONFIGS[model.name], num_classes)
+        case _:
+            raise ParameterError(f"{model.name} can't be built yet: this version has the Mask-RT-DETR networks only")

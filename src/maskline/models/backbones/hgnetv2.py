@@ -1,0 +1,132 @@
+"""PP-HGNetV2: a convolutional backbone whose blocks aggregate the outputs of all their layers.
+
+Source: the PP-HGNetV2 backbones of RT-DETR (arXiv 2304.08069, section 4.1) and PaddleClas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskline.models.layers import ConvNorm
+
+STRIDES = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class HGNetV2Config:
+    """Widths and depths. A tuple has one entry for each of the four stages (strides 4, 8, 16, 32)."""
+
+    stem: tuple[int, int]  # channels inside and out of the stem
+    out: tuple[int, int, int, int]  # channels out of a stage
+    mid: tuple[int, int, int, int]  # channels of a block's layers
+    blocks: tuple[int, int, int, int]
+    layers: int  # layers of each block
+
+
+class Stem(nn.Module):
+    """Stride 4 in two strided convolutions; between them a pooled and a convolved branch side by side."""
+
+    def __init__(self, mid: int, out: int) -> None:
+        super().__init__()
+        self.down1 = ConvNorm(3, mid, 3, stride=2, activation=F.relu)
+        self.branch1 = ConvNorm(mid, mid // 2, 2, activation=F.relu)
+        self.branch2 = ConvNorm(mid // 2, mid, 2, activation=F.relu)
+        self.down2 = ConvNorm(2 * mid, mid, 3, stride=2, activation=F.relu)
+        self.project = ConvNorm(mid, out, 1, activation=F.relu)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down1(x)
+        convolved = self.branch2(pad_end(self.branch1(pad_end(x))))
+        pooled = F.max_pool2d(pad_end(x), 2, stride=1)  # x is not negative: padding with 0 never wins
+        projected: Tensor = self.project(self.down2(torch.cat([pooled, convolved], dim=1)))
+        return projected
+
+
+def pad_end(x: Tensor) -> Tensor:
+    """One row of zeros below and one column right: keeps the size under a 2x2 kernel."""
+    return F.pad(x, (0, 1, 0, 1))
+
+
+class LightConv(nn.Module):
+    """Pointwise convolution without activation, then a 5x5 depthwise one."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.pointwise = ConvNorm(in_channels, out_channels, 1)
+        self.depthwise = ConvNorm(out_channels, out_channels, 5, groups=out_channels, activation=F.relu)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.depthwise(self.pointwise(x))
+        return out
+
+
+class Block(nn.Module):
+    """A chain of layers; its input and every layer's output are concatenated and squeezed to the output width."""
+
+    def __init__(self, in_channels: int, mid: int, out: int, *, layers: int, light: bool, residual: bool) -> None:
+        super().__init__()
+        widths = [in_channels] + [mid] * layers
+        self.layers = nn.ModuleList(
+            LightConv(n, m) if light else ConvNorm(n, m, 3, activation=F.relu)
+            for n, m in pairwise(widths)
+        )
+        self.squeeze = ConvNorm(sum(widths), out // 2, 1, activation=F.relu)
+        self.excite = ConvNorm(out // 2, out, 1, activation=F.relu)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = [x]
+        for layer in self.layers:
+            outputs.append(layer(outputs[-1]))
+        aggregated: Tensor = self.excite(self.squeeze(torch.cat(outputs, dim=1)))
+        return x + aggregated if self.residual else aggregated
+
+
+class Stage(nn.Module):
+    """Halve the size (not in the first stage), then blocks; all but the first have a shortcut."""
+
+    def __init__(
+        self, in_channels: int, mid: int, out: int, *, blocks: int, layers: int, light: bool, down: bool
+    ) -> None:
+        super().__init__()
+        self.down = ConvNorm(in_channels, in_channels, 3, stride=2, groups=in_channels) if down else nn.Identity()
+        self.blocks = nn.Sequential(
+            *(
+                Block(out if i else in_channels, mid, out, layers=layers, light=light, residual=i > 0)
+                for i in range(blocks)
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.blocks(self.down(x))
+        return out
+
+
+class HGNetV2(nn.Module):
+    """Image (B, 3, H, W) to four maps (B, out[i], H / STRIDES[i], W / STRIDES[i]). H and W divide by 32."""
+
+    def __init__(self, config: HGNetV2Config) -> None:
+        super().__init__()
+        self.stem = Stem(*config.stem)
+        widths = (config.stem[1], *config.out)
+        self.stages = nn.ModuleList(
+            Stage(
+                widths[i], config.mid[i], config.out[i],
+                blocks=config.blocks[i], layers=config.layers, light=i >= 2, down=i > 0,
+            )
+            for i in range(4)
+        )  # fmt: skip
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        maps = [self.stem(image)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps[1:]

@@ -1,0 +1,105 @@
+"""Small layers that several networks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm, and an optional activation; padded to keep the size at stride 1."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        activation: Activation | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return x if self.activation is None else self.activation(x)
+
+    def fused_kernel(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one convolution that equals convolution and norm at inference."""
+        assert self.norm.running_mean is not None and self.norm.running_var is not None
+        scale = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
+        return self.conv.weight * scale[:, None, None, None], self.norm.bias - self.norm.running_mean * scale
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them, none after the last."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        last: Tensor = self.layers[-1](x)
+        return last
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention whose queries and keys, but not values, carry a position (DETR, section 3.2)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj.weight)
+        nn.init.zeros_(self.in_proj.bias)
+
+    def forward(self, x: Tensor, position: Tensor, may_attend: Tensor | None = None) -> Tensor:
+        """x, position: (B, N, C); may_attend: (N, N) bool, True where row may look at column. Returns (B, N, C)."""
+        B, N, C = x.shape
+        weight_qk, weight_v = torch.split(self.in_proj.weight, [2 * C, C])
+        bias_qk, bias_v = torch.split(self.in_proj.bias, [2 * C, C])
+        q, k = F.linear(x + position, weight_qk, bias_qk).chunk(2, dim=-1)
+        v = F.linear(x, weight_v, bias_v)
+        q, k, v = (
+            t.view(B, N, self.heads, C // self.heads).transpose(1, 2) for t in (q, k, v)
+        )
+        # now (B, heads, N, C / heads)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=may_attend)
+        projected: Tensor = self.out_proj(out.transpose(1, 2).reshape(B, N, C))
+        return projected
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """log(x / (1 - x)) of x clipped to [0, 1], both terms at least ``eps``."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def bounded(x: Tensor) -> Tensor:
+    """x pulled into the range that `inverse_sigmoid` can tell apart: about [1e-5, 1 - 1e-5]."""
+    return torch.sigmoid(inverse_sigmoid(x))
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """Boxes (..., 4) as centre and size to ``x1 y1 x2 y2``."""
+    centre, size = torch.split(boxes, 2, dim=-1)
+    return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
+
+
+def centre_size(boxes: Tensor) -> Tensor:
+    """Boxes (..., 4) as ``x1 y1 x2 y2`` to centre and size."""
+    first, second = torch.split(boxes, 2, dim=-1)
+    return torch.cat([(first + second) / 2, second - first], dim=-1)

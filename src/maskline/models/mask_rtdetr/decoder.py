@@ -1,0 +1,279 @@
+"""The decoder of Mask-RT-DETR: query selection, deformable decoder layers, and the heads they share.
+
+Sources: RT-DETR (arXiv 2304.08069), Deformable DETR (arXiv 2010.04159), and Mask DINO (arXiv 2206.02777) for the mask
+head and for boxes that start from the extent of predicted masks. Boxes are centre and size, in units of the input.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskline.models.layers import MLP, ConvNorm, SelfAttention, bounded, centre_size, inverse_sigmoid
+from maskline.models.mask_rtdetr.denoising import Denoising, Noise, Target, denoising_queries
+
+ANCHOR_SIZE = 0.05  # of the input, at stride 8; doubles with each level
+ANCHOR_MARGIN = 0.01  # anchors nearer than this to the border are not used
+SCORE_PRIOR = 0.01  # the class score an untrained network gives
+
+
+class Prediction(NamedTuple):
+    """What a set of Q queries says."""
+
+    logits: Tensor  # (B, Q, classes), before the sigmoid
+    boxes: Tensor  # (B, Q, 4) in [0, 1]
+    masks: Tensor  # (B, Q, h, w) logits at stride 4
+
+
+class TrainingOutput(NamedTuple):
+    """Predictions that take part in the loss."""
+
+    encoder: Prediction  # of the selected queries, before the decoder
+    layers: list[Prediction]  # at the start (only with denoising) and after each decoder layer
+    denoising: list[Prediction]  # the same for the denoising queries; empty without
+    groups: Denoising | None  # which denoising query stands for which object
+
+
+class DeformableAttention(nn.Module):
+    """Each query samples a few points around its reference box on every level (Deformable DETR, section 4.1)."""
+
+    def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(width, heads * levels * points)
+        self.value_proj = nn.Linear(width, width)
+        self.output_proj = nn.Linear(width, width)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Start with one direction for each head and one distance for each point, all weighted alike."""
+        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
+        direction = direction / direction.abs().amax(dim=-1, keepdim=True)
+        distance = torch.arange(1, self.points + 1)[:, None]
+        offsets = direction[:, None, None] * distance  # (heads, 1, points, 2)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        self.sampling_offsets.bias.data.copy_(offsets.expand(-1, self.levels, -1, -1).flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, query: Tensor, boxes: Tensor, memory: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
+        """query (B, Q, C), boxes (B, Q, 4) in [0, 1], memory (B, sum of h*w, C) with ``shapes`` (h, w) in its order."""
+        B, Q, C = query.shape
+        M, L, P = self.heads, self.levels, self.points
+        value = self.value_proj(memory).transpose(1, 2).reshape(B * M, C // M, -1)  # (B*M, C/M, sum of h*w)
+        offsets = self.sampling_offsets(query).view(B, Q, M, L * P, 2)
+        weights = self.attention_weights(query).view(B, Q, M, L * P).softmax(dim=-1)
+        centre, size = torch.split(boxes[:, :, None, None], 2, dim=-1)
+        locations = centre + offsets * (0.5 / P) * size  # (B, Q, M, L*P, 2), x and y in [0, 1] inside the input
+        grid = (2 * locations - 1).transpose(1, 2).reshape(B * M, Q, L, P, 2)
+        sampled = [
+            F.grid_sample(v.view(B * M, C // M, h, w), grid[:, :, i], padding_mode="zeros", align_corners=False)
+            for i, ((h, w), v) in enumerate(zip(shapes, torch.split(value, [h * w for h, w in shapes], -1), strict=True))
+        ]  # L of (B*M, C/M, Q, P)
+        weights = weights.transpose(1, 2).reshape(B * M, 1, Q, L * P)
+        out = (torch.cat(sampled, dim=-1) * weights).sum(dim=-1)  # (B*M, C/M, Q)
+        projected: Tensor = self.output_proj(out.view(B, C, Q).transpose(1, 2))
+        return projected
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among queries, deformable attention to the image, feed-forward; norms after the sums."""
+
+    def __init__(self, width: int, heads: int, feedforward: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(width, heads)
+        self.norm1 = nn.LayerNorm(width)
+        self.cross_attn = DeformableAttention(width, heads, levels, points)
+        self.norm2 = nn.LayerNorm(width)
+        self.linear1 = nn.Linear(width, feedforward)
+        self.linear2 = nn.Linear(feedforward, width)
+        self.norm3 = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        query: Tensor,
+        position: Tensor,
+        boxes: Tensor,
+        memory: Tensor,
+        shapes: list[tuple[int, int]],
+        may_attend: Tensor | None,
+    ) -> Tensor:
+        query = self.norm1(query + self.self_attn(query, position, may_attend))
+        query = self.norm2(query + self.cross_attn(query + position, boxes, memory, shapes))
+        out: Tensor = self.norm3(query + self.linear2(F.relu(self.linear1(query))))
+        return out
+
+
+class QueryDecoder(nn.Module):
+    """Encoded levels and prototypes to classes, boxes and masks of a fixed number of queries."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        num_classes: int,
+        prototypes: int,
+        width: int,
+        heads: int,
+        layers: int,
+        feedforward: int,
+        points: int,
+        queries: int,
+        noise: Noise,
+    ) -> None:
+        super().__init__()
+        self.queries, self.noise = queries, noise
+        self.project = nn.ModuleList(ConvNorm(in_channels, width, 1) for _ in range(3))
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, feedforward, 3, points) for _ in range(layers))
+        self.label_embedding = nn.Embedding(num_classes, width)
+        self.position_head = MLP(4, 2 * width, width)
+        self.memory_head = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
+        self.norm = nn.LayerNorm(width)
+        self.class_head = nn.Linear(width, num_classes)
+        self.box_head = MLP(width, width, width, 4)
+        self.mask_head = MLP(width, width, width, prototypes)
+        self._reset()
+
+    def _reset(self) -> None:
+        nn.init.constant_(self.class_head.bias, -math.log(1 / SCORE_PRIOR - 1))
+        nn.init.zeros_(self.box_head.layers[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.box_head.layers[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, levels: list[Tensor], prototypes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Inference.
+
+        Args:
+            levels: (B, C, h, w) at strides 8, 16, 32.
+            prototypes: (B, prototypes, h, w) at stride 4.
+
+        Returns:
+            Class logits (B, Q, classes), boxes (B, Q, 4) in [0, 1], mask embeddings (B, Q, prototypes): a query's mask
+            is its embedding times the prototypes (`masks_from`).
+        """
+        memory, shapes = self.flatten(levels)
+        tokens, logits, _ = self.score_tokens(memory, shapes)
+        content = gather(tokens, self.select(logits))
+        query, boxes = content, self.boxes_of_masks(masks_from(self.mask_head(self.norm(content)), prototypes))
+        for layer in self.layers:
+            query = layer(query, self.position_head(boxes), boxes, memory, shapes, None)
+            boxes = torch.sigmoid(self.box_head(query) + inverse_sigmoid(boxes))
+        query = self.norm(query)
+        return self.class_head(query), boxes, self.mask_head(query)
+
+    def forward_train(self, levels: list[Tensor], prototypes: Tensor, targets: list[Target]) -> TrainingOutput:
+        """Training: the predictions of every layer, for matched queries and for denoising queries."""
+        memory, shapes = self.flatten(levels)
+        tokens, logits, anchors = self.score_tokens(memory, shapes)
+        chosen = self.select(logits)
+        content = gather(tokens, chosen)
+        encoder_boxes = torch.sigmoid(self.box_head(content) + gather(anchors.expand(len(content), -1, -1), chosen))
+        encoder = self.predict(content, encoder_boxes, prototypes)
+
+        query, boxes = content.detach(), self.boxes_of_masks(encoder.masks.detach())
+        groups = denoising_queries(targets, self.label_embedding.weight, self.queries, self.noise)
+        if groups is not None:
+            query = torch.cat([groups.content, query], dim=1)
+            boxes = torch.cat([groups.boxes, boxes], dim=1)
+        outputs = [self.predict(query, boxes, prototypes)] if groups is not None else []
+        outputs += self._decode(query, boxes, memory, shapes, prototypes, groups)
+        split = groups.content.shape[1] if groups is not None else 0
+        return TrainingOutput(
+            encoder,
+            [Prediction(*(t[:, split:] for t in p)) for p in outputs],
+            [Prediction(*(t[:, :split] for t in p)) for p in outputs] if split else [],
+            groups,
+        )
+
+    def _decode(
+        self,
+        query: Tensor,
+        boxes: Tensor,
+        memory: Tensor,
+        shapes: list[tuple[int, int]],
+        prototypes: Tensor,
+        groups: Denoising | None,
+    ) -> list[Prediction]:
+        """All decoder layers. References are detached between layers; predicted boxes keep the gradient of the layer
+        before (look forward twice, DINO, arXiv 2203.03605, section 3.5)."""
+        outputs, previous = [], boxes
+        for layer in self.layers:
+            position = self.position_head(boxes)
+            query = layer(query, position, boxes, memory, shapes, groups.may_attend if groups is not None else None)
+            delta = self.box_head(query)
+            outputs.append(self.predict(query, torch.sigmoid(delta + inverse_sigmoid(previous)), prototypes))
+            previous = torch.sigmoid(delta + inverse_sigmoid(boxes))
+            boxes = previous.detach()
+        return outputs
+
+    def predict(self, query: Tensor, boxes: Tensor, prototypes: Tensor) -> Prediction:
+        """Class and mask of queries (B, Q, C); the heads are shared by all layers."""
+        query = self.norm(query)
+        return Prediction(self.class_head(query), boxes, masks_from(self.mask_head(query), prototypes))
+
+    def flatten(self, levels: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Levels to one memory (B, sum of h*w, C) and their (h, w)."""
+        projected = [project(x) for project, x in zip(self.project, levels, strict=True)]
+        shapes = [(x.shape[2], x.shape[3]) for x in projected]
+        return torch.cat([x.flatten(2) for x in projected], dim=2).transpose(1, 2), shapes
+
+    def score_tokens(self, memory: Tensor, shapes: list[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Content (B, T, C) and class logits (B, T, classes) of every token, and the anchors (1, T, 4) as logits."""
+        anchors, usable = anchor_logits(shapes, like=memory)
+        tokens = self.memory_head(memory * usable)
+        return tokens, self.class_head(tokens), anchors
+
+    def select(self, logits: Tensor) -> Tensor:
+        """Indices (B, Q) of the tokens with the highest class score, best first."""
+        return logits.amax(dim=-1).topk(self.queries, dim=1).indices
+
+    @staticmethod
+    def boxes_of_masks(masks: Tensor) -> Tensor:
+        """Extent of each mask's positive part, (B, Q, 4) kept off 0 and 1; nearly zero where there is none."""
+        x1, x2 = extent(masks.amax(dim=-2) > 0)
+        y1, y2 = extent(masks.amax(dim=-1) > 0)
+        return bounded(centre_size(torch.stack([x1, y1, x2, y2], dim=-1))).to(masks.dtype)
+
+
+def extent(covered: Tensor) -> tuple[Tensor, Tensor]:
+    """First and one past the last True along the last axis, as shares of its length; zeros if none."""
+    n = covered.shape[-1]
+    covered = covered.to(torch.float32)
+    index = torch.arange(n, dtype=torch.float32, device=covered.device)
+    last = (covered * (index + 1)).amax(dim=-1)
+    first = n - (covered * (n - index)).amax(dim=-1)
+    return torch.where(last > 0, first, 0.0) / n, last / n
+
+
+def masks_from(embedding: Tensor, prototypes: Tensor) -> Tensor:
+    """(B, Q, D) and (B, D, h, w) to mask logits (B, Q, h, w)."""
+    (B, Q, _), (h, w) = embedding.shape, prototypes.shape[-2:]
+    return torch.bmm(embedding, prototypes.flatten(2)).view(B, Q, h, w)
+
+
+def gather(tokens: Tensor, index: Tensor) -> Tensor:
+    """Rows ``index`` (B, Q) of tokens (B, T, C): (B, Q, C)."""
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def anchor_logits(shapes: list[tuple[int, int]], *, like: Tensor) -> tuple[Tensor, Tensor]:
+    """An anchor box at every token, as logits (1, T, 4), infinite where it is too near the border, and which are not:
+    (1, T, 1), 1 or 0."""
+    anchors = []
+    for level, (h, w) in enumerate(shapes):
+        y = (torch.arange(h, dtype=torch.float32, device=like.device) + 0.5) / h
+        x = (torch.arange(w, dtype=torch.float32, device=like.device) + 0.5) / w
+        centre = torch.stack([x.repeat(h), y.repeat_interleave(w)], dim=-1)
+        anchors.append(torch.cat([centre, torch.full_like(centre, ANCHOR_SIZE * 2**level)], dim=-1))
+    boxes = torch.cat(anchors)[None]
+    usable = ((boxes > ANCHOR_MARGIN) & (boxes < 1 - ANCHOR_MARGIN)).all(dim=-1, keepdim=True)
+    logits = torch.where(usable, torch.log(boxes / (1 - boxes)), torch.inf)
+    return logits.to(like.dtype), usable.to(like.dtype)

@@ -1,0 +1,124 @@
+"""Mask-RT-DETR: backbone, hybrid encoder, query decoder; from an image to detections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from maskline.models.backbones.hgnetv2 import HGNetV2, HGNetV2Config
+from maskline.models.layers import corners
+from maskline.models.mask_rtdetr.decoder import QueryDecoder, TrainingOutput, gather, masks_from
+from maskline.models.mask_rtdetr.denoising import Noise, Target
+from maskline.models.mask_rtdetr.encoder import HybridEncoder
+from maskline.models.outputs import Detections
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRTDETRConfig:
+    """What differs between the sizes comes first; the rest is the same in all five."""
+
+    backbone: HGNetV2Config
+    neck_width: int = 256
+    neck_attention_stride: int = 32
+    neck_layers: int = 1
+    neck_feedforward: int = 1024
+    neck_expansion: float = 1.0
+    mask_channels: tuple[int, int] = (64, 64)
+    prototypes: int = 128
+    heads: int = 8
+    width: int = 256
+    layers: int = 6
+    feedforward: int = 1024
+    points: int = 4
+    queries: int = 300
+    detections: int = 100
+    noise: Noise = field(default_factory=Noise)
+
+
+CONFIGS = {
+    "Mask-RT-DETR-S": MaskRTDETRConfig(
+        HGNetV2Config((24, 32), (64, 256, 512, 1024), (32, 48, 96, 192), (1, 1, 2, 1), layers=3),
+        neck_attention_stride=16,
+        neck_expansion=0.5,
+        mask_channels=(64, 32),
+    ),
+    "Mask-RT-DETR-M": MaskRTDETRConfig(
+        HGNetV2Config((24, 32), (96, 384, 768, 1536), (32, 64, 128, 256), (1, 1, 3, 1), layers=4),
+        neck_attention_stride=16,
+        neck_expansion=0.5,
+    ),
+    "Mask-RT-DETR-L": MaskRTDETRConfig(
+        HGNetV2Config((32, 48), (128, 512, 1024, 2048), (48, 96, 192, 384), (1, 1, 3, 1), layers=6),
+        prototypes=32,
+    ),
+    "Mask-RT-DETR-X": MaskRTDETRConfig(
+        HGNetV2Config((32, 64), (128, 512, 1024, 2048), (64, 128, 256, 512), (1, 2, 5, 2), layers=6),
+        neck_width=384,
+        neck_feedforward=2048,
+        mask_channels=(128, 128),
+    ),
+    "Mask-RT-DETR-H": MaskRTDETRConfig(
+        HGNetV2Config((48, 96), (192, 512, 1024, 2048), (96, 192, 384, 768), (2, 3, 6, 3), layers=6),
+        neck_width=512,
+        neck_layers=2,
+        neck_feedforward=2048,
+        mask_channels=(256, 128),
+    ),
+}
+
+
+class MaskRTDETR(nn.Module):
+    """The whole network. Pixels are RGB in [0, 1], without mean or deviation; height and width divide by 32."""
+
+    def __init__(self, config: MaskRTDETRConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config, self.num_classes = config, num_classes
+        self.backbone = HGNetV2(config.backbone)
+        self.neck = HybridEncoder(
+            config.backbone.out,
+            width=config.neck_width,
+            heads=config.heads,
+            attention_stride=config.neck_attention_stride,
+            layers=config.neck_layers,
+            feedforward=config.neck_feedforward,
+            expansion=config.neck_expansion,
+            mask_channels=config.mask_channels,
+            prototypes=config.prototypes,
+        )
+        self.decoder = QueryDecoder(
+            config.neck_width,
+            num_classes=num_classes,
+            prototypes=config.prototypes,
+            width=config.width,
+            heads=config.heads,
+            layers=config.layers,
+            feedforward=config.feedforward,
+            points=config.points,
+            queries=config.queries,
+            noise=config.noise,
+        )
+
+    def forward(self, image: Tensor) -> Detections:
+        """Image (B, 3, H, W) to the best ``detections`` of queries x classes; a query may appear with several classes.
+
+        Nothing is suppressed and nothing clipped. Masks are logits over the whole input, at stride 4.
+        """
+        H, W = image.shape[-2:]
+        levels, prototypes = self.neck(self.backbone(image))
+        logits, boxes, embedding = self.decoder(levels, prototypes)
+        best = logits.flatten(1).topk(self.config.detections, dim=1)  # over queries x classes
+        query = best.indices // self.num_classes
+        size = torch.tensor([W, H, W, H], dtype=boxes.dtype, device=boxes.device)
+        return Detections(
+            corners(gather(boxes, query)) * size,
+            best.values.sigmoid(),
+            best.indices % self.num_classes,
+            masks_from(gather(embedding, query), prototypes),
+        )
+
+    def forward_train(self, image: Tensor, targets: list[Target]) -> TrainingOutput:
+        """Image (B, 3, H, W) and B targets to every prediction that takes part in the loss."""
+        levels, prototypes = self.neck(self.backbone(image))
+        return self.decoder.forward_train(levels, prototypes, targets)

@@ -1,0 +1,129 @@
+"""Put weights from a file into a network, accounting for every key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from maskline import catalog, models
+from maskline.errors import InputNotFoundError, WeightsError
+from maskline.models.mask_rtdetr.weights import RENAME as MASK_RTDETR_RENAME
+from maskline.weights.pdparams import read_pdparams
+
+Rules = tuple[tuple[str, str], ...]
+
+#: By family: how the reference's names become ours, and the parameter with one entry for each class.
+RENAME: dict[str, Rules] = {"mask_rtdetr": MASK_RTDETR_RENAME}
+CLASS_PARAMETER = {"mask_rtdetr": "decoder.class_head.bias"}
+
+
+def load_network(name: str, path: Path | str) -> nn.Module:
+    """Build a catalog network with the weights of a file, in eval mode; the file says how many classes there are.
+
+    Args:
+        name: a row of the catalog.
+        path: ``.pdparams`` of the reference (`save_network`'s ``.safetensors`` are ours).
+
+    Raises:
+        InputNotFoundError: no such file.
+        WeightsError: damaged or unsafe file, or weights of another network: all missing, unexpected and misshapen keys
+            in one message, and the catalog's row they do fit, if any.
+    """
+    row = catalog.get(name)
+    state = read_state(row, Path(path))
+    network = _empty(row.name, state)
+    faults = fit(network, state)
+    if faults:
+        others = [m.name for m in catalog.MODELS.values() if m.family == row.family and m.name != row.name]
+        alike = next((other for other in others if not fit(_empty(other, state), state)), None)
+        advice = f"these are the weights of {alike}: name that model" if alike else "give the weights of that model"
+        raise WeightsError("\n  ".join([f"{path} does not fit {row.name}: {_summary(faults)}; {advice}", *faults]))
+    network.load_state_dict(state, strict=False, assign=True)
+    return network.eval()
+
+
+def save_network(network: nn.Module, path: Path) -> None:
+    """Write a network's weights as safetensors under our names (no counters of seen batches)."""
+    from safetensors.torch import save_file
+
+    state = {k: v.contiguous() for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(state, temporary)
+    temporary.replace(path)
+
+
+def read_state(row: catalog.Model, path: Path) -> dict[str, Tensor]:
+    """Weights of a file under our names and in our layout, float32."""
+    if not path.is_file():
+        raise InputNotFoundError(f"no weights file {path}: give a .pdparams or .safetensors file")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    arrays = read_pdparams(path)
+    renamed = rename(list(arrays), RENAME[row.family])
+    layers = dict(_empty(row.name, {}).named_modules())
+    state = {}
+    for old, new in renamed.items():
+        tensor = torch.from_numpy(arrays[old])
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        linear = isinstance(layers.get(new.rpartition(".")[0]), nn.Linear) and tensor.ndim == 2
+        state[new] = tensor.T.contiguous() if linear else tensor  # the reference keeps (in, out)
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return {k: v.float() for k, v in load_file(path).items()}
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a readable safetensors file ({error}): fetch or write it again") from error
+
+
+def rename(names: list[str], rules: Rules) -> dict[str, str]:
+    """Old name to new name; no two may become one."""
+    renamed: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for old in names:
+        new = old
+        for pattern, replacement in rules:
+            new = re.sub(pattern, replacement, new)
+        if new in taken:
+            raise WeightsError(f"weights {taken[new]!r} and {old!r} are both called {new!r} here")
+        renamed[old], taken[new] = new, old
+    return renamed
+
+
+def fit(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Every reason why a state does not fit a network, a line each; empty if it fits."""
+    wanted = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    faults = [f"missing: {k} {list(v.shape)}" for k, v in wanted.items() if k not in state]
+    faults += [f"unexpected: {k} {list(v.shape)}" for k, v in state.items() if k not in wanted]
+    faults += [
+        f"misshapen: {k} is {list(state[k].shape)}, expected {list(v.shape)}"
+        for k, v in wanted.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    return faults
+
+
+def _summary(faults: list[str]) -> str:
+    counts = {kind: sum(f.startswith(kind) for f in faults) for kind in ("missing", "unexpected", "misshapen")}
+    return ", ".join(f"{n} {kind}" for kind, n in counts.items()) + " keys"
+
+
+def _empty(name: str, state: Mapping[str, Tensor]) -> nn.Module:
+    """The network without memory for its weights; counters of seen batches are real."""
+    row = catalog.get(name)
+    per_class = state.get(CLASS_PARAMETER[row.family])
+    classes = len(catalog.COCO_CLASSES) if per_class is None or per_class.ndim == 0 else len(per_class)
+    with torch.device("meta"):
+        network = models.build(name, num_classes=max(classes, 1))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked = torch.zeros((), dtype=torch.int64)
+    return network
