@@ -73,9 +73,7 @@ class SelfAttention(nn.Module):
         bias_qk, bias_v = torch.split(self.in_proj.bias, [2 * C, C])
         q, k = F.linear(x + position, weight_qk, bias_qk).chunk(2, dim=-1)
         v = F.linear(x, weight_v, bias_v)
-        q, k, v = (
-            t.view(B, N, self.heads, C // self.heads).transpose(1, 2) for t in (q, k, v)
-        )
+        q, k, v = (t.view(B, N, self.heads, C // self.heads).transpose(1, 2) for t in (q, k, v))
         # now (B, heads, N, C / heads)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=may_attend)
         projected: Tensor = self.out_proj(out.transpose(1, 2).reshape(B, N, C))

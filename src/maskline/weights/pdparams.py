@@ -26,11 +26,13 @@ import numpy.typing as npt
 
 from maskline.errors import InputNotFoundError, WeightsError
 
+Array = npt.NDArray[Any]
+
 _NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own map of layer names to variable names: not weights
 _SLICE_TABLE = "UnpackBigParamInfor@@"  # how arrays over 1 GiB were cut up under protocols 2 and 3
 
 _MAX_FILE = 8 << 30  # bytes; the largest official file has less than 1 GiB
-_MAX_OPERATIONS = 2_000_000  # a network of a thousand parameters takes about thirty thousand
+_MAX_OPERATIONS = 1_000_000  # a network of a thousand parameters takes about thirty thousand
 _MAX_AXES = 32
 
 _NUMBERS = ("b1", "i1", "u1", "i2", "u2", "f2", "i4", "u4", "f4", "i8", "u8", "f8")
@@ -50,7 +52,7 @@ class _FaultError(Exception):
         self.do = do
 
 
-def read_pdparams(path: Path | str) -> dict[str, npt.NDArray[Any]]:
+def read_pdparams(path: Path | str) -> dict[str, Array]:
     """Read a Paddle ``.pdparams`` file; safe for files of unknown origin.
 
     Understood are pickle protocols 2 to 5 as numpy 1 and 2 write them, values that are arrays or ``(name, array)``
@@ -77,22 +79,19 @@ def read_pdparams(path: Path | str) -> dict[str, npt.NDArray[Any]]:
         raise WeightsError(f"{path}: needs more memory than there is; {_EXPECTED}; free some memory") from None
 
 
-# ---- the file --------------------------------------------------------------------------------------------------------
-
-
 def _read(path: Path) -> bytes:
     """The bytes of ``path``, once its head looks like a pickle of protocol 2 to 5."""
-    if not path.exists():
-        raise InputNotFoundError(f"{path}: no such file; {_EXPECTED}; check the path")
-    if path.is_dir():
-        raise _FaultError("is a folder", "give the .pdparams file inside it")
-    if not path.is_file():
-        raise _FaultError("is not a regular file", "copy its contents to a file first")
     try:
+        if path.is_dir():
+            raise _FaultError("is a folder", "give the .pdparams file inside it")
+        if path.exists() and not path.is_file():
+            raise _FaultError("is not a regular file", "copy its contents to a file first")
         with path.open("rb") as file:
             _check_head(file.read(512), path.stat().st_size)
             file.seek(0)
             return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputNotFoundError(f"{path}: no such file; {_EXPECTED}; check the path") from None
     except OSError as error:
         raise _FaultError(f"can't be read ({error.strerror})", "check its permissions and the disk") from None
 
@@ -127,9 +126,6 @@ def _foreign_kind(head: bytes, size: int) -> str | None:
     if head[:16] == bytes(16):
         return "not a pickle but begins with zeros, as Paddle's exported .pdiparams files do"
     return None
-
-
-# ---- what a pickle may build -----------------------------------------------------------------------------------------
 
 
 class _Allowance:
@@ -179,11 +175,9 @@ _SYMBOLS = {
 class _DType:
     """An element type; ``code`` such as ``f4``. The byte order follows in a BUILD."""
 
-    def __init__(self, args: tuple[object, ...]) -> None:
-        code = args[0] if args else None
+    def __init__(self, code: object) -> None:
         if not isinstance(code, str) or code not in _NUMBERS:
-            found = _quote(code) if isinstance(code, str) else _kind(code)
-            raise _FaultError(f"holds an array of type {found}, which is not a plain number type", _DISTRUST)
+            raise _FaultError(f"holds an array of type {_quote(code)}, which is not a plain number type", _DISTRUST)
         self.code = code
         self.order: str | None = None
 
@@ -203,7 +197,7 @@ class _DType:
 class _Array:
     """An array; empty until a BUILD brings shape, type and bytes."""
 
-    def __init__(self, value: npt.NDArray[Any] | None = None) -> None:
+    def __init__(self, value: Array | None = None) -> None:
         self.value = value
 
     def build(self, state: object, allowance: _Allowance) -> None:
@@ -225,7 +219,7 @@ def _sizes(shape: tuple[object, ...]) -> tuple[int, ...]:
 
 def _make_array(
     shape: tuple[object, ...], dtype: np.dtype[Any], fortran: bool, data: bytes | bytearray, allowance: _Allowance
-) -> npt.NDArray[Any]:
+) -> Array:
     """An array that owns its memory, C-contiguous and in native order; ``data`` must have exactly the bytes of it."""
     sizes = _sizes(shape)
     if math.prod(sizes) * dtype.itemsize != len(data):
@@ -234,9 +228,6 @@ def _make_array(
     # Booleans pass through uint8, so that a byte such as 7 becomes a proper True.
     raw = np.frombuffer(data, np.uint8 if dtype.kind == "b" else dtype) if data else np.zeros(0, dtype)
     return raw.reshape(sizes, order="F" if fortran else "C").astype(dtype.newbyteorder("="), order="C", copy=True)
-
-
-# ---- the machine -----------------------------------------------------------------------------------------------------
 
 
 class _Machine:
@@ -333,15 +324,15 @@ class _Machine:
         match symbol, args:
             case _Symbol.RECONSTRUCT, (_Symbol.NDARRAY, (0,), _):
                 return _Array()
-            case _Symbol.DTYPE, (_, 0 | 1, 0 | 1):
-                return _DType(args)
+            case _Symbol.DTYPE, (code, 0 | 1, 0 | 1):
+                return _DType(code)
             case _Symbol.FROMBUFFER, (
-                bytearray() | bytes() as data,
-                _DType() as dtype,
+                bytes() | bytearray() as data,
+                _DType() as kind,
                 tuple() as shape,
-                "C" | "F" as k,
+                "C" | "F" as axes,
             ):
-                return _Array(_make_array(shape, dtype.numpy(), k == "F", data, self.allowance))
+                return _Array(_make_array(shape, kind.numpy(), axes == "F", data, self.allowance))
             case _Symbol.ENCODE, (str() as text, "latin1" | "latin-1"):
                 return self.encode(text)
             case _Symbol.BYTES, ():
@@ -425,10 +416,7 @@ def _operations(data: bytes) -> Iterator[tuple[_Step, Any]]:
         raise _FaultError(f"goes on after its end at byte {stream.tell()} of {len(data)}")
 
 
-# ---- from what was built to named arrays -----------------------------------------------------------------------------
-
-
-def _named_arrays(root: object, allowance: _Allowance) -> dict[str, npt.NDArray[Any]]:
+def _named_arrays(root: object, allowance: _Allowance) -> dict[str, Array]:
     """The arrays of the state dict ``root``; every entry that is not an array is listed in one fault."""
     if not isinstance(root, dict):
         raise _FaultError(f"holds {_kind(root)}, not a dict of arrays", _SAVE_AGAIN)
@@ -444,7 +432,7 @@ def _named_arrays(root: object, allowance: _Allowance) -> dict[str, npt.NDArray[
     return _join_slices(arrays, root[_SLICE_TABLE], allowance) if _SLICE_TABLE in root else arrays
 
 
-def _array_of(value: object) -> npt.NDArray[Any] | None:
+def _array_of(value: object) -> Array | None:
     """The array of a value: an array, or Paddle's pair of variable name and array; else None."""
     match value:
         case _Array() as array:
@@ -454,9 +442,7 @@ def _array_of(value: object) -> npt.NDArray[Any] | None:
     return None
 
 
-def _join_slices(
-    arrays: dict[str, npt.NDArray[Any]], table: object, allowance: _Allowance
-) -> dict[str, npt.NDArray[Any]]:
+def _join_slices(arrays: dict[str, Array], table: object, allowance: _Allowance) -> dict[str, Array]:
     """Put arrays together that Paddle cut up; ``table``: name -> {"OriginShape": tuple, "slices": names in order}."""
     if not isinstance(table, dict):
         raise _FaultError(f"its table of cut arrays is {_kind(table)}, not a dict")
@@ -470,26 +456,23 @@ def _join_slices(
     return arrays
 
 
-def _take(arrays: dict[str, npt.NDArray[Any]], part: object) -> npt.NDArray[Any]:
+def _take(arrays: dict[str, Array], part: object) -> Array:
     """Remove a slice from ``arrays``, so that none is used twice or left over."""
     if not isinstance(part, str) or part not in arrays:
         raise _FaultError(f"its table of cut arrays names {_quote(part)}, which is not in the file")
     return arrays.pop(part)
 
 
-def _join(
-    name: str, shape: tuple[object, ...], parts: list[npt.NDArray[Any]], allowance: _Allowance
-) -> npt.NDArray[Any]:
+def _join(name: str, shape: tuple[object, ...], parts: list[Array], allowance: _Allowance) -> Array:
     if len({part.dtype for part in parts}) != 1 or any(part.ndim != 1 for part in parts):
         raise _FaultError(f"the slices of {_quote(name)} do not belong together")
+    sizes, count = _sizes(shape), sum(part.size for part in parts)
+    if math.prod(sizes) != count:
+        raise _FaultError(f"the slices of {_quote(name)} have {count} elements, its shape is {sizes}")
     allowance.spend(sum(part.nbytes for part in parts))
-    whole, sizes = np.concatenate(parts), _sizes(shape)
-    if math.prod(sizes) != whole.size:
-        raise _FaultError(f"the slices of {_quote(name)} have {whole.size} elements, its shape is {sizes}")
-    return whole.reshape(sizes).copy()  # a reshape is a view: the copy owns its memory
-
-
-# ---- words -----------------------------------------------------------------------------------------------------------
+    whole = np.empty(sizes, parts[0].dtype)
+    np.concatenate(parts, out=whole.reshape(-1))
+    return whole
 
 
 def _quote(value: object) -> str:

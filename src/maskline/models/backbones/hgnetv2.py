@@ -72,8 +72,7 @@ class Block(nn.Module):
         super().__init__()
         widths = [in_channels] + [mid] * layers
         self.layers = nn.ModuleList(
-            LightConv(n, m) if light else ConvNorm(n, m, 3, activation=F.relu)
-            for n, m in pairwise(widths)
+            LightConv(n, m) if light else ConvNorm(n, m, 3, activation=F.relu) for n, m in pairwise(widths)
         )
         self.squeeze = ConvNorm(sum(widths), out // 2, 1, activation=F.relu)
         self.excite = ConvNorm(out // 2, out, 1, activation=F.relu)

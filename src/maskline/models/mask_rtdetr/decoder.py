@@ -77,7 +77,9 @@ class DeformableAttention(nn.Module):
         grid = (2 * locations - 1).transpose(1, 2).reshape(B * M, Q, L, P, 2)
         sampled = [
             F.grid_sample(v.view(B * M, C // M, h, w), grid[:, :, i], padding_mode="zeros", align_corners=False)
-            for i, ((h, w), v) in enumerate(zip(shapes, torch.split(value, [h * w for h, w in shapes], -1), strict=True))
+            for i, ((h, w), v) in enumerate(
+                zip(shapes, torch.split(value, [h * w for h, w in shapes], -1), strict=True)
+            )
         ]  # L of (B*M, C/M, Q, P)
         weights = weights.transpose(1, 2).reshape(B * M, 1, Q, L * P)
         out = (torch.cat(sampled, dim=-1) * weights).sum(dim=-1)  # (B*M, C/M, Q)

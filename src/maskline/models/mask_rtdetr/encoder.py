@@ -5,8 +5,6 @@ One transformer encoder runs on a single level; the levels then mix top-down and
 
 from __future__ import annotations
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -170,13 +168,3 @@ class HybridEncoder(nn.Module):
 def enlarge(x: Tensor) -> Tensor:
     """Twice the size, nearest."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-def fuse(module: nn.Module) -> nn.Module:
-    """A copy for inference in which every RepVGG block is one convolution."""
-    module = copy.deepcopy(module)
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, RepVGG):
-                setattr(parent, name, child.fuse())
-    return module

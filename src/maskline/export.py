@@ -1,0 +1,217 @@
+"""From a network in torch to a model directory: one ONNX graph that keeps the contract, and ``inference.yml``.
+
+Nothing is handed out unproved: the graph is run beside the network on real photos of several sizes, at batch 1 and 3,
+and nothing is written where they disagree.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from maskline import __version__, catalog
+from maskline.errors import ExportError, InputNotFoundError, MissingDependencyError, OutputError, ParameterError
+from maskline.models.deployed import Deployed
+from maskline.models.mask_rtdetr.encoder import RepVGG
+from maskline.runtime.device import Device
+from maskline.runtime.graph import INPUT, OUTPUTS, RECORD_KEY, Graph, Record
+from maskline.runtime.model_dir import CONFIG_FILE, GRAPH_FILE
+from maskline.verify import verify
+from maskline.weights.load import load_network
+
+OPSET = 18
+
+log = logging.getLogger("maskline")
+
+
+def export(
+    name: str, weights: str | Path, output: str | Path, *, labels: Sequence[str] | None = None, threshold: float = 0.5
+) -> Path:
+    """Make a model directory from weights.
+
+    Args:
+        name: a row of the catalog.
+        weights: ``.pdparams`` of the reference or ``.safetensors``.
+        output: folder to write ``inference.onnx`` and ``inference.yml`` into; made if need be.
+        labels: class names; default COCO's 80, or ``class_0`` … where the weights have another number of classes.
+        threshold: the model's own score threshold, used unless the user says otherwise.
+
+    Returns:
+        The folder.
+
+    Raises:
+        WeightsError: the weights don't fit the network.
+        ExportError: the graph does not give the network's results.
+    """
+    row = catalog.get(name)
+    network = load_network(row.name, weights)
+    return export_network(network, row, output, labels=labels, threshold=threshold)
+
+
+def export_network(
+    network: nn.Module,
+    row: catalog.Model,
+    output: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    threshold: float = 0.5,
+) -> Path:
+    """As `export`, from a network in memory, built for catalog row ``row``. The network is left as it was."""
+    record = Record(
+        model=row.name,
+        labels=_labels(network, labels),
+        preprocess=row.preprocess,
+        threshold=threshold,
+        mask_frame="image",
+        made_by=f"maskline {__version__}, torch {torch.__version__}",
+    )
+    with tempfile.TemporaryDirectory(prefix="maskline-") as scratch:
+        graph, config = Path(scratch, GRAPH_FILE), Path(scratch, CONFIG_FILE)
+        write_graph(Deployed(fused(network), row.preprocess), record, graph)
+        verify(Deployed(network, row.preprocess), Graph(graph, Device("cpu")))
+        config.write_text(inference_yml(row, record), encoding="utf-8")
+        return _install((config, graph), Path(output))
+
+
+def read_labels(path: str | Path) -> list[str]:
+    """Class names from a text file, one on each line; empty lines don't count.
+
+    Raises:
+        InputNotFoundError: no such file.
+        ParameterError: not a text, or no names in it.
+    """
+    if not Path(path).is_file():
+        raise InputNotFoundError(f"no labels file {path}")
+    try:
+        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        names = []
+    if not names:
+        raise ParameterError(f"{path} has no class names: expected a text file with one on each line")
+    return names
+
+
+def _install(files: tuple[Path, ...], folder: Path) -> Path:
+    """Put finished files into a folder, each whole or not at all."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            temporary = folder / f".{file.name}.tmp"
+            shutil.copyfile(file, temporary)
+            temporary.replace(folder / file.name)
+    except OSError as error:
+        raise OutputError(f"can't write to {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def _labels(network: nn.Module, labels: Sequence[str] | None) -> tuple[str, ...]:
+    classes = int(network.num_classes)  # type: ignore[arg-type]
+    if labels is not None:
+        if len(labels) != classes:
+            raise ParameterError(f"{len(labels)} labels given, the weights have {classes} classes: give one for each")
+        return tuple(labels)
+    if classes == len(catalog.COCO_CLASSES):
+        return catalog.COCO_CLASSES
+    log.warning("the weights have %d classes, not COCO's 80: named class_0 …; name them with --labels", classes)
+    return tuple(f"class_{i}" for i in range(classes))
+
+
+def fused(network: nn.Module) -> nn.Module:
+    """A copy for inference in which every RepVGG block is one convolution."""
+    network = copy.deepcopy(network)
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, RepVGG):
+                setattr(parent, name, child.fuse())
+    return network
+
+
+def write_graph(deployed: Deployed, record: Record, path: Path) -> None:
+    """Write the graph with its record. Batch is free, and so are height and width where images keep their ratio."""
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch needs it to export
+    except ImportError as error:
+        raise MissingDependencyError(f"export needs {error.name}: pip install 'maskline[train]'") from error
+
+    pre = record.preprocess
+    example = torch.zeros(2, pre.height, pre.width, 3, dtype=torch.uint8)
+    shapes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            deployed,
+            (example,),
+            dynamo=True,
+            dynamic_shapes={INPUT: shapes},
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # where in which source file it came from
+    foreign = {n.domain for n in model.graph.node} - {"", "ai.onnx"}
+    if foreign:
+        raise ExportError(f"the graph of {record.model} uses operators outside the ONNX standard: {sorted(foreign)}")
+    del model.metadata_props[:]
+    model.metadata_props.add(key=RECORD_KEY, value=record.to_json())
+    model.producer_name, model.producer_version = "maskline", __version__
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's chatter, which tells a user nothing."""
+    loggers = [logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def inference_yml(row: catalog.Model, record: Record) -> str:
+    """The description that the reference puts beside an exported model, for the graph beside ours."""
+    pre = record.preprocess
+    resize: dict[str, Any] = {
+        "type": "Resize",
+        "target_size": [pre.height, pre.width],
+        "keep_ratio": pre.keep_ratio,
+        "interp": ("nearest", "linear", "cubic", "area", "lanczos4").index(pre.interpolation),
+    }
+    normalise: dict[str, Any] = {"type": "NormalizeImage", "mean": list(pre.mean), "std": list(pre.std)}
+    normalise |= {"norm_type": "mean_std", "is_scale": True} if any(pre.mean) else {"norm_type": "none"}
+    steps = [normalise, resize] if pre.float_resize else [resize, normalise]
+    steps.append({"type": "Permute"})
+    if pre.pad_stride:
+        steps.append({"type": "PadStride", "stride": pre.pad_stride})
+    config = {
+        "mode": "onnx",
+        "draw_threshold": record.threshold,
+        "metric": "COCO",
+        "use_dynamic_shape": pre.keep_ratio,
+        "Global": {"model_name": record.model},
+        "arch": row.arch,
+        "min_subgraph_size": row.min_subgraph_size,
+        "mask": True,
+        "Preprocess": steps,
+        "label_list": list(record.labels),
+    }
+    text: str = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return text

@@ -1,0 +1,1 @@
+"""Prediction from an exported model, without torch."""

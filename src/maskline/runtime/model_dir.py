@@ -1,0 +1,83 @@
+"""A model directory: ``inference.onnx`` and, beside it, ``inference.yml`` in the reference's form.
+
+The graph describes itself; the YAML is for people and for compatibility. Where it is there, its ``draw_threshold`` and
+``label_list`` win, so that they can be edited.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskline.errors import InputNotFoundError, ModelError
+from maskline.runtime.graph import Record
+
+GRAPH_FILE = "inference.onnx"
+CONFIG_FILE = "inference.yml"
+FOREIGN_FILES = ("inference.pdmodel", "inference.json", "inference.pdiparams")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDir:
+    """What a model directory holds, before the graph is opened."""
+
+    graph_path: Path
+    name: str | None = None  # the model asked for, or the YAML's
+    labels: tuple[str, ...] | None = None
+    threshold: float | None = None
+
+    def check(self, record: Record) -> None:
+        """Raise ModelError if the graph is another model, or has another number of classes."""
+        if self.name is not None and self.name != record.model:
+            raise ModelError(
+                f"{self.graph_path.parent} holds {record.model}, not {self.name}: "
+                f"give the directory of {self.name}, or ask for {record.model}"
+            )
+        if self.labels is not None and len(self.labels) != len(record.labels):
+            raise ModelError(
+                f"{self.graph_path.with_name(CONFIG_FILE)} lists {len(self.labels)} labels, "
+                f"the model has {len(record.labels)} classes: label_list needs one name for each"
+            )
+
+
+def open_model_dir(path: Path, name: str | None = None) -> ModelDir:
+    """Look into a model directory, or take an ``.onnx`` file alone.
+
+    Raises:
+        InputNotFoundError: no such directory or file.
+        ModelError: no graph in it, or a damaged YAML.
+    """
+    if path.is_file():
+        return ModelDir(path, name)
+    if not path.is_dir():
+        raise InputNotFoundError(f"no model directory {path}: make one with `maskline export MODEL --output {path}`")
+    graph = path / GRAPH_FILE
+    if not graph.is_file():
+        foreign = next((f for f in FOREIGN_FILES if (path / f).exists()), None)
+        told = f"{foreign} is a Paddle program, which only Paddle runs: " if foreign else ""
+        raise ModelError(
+            f"{path} has no {GRAPH_FILE}: {told}make one from the .pdparams weights with `maskline export MODEL "
+            f"--weights FILE.pdparams --output {path}`"
+        )
+    config = _read_config(path / CONFIG_FILE) if (path / CONFIG_FILE).is_file() else {}
+    labels, threshold = config.get("label_list"), config.get("draw_threshold")
+    return ModelDir(
+        graph,
+        name,
+        tuple(str(v) for v in labels) if isinstance(labels, list) else None,
+        float(threshold) if isinstance(threshold, int | float) else None,
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise ModelError(f"{path} is not readable YAML ({line}): mend it or export the model again") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds {type(config).__name__}: expected the keys of an exported inference.yml")
+    return config

@@ -1,0 +1,175 @@
+"""The predictor: inputs in, results out, in order, one at a time or in true batches."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator, Mapping
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskline.errors import ParameterError, UnknownNameError
+from maskline.inputs import Picture, expand
+from maskline.instances import FloatArray, Instances
+from maskline.results import Result
+from maskline.runtime.device import choose_device
+from maskline.runtime.graph import Graph
+from maskline.runtime.model_dir import open_model_dir
+from maskline.runtime.postprocess import to_instances
+
+Threshold = float | Mapping[int | str, float]
+
+
+class Predictor:
+    """A model ready to predict. Made by `maskline.create_model` and `maskline.create_pipeline`.
+
+    Attributes:
+        model_name: name of the model, from its file.
+        labels: class names, in the order of class indices.
+        device: where it runs, such as ``cpu`` or ``gpu:0``.
+        threshold: scores must be above it unless `predict` says otherwise.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        *,
+        model_name: str | None = None,
+        device: str | None = None,
+        threshold: Threshold | None = None,
+        batch_size: int = 1,
+        grow_boxes: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        """Open an exported model.
+
+        Args:
+            model_dir: folder with ``inference.onnx`` (and ``inference.yml``), or the ``.onnx`` file itself.
+            model_name: if given, the model must be this one.
+            device: ``cpu``, ``gpu:0`` …; None takes the first GPU if there is one, else the CPU.
+            threshold: see `predict`; None takes the model's own.
+            batch_size: images in one run of the network, unless `predict` says otherwise.
+            grow_boxes: enlarge boxes to hold all of their mask, rather than cut masks at their boxes.
+            threads: processor threads; None leaves it to the runtime.
+
+        Raises:
+            ModelError, DeviceError, ParameterError: see there.
+        """
+        if threads is not None and _whole(threads, "threads") < 1:
+            raise ParameterError(f"threads is {threads}: expected 1 or more")
+        self._model = open_model_dir(Path(model_dir), model_name)
+        self._options: dict[str, Any] = {"threads": threads}
+        self._graph = Graph(self._model.graph_path, choose_device(device), **self._options)
+        self._model.check(self._graph.record)
+        self.model_name = self._graph.record.model
+        self.labels = self._model.labels or self._graph.record.labels
+        self.batch_size = _positive(batch_size, "batch_size")
+        self.grow_boxes = grow_boxes
+        default = self._graph.record.threshold if self._model.threshold is None else self._model.threshold
+        self.threshold: Threshold = default if threshold is None else threshold
+        self._thresholds(self.threshold)  # refuse a bad value now
+
+    @property
+    def device(self) -> str:
+        """Where the network runs."""
+        return str(self._graph.device)
+
+    def predict(
+        self,
+        input: Any = None,
+        *,
+        batch_size: int | None = None,
+        threshold: Threshold | None = None,
+        device: str | None = None,
+        grow_boxes: bool | None = None,
+        on_error: str = "raise",
+        x: Any = None,
+    ) -> Iterator[Result]:
+        """Predict, lazily and in order.
+
+        Args:
+            input: path of an image or folder, array (H, W, 3) uint8 **BGR**, PIL image, bytes of an image file, or a
+                list (nested too) or iterator of these. ``x`` is its old name.
+            batch_size: images in one run of the network, for this call. Results do not depend on it.
+            threshold: a score in [0, 1], or a mapping from class index or name to one; a score must be above it.
+            device: run this call on another device.
+            grow_boxes: for this call.
+            on_error: ``raise``, or ``skip`` to leave out inputs that can't be read, with a warning.
+
+        Yields:
+            One `Result` for each image.
+
+        Raises:
+            ParameterError: at once, for a bad argument.
+            InputError: when its turn comes, for an input that can't be read.
+        """
+        source = x if input is None else input
+        if source is None:
+            raise ParameterError("predict() needs an input: a path, an array, or a list of them")
+        size = self.batch_size if batch_size is None else _positive(batch_size, "batch_size")
+        thresholds = self._thresholds(self.threshold if threshold is None else threshold)
+        if on_error not in ("raise", "skip"):
+            raise ParameterError(f"on_error is {on_error!r}: expected 'raise' or 'skip'")
+        grow = self.grow_boxes if grow_boxes is None else grow_boxes
+        graph = self._graph
+        if device is not None and choose_device(device) != graph.device:
+            graph = Graph(self._model.graph_path, choose_device(device), **self._options)
+        return self._results(graph, expand(source, on_error=on_error), size, thresholds, grow)
+
+    __call__ = predict
+
+    def close(self) -> None:
+        """Nothing to do; here because the reference has it."""
+
+    def _results(
+        self, graph: Graph, pictures: Iterator[Picture], size: int, thresholds: FloatArray, grow: bool
+    ) -> Iterator[Result]:
+        while batch := list(islice(pictures, size)):
+            for picture, instances in zip(batch, self._detect(graph, batch, thresholds, grow), strict=True):
+                yield Result(instances, self.labels, picture.pixels, picture.path, picture.page)
+
+    def _detect(self, graph: Graph, batch: list[Picture], thresholds: FloatArray, grow: bool) -> Iterator[Instances]:
+        """Run a batch. Inputs of different size run apart, because padding one to the other would change its result."""
+        prepared = [graph.record.preprocess.apply(picture.pixels) for picture in batch]
+        for shape, group in groupby(prepared, key=lambda item: item[0].shape):
+            inputs, frames = zip(*group, strict=True)
+            raw = graph.run(np.stack(inputs))
+            for i, frame in enumerate(frames):
+                yield to_instances(raw.image(i), frame, (shape[0], shape[1]), thresholds, grow_boxes=grow)
+
+    def _thresholds(self, threshold: Threshold) -> FloatArray:
+        """One threshold for each class."""
+        if not isinstance(threshold, Mapping):
+            return np.full(len(self.labels), _score(threshold), np.float32)
+        default = self._graph.record.threshold
+        thresholds = np.full(len(self.labels), default, np.float32)
+        for key, value in threshold.items():
+            thresholds[self._class_index(key)] = _score(value)
+        return thresholds
+
+    def _class_index(self, key: int | str) -> int:
+        if isinstance(key, str) and key in self.labels:
+            return self.labels.index(key)
+        if isinstance(key, int) and 0 <= key < len(self.labels):
+            return key
+        raise UnknownNameError.of("class in threshold", str(key), self.labels)
+
+
+def _score(value: object) -> float:
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= float(value) <= 1:
+        return float(value)
+    raise ParameterError(f"threshold is {value!r}: expected a number from 0 to 1")
+
+
+def _positive(value: object, name: str) -> int:
+    if _whole(value, name) < 1:
+        raise ParameterError(f"{name} is {value!r}: expected 1 or more")
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _whole(value: object, name: str) -> int:
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    raise ParameterError(f"{name} is {value!r}: expected a whole number")

@@ -1,0 +1,27 @@
+"""Fixtures that many tests share. Nothing here reaches outside the checkout but `../shared`, where that exists."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
+import stand_in
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_real_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or fills the user's cache, and none reaches the network."""
+    os.environ["MASKLINE_HOME"] = str(tmp_path_factory.mktemp("home"))
+    os.environ["MASKLINE_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def pdparams(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stand-in weights of Mask-RT-DETR-S in the reference's format."""
+    return stand_in.write("Mask-RT-DETR-S", tmp_path_factory.mktemp("weights") / "Mask-RT-DETR-S_pretrained.pdparams")
