@@ -25,3 +25,15 @@ def _no_real_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def pdparams(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stand-in weights of Mask-RT-DETR-S in the reference's format."""
     return stand_in.write("Mask-RT-DETR-S", tmp_path_factory.mktemp("weights") / "Mask-RT-DETR-S_pretrained.pdparams")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model of three classes: real in every part, but tiny and untrained."""
+    import tiny
+
+    from maskline.export import export_network
+
+    return export_network(
+        tiny.network(), tiny.ROW, tmp_path_factory.mktemp("model"), labels=tiny.CLASSES, threshold=0.6
+    )

@@ -10,6 +10,7 @@ import copy
 import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,7 @@ def export_network(
         mask_frame="image",
         made_by=f"maskline {__version__}, torch {torch.__version__}",
     )
+    network = copy.deepcopy(network).eval()
     with tempfile.TemporaryDirectory(prefix="maskline-") as scratch:
         graph, config = Path(scratch, GRAPH_FILE), Path(scratch, CONFIG_FILE)
         write_graph(Deployed(fused(network), row.preprocess), record, graph)
@@ -180,7 +182,9 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

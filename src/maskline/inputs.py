@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,6 @@ from maskline.errors import InputError, InputNotFoundError, ParameterError
 from maskline.instances import ByteArray
 
 Source: TypeAlias = Any  # one of the kinds `expand` lists; checked there
-OnError: TypeAlias = Literal["raise", "skip"]
 
 SUFFIXES = ("bmp", "dib", "jpeg", "jpg", "png", "webp", "pbm", "pgm", "ppm", "pnm", "sr", "ras", "tiff", "tif")
 KEYS = ("input", "img", "img_path")  # of a dict that holds an input
@@ -69,7 +69,7 @@ class Picture:
     page: int | None = None
 
 
-def expand(source: Source, *, on_error: OnError = "raise") -> Iterator[Picture]:
+def expand(source: Source, *, on_error: str = "raise") -> Iterator[Picture]:
     """The pictures of ``source``, in order; each is read only when it is asked for.
 
     Args:
@@ -217,14 +217,14 @@ def _read_bytes(name: str) -> bytes:
         )
     try:
         folder = stat.S_ISDIR(os.stat(name).st_mode)  # noqa: PTH116 (Path("") is a folder)
-        if folder or suffix not in SUFFIXES:
-            expected = "an image file" if folder else f"an image with the suffix {', '.join(SUFFIXES)}"
-            raise InputError(f"{name!r} is a {'folder' if folder else 'file of another kind'}: expected {expected}")
-        data = Path(name).read_bytes()
+        data = None if folder or suffix not in SUFFIXES else Path(name).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputNotFoundError(f"{name!r}: no such file or folder") from error
-    except OSError as error:
-        raise InputError(f"{name!r} could not be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        raise InputError(f"{name!r} could not be read: {getattr(error, 'strerror', error)}") from error
+    if data is None:
+        expected = "an image file" if folder else f"an image with the suffix {', '.join(SUFFIXES)}"
+        raise InputError(f"{name!r} is a {'folder' if folder else 'file of another kind'}: expected {expected}")
     if not data:
         raise InputError(f"{name!r} is empty (0 bytes)")
     return data
@@ -450,6 +450,16 @@ def _require(inside: bool | np.bool_) -> None:
         raise ValueError("past the end")
 
 
+def _load_page(frame: Image.Image) -> None:
+    """Decode a page without Pillow's warning that it is large: our own limit has been applied."""
+    if frame.width * frame.height <= MAX_PIXELS // 2:
+        frame.load()
+        return
+    with warnings.catch_warnings():  # not safe between threads, so only where Pillow warns
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        frame.load()
+
+
 def _decode_tiff(data: bytes, name: str) -> Iterator[tuple[ByteArray, int]]:
     """The pages of a TIFF file with their numbers, one decoded at a time. Raises InputError."""
     try:
@@ -457,6 +467,7 @@ def _decode_tiff(data: bytes, name: str) -> Iterator[tuple[ByteArray, int]]:
         with TiffImageFile(io.BytesIO(data)) as image:
             for page, frame in enumerate(ImageSequence.Iterator(image)):
                 _check_size(*frame.size)
+                _load_page(frame)
                 yield _from_pillow(ImageOps.exif_transpose(frame)), page
     except (*_DAMAGE, InputError) as error:
         raise InputError(f"{name}: {_reason(error)}") from error

@@ -89,7 +89,10 @@ class Case:
         """Largest difference at the recorded places, relative to the tap's largest magnitude."""
         about = self.about["taps"][tap]
         assert list(ours.shape) == about["shape"], tap
-        return float(np.abs(ours.numpy().reshape(-1)[:: about["step"]] - self[f"tap/{tap}"].ravel()).max()) / about["absmax"]
+        return (
+            float(np.abs(ours.numpy().reshape(-1)[:: about["step"]] - self[f"tap/{tap}"].ravel()).max())
+            / about["absmax"]
+        )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -166,7 +169,9 @@ def compare(detections: Any, case: Case, bars: Bars) -> tuple[int, str]:
     boxes = boxes.numpy() * (np.array([width, height, width, height]) / 640)
     kept = case["out/mask_rows"]
     rows, expected = case["out/boxes"][kept], case.masks().astype(np.float32)
-    full = (F.interpolate(masks[None], case.size, mode="bilinear", align_corners=False)[0] > 0).flatten(1).float().numpy()
+    full = (
+        (F.interpolate(masks[None], case.size, mode="bilinear", align_corners=False)[0] > 0).flatten(1).float().numpy()
+    )
     overlap = full @ expected.T
     union = full.sum(axis=1)[:, None] + expected.sum(axis=1) - overlap
     iou = np.where(union > 0, overlap / np.maximum(union, 1), 1)

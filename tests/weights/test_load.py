@@ -42,7 +42,11 @@ def test_every_key_is_used_once_in_the_right_layout(pdparams: Path, arrays: dict
 
 def test_every_rename_rule_is_needed(arrays: dict[str, np.ndarray]) -> None:
     names = list(arrays)
-    unused = [pattern for pattern, _ in RENAME if not any(re.search(pattern, intermediate) for n in names for intermediate in steps(n))]
+    unused = [
+        pattern
+        for pattern, _ in RENAME
+        if not any(re.search(pattern, intermediate) for n in names for intermediate in steps(n))
+    ]
     assert not unused
 
 

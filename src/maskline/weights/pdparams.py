@@ -70,8 +70,7 @@ def read_pdparams(path: Path | str) -> dict[str, Array]:
     """
     path = Path(path)
     try:
-        data = _read(path)
-        allowance = _Allowance(len(data))
+        allowance = _Allowance(len(data := _read(path)))
         return _named_arrays(_Machine(allowance).run(data), allowance)
     except _FaultError as fault:
         raise WeightsError(f"{path}: {fault.what}; {_EXPECTED}; {fault.do}") from None
@@ -100,8 +99,7 @@ def _check_head(head: bytes, size: int) -> None:
     """Refuse what is plainly another kind of file, naming the kind. ``size`` is that of the whole file, in bytes."""
     if not head:
         raise _FaultError("is empty (0 bytes)")
-    foreign = _foreign_kind(head, size)
-    if foreign:
+    if foreign := _foreign_kind(head, size):
         raise _FaultError(f"is {foreign}", "give the .pdparams file instead")
     if head[0] != 0x80 or len(head) < 2:
         raise _FaultError(f"is not a pickle of protocol 2 or later (it starts with {head[:8].hex(' ')})")
@@ -197,8 +195,8 @@ class _DType:
 class _Array:
     """An array; empty until a BUILD brings shape, type and bytes."""
 
-    def __init__(self, value: Array | None = None) -> None:
-        self.value = value
+    def __init__(self) -> None:
+        self.value: Array | None = None
 
     def build(self, state: object, allowance: _Allowance) -> None:
         match state:
@@ -218,7 +216,7 @@ def _sizes(shape: tuple[object, ...]) -> tuple[int, ...]:
 
 
 def _make_array(
-    shape: tuple[object, ...], dtype: np.dtype[Any], fortran: bool, data: bytes | bytearray, allowance: _Allowance
+    shape: tuple[object, ...], dtype: np.dtype[Any], fortran: bool, data: bytes, allowance: _Allowance
 ) -> Array:
     """An array that owns its memory, C-contiguous and in native order; ``data`` must have exactly the bytes of it."""
     sizes = _sizes(shape)
@@ -257,15 +255,15 @@ class _Machine:
         start = len(self.stack) - count
         if start < (self.marks[-1] if self.marks else 0):
             raise _FaultError("takes more from its pickle stack than it put there")
-        values = self.stack[start:]
-        del self.stack[start:]
-        return values
+        return self.pop_from(start)
 
     def pop_mark(self) -> list[object]:
         """All values pushed since the last mark."""
         if not self.marks:
             raise _FaultError("lacks a mark on its pickle stack")
-        start = self.marks.pop()
+        return self.pop_from(self.marks.pop())
+
+    def pop_from(self, start: int) -> list[object]:
         values = self.stack[start:]
         del self.stack[start:]
         return values
@@ -303,8 +301,8 @@ class _Machine:
         """``dotted``: module, a space, name."""
         symbol = _SYMBOLS.get(dotted)
         if symbol is None:
-            what = f"asks for {_quote(dotted.replace(' ', '.'))}, which weights never need; nothing was run"
-            raise _FaultError(what, _DISTRUST)
+            asked = _quote(dotted.replace(" ", "."))
+            raise _FaultError(f"asks for {asked}, which weights never need; nothing was run", _DISTRUST)
         self.push(symbol)
 
     def stack_name(self) -> None:
@@ -326,13 +324,10 @@ class _Machine:
                 return _Array()
             case _Symbol.DTYPE, (code, 0 | 1, 0 | 1):
                 return _DType(code)
-            case _Symbol.FROMBUFFER, (
-                bytes() | bytearray() as data,
-                _DType() as kind,
-                tuple() as shape,
-                "C" | "F" as axes,
-            ):
-                return _Array(_make_array(shape, kind.numpy(), axes == "F", data, self.allowance))
+            case _Symbol.FROMBUFFER, (bytes() | bytearray() as data, dtype, shape, "C" | "F" as order):
+                array = _Array()
+                array.build((1, shape, dtype, order == "F", bytes(data)), self.allowance)
+                return array
             case _Symbol.ENCODE, (str() as text, "latin1" | "latin-1"):
                 return self.encode(text)
             case _Symbol.BYTES, ():
@@ -391,8 +386,14 @@ _STEPS: dict[str, _Step] = {
     "BUILD": lambda m, arg: m.build(),
 }
 
-
 _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
+
+
+def _argument(opcode: pickletools.OpcodeInfo, stream: io.BytesIO) -> Any:
+    """What follows an opcode in the stream; ValueError if it makes no sense."""
+    if opcode.name == "GLOBAL":  # the reader of pickletools would undo backslashes, which no unpickler does
+        return " ".join(stream.readline().removesuffix(b"\n").decode() for _ in range(2))
+    return opcode.arg.reader(stream) if opcode.arg else None
 
 
 def _operations(data: bytes) -> Iterator[tuple[_Step, Any]]:
@@ -402,13 +403,13 @@ def _operations(data: bytes) -> Iterator[tuple[_Step, Any]]:
     while name != "STOP":
         position = stream.tell()
         opcode = _OPCODES.get(stream.read(1))
-        name = opcode.name if opcode else ""
         if opcode is None:
             raise _FaultError(f"makes no sense at byte {position} of {len(data)}")
+        name = opcode.name
         if name not in _STEPS:
             raise _FaultError(f"uses the pickle opcode {name} at byte {position}, which weights never need", _DISTRUST)
         try:
-            argument = opcode.arg.reader(stream) if opcode.arg else None
+            argument = _argument(opcode, stream)
         except ValueError:  # also bad UTF-8, and lengths beyond the end
             raise _FaultError(f"makes no sense at byte {position} of {len(data)}") from None
         yield _STEPS[name], argument
@@ -425,8 +426,7 @@ def _named_arrays(root: object, allowance: _Allowance) -> dict[str, Array]:
     others = [name for name in entries if name not in arrays]
     if others:
         found = _some(others, lambda name: f"{_quote(name)} is {_kind(entries[name])}")
-        what = f"{len(others)} of {len(entries)} entries are not arrays: {found}"
-        raise _FaultError(what, f"nested dicts are not supported; {_SAVE_AGAIN}")
+        raise _FaultError(f"{len(others)} of {len(entries)} entries are not arrays: {found}", _SAVE_AGAIN)
     if not arrays:
         raise _FaultError("holds no arrays (an empty dict)", _SAVE_AGAIN)
     return _join_slices(arrays, root[_SLICE_TABLE], allowance) if _SLICE_TABLE in root else arrays
@@ -435,9 +435,7 @@ def _named_arrays(root: object, allowance: _Allowance) -> dict[str, Array]:
 def _array_of(value: object) -> Array | None:
     """The array of a value: an array, or Paddle's pair of variable name and array; else None."""
     match value:
-        case _Array() as array:
-            return array.value
-        case (str(), _Array() as array):
+        case (_Array() as array) | (str(), _Array() as array):
             return array.value
     return None
 
@@ -494,12 +492,8 @@ def _kind(value: object) -> str:
             return f"a dict of {len(value)} ({_some(value, _quote)})" if value else "an empty dict"
         case list() | tuple():
             return f"a {type(value).__name__} of {len(value)}"
-        case _Array():
-            return "an array" if value.value is not None else "an array without contents"
-        case _DType():
-            return "an array type"
-        case _Symbol():
-            return f"the name {value.name.lower()}"
+        case _Array() | _DType() | _Symbol():
+            return "a piece of an array"
         case None:
             return "None"
     return f"a value of type {type(value).__name__}"

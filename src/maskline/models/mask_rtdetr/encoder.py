@@ -70,7 +70,7 @@ class RepVGG(nn.Module):
     def fuse(self) -> nn.Module:
         """The single convolution with bias, then SiLU, that gives the same numbers in eval mode."""
         (dense, dense_bias), (pointwise, pointwise_bias) = self.dense.fused_kernel(), self.pointwise.fused_kernel()
-        conv = nn.Conv2d(dense.shape[1], dense.shape[0], 3, padding=1)
+        conv = nn.Conv2d(dense.shape[1], dense.shape[0], 3, padding=1, dtype=dense.dtype)
         conv.weight.copy_(dense + F.pad(pointwise, (1, 1, 1, 1)))
         conv.bias.copy_(dense_bias + pointwise_bias)  # type: ignore[union-attr]
         return nn.Sequential(conv, nn.SiLU())

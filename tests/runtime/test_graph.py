@@ -1,0 +1,119 @@
+"""Model files and directories: what is opened, and what is refused with one clear line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+import yaml
+
+from maskline.errors import InputNotFoundError, ModelError
+from maskline.runtime.device import Device
+from maskline.runtime.graph import RECORD_KEY, Graph, Record
+from maskline.runtime.model_dir import open_model_dir
+
+CPU = Device("cpu")
+
+
+@pytest.fixture
+def model_dir(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+
+
+def edit_record(path: Path, **changes: object) -> None:
+    model = onnx.load(path)
+    values = json.loads(model.metadata_props[0].value) | changes
+    model.metadata_props[0].value = json.dumps(values)
+    onnx.save(model, path)
+
+
+def test_damaged_files(model_dir: Path) -> None:
+    graph = model_dir / "inference.onnx"
+    whole = graph.read_bytes()
+    for damaged in (b"", b"not a graph", whole[:1000], whole[: len(whole) // 2]):
+        graph.write_bytes(damaged)
+        with pytest.raises(ModelError, match="inference.onnx can't be opened .*export the model again") as caught:
+            Graph(graph, CPU)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_foreign_graph(tmp_path: Path) -> None:
+    x = onnx.helper.make_tensor_value_info("x", 1, [1])
+    y = onnx.helper.make_tensor_value_info("y", 1, [1])
+    body = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    path = tmp_path / "foreign.onnx"
+    onnx.save(onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9), path)
+    with pytest.raises(ModelError, match="not a maskline model"):
+        Graph(path, CPU)
+    model = onnx.load(path)
+    record = Record("M", ("a",), tiny.ROW.preprocess, 0.5, "image", "me")
+    model.metadata_props.add(key=RECORD_KEY, value=record.to_json())
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="has inputs and outputs"):
+        Graph(path, CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"version": 99}, "made by a newer maskline"),
+        ({"labels": None}, "damaged description"),
+        ({"preprocess": {"height": 3}}, "expected the keys"),
+        ({"threshold": "high"}, "damaged description"),
+    ],
+)
+def test_damaged_records(model_dir: Path, changes: dict[str, object], told: str) -> None:
+    edit_record(model_dir / "inference.onnx", **changes)
+    with pytest.raises(ModelError, match=told):
+        Graph(model_dir / "inference.onnx", CPU)
+
+
+def test_a_failing_run_is_told(tiny_model_dir: Path) -> None:
+    with pytest.raises(ModelError, match=r"failed on an input of shape \(1, 5, 5, 3\)"):
+        Graph(tiny_model_dir / "inference.onnx", CPU).run(np.zeros((1, 5, 5, 3), np.uint8))
+
+
+def test_directories(tmp_path: Path, model_dir: Path) -> None:
+    with pytest.raises(InputNotFoundError, match="no model directory"):
+        open_model_dir(tmp_path / "none")
+    (tmp_path / "paddle").mkdir()
+    with pytest.raises(ModelError, match=r"has no inference.onnx: make one from the .pdparams"):
+        open_model_dir(tmp_path / "paddle")
+    (tmp_path / "paddle" / "inference.pdiparams").write_bytes(b"")
+    with pytest.raises(ModelError, match="inference.pdiparams is a Paddle program, which only Paddle runs"):
+        open_model_dir(tmp_path / "paddle")
+    assert open_model_dir(model_dir / "inference.onnx").labels is None
+    (model_dir / "inference.yml").unlink()
+    assert open_model_dir(model_dir).threshold is None
+
+
+def test_the_yaml_beside_the_graph_wins(model_dir: Path) -> None:
+    path = model_dir / "inference.yml"
+    config = yaml.safe_load(path.read_text())
+    config |= {"label_list": ["x", "y", "z"], "draw_threshold": 0.25}
+    path.write_text(yaml.safe_dump(config))
+    opened = open_model_dir(model_dir)
+    assert opened.labels == ("x", "y", "z") and opened.threshold == 0.25
+    record = Graph(opened.graph_path, CPU).record
+    opened.check(record)
+    config["label_list"] = ["x"]
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(ModelError, match="lists 1 labels, the model has 3 classes"):
+        open_model_dir(model_dir).check(record)
+    path.write_text("{broken")
+    with pytest.raises(ModelError, match="not readable YAML"):
+        open_model_dir(model_dir)
+    path.write_text("- a list")
+    with pytest.raises(ModelError, match="holds list"):
+        open_model_dir(model_dir)
+
+
+def test_another_model_than_asked_for(model_dir: Path) -> None:
+    record = Graph(model_dir / "inference.onnx", CPU).record
+    with pytest.raises(ModelError, match="holds Mask-RT-DETR-S, not Mask-RT-DETR-L"):
+        open_model_dir(model_dir, "Mask-RT-DETR-L").check(record)

@@ -1,0 +1,107 @@
+"""From a graph's outputs to instances in the image."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from maskline.instances import pixel_window
+from maskline.preprocess import Frame
+from maskline.runtime.graph import Raw
+from maskline.runtime.postprocess import to_instances
+
+FRAME = Frame((90, 200), (64, 64))
+SIZE = (64, 64)
+
+
+def raw_of(boxes: list[list[float]], scores: list[float], masks: np.ndarray) -> Raw:
+    """Boxes in pixels of the 64x64 input."""
+    labels = np.arange(len(boxes)) % 3
+    return Raw(np.array(boxes, np.float32), np.array(scores, np.float32), labels, masks.astype(np.float32))
+
+
+def blobs(n: int, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal((n, 16, 16)).astype(np.float32)
+    return np.stack([cv2.GaussianBlur(m, (0, 0), 2) * 10 for m in noise])
+
+
+def thresholds(value: float) -> np.ndarray:
+    return np.full(3, value, np.float32)
+
+
+def test_boxes_masks_and_labels_stay_together() -> None:
+    boxes = [[0, 0, 32, 32], [10, 10, 10, 20], [16, 8, 200, 60], [-20, -20, -5, -5], [32, 32, 64, 64]]
+    raw = raw_of(boxes, [0.9, 0.8, 0.7, 0.65, 0.6], blobs(5))
+    found = to_instances(raw, FRAME, SIZE, thresholds(0.5))
+    # the second is empty and the fourth outside: both go, with their masks
+    assert found.labels.tolist() == [0, 2, 1]
+    np.testing.assert_allclose(found.boxes[1], [50, 11.25, 200, 84.375])
+    for i, row in enumerate((0, 2, 4)):
+        whole = cv2.resize(raw.masks[row], (200, 90), interpolation=cv2.INTER_LINEAR) > 0
+        top, bottom, left, right = pixel_window(found.boxes[i], found.size)
+        np.testing.assert_array_equal(found.masks[i], whole[top:bottom, left:right])
+        np.testing.assert_array_equal(found.full_mask(i)[top:bottom, left:right], found.masks[i])
+        assert found.full_mask(i).sum() == found.masks[i].sum()
+    assert found.full_masks().shape == (3, 90, 200)
+
+
+def test_a_score_must_be_above_the_threshold_of_its_class() -> None:
+    boxes = [[0, 0, 32, 32]] * 3
+    raw = raw_of(boxes, [0.9, 0.5, 0.4], blobs(3))
+    assert to_instances(raw, FRAME, SIZE, thresholds(0.5)).labels.tolist() == [0]
+    assert to_instances(raw, FRAME, SIZE, np.array([0.95, 0.3, 0.3], np.float32)).labels.tolist() == [1, 2]
+
+
+def test_rows_without_an_object_are_never_kept() -> None:
+    raw = raw_of([[0, 0, 32, 32]] * 2, [0.3, 0.0], blobs(2))
+    assert len(to_instances(raw, FRAME, SIZE, thresholds(0.0))) == 1
+
+
+def test_nothing_found() -> None:
+    found = to_instances(raw_of([[0, 0, 32, 32]], [0.3], blobs(1)), FRAME, SIZE, thresholds(0.9))
+    assert len(found) == 0 and found.masks == () and found.boxes.shape == (0, 4)
+    assert found.full_masks().shape == (0, 90, 200)
+    grown = to_instances(raw_of([[0, 0, 32, 32]], [0.3], blobs(1)), FRAME, SIZE, thresholds(0.9), grow_boxes=True)
+    assert grown.boxes.shape == (0, 4)
+
+
+def test_broken_numbers_are_dropped_not_spread() -> None:
+    raw = raw_of([[np.nan, 0, 32, 32], [0, 0, 32, 32]], [0.9, 0.8], blobs(2))
+    assert to_instances(raw, FRAME, SIZE, thresholds(0.5)).labels.tolist() == [1]
+
+
+def test_what_lies_outside_the_box_is_told_and_can_be_kept() -> None:
+    mask = np.full((1, 16, 16), -5.0)
+    mask[0, 2:14, 2:14] = 5
+    raw = raw_of([[8, 8, 32, 56]], [0.9], mask)  # the left half of the mask, 6 of 12 columns
+    cut = to_instances(raw, FRAME, SIZE, thresholds(0.5))
+    assert cut.outside[0] == pytest.approx(0.5)
+    grown = to_instances(raw, FRAME, SIZE, thresholds(0.5), grow_boxes=True)
+    whole = cv2.resize(raw.masks[0], (200, 90), interpolation=cv2.INTER_LINEAR) > 0
+    assert grown.outside[0] == 0
+    np.testing.assert_array_equal(grown.full_mask(0), whole)
+    assert grown.masks[0].any(axis=0)[-1]  # no further than the mask
+
+
+def test_padding_is_not_part_of_the_image() -> None:
+    """An image scaled to 48x64 in the corner of a 64x64 input."""
+    frame = Frame((96, 128), (48, 64))
+    raw = raw_of([[8, 8, 60, 44]], [0.9], blobs(1))
+    found = to_instances(raw, frame, SIZE, thresholds(0.5))
+    whole = cv2.resize(raw.masks[0], (128, 128), interpolation=cv2.INTER_LINEAR)[:96] > 0
+    top, bottom, left, right = found.window(0)
+    np.testing.assert_array_equal(found.masks[0], whole[top:bottom, left:right])
+
+
+@pytest.mark.parametrize(
+    ("box", "window"),
+    [
+        ([10.4, 20.5, 30.5, 41.5], (20, 42, 10, 30)),  # halves to even
+        ([10.1, 20.1, 10.3, 30], (20, 30, 10, 11)),  # too thin: one column
+        ([99.8, 49.9, 100, 50], (49, 50, 99, 100)),  # in the corner: still inside
+        ([0, 0, 100, 50], (0, 50, 0, 100)),
+    ],
+)
+def test_pixel_window(box: list[float], window: tuple[int, int, int, int]) -> None:
+    assert pixel_window(box, (50, 100)) == window

@@ -1,0 +1,89 @@
+"""Pipeline configurations in all their forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from maskline.config import PipelineConfig, load_pipeline
+from maskline.errors import InputNotFoundError, ParameterError, UnknownNameError
+
+NEW = """
+pipeline_name: instance_segmentation
+
+SubModules:
+  InstanceSegmentation:
+    module_name: instance_segmentation
+    model_name: Mask-RT-DETR-L
+    model_dir: null
+    batch_size: 4
+    threshold: 0.25
+"""
+OLD = """
+Global:
+  pipeline_name: instance_segmentation
+  input: https://example.com/a.png
+
+Pipeline:
+  model: Mask-RT-DETR-M
+  batch_size: 2
+  device: "gpu"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "pipeline.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_by_name() -> None:
+    assert load_pipeline("instance_segmentation") == PipelineConfig("Mask-RT-DETR-S")
+
+
+def test_new_form(tmp_path: Path) -> None:
+    assert load_pipeline(write(tmp_path, NEW)) == PipelineConfig("Mask-RT-DETR-L", None, 4, 0.25)
+
+
+def test_old_form(tmp_path: Path) -> None:
+    assert load_pipeline(str(write(tmp_path, OLD))) == PipelineConfig("Mask-RT-DETR-M", None, 2, None, "gpu")
+    local = OLD.replace("Mask-RT-DETR-M", str(tmp_path))
+    assert load_pipeline(write(tmp_path, local)) == PipelineConfig(None, str(tmp_path), 2, None, "gpu")
+
+
+def test_dict_and_defaults() -> None:
+    assert load_pipeline({"pipeline_name": "instance_segmentation"}) == PipelineConfig()
+    module = {"model_dir": "None", "model_name": "Mask-RT-DETR-X"}
+    assert load_pipeline({"SubModules": {"InstanceSegmentation": module}}) == PipelineConfig("Mask-RT-DETR-X")
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("instance_segmentaton", "did you mean 'instance_segmentation'"),
+        ({"pipeline_name": "OCR"}, "unknown pipeline_name"),
+        ({"Submodules": {}}, "did you mean 'SubModules'"),
+        ({"SubModules": {"InstanceSegmentation": {"treshold": 0.5}}}, "did you mean 'threshold'"),
+        ({"Pipeline": {"modle": "x"}}, "did you mean 'model'"),
+    ],
+)
+def test_unknown_names_name_the_nearest(source: object, told: str) -> None:
+    with pytest.raises(UnknownNameError, match=told):
+        load_pipeline(source)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["{broken", "just text", "SubModules: 3", "SubModules:\n  InstanceSegmentation: x"])
+def test_unusable_files(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ParameterError, match="pipeline.yaml"):
+        load_pipeline(write(tmp_path, text))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError, match="no configuration file"):
+        load_pipeline(tmp_path / "none.yaml")
+
+
+def test_keys_without_effect_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    load_pipeline({"SubModules": {"InstanceSegmentation": {"use_hpip": True}}})
+    assert "use_hpip has no effect" in caplog.text
