@@ -53,7 +53,8 @@ def predict(
     quiet: bool,
 ) -> None:
     """Find instances in images (files or folders), print them, and save pictures and JSON with --save-path."""
-    from maskline import api, catalog, inputs as sources
+    from maskline import api, catalog
+    from maskline import inputs as sources
 
     model = api.create_model(
         model_name or (None if model_dir else catalog.DEFAULT_MODEL),
@@ -88,15 +89,10 @@ def predict(
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="The model's own score threshold.")
 def export(model_name: str, weights: str | None, output: str, labels_file: str | None, threshold: float) -> None:
     """Turn weights into a model directory that predicts without torch: inference.onnx and inference.yml."""
-    from maskline import catalog, hub
-    from maskline.export import export as export_model
-    from maskline.export import read_labels
+    from maskline import hub
 
-    row = catalog.get(model_name)
-    labels = None if labels_file is None else read_labels(labels_file)
-    weights = weights or str(hub.weights_file(row))
-    with _status(f"exporting {row.name}"):
-        folder = export_model(row.name, weights, output, labels=labels, threshold=threshold)
+    with _status(f"exporting {model_name}"):
+        folder = hub.make_model_dir(model_name, output, weights, labels_file=labels_file, threshold=threshold)
     click.echo(f"{folder}: inference.onnx and inference.yml, checked against the network", err=True)
 
 

@@ -14,34 +14,44 @@ from maskline.weights.download import fetch, home
 def model_dir(name: str) -> Path:
     """The directory of an official model, made on first use: its weights are downloaded and exported.
 
-    Raises:
-        UnknownNameError, DownloadError: see there.
-        MissingDependencyError: the export needs torch, which is not installed.
+    Raises: as `make_model_dir`.
     """
     row = catalog.get(name)
     folder = home() / "models" / row.name
-    if (folder / GRAPH_FILE).is_file():
-        return folder
-    refuse_planned(row)
+    return folder if (folder / GRAPH_FILE).is_file() else make_model_dir(row.name, folder)
+
+
+def make_model_dir(
+    name: str,
+    output: str | Path,
+    weights: str | Path | None = None,
+    *,
+    labels_file: str | Path | None = None,
+    threshold: float = 0.5,
+) -> Path:
+    """Export weights, by default the official ones, into a model directory; see `maskline.export.export`.
+
+    Raises:
+        MissingDependencyError: torch is not installed.
+        UnknownNameError, DownloadError, WeightsError, ExportError: see there.
+    """
+    row = catalog.get(name)
+    if not row.supported:
+        working = ", ".join(m.name for m in catalog.MODELS.values() if m.supported)
+        raise ParameterError(f"{row.name} is planned, not working yet: this version has {working}")
     if find_spec("torch") is None:
         raise MissingDependencyError(
-            f"{row.name} is not in {folder.parent}: to make it once, pip install 'maskline[train]' and run "
-            f"`maskline export {row.name} --output {folder}`, or copy a directory made elsewhere to {folder}"
+            f"{row.name} has to be exported once, which needs torch: pip install 'maskline[train]', "
+            f"or copy a directory exported elsewhere to {output}"
         )
-    from maskline.export import export
+    from maskline.export import export, read_labels
 
-    return export(row.name, weights_file(row), folder)
+    labels = None if labels_file is None else read_labels(labels_file)
+    weights = weights_file(row) if weights is None else weights
+    return export(row.name, weights, output, labels=labels, threshold=threshold)
 
 
 def weights_file(row: catalog.Model) -> Path:
     """The official weights of a catalog row, downloaded on first use."""
-    refuse_planned(row)
     name = row.pretrained_url.rpartition("/")[2]
     return fetch(row.pretrained_url, home() / "weights" / name, sha256=row.pretrained_sha256)
-
-
-def refuse_planned(row: catalog.Model) -> None:
-    """Raise ParameterError for a row whose network is not written yet."""
-    if not row.supported:
-        working = ", ".join(m.name for m in catalog.MODELS.values() if m.supported)
-        raise ParameterError(f"{row.name} is planned, not working yet: this version has {working}")

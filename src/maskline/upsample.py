@@ -62,10 +62,10 @@ def _positive_pixels(
     top, bottom, left, right = window
     rows = _reach(top, bottom, step[0], grid.shape[0])
     columns = _reach(left, right, step[1], grid.shape[1])
-    positive = grid[rows, columns] > 0
+    positive: npt.NDArray[np.bool_] = grid[rows, columns] > 0
     return (
-        _pixels(positive.any(axis=1), rows.start, (top, bottom), step[0], grid.shape[0]),
-        _pixels(positive.any(axis=0), columns.start, (left, right), step[1], grid.shape[1]),
+        _pixels(np.any(positive, axis=1), rows.start, (top, bottom), step[0], grid.shape[0]),
+        _pixels(np.any(positive, axis=0), columns.start, (left, right), step[1], grid.shape[1]),
     )
 
 

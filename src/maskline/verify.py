@@ -38,6 +38,7 @@ def verify(deployed: Deployed, graph: Graph) -> None:
     inputs = _verification_inputs(graph.record.preprocess)
     groups = [[pixels] for pixels in inputs]
     groups += [inputs] if len({pixels.shape for pixels in inputs}) == 1 else [[inputs[0]] * 3]
+    unsteady = 0
     for group in groups:
         batch = np.stack(group)
         ours, theirs = graph.run(batch), _run(deployed, batch)
@@ -45,6 +46,14 @@ def verify(deployed: Deployed, graph: Graph) -> None:
             fault = compare(ours.image(i), theirs.image(i))
             if fault and not _only_rounding(deployed, batch[i], ours.image(i), theirs.image(i)):
                 raise ExportError(f"the graph disagrees with the network at batch {len(batch)}: {fault}; not written")
+            unsteady += bool(fault)
+    if unsteady:
+        log.warning(
+            "on %d of %d photos graph and network differ, by no more than rounding alone moves this network: its weights "
+            "leave near ties, as untrained ones do",
+            unsteady,
+            sum(map(len, groups)),
+        )
     _verify_nothing(graph, inputs[0])
 
 
@@ -95,7 +104,7 @@ def without_partner(ours: Raw, theirs: Raw) -> int:
 
 def _counts(score: float, other: Raw) -> bool:
     """Whether a row of this score should have been among the other side's rows, which may have been cut."""
-    return score > other.scores[-1] + SCORE_TOLERANCE
+    return bool(score > other.scores[-1] + SCORE_TOLERANCE)
 
 
 def _agree(ours: Raw, i: int, theirs: Raw, j: int) -> bool:
@@ -115,10 +124,7 @@ def _only_rounding(deployed: Deployed, pixels: npt.NDArray[Any], ours: Raw, thei
     rounding alone changes detections. Trained networks rarely do, stand-in weights often.
     """
     exact = _run(copy.deepcopy(deployed).double(), pixels[None]).image(0)
-    moved = without_partner(theirs, exact)
     shift = np.abs(np.sort(ours.scores) - np.sort(theirs.scores)).max()
     own_shift = np.abs(np.sort(theirs.scores) - np.sort(exact.scores)).max()
-    if without_partner(ours, theirs) > 2 * moved + 4 or shift > 3 * own_shift + SCORE_TOLERANCE:
-        return False
-    log.warning("rounding alone moves %d of this network's detections; the graph moves no more than that", moved)
-    return True
+    few = without_partner(ours, theirs) <= 2 * without_partner(theirs, exact) + 4  # 2 detections: a row on each side
+    return few and bool(shift <= 3 * own_shift + SCORE_TOLERANCE)

@@ -45,7 +45,7 @@ LOOSE = Bars(2e-3, 1.0, 0.97)  # X and H: what the reference itself moves under 
 BARS = {"S": STRICT, "M": STRICT, "L": STRICT, "X": LOOSE, "H": LOOSE}
 
 #: Rows of a case (up to 100) that may miss a bar, where rounding in the reference alone puts some outside: in double
-#: precision the same network is as far from the reference there (docs/parity.md has the figures). Seen here are 1, 0, 3.
+#: precision the same network is as far from the reference there (docs/parity.md has the figures). Seen: 1, 0, 3.
 MISSES_ALLOWED = {"L": 3, "X": 2, "H": 5}
 HARD_LIMIT = Bars(5e-3, 2.0, 0.0)  # even for those
 
@@ -150,7 +150,7 @@ def assert_same_or_tied_tokens(ours: Tensor, theirs: Tensor, logits: Tensor) -> 
 
 
 def assert_same_or_tied_extents(decoder: Any, masks: Tensor, theirs: Tensor) -> int:
-    """Masks reach as far as the reference's, but where a cell is so near to 0 that rounding decides; returns how often."""
+    """Masks reach as far as the reference's, but where a cell is so near 0 that rounding decides; returns how often."""
     ours = decoder.boxes_of_masks(masks)
     margin = TIE_TOLERANCE * masks.abs().amax(dim=(-1, -2), keepdim=True)
     smaller, larger = decoder.boxes_of_masks(masks - margin), decoder.boxes_of_masks(masks + margin)

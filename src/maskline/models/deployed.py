@@ -12,6 +12,9 @@ from maskline.preprocess import Preprocess
 class Deployed(nn.Module):
     """A network behind the contract's input: pixels as they come from an image, normalised inside."""
 
+    factor: Tensor
+    offset: Tensor
+
     def __init__(self, network: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
         self.network = network

@@ -135,7 +135,7 @@ def _open(path: Path, device: Device, threads: int | None) -> Any:
         providers.append("CPUExecutionProvider")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except (RuntimeError, ValueError, *_runtime_errors()) as error:
+    except _runtime_errors() as error:
         raise ModelError(f"{path} can't be opened ({_first_line(error)}): fetch or export the model again") from None
     if provider not in session.get_providers():
         raise DeviceError(f"device {device} can't be used: ONNX Runtime could not start {provider} (driver, library?)")
@@ -143,10 +143,11 @@ def _open(path: Path, device: Device, threads: int | None) -> Any:
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:
-    """ONNX Runtime's exceptions, which have no common base of their own."""
+    """What ONNX Runtime raises: its own exceptions, which have no common base, and built-in ones."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    return tuple(v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))
+    own = [v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception)]
+    return (RuntimeError, ValueError, *own)
 
 
 def _first_line(error: Exception) -> str:

@@ -57,10 +57,8 @@ class Predictor:
         Raises:
             ModelError, DeviceError, ParameterError: see there.
         """
-        if threads is not None and _whole(threads, "threads") < 1:
-            raise ParameterError(f"threads is {threads}: expected 1 or more")
         self._model = open_model_dir(Path(model_dir), model_name)
-        self._options: dict[str, Any] = {"threads": threads}
+        self._options: dict[str, Any] = {"threads": None if threads is None else _positive(threads, "threads")}
         self._graph = Graph(self._model.graph_path, choose_device(device), **self._options)
         self._model.check(self._graph.record)
         self.model_name = self._graph.record.model
@@ -158,18 +156,12 @@ class Predictor:
 
 
 def _score(value: object) -> float:
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= float(value) <= 1:
+    if not isinstance(value, bool) and isinstance(value, numbers.Real) and 0 <= float(value) <= 1:
         return float(value)
     raise ParameterError(f"threshold is {value!r}: expected a number from 0 to 1")
 
 
 def _positive(value: object, name: str) -> int:
-    if _whole(value, name) < 1:
-        raise ParameterError(f"{name} is {value!r}: expected 1 or more")
-    return int(value)  # type: ignore[call-overload, no-any-return]
-
-
-def _whole(value: object, name: str) -> int:
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+    if not isinstance(value, bool) and isinstance(value, numbers.Integral) and int(value) >= 1:
         return int(value)
-    raise ParameterError(f"{name} is {value!r}: expected a whole number")
+    raise ParameterError(f"{name} is {value!r}: expected a whole number, 1 or more")

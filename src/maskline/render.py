@@ -1,0 +1,278 @@
+"""Instances drawn on their image: masks, outlines, boxes, labels.
+
+A class has the same colour in every picture. Work follows the instances, not the image: an instance touches only its own
+window, strip by strip, and a label is drawn apart and pasted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from maskline.errors import ParameterError
+from maskline.instances import ByteArray, Instances
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
+
+    Colour = tuple[int, int, int]
+
+#: RGB. A class has the colour at its index modulo 20.
+PALETTE = tuple(
+    (value >> 16, value >> 8 & 255, value & 255)
+    for value in (
+        *(0xFF0000, 0xCCFF00, 0x00FF66, 0x0066FF, 0xCC00FF, 0xFF4D00, 0x80FF00, 0x00FFB2, 0x001AFF, 0xFF00E5),
+        *(0xFF9900, 0x33FF00, 0x00FFFF, 0x3300FF, 0xFF0099, 0xFFE500, 0x00FF1A, 0x00B2FF, 0x8000FF, 0xFF004D),
+    )
+)
+WHITE, DARK = (255, 255, 255), (0x14, 0x0E, 0x35)
+WHITE_BELOW = 112  # luminance of the ground, 0 to 255
+SMALLEST_TEXT = 12  # pixels
+ROWS_AT_ONCE = 256  # bounds the memory an instance needs
+
+BUNDLED = ""  # stands for Pillow's own font among paths
+#: Files named by these are preferred to all other fonts, for the characters they have.
+FONT_VARIABLES = ("MASKLINE_FONT", "PADDLE_PDX_LOCAL_FONT_FILE_PATH")
+#: Tried in order for labels beyond the bundled font, which is ASCII. Those with Chinese come first.
+SYSTEM_FONTS = (
+    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/noto-cjk/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/google-noto-cjk/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/google-noto-sans-cjk-fonts/NotoSansCJK-Regular.ttc",
+    "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
+    "/usr/share/fonts/wqy-microhei/wqy-microhei.ttc",
+    "/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc",
+    "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf",
+    "/System/Library/Fonts/PingFang.ttc",
+    "/System/Library/Fonts/Hiragino Sans GB.ttc",
+    "/System/Library/Fonts/STHeiti Light.ttc",
+    "/Library/Fonts/Arial Unicode.ttf",
+    "/System/Library/Fonts/Supplemental/Arial Unicode.ttf",
+    "C:/Windows/Fonts/msyh.ttc",
+    "C:/Windows/Fonts/simhei.ttf",
+    "C:/Windows/Fonts/arial.ttf",
+    "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+    "/usr/share/fonts/dejavu-sans-fonts/DejaVuSans.ttf",
+    "/usr/share/fonts/TTF/DejaVuSans.ttf",
+)
+
+logger = logging.getLogger("maskline")
+
+
+def draw(
+    image: ByteArray, instances: Instances, names: Sequence[str], *, alpha: float = 0.7, contour: bool = True
+) -> ByteArray:
+    """Draw what was found: masks, then boxes, then labels, the best score on top.
+
+    Nothing changes outside the windows of the instances but for the labels, which stand above their boxes, or inside
+    where there is no room.
+
+    Args:
+        image: (H, W, 3) uint8 **BGR**; left as it is.
+        instances: of this image.
+        names: class names; every label is an index into it.
+        alpha: how much of a mask's colour covers the image, in [0, 1].
+        contour: also outline the masks.
+
+    Returns:
+        (H, W, 3) uint8 **RGB**.
+
+    Raises:
+        ParameterError: image and instances differ in size, or alpha is not in [0, 1].
+    """
+    import cv2
+
+    if image.shape != (*instances.size, 3):
+        raise ParameterError(f"image has shape {image.shape}: expected {(*instances.size, 3)}, that of its instances")
+    if not 0 <= alpha <= 1:
+        raise ParameterError(f"alpha is {alpha}: expected a number from 0 to 1")
+    height, width = instances.size
+    canvas: ByteArray = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    line = max(1, int(max(width, height) * 0.002))
+    worst_first = range(len(instances) - 1, -1, -1)
+    for i in worst_first:
+        colour = _colour(instances.labels[i])
+        top, bottom, left, right = instances.window(i)
+        _tint(canvas[top:bottom, left:right], instances.masks[i], colour, alpha)
+        if contour:
+            _outline(canvas[top:bottom, left:right], instances.masks[i], _ink(colour), max(1, line // 2))
+    for i in worst_first:
+        top, bottom, left, right = instances.window(i)
+        _frame(canvas[top:bottom, left:right], _colour(instances.labels[i]), line)
+    for (top, left), tile in reversed(_placed_labels(instances, names)):
+        canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return canvas
+
+
+def text_size(width: int, height: int) -> int:
+    """Pixels: in proportion to the width, but never too small to read nor too large for a panorama."""
+    return max(SMALLEST_TEXT, min(int(0.018 * width) + 2, height // 12))
+
+
+def _colour(label: int) -> Colour:
+    return PALETTE[int(label) % len(PALETTE)]
+
+
+def _ink(colour: Colour) -> Colour:
+    """What can be read on a colour."""
+    red, green, blue = colour
+    return WHITE if 0.299 * red + 0.587 * green + 0.114 * blue < WHITE_BELOW else DARK
+
+
+def _tint(window: ByteArray, mask: ByteArray, colour: Colour, alpha: float) -> None:
+    """Blend a colour into the mask's pixels, in place."""
+    import cv2
+
+    table = _blend_table(colour, alpha)
+    for row in range(0, len(mask), ROWS_AT_ONCE):
+        part = window[row : row + ROWS_AT_ONCE]
+        cv2.copyTo(cv2.LUT(part, table), mask[row : row + ROWS_AT_ONCE], part)
+
+
+@lru_cache(maxsize=64)
+def _blend_table(colour: Colour, alpha: float) -> ByteArray:
+    """(1, 256, 3) uint8: what becomes of each value of each channel, rounded half to even."""
+    old = np.arange(256)[:, None]
+    blended = (1 - alpha) * old + alpha * np.asarray(colour)
+    return np.rint(blended.round(9)).astype(np.uint8)[None]
+
+
+def _outline(window: ByteArray, mask: ByteArray, colour: Colour, thickness: int) -> None:
+    """Draw the mask's border, in place; what would leave the window is cut."""
+    import cv2
+
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(window, contours, -1, colour, thickness)
+
+
+def _frame(window: ByteArray, colour: Colour, line: int) -> None:
+    """Draw the window's own border, inside it, in place."""
+    window[:line] = window[-line:] = colour
+    window[:, :line] = window[:, -line:] = colour
+
+
+def _placed_labels(instances: Instances, names: Sequence[str]) -> list[tuple[tuple[int, int], ByteArray]]:
+    """For each instance its label and where that goes, ``(top, left)``, inside the image."""
+    height, width = instances.size
+    size = text_size(width, height)
+    taken = np.zeros((0, 4), np.int64)  # top, bottom, left, right of the labels so far
+    placed = []
+    for i, label in enumerate(instances.labels.tolist()):
+        tile = _label_tile(names[label], label, float(instances.scores[i]), size, width)[:height]
+        spots = _spots(instances.window(i), tile.shape[:2], instances.size)
+        top, left = next((spot for spot in spots if not _overlaps(spot, tile.shape[:2], taken)), spots[0])
+        taken = np.vstack([taken, [top, top + tile.shape[0], left, left + tile.shape[1]]])
+        placed.append(((top, left), tile))
+    return placed
+
+
+def _spots(window: tuple[int, int, int, int], tile: tuple[int, int], size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Where a label may go, ``(top, left)``, best first: on its box's upper left corner, inside, right, below.
+
+    Args:
+        window: ``(top, bottom, left, right)`` of the instance.
+        tile, size: ``(height, width)`` of the label and of the image, which the label fits.
+    """
+    (top, bottom, left, right), (high, wide) = window, tile
+    lowest, rightmost = size[0] - high, size[1] - wide
+    x, x_right = min(left, rightmost), min(max(right - wide, 0), rightmost)
+    above = [(top - high, x), (top - high, x_right)] if top >= high else []
+    below = [(bottom, x)] if bottom <= lowest else []
+    return [*above[:1], (min(top, lowest), x), *above[1:], (min(top, lowest), x_right), *below]
+
+
+def _overlaps(spot: tuple[int, int], tile: tuple[int, int], taken: npt.NDArray[np.int64]) -> bool:
+    (top, left), (high, wide) = spot, tile
+    rows = (taken[:, 0] < top + high) & (taken[:, 1] > top)
+    return bool((rows & (taken[:, 2] < left + wide) & (taken[:, 3] > left)).any())
+
+
+def _label_tile(name: str, label: int, score: float, size: int, room: int) -> ByteArray:
+    """``name 0.87`` on the colour of its class: (h, w, 3) uint8 RGB, ``size`` pixels of text, at most ``room`` wide."""
+    from PIL import Image, ImageDraw
+
+    colour = _colour(label)
+    text, font = _text_and_font(" ".join(name.split()), label, size)
+    pad = max(2, size // 6)
+    text = _fitted(text, f"{score:.2f}", font, room - 2 * pad)
+    ascent, descent = font.getmetrics()
+    tile = Image.new("RGB", (min(round(font.getlength(text)) + 2 * pad, room), ascent + descent + pad), colour)
+    pen = ImageDraw.Draw(tile)
+    pen.rectangle((0, 0, tile.width - 1, tile.height - 1), outline=_ink(colour))  # parts it from labels of its class
+    pen.text((pad, pad // 2), text, fill=_ink(colour), font=font)
+    return np.asarray(tile)
+
+
+def _fitted(name: str, score: str, font: FreeTypeFont, room: int) -> str:
+    """Name and score in one line; a name too long for ``room`` pixels ends in an ellipsis."""
+    text, kept = f"{name} {score}".strip(), len(name)
+    while kept and font.getlength(text) > room:
+        kept -= 1
+        text = f"{name[:kept]}… {score}"
+    return text
+
+
+def _text_and_font(text: str, label: int, size: int) -> tuple[str, FreeTypeFont]:
+    """A font that has all characters of a text; without one, the text without accents, or else the class's number."""
+    for wanted in (text, _without_accents(text)):
+        for path in _font_paths():
+            if all(_has_glyph(path, character) for character in wanted if not character.isspace()):
+                return wanted, _usable_font(path, size)
+    _tell_missing_font()
+    return f"#{label}", _usable_font(BUNDLED, size)
+
+
+def _without_accents(text: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+
+
+def _font_paths() -> tuple[str, ...]:
+    """In order of preference: what the user names, Pillow's own, the system's."""
+    named = (os.environ[name] for name in FONT_VARIABLES if os.environ.get(name))
+    return (*named, BUNDLED, *SYSTEM_FONTS)
+
+
+@lru_cache(maxsize=8192)
+def _has_glyph(path: str, character: str) -> bool:
+    """Whether a font can be used and draws this character, rather than the sign it has for what it lacks."""
+    font = _font(path, 20)
+    return font is not None and _shape(font, character) != _shape(font, "\uffff")
+
+
+def _shape(font: FreeTypeFont, character: str) -> tuple[tuple[int, int], bytes]:
+    mask = font.getmask(character)
+    return mask.size, bytes(cast("Any", mask))
+
+
+def _usable_font(path: str, size: int) -> FreeTypeFont:
+    return cast("FreeTypeFont", _font(path, size))
+
+
+@lru_cache(maxsize=64)
+def _font(path: str, size: int) -> FreeTypeFont | None:
+    """A font of ``size`` pixels, or None where there is no such file or it is damaged."""
+    from PIL import ImageFont
+
+    if path == BUNDLED:
+        return cast("FreeTypeFont", ImageFont.load_default(size))
+    if not Path(path).is_file():
+        return None
+    try:
+        return ImageFont.truetype(path, size)
+    except OSError as error:
+        logger.warning("font %s can't be used: %s", path, error)
+        return None
+
+
+@lru_cache(maxsize=1)
+def _tell_missing_font() -> None:
+    """Once in a process."""
+    logger.warning("no font has all characters of some class names: they are shown as #number; MASKLINE_FONT names one")
