@@ -76,10 +76,10 @@ def stage_row(graph: Graph, size: tuple[int, int], rounds: int) -> dict[str, Any
             "network": lambda: graph.run(batch),
         }
         times = paired(list(stages.values()), rounds)
+        decode_mib = peak_mib(stages["decode"])
     row: dict[str, Any] = {"image": name(size)}
-    for stage, ms in zip(stages, times, strict=True):
-        row[f"{stage} ms"] = round(ms, 1)
-    row["decode MiB"] = round(peak_mib(stages["decode"]), 1)
+    row |= {f"{stage} ms": round(ms, 1) for stage, ms in zip(stages, times, strict=True)}
+    row["decode MiB"] = round(decode_mib, 1)
     return row
 
 

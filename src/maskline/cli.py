@@ -144,7 +144,6 @@ def _progress(results: Iterator[Result], total: int | None, what: str) -> Iterat
 def _status(text: str) -> Iterator[Any]:
     """A line that turns while long work goes on, if stderr is a terminal."""
     if not sys.stderr.isatty():
-        click.echo(f"{text} …", err=True)
         yield
         return
     from rich.console import Console

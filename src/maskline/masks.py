@@ -109,7 +109,8 @@ def _to_text(runs: npt.NDArray[np.int64]) -> str:
         more &= unfinished
         if not more.any():
             break
-    return texts[texts != 0].tobytes().decode("ascii")
+    written: bytes = texts[texts != 0].tobytes()
+    return written.decode("ascii")
 
 
 def _from_text(text: bytes) -> npt.NDArray[np.int64]:
@@ -125,7 +126,7 @@ def _from_text(text: bytes) -> npt.NDArray[np.int64]:
     width = 5 * (ends - first + 1)
     negative = (groups[ends] & 0x10) != 0
     values = np.where(negative & (width < 64), values - (np.int64(1) << np.minimum(width, 62)), values)
-    runs = values.copy()
+    runs: npt.NDArray[np.int64] = values.copy()
     for parity in (1, 2):  # the runs of each parity are a running sum of their differences
         runs[parity::2] = np.cumsum(values[parity::2])
     return runs

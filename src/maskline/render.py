@@ -1,7 +1,7 @@
 """Instances drawn on their image: masks, outlines, boxes, labels.
 
-A class has the same colour in every picture. Work follows the instances, not the image: an instance touches only its own
-window, strip by strip, and a label is drawn apart and pasted.
+A class has the same colour in every picture. Work follows the instances, not the image: an instance touches only its
+own window, strip by strip, and a label is drawn apart and pasted.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ PALETTE = tuple(
 WHITE, DARK = (255, 255, 255), (0x14, 0x0E, 0x35)
 WHITE_BELOW = 112  # luminance of the ground, 0 to 255
 SMALLEST_TEXT = 12  # pixels
+SMALLEST_OUTLINED = 12  # pixels of a window's shorter side; in less, an outline would hide the mask
 ROWS_AT_ONCE = 256  # bounds the memory an instance needs
 
 BUNDLED = ""  # stands for Pillow's own font among paths
@@ -72,15 +73,15 @@ def draw(
 ) -> ByteArray:
     """Draw what was found: masks, then boxes, then labels, the best score on top.
 
-    Nothing changes outside the windows of the instances but for the labels, which stand above their boxes, or inside
-    where there is no room.
+    Nothing changes outside the windows of the instances but for the labels. A label stands above its box, or inside,
+    right or below where there is no room; in a crowd, one that would cover the label of a better instance is left out.
 
     Args:
         image: (H, W, 3) uint8 **BGR**; left as it is.
         instances: of this image.
         names: class names; every label is an index into it.
         alpha: how much of a mask's colour covers the image, in [0, 1].
-        contour: also outline the masks.
+        contour: also outline the masks, in white or dark, but for the smallest.
 
     Returns:
         (H, W, 3) uint8 **RGB**.
@@ -95,20 +96,19 @@ def draw(
     if not 0 <= alpha <= 1:
         raise ParameterError(f"alpha is {alpha}: expected a number from 0 to 1")
     height, width = instances.size
-    canvas: ByteArray = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    canvas = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
     line = max(1, int(max(width, height) * 0.002))
     worst_first = range(len(instances) - 1, -1, -1)
     for i in worst_first:
         colour = _colour(instances.labels[i])
         top, bottom, left, right = instances.window(i)
         _tint(canvas[top:bottom, left:right], instances.masks[i], colour, alpha)
-        if contour:
+        if contour and min(bottom - top, right - left) >= SMALLEST_OUTLINED:
             _outline(canvas[top:bottom, left:right], instances.masks[i], _ink(colour), max(1, line // 2))
     for i in worst_first:
         top, bottom, left, right = instances.window(i)
         _frame(canvas[top:bottom, left:right], _colour(instances.labels[i]), line)
-    for (top, left), tile in reversed(_placed_labels(instances, names)):
-        canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    _write_labels(canvas, instances, names)
     return canvas
 
 
@@ -142,7 +142,7 @@ def _blend_table(colour: Colour, alpha: float) -> ByteArray:
     """(1, 256, 3) uint8: what becomes of each value of each channel, rounded half to even."""
     old = np.arange(256)[:, None]
     blended = (1 - alpha) * old + alpha * np.asarray(colour)
-    return np.rint(blended.round(9)).astype(np.uint8)[None]
+    return cast("ByteArray", np.rint(blended.round(9)).astype(np.uint8)[None])
 
 
 def _outline(window: ByteArray, mask: ByteArray, colour: Colour, thickness: int) -> None:
@@ -159,19 +159,20 @@ def _frame(window: ByteArray, colour: Colour, line: int) -> None:
     window[:, :line] = window[:, -line:] = colour
 
 
-def _placed_labels(instances: Instances, names: Sequence[str]) -> list[tuple[tuple[int, int], ByteArray]]:
-    """For each instance its label and where that goes, ``(top, left)``, inside the image."""
+def _write_labels(canvas: ByteArray, instances: Instances, names: Sequence[str]) -> None:
+    """Put labels where they don't cover those of better instances, in place; without such a spot they are left out."""
     height, width = instances.size
     size = text_size(width, height)
-    taken = np.zeros((0, 4), np.int64)  # top, bottom, left, right of the labels so far
-    placed = []
+    taken = np.zeros((len(instances), 4), np.int64)  # top, bottom, left, right of the labels so far
     for i, label in enumerate(instances.labels.tolist()):
         tile = _label_tile(names[label], label, float(instances.scores[i]), size, width)[:height]
-        spots = _spots(instances.window(i), tile.shape[:2], instances.size)
-        top, left = next((spot for spot in spots if not _overlaps(spot, tile.shape[:2], taken)), spots[0])
-        taken = np.vstack([taken, [top, top + tile.shape[0], left, left + tile.shape[1]]])
-        placed.append(((top, left), tile))
-    return placed
+        high, wide = tile.shape[:2]
+        for top, left in _spots(instances.window(i), (high, wide), instances.size):
+            spot = top, top + high, left, left + wide
+            if not _overlaps(spot, taken[:i]):
+                taken[i] = spot
+                canvas[top : top + high, left : left + wide] = tile
+                break
 
 
 def _spots(window: tuple[int, int, int, int], tile: tuple[int, int], size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -189,10 +190,11 @@ def _spots(window: tuple[int, int, int, int], tile: tuple[int, int], size: tuple
     return [*above[:1], (min(top, lowest), x), *above[1:], (min(top, lowest), x_right), *below]
 
 
-def _overlaps(spot: tuple[int, int], tile: tuple[int, int], taken: npt.NDArray[np.int64]) -> bool:
-    (top, left), (high, wide) = spot, tile
-    rows = (taken[:, 0] < top + high) & (taken[:, 1] > top)
-    return bool((rows & (taken[:, 2] < left + wide) & (taken[:, 3] > left)).any())
+def _overlaps(spot: tuple[int, int, int, int], taken: npt.NDArray[np.int64]) -> bool:
+    """Whether a rectangle shares a pixel with any of (N, 4); all are ``top, bottom, left, right``."""
+    top, bottom, left, right = spot
+    rows = (taken[:, 0] < bottom) & (taken[:, 1] > top)
+    return bool((rows & (taken[:, 2] < right) & (taken[:, 3] > left)).any())
 
 
 def _label_tile(name: str, label: int, score: float, size: int, room: int) -> ByteArray:

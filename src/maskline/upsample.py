@@ -7,12 +7,48 @@ can be computed alone, and gives the same pixels as the window of the whole imag
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 from maskline.instances import ByteArray, FloatArray
 
-ROWS_AT_ONCE = 32  # keeps the work in the processor's cache
+Indices = npt.NDArray[np.intp]
+
+CACHED = 1 << 17  # pixels worked on at a time, so that they stay in the processor's cache
+
+
+class Axis(NamedTuple):
+    """For each pixel of a run along one axis, the cells it lies between."""
+
+    before: Indices
+    after: Indices  # the same cell as before where the pixel lies beyond the grid's border
+    share: FloatArray  # of the cell after, in [0, 1)
+
+    @classmethod
+    def of(cls, start: int, stop: int, step: float, cells: int) -> Axis:
+        """Pixels [start, stop), ``step`` cells apart, on a grid of so many cells."""
+        centre = (np.arange(start, stop) + 0.5) * step - 0.5
+        before = np.floor(centre).astype(np.intp)
+        share = (centre - before).astype(np.float32)
+        return cls(np.minimum(np.maximum(before, 0), cells - 1), np.minimum(before + 1, cells - 1), share)
+
+    @property
+    def reach(self) -> slice:
+        """All cells that matter."""
+        return slice(int(self.before[0]), int(self.after[-1]) + 1)
+
+    def touching(self, cells: npt.NDArray[np.bool_]) -> slice:
+        """The shortest run of pixels that has all those beside a True cell; ``cells`` are those in reach."""
+        hit = np.flatnonzero(cells)
+        if not len(hit):
+            return slice(0, 0)
+        start = np.searchsorted(self.after, hit[0] + self.before[0], "left")
+        return slice(int(start), int(np.searchsorted(self.before, hit[-1] + self.before[0], "right")))
+
+    def cut(self, pixels: slice) -> Axis:
+        return Axis(self.before[pixels], self.after[pixels], self.share[pixels])
 
 
 def upsample_window(grid: FloatArray, window: tuple[int, int, int, int], step: tuple[float, float]) -> ByteArray:
@@ -20,76 +56,87 @@ def upsample_window(grid: FloatArray, window: tuple[int, int, int, int], step: t
 
     Args:
         grid: (h, w) float32, foreground where positive.
-        window: ``(top, bottom, left, right)`` in pixels, half open.
+        window: ``(top, bottom, left, right)`` in pixels, half open, not empty.
         step: cells of the grid for a pixel of the image, along y and x.
 
     Returns:
         (bottom - top, right - left) uint8, 0 or 1.
     """
-    top, bottom, left, right = window
-    out = np.zeros((bottom - top, right - left), np.uint8)
-    rows, columns = _positive_pixels(grid, window, step)
-    if rows.stop <= rows.start or columns.stop <= columns.start:
-        return out
-    x0, x1, fx = _neighbours(columns, step[1], grid.shape[1])
-    y0, y1, fy = _neighbours(rows, step[0], grid.shape[0])
-    first, last = int(y0[0]), int(y1[-1])
-    strip = grid[first : last + 1]
-    lines = strip[:, x0] * (1 - fx) + strip[:, x1] * fx  # (rows of the grid, columns of the image)
-    y0, y1, fy = y0 - first, y1 - first, fy[:, None]
-    inner = out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    for i in range(0, len(fy), ROWS_AT_ONCE):
-        part = slice(i, i + ROWS_AT_ONCE)
-        values = lines[y0[part]]
-        values *= 1 - fy[part]
-        below = lines[y1[part]]
-        below *= fy[part]
-        values += below
-        np.greater(values, 0, out=inner[part], casting="unsafe")
-    return out
+    y, x, rows, columns = _positive_part(grid, window, step)
+    out = np.zeros((len(y.before), len(x.before)), np.bool_)
+    y, x = y.cut(rows), x.cut(columns)
+    if len(y.before) and len(x.before):
+        strip = grid[y.reach].T
+        across = strip[x.before] * (1 - x.share[:, None]) + strip[x.after] * x.share[:, None]
+        lines = np.ascontiguousarray(across.T)  # (cells along y, pixels along x)
+        first = y.before[0]
+        y = Axis(y.before - first, y.after - first, y.share)
+        _signs_between(lines, y, step[0], out[rows, columns])
+    return out.view(np.uint8)
 
 
 def positive_window(grid: FloatArray, size: tuple[int, int], step: tuple[float, float]) -> tuple[int, int, int, int]:
     """A window, ``(top, bottom, left, right)``, outside of which no pixel of an image of ``size`` can be positive."""
-    rows, columns = _positive_pixels(grid, (0, size[0], 0, size[1]), step)
+    _, _, rows, columns = _positive_part(grid, (0, size[0], 0, size[1]), step)
     return rows.start, rows.stop, columns.start, columns.stop
 
 
-def _positive_pixels(
+def _positive_part(
     grid: FloatArray, window: tuple[int, int, int, int], step: tuple[float, float]
-) -> tuple[slice, slice]:
-    """Rows and columns of the window that can hold a positive pixel: those with a positive cell beside them."""
+) -> tuple[Axis, Axis, slice, slice]:
+    """The window's axes, and its rows and columns that have a positive cell beside them."""
     top, bottom, left, right = window
-    rows = _reach(top, bottom, step[0], grid.shape[0])
-    columns = _reach(left, right, step[1], grid.shape[1])
-    positive: npt.NDArray[np.bool_] = grid[rows, columns] > 0
-    return (
-        _pixels(np.any(positive, axis=1), rows.start, (top, bottom), step[0], grid.shape[0]),
-        _pixels(np.any(positive, axis=0), columns.start, (left, right), step[1], grid.shape[1]),
-    )
+    y, x = Axis.of(top, bottom, step[0], grid.shape[0]), Axis.of(left, right, step[1], grid.shape[1])
+    positive: npt.NDArray[np.bool_] = grid[y.reach, x.reach] > 0
+    return y, x, y.touching(positive.any(axis=1)), x.touching(positive.any(axis=0))  # type: ignore[arg-type]
 
 
-def _reach(start: int, stop: int, step: float, cells: int) -> slice:
-    """The cells that pixels [start, stop) are interpolated from."""
-    y0, y1, _ = _neighbours(slice(start, stop), step, cells)
-    return slice(int(y0[0]), int(y1[-1]) + 1)
+def _signs_between(lines: FloatArray, y: Axis, step: float, out: npt.NDArray[np.bool_]) -> None:
+    """``out = lines[y.before] * (1 - y.share) + lines[y.after] * y.share > 0``, without computing most of it.
+
+    From one line down to the next, the sum keeps the upper line's sign for a number of rows and then has the lower
+    one's. So a pixel is found by comparing its row, counted from the upper line, with that number; and the number takes
+    arithmetic only where the two signs differ, along outlines.
+    """
+    positive = lines > 0
+    beyond = y.after == y.before  # the border line goes on
+    out[beyond] = positive[y.before[beyond]]
+    between = np.flatnonzero(~beyond)  # one run, because the border is at the ends
+    if not len(between):
+        return
+    upper, share = y.before[between], y.share[between]
+    out = out[between[0] : between[-1] + 1]
+    begin = np.searchsorted(upper, np.arange(len(lines)))  # first row below each line
+    height = np.diff(begin, append=len(upper))  # rows from there down to the next line
+    kept = np.where(positive, height[:, None], 0).astype(np.uint16)
+    line, x = np.nonzero(positive[:-1] != positive[1:])
+    kept[line, x] = _rows_before_change(lines[line, x], lines[line + 1, x], share, step, begin[line], height[line])
+    turns = np.zeros_like(positive)  # where the upper line is background and the lower foreground
+    turns[:-1] = ~positive[:-1] & positive[1:]
+
+    row = (np.arange(len(upper)) - begin[upper]).astype(np.uint16)[:, None]
+    block = min(max(CACHED // lines.shape[1], 1), len(upper))
+    number, turn = np.empty((block, lines.shape[1]), np.uint16), np.empty((block, lines.shape[1]), np.bool_)
+    for i in range(0, len(upper), block):
+        above, some = upper[i : i + block], out[i : i + block]
+        n = len(above)
+        np.less(row[i : i + n], np.take(kept, above, axis=0, out=number[:n], mode="clip"), out=some)
+        np.not_equal(some, np.take(turns, above, axis=0, out=turn[:n], mode="clip"), out=some)
 
 
-def _pixels(positive: npt.NDArray[np.bool_], offset: int, bounds: tuple[int, int], step: float, cells: int) -> slice:
-    """The run of pixels within ``bounds`` that touch a positive cell along one axis."""
-    hit = np.flatnonzero(positive) + offset
-    if not len(hit):
-        return slice(bounds[0], bounds[0])
-    first, last, _ = _neighbours(slice(*bounds), step, cells)
-    touched = np.flatnonzero((last >= hit[0]) & (first <= hit[-1]))
-    return slice(bounds[0] + int(touched[0]), bounds[0] + int(touched[-1]) + 1)
+def _rows_before_change(
+    upper: FloatArray, lower: FloatArray, share: FloatArray, step: float, begin: Indices, height: Indices
+) -> Indices:
+    """How many of the ``height`` rows from ``begin`` on have the upper value's sign; the lower value has the other."""
+    sign = upper > 0
 
+    def changed(row: Indices) -> npt.NDArray[np.bool_]:
+        part = share[np.minimum(begin + row, len(share) - 1)]
+        return np.asarray((upper * (1 - part) + lower * part > 0) != sign)
 
-def _neighbours(
-    pixels: slice, step: float, cells: int
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatArray]:
-    """For each pixel along one axis: the cell before its centre, the cell after it, and the share of the latter."""
-    centre = (np.arange(pixels.start, pixels.stop) + 0.5) * step - 0.5
-    before = np.floor(centre).astype(np.intp)
-    share = (centre - before).astype(np.float32)
-    return np.clip(before, 0, cells - 1), np.clip(before + 1, 0, cells - 1), share
+    start = share[np.minimum(begin, len(share) - 1)]
+    guess = np.ceil((upper / (upper - lower) - start) / step)
+    rows: Indices = np.minimum(np.maximum(guess, 0), height).astype(np.intp)
+    rows -= (rows > 0) & changed(np.maximum(rows - 1, 0))  # the guess may be off by a row, by rounding
+    rows += (rows < height) & ~changed(rows)
+    return rows

@@ -13,7 +13,7 @@ import numpy as np
 from maskline.errors import ParameterError, UnknownNameError
 from maskline.inputs import Picture, expand
 from maskline.instances import FloatArray, Instances
-from maskline.results import Result
+from maskline.results import Result, Stems
 from maskline.runtime.device import choose_device
 from maskline.runtime.graph import Graph
 from maskline.runtime.model_dir import open_model_dir
@@ -124,9 +124,10 @@ class Predictor:
     def _results(
         self, graph: Graph, pictures: Iterator[Picture], size: int, thresholds: FloatArray, grow: bool
     ) -> Iterator[Result]:
+        stems = Stems()
         while batch := list(islice(pictures, size)):
             for picture, instances in zip(batch, self._detect(graph, batch, thresholds, grow), strict=True):
-                yield Result(instances, self.labels, picture.pixels, picture.path, picture.page)
+                yield Result(instances, self.labels, picture.pixels, picture.path, picture.page, stems=stems)
 
     def _detect(self, graph: Graph, batch: list[Picture], thresholds: FloatArray, grow: bool) -> Iterator[Instances]:
         """Run a batch. Inputs of different size run apart, because padding one to the other would change its result."""

@@ -1,0 +1,399 @@
+"""Result: what a user holds for one image. Reads like a dict, prints, and writes JSON and pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import mimetypes
+import os
+import random
+import secrets
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from maskline.errors import OutputError, ParameterError, UnknownNameError
+from maskline.instances import ByteArray, Instances
+from maskline.masks import place_rle, polygons
+from maskline.render import draw
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+MASK_FORMATS = ("list", "rle", "polygon")
+#: Suffixes a picture can be saved under, and Pillow's name of the format. No .pgm and .pbm: those hold no colours.
+PICTURE_FORMATS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".ppm", ".pnm"), "PPM"),
+    **dict.fromkeys((".bmp", ".dib"), "BMP"),
+    **{f".{kind.lower()}": kind for kind in ("PNG", "WEBP", "GIF")},
+}
+ENCODER_OPTIONS = {
+    "JPEG": {"subsampling": 0},
+    "PNG": {"compress_level": 3},
+}  # 3: twice the speed of 6, files 15% larger
+
+Text: TypeAlias = str  # inside Result, `str` is a property
+AnyPath: TypeAlias = "str | os.PathLike[str]"
+MaskWriter: TypeAlias = Callable[[int, tuple[str, str]], bytes]
+
+logger = logging.getLogger("maskline")
+_array_numbers = itertools.count(random.randrange(9000))  # one process: none twice within a second, up to 9000 arrays
+
+
+class Stems:
+    """The names taken in the folders one run writes to, so that inputs of the same name don't overwrite each other.
+
+    Whoever makes the results of one run gives all of them the same `Stems`. Only strings are kept.
+    """
+
+    def __init__(self) -> None:
+        self._owners: dict[tuple[str, str], str] = {}  # (folder, name) -> who has it
+        self._numbered: dict[tuple[str, str, str], str] = {}  # (folder, stem, owner) -> the name given instead
+        self._next: dict[tuple[str, str], int] = {}  # (folder, stem) -> number to try next
+        self._told = False
+
+    def claim(self, folder: Path, stem: str, owner: str) -> str:
+        """The stem, or if another owner has that in this folder, the stem with a number: ``k``, ``k_1``, ``k_2`` …
+
+        The same owner always gets the same answer. Names that differ in case only are taken for equal, as some file
+        systems do. May be called from several threads.
+        """
+        place = str(folder.resolve())
+        if self._take(place, stem, owner):
+            return stem
+        key = (place, stem.casefold(), owner)
+        if key not in self._numbered:
+            numbers = itertools.count(self._next.get(key[:2], 1))
+            number = next(n for n in numbers if self._take(place, f"{stem}_{n}", owner))
+            self._next[key[:2]] = number + 1
+            self._tell(stem, f"{stem}_{number}")
+            self._numbered.setdefault(key, f"{stem}_{number}")
+        return self._numbered[key]
+
+    def _take(self, place: str, name: str, owner: str) -> bool:
+        return self._owners.setdefault((place, name.casefold()), owner) == owner  # one step: safe among threads
+
+    def _tell(self, stem: str, name: str) -> None:
+        level = logging.INFO if self._told else logging.WARNING
+        logger.log(level, "several inputs are named %s: one is saved as %s", stem, name)
+        self._told = True
+
+
+class Result(Mapping[str, Any]):
+    """What was found in one image: a read-only mapping of the keys below, in this order.
+
+    ``input_path`` (str or None), ``page_index`` (int or None), ``input_img`` ((H, W, 3) uint8 BGR), ``boxes`` and
+    ``masks``, best first. A box is a dict of ``cls_id`` (int), ``label`` (str), ``score`` (float) and ``coordinate``
+    (four floats, ``x1 y1 x2 y2`` in pixels of the image). A mask is an (h, w) uint8 array of 0 and 1 over the pixels of
+    its rounded box, `maskline.instances.pixel_window`; ``instances.full_mask(i)`` gives it over the whole image.
+
+    Attributes:
+        instances: the same as arrays.
+        names: class names, in the order of class indices.
+        stem: what files saved into a folder are called, before ``_res``: the input's name, with ``_<page>`` for a page;
+            for an array the time and a number.
+
+    Equal only to itself. Can be pickled; a copy no longer knows which file names other results took.
+    """
+
+    def __init__(
+        self,
+        instances: Instances,
+        names: Sequence[Text],
+        image: ByteArray,
+        input_path: AnyPath | None = None,
+        page_index: int | None = None,
+        *,
+        stems: Stems | None = None,
+    ) -> None:
+        """Put a result together.
+
+        Args:
+            instances: of this image.
+            names: class names; every label is an index into it.
+            image: (H, W, 3) uint8 BGR. Kept, not copied, and never written to.
+            input_path: the file it is from, or None.
+            page_index: 0, 1, … in a file of pages, else None.
+            stems: shared by the results of one run, see there.
+
+        Raises:
+            ParameterError: a label has no name, or the image has another size than its instances.
+        """
+        if image.shape != (*instances.size, 3):
+            raise ParameterError(f"image has shape {image.shape}: expected {(*instances.size, 3)}")
+        self.instances = instances
+        self.names = tuple(names)
+        path = None if input_path is None else os.fspath(input_path)
+        self.stem = _stem(path, page_index)
+        self._stems = Stems() if stems is None else stems
+        source = {"input_path": path, "page_index": page_index, "input_img": image}
+        self._content = source | {"boxes": _boxes(instances, self.names), "masks": list(instances.masks)}
+
+    def __getitem__(self, key: Text) -> Any:
+        return self._content[key]
+
+    def __iter__(self) -> Iterator[Text]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __getstate__(self) -> dict[Text, Any]:
+        return self.__dict__ | {"_stems": Stems()}
+
+    def __repr__(self) -> Text:
+        count, (height, width) = len(self.instances), self.instances.size
+        source = "array" if self["input_path"] is None else Path(self["input_path"]).name
+        page = "" if self["page_index"] is None else f" page {self['page_index']}"
+        return f"Result({source}{page}: {count} instance{'' if count == 1 else 's'}, {width}x{height})"
+
+    @property
+    def json(self) -> dict[Text, Any]:
+        """``{"res": {"input_path", "page_index", "boxes", "masks"}}``, masks as nested lists of 0 and 1."""
+        return {"res": self._head() | {"masks": [mask.tolist() for mask in self["masks"]]}}
+
+    @property
+    def img(self) -> dict[Text, Picture]:
+        """``{"res": picture}``, a PIL image in RGB with everything drawn in. Drawn anew on each access."""
+        from PIL import Image
+
+        return {"res": Image.fromarray(draw(self["input_img"], self.instances, self.names))}
+
+    @property
+    def str(self) -> Text:
+        """The text that `print` prints, as one line."""
+        return repr(self._summary())
+
+    def print(
+        self,
+        json_format: bool = False,
+        indent: int | None = 4,
+        ensure_ascii: bool = False,
+        *,
+        format_json: bool | None = None,
+    ) -> None:
+        """Print the result without its masks to standard output.
+
+        Args:
+            json_format: as JSON, rather than as a Python dict in one line.
+            indent, ensure_ascii: of the JSON, as `json.dumps` takes them.
+            format_json: another name of ``json_format``.
+        """
+        if json_format if format_json is None else format_json:
+            text = json.dumps(self._summary(), indent=indent, ensure_ascii=ensure_ascii)
+            plain = json.dumps(self._summary(), indent=indent)
+        else:
+            text, plain = self.str, ascii(self._summary())
+        print(text if _can_print(text) else plain)
+
+    def save_to_json(
+        self,
+        save_path: AnyPath,
+        indent: int | None = 4,
+        ensure_ascii: bool = False,
+        *,
+        mask_format: Text = "list",
+    ) -> Path:
+        """Write the result as JSON: the content of `json`, without the wrapper ``res``.
+
+        Args:
+            save_path: a file ending in ``.json``, or a folder, which gets ``<stem>_res.json``. Made where missing.
+            indent, ensure_ascii: as `json.dumps` takes them; but a row of a mask is always one line without spaces.
+            mask_format: ``list`` for rows of 0 and 1 over the rounded box; ``rle`` for COCO's
+                ``{"size": [height, width], "counts": "..."}`` over the **whole image**; ``polygon`` for COCO's flat
+                lists in pixels of the image, which lose holes (see `maskline.masks.polygons`).
+
+        Returns:
+            The file.
+
+        Raises:
+            ParameterError: ``save_path`` names a file of another kind, or no such ``mask_format``.
+            OutputError: the file can't be written; what was there before is left.
+        """
+        if mask_format not in MASK_FORMATS:
+            raise UnknownNameError.of("mask_format", str(mask_format), MASK_FORMATS)
+        path = _named_file(save_path, (".json",)) or self._file_in(save_path, ".json")
+        head = json.dumps(self._head(), indent=indent, ensure_ascii=ensure_ascii)
+        chunks = _json_chunks(head, _mask_writer(self.instances, mask_format), len(self.instances), indent)
+        return _replace(path, lambda file: file.writelines(chunks))
+
+    def save_to_img(self, save_path: AnyPath) -> Path:
+        """Write the picture with everything drawn in.
+
+        JPEG has Pillow's default quality, 75, but keeps colours at full resolution, because lines and letters need it.
+
+        Args:
+            save_path: a file with the suffix of a picture, or a folder, which gets ``<stem>_res`` with the suffix of
+                the input, or ``.png`` where that can't be written in colour. Made where missing.
+
+        Returns:
+            The file.
+
+        Raises:
+            ParameterError: ``save_path`` names a file of another kind.
+            OutputError: the file can't be written; what was there before is left.
+        """
+        encoders = _encoders()
+        suffix = Path(self["input_path"] or "").suffix
+        suffix = suffix if suffix.lower() in encoders else ".png"
+        path = _named_file(save_path, encoders) or self._file_in(save_path, suffix)
+        kind = encoders[path.suffix.lower()]
+        picture = self.img["res"]
+        return _replace(path, lambda file: picture.save(file, kind, **ENCODER_OPTIONS.get(kind, {})))
+
+    def save_all(self, save_path: AnyPath) -> None:
+        """Write JSON and picture into a folder; raises what they raise, and ParameterError for a file."""
+        _named_file(save_path, ())
+        self.save_to_json(save_path)
+        self.save_to_img(save_path)
+
+    def _head(self) -> dict[Text, Any]:
+        return {key: self[key] for key in ("input_path", "page_index", "boxes")}
+
+    def _summary(self) -> dict[Text, Any]:
+        return {"res": self._head() | {"masks": "..."}}
+
+    def _file_in(self, folder: AnyPath, suffix: Text) -> Path:
+        """The file for this result in a folder. Arrays have names of their own; those of files may be taken."""
+        stem = self.stem
+        if self["input_path"] is not None:
+            owner = f"{Path(self['input_path']).resolve()}|{self['page_index']}"
+            stem = self._stems.claim(Path(folder), stem, owner)
+        return Path(folder) / f"{stem}_res{suffix}"
+
+
+def _boxes(instances: Instances, names: Sequence[str]) -> list[dict[str, Any]]:
+    labels = instances.labels.tolist()
+    if wrong := [label for label in labels if not 0 <= label < len(names)]:
+        raise ParameterError(f"label {wrong[0]} has no name: there are {len(names)} class names")
+    rows = zip(labels, instances.scores.tolist(), instances.boxes.tolist(), strict=True)
+    return [{"cls_id": c, "label": names[c], "score": score, "coordinate": box} for c, score, box in rows]
+
+
+def _stem(path: str | None, page: int | None) -> str:
+    if path is None:
+        # Processes forked from this one go on from the same number: their ids set them apart.
+        return f"{int(time.time())}_{1000 + (next(_array_numbers) + 4001 * os.getpid()) % 9000}"
+    return Path(path).stem + ("" if page is None else f"_{page}")
+
+
+def _can_print(text: str) -> bool:
+    """Whether standard output's encoding has all characters of a text."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _named_file(save_path: AnyPath, suffixes: Collection[str]) -> Path | None:
+    """The file a path names, or None for a folder: one that exists, ends in a slash, or has no suffix of known files.
+
+    Raises:
+        ParameterError: it has the suffix of a known kind of file, but none of ``suffixes``.
+    """
+    path = Path(save_path)
+    suffix = path.suffix.lower()
+    if os.fspath(save_path).endswith(("/", os.sep)) or path.is_dir():
+        return None
+    if suffix in suffixes:
+        return path
+    if suffix not in _known_suffixes():
+        return None
+    files = f", or a file ending in {', '.join(sorted(suffixes))}" if suffixes else ""
+    raise ParameterError(f"save_path is {str(path)!r}: expected a folder (if this is one, end it in /){files}")
+
+
+@lru_cache(maxsize=1)
+def _known_suffixes() -> frozenset[str]:
+    """Those Python knows of itself: what a machine has registered besides differs from one to the next."""
+    types = mimetypes.MimeTypes()
+    return frozenset({*types.types_map[True], *types.types_map[False], *types.encodings_map, *PICTURE_FORMATS})
+
+
+@lru_cache(maxsize=1)
+def _encoders() -> dict[str, str]:
+    """Of `PICTURE_FORMATS`, what this build of Pillow can write."""
+    from PIL import Image
+
+    Image.init()
+    return {suffix: kind for suffix, kind in PICTURE_FORMATS.items() if kind in Image.SAVE}
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> Path:
+    """Write a file under a temporary name beside it, then give it its own: it is never there in half."""
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            write(file)
+        temporary.replace(path)
+    except (OSError, ValueError) as error:  # Pillow raises ValueError for what a format can't hold
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} can't be written: {reason}") from error
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def _json_chunks(head: str, mask: MaskWriter, count: int, indent: int | None) -> Iterator[bytes]:
+    """A JSON object with one more member, ``masks``, in pieces of about a mask.
+
+    Args:
+        head: the object without it, as `json.dumps` gives it with this ``indent``; at least one member.
+        mask: gives the text of mask ``i``; what it gets second begins its last line and each of its rows.
+    """
+    lines = ["" if indent is None else "\n" + " " * indent * level for level in range(4)]
+    comma = ", " if indent is None else ","
+    start = head.removesuffix(f"{lines[0]}}}") + f'{comma}{lines[1]}"masks": ['
+    yield start.encode("utf-8", "backslashreplace")  # file names that are not Unicode: as json.dumps would escape them
+    for i in range(count):
+        yield f"{comma if i else ''}{lines[2]}".encode()
+        yield mask(i, (lines[2], lines[3]))
+    yield f"{lines[1] if count else ''}]{lines[0]}}}".encode()
+
+
+def _mask_writer(instances: Instances, mask_format: str) -> MaskWriter:
+    def rle(i: int) -> dict[str, Any]:
+        counts = place_rle(instances.masks[i], instances.window(i), instances.size)
+        return {"size": list(instances.size), "counts": counts}
+
+    def polygon(i: int) -> list[list[float]]:
+        window = instances.window(i)
+        return polygons(instances.masks[i], (window[2], window[0]))
+
+    if mask_format == "list":
+        return lambda i, lines: _rows_text(instances.masks[i], *lines)
+    value = rle if mask_format == "rle" else polygon
+    return lambda i, lines: json.dumps(value(i)).encode()
+
+
+def _rows_text(mask: ByteArray, closing: str, line: str) -> bytes:
+    """``[[0,1],[1,1]]``, with ``line`` before each row and ``closing`` before the last bracket. Values up to 9."""
+    if not mask.size:
+        return json.dumps(mask.tolist()).encode()
+    height, width = mask.shape
+    start = f"{line}[".encode()
+    text = np.empty((height, len(start) + 2 * width + 1), np.uint8)  # start, a digit and a comma for each pixel, "],"
+    text[:, : len(start)] = np.frombuffer(start, np.uint8)
+    digits = text[:, len(start) : -2]
+    digits[:, ::2] = mask + np.uint8(ord("0"))
+    digits[:, 1::2] = ord(",")
+    text[:, -2:] = np.frombuffer(b"],", np.uint8)
+    return b"[" + text.tobytes()[:-1] + f"{closing}]".encode()
