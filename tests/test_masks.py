@@ -116,24 +116,6 @@ def test_any_text_decodes_or_is_refused(counts: str) -> None:
     assert mask.shape == (5, 7) and set(np.unique(mask)) <= {0, 1}
 
 
-@given(seed=st.integers(0, 10_000), offset=st.tuples(st.integers(0, 50), st.integers(0, 50)))
-def test_outlines_drawn_again_give_the_mask(seed: int, offset: tuple[int, int]) -> None:
-    rng = np.random.default_rng(seed)
-    mask = np.zeros((60, 80), np.uint8)
-    for _ in range(rng.integers(1, 4)):
-        centre, axes = rng.integers(15, 45, 2).tolist(), rng.integers(3, 14, 2).tolist()
-        cv2.ellipse(mask, centre, axes, int(rng.integers(0, 180)), 0, 360, 1, -1)
-    rings = polygons(mask, offset)
-    assert all(len(ring) >= 6 and len(ring) % 2 == 0 and all(type(v) is float for v in ring) for ring in rings)
-    again = np.zeros((120, 140), np.uint8)
-    for ring in rings:
-        cv2.fillPoly(again, [np.asarray(ring, np.int32).reshape(-1, 2)], 1)  # fills the border too
-    outside = np.pad(mask, 1)
-    cv2.floodFill(outside, None, (0, 0), 2)
-    x, y = offset
-    np.testing.assert_array_equal(again[y : y + 60, x : x + 80], outside[1:-1, 1:-1] != 2)  # the mask without holes
-
-
 def test_parts_and_holes() -> None:
     mask = np.zeros((20, 40), np.uint8)
     mask[2:12, 3:15] = 1

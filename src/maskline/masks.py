@@ -1,132 +1,184 @@
-"""Forms of a mask: pixels, COCO's run lengths, polygons."""
+"""The forms a mask can take: array, COCO run lengths, polygons.
+
+An array mask is (h, w) uint8 or bool, foreground where not zero. Run lengths (RLE) are COCO's *compressed counts*: runs
+of background and foreground in turn, background first (so its first run may be 0), counted down the columns; from the
+fourth run on the difference to the run two places earlier; each number in groups of five bits, lowest first, 32 added
+where more groups follow and 48 to make it a character.
+"""
 
 from __future__ import annotations
 
-import cv2
+from typing import Any, cast
+
 import numpy as np
 import numpy.typing as npt
 
 from maskline.errors import ParameterError
 from maskline.instances import ByteArray
 
-Window = tuple[int, int, int, int]  # top, bottom, left, right; half open
+Mask = npt.NDArray[np.uint8] | npt.NDArray[np.bool_]
+Runs = npt.NDArray[np.int64]
+
+MAX_GROUPS = 12  # of five bits in one number: 60 bits, which int64 holds
 
 
-def rle_encode(mask: npt.NDArray[np.generic]) -> str:
-    """A mask (h, w), foreground where not 0, as COCO's compressed run lengths."""
-    return _to_text(_runs(mask))
+def rle_encode(mask: Mask) -> str:
+    """Compressed counts of a mask (h, w). A mask without pixels gives ``"0"``.
 
-
-def place_rle(mask: npt.NDArray[np.generic], window: Window, size: tuple[int, int]) -> str:
-    """Run lengths of a whole image of ``size`` (height, width) whose foreground is ``mask``, laid over ``window``.
-
-    The image is never made: only the runs are, which get longer by what lies above and below the window.
+    Raises:
+        ParameterError: the mask is not two-dimensional.
     """
-    top, bottom, left, right = window
-    height, width = size
-    if mask.shape != (bottom - top, right - left) or not (0 <= top <= bottom <= height and 0 <= left <= right <= width):
-        raise ParameterError(f"a mask of {mask.shape} does not fill the window {window} of an image of {size}")
-    starts, ends = _foreground(mask)
-    inner = max(bottom - top, 1)  # rows of the mask; positions count down columns
-    column, last = starts // inner, (ends - 1) // inner
-    if height != bottom - top:  # a run that goes on in the next column is interrupted there: cut it at column borders
-        spans = last - column + 1
-        run = np.repeat(np.arange(len(starts)), spans)
-        col = column[run] + (np.arange(len(run)) - np.repeat(np.cumsum(spans) - spans, spans))
-        starts = np.maximum(starts[run], col * inner)
-        ends = np.minimum(ends[run], (col + 1) * inner)
-        column = col
-    shift = (column + left) * height + top - column * inner
-    starts, ends = starts + shift, ends + shift
-    return _to_text(_interleave(starts, ends, height * width))
+    if mask.ndim != 2:
+        raise ParameterError(f"mask has shape {mask.shape}: expected (height, width)")
+    height, width = mask.shape
+    return place_rle(mask, (0, height, 0, width), (height, width))
+
+
+def place_rle(mask: Mask, window: tuple[int, int, int, int], size: tuple[int, int]) -> str:
+    """Compressed counts of a whole image of which only a window is known and the rest is background.
+
+    Time and memory follow the window: the image is never built.
+
+    Args:
+        mask: (bottom - top, right - left), the pixels of the window.
+        window: ``(top, bottom, left, right)`` in pixels, half open, inside the image.
+        size: ``(height, width)`` of the image.
+
+    Raises:
+        ParameterError: the window leaves the image, or the mask does not fill it.
+    """
+    (top, bottom, left, right), (height, width) = window, size
+    if not (0 <= top <= bottom <= height and 0 <= left <= right <= width):
+        raise ParameterError(f"window (top, bottom, left, right) is {window}: expected one inside {height} x {width}")
+    if mask.shape != (bottom - top, right - left):
+        raise ParameterError(f"mask has shape {mask.shape}: expected {(bottom - top, right - left)}, as its window")
+    edges = _edges(mask, start=left * height + top, stride=height)
+    runs = np.diff(edges, prepend=0, append=height * width)
+    if len(runs) > 1 and runs[-1] == 0:
+        runs = runs[:-1]
+    return _to_text(runs)
 
 
 def rle_decode(counts: str | bytes, size: tuple[int, int]) -> ByteArray:
-    """The mask (h, w) uint8 of COCO's compressed run lengths.
-
-    Raises:
-        ParameterError: not such a text, or runs that don't add up to the size.
-    """
-    runs = _from_text(counts if isinstance(counts, bytes) else counts.encode("ascii", "replace"))
-    height, width = size
-    if runs.sum() != height * width or (runs < 0).any():
-        raise ParameterError(f"run lengths sum to {runs.sum()}, expected {height} x {width}")
-    values = (np.arange(len(runs)) % 2).astype(np.uint8)
-    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
-
-
-def polygons(mask: ByteArray, offset: tuple[int, int] = (0, 0)) -> list[list[float]]:
-    """Outlines of a mask (h, w), one for each part, as COCO's flat lists ``x1 y1 x2 y2 …``.
-
-    Vertices are centres of border pixels, so an outline, filled without its border, is half a pixel smaller all around.
-    Holes are lost, as COCO's polygons have none, and so are parts of one or two pixels: run lengths keep both.
+    """The mask that compressed counts stand for.
 
     Args:
-        offset: ``(x, y)`` of the mask's first pixel in the image.
+        counts: as `rle_encode` gives them.
+        size: ``(height, width)``.
+
+    Returns:
+        (height, width) uint8, 0 or 1, in column-major order in memory.
+
+    Raises:
+        ParameterError: the counts are malformed, or are not those of a mask of this size.
     """
-    contours, _ = cv2.findContours(np.ascontiguousarray(mask, np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    moved = [(c.reshape(-1, 2) + np.array(offset)).astype(float) for c in contours if len(c) >= 3]
-    return [points.ravel().tolist() for points in moved]
+    height, width = size
+    if height < 0 or width < 0:
+        raise ParameterError(f"size is {size}: expected (height, width), neither below 0")
+    runs = _to_runs(counts, height * width)
+    if runs.min() < 0 or int(runs.sum()) != height * width:
+        raise ParameterError(f"RLE counts are not those of a mask of {height} x {width} pixels")
+    foreground = (np.arange(len(runs)) & 1).astype(np.uint8)
+    return cast("ByteArray", np.repeat(foreground, runs).reshape(width, height).T)
 
 
-def _foreground(mask: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Where runs of foreground start and end, counted down the columns."""
-    flat = np.zeros(mask.size + 2, np.int8)
-    flat[1:-1] = (mask != 0).T.reshape(-1)
-    change = np.flatnonzero(np.diff(flat))
-    return change[::2].astype(np.int64), change[1::2].astype(np.int64)
+def polygons(mask: Mask, offset: tuple[int, int] = (0, 0)) -> list[list[float]]:
+    """Outlines of a mask as COCO polygons, one for each region that hangs together (corners count as contact).
+
+    Vertices lie on the corners of pixels, as COCO has it: pixel ``(x, y)`` covers ``[x, x + 1) x [y, y + 1)``, so a
+    single pixel gives a unit square, a polygon's area is its number of pixels, and COCO's own tools fill it with just
+    the pixels it came from. **Holes are lost**: COCO's polygons have none, so only outer outlines are given (also those
+    of islands within holes). Use RLE where holes matter.
+
+    Args:
+        mask: (h, w).
+        offset: ``(x, y)`` of the mask's first pixel in the image.
+
+    Returns:
+        Rings ``[x1, y1, x2, y2, ...]`` in pixels of the image, the first vertex not repeated; none for an empty mask.
+    """
+    import cv2
+
+    if not mask.size:
+        return []
+    # OpenCV's outlines pass through the centres of pixels. With each pixel doubled, 2x and 2x + 1 are its two sides.
+    doubled = np.repeat(np.repeat(_binary(mask), 2, axis=0), 2, axis=1)
+    contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    parents = cast("list[int]", [] if hierarchy is None else hierarchy[0, :, 3].tolist())
+    return [_ring(contour, offset) for contour, parent in zip(contours, parents, strict=True) if parent < 0]
 
 
-def _runs(mask: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
-    return _interleave(*_foreground(mask), mask.size)
+def _ring(contour: npt.NDArray[Any], offset: tuple[int, int]) -> list[float]:
+    """An outline of doubled pixels as a flat ring: halved, moved, vertices that fell together made one."""
+    points = (contour[:, 0] + 1) // 2  # (vertices, x y)
+    points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
+    return cast("list[float]", (points + np.asarray(offset)).astype(np.float64).ravel().tolist())
 
 
-def _interleave(starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
-    """Lengths of background, foreground, background … ; touching runs of foreground become one."""
-    if len(starts):
-        apart = starts[1:] != ends[:-1]
-        starts, ends = starts[np.r_[True, apart]], ends[np.r_[apart, True]]
-    borders = np.empty(2 * len(starts), np.int64)
-    borders[::2], borders[1::2] = starts, ends
-    if not len(borders) or borders[-1] != total:
-        borders = np.append(borders, total)
-    return np.diff(borders, prepend=0)
+def _binary(mask: Mask) -> ByteArray:
+    """0 or 1, uint8, row-major."""
+    return np.ascontiguousarray(mask != 0).view(np.uint8)
 
 
-def _to_text(runs: npt.NDArray[np.int64]) -> str:
-    """COCO's text: from the fourth on, the difference to the run two places before; then groups of five bits, low ones
-    first, with a sixth bit where more follow, as characters from '0' on."""
+def _edges(mask: Mask, start: int, stride: int) -> Runs:
+    """Where foreground begins and ends, in turn, as pixel numbers counted down the columns of the image.
+
+    Args:
+        mask: (h, w).
+        start: number of the mask's first pixel.
+        stride: height of the image.
+    """
+    import cv2
+
+    height, width = mask.shape
+    if not mask.size:
+        return np.zeros(0, np.int64)
+    flat = np.zeros(width * (height + 1) + 1, np.uint8)  # one background pixel before all, and one below each column
+    cv2.transpose(_binary(mask), dst=(columns := np.empty((width, height), np.uint8)))
+    flat[1:].reshape(width, height + 1)[:, :height] = columns
+    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), height + 1)
+    edges = column * stride + row + start
+    joined = edges[1:-1:2] == edges[2::2]  # a column goes on in the next: only if the mask is as high as the image
+    keep = np.ones(len(edges), np.bool_)
+    keep[1:-1:2] = keep[2::2] = ~joined
+    return edges[keep]
+
+
+def _to_text(runs: Runs) -> str:
+    """Run lengths as compressed counts."""
     values = runs.copy()
     values[3:] -= runs[1:-2]
-    texts = np.zeros((len(values), 13), np.uint8)  # 13 groups hold 64 bits
-    more = np.ones(len(values), bool)
-    for group in range(13):
-        bits = values & 0x1F
-        values = np.where(more, values >> 5, values)
-        sign = (bits & 0x10) != 0
-        unfinished = np.where(sign, values != -1, values != 0)
-        texts[:, group] = np.where(more, bits + np.where(unfinished, 0x20, 0) + 48, 0)
-        more &= unfinished
-        if not more.any():
-            break
-    written: bytes = texts[texts != 0].tobytes()
-    return written.decode("ascii")
+    magnitude = values ^ (values >> 63)  # a number needs one bit more than this has, for its sign
+    groups = 1
+    while groups < MAX_GROUPS and (magnitude >> (5 * groups - 1)).any():
+        groups += 1
+    shifts = 5 * np.arange(groups)
+    used = np.ones((len(values), groups + 1), np.bool_)
+    used[:, 1:groups] = magnitude[:, None] >> (shifts[1:] - 1) > 0
+    used[:, groups] = False
+    codes = (values[:, None] >> shifts & 31) + 32 * used[:, 1:] + 48
+    return str(codes[used[:, :-1]].astype(np.uint8).tobytes(), "ascii")
 
 
-def _from_text(text: bytes) -> npt.NDArray[np.int64]:
-    groups = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    if len(groups) and (groups.min() < 0 or groups.max() > 0x3F or groups[-1] & 0x20):
-        raise ParameterError("not a COCO run-length text: a character is out of range, or the last number is cut off")
-    ends = np.flatnonzero((groups & 0x20) == 0)
-    first = np.r_[0, ends[:-1] + 1] if len(ends) else ends
-    place = np.arange(len(groups)) - np.repeat(first, ends - first + 1)
-    if len(place) and place.max() > 12:
-        raise ParameterError("not a COCO run-length text: a number is too long")
-    values = np.add.reduceat((groups & 0x1F) << (5 * place), first) if len(first) else groups
-    width = 5 * (ends - first + 1)
-    negative = (groups[ends] & 0x10) != 0
-    values = np.where(negative & (width < 64), values - (np.int64(1) << np.minimum(width, 62)), values)
-    runs: npt.NDArray[np.int64] = values.copy()
-    for parity in (1, 2):  # the runs of each parity are a running sum of their differences
-        runs[parity::2] = np.cumsum(values[parity::2])
-    return runs
+def _to_runs(counts: str | bytes, pixels: int) -> Runs:
+    """Compressed counts as run lengths, not yet checked against the size; no number goes beyond ``pixels``."""
+    try:
+        raw = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
+    except UnicodeEncodeError:
+        raise ParameterError("RLE counts hold characters that are not ASCII") from None
+    codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
+    if not len(codes) or codes.min() < 0 or codes.max() > 63:
+        raise ParameterError("RLE counts are empty or hold characters that COCO's compressed RLE does not use")
+    last = codes & 32 == 0  # of its number
+    starts = np.flatnonzero(np.concatenate([[True], last[:-1]]))
+    lengths = np.diff(starts, append=len(codes))
+    if not last[-1] or lengths.max() > MAX_GROUPS:
+        raise ParameterError("RLE counts are cut short or hold a number too large")
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    values = np.add.reduceat((codes & 31) << shifts, starts)
+    values -= (codes[last] >> 4 & 1) << 5 * lengths  # the highest bit is the sign
+    if np.abs(values).max() > pixels:
+        raise ParameterError("RLE counts hold a run longer than the mask")
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return cast("Runs", values)

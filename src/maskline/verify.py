@@ -49,8 +49,8 @@ def verify(deployed: Deployed, graph: Graph) -> None:
             unsteady += bool(fault)
     if unsteady:
         log.warning(
-            "on %d of %d photos graph and network differ, by no more than rounding alone moves this network: its weights "
-            "leave near ties, as untrained ones do",
+            "on %d of %d photos graph and network differ, by no more than rounding alone moves this network: "
+            "its weights leave near ties, as untrained ones do",
             unsteady,
             sum(map(len, groups)),
         )

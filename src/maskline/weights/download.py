@@ -14,20 +14,20 @@ import os
 import re
 import shutil
 import sys
-import tarfile
-import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
-from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 import filelock
 
 from maskline.errors import DownloadError, ParameterError
+from maskline.weights.archive import extract_tar
+
+__all__ = ["extract_tar", "fetch", "home", "offline"]
 
 if TYPE_CHECKING:
     import requests
@@ -39,7 +39,6 @@ _BACKOFF = 0.5  # seconds before the second attempt, doubled for each further on
 _LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
 _MAX_REDIRECTS = 10
 _MAX_BYTES = 16 << 30
-_MAX_MEMBERS = 200_000
 
 
 def home() -> Path:
@@ -99,12 +98,11 @@ def fetch(
         DownloadError: what failed, the URL, the path, and what to do instead, in one line.
         ParameterError: an argument makes no sense.
     """
-    if urlsplit(url).scheme not in ("http", "https"):
+    if _scheme(url) not in ("http", "https"):
         raise ParameterError(f"can't download {url!r}: expected a URL that begins with http:// or https://")
     if attempts < 1 or (sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256)):
-        raise ParameterError(
-            f"expected attempts >= 1 and a sha256 of 64 hexadecimal digits, got {attempts} and {sha256!r}"
-        )
+        given = f"got {attempts} and {sha256!r}"
+        raise ParameterError(f"expected attempts >= 1 and a sha256 of 64 hexadecimal digits, {given}; correct them")
     show = sys.stderr.isatty() if progress is None else progress
     job = _Job(url, Path(target), sha256.lower() if sha256 else None, show, attempts, timeout, max_bytes)
     try:
@@ -131,10 +129,8 @@ class _Job:
         return self.target.with_name(self.target.name + suffix)
 
     def failure(self, reason: str) -> DownloadError:
-        return DownloadError(
-            f"can't download {self.url} to {self.target}: {' '.join(reason.split())}; download it by hand with a browser "
-            f"and put it at {self.target}, or pass --weights FILE"
-        )
+        by_hand = f"download it by hand with a browser and put it at {self.target}, or pass --weights FILE"
+        return DownloadError(f"can't download {self.url} to {self.target}: {' '.join(reason.split())}; {by_hand}")
 
 
 @dataclass(frozen=True)
@@ -186,10 +182,9 @@ def _is_good(job: _Job) -> bool:
         raise job.failure("there is a folder of that name")
     if not job.target.exists():
         return False
-    record = job.beside(".sha256")
-    expected = (
-        job.sha256 or (record.read_text("utf-8", "replace").split() or [""])[0] if record.exists() else job.sha256
-    )
+    record, expected = job.beside(".sha256"), job.sha256
+    if expected is None and record.exists():
+        expected = record.read_text("ascii", "replace").partition(" ")[0]
     if expected is None:
         return True
     found = _digest(job.target)
@@ -268,14 +263,29 @@ def _request(job: _Job, session: requests.Session, origin: _Origin | None, have:
     url = job.url
     for _ in range(_MAX_REDIRECTS + 1):
         response = _get(job, session, url, headers)
-        location = session.get_redirect_target(response)
-        if location is None:
+        if not response.is_redirect:
             return _checked(job, response)
         response.close()
-        last, url = url, urljoin(url, location)
-        if urlsplit(url).scheme not in ("https", urlsplit(last).scheme):
-            raise job.failure(f"it redirects from {last} to {url}, which is not safe")
+        url = _next_url(job, session, response)
     raise job.failure(f"it redirects more than {_MAX_REDIRECTS} times")
+
+
+def _next_url(job: _Job, session: requests.Session, response: requests.Response) -> str:
+    """Where a redirect leads; a DownloadError if that is nowhere, or from https to anything else."""
+    try:
+        url = urljoin(response.url, session.get_redirect_target(response) or "")
+    except ValueError:
+        raise job.failure(f"{response.url} redirects to an address that makes no sense") from None
+    if _scheme(url) not in ("https", _scheme(response.url)):
+        raise job.failure(f"{response.url} redirects to {url}, which is not safe")
+    return url
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError:  # brackets that do not hold an address
+        return ""
 
 
 def _get(job: _Job, session: requests.Session, url: str, headers: dict[str, str]) -> requests.Response:
@@ -423,58 +433,3 @@ def _progress(job: _Job, have: int, length: int | None) -> Iterator[Callable[[in
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(job.target.name, total=length, completed=have)
         yield lambda count: bar.advance(task, count)
-
-
-# Archives
-
-
-def extract_tar(archive: Path, folder: Path, *, max_bytes: int = _MAX_BYTES, max_members: int = _MAX_MEMBERS) -> Path:
-    """Unpack a ``.tar`` or ``.tar.gz`` of unknown origin into ``folder``, which must not exist yet.
-
-    Only files and folders are accepted, below ``folder``: no links, no devices, no absolute paths, no ``..``. What the
-    archive has at its top stays as it is, also where that is a single folder. Everything or nothing is unpacked.
-
-    Args:
-        max_bytes: of all files together, unpacked.
-        max_members: of files and folders.
-
-    Returns:
-        ``folder``.
-
-    Raises:
-        DownloadError: the archive is damaged, unsafe or too large, or ``folder`` is there already.
-    """
-    archive, folder = Path(archive), Path(folder)
-    if folder.exists():
-        raise DownloadError(
-            f"can't unpack {archive} to {folder}: that is there already; remove it or choose another folder"
-        )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-            content = Path(scratch) / "content"  # the scratch folder itself is closed to other users
-            content.mkdir()
-            _unpack(archive, content, max_bytes, max_members)
-            content.rename(folder)
-    except DownloadError:
-        raise
-    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise DownloadError(f"can't unpack {archive} to {folder}: {reason}; download the archive again") from error
-    return folder
-
-
-def _unpack(archive: Path, folder: Path, max_bytes: int, max_members: int) -> None:
-    import gzip
-
-    with archive.open("rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        with contextlib.closing(gzip.GzipFile(fileobj=raw) if zipped else raw) as plain:
-            with tarfile.open(fileobj=_SmallReads(plain), mode="r:") as tar:
-                for count, member in enumerate(tar, start=1):
-                    max_bytes -= member.size
-                    if count > max_members or max_bytes < 0:
-                        raise tarfile.TarError("it holds more than is allowed")
-                    _check_member(member)
-                    tar.extract(member, folder, filter="data")
