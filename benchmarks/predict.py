@@ -108,7 +108,7 @@ def mask_row(graph: Graph, size: tuple[int, int], kept: int, options: argparse.N
             [
                 lambda: result.save_to_json(folder),
                 lambda: result.save_to_json(folder, mask_format="rle"),
-                lambda: result.save_to_img(folder),
+                lambda: result.save_to_img(f"{folder}/picture.jpg"),
             ],
             min(options.rounds, 3),
         )

@@ -62,9 +62,7 @@ def offline() -> bool:
         return True
     if given in ("", "0", "false", "no", "off"):
         return False
-    raise ParameterError(
-        f"MASKLINE_OFFLINE is {given!r}; expected 1, true, yes, on or 0, false, no, off; change or unset it"
-    )
+    raise ParameterError(f"MASKLINE_OFFLINE is {given!r}; expected 1, true, yes, on or 0, false, no, off; change it")
 
 
 def fetch(
@@ -129,7 +127,10 @@ class _Job:
         return self.target.with_name(self.target.name + suffix)
 
     def failure(self, reason: str) -> DownloadError:
-        by_hand = f"download it by hand with a browser and put it at {self.target}, or pass --weights FILE"
+        by_hand = f"download it by hand with a browser and put it at {self.target}"
+        if self.beside(".sha256").exists():  # of an earlier copy: it would call the new one damaged
+            by_hand += f" (and remove {self.beside('.sha256').name} beside it)"
+        by_hand += ", or pass --weights FILE"
         return DownloadError(f"can't download {self.url} to {self.target}: {' '.join(reason.split())}; {by_hand}")
 
 
@@ -350,12 +351,10 @@ def _promised(job: _Job, response: requests.Response, origin: _Origin | None, ha
 
 
 def _check_room(job: _Job, length: int | None, have: int) -> None:
-    if length is None:
-        return
-    if length > job.max_bytes:
+    if length is not None and length > job.max_bytes:
         raise job.failure(f"it has {length} bytes, more than the {job.max_bytes} allowed")
     free = shutil.disk_usage(job.target.parent).free
-    if length - have > free:
+    if length is not None and length - have > free:
         raise job.failure(f"it needs {length - have} bytes, the disk has {free} free")
 
 
@@ -392,6 +391,7 @@ def _receive(job: _Job, response: requests.Response, part: Path, have: int, leng
         for block in _blocks(response):
             have += len(block)
             if have > job.max_bytes:
+                _discard(job)
                 raise job.failure(f"more than the {job.max_bytes} bytes allowed came")
             file.write(block)
             advance(len(block))
@@ -421,15 +421,9 @@ def _progress(job: _Job, have: int, length: int | None) -> Iterator[Callable[[in
         yield lambda count: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(job.target.name, total=length, completed=have)
         yield lambda count: bar.advance(task, count)

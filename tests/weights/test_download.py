@@ -1,0 +1,681 @@
+"""fetch against a server that misbehaves in every way we know of; extract_tar against archives that mean harm."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import gzip
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskline.errors import DownloadError, ParameterError
+from maskline.weights import archive, download
+from maskline.weights.download import extract_tar, fetch, home, offline
+
+BODY = bytes(range(256)) * 2000  # half a megabyte: several blocks
+OTHER = bytes(reversed(BODY))
+SHA = hashlib.sha256(BODY).hexdigest()
+
+
+class Request(BaseHTTPRequestHandler):
+    """Hands every request to the next of the server's ``scenes``; the last one stays."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_GET(self) -> None:
+        self.close_connection = True
+        with self.server.lock:
+            self.server.seen.append({**self.headers, "path": self.path})
+            scene = self.server.scenes.pop(0) if len(self.server.scenes) > 1 else self.server.scenes[0]
+        with contextlib.suppress(ConnectionError):
+            scene(self)
+
+    def head(self, status: int, length: int | None, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        self.send_header("Connection", "close")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Request)
+        self.lock = threading.Lock()
+        self.scenes: list[Scene] = [serve()]
+        self.seen: list[dict[str, str]] = []
+        self.done = threading.Event()  # ends the stalls
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/w.pdparams"
+
+    def play(self, *scenes: Scene) -> None:
+        self.scenes = list(scenes)
+
+    def handle_error(self, *args: object) -> None:
+        raise AssertionError("the test server failed") from sys.exc_info()[1]
+
+
+Scene = Callable[[Request], None]
+
+
+def serve(
+    body: bytes = BODY,
+    *,
+    upto: int | None = None,
+    stall: bool = False,
+    length: int | None = -1,
+    ranges: bool = True,
+    etag: str | None = '"one"',
+    check: bool = True,
+    **headers: str,
+) -> Scene:
+    """A server of `body`: stops (or stalls) after `upto` bytes of it, says `length`, honours ranges or not."""
+
+    def scene(request: Request) -> None:
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1]) if ranges else 0
+        valid = (etag, headers.get("Last_Modified"))
+        if check and "If-Range" in request.headers and request.headers["If-Range"] not in valid:
+            start = 0
+        more = {**headers, **({"ETag": etag} if etag else {})}
+        told = len(body) - start if length == -1 else length
+        if start:
+            request.head(206, told, Content_Range=f"bytes {start}-{len(body) - 1}/{len(body)}", **more)
+        else:
+            request.head(200, told, **more)
+        request.wfile.write(body[start:upto])
+        if stall:
+            request.server.done.wait(10)
+
+    return scene
+
+
+def status(code: int, **headers: str) -> Scene:
+    return lambda request: request.head(code, 0, **headers)
+
+
+def hang_up(request: Request) -> None:
+    request.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.done.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(download, "_BACKOFF", 0.01)
+    for name in ("MASKLINE_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    caplog.set_level(logging.INFO, "maskline")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "w.pdparams"
+
+
+def get(server: Server, target: Path, **options: Any) -> Path:
+    return fetch(server.url, target, **{"timeout": 0.2, "progress": False, **options})
+
+
+def fails(server: Server, target: Path, *words: str, **options: Any) -> str:
+    """The one line with which the download fails; no target is left."""
+    with pytest.raises(DownloadError) as caught:
+        get(server, target, **options)
+    message = str(caught.value)
+    assert message.startswith(f"can't download {server.url} to {target}: ") and "\n" not in message
+    assert f"put it at {target}" in message and message.endswith("or pass --weights FILE")
+    for word in words:
+        assert word in message
+    assert not target.exists()
+    return message
+
+
+def left(target: Path) -> set[str]:
+    """What lies beside the target, but for the lock."""
+    return {p.name.removeprefix("w.pdparams") for p in target.parent.iterdir()} - {".lock"}
+
+
+# What goes well
+
+
+def test_download_and_cache(server: Server, target: Path) -> None:
+    assert get(server, target) == target
+    assert target.read_bytes() == BODY and left(target) == {"", ".sha256"}
+    assert target.with_name("w.pdparams.sha256").read_text() == f"{SHA}  w.pdparams\n"
+    assert get(server, target) == get(server, target, sha256=SHA.upper()) == target
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("length", [-1, None], ids=["told", "not told"])
+def test_empty_and_unknown_length(server: Server, target: Path, length: int | None) -> None:
+    server.play(serve(BODY if length is None else b"", length=length))
+    assert get(server, target).read_bytes() == (BODY if length is None else b"")
+
+
+def test_chunked(server: Server, target: Path) -> None:
+    def chunked(request: Request) -> None:
+        request.head(200, None, Transfer_Encoding="chunked")
+        for part in (BODY[:1000], BODY[1000:], b""):
+            request.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+
+    server.play(chunked)
+    assert get(server, target).read_bytes() == BODY
+
+
+def test_body_is_not_decoded(server: Server, target: Path) -> None:
+    packed = gzip.compress(BODY)
+    server.play(serve(packed, Content_Encoding="gzip"))
+    assert get(server, target).read_bytes() == packed
+    assert server.seen[0]["Accept-Encoding"] == "identity"
+
+
+def test_redirects_are_followed(server: Server, target: Path) -> None:
+    server.play(status(302, Location="/b"), status(307, Location=server.url + "c"), serve())
+    assert get(server, target, sha256=SHA).read_bytes() == BODY
+    assert [seen["path"] for seen in server.seen] == ["/w.pdparams", "/b", "/w.pdparamsc"]
+
+
+def test_progress_bar_goes_to_stderr(server: Server, target: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    get(server, target, progress=True)
+    out, err = capsys.readouterr()
+    assert not out and "w.pdparams" in err
+
+
+def test_log_instead_of_a_bar(
+    server: Server, target: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    get(server, target, progress=None)  # stderr is no terminal here
+    assert caplog.messages == [f"downloading {server.url} to {target}"]
+    assert capsys.readouterr() == ("", "")
+
+
+# What passes
+
+
+@pytest.mark.parametrize("validator", [{}, {"etag": None, "Last_Modified": "Sat, 01 Jan 2022 00:00:00 GMT"}])
+@pytest.mark.parametrize("stall", [False, True], ids=["cut", "stall"])
+def test_resume(server: Server, target: Path, validator: dict[str, Any], stall: bool) -> None:
+    server.play(serve(upto=300_000, stall=stall, **validator), serve(**validator))
+    assert get(server, target, sha256=SHA).read_bytes() == BODY
+    assert len(server.seen) == 2
+    start = int(server.seen[1]["Range"].removeprefix("bytes=").removesuffix("-"))
+    assert 200_000 < start <= 300_000
+    assert server.seen[1]["If-Range"] == validator.get("Last_Modified", '"one"')
+    assert left(target) == {"", ".sha256"}
+
+
+def test_resume_in_a_later_call(server: Server, target: Path) -> None:
+    server.play(serve(upto=300_000))
+    fails(server, target, "the connection broke", "asked 1 times", attempts=1)
+    assert left(target) == {".part", ".part.json"}
+    server.play(serve())
+    assert get(server, target, sha256=SHA).read_bytes() == BODY
+    assert server.seen[-1]["Range"].startswith("bytes=")
+
+
+def test_part_of_another_url_or_with_a_broken_note_is_dropped(server: Server, target: Path) -> None:
+    for note in ('{"url": "http://other", "validator": "x", "length": 600000}', "{", "[1]", '{"url": 1}', ""):
+        target.parent.mkdir(exist_ok=True)
+        target.with_name("w.pdparams.part").write_bytes(OTHER[:1000])
+        target.with_name("w.pdparams.part.json").write_text(note)
+        assert get(server, target, sha256=SHA).read_bytes() == BODY
+        assert "Range" not in server.seen[-1]
+        target.unlink()
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        serve(ranges=False),
+        serve(ranges=False, etag='"two"'),
+        serve(etag='"two"'),
+        pytest.param(serve(etag="W/weak"), id="weak"),
+    ],
+)
+def test_a_whole_answer_to_a_range_starts_from_zero(server: Server, target: Path, second: Scene) -> None:
+    server.play(serve(OTHER, upto=300_000), second)
+    assert get(server, target, sha256=SHA).read_bytes() == BODY
+    assert len(server.seen) == 2 and "Range" in server.seen[1]
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"weak"'])
+def test_without_a_strong_validator_there_is_no_resume(server: Server, target: Path, etag: str | None) -> None:
+    server.play(serve(OTHER, upto=300_000, etag=etag), serve(etag=etag))
+    assert get(server, target, sha256=SHA).read_bytes() == BODY
+    assert "Range" not in server.seen[1]
+
+
+def test_changed_file_behind_an_ignored_if_range(server: Server, target: Path) -> None:
+    server.play(serve(OTHER, upto=300_000), serve(etag='"two"', check=False))
+    assert get(server, target).read_bytes() == BODY
+    assert [("Range" in seen) for seen in server.seen] == [False, True, False]
+
+
+def test_changed_length_behind_an_ignored_if_range(server: Server, target: Path) -> None:
+    server.play(serve(OTHER, upto=300_000), serve(BODY + b"more", check=False))
+    assert get(server, target).read_bytes() == BODY + b"more"
+    assert "Range" not in server.seen[2]
+
+
+def test_mixed_file_is_noticed_by_its_digest(server: Server, target: Path) -> None:
+    server.play(serve(OTHER, upto=300_000), serve())  # same ETag, other bytes
+    assert get(server, target, sha256=SHA).read_bytes() == BODY
+    assert [("Range" in seen) for seen in server.seen] == [False, True, False]
+
+
+def test_416_starts_again(server: Server, target: Path) -> None:
+    server.play(serve(upto=300_000), status(416, Content_Range="bytes */1000"), serve(BODY[:1000]))
+    assert get(server, target).read_bytes() == BODY[:1000]
+    assert "Range" not in server.seen[2]
+
+
+@pytest.mark.parametrize("scene", [status(503), status(500), status(429), status(408), hang_up], ids=str)
+def test_passing_faults(server: Server, target: Path, scene: Scene) -> None:
+    server.play(scene, scene, serve())
+    assert get(server, target).read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [
+        ("1", 0.9, 2),
+        ("99999", 0.2, 0.9),
+        (email.utils.formatdate(time.time() + 9999, usegmt=True), 0.2, 0.9),
+        (email.utils.formatdate(time.time() - 9999, usegmt=True), 0, 0.2),
+        ("soon", 0, 0.2),
+    ],
+    ids=["seconds", "too many", "date", "past", "nonsense"],
+)
+def test_retry_after(
+    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, header: str, least: float, most: float
+) -> None:
+    monkeypatch.setattr(download, "_LONGEST_WAIT", 1.0 if header == "1" else 0.3)
+    server.play(status(503, Retry_After=header), serve())
+    start = time.monotonic()
+    get(server, target)
+    assert least <= time.monotonic() - start < most + 0.5
+
+
+# What fails for good
+
+
+@pytest.mark.parametrize(
+    ("scenes", "words", "requests"),
+    [
+        ([status(404)], ["the server answers 404 Not Found"], 1),
+        ([status(403)], ["403"], 1),
+        ([status(204)], ["204"], 1),
+        ([status(206)], ["206"], 1),
+        ([status(304)], ["304"], 1),
+        ([status(503)], ["503", "asked 3 times"], 3),
+        ([hang_up], ["no connection", "asked 3 times"], 3),
+        ([serve(upto=0, stall=True)], ["timed out", "asked 3 times"], 3),
+        ([lambda request: request.server.done.wait(10) and None], ["timed out", "asked 3 times"], 3),
+        ([serve(length=len(BODY) + 10, ranges=False)], ["broke", "asked 3 times"], 3),
+        ([serve(upto=9, etag=None)], ["broke", "asked 3 times"], 3),
+        ([status(302, Location="/w.pdparams")], ["redirects more than 10 times"], 11),
+        ([status(302, Location="ftp://x/y")], ["redirects to ftp://x/y, which is not safe"], 1),
+        ([status(302, Location="file:///etc/passwd")], ["file:///etc/passwd, which is not safe"], 1),
+        ([status(302, Location="http://[::/")], ["makes no sense"], 1),
+        ([status(302, Location="http://")], ["http"], 1),
+        ([status(302)], ["302"], 1),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) and isinstance(v[0], str) else "",
+)
+def test_final_faults(server: Server, target: Path, scenes: list[Scene], words: list[str], requests: int) -> None:
+    server.play(*scenes)
+    fails(server, target, *words, attempts=3)
+    assert len(server.seen) == requests
+
+
+def test_too_short_a_length_is_noticed_by_the_digest(server: Server, target: Path) -> None:
+    server.play(serve(length=1000))
+    fails(server, target, f"expected {SHA}", sha256=SHA)
+    assert len(server.seen) == 1 and left(target) == set()
+
+
+def test_wrong_digest(server: Server, target: Path) -> None:
+    fails(server, target, f"its sha256 is {SHA}, expected {'0' * 64}", sha256="0" * 64)
+    assert len(server.seen) == 1 and left(target) == set()
+
+
+def test_no_server(target: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(DownloadError, match=r"no connection: .*Connection refused \(asked 2 times\); download it"):
+        fetch(f"http://127.0.0.1:{port}/x", target, attempts=2, timeout=0.2)
+
+
+def test_https_is_not_left() -> None:
+    import requests
+
+    response = requests.Response()
+    response.status_code, response.url = 302, "https://safe/a"
+    response.headers["Location"] = "http://unsafe/a"
+    job = download._Job("https://safe/a", Path("t"), None, False, 1, 1.0, 1)
+    with requests.Session() as session:
+        with pytest.raises(DownloadError, match="https://safe/a redirects to http://unsafe/a, which is not safe"):
+            download._next_url(job, session, response)
+        response.headers["Location"] = "//other/b"
+        assert download._next_url(job, session, response) == "https://other/b"
+
+
+def test_https_needs_a_certificate(server: Server, target: Path) -> None:
+    with pytest.raises(DownloadError, match="no safe connection"):
+        fetch(server.url.replace("http:", "https:"), target, timeout=0.5)
+
+
+@pytest.mark.parametrize("scene", [serve(), serve(length=None)], ids=["told", "not told"])
+def test_max_bytes(server: Server, target: Path, scene: Scene) -> None:
+    server.play(scene)
+    fails(server, target, "1000 allowed" if scene is None else "the 1000", max_bytes=1000)
+    assert left(target) == set()
+
+
+def test_disk_full(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))  # type: ignore[attr-defined]
+    fails(server, target, f"it needs {len(BODY)} bytes, the disk has 5 free")
+
+
+def test_faults_of_the_disk_are_not_asked_again(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    fails(server, target, "No space left on device")
+    assert len(server.seen) == 1
+
+
+def test_places_that_can_not_be(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    fails(server, tmp_path / "file" / "w.pdparams", "file")
+    with pytest.raises(DownloadError, match="there is a folder of that name"):
+        get(server, tmp_path)
+    assert not server.seen
+
+
+@pytest.mark.parametrize("url", ["ftp://x/y", "file:///etc/passwd", "w.pdparams", "", "http://[::"])
+def test_only_http(url: str, target: Path) -> None:
+    with pytest.raises(ParameterError, match="expected a URL that begins with http"):
+        fetch(url, target)
+
+
+@pytest.mark.parametrize("options", [{"attempts": 0}, {"sha256": "abc"}, {"sha256": ""}])
+def test_senseless_options(target: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError):
+        fetch("http://127.0.0.1/x", target, **options)
+
+
+# The cached copy
+
+
+@pytest.mark.parametrize("sha256", [None, SHA])
+def test_damaged_copy_is_fetched_again(
+    server: Server, target: Path, caplog: pytest.LogCaptureFixture, sha256: str | None
+) -> None:
+    get(server, target)
+    target.write_bytes(BODY[:-1] + b"!")
+    assert get(server, target, sha256=sha256).read_bytes() == BODY
+    assert len(server.seen) == 2
+    assert any(r.levelname == "WARNING" and f"{target} is damaged" in r.getMessage() for r in caplog.records)
+
+
+def test_damaged_record_counts_as_damage(server: Server, target: Path) -> None:
+    get(server, target)
+    target.with_name("w.pdparams.sha256").write_bytes(b"\xff\x00")
+    get(server, target)
+    assert len(server.seen) == 2 and target.with_name("w.pdparams.sha256").read_text().startswith(SHA)
+
+
+def test_copy_put_there_by_hand(server: Server, target: Path) -> None:
+    target.parent.mkdir()
+    target.write_bytes(OTHER)
+    assert get(server, target).read_bytes() == OTHER
+    assert get(server, target, sha256=SHA).read_bytes() == BODY  # not the one wanted
+
+
+def test_stale_record_is_mentioned(server: Server, target: Path) -> None:
+    get(server, target)
+    target.unlink()
+    server.play(status(404))
+    fails(server, target, "(and remove w.pdparams.sha256 beside it)")
+    target.with_name("w.pdparams.sha256").unlink()
+    target.write_bytes(OTHER)
+    assert get(server, target).read_bytes() == OTHER
+
+
+def test_threads_fetch_once(server: Server, target: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def slow(request: Request) -> None:
+        time.sleep(0.1)
+        serve()(request)
+
+    server.play(slow)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: get(server, target, timeout=2), range(4))) == [target] * 4
+    assert len(server.seen) == 1 and target.read_bytes() == BODY
+    assert any("waiting for another process" in message for message in caplog.messages)
+
+
+SCRIPT = "import sys; from pathlib import Path; from maskline.weights.download import fetch; fetch(sys.argv[1], Path(sys.argv[2]))"
+
+
+def test_processes_fetch_once(server: Server, target: Path) -> None:
+    def slow(request: Request) -> None:
+        time.sleep(0.5)
+        serve()(request)
+
+    server.play(slow)
+    command = [sys.executable, "-c", SCRIPT, server.url, str(target)]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
+    for process in running:
+        assert process.communicate(timeout=30)[1] == b"" and process.returncode == 0
+    assert len(server.seen) == 1 and target.read_bytes() == BODY
+
+
+def test_interrupt_leaves_the_part(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = download._blocks
+
+    def interrupted(response: Any) -> Iterator[bytes]:
+        yield next(blocks(response))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(download, "_blocks", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        get(server, target)
+    assert left(target) == {".part", ".part.json"}
+    note = json.loads(target.with_name("w.pdparams.part.json").read_text())
+    assert note == {"url": server.url, "validator": '"one"', "length": len(BODY)}
+    monkeypatch.setattr(download, "_blocks", blocks)
+    assert get(server, target, sha256=SHA).read_bytes() == BODY
+    assert server.seen[1]["Range"] == "bytes=65536-"
+
+
+# The environment
+
+
+@pytest.mark.parametrize("word", ["1", "true", "YES", " on "])
+def test_offline(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.setenv("MASKLINE_OFFLINE", word)
+    assert offline()
+    fails(server, target, "MASKLINE_OFFLINE forbids the network")
+    assert not server.seen and not target.parent.exists()
+    target.parent.mkdir()
+    target.write_bytes(OTHER)
+    assert get(server, target) == target
+
+
+@pytest.mark.parametrize("word", ["", "0", "False", "no", "off"])
+def test_online(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.setenv("MASKLINE_OFFLINE", word)
+    assert not offline()
+
+
+def test_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKLINE_OFFLINE", "maybe")
+    with pytest.raises(ParameterError, match="MASKLINE_OFFLINE is 'maybe'; expected 1, true"):
+        offline()
+
+
+def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("MASKLINE_HOME", "PADDLE_PDX_CACHE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert home() == tmp_path / ".cache" / "maskline"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert home() == tmp_path / ".cache" / "maskline"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert home() == tmp_path / "xdg" / "maskline"
+    monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", "~/pdx")
+    assert home() == tmp_path / "pdx"
+    monkeypatch.setenv("MASKLINE_HOME", "here")
+    assert home() == Path.cwd() / "here"
+    monkeypatch.setenv("MASKLINE_HOME", "")
+    assert home() == tmp_path / "pdx"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, maskline.weights.download; print([m for m in ('requests', 'rich', 'torch') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+# Archives
+
+
+def member(
+    name: str, data: bytes = b"x", kind: bytes = tarfile.REGTYPE, link: str = ""
+) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size, info.mode = kind, link, len(data), 0o4777
+    return info, data
+
+
+def pack(path: Path, *members: tuple[tarfile.TarInfo, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for info, data in members:
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+GOOD = [member("model", b"", tarfile.DIRTYPE), member("model/a.txt", b"hello"), member("model/deep/b.bin", BODY)]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_extract(tmp_path: Path, mode: str) -> None:
+    path = pack(tmp_path / "a.tar", *GOOD, mode=mode)
+    folder = tmp_path / "new" / "out"
+    assert extract_tar(path, folder) == folder
+    assert (folder / "model" / "a.txt").read_text() == "hello"
+    assert (folder / "model" / "deep" / "b.bin").read_bytes() == BODY
+    assert (folder / "model" / "a.txt").stat().st_mode & 0o7022 == 0
+    assert list(folder.parent.iterdir()) == [folder] and os.access(folder, os.R_OK | os.X_OK)
+    assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777
+    with pytest.raises(DownloadError, match="that is there already"):
+        extract_tar(path, folder)
+
+
+def huge_header() -> bytes:
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 32
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("members", "word"),
+    [
+        ([member("../evil")], "outside of the folder ('../evil')"),
+        ([member("a/../../evil")], "outside"),
+        ([member("a\\..\\evil")], "outside"),
+        ([member("/tmp/evil")], "outside"),
+        ([member("C:evil")], "outside"),
+        ([member("link", b"", tarfile.SYMTYPE, "/etc"), member("link/passwd")], "'link' is neither"),
+        ([member("link", b"", tarfile.SYMTYPE, "a")], "neither a file nor a folder"),
+        ([member("link", b"", tarfile.LNKTYPE, "/etc/passwd")], "neither"),
+        ([member("fifo", b"", tarfile.FIFOTYPE)], "neither"),
+        ([member("dev", b"", tarfile.CHRTYPE)], "neither"),
+        ([member("big", BODY)], "more than is allowed"),
+        ([member(f"f{i}", b"") for i in range(11)], "more than is allowed"),
+        ([member("a", b"x"), member("a/b", b"x")], "a"),
+    ],
+)
+def test_unsafe_archives(tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]], word: str) -> None:
+    path = pack(tmp_path / "a.tar", member("good.txt"), *members)
+    with pytest.raises(DownloadError) as caught:
+        extract_tar(path, tmp_path / "sub" / "out", max_bytes=1000, max_members=11)
+    message = str(caught.value)
+    assert word in message and message.startswith(f"can't unpack {path} to ") and "\n" not in message
+    assert list((tmp_path / "sub").iterdir()) == []
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    plain = pack(tmp_path / "a.tar", *GOOD, member("z")).read_bytes()
+    spoiled = bytearray(plain)
+    at = plain.rindex(b"z\0\0\0")
+    spoiled[at : at + 8] = b"damaged!"
+    packed = gzip.compress(plain)
+    cases = [
+        b"",
+        b"not an archive" * 100,
+        plain[:2000],
+        bytes(spoiled),
+        packed[:-2000],
+        packed[:-6] + b"abcdef",
+        gzip.compress(b"x")[:-1],
+        huge_header() + bytes(1024),
+        gzip.compress(huge_header() + bytes(1 << 23)),
+        gzip.compress(plain + bytes(1 << 22)),
+    ]
+    for number, data in enumerate(cases):
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(data)
+        with pytest.raises(DownloadError, match="download the archive again"):
+            extract_tar(path, tmp_path / "sub" / "out")
+        assert list((tmp_path / "sub").iterdir()) == []
+
+
+def test_missing_archive(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="No such file"):
+        extract_tar(tmp_path / "none.tar", tmp_path / "out")
+
+
+def test_names_of_this_module() -> None:
+    assert extract_tar is archive.extract_tar
