@@ -205,11 +205,20 @@ def _digest(path: Path) -> str:
 # From here on the lock is held.
 
 
-def _download(job: _Job) -> None:
+def _session() -> requests.Session:
+    """A session that leaves redirects to us: requests reads their bodies whole, and trips over odd addresses."""
     import requests
 
+    class Session(requests.Session):
+        def get_redirect_target(self, resp: requests.Response) -> None:
+            return None
+
+    return Session()
+
+
+def _download(job: _Job) -> None:
     _log.info("downloading %s to %s", job.url, job.target)
-    with requests.Session() as session:
+    with _session() as session:
         for attempt in range(1, job.attempts + 1):
             try:
                 _attempt(job, session)
@@ -267,15 +276,15 @@ def _request(job: _Job, session: requests.Session, origin: _Origin | None, have:
         if not response.is_redirect:
             return _checked(job, response)
         response.close()
-        url = _next_url(job, session, response)
+        url = _next_url(job, response)
     raise job.failure(f"it redirects more than {_MAX_REDIRECTS} times")
 
 
-def _next_url(job: _Job, session: requests.Session, response: requests.Response) -> str:
+def _next_url(job: _Job, response: requests.Response) -> str:
     """Where a redirect leads; a DownloadError if that is nowhere, or from https to anything else."""
     try:
-        url = urljoin(response.url, session.get_redirect_target(response) or "")
-    except ValueError:
+        url = urljoin(response.url, response.headers["Location"].encode("latin-1").decode("utf-8"))
+    except ValueError:  # also bad UTF-8
         raise job.failure(f"{response.url} redirects to an address that makes no sense") from None
     if _scheme(url) not in ("https", _scheme(response.url)):
         raise job.failure(f"{response.url} redirects to {url}, which is not safe")
