@@ -152,6 +152,11 @@ def test_weights_of_other_classes_need_names(tmp_path: Path, caplog: pytest.LogC
         read_labels(tmp_path / "none.txt")
 
 
+def test_a_threshold_must_be_a_score(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="threshold is 7: expected a number from 0 to 1"):
+        export_network(tiny.network(), tiny.ROW, tmp_path, labels=tiny.CLASSES, threshold=7)
+
+
 def test_what_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setattr("maskline.export.verify", lambda *_: None)

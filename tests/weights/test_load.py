@@ -75,7 +75,7 @@ def test_all_faults_in_one_message(tmp_path: Path, arrays: dict[str, np.ndarray]
     assert rest == [
         "missing: decoder.norm.weight [256]",
         "unexpected: extra.weight [2, 3]",
-        "misshapen: neck.mask_features.project.bias is [7], expected [128]",
+        "misshapen: neck.mask_features.project.bias (neck.enc_mask_output.1.bias in the file) is [7], expected [128]",
     ]
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from maskline.errors import DeviceError, ModelError
+from maskline.errors import DeviceError, ModelError, ParameterError
 from maskline.instances import FloatArray, IntArray
 from maskline.preprocess import Preprocess
 from maskline.runtime.device import PROVIDERS, Device
@@ -41,6 +41,10 @@ class Record:
     threshold: float
     mask_frame: str  # "image": masks lie over the whole input; "box": each over its box
     made_by: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ParameterError(f"threshold is {self.threshold!r}: expected a number from 0 to 1")
 
     def to_json(self) -> str:
         """The text kept in the graph's metadata."""
@@ -130,7 +134,8 @@ def _open(path: Path, device: Device, threads: int | None) -> Any:
     if threads is not None:
         options.intra_op_num_threads = threads
     provider = next(p for p in PROVIDERS[device.kind] if p in onnxruntime.get_available_providers())
-    providers: list[Any] = [(provider, {} if device.index is None else {"device_id": device.index})]
+    numbered = device.kind in ("gpu", "npu")  # the other providers don't know the option
+    providers: list[Any] = [(provider, {"device_id": device.index} if numbered else {})]
     if device.kind != "cpu":
         providers.append("CPUExecutionProvider")
     try:

@@ -65,8 +65,8 @@ class Predictor:
         self.labels = self._model.labels or self._graph.record.labels
         self.batch_size = _positive(batch_size, "batch_size")
         self.grow_boxes = grow_boxes
-        default = self._graph.record.threshold if self._model.threshold is None else self._model.threshold
-        self.threshold: Threshold = default if threshold is None else threshold
+        self._own_threshold = self._graph.record.threshold if self._model.threshold is None else self._model.threshold
+        self.threshold: Threshold = self._own_threshold if threshold is None else threshold
         self._thresholds(self.threshold)  # refuse a bad value now
 
     @property
@@ -91,7 +91,8 @@ class Predictor:
             input: path of an image or folder, array (H, W, 3) uint8 **BGR**, PIL image, bytes of an image file, or a
                 list (nested too) or iterator of these. ``x`` is its old name.
             batch_size: images in one run of the network, for this call. Results do not depend on it.
-            threshold: a score in [0, 1], or a mapping from class index or name to one; a score must be above it.
+            threshold: a score in [0, 1], or a mapping from class index or name to one (other classes keep the model's
+                own); an instance's score must be above it.
             device: run this call on another device.
             grow_boxes: for this call.
             on_error: ``raise``, or ``skip`` to leave out inputs that can't be read, with a warning.
@@ -139,11 +140,10 @@ class Predictor:
                 yield to_instances(raw.image(i), frame, (shape[0], shape[1]), thresholds, grow_boxes=grow)
 
     def _thresholds(self, threshold: Threshold) -> FloatArray:
-        """One threshold for each class."""
+        """One threshold for each class; classes that a mapping leaves out have the model's own."""
         if not isinstance(threshold, Mapping):
             return np.full(len(self.labels), _score(threshold), np.float32)
-        default = self._graph.record.threshold
-        thresholds = np.full(len(self.labels), default, np.float32)
+        thresholds = np.full(len(self.labels), _score(self._own_threshold), np.float32)
         for key, value in threshold.items():
             thresholds[self._class_index(key)] = _score(value)
         return thresholds

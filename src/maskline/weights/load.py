@@ -34,9 +34,9 @@ def load_network(name: str, path: Path | str) -> nn.Module:
             in one message, and the catalog's row they do fit, if any.
     """
     row = catalog.get(name)
-    state = read_state(row, Path(path))
+    state, names_in_file = read_state(row, Path(path))
     network = _empty(row.name, state)
-    faults = fit(network, state)
+    faults = fit(network, state, names_in_file)
     if faults:
         others = [m.name for m in catalog.MODELS.values() if m.family == row.family and m.name != row.name]
         alike = next((other for other in others if not fit(_empty(other, state), state)), None)
@@ -56,12 +56,12 @@ def save_network(network: nn.Module, path: Path) -> None:
     temporary.replace(path)
 
 
-def read_state(row: catalog.Model, path: Path) -> dict[str, Tensor]:
-    """Weights of a file under our names and in our layout, float32."""
+def read_state(row: catalog.Model, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Weights of a file under our names and in our layout, float32; and what the file calls them where that differs."""
     if not path.is_file():
         raise InputNotFoundError(f"no weights file {path}: give a .pdparams or .safetensors file")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _read_safetensors(path), {}
     arrays = read_pdparams(path)
     renamed = rename(list(arrays), RENAME[row.family])
     layers = dict(_empty(row.name, {}).named_modules())
@@ -71,7 +71,7 @@ def read_state(row: catalog.Model, path: Path) -> dict[str, Tensor]:
         tensor = tensor.float() if tensor.is_floating_point() else tensor
         linear = isinstance(layers.get(new.rpartition(".")[0]), nn.Linear) and tensor.ndim == 2
         state[new] = tensor.T.contiguous() if linear else tensor  # the reference keeps (in, out)
-    return state
+    return state, {new: old for old, new in renamed.items() if new != old}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -98,13 +98,14 @@ def rename(names: list[str], rules: Rules) -> dict[str, str]:
     return renamed
 
 
-def fit(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+def fit(network: nn.Module, state: Mapping[str, Tensor], names_in_file: Mapping[str, str] | None = None) -> list[str]:
     """Every reason why a state does not fit a network, a line each; empty if it fits."""
     wanted = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    named = {k: f"{k} ({old} in the file)" for k, old in (names_in_file or {}).items()}
     faults = [f"missing: {k} {list(v.shape)}" for k, v in wanted.items() if k not in state]
-    faults += [f"unexpected: {k} {list(v.shape)}" for k, v in state.items() if k not in wanted]
+    faults += [f"unexpected: {named.get(k, k)} {list(v.shape)}" for k, v in state.items() if k not in wanted]
     faults += [
-        f"misshapen: {k} is {list(state[k].shape)}, expected {list(v.shape)}"
+        f"misshapen: {named.get(k, k)} is {list(state[k].shape)}, expected {list(v.shape)}"
         for k, v in wanted.items()
         if k in state and state[k].shape != v.shape
     ]
