@@ -40,7 +40,7 @@ def test_predict_prints_and_saves(tiny_model_dir: Path, tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "out" / "a_res.json").read_text())
     assert saved["boxes"] == lines[0]["res"]["boxes"] and len(saved["masks"]) == len(saved["boxes"])
     assert cv2.imread(str(tmp_path / "out" / "a_res.jpg")).shape == (480, 640, 3)
-    assert f"3 images, {sum(len(line['res']['boxes']) for line in lines)} instances" in done.stderr
+    assert f"images: 3, instances: {sum(len(line['res']['boxes']) for line in lines)}" in done.stderr
 
 
 def test_nothing_is_saved_unless_asked(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -101,7 +101,41 @@ def test_a_damaged_model_gives_one_line(tiny_model_dir: Path, tmp_path: Path) ->
 def test_bad_files_can_be_skipped(bad: Path, tiny_model_dir: Path) -> None:
     done = run("predict", bad / "cut.jpg", PHOTO, bad / "text.png", "--model-dir", tiny_model_dir, "--skip-errors")
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
-    assert "cut.jpg" in done.stderr and "text.png" in done.stderr and "1 images" in done.stderr
+    assert "cut.jpg" in done.stderr and "text.png" in done.stderr and "images: 1" in done.stderr
+
+
+def test_nothing_readable_is_an_error_even_when_skipping(bad: Path, tiny_model_dir: Path) -> None:
+    done = run("predict", bad / "text.png", "--model-dir", tiny_model_dir, "--skip-errors")
+    assert done.returncode == 1 and "none of the inputs could be read" in done.stderr
+
+
+@pytest.mark.parametrize("target", ["{photo}", "{photo}/sub", "{out}/picture.jpg"])
+def test_a_useless_save_path_is_told_before_anything_runs(target: str, tiny_model_dir: Path, tmp_path: Path) -> None:
+    where = target.format(photo=PHOTO, out=tmp_path)
+    done = run("predict", PHOTO, "--model-dir", tiny_model_dir, "--save-path", where)
+    assert done.returncode in (1, 2) and done.stdout == "" and "Traceback" not in done.stderr
+
+
+def test_a_full_disk_behind_standard_output(tiny_model_dir: Path) -> None:
+    command = [sys.executable, "-m", "maskline", "predict", str(PHOTO), "--model-dir", str(tiny_model_dir)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and "can't write to standard output" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_devices_and_pipes_are_no_images(tiny_model_dir: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "zero.jpg"):
+        done = run("predict", tmp_path / name, "--model-dir", tiny_model_dir)
+        assert done.returncode == 1 and "is a device or pipe" in done.stderr, done.stderr
+
+
+def test_masks_can_be_saved_as_run_lengths(tiny_model_dir: Path, tmp_path: Path) -> None:
+    done = run("predict", PHOTO, "--model-dir", tiny_model_dir, "--save-path", tmp_path, "--mask-format", "rle")
+    assert done.returncode == 0
+    masks = json.loads((tmp_path / "fruit_res.json").read_text())["masks"]
+    assert masks and all(mask["size"] == [480, 640] for mask in masks)
 
 
 def test_weights_of_another_model(pdparams: Path, tmp_path: Path) -> None:

@@ -134,6 +134,20 @@ def test_compare_sees_every_kind_of_difference(change: object) -> None:
     assert verify.compare(a, change(a)) != ""  # type: ignore[operator]
 
 
+def test_a_few_wrong_detections_are_not_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows with other boxes and masks, from a network that double precision does not move."""
+    theirs = raw([0.9, 0.8, 0.7, 0.1])
+    ours = theirs._replace(boxes=theirs.boxes.copy(), masks=theirs.masks.copy())
+    ours.boxes[:2] = [0, 0, 640, 640]
+    ours.masks[:2] *= -1
+    monkeypatch.setattr(verify, "_run", lambda *_: Raw(*(a[None] for a in theirs)))
+    deployed = Deployed(torch.nn.Identity(), tiny.ROW.preprocess)
+    assert verify.compare(ours, theirs)
+    assert not verify._only_rounding(deployed, np.zeros((8, 8, 3), np.uint8), ours, theirs)
+    near = theirs._replace(boxes=theirs.boxes + np.float32(0.1))
+    assert verify._only_rounding(deployed, np.zeros((8, 8, 3), np.uint8), near, theirs)
+
+
 def test_a_row_at_the_cut_may_be_another() -> None:
     a = raw([0.9, 0.8, 0.5])
     b = a._replace(labels=a.labels + np.array([0, 0, 1]))

@@ -16,7 +16,7 @@ ROOT = Path(maskline.__file__).parent
 #: From the bottom up; a module imports from its own line and those above it in this list.
 LAYERS = (
     ("errors",),
-    ("instances",),
+    ("checks", "files", "instances"),
     ("masks", "preprocess", "upsample"),
     ("catalog", "inputs"),
     ("config", "render"),
@@ -29,10 +29,11 @@ LAYERS = (
     ("hub",),
     ("api",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 TORCH_FREE = {name for name in LEVEL if LEVEL[name] <= LEVEL["runtime"]} | {"hub", "api", "cli"}
-TORCH_FREE_FILES = {"weights/pdparams.py", "weights/download.py", "weights/__init__.py"}
+TORCH_FREE_FILES = {"weights/pdparams.py", "weights/download.py", "weights/archive.py", "weights/__init__.py"}
 
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]
 

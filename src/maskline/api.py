@@ -28,7 +28,7 @@ def create_model(
     """A model ready to predict.
 
     Args:
-        model_name: a row of the catalog, or (as older documents have it) a model directory.
+        model_name: a row of the catalog, or (as older documents have it) a model directory of another name.
         model_dir: an exported model; without it the official one, fetched and exported on first use.
         device, threshold, batch_size, grow_boxes, threads: see `Predictor`.
 
@@ -39,11 +39,14 @@ def create_model(
     """
     if model_name is None and model_dir is None:
         raise ParameterError("create_model() needs a model_name or a model_dir")
-    if model_dir is None and model_name is not None and _is_path(model_name):
+    if model_dir is None and model_name is not None and not catalog.has(model_name) and _is_path(model_name):
         model_name, model_dir = None, model_name
     name = None if model_name is None else catalog.get(model_name).name
+    if model_dir is None:
+        assert name is not None
+        model_dir = hub.model_dir(name)
     return Predictor(
-        hub.model_dir(name) if model_dir is None and name is not None else Path(str(model_dir)),
+        model_dir,
         model_name=name,
         device=device,
         threshold=threshold,
@@ -58,13 +61,14 @@ def create_pipeline(
     *,
     config: Mapping[str, Any] | None = None,
     device: str | None = None,
+    threshold: Threshold | None = None,
 ) -> Predictor:
     """The instance segmentation pipeline, ready to predict.
 
     Args:
         pipeline: ``instance_segmentation`` or the path of a YAML file.
         config: the content of such a file; wins over ``pipeline``.
-        device: wins over the file's.
+        device, threshold: win over the file's.
 
     Raises:
         ParameterError: neither is given, or a bad value. Else as `create_model`.
@@ -79,7 +83,7 @@ def create_pipeline(
         settings.model_name,
         settings.model_dir,
         device=settings.device if device is None else device,
-        threshold=settings.threshold,
+        threshold=settings.threshold if threshold is None else threshold,
         batch_size=settings.batch_size,
     )
 

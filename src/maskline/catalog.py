@@ -307,10 +307,19 @@ MODELS: dict[str, Model] = {row.name: row for row in _ROWS}
 
 def get(name: str) -> Model:
     """The row called ``name``, in any case. Raises UnknownNameError, with the nearest name, if there is none."""
-    found = MODELS.get(name) or next((row for row in _ROWS if row.name.lower() == name.lower()), None)
+    found = _find(name)
     if found is None:
         raise UnknownNameError.of("model", name, MODELS)
     return found
+
+
+def has(name: str) -> bool:
+    """Whether there is a row called ``name``, in any case."""
+    return _find(name) is not None
+
+
+def _find(name: str) -> Model | None:
+    return MODELS.get(name) or next((row for row in _ROWS if row.name.lower() == name.lower()), None)
 
 
 TABLE_HEADER = ("Model", "Family", "Mask AP", "GPU ms", "CPU ms", "Size MB", "Status")

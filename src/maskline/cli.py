@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from maskline import __version__
-from maskline.errors import MasklineError
+from maskline.errors import InputError, MasklineError
 
 if TYPE_CHECKING:
     from maskline.results import Result
@@ -36,6 +36,7 @@ def cli() -> None:
 @click.option("--batch-size", type=int, default=1, show_default=True, help="Images in one run of the network.")
 @click.option("--threads", type=int, help="Processor threads. Default: one for each core.")
 @click.option("--save-path", type=click.Path(file_okay=False), metavar="DIR", help="Save pictures and JSON here.")
+@click.option("--mask-format", type=click.Choice(["list", "rle", "polygon"]), default="list", help="Masks in the JSON.")
 @click.option("--grow-boxes", is_flag=True, help="Enlarge boxes to hold their whole mask, instead of cutting it.")
 @click.option("--skip-errors", is_flag=True, help="Leave out inputs that can't be read, with a warning.")
 @click.option("--quiet", is_flag=True, help="Don't print the results.")
@@ -48,16 +49,19 @@ def predict(
     batch_size: int,
     threads: int | None,
     save_path: str | None,
+    mask_format: str,
     grow_boxes: bool,
     skip_errors: bool,
     quiet: bool,
 ) -> None:
     """Find instances in images (files or folders), print them, and save pictures and JSON with --save-path."""
-    from maskline import api, catalog
+    from maskline import api, catalog, results
     from maskline import inputs as sources
 
+    if save_path is not None:
+        results.check_folder(save_path)
     model = api.create_model(
-        model_name or (None if model_dir else catalog.DEFAULT_MODEL),
+        catalog.DEFAULT_MODEL if model_name is None and model_dir is None else model_name,
         model_dir,
         device=device,
         threshold=threshold,
@@ -65,17 +69,19 @@ def predict(
         grow_boxes=grow_boxes,
         threads=threads,
     )
-    results = model.predict(list(inputs), on_error="skip" if skip_errors else "raise")
+    found = model.predict(list(inputs), on_error="skip" if skip_errors else "raise")
     images = instances = reaching = 0
-    for result in _progress(results, sources.count(list(inputs)), "predict"):
+    for result in _progress(found, sources.count(list(inputs)), "predict"):
         if not quiet:
             result.print()
         if save_path is not None:
-            result.save_all(save_path)
+            result.save_all(save_path, mask_format=mask_format)
         images, instances = images + 1, instances + len(result.instances)
         reaching += int((result.instances.outside > OUTSIDE_WORTH_TELLING).sum())
+    if not images:
+        raise InputError("none of the inputs could be read")
     saved = "" if save_path is None else f", saved to {save_path}"
-    click.echo(f"{images} images, {instances} instances{saved}", err=True)
+    click.echo(f"images: {images}, instances: {instances}{saved}", err=True)
     if reaching:
         share = f"{OUTSIDE_WORTH_TELLING:.0%}"
         click.echo(f"{reaching} masks lie more than {share} outside their box and were cut: --grow-boxes", err=True)
@@ -109,6 +115,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="maskline: %(message)s", stream=sys.stderr)
     try:
         cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except MasklineError as error:
         _end(str(error), error.exit_code)
     except click.exceptions.Abort:
@@ -116,9 +123,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output has gone, as in `maskline predict … | head`
-        sys.stderr.close()
-        sys.exit(141)
+    except OSError as error:  # of standard output, as when its disk is full; errors of files are MasklineErrors
+        sys.stdout = None  # or Python would try to write the rest, and fail again
+        _end(f"can't write to standard output: {error.strerror or error}", 1)
 
 
 def _end(message: str, code: int) -> None:

@@ -86,7 +86,7 @@ def _from_new(config: Mapping[str, Any], where: str) -> PipelineConfig:
     return PipelineConfig(
         model_name=catalog.DEFAULT_MODEL if name is None else name,
         model_dir=_text(module, "model_dir", where),
-        batch_size=module.get("batch_size") or 1,
+        batch_size=1 if module.get("batch_size") is None else module["batch_size"],
         threshold=module.get("threshold"),
     )
 
@@ -98,11 +98,11 @@ def _from_old(config: Mapping[str, Any], where: str) -> PipelineConfig:
     pipeline = _section(config, "Pipeline", where)
     _refuse_unknown(pipeline, ("model", "batch_size", "device"), f"{where}: Pipeline")
     model = _text(pipeline, "model", where) or catalog.DEFAULT_MODEL
-    local = Path(model).is_dir()
+    local = not catalog.has(model) and Path(model).is_dir()
     return PipelineConfig(
         model_name=None if local else model,
         model_dir=model if local else None,
-        batch_size=pipeline.get("batch_size") or 1,
+        batch_size=1 if pipeline.get("batch_size") is None else pipeline["batch_size"],
         device=_text(pipeline, "device", where),
     )
 

@@ -13,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import yaml
 from torch import nn
 
 from maskline import __version__, catalog
-from maskline.errors import ExportError, InputNotFoundError, MissingDependencyError, OutputError, ParameterError
+from maskline.errors import ExportError, InputNotFoundError, MissingDependencyError, ParameterError
+from maskline.files import replace_file
 from maskline.models.deployed import Deployed
 from maskline.models.mask_rtdetr.encoder import RepVGG
 from maskline.runtime.device import Device
@@ -82,7 +84,9 @@ def export_network(
         write_graph(Deployed(fused(network), row.preprocess), record, graph)
         verify(Deployed(network, row.preprocess), Graph(graph, Device("cpu")))
         config.write_text(inference_yml(row, record), encoding="utf-8")
-        return _install((config, graph), Path(output))
+        for file in (config, graph):
+            replace_file(Path(output, file.name), partial(shutil.copyfile, file))
+    return Path(output)
 
 
 def read_labels(path: str | Path) -> list[str]:
@@ -101,19 +105,6 @@ def read_labels(path: str | Path) -> list[str]:
     if not names:
         raise ParameterError(f"{path} has no class names: expected a text file with one on each line")
     return names
-
-
-def _install(files: tuple[Path, ...], folder: Path) -> Path:
-    """Put finished files into a folder, each whole or not at all."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            temporary = folder / f".{file.name}.tmp"
-            shutil.copyfile(file, temporary)
-            temporary.replace(folder / file.name)
-    except OSError as error:
-        raise OutputError(f"can't write to {folder}: {error.strerror or error}") from error
-    return folder
 
 
 def _labels(network: nn.Module, labels: Sequence[str] | None) -> tuple[str, ...]:

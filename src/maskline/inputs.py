@@ -153,6 +153,8 @@ def _parts(source: Source) -> Iterable[Source] | None:
         return _files(name) if os.path.isdir(name) else None  # noqa: PTH112 (Path("") is a folder, and Path can raise)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return None
+    if hasattr(source, "read"):
+        raise InputError(f"{source!r} is an open file: give its path, or its bytes as from read()")
     return source if isinstance(source, (Sequence, Iterator)) else None
 
 
@@ -216,10 +218,15 @@ def _read_bytes(name: str) -> bytes:
             f"{name!r}: {_LATER[suffix]} are not supported in this version; save the images and give those"
         )
     try:
-        folder = stat.S_ISDIR(os.stat(name).st_mode)  # noqa: PTH116 (Path("") is a folder)
+        mode = os.stat(name).st_mode  # noqa: PTH116 (Path("") is a folder)
+        folder = stat.S_ISDIR(mode)
+        if not folder and not stat.S_ISREG(mode):
+            raise InputError(f"{name!r} is a device or pipe: expected an image file")
         data = None if folder or suffix not in SUFFIXES else Path(name).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputNotFoundError(f"{name!r}: no such file or folder") from error
+    except InputError:
+        raise
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         raise InputError(f"{name!r} could not be read: {getattr(error, 'strerror', error)}") from error
     if data is None:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import logging
 import mimetypes
 import os
 import random
-import secrets
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from maskline.errors import OutputError, ParameterError, UnknownNameError
+from maskline.files import replace_file
 from maskline.instances import ByteArray, Instances
 from maskline.masks import place_rle, polygons
 from maskline.render import draw
@@ -50,9 +49,9 @@ _array_numbers = itertools.count(random.randrange(9000))  # one process: none tw
 
 
 class Stems:
-    """The names taken in the folders one run writes to, so that inputs of the same name don't overwrite each other.
+    """The names taken in the folders results are saved to, so that inputs of the same name don't overwrite each other.
 
-    Whoever makes the results of one run gives all of them the same `Stems`. Only strings are kept.
+    Only strings are kept.
     """
 
     def __init__(self) -> None:
@@ -88,6 +87,9 @@ class Stems:
         self._told = True
 
 
+_taken = Stems()  # by this process
+
+
 class Result(Mapping[str, Any]):
     """What was found in one image: a read-only mapping of the keys below, in this order.
 
@@ -102,7 +104,7 @@ class Result(Mapping[str, Any]):
         stem: what files saved into a folder are called, before ``_res``: the input's name, with ``_<page>`` for a page;
             for an array the time and a number.
 
-    Equal only to itself. Can be pickled; a copy no longer knows which file names other results took.
+    Equal only to itself. Can be pickled.
     """
 
     def __init__(
@@ -123,7 +125,7 @@ class Result(Mapping[str, Any]):
             image: (H, W, 3) uint8 BGR. Kept, not copied, and never written to.
             input_path: the file it is from, or None.
             page_index: 0, 1, … in a file of pages, else None.
-            stems: shared by the results of one run, see there.
+            stems: the names taken so far; by default those of all results of this process.
 
         Raises:
             ParameterError: a label has no name, or the image has another size than its instances.
@@ -134,7 +136,7 @@ class Result(Mapping[str, Any]):
         self.names = tuple(names)
         path = None if input_path is None else os.fspath(input_path)
         self.stem = _stem(path, page_index)
-        self._stems = Stems() if stems is None else stems
+        self._stems = _taken if stems is None else stems
         source = {"input_path": path, "page_index": page_index, "input_img": image}
         self._content = source | {"boxes": _boxes(instances, self.names), "masks": list(instances.masks)}
 
@@ -154,7 +156,10 @@ class Result(Mapping[str, Any]):
         return id(self)
 
     def __getstate__(self) -> dict[Text, Any]:
-        return self.__dict__ | {"_stems": Stems()}
+        return {key: value for key, value in self.__dict__.items() if key != "_stems"}
+
+    def __setstate__(self, state: dict[Text, Any]) -> None:
+        self.__dict__.update(state, _stems=_taken)
 
     def __repr__(self) -> Text:
         count, (height, width) = len(self.instances), self.instances.size
@@ -230,7 +235,12 @@ class Result(Mapping[str, Any]):
         path = _named_file(save_path, (".json",)) or self._file_in(save_path, ".json")
         head = json.dumps(self._head(), indent=indent, ensure_ascii=ensure_ascii)
         chunks = _json_chunks(head, _mask_writer(self.instances, mask_format), len(self.instances), indent)
-        return _replace(path, lambda file: file.writelines(chunks))
+
+        def write(file: Path) -> None:
+            with file.open("wb") as opened:
+                opened.writelines(chunks)
+
+        return replace_file(path, write)
 
     def save_to_img(self, save_path: AnyPath) -> Path:
         """Write the picture with everything drawn in.
@@ -254,12 +264,17 @@ class Result(Mapping[str, Any]):
         path = _named_file(save_path, encoders) or self._file_in(save_path, suffix)
         kind = encoders[path.suffix.lower()]
         picture = self.img["res"]
-        return _replace(path, lambda file: picture.save(file, kind, **ENCODER_OPTIONS.get(kind, {})))
+        return replace_file(path, lambda file: picture.save(file, kind, **ENCODER_OPTIONS.get(kind, {})))
 
-    def save_all(self, save_path: AnyPath) -> None:
-        """Write JSON and picture into a folder; raises what they raise, and ParameterError for a file."""
-        _named_file(save_path, ())
-        self.save_to_json(save_path)
+    def save_all(self, save_path: AnyPath, *, mask_format: Text = "list") -> None:
+        """Write JSON and picture into a folder.
+
+        Raises:
+            ParameterError: ``save_path`` names a file, or no such ``mask_format``.
+            OutputError: see `save_to_json`.
+        """
+        check_folder(save_path)
+        self.save_to_json(save_path, mask_format=mask_format)
         self.save_to_img(save_path)
 
     def _head(self) -> dict[Text, Any]:
@@ -275,6 +290,16 @@ class Result(Mapping[str, Any]):
             owner = f"{Path(self['input_path']).resolve()}|{self['page_index']}"
             stem = self._stems.claim(Path(folder), stem, owner)
         return Path(folder) / f"{stem}_res{suffix}"
+
+
+def check_folder(save_path: AnyPath) -> None:
+    """Raise ParameterError or OutputError if a folder for results can't be made or written to. Makes nothing."""
+    _named_file(save_path, ())
+    path = Path(save_path).absolute()
+    nearest = next(p for p in (path, *path.parents) if os.path.lexists(p))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        why = "can't be written to" if nearest.is_dir() else "is a file"
+        raise OutputError(f"can't save to {save_path}: {nearest} {why}; give a folder")
 
 
 def _boxes(instances: Instances, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -333,23 +358,6 @@ def _encoders() -> dict[str, str]:
 
     Image.init()
     return {suffix: kind for suffix, kind in PICTURE_FORMATS.items() if kind in Image.SAVE}
-
-
-def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> Path:
-    """Write a file under a temporary name beside it, then give it its own: it is never there in half."""
-    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            write(file)
-        temporary.replace(path)
-    except (OSError, ValueError) as error:  # Pillow raises ValueError for what a format can't hold
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path} can't be written: {reason}") from error
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            temporary.unlink(missing_ok=True)
-    return path
 
 
 def _json_chunks(head: str, mask: MaskWriter, count: int, indent: int | None) -> Iterator[bytes]:

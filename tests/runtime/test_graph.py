@@ -118,3 +118,20 @@ def test_another_model_than_asked_for(model_dir: Path) -> None:
     record = Graph(model_dir / "inference.onnx", CPU).record
     with pytest.raises(ModelError, match="holds Mask-RT-DETR-S, not Mask-RT-DETR-L"):
         open_model_dir(model_dir, "Mask-RT-DETR-L").check(record)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"draw_threshold": 2}, "draw_threshold is 2: expected a number from 0 to 1"),
+        ({"draw_threshold": "0.5"}, "draw_threshold is '0.5'"),
+        ({"draw_threshold": True}, "draw_threshold is True"),
+        ({"label_list": "cat"}, "label_list is cat: expected a list of names"),
+        ({"label_list": [None, "a", "b"]}, "expected a list of names"),
+    ],
+)
+def test_a_yaml_edited_wrongly_is_told(model_dir: Path, changes: dict[str, object], told: str) -> None:
+    path = model_dir / "inference.yml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+    with pytest.raises(ModelError, match=f"inference.yml.*{told}"):
+        open_model_dir(model_dir)

@@ -228,3 +228,47 @@ def test_an_official_model_is_exported_once(pdparams: Path, tmp_path: Path, monk
         with pytest.raises(ModelError):  # the stand-in wrote no graph
             create_model("Mask-RT-DETR-S")
     assert made == [("Mask-RT-DETR-S", pdparams.name, tmp_path / "models" / "Mask-RT-DETR-S")]
+
+
+def test_a_catalog_name_is_never_taken_for_a_folder(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Mask-RT-DETR-L").symlink_to(tiny_model_dir)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DownloadError, match="Mask-RT-DETR-L_pretrained"):
+        create_model("Mask-RT-DETR-L")
+    (tmp_path / "mine").symlink_to(tiny_model_dir)
+    assert create_model("mine").model_name == "Mask-RT-DETR-S"
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_what_came_before_a_bad_input_is_predicted(model: Predictor, tmp_path: Path, size: int) -> None:
+    (tmp_path / "bad.png").write_text("no picture")
+    results = model.predict([str(PHOTO), str(PHOTO), str(tmp_path / "bad.png"), str(PHOTO)], batch_size=size)
+    assert next(results) and next(results)
+    with pytest.raises(InputError):
+        next(results)
+
+
+def test_results_of_several_calls_do_not_overwrite_each_other(model: Predictor, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "p.jpg").write_bytes(PHOTO.read_bytes())
+    first, second = (next(model.predict(str(tmp_path / name / "p.jpg"))) for name in ("a", "b"))
+    second = pickle.loads(pickle.dumps(second))
+    assert first.save_to_json(tmp_path / "out").name == "p_res.json"
+    assert second.save_to_json(tmp_path / "out").name == "p_1_res.json"
+    assert first.save_to_json(tmp_path / "out").name == "p_res.json"
+
+
+def test_classes_without_a_threshold_of_their_own_keep_the_models(tiny_model_dir: Path, tmp_path: Path) -> None:
+    import shutil
+
+    import yaml
+
+    shutil.copytree(tiny_model_dir, tmp_path / "m")
+    config = yaml.safe_load((tmp_path / "m" / "inference.yml").read_text()) | {"draw_threshold": 0.7}
+    (tmp_path / "m" / "inference.yml").write_text(yaml.safe_dump(config))
+    model = create_model(model_dir=tmp_path / "m")
+    everything = next(model.predict(str(PHOTO), threshold=0)).instances.scores
+    assert len(next(model.predict(str(PHOTO), threshold={np.int64(0): 0.7})).instances) == (everything > 0.7).sum()

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from maskline.errors import DeviceError, ModelError, ParameterError
+from maskline.checks import check_score
+from maskline.errors import DeviceError, ModelError
 from maskline.instances import FloatArray, IntArray
 from maskline.preprocess import Preprocess
 from maskline.runtime.device import PROVIDERS, Device
@@ -43,8 +44,7 @@ class Record:
     made_by: str
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ParameterError(f"threshold is {self.threshold!r}: expected a number from 0 to 1")
+        check_score(self.threshold)
 
     def to_json(self) -> str:
         """The text kept in the graph's metadata."""

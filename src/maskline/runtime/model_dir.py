@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from maskline.errors import InputNotFoundError, ModelError
+from maskline.checks import check_score
+from maskline.errors import InputNotFoundError, ModelError, ParameterError
 from maskline.runtime.graph import Record
 
 GRAPH_FILE = "inference.onnx"
@@ -62,17 +63,24 @@ def open_model_dir(path: Path, name: str | None = None) -> ModelDir:
             f"{path} has no {GRAPH_FILE}: {told}make one from the .pdparams weights with `maskline export MODEL "
             f"--weights FILE.pdparams --output {path}`"
         )
-    config = _read_config(path / CONFIG_FILE) if (path / CONFIG_FILE).is_file() else {}
+    labels, threshold = _read_config(path / CONFIG_FILE) if (path / CONFIG_FILE).is_file() else (None, None)
+    return ModelDir(graph, name, labels, threshold)
+
+
+def _read_config(path: Path) -> tuple[tuple[str, ...] | None, float | None]:
+    """``label_list`` and ``draw_threshold``, None where they are not given."""
+    config = _read_yaml(path)
     labels, threshold = config.get("label_list"), config.get("draw_threshold")
-    return ModelDir(
-        graph,
-        name,
-        tuple(str(v) for v in labels) if isinstance(labels, list) else None,
-        float(threshold) if isinstance(threshold, int | float) else None,
-    )
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(v, str | int) for v in labels)):
+        raise ModelError(f"{path}: label_list is {str(labels)[:60]}: expected a list of names")
+    try:
+        score = None if threshold is None else check_score(threshold, "draw_threshold")
+    except ParameterError as error:
+        raise ModelError(f"{path}: {error}") from None
+    return None if labels is None else tuple(map(str, labels)), score
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator, Mapping
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskline.errors import ParameterError, UnknownNameError
+from maskline.checks import check_count, check_score
+from maskline.errors import MasklineError, ParameterError, UnknownNameError
 from maskline.inputs import Picture, expand
 from maskline.instances import FloatArray, Instances
-from maskline.results import Result, Stems
+from maskline.results import Result
 from maskline.runtime.device import choose_device
 from maskline.runtime.graph import Graph
 from maskline.runtime.model_dir import open_model_dir
@@ -58,12 +58,14 @@ class Predictor:
             ModelError, DeviceError, ParameterError: see there.
         """
         self._model = open_model_dir(Path(model_dir), model_name)
-        self._options: dict[str, Any] = {"threads": None if threads is None else _positive(threads, "threads")}
+        self._options: dict[str, Any] = {
+            "threads": None if threads is None else check_count(threads, "threads", most=1024)
+        }
         self._graph = Graph(self._model.graph_path, choose_device(device), **self._options)
         self._model.check(self._graph.record)
         self.model_name = self._graph.record.model
         self.labels = self._model.labels or self._graph.record.labels
-        self.batch_size = _positive(batch_size, "batch_size")
+        self.batch_size = check_count(batch_size, "batch_size")
         self.grow_boxes = grow_boxes
         self._own_threshold = self._graph.record.threshold if self._model.threshold is None else self._model.threshold
         self.threshold: Threshold = self._own_threshold if threshold is None else threshold
@@ -107,7 +109,7 @@ class Predictor:
         source = x if input is None else input
         if source is None:
             raise ParameterError("predict() needs an input: a path, an array, or a list of them")
-        size = self.batch_size if batch_size is None else _positive(batch_size, "batch_size")
+        size = self.batch_size if batch_size is None else check_count(batch_size, "batch_size")
         thresholds = self._thresholds(self.threshold if threshold is None else threshold)
         if on_error not in ("raise", "skip"):
             raise ParameterError(f"on_error is {on_error!r}: expected 'raise' or 'skip'")
@@ -125,10 +127,14 @@ class Predictor:
     def _results(
         self, graph: Graph, pictures: Iterator[Picture], size: int, thresholds: FloatArray, grow: bool
     ) -> Iterator[Result]:
-        stems = Stems()
-        while batch := list(islice(pictures, size)):
+        fault: MasklineError | None = None
+        while fault is None:
+            batch, fault = _take(pictures, size)
+            if not batch and fault is None:
+                return
             for picture, instances in zip(batch, self._detect(graph, batch, thresholds, grow), strict=True):
-                yield Result(instances, self.labels, picture.pixels, picture.path, picture.page, stems=stems)
+                yield Result(instances, self.labels, picture.pixels, picture.path, picture.page)
+        raise fault
 
     def _detect(self, graph: Graph, batch: list[Picture], thresholds: FloatArray, grow: bool) -> Iterator[Instances]:
         """Run a batch. Inputs of different size run apart, because padding one to the other would change its result."""
@@ -142,27 +148,28 @@ class Predictor:
     def _thresholds(self, threshold: Threshold) -> FloatArray:
         """One threshold for each class; classes that a mapping leaves out have the model's own."""
         if not isinstance(threshold, Mapping):
-            return np.full(len(self.labels), _score(threshold), np.float32)
-        thresholds = np.full(len(self.labels), _score(self._own_threshold), np.float32)
+            return np.full(len(self.labels), check_score(threshold), np.float32)
+        thresholds = np.full(len(self.labels), check_score(self._own_threshold), np.float32)
         for key, value in threshold.items():
-            thresholds[self._class_index(key)] = _score(value)
+            thresholds[self._class_index(key)] = check_score(value)
         return thresholds
 
-    def _class_index(self, key: int | str) -> int:
+    def _class_index(self, key: object) -> int:
         if isinstance(key, str) and key in self.labels:
             return self.labels.index(key)
-        if isinstance(key, int) and 0 <= key < len(self.labels):
-            return key
+        if isinstance(key, int | np.integer) and not isinstance(key, bool) and 0 <= key < len(self.labels):
+            return int(key)
         raise UnknownNameError.of("class in threshold", str(key), self.labels)
 
 
-def _score(value: object) -> float:
-    if not isinstance(value, bool) and isinstance(value, numbers.Real) and 0 <= float(value) <= 1:
-        return float(value)
-    raise ParameterError(f"threshold is {value!r}: expected a number from 0 to 1")
-
-
-def _positive(value: object, name: str) -> int:
-    if not isinstance(value, bool) and isinstance(value, numbers.Integral) and int(value) >= 1:
-        return int(value)
-    raise ParameterError(f"{name} is {value!r}: expected a whole number, 1 or more")
+def _take(pictures: Iterator[Picture], size: int) -> tuple[list[Picture], MasklineError | None]:
+    """Up to ``size`` pictures, fewer at the end or where one can't be read; then also why."""
+    batch: list[Picture] = []
+    try:
+        for picture in pictures:
+            batch.append(picture)
+            if len(batch) == size:
+                break
+    except MasklineError as fault:
+        return batch, fault
+    return batch, None

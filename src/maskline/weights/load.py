@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from maskline import catalog, models
 from maskline.errors import InputNotFoundError, WeightsError
+from maskline.files import replace_file
 from maskline.models.mask_rtdetr.weights import RENAME as MASK_RTDETR_RENAME
 from maskline.weights.pdparams import read_pdparams
 
@@ -51,9 +52,7 @@ def save_network(network: nn.Module, path: Path) -> None:
     from safetensors.torch import save_file
 
     state = {k: v.contiguous() for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(state, temporary)
-    temporary.replace(path)
+    replace_file(path, lambda file: save_file(state, file))
 
 
 def read_state(row: catalog.Model, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,0 +1,5 @@
+"""``python -m maskline``: the command line."""
+
+from maskline.cli import main
+
+main()
