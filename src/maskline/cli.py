@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ def predict(
     )
     found = model.predict(list(inputs), on_error="skip" if skip_errors else "raise")
     images = instances = reaching = 0
-    for result in _progress(found, sources.count(list(inputs)), "predict"):
+    for result in _progress(found, lambda: sources.count(list(inputs)), "predict"):
         if not quiet:
             result.print()
         if save_path is not None:
@@ -133,7 +133,7 @@ def _end(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _progress(results: Iterator[Result], total: int | None, what: str) -> Iterator[Result]:
+def _progress(results: Iterator[Result], count: Callable[[], int | None], what: str) -> Iterator[Result]:
     """The results, with a progress bar on stderr if that is a terminal."""
     if not sys.stderr.isatty():
         yield from results
@@ -144,7 +144,7 @@ def _progress(results: Iterator[Result], total: int | None, what: str) -> Iterat
     columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     terminal = sys.stdout.isatty()  # only then may lines be printed around the bar
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=terminal, transient=True) as bar:
-        yield from bar.track(results, total=total)
+        yield from bar.track(results, total=count())
 
 
 @contextmanager

@@ -4,6 +4,9 @@ Files are checked before OpenCV decodes them: where a file is cut short it fills
 on version and format, and we want one error that names the file. JPEG and PNG, which are most of all files, are walked
 without decoding; Pillow, which is strict, reads the other formats first; TIFF is walked and left to Pillow altogether.
 What a file holds is told by its first bytes; its suffix only says whether it is meant as an image at all.
+
+Damage inside compressed data that leaves a JPEG's or TIFF's structure whole goes unseen: decoders conceal it, and
+libjpeg may say so on stderr.
 """
 
 from __future__ import annotations

@@ -127,7 +127,12 @@ def _signs_between(lines: FloatArray, y: Axis, step: float, out: npt.NDArray[np.
 def _rows_before_change(
     upper: FloatArray, lower: FloatArray, share: FloatArray, step: float, begin: Indices, height: Indices
 ) -> Indices:
-    """How many of the ``height`` rows from ``begin`` on have the upper value's sign; the lower value has the other."""
+    """How many of the ``height`` rows from ``begin`` on have the upper value's sign; the lower value has the other.
+
+    The sum changes sign where its share is ``upper / (upper - lower)``, and shares grow by ``step`` a row, which gives
+    the number up to rounding. Then the sum itself is computed for the row before and the row at the change, so that
+    each pixel has just the sign that computing it would give.
+    """
     sign = upper > 0
 
     def changed(row: Indices) -> npt.NDArray[np.bool_]:
@@ -137,6 +142,6 @@ def _rows_before_change(
     start = share[np.minimum(begin, len(share) - 1)]
     guess = np.ceil((upper / (upper - lower) - start) / step)
     rows: Indices = np.minimum(np.maximum(guess, 0), height).astype(np.intp)
-    rows -= (rows > 0) & changed(np.maximum(rows - 1, 0))  # the guess may be off by a row, by rounding
+    rows -= (rows > 0) & changed(np.maximum(rows - 1, 0))
     rows += (rows < height) & ~changed(rows)
     return rows
