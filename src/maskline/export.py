@@ -26,6 +26,7 @@ from maskline.errors import ExportError, InputNotFoundError, MissingDependencyEr
 from maskline.files import replace_file
 from maskline.models.deployed import Deployed
 from maskline.models.mask_rtdetr.encoder import RepVGG
+from maskline.results import check_folder
 from maskline.runtime.device import Device
 from maskline.runtime.graph import INPUT, OUTPUTS, RECORD_KEY, Graph, Record
 from maskline.runtime.model_dir import CONFIG_FILE, GRAPH_FILE
@@ -54,6 +55,7 @@ def export(
 
     Raises:
         WeightsError: the weights don't fit the network.
+        OutputError: the folder can't be written to.
         ExportError: the graph does not give the network's results.
     """
     row = catalog.get(name)
@@ -70,6 +72,7 @@ def export_network(
     threshold: float = 0.5,
 ) -> Path:
     """As `export`, from a network in memory, built for catalog row ``row``. The network is left as it was."""
+    check_folder(output)
     record = Record(
         model=row.name,
         labels=_labels(network, labels),
