@@ -7,8 +7,8 @@ typical size are drawn (ellipses, sides log-uniform from 4 % to 60 % of the imag
 weights; with ``--own-masks`` the model's are taken. The naive way resizes the masks of all 100 rows to the image with
 OpenCV, one byte a pixel (the reference takes four), and then drops what is under the score threshold.
 
-Both ways run in turns of three, in one process; medians are shown. Memory is the peak of what Python and numpy allocate during a
-stage, measured in a run of its own.
+Both ways run in turns of three, in one process; medians are shown. Memory is the peak of what Python and numpy allocate
+during a stage, measured in a run of its own.
 """
 
 from __future__ import annotations
