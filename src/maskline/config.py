@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from maskline import catalog
 from maskline.errors import InputNotFoundError, ParameterError, UnknownNameError
+from maskline.files import read_yaml
 
 PIPELINE = "instance_segmentation"
 MODULE = "InstanceSegmentation"
@@ -47,19 +46,13 @@ def load_pipeline(source: str | Path | Mapping[str, Any]) -> PipelineConfig:
     if isinstance(source, Mapping):
         return _from_dict(source, "config")
     if str(source).lower().endswith((".yml", ".yaml")):
-        return _from_dict(_read_yaml(Path(source)), str(source))
+        path = Path(source)
+        if not path.is_file():
+            raise InputNotFoundError(f"no configuration file {path}")
+        return _from_dict(read_yaml(path), str(source))
     if str(source) != PIPELINE:
         raise UnknownNameError.of("pipeline", str(source), [PIPELINE])
     return PipelineConfig()
-
-
-def _read_yaml(path: Path) -> Any:
-    if not path.is_file():
-        raise InputNotFoundError(f"no configuration file {path}")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} is not readable YAML ({' '.join(str(error).split())})") from None
 
 
 def _from_dict(config: Any, where: str) -> PipelineConfig:

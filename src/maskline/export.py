@@ -133,7 +133,7 @@ def fused(network: nn.Module) -> nn.Module:
 
 
 def write_graph(deployed: Deployed, record: Record, path: Path) -> None:
-    """Write the graph with its record. Batch is free, and so are height and width where images keep their ratio."""
+    """Write the graph with its record. The batch size is free, height and width are the preprocessing's."""
     try:
         import onnx
         import onnxscript  # noqa: F401  # torch needs it to export
@@ -142,13 +142,12 @@ def write_graph(deployed: Deployed, record: Record, path: Path) -> None:
 
     pre = record.preprocess
     example = torch.zeros(2, pre.height, pre.width, 3, dtype=torch.uint8)
-    shapes: dict[int, Any] = {0: torch.export.Dim("batch")}
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             deployed,
             (example,),
             dynamo=True,
-            dynamic_shapes={INPUT: shapes},
+            dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
             input_names=[INPUT],
             output_names=list(OUTPUTS),
             opset_version=OPSET,

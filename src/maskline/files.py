@@ -1,4 +1,4 @@
-"""Writing files so that they are never there in half."""
+"""Files: written so that they are never there in half, and YAML read with one line for what is wrong."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from maskline.errors import OutputError
+from maskline.errors import OutputError, ParameterError
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
@@ -35,3 +36,13 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
         with contextlib.suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
     return path
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds. Raises ParameterError if it is no YAML or no text."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path} is not readable YAML ({' '.join(str(error).split())})") from None

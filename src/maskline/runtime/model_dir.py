@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from maskline.checks import check_score
 from maskline.errors import InputNotFoundError, ModelError, ParameterError
+from maskline.files import read_yaml
 from maskline.runtime.graph import Record
 
 GRAPH_FILE = "inference.onnx"
@@ -82,10 +81,9 @@ def _read_config(path: Path) -> tuple[tuple[str, ...] | None, float | None]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise ModelError(f"{path} is not readable YAML ({line}): mend it or export the model again") from None
+        config = read_yaml(path)
+    except ParameterError as error:
+        raise ModelError(f"{error}: mend it or export the model again") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds {type(config).__name__}: expected the keys of an exported inference.yml")
     return config

@@ -115,8 +115,8 @@ class Predictor:
             raise ParameterError(f"on_error is {on_error!r}: expected 'raise' or 'skip'")
         grow = self.grow_boxes if grow_boxes is None else grow_boxes
         graph = self._graph
-        if device is not None and choose_device(device) != graph.device:
-            graph = Graph(self._model.graph_path, choose_device(device), **self._options)
+        if device is not None and (chosen := choose_device(device)) != graph.device:
+            graph = Graph(self._model.graph_path, chosen, **self._options)
         return self._results(graph, expand(source, on_error=on_error), size, thresholds, grow)
 
     __call__ = predict
