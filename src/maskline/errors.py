@@ -50,6 +50,16 @@ class InputNotFoundError(InputError, FileNotFoundError):
     http_status = 404
 
 
+class DatasetError(InputError):
+    """A data set, or a file of one, can't be used."""
+
+
+class DatasetNotFoundError(DatasetError, InputNotFoundError):
+    """A data set, or a file it must have, does not exist."""
+
+    http_status = 404
+
+
 class DeviceError(MasklineError, RuntimeError):
     """The device asked for is not there, or this installation can't use it."""
 

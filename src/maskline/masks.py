@@ -72,12 +72,50 @@ def rle_decode(counts: str | bytes, size: tuple[int, int]) -> ByteArray:
     Raises:
         ParameterError: the counts are malformed, or are not those of a mask of this size.
     """
+    return _columns(rle_runs(counts, size), size)
+
+
+def rle_runs(counts: str | bytes, size: tuple[int, int]) -> Runs:
+    """Compressed counts as run lengths, background first. Raises ParameterError as `rle_decode` does."""
     height, width = size
     if height < 0 or width < 0:
         raise ParameterError(f"size is {size}: expected (height, width), neither below 0")
     runs = _to_runs(counts, height * width)
     if runs.min() < 0 or int(runs.sum()) != height * width:
         raise ParameterError(f"RLE counts are not those of a mask of {height} x {width} pixels")
+    return runs
+
+
+def runs_rle(runs: npt.NDArray[np.integer[Any]]) -> str:
+    """Run lengths, background first, as compressed counts."""
+    return _to_text(runs.astype(np.int64))
+
+
+def rle_window(counts: str | bytes, size: tuple[int, int]) -> tuple[ByteArray, tuple[int, int, int, int]] | None:
+    """Decode only where there is foreground: the smallest window that holds it, in time and memory of its columns.
+
+    Returns:
+        (h, w) uint8, 0 or 1, and ``(top, bottom, left, right)``; None for a mask without foreground.
+
+    Raises:
+        ParameterError: as `rle_decode`.
+    """
+    height = size[0]
+    ends = np.cumsum(rle_runs(counts, size))
+    starts, ends = ends[0:-1:2], ends[1::2]  # of the foreground
+    starts, ends = starts[ends > starts], ends[ends > starts]
+    if not len(starts):
+        return None
+    left, right = int(starts[0]) // height, int(ends[-1] - 1) // height + 1
+    edges = np.stack([starts, ends], axis=1).ravel() - left * height
+    columns = _columns(np.diff(edges, prepend=0, append=(right - left) * height), (height, right - left))
+    rows = np.flatnonzero(columns.any(axis=1))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    return np.ascontiguousarray(columns[top:bottom]), (top, bottom, left, right)
+
+
+def _columns(runs: Runs, size: tuple[int, int]) -> ByteArray:
+    height, width = size
     foreground = (np.arange(len(runs)) & 1).astype(np.uint8)
     return cast("ByteArray", np.repeat(foreground, runs).reshape(width, height).T)
 

@@ -1,0 +1,119 @@
+"""The shape of an annotation in its two forms, and the ways between them and pixels.
+
+Coordinates are COCO's: pixel ``(x, y)`` covers ``[x, x + 1) x [y, y + 1)``, so the rectangle from ``0 0`` to ``5 5`` is
+25 pixels. What is inside a polygon is decided by COCO's own code (pycocotools), pixel for pixel.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from maskline.errors import MissingDependencyError
+from maskline.instances import ByteArray
+from maskline.masks import Mask, place_rle, polygons, rle_window
+
+try:
+    from pycocotools import mask as coco
+except ImportError as error:
+    raise MissingDependencyError("data sets need more packages: pip install 'maskline[data]'") from error
+
+Ring: TypeAlias = npt.NDArray[np.float64]  # (V, 2) x y in pixels, V >= 3, finite, the first vertex not repeated
+Polygons: TypeAlias = tuple[Ring, ...]  # an instance is their union; COCO has no holes
+Segmentation: TypeAlias = Polygons | str  # str: compressed run lengths over the image, as in `maskline.masks`
+Window: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right in pixels, half open
+
+
+def to_rle(segmentation: Segmentation, size: tuple[int, int]) -> str:
+    """Compressed run lengths over an image of ``(height, width)``; what lies outside is cut."""
+    if isinstance(segmentation, str):
+        return segmentation
+    height, width = size
+    rings = [flat for ring in segmentation if len(flat := _inside(ring, size).ravel()) >= 6]
+    if not rings:
+        return place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), size)
+    merged = coco.merge(coco.frPyObjects([ring.tolist() for ring in rings], height, width))
+    return str(merged["counts"], "ascii")
+
+
+def area(segmentation: Segmentation, size: tuple[int, int]) -> int:
+    """Pixels inside."""
+    return int(coco.area({"size": size, "counts": to_rle(segmentation, size)}))
+
+
+def crop(segmentation: Segmentation, size: tuple[int, int]) -> tuple[ByteArray, Window] | None:
+    """The pixels of a shape within the smallest window that holds them; None if it has none.
+
+    Returns:
+        (h, w) uint8, 0 or 1, and its window in the image of ``(height, width)``.
+    """
+    return rle_window(to_rle(segmentation, size), size)
+
+
+def from_mask(mask: Mask, window: Window, size: tuple[int, int]) -> Segmentation:
+    """The form that keeps every pixel: polygons where there are no holes, else run lengths.
+
+    Args:
+        mask: (bottom - top, right - left), not empty.
+        window: where it lies in the image of ``(height, width)``.
+    """
+    parts = outlines(mask, window)
+    if any(holes for _, holes in parts):
+        return place_rle(mask, window, size)
+    return tuple(outer for outer, _ in parts)
+
+
+def outlines(mask: Mask, window: Window) -> list[tuple[Ring, list[Ring]]]:
+    """The regions of a mask that hang together: each as its outer ring and the rings of its holes, on pixels' corners.
+
+    Args:
+        mask: (bottom - top, right - left).
+        window: where it lies in the image.
+    """
+    top, _, left, _ = window
+    found = []
+    count, regions = cv2.connectedComponents(np.ascontiguousarray(mask != 0).view(np.uint8), connectivity=8)
+    for number in range(1, count):
+        region = regions == number
+        (outer,) = polygons(region, (left, top))
+        holes = [ring for gap in _gaps(region) for ring in polygons(gap, (left, top))]
+        found.append((_ring(outer), [_ring(hole) for hole in holes]))
+    return found
+
+
+def _gaps(region: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.bool_]]:
+    """The holes of a region, each as a mask of the region's size."""
+    outside = np.pad(~region, 1, constant_values=True).view(np.uint8)
+    count, numbers = cv2.connectedComponents(outside, connectivity=4)
+    ways_out = numbers[0, 0]
+    inner = numbers[1:-1, 1:-1]
+    return [inner == number for number in range(1, count) if number != ways_out]
+
+
+def _ring(flat: list[float]) -> Ring:
+    return np.asarray(flat, np.float64).reshape(-1, 2)
+
+
+def _inside(ring: Ring, size: tuple[int, int]) -> Ring:
+    """The part of a ring within a pixel's distance of the image: what is further out costs time and changes nothing.
+
+    Sutherland and Hodgman, *Reentrant polygon clipping* (1974). The edges it adds run outside the image.
+    """
+    height, width = size
+    if ring.min() >= -1 and ring[:, 0].max() <= width + 1 and ring[:, 1].max() <= height + 1:
+        return ring
+    for axis, limit, sign in ((0, -1, 1), (0, width + 1, -1), (1, -1, 1), (1, height + 1, -1)):
+        if not len(ring):
+            break
+        before = np.roll(ring, 1, axis=0)
+        depth, depth_before = sign * (ring[:, axis] - limit), sign * (before[:, axis] - limit)
+        crossing = (depth >= 0) != (depth_before >= 0)
+        share = depth_before / np.where(crossing, depth_before - depth, 1)
+        met = before + share[:, None] * (ring - before)
+        met[:, axis] = limit
+        both = np.stack([met, ring], axis=1)  # (V, 2, x y): where the edge is cut, then the vertex
+        ring = cast("Ring", both[np.stack([crossing, depth >= 0], axis=1)])
+    return ring
