@@ -145,7 +145,7 @@ def test_small_masks_get_no_outline_and_large_ones_do() -> None:
 def labels_drawn(instances: Instances, names: list[str] = NAMES) -> np.ndarray:
     """Where labels alone are written."""
     canvas = np.full((*instances.size, 3), 1, np.uint8)  # no label has this colour
-    render._write_labels(canvas, instances, names)
+    render._write_labels(canvas, instances, names, scores=True)
     return (canvas != 1).any(axis=2)
 
 
@@ -172,7 +172,7 @@ def test_labels_do_not_cover_each_other() -> None:
     alone = sum(int(labels_drawn(make([(100, 100, 160, 160)], [i])).sum()) for i in range(2))
     assert labels_drawn(crowd).sum() >= alone
     picture = draw(np.zeros((240, 320, 3), np.uint8), crowd, NAMES)
-    tile = render._label_tile("class 0", 0, 0.95, text_size(320, 240), 320)
+    tile = render._label_tile("class 0", 0, "0.95", text_size(320, 240), 320)
     top, left = 100 - tile.shape[0], 100
     np.testing.assert_array_equal(picture[top:100, left : left + tile.shape[1]], tile)  # the best one is whole
 
@@ -191,6 +191,14 @@ def test_a_long_name_is_cut_but_its_score_is_not(no_system_fonts: None) -> None:
 
 
 @pytest.mark.usefixtures("no_system_fonts")
+def test_scores_can_be_left_out(no_system_fonts: None) -> None:
+    image, instances = np.zeros((240, 320, 3), np.uint8), make([(50, 100, 250, 200)])
+    with_score, without = (draw(image, instances, NAMES, scores=scores) for scores in (True, False))
+    assert (with_score[:100, :].any(axis=(0, 2)).sum()) > without[:100, :].any(axis=(0, 2)).sum() > 0
+    font = render._usable_font(render.BUNDLED, 20)
+    assert render._fitted("dog", "", font, 500) == "dog" and render._fitted("a very long name", "", font, 80).endswith("…")
+
+
 def test_without_a_font_classes_are_numbered_and_that_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "maskline"):
         assert render._text_and_font("自行车", 3, 20)[0] == "#3"

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from maskline import __version__
 from maskline.errors import InputError, MasklineError
+from maskline.progress import status, track
 
 if TYPE_CHECKING:
-    from maskline.results import Result
+    from maskline.data.faults import Fault
 
 OUTSIDE_WORTH_TELLING = 0.1
+FAULTS_TOLD = 5  # of a kind
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,7 +74,7 @@ def predict(
     )
     found = model.predict(list(inputs), on_error="skip" if skip_errors else "raise")
     images = instances = reaching = 0
-    for result in _progress(found, lambda: sources.count(list(inputs)), "predict"):
+    for result in track(found, "predict", lambda: sources.count(list(inputs))):
         if not quiet:
             result.print()
         if save_path is not None:
@@ -97,9 +100,85 @@ def export(model_name: str, weights: str | None, output: str, labels_file: str |
     """Turn weights into a model directory that predicts without torch: inference.onnx and inference.yml."""
     from maskline import hub
 
-    with _status(f"exporting {model_name}"):
+    with status(f"exporting {model_name}"):
         folder = hub.make_model_dir(model_name, output, weights, labels_file=labels_file, threshold=threshold)
     click.echo(f"{folder}: inference.onnx and inference.yml, checked against the network", err=True)
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--output", default="output", show_default=True, type=click.Path(path_type=Path), help="For the report.")
+@click.option("--fix", "target", metavar="NEW", type=click.Path(path_type=Path), help="Write a corrected copy here.")
+@click.option("--strict", is_flag=True, help="Fail on warnings too.")
+def check(folder: Path, output: Path, target: Path | None, strict: bool) -> None:
+    """Check a data set in COCO's form: every record, picture and mask. Exit code 1 if it has errors.
+
+    Writes a report to look at (check_dataset/report.html) and all faults as JSON.
+    """
+    from maskline.data.check_dataset import FOLDER, PASSED, examine
+    from maskline.data.fix import fix
+
+    reading, _ = examine(folder, output)
+    _print_faults(reading.faults)
+    errors, warnings = len(reading.errors), len(reading.faults) - len(reading.errors)
+    counts = ", ".join(f"{split}: {len(dataset.images)} images" for split, dataset in reading.splits.items())
+    click.echo(f"{counts}; {errors} errors, {warnings} warnings; report: {output / FOLDER / 'report.html'}")
+    if target is not None:
+        remaining = fix(reading, target)
+        click.echo(f"{target}: a copy with {len(reading.faults) - len(remaining)} faults mended, {len(remaining)} left")
+    if errors or (strict and warnings):
+        sys.exit(1)
+    click.echo(PASSED)
+
+
+@cli.command()
+@click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
+@click.argument("target", metavar="NEW", type=click.Path(path_type=Path))
+@click.option("--to", required=True, metavar="FORMAT", help="coco, labelme, yolo, voc or cvat.")
+@click.option("--from", "from_", metavar="FORMAT", help="Default: found out.")
+@click.option("--skip-errors", is_flag=True, help="Leave out what can't be read, with a warning.")
+def convert(source: Path, target: Path, to: str, from_: str | None, skip_errors: bool) -> None:
+    """Convert a data set into a new folder: COCO, LabelMe, YOLO-seg, Pascal VOC, CVAT."""
+    from maskline.data.convert import convert as convert_dataset
+
+    with status(f"converting {source}"):
+        done = convert_dataset(source, target, to, from_, skip_errors=skip_errors)
+    _print_faults(done.skipped)
+    for note in done.notes:
+        click.echo(f"note: {note}", err=True)
+    for split, dataset in done.splits.items():
+        click.echo(f"{split}: {len(dataset.images)} images, {len(dataset.annotations)} annotations")
+    click.echo(f"{target}: from {done.source_format} to {to.lower()}")
+
+
+@cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--val", type=float, default=20, show_default=True, metavar="PERCENT", help="Share to evaluate with.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another division.")
+@click.option("--stratify", is_flag=True, help="Give each class its share in both parts.")
+@click.option("--group", metavar="KIND", help="Keep together: folder, similar, key:NAME, or a regular expression.")
+@click.option("--output", metavar="NEW", type=click.Path(path_type=Path), help="A new data set. Default: DIR itself.")
+def split(folder: Path, val: float, seed: int, stratify: bool, group: str | None, output: Path | None) -> None:
+    """Divide a data set anew into train and val.
+
+    In place by default: the annotation files that were there are kept as .bak.
+    """
+    from maskline.data.split import Division, split_in_place, split_into
+
+    how = Division(val, seed, stratify, group)
+    with status(f"dividing {folder}"):
+        parts = split_in_place(folder, how) if output is None else split_into(output, folder, how)
+    for name, dataset in parts.items():
+        click.echo(f"{name}: {len(dataset.images)} images, {len(dataset.annotations)} annotations")
+
+
+@cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def run(options: tuple[str, ...]) -> None:
+    """Run a mode as the reference's documents have it: run -c CONFIG -o Section.key=value ... (as main.py)."""
+    from maskline import engine
+
+    sys.exit(engine.main(options))
 
 
 @cli.command()
@@ -133,30 +212,16 @@ def _end(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _progress(results: Iterator[Result], count: Callable[[], int | None], what: str) -> Iterator[Result]:
-    """The results, with a progress bar on stderr if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield from results
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    terminal = sys.stdout.isatty()  # only then may lines be printed around the bar
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=terminal, transient=True) as bar:
-        yield from bar.track(results, total=count())
-
-
-@contextmanager
-def _status(text: str) -> Iterator[Any]:
-    """A line that turns while long work goes on, if stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(text):
-        yield
+def _print_faults(faults: Sequence[Fault]) -> None:
+    """By kind: what is wrong, what to do, the first few of many."""
+    for kind, group in groupby(faults, key=lambda fault: fault.kind):
+        of_kind = list(group)
+        mended = "" if kind.fix is None else f" (--fix: {kind.fix})"
+        click.echo(f"{kind.severity}: {kind.title}, {len(of_kind)} x; {kind.advice}{mended}")
+        for fault in of_kind[:FAULTS_TOLD]:
+            click.echo(f"  {fault.split} {fault.file}: {fault.what}")
+        if len(of_kind) > FAULTS_TOLD:
+            click.echo(f"  and {len(of_kind) - FAULTS_TOLD} more")
 
 
 if __name__ == "__main__":

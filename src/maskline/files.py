@@ -44,5 +44,5 @@ def read_yaml(path: Path) -> Any:
 
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # bytes that are no text, dates, depth
         raise ParameterError(f"{path} is not readable YAML ({' '.join(str(error).split())})") from None

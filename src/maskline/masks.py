@@ -135,15 +135,27 @@ def polygons(mask: Mask, offset: tuple[int, int] = (0, 0)) -> list[list[float]]:
     Returns:
         Rings ``[x1, y1, x2, y2, ...]`` in pixels of the image, the first vertex not repeated; none for an empty mask.
     """
+    return outlines(mask, offset)[0]
+
+
+def outlines(mask: Mask, offset: tuple[int, int] = (0, 0)) -> tuple[list[list[float]], list[list[float]]]:
+    """The rings round the regions of a mask, as `polygons` gives them, and those round its holes.
+
+    A pixel is foreground if it lies inside an odd number of all of them.
+    """
     import cv2
 
     if not mask.size:
-        return []
-    # OpenCV's outlines pass through the centres of pixels. With each pixel doubled, 2x and 2x + 1 are its two sides.
+        return [], []
+    # OpenCV's outlines pass through the centres of foreground pixels. With each pixel doubled, 2x and 2x + 1 are its
+    # two sides; that holds for both kinds of ring, as a hole's lies on the pixels round it.
     doubled = np.repeat(np.repeat(_binary(mask), 2, axis=0), 2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     parents = cast("list[int]", [] if hierarchy is None else hierarchy[0, :, 3].tolist())
-    return [_ring(contour, offset) for contour, parent in zip(contours, parents, strict=True) if parent < 0]
+    rings: tuple[list[list[float]], list[list[float]]] = [], []
+    for contour, parent in zip(contours, parents, strict=True):
+        rings[parent >= 0].append(_ring(contour, offset))
+    return rings
 
 
 def _ring(contour: npt.NDArray[Any], offset: tuple[int, int]) -> list[float]:

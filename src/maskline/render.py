@@ -69,7 +69,13 @@ logger = logging.getLogger("maskline")
 
 
 def draw(
-    image: ByteArray, instances: Instances, names: Sequence[str], *, alpha: float = 0.7, contour: bool = True
+    image: ByteArray,
+    instances: Instances,
+    names: Sequence[str],
+    *,
+    alpha: float = 0.7,
+    contour: bool = True,
+    scores: bool = True,
 ) -> ByteArray:
     """Draw what was found: masks, then boxes, then labels, the best score on top.
 
@@ -82,6 +88,7 @@ def draw(
         names: class names; every label is an index into it.
         alpha: how much of a mask's colour covers the image, in [0, 1].
         contour: also outline the masks, in white or dark, but for the smallest.
+        scores: write them behind the names.
 
     Returns:
         (H, W, 3) uint8 **RGB**.
@@ -108,7 +115,7 @@ def draw(
     for i in worst_first:
         top, bottom, left, right = instances.window(i)
         _frame(canvas[top:bottom, left:right], _colour(instances.labels[i]), line)
-    _write_labels(canvas, instances, names)
+    _write_labels(canvas, instances, names, scores)
     return canvas
 
 
@@ -159,13 +166,14 @@ def _frame(window: ByteArray, colour: Colour, line: int) -> None:
     window[:, :line] = window[:, -line:] = colour
 
 
-def _write_labels(canvas: ByteArray, instances: Instances, names: Sequence[str]) -> None:
+def _write_labels(canvas: ByteArray, instances: Instances, names: Sequence[str], scores: bool) -> None:
     """Put labels where they don't cover those of better instances, in place; without such a spot they are left out."""
     height, width = instances.size
     size = text_size(width, height)
     taken = np.zeros((len(instances), 4), np.int64)  # top, bottom, left, right of the labels so far
     for i, label in enumerate(instances.labels.tolist()):
-        tile = _label_tile(names[label], label, float(instances.scores[i]), size, width)[:height]
+        score = f"{instances.scores[i]:.2f}" if scores else ""
+        tile = _label_tile(names[label], label, score, size, width)[:height]
         high, wide = tile.shape[:2]
         for top, left in _spots(instances.window(i), (high, wide), instances.size):
             spot = top, top + high, left, left + wide
@@ -197,14 +205,14 @@ def _overlaps(spot: tuple[int, int, int, int], taken: npt.NDArray[np.int64]) -> 
     return bool((rows & (taken[:, 2] < right) & (taken[:, 3] > left)).any())
 
 
-def _label_tile(name: str, label: int, score: float, size: int, room: int) -> ByteArray:
+def _label_tile(name: str, label: int, score: str, size: int, room: int) -> ByteArray:
     """``name 0.87`` on the colour of its class: (h, w, 3) uint8 RGB, ``size`` pixels of text, at most ``room`` wide."""
     from PIL import Image, ImageDraw
 
     colour = _colour(label)
     text, font = _text_and_font(" ".join(name.split()), label, size)
     pad = max(2, size // 6)
-    text = _fitted(text, f"{score:.2f}", font, room - 2 * pad)
+    text = _fitted(text, score, font, room - 2 * pad)
     ascent, descent = font.getmetrics()
     tile = Image.new("RGB", (min(round(font.getlength(text)) + 2 * pad, room), ascent + descent + pad), colour)
     pen = ImageDraw.Draw(tile)
@@ -218,7 +226,7 @@ def _fitted(name: str, score: str, font: FreeTypeFont, room: int) -> str:
     text, kept = f"{name} {score}".strip(), len(name)
     while kept and font.getlength(text) > room:
         kept -= 1
-        text = f"{name[:kept]}… {score}"
+        text = f"{name[:kept]}… {score}".rstrip()
     return text
 
 

@@ -11,6 +11,8 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias, TypeGuard, cast
 
@@ -26,22 +28,10 @@ from maskline.masks import rle_runs, runs_rle
 
 Json: TypeAlias = dict[str, Any]
 
+FARTHEST = 1e9  # pixels: no coordinate lies beyond
+
 # A number of COCO's compressed run lengths is up to 12 characters, all but the last with the sixth bit set.
 _COMPRESSED = re.compile(r"(?:[P-o]{0,11}[0-O])+")
-
-
-def load(path: Path, folder: Path, split: str) -> Dataset:
-    """Read a file that is meant to be right.
-
-    Raises:
-        DatasetError: it has errors; the message tells the first and how many there are.
-    """
-    dataset, faults = read(path, folder, split)
-    errors = [fault for fault in faults if fault.kind.severity == "error"]
-    if errors:
-        more = f" (and {len(errors) - 1} more: run `maskline check`)" if len(errors) > 1 else ""
-        raise DatasetError(f"{errors[0]}{more}")
-    return dataset
 
 
 def read(path: Path, folder: Path, split: str) -> tuple[Dataset, list[Fault]]:
@@ -159,7 +149,6 @@ class _Reader:
         self, records: Sequence[Any], images: Mapping[Id, ImageRecord], categories: set[Id], twins: Mapping[Id, Id]
     ) -> tuple[Annotation, ...]:
         found: list[Annotation] = []
-        seen: set[Id] = set()
         for place, record in enumerate(records):
             key = _id(record, "id") if isinstance(record, dict) and "id" in record else place + 1
             image_id, category_id = _id(record, "image_id"), _id(record, "category_id")
@@ -173,13 +162,24 @@ class _Reader:
             elif category_id not in categories:
                 self.fault("unknown-category", f"annotation {key!r} has category {category_id!r}", image_id, key)
             else:
-                if key in seen:
-                    self.fault("annotation-id", f"annotation {key!r} is there twice", image_id, key)
-                seen.add(key)
                 segmentation = self.segmentation(record, images[image_id], key)
                 if segmentation is not None:
                     found.append(_annotation(record, key, image_id, category_id, segmentation))
-        return tuple(found)
+        return self.numbered(found)
+
+    def numbered(self, annotations: Sequence[Annotation]) -> tuple[Annotation, ...]:
+        """With new ids for those whose id an earlier one has."""
+        taken = {annotation.id for annotation in annotations}
+        fresh = count(max((key for key in taken if isinstance(key, int)), default=0) + 1)
+        found: dict[Id, Annotation] = {}
+        for annotation in annotations:
+            key = annotation.id
+            if key in found:
+                self.fault("annotation-id", f"annotation {key!r} is there twice", annotation.image_id, key)
+                key = next(fresh)
+                annotation = replace(annotation, id=key)
+            found[key] = annotation
+        return tuple(found.values())
 
     def segmentation(self, record: Json, image: ImageRecord, key: Id) -> Segmentation | None:
         given = record.get("segmentation")
@@ -253,12 +253,12 @@ def _flat_ring(flat: Any) -> np.ndarray[Any, np.dtype[np.float64]] | None:
         values = np.array(flat)
     except (ValueError, OverflowError):
         return None
-    if values.ndim != 1 or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+    if values.ndim != 1 or values.dtype.kind not in "iuf" or not (np.abs(values.astype(np.float64)) < FARTHEST).all():
         return None
     ring = values.astype(np.float64).reshape(-1, 2)
     if len(ring) > 3 and (ring[0] == ring[-1]).all():
         ring = ring[:-1]
-    return ring if np.ptp(ring, axis=0).all() else None
+    return ring if (ring.max(axis=0) > ring.min(axis=0)).all() else None
 
 
 def _compressed(given: Json, size: tuple[int, int]) -> str:
@@ -324,7 +324,7 @@ def _id(record: Any, key: str) -> Id | None:
     value = _get(record, key)
     if isinstance(value, str):
         return value
-    return _whole(value)
+    return value if type(value) is int else _whole(value)
 
 
 def _whole(value: Any) -> int | None:

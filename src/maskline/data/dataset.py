@@ -1,7 +1,7 @@
 """A data set of one split in memory: images, annotations, categories. What COCO's JSON holds, made small and sound.
 
-Whatever a file looked like, a `Dataset` keeps these promises: image ids and category ids are unique, every annotation
-belongs to a known image and a known category, and every segmentation can be turned into pixels.
+Whatever a file looked like, a `Dataset` keeps these promises: ids of images, annotations and categories are unique,
+every annotation belongs to a known image and a known category, and every segmentation can be turned into pixels.
 """
 
 from __future__ import annotations

@@ -41,15 +41,20 @@ _ROWS = (
     Kind("image-unreadable", "error", "an image file that can't be read", "replace the file", "left out"),
     Kind(
         *("image-size", "error", "width and height are not those of the file"),
-        *("correct them; if the picture was resized, its annotations must be scaled too", "those of the file"),
+        *("correct them; if the picture was resized, scale its annotations too",),
+        "annotations are scaled if the picture was resized, else it is left out",
     ),
     Kind(
         *("image-turned", "error", "annotated without the EXIF rotation that readers apply"),
-        *("save the picture without an EXIF orientation", "the picture is saved as it was annotated"),
+        *("save the picture without an EXIF orientation", "a JPEG is saved as annotated, others left out"),
     ),
-    Kind("image-unlisted", "warning", "image files that no split lists", "annotate them or take them away"),
+    Kind(
+        *("image-exif", "warning", "an EXIF orientation"),
+        "see that it was annotated turned as readers show it; tools that ignore the orientation disagree",
+    ),
+    Kind("image-unlisted", "warning", "files that no split lists", "annotate or list them, or take them away"),
     Kind("category-id", "error", "two categories with one id", "give each an id of its own", "the later is left out"),
-    Kind("category-name", "warning", "two categories with one name", "merge or rename them"),
+    Kind("category-name", "warning", "two categories with one name", "merge or rename them", "merged"),
     Kind(
         *("categories-differ", "error", "the splits do not list the same categories"),
         *("write one list, in one order, into all files", "one list in all files"),
@@ -59,11 +64,12 @@ _ROWS = (
     Kind("unknown-category", "error", "an annotation of an unknown category", "correct category_id", "left out"),
     Kind("annotation-id", "error", "two annotations with one id", "number them anew", "the later gets a new id"),
     Kind("no-mask", "error", "an annotation without a mask", "draw it, or remove the annotation", "left out"),
+    Kind("shape-ignored", "warning", "a shape that marks what is no object", "nothing, if that is meant", "left out"),
     Kind(
         *("polygon-broken", "error", "a polygon that encloses nothing or holds wrong numbers"),
         *("draw it anew: 3 points or more, x y x y ..., finite", "left out; other parts of the annotation stay"),
     ),
-    Kind("rle-broken", "error", "run lengths that are not a mask of the image", "export the mask anew", "left out"),
+    Kind("rle-broken", "error", "run lengths or a mask picture that can't be read", "export the mask anew", "left out"),
     Kind("polygon-crossing", "warning", "a polygon that crosses itself", "draw it anew", "its pixels stay, redrawn"),
     Kind("mask-empty", "warning", "a mask without pixels in the image", "remove or redraw it", "left out"),
     Kind("mask-outside", "warning", "a polygon that leaves the image", "cut it at the border", "cut at the border"),
@@ -136,3 +142,8 @@ class Reading:
 
     splits: dict[str, Dataset]
     faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[Fault]:
+        """Faults that are not mere warnings."""
+        return [fault for fault in self.faults if fault.kind.severity == "error"]

@@ -1,22 +1,209 @@
-"""Where the parts of a data set lie: found in the layouts people have, and written in ours.
+"""Where the parts of a COCO data set lie: found in the layouts people have, and written in ours.
 
-Ours is the reference's: ``annotations/instance_train.json``, ``annotations/instance_val.json``, ``images/``.
+Ours is the reference's: ``annotations/instance_train.json``, ``annotations/instance_val.json``, ``images/``. Found too:
+COCO's own (``annotations/instances_train2017.json`` beside ``train2017/``), a folder for each split with its JSON in it
+(``train/_annotations.coco.json``), and a single file for a set that has not been split.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from maskline.data.dataset import Dataset, Id, ImageRecord
-from maskline.errors import DatasetError, OutputError
+from maskline.data import coco
+from maskline.data.dataset import Category, Dataset, Id, ImageRecord
+from maskline.data.faults import Reading
+from maskline.errors import DatasetError, DatasetNotFoundError, OutputError
+from maskline.files import replace_file
 
-SPLITS = ("train", "val", "test")
+TITLE = "COCO"
+UNSPLIT = "all"
+#: How splits are called in the names of files and folders.
+SPLIT_WORDS = {"train": r"train(?:ing)?", "val": r"val(?:id(?:ation)?)?", "test": r"test(?:ing)?"}
+SPLITS = tuple(SPLIT_WORDS)
+OTHER_TASKS = ("captions", "keypoints", "stuff", "panoptic", "image_info")  # COCO's files that are not instances
+ERRORS_TOLD = 5
+LOOKED_AT = 50  # pictures that tell a folder from another
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name speaks of: ``instances_val2017`` of ``val``."""
+    for split, word in SPLIT_WORDS.items():
+        if re.search(rf"(?<![a-z]){word}(?![a-z])", name.lower()):
+            return split
+    return None
+
+
+def annotation_name(split: str) -> str:
+    """Where our layout has a split's annotations, below the root."""
+    return f"annotations/instance_{split}.json"
+
+
+def find(root: Path) -> dict[str, Path]:
+    """The annotation files of a data set by split, in the order train, val, test; or one for ``all``.
+
+    Args:
+        root: a folder, one of whose sub-folders may be the data set; or the annotation file itself.
+
+    Raises:
+        DatasetNotFoundError: there is no such folder, or no annotation file in it.
+        DatasetError: several files could be meant.
+    """
+    if root.is_file():
+        return {split_of(root.stem) or UNSPLIT: root}
+    if not root.is_dir():
+        raise DatasetNotFoundError(f"{root} does not exist: expected the folder of a data set")
+    for folder in (root, *_below(root)):
+        found = _annotation_files(folder)
+        if found:
+            return found
+    raise DatasetNotFoundError(
+        f"no annotations in {root}: expected {annotation_name('train')} and {annotation_name('val')} in COCO's form; "
+        "`maskline convert` makes them from other forms"
+    )
+
+
+def detect(root: Path) -> bool:
+    """Whether this is a data set in COCO's form."""
+    try:
+        return any(_looks_like_coco(path) for path in find(root).values())
+    except (DatasetError, OSError):
+        return False
+
+
+def read(root: Path) -> Reading:
+    """Read all splits of a COCO data set.
+
+    Raises:
+        DatasetError: as `find`; or a file is no COCO file.
+    """
+    reading = Reading({})
+    base = root if root.is_dir() else root.parent
+    for split, path in find(root).items():
+        dataset, faults = coco.read(path, path.parent, split)
+        reading.splits[split] = replace(dataset, folder=_image_folder(dataset, path, base))
+        reading.faults.extend(faults)
+    return reading
+
+
+def load(root: Path) -> dict[str, Dataset]:
+    """Read a COCO data set that is meant to be right.
+
+    Raises:
+        DatasetError: as `read`; or records have errors: the message tells the first of them and how many.
+    """
+    reading = read(root)
+    refuse_errors(reading)
+    return reading.splits
+
+
+def refuse_errors(reading: Reading, remedy: str = "`maskline check` tells all, --fix leaves them out") -> None:
+    """Raise DatasetError if something could not be read as it stands, with the first errors and what to do."""
+    if errors := reading.errors:
+        told = "".join(f"\n  {fault.file}: {fault.what}" for fault in errors[:ERRORS_TOLD])
+        more = f"\n  and {len(errors) - ERRORS_TOLD} more" if len(errors) > ERRORS_TOLD else ""
+        raise DatasetError(f"{len(errors)} records can't be read; {remedy}:{told}{more}")
+
+
+def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
+    """Write a data set in our layout into an empty folder, pictures copied. COCO loses nothing: no notes."""
+    write_annotations(place_images(splits, folder / "images"), folder)
+    return []
+
+
+def write_annotations(splits: Mapping[str, Dataset], root: Path) -> None:
+    """Write the annotation files of our layout."""
+    for split, dataset in splits.items():
+        coco.write(dataset, root / annotation_name(split))
+
+
+def unify(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """The same data sets with one list of categories: those of the first, then those that others add, by name."""
+    categories: dict[str, Category] = {}
+    ids: set[Id] = set()
+    for category in (category for dataset in splits.values() for category in dataset.categories):
+        if category.name not in categories:
+            key = category.id if category.id not in ids else _free_id(ids)
+            categories[category.name] = replace(category, id=key)
+            ids.add(key)
+    return {split: _with_categories(dataset, categories) for split, dataset in splits.items()}
+
+
+def _with_categories(dataset: Dataset, categories: Mapping[str, Category]) -> Dataset:
+    new_ids = {category.id: categories[category.name].id for category in dataset.categories}
+    annotations = dataset.annotations
+    if any(old != new for old, new in new_ids.items()):
+        annotations = [replace(a, category_id=new_ids[a.category_id]) for a in annotations]
+    return replace(dataset, categories=tuple(categories.values()), annotations=annotations)
+
+
+def _free_id(taken: Iterable[Id]) -> int:
+    return max((key for key in taken if isinstance(key, int)), default=0) + 1
+
+
+# ---- finding
+
+
+def _below(root: Path) -> list[Path]:
+    """Sub-folders that could be the data set: the parents of ``annotations``, the shortest path first."""
+    found = (path.parent for path in root.rglob("annotations") if path.is_dir())
+    return sorted(found, key=lambda path: (len(path.parts), path))
+
+
+def _annotation_files(root: Path) -> dict[str, Path]:
+    """The annotation files right here, by split."""
+    ours = {split: root / annotation_name(split) for split in SPLIT_WORDS}
+    if any(path.is_file() for path in ours.values()):
+        return {split: path for split, path in ours.items() if path.is_file()}
+    folders = [root / "annotations", root, *(path for path in _subfolders(root) if split_of(path.name))]
+    candidates = [path for folder in folders for path in sorted(folder.glob("*.json")) if _looks_like_coco(path)]
+    found: dict[str, Path] = {}
+    for path in candidates:
+        split = split_of(path.stem) or split_of(path.parent.name) or UNSPLIT
+        if split in found:
+            raise DatasetError(
+                f"{found[split]} and {path} could both be the annotations of {split!r}: name one of them"
+            )
+        found[split] = path
+    if UNSPLIT in found and len(found) > 1:
+        del found[UNSPLIT]
+    return {split: found[split] for split in (*SPLIT_WORDS, UNSPLIT) if split in found}
+
+
+def _subfolders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir())
+
+
+def _looks_like_coco(path: Path) -> bool:
+    if any(word in path.name for word in OTHER_TASKS):
+        return False
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    return bool(re.search(rb'"(images|annotations|categories|info|licenses)"\s*:', head)) and b'"shapes"' not in head
+
+
+def _image_folder(dataset: Dataset, path: Path, root: Path) -> Path:
+    """The folder in which most of the first pictures are there; ``images`` beside the annotations if none are."""
+    base = path.parent.parent if path.parent.name == "annotations" else path.parent
+    names = [name for name in (path.stem, path.parent.name) if split_of(name)]
+    own = [folder for folder in _subfolders(base) if any(split_of(n) == split_of(folder.name) for n in names)]
+    candidates = [base / "images", base / "images" / dataset.split, *own, path.parent, base, root / "images", root]
+    some = list(islice(dataset.images, LOOKED_AT))
+
+    def found(folder: Path) -> int:
+        return sum((folder / image.file_name).is_file() for image in some)
+
+    return max(candidates, key=found)
+
+
+# ---- writing
 
 
 @contextmanager
@@ -43,6 +230,15 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise OutputError(f"{target} can't be written: {error.strerror or error}") from error
 
 
+def back_up(path: Path) -> Path | None:
+    """Copy a file to ``.bak``, or ``.bak2``, ``.bak3``, ... where that is taken; None if there is no such file."""
+    if not path.exists():
+        return None
+    names = (path.with_name(f"{path.name}.bak{number if number > 1 else ''}") for number in count(1))
+    target = next(name for name in names if not name.exists())
+    return replace_file(target, lambda temporary: shutil.copy2(path, temporary))
+
+
 def copy_images(dataset: Dataset, folder: Path, names: Mapping[Id, str] | None = None) -> Dataset:
     """Copy a split's pictures.
 
@@ -67,6 +263,12 @@ def copy_images(dataset: Dataset, folder: Path, names: Mapping[Id, str] | None =
         shutil.copyfile(source, folder / name)
         moved.append(replace(image, file_name=name))
     return replace(dataset, folder=folder, images=tuple(moved))
+
+
+def place_images(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Dataset]:
+    """Copy the pictures of all splits into one folder, under their names where those are not taken by another."""
+    names = unique_names(splits)
+    return {split: copy_images(dataset, folder, names[split]) for split, dataset in splits.items()}
 
 
 def unique_names(splits: Mapping[str, Dataset], *, flat: bool = False) -> dict[str, dict[Id, str]]:

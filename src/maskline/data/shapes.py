@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import TypeAlias, cast
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from maskline.errors import MissingDependencyError
 from maskline.instances import ByteArray
-from maskline.masks import Mask, place_rle, polygons, rle_window
+from maskline.masks import Mask, outlines, place_rle, rle_window
 
 try:
     from pycocotools import mask as coco
@@ -32,7 +31,7 @@ def to_rle(segmentation: Segmentation, size: tuple[int, int]) -> str:
     if isinstance(segmentation, str):
         return segmentation
     height, width = size
-    rings = [flat for ring in segmentation if len(flat := _inside(ring, size).ravel()) >= 6]
+    rings = [flat for ring in segmentation if len(flat := clip(ring, size, margin=1).ravel()) >= 6]
     if not rings:
         return place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), size)
     merged = coco.merge(coco.frPyObjects([ring.tolist() for ring in rings], height, width))
@@ -60,52 +59,24 @@ def from_mask(mask: Mask, window: Window, size: tuple[int, int]) -> Segmentation
         mask: (bottom - top, right - left), not empty.
         window: where it lies in the image of ``(height, width)``.
     """
-    parts = outlines(mask, window)
-    if any(holes for _, holes in parts):
-        return place_rle(mask, window, size)
-    return tuple(outer for outer, _ in parts)
-
-
-def outlines(mask: Mask, window: Window) -> list[tuple[Ring, list[Ring]]]:
-    """The regions of a mask that hang together: each as its outer ring and the rings of its holes, on pixels' corners.
-
-    Args:
-        mask: (bottom - top, right - left).
-        window: where it lies in the image.
-    """
-    top, _, left, _ = window
-    found = []
-    count, regions = cv2.connectedComponents(np.ascontiguousarray(mask != 0).view(np.uint8), connectivity=8)
-    for number in range(1, count):
-        region = regions == number
-        (outer,) = polygons(region, (left, top))
-        holes = [ring for gap in _gaps(region) for ring in polygons(gap, (left, top))]
-        found.append((_ring(outer), [_ring(hole) for hole in holes]))
-    return found
-
-
-def _gaps(region: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.bool_]]:
-    """The holes of a region, each as a mask of the region's size."""
-    outside = np.pad(~region, 1, constant_values=True).view(np.uint8)
-    count, numbers = cv2.connectedComponents(outside, connectivity=4)
-    ways_out = numbers[0, 0]
-    inner = numbers[1:-1, 1:-1]
-    return [inner == number for number in range(1, count) if number != ways_out]
+    outer, holes = outlines(mask, (window[2], window[0]))
+    return place_rle(mask, window, size) if holes else tuple(map(_ring, outer))
 
 
 def _ring(flat: list[float]) -> Ring:
     return np.asarray(flat, np.float64).reshape(-1, 2)
 
 
-def _inside(ring: Ring, size: tuple[int, int]) -> Ring:
-    """The part of a ring within a pixel's distance of the image: what is further out costs time and changes nothing.
+def clip(ring: Ring, size: tuple[int, int], margin: float = 0) -> Ring:
+    """The part of a ring inside an image of ``(height, width)``, or within ``margin`` pixels of it; may be empty.
 
-    Sutherland and Hodgman, *Reentrant polygon clipping* (1974). The edges it adds run outside the image.
+    Sutherland and Hodgman, *Reentrant polygon clipping* (1974): a part that falls into several stays one ring, joined
+    along the border.
     """
-    height, width = size
-    if ring.min() >= -1 and ring[:, 0].max() <= width + 1 and ring[:, 1].max() <= height + 1:
+    low, high = -margin, np.asarray(size[::-1], np.float64) + margin
+    if (ring >= low).all() and (ring <= high).all():
         return ring
-    for axis, limit, sign in ((0, -1, 1), (0, width + 1, -1), (1, -1, 1), (1, height + 1, -1)):
+    for axis, limit, sign in ((0, low, 1), (0, high[0], -1), (1, low, 1), (1, high[1], -1)):
         if not len(ring):
             break
         before = np.roll(ring, 1, axis=0)

@@ -1,0 +1,96 @@
+"""``-o Section.key=value``, and the reading of values: YAML 1.2's scalars, so that what looks like a number is one.
+
+PyYAML reads YAML 1.1, where ``1e-3`` is text, ``on`` and ``yes`` are truth values, ``010`` is eight and ``2024-01-01``
+is a date. Here, in overrides and module files alike:
+
+====================================== ========================================
+written                                read as
+====================================== ========================================
+``None none NULL Null null ~``, nothing None
+``true True TRUE false False FALSE``   a truth value
+``5  -1  1e-3  .5  2.``                a number; with a leading zero, text
+``"5"``, ``'None'``                    text: quotes keep anything as it is
+``[1, a]``, ``{a: 1}``                 a list, a mapping, of the same
+anything else                          text
+====================================== ========================================
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from maskline.errors import ParameterError
+
+_NONE = frozenset(("", "~", "None", "none", "null", "Null", "NULL"))
+_TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,30})")  # longer ones are identifiers rather than numbers
+_FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]{0,30})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,4})?")
+
+
+def parse(text: str) -> tuple[tuple[str, ...], Any]:
+    """``"Train.epochs_iters=10"`` as ``(("Train", "epochs_iters"), 10)``; the first ``=`` divides.
+
+    Raises:
+        ParameterError: no ``=``, or a part of the key is empty.
+    """
+    key, equals, value = text.partition("=")
+    parts = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(parts):
+        raise ParameterError(f"override {text!r}: expected Section.key=value, such as Global.mode=train")
+    return parts, parse_value(value)
+
+
+def parse_value(text: str) -> Any:
+    """A value given as text, see the top of this file. Never evaluated, and never refused.
+
+    Unlike within a file, what is neither a whole collection nor whole quoted text is taken as it stands: ``a #1.jpg``,
+    ``[draft] a.jpg`` and ``*.jpg`` are text. Empty quotes are None.
+    """
+    text = text.strip()
+    if text[:1] not in ("[", "{", '"', "'"):
+        return parse_scalar(text)
+    try:
+        value = read_yaml(text)
+    except ParameterError:
+        return text
+    return None if value == "" else value
+
+
+def parse_scalar(text: str) -> bool | int | float | str | None:
+    """A scalar without quotes."""
+    if text in _NONE:
+        return None
+    if text in _TRUTH:
+        return _TRUTH[text]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def read_yaml(text: str) -> Any:
+    """A YAML document of None, truth values, numbers, text, lists and dicts. Tags are without effect.
+
+    Raises:
+        ParameterError: it is not YAML, nested too deep to be meant, or has aliases (with them a kilobyte can hold a
+            billion values).
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # chr() of an escape; depth
+        raise ParameterError(f"not readable YAML ({' '.join(str(error).split())})") from None
+
+
+class _Loader(yaml.BaseLoader):
+    """PyYAML's loader that knows no types, with ours."""
+
+    def construct_scalar(self, node: Any) -> Any:
+        text = super().construct_scalar(node)
+        return parse_scalar(text) if node.style is None else text
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not supported: write the values out")
+        return super().compose_node(parent, index)

@@ -1,0 +1,246 @@
+"""Charts: the class histogram as a picture, and the distributions of the report as columns in percent."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from maskline.data.stats import LARGE, MEDIUM, Statistics, by_frequency
+from maskline.errors import MissingDependencyError
+from maskline.files import replace_file
+from maskline.render import FONT_VARIABLES, SYSTEM_FONTS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Colours of splits, told apart also by those who see no red or green. Others take them in turn.
+SPLIT_COLOURS = {"train": "#3b76d6", "val": "#e8950c", "test": "#2a9d78", "all": "#3b76d6"}
+
+HEIGHT, SMALLEST_WIDTH, CLASSES_PER_INCH, DPI = 5, 8, 5, 120  # inches; the reference's
+MOST_CLASSES = 1500  # in one picture: 36,000 pixels wide
+FEWEST_SLOTS = 5  # room is kept for as many classes, so that the bars of one or two do not become walls
+LONGEST_NAME = 24  # characters
+MOST_EXACT = 12  # instances per image up to which each number has a column of its own
+DEFAULT_FONT = ""  # stands for matplotlib's own
+
+
+# ---- the picture
+
+
+def histogram(statistics: Mapping[str, Statistics], names: Sequence[str], path: Path) -> None:
+    """Draw how many instances each class has, as PNG: a bar per split, classes by their count in ``train``, falling.
+
+    Of more than 1500 classes those with the most instances are shown.
+
+    Args:
+        statistics: by split.
+        names: of the classes, each once.
+        path: the file; its folder is made where missing.
+
+    Raises:
+        OutputError: the file can't be written.
+        MissingDependencyError: matplotlib is not installed.
+    """
+    order = by_frequency(statistics, names)[:MOST_CLASSES]
+    figure, axes = _figure(max(SMALLEST_WIDTH, len(order) / CLASSES_PER_INCH))
+    _bars(axes, statistics, order)
+    _name_classes(axes, order, {name: index for index, name in enumerate(names)})
+    _dress(axes)
+    replace_file(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
+
+
+def _figure(width: float) -> tuple[Figure, Axes]:
+    """A figure of its own, of which pyplot knows nothing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("charts need more packages: pip install 'maskline[data]'") from error
+    figure = Figure(figsize=(width, HEIGHT), layout="tight")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _bars(axes: Axes, statistics: Mapping[str, Statistics], order: Sequence[str]) -> None:
+    wide = 0.8 / max(1, len(statistics))
+    places = np.arange(len(order))
+    for number, (split, numbers) in enumerate(statistics.items()):
+        counts = numbers.by_name()
+        heights = [counts.get(name, (0, 0))[0] for name in order]
+        left = places - 0.4 + (number + 0.5) * wide
+        axes.bar(left, heights, wide, label=split, color=split_colour(split, number))
+    spare = max(0, FEWEST_SLOTS - len(order)) / 2
+    axes.set_xlim(-0.6 - spare, len(order) - 0.4 + spare)
+
+
+def split_colour(split: str, number: int) -> str:
+    """The colour of a split, the ``number``-th of its set, as ``#rrggbb``."""
+    return SPLIT_COLOURS.get(split) or list(SPLIT_COLOURS.values())[number % 3]
+
+
+def _dress(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_ylabel("Counts")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(0, max(1, axes.get_ylim()[1]))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", linewidth=0.5, alpha=0.4)
+    axes.set_axisbelow(True)
+    if axes.containers:
+        axes.legend(frameon=False)
+
+
+def _name_classes(axes: Axes, order: Sequence[str], indices: Mapping[str, int]) -> None:
+    from matplotlib.font_manager import FontProperties
+
+    texts, fonts = zip(*(_text_and_font(name, indices[name]) for name in order), strict=True) if order else ((), ())
+    ticks = axes.set_xticks(range(len(order)), texts, rotation=90, parse_math=False)
+    for tick, font in zip(ticks, fonts, strict=True):
+        if font != DEFAULT_FONT:
+            size = tick.label1.get_fontsize()
+            tick.label1.set_fontproperties(FontProperties(fname=font, size=size))
+
+
+def _text_and_font(name: str, index: int) -> tuple[str, str]:
+    """A name in one short line and a font that has its characters; as in pictures, without one the class's number."""
+    short = " ".join(name.split())
+    if len(short) > LONGEST_NAME:
+        short = f"{short[: LONGEST_NAME - 1]}…"
+    plain = "".join(c for c in unicodedata.normalize("NFKD", short) if not unicodedata.combining(c))
+    named = [os.environ[variable] for variable in FONT_VARIABLES if os.environ.get(variable)]
+    for text in (short, plain):
+        for font in (*named, DEFAULT_FONT, *SYSTEM_FONTS):
+            if {ord(character) for character in text} <= _characters(font):
+                return text, font
+    return f"#{index}", DEFAULT_FONT
+
+
+@lru_cache(maxsize=64)
+def _characters(font: str) -> frozenset[int]:
+    """The characters a font file has; none where there is no such file or it is damaged."""
+    from matplotlib.font_manager import FontProperties, findfont
+    from matplotlib.ft2font import FT2Font
+
+    path = findfont(FontProperties()) if font == DEFAULT_FONT else font
+    try:
+        return frozenset(FT2Font(path).get_charmap())
+    except (OSError, RuntimeError, ValueError):
+        return frozenset()
+
+
+# ---- columns of the report
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One bin of a distribution.
+
+    Attributes:
+        label: the values it holds, in words.
+        tick: the first of them, or nothing where there is no room for it.
+        counts: by split.
+        shares: by split, in percent of all that the split has.
+    """
+
+    label: str
+    tick: str
+    counts: dict[str, int]
+    shares: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A distribution, split by split.
+
+    Attributes:
+        columns: from left to right.
+        top: the share in percent at which the chart ends.
+        lines: shares in percent at which it has a line.
+        marks: names and places, in percent of the width, of limits within it.
+        exact: whether a column holds a single value, which its tick names; else that is where it begins.
+    """
+
+    columns: tuple[Column, ...]
+    top: float
+    lines: tuple[float, ...]
+    marks: tuple[tuple[str, float], ...] = ()
+    exact: bool = False
+
+
+def size_columns(statistics: Mapping[str, Statistics]) -> Columns | None:
+    """Instances by the side of a square of their area, in half octaves of pixels; None if there is no mask."""
+    sides = {split: np.sqrt(numbers.areas[numbers.areas > 0]) for split, numbers in statistics.items()}
+    everything = np.concatenate([*sides.values(), np.zeros(0)])
+    if not len(everything):
+        return None
+    low = min(3, math.floor(math.log2(everything.min())))
+    high = max(8, math.floor(math.log2(everything.max())) + 1)
+    edges = 2 ** (np.arange(2 * low, 2 * high + 1) / 2)
+    labels = [f"{_pixels(a)} to {_pixels(b)} px" for a, b in itertools.pairwise(edges)]
+    ticks = [f"{round(edge)}" if place % 2 == 0 else "" for place, edge in enumerate(edges[:-1])]
+    limits = (("medium", math.sqrt(MEDIUM)), ("large", math.sqrt(LARGE)))
+    marks = tuple((name, 100 * (math.log2(limit) - low) / (high - low)) for name, limit in limits)
+    counts = {split: np.histogram(values, edges)[0] for split, values in sides.items()}
+    return _columns(labels, ticks, counts, marks)
+
+
+def crowding_columns(statistics: Mapping[str, Statistics]) -> Columns | None:
+    """Images by their number of instances: one by one where there are few, else in octaves; None without images."""
+    most = max((int(numbers.per_image.max(initial=0)) for numbers in statistics.values()), default=0)
+    if not any(numbers.images for numbers in statistics.values()):
+        return None
+    exact = most <= MOST_EXACT
+    edges = list(range(most + 2)) if exact else [0, 1, 2, *(2**n + 1 for n in range(1, most.bit_length() + 1))]
+    while len(edges) > 3 and edges[-2] > most:
+        edges.pop()
+    labels = [f"{a}" if b == a + 1 else f"{a} to {b - 1}" for a, b in itertools.pairwise(edges)]
+    counts = {split: np.histogram(numbers.per_image, edges)[0] for split, numbers in statistics.items()}
+    return _columns([f"{label} instances" for label in labels], [f"{edge}" for edge in edges[:-1]], counts, exact=exact)
+
+
+def _columns(
+    labels: Sequence[str],
+    ticks: Sequence[str],
+    counts: Mapping[str, npt.NDArray[np.integer]],
+    marks: tuple[tuple[str, float], ...] = (),
+    exact: bool = False,
+) -> Columns:
+    shares = {split: _percent(values) for split, values in counts.items()}
+    columns = tuple(
+        Column(
+            labels[place],
+            ticks[place],
+            {split: int(values[place]) for split, values in counts.items()},
+            {split: float(values[place]) for split, values in shares.items()},
+        )
+        for place in range(len(labels))
+    )
+    top, lines = _scale(max(float(values.max(initial=0)) for values in shares.values()))
+    return Columns(columns, top, lines, marks, exact)
+
+
+def _percent(counts: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    return np.asarray(100 * counts / max(1, int(counts.sum())), np.float64)
+
+
+def _scale(highest: float) -> tuple[float, tuple[float, ...]]:
+    """Where a chart of percents ends, and up to four round shares for its lines."""
+    step = next((step for step in (1, 2, 5, 10, 20) if step * 4 >= highest), 25)
+    count = max(1, math.ceil(highest / step - 1e-6))
+    return float(step * count), tuple(float(step * number) for number in range(1, count + 1))
+
+
+def _pixels(length: float) -> str:
+    return f"{length:.0f}" if length >= 10 else f"{length:.1f}".removesuffix(".0")

@@ -1,0 +1,131 @@
+"""From any format to any other: a star around COCO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from maskline.data import layout
+from maskline.data.dataset import Dataset
+from maskline.data.faults import Fault, Reading
+from maskline.data.split import Division, divide, merge, write_in_place
+from maskline.errors import DatasetError, DatasetNotFoundError, UnknownNameError
+
+
+class Format(Protocol):
+    """What the module of a format offers."""
+
+    TITLE: str  # as people write it
+
+    def detect(self, root: Path) -> bool:
+        """Whether a folder or file looks like this format. Raises nothing."""
+
+    def read(self, root: Path) -> Reading:
+        """Read all splits. Raises DatasetError where there is nothing to read; what is wrong in part becomes faults."""
+
+    def write(self, splits: Mapping[str, Dataset], folder: Path) -> list[str]:
+        """Fill an empty folder with pictures and annotations; returns what this data set loses, a line each."""
+
+
+#: Modules by the format's name on the command line, in the order in which they are tried on an unknown folder.
+FORMATS = {"cvat": "cvat", "yolo": "yolo", "voc": "voc", "labelme": "labelme", "coco": "layout"}
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What a conversion did.
+
+    Attributes:
+        source_format: its key in `FORMATS`.
+        splits: as read.
+        skipped: what could not be read and so is not there.
+        notes: what the new format can't hold.
+    """
+
+    source_format: str
+    splits: dict[str, Dataset]
+    skipped: list[Fault]
+    notes: list[str]
+
+
+def get(name: str) -> Format:
+    """The module of a format, by its key or title in any case. Raises UnknownNameError."""
+    key = name.lower()
+    if key not in FORMATS:
+        raise UnknownNameError.of("format", name, FORMATS)
+    return cast("Format", import_module(f"maskline.data.{FORMATS[key]}"))
+
+
+def recognize(root: Path) -> str:
+    """The format of a folder or file. Raises DatasetNotFoundError, DatasetError."""
+    if not root.exists():
+        raise DatasetNotFoundError(f"{root} does not exist: expected the folder of a data set")
+    for name in FORMATS:
+        if get(name).detect(root):
+            return name
+    known = ", ".join(get(name).TITLE for name in FORMATS)
+    raise DatasetError(f"{root} is no data set of a known form ({known}): check the folder, or name its form (--from)")
+
+
+def convert(source: Path, target: Path, to: str, from_: str | None = None, *, skip_errors: bool = False) -> Converted:
+    """Convert a data set; its pictures are copied. The source is only read.
+
+    Args:
+        source: the folder, or the annotation file.
+        target: a new folder, complete or not there at all afterwards.
+        to, from_: keys of `FORMATS`; None finds out.
+        skip_errors: leave out what can't be read, instead of refusing the whole.
+
+    Raises:
+        UnknownNameError: no such format.
+        DatasetError: the source can't be read, or parts of it without ``skip_errors``, or the format can't hold it.
+        OutputError: the target is there already, or can't be written.
+    """
+    writer = get(to)
+    name = from_.lower() if from_ is not None else recognize(source)
+    reading = get(name).read(source)
+    if not skip_errors:
+        layout.refuse_errors(reading, "--skip-errors leaves them out")
+    splits = layout.unify(reading.splits)
+    with layout.new_folder(target) as folder:
+        notes = writer.write(splits, folder)
+    return Converted(name, splits, reading.errors, notes)
+
+
+def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset]:
+    """Write COCO annotations into a data set of another form, beside what is there; existing ones become ``.bak``.
+
+    Pictures stay where they are if that is ``images``, else they are copied there. A set without a ``val`` split is
+    divided at random, as `Division` does by default.
+
+    Raises:
+        UnknownNameError: no such format.
+        DatasetError: nothing could be read, or something not; nothing has changed then.
+    """
+    reading = get(from_).read(root)
+    layout.refuse_errors(reading, "correct them, or leave them out with `maskline convert --skip-errors`")
+    splits = _pictures_in_place(layout.unify(reading.splits), root)
+    if "val" not in splits:
+        splits |= divide(merge(splits), Division(seed=seed))
+    splits = {split: dataset for split, dataset in splits.items() if split != layout.UNSPLIT}
+    write_in_place(splits, root)
+    return splits
+
+
+def _pictures_in_place(splits: Mapping[str, Dataset], root: Path) -> dict[str, Dataset]:
+    """The splits with their pictures named from ``images``."""
+    folder = root / "images"
+    paths = [dataset.path(image) for dataset in splits.values() for image in dataset.images]
+    if all(path.is_relative_to(folder) for path in paths):
+        return {split: _named_from(dataset, folder) for split, dataset in splits.items()}
+    with layout.new_folder(folder) as new:
+        placed = layout.place_images(splits, new)
+    return {split: replace(dataset, folder=folder) for split, dataset in placed.items()}
+
+
+def _named_from(dataset: Dataset, folder: Path) -> Dataset:
+    images = [replace(i, file_name=dataset.path(i).relative_to(folder).as_posix()) for i in dataset.images]
+    return replace(dataset, folder=folder, images=images)

@@ -1,0 +1,357 @@
+"""Pictures of a data set with its annotations drawn in: whole ones to look at, and thumbnails for the report."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+import cv2
+import numpy as np
+
+from maskline.data.dataset import Annotation, Dataset, ImageRecord
+from maskline.data.shapes import Polygons, Window, crop
+from maskline.errors import InputError
+from maskline.files import replace_file
+from maskline.inputs import MAX_PIXELS, read_image
+from maskline.instances import ByteArray
+from maskline.render import draw
+from maskline.results import ENCODER_OPTIONS, PICTURE_FORMATS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+Colour: TypeAlias = tuple[int, int, int]  # BGR
+Bounds: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the image
+View: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right in pixels; may leave the image
+Windows: TypeAlias = dict[int, Window | None]  # by id() of an annotation
+
+THREADS = min(4, os.cpu_count() or 1)  # each holds one picture
+CONTEXT = 1.5  # side of a view over that of what it shows
+FAR = 0.1  # of its side: how much of a shape must be outside for a view of the whole image
+SMALLEST_VIEW = 64  # pixels: smaller things keep their surroundings
+FAULTY, STATED, PADDING = (80, 0, 255), (255, 255, 0), (128, 128, 128)  # BGR
+DARK, LIGHT = (24, 18, 16), (255, 255, 255)
+TINT, FAINT_TINT, FAINT_LINE = 0.45, 0.12, 0.45  # share of the colour
+WEBP_QUALITY, JPEG_QUALITY = 78, 80
+MASK_LEVEL = 100  # of 255: share of a tile's pixel that a mask must cover
+SHIFT = 4  # OpenCV's lines have vertices in sixteenths of a pixel
+
+logger = logging.getLogger("maskline")
+
+
+# ---- whole pictures
+
+
+def demo_images(dataset: Dataset, folder: Path, most: int = 10) -> list[str]:
+    """Draw the first images of a split with their masks, boxes and class names.
+
+    Images that can't be read, or are not of the size they are listed with, are passed over.
+
+    Args:
+        folder: gets ``<split>/<file_name>``, or ``<split>/<file_name>.png`` where that format can't be written in
+            colour. Sub-folders are kept.
+        most: images to draw.
+
+    Returns:
+        The files, relative to ``folder``, with forward slashes.
+
+    Raises:
+        OutputError: a file can't be written.
+    """
+    drawn = (name for image in dataset.images if (name := _demo_image(dataset, image, folder)) is not None)
+    return list(itertools.islice(drawn, most))
+
+
+def _demo_image(dataset: Dataset, image: ImageRecord, folder: Path) -> str | None:
+    from PIL import Image
+
+    pixels = _read(dataset.path(image))
+    if pixels is None or pixels.shape[:2] != image.size:
+        return None
+    name, kind = _writable(f"{dataset.split}/{image.file_name}")
+    picture = Image.fromarray(draw(pixels, dataset.instances(image), dataset.names, scores=False))
+    replace_file(folder / name, lambda file: _save(picture, file, kind))
+    return name
+
+
+def _save(picture: Picture, file: Path, kind: str) -> None:
+    picture.save(file, kind, **ENCODER_OPTIONS.get(kind, {}))
+
+
+def _writable(name: str) -> tuple[str, str]:
+    """A name whose suffix is that of a format that can be written in colour, and Pillow's name of the format."""
+    from PIL import Image
+
+    Image.init()
+    kind = PICTURE_FORMATS.get(Path(name).suffix.lower(), "GIF")
+    return (name, kind) if kind != "GIF" and kind in Image.SAVE else (f"{name}.png", "PNG")
+
+
+def _read(path: Path) -> ByteArray | None:
+    try:
+        return read_image(path)
+    except InputError as error:
+        logger.debug("not drawn: %s", error)
+        return None
+
+
+# ---- thumbnails
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shot:
+    """What a thumbnail is to show.
+
+    Attributes:
+        path: the picture.
+        edge: pixels of the thumbnail's longer side.
+        image: as listed; None for a picture that is not.
+        focus: the annotation to show with its surroundings; None for the whole picture.
+        others: further annotations to draw faintly: all if ``focus`` is None.
+        colour: of ``focus``, BGR.
+        fault: ``focus`` is what is wrong: its polygons are drawn line by line, even outside the picture.
+        box: what ``focus`` states as its box, to be drawn too, ``x y width height``.
+    """
+
+    path: Path
+    edge: int
+    image: ImageRecord | None = None
+    focus: Annotation | None = None
+    others: Sequence[Annotation] = ()
+    colour: Colour = FAULTY
+    fault: bool = False
+    box: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A small picture: ``source`` is a data URI; ``width`` and ``height`` are pixels."""
+
+    source: str
+    width: int
+    height: int
+
+
+def thumbnails(shots: Sequence[Shot]) -> list[Thumbnail | None]:
+    """Draw in threads; every picture is decoded once, and at most one a thread is in memory.
+
+    Returns:
+        One for each shot, in order; None where the picture can't be read, or where a good annotation is to be shown in
+        a picture that is not of the size it is listed with.
+    """
+    places: dict[Path, list[int]] = {}
+    for place, shot in enumerate(shots):
+        places.setdefault(shot.path, []).append(place)
+    found: list[Thumbnail | None] = [None] * len(shots)
+    with ThreadPoolExecutor(THREADS) as pool:
+        drawn = pool.map(_of_picture, ([shots[place] for place in group] for group in places.values()))
+        for group, results in zip(places.values(), drawn, strict=True):
+            for place, thumbnail in zip(group, results, strict=True):
+                found[place] = thumbnail
+    return found
+
+
+def _of_picture(shots: Sequence[Shot]) -> list[Thumbnail | None]:
+    """The thumbnails of one picture."""
+    pixels = _read(shots[0].path)
+    if pixels is None:
+        return [None] * len(shots)
+    windows: Windows = {}
+    tiles = (_tile(pixels, shot, windows) for shot in shots)
+    return [None if tile is None else _encode(tile) for tile in tiles]
+
+
+def _tile(pixels: ByteArray, shot: Shot, windows: Windows) -> ByteArray | None:
+    """(h, w, 3) uint8 BGR, h or w being ``shot.edge``."""
+    height, width = pixels.shape[:2]
+    listed = (height, width) if shot.image is None else shot.image.size
+    if shot.focus is None:
+        view = (0, max(height, listed[0]), 0, max(width, listed[1])) if shot.others else (0, height, 0, width)
+    elif shot.fault or listed == (height, width):
+        view = _around(_bounds(shot, listed), listed)
+    else:
+        return None
+    canvas = _Canvas.of(pixels, view, shot.edge)
+    _draw_others(canvas, shot, listed, windows)
+    _draw_focus(canvas, shot, listed)
+    return canvas.tile
+
+
+def _bounds(shot: Shot, size: tuple[int, int]) -> Bounds:
+    """What a view must hold: mask, and of a fault also polygons and stated box, as far as half an image outside."""
+    height, width = size
+    focus = cast("Annotation", shot.focus)
+    corners: list[tuple[float, float]] = []
+    if (found := crop(focus.segmentation, size)) is not None:
+        top, bottom, left, right = found[1]
+        corners += [(left, top), (right, bottom)]
+    if shot.fault and not isinstance(focus.segmentation, str):
+        corners += [(x, y) for ring in focus.segmentation for x, y in (ring.min(axis=0), ring.max(axis=0))]
+    if shot.box is not None:
+        x, y, wide, high = shot.box
+        corners += [(x, y), (x + wide, y + high)]
+    if not corners:
+        return 0, 0, width, height
+    points = np.clip(np.asarray(corners, np.float64), (-width / 2, -height / 2), (1.5 * width, 1.5 * height))
+    (left, top), (right, bottom) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return left, top, right, bottom
+
+
+def _around(bounds: Bounds, size: tuple[int, int]) -> View:
+    """A square about ``bounds`` with some context, within the image; all of it if they go far beyond."""
+    height, width = size
+    left, top, right, bottom = bounds
+    if max(-left, -top, right - width, bottom - height) > FAR * max(right - left, bottom - top):
+        left, top, right, bottom = min(left, 0), min(top, 0), max(right, width), max(bottom, height)
+    side = max(CONTEXT * max(right - left, bottom - top), SMALLEST_VIEW)
+    x, x_end = _interval(left, right, side, width)
+    y, y_end = _interval(top, bottom, side, height)
+    return y, y_end, x, x_end
+
+
+def _interval(start: float, end: float, length: float, limit: int) -> tuple[int, int]:
+    """``length`` pixels about the middle of ``start`` to ``end``, within 0 to ``limit`` or what these need beyond."""
+    margin = 0.1 * (end - start) + 4
+    lowest = start - margin if start < 0 else 0
+    highest = end + margin if end > limit else limit
+    length = min(length, highest - lowest)
+    first = min(max((start + end - length) / 2, lowest), highest - length)
+    return round(first), max(round(first + length), round(first) + 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Canvas:
+    """A view being drawn.
+
+    Attributes:
+        tile: (h, w, 3) uint8 BGR, drawn into.
+        view: what it shows of the image.
+        scale: its pixels over those of the image.
+    """
+
+    tile: ByteArray
+    view: View
+    scale: float
+
+    @classmethod
+    def of(cls, pixels: ByteArray, view: View, edge: int) -> _Canvas:
+        """A picture's part, grey where there is no picture."""
+        top, bottom, left, right = view
+        scale = edge / max(bottom - top, right - left)
+        size = max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))
+        canvas = cls(np.full((*size, 3), PADDING, np.uint8), view, scale)
+        height, width = pixels.shape[:2]
+        canvas.paste(pixels, (0, height, 0, width), canvas.tile)
+        return canvas
+
+    def paste(self, source: ByteArray, window: Window, target: ByteArray) -> bool:
+        """Scale what a view shows of a source that covers ``window`` into a target of the tile's size, if anything."""
+        upper, lower = max(window[0], self.view[0]), min(window[1], self.view[1])
+        first, last = max(window[2], self.view[2]), min(window[3], self.view[3])
+        if upper >= lower or first >= last:
+            return False
+        part = source[upper - window[0] : lower - window[0], first - window[2] : last - window[2]]
+        top, bottom = self._range(upper - self.view[0], lower - self.view[0], len(target))
+        left, right = self._range(first - self.view[2], last - self.view[2], target.shape[1])
+        how = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_LINEAR
+        target[top:bottom, left:right] = cv2.resize(part, (right - left, bottom - top), interpolation=how)
+        return True
+
+    def mask(self, found: tuple[ByteArray, Window] | None) -> ByteArray | None:
+        """A mask over the tile: (h, w) uint8, 0 or 255; None if the view shows none of it."""
+        whole = np.zeros(self.tile.shape[:2], np.uint8)
+        if found is None or not self.paste(found[0] * np.uint8(255), found[1], whole):
+            return None
+        return np.asarray(cv2.threshold(whole, MASK_LEVEL, 255, cv2.THRESH_BINARY)[1], np.uint8)
+
+    def path(self, rings: Polygons) -> list[cv2.typing.MatLike]:
+        """Rings in pixels of the tile, in the fixed point of `SHIFT`."""
+        limit = 1 << 14  # of the tile's pixels: far outside of any
+        corner = self.view[2], self.view[0]
+        points = ((np.clip(ring, -MAX_PIXELS, MAX_PIXELS) - corner) * self.scale - 0.5 for ring in rings)
+        return [np.rint(np.clip(ring, -limit, limit) * (1 << SHIFT)).astype(np.int32) for ring in points]
+
+    def _range(self, start: int, end: int, length: int) -> tuple[int, int]:
+        """Pixels of the tile, at least one of its ``length``."""
+        first = min(round(start * self.scale), length - 1)
+        return first, min(max(round(end * self.scale), first + 1), length)
+
+
+def _draw_others(canvas: _Canvas, shot: Shot, size: tuple[int, int], windows: Windows) -> None:
+    """Strongly if they are all there is to see, else faintly."""
+    strong = shot.focus is None
+    colour, share, line = (shot.colour, TINT, 1.0) if strong else (LIGHT, FAINT_TINT, FAINT_LINE)
+    for annotation in shot.others:
+        if not _is_in(canvas.view, annotation, size, windows):
+            continue
+        mask = canvas.mask(crop(annotation.segmentation, size))
+        if mask is not None:
+            _tint(canvas.tile, mask, colour, share)
+            edge = np.zeros_like(mask)
+            cv2.drawContours(edge, _contours(mask), -1, 255, 1)
+            _tint(canvas.tile, edge, colour, line)
+
+
+def _is_in(view: View, annotation: Annotation, size: tuple[int, int], windows: Windows) -> bool:
+    """Whether a view may show any of a mask; windows found once are kept."""
+    if id(annotation) not in windows:
+        found = crop(annotation.segmentation, size)
+        windows[id(annotation)] = None if found is None else found[1]
+    window = windows[id(annotation)]
+    if window is None:
+        return False
+    rows = window[0] < view[1] and view[0] < window[1]
+    return rows and window[2] < view[3] and view[2] < window[3]
+
+
+def _draw_focus(canvas: _Canvas, shot: Shot, size: tuple[int, int]) -> None:
+    if shot.focus is None:
+        return
+    shape = shot.focus.segmentation
+    mask = canvas.mask(crop(shape, size))
+    if mask is not None:
+        _tint(canvas.tile, mask, shot.colour, TINT)
+    if shot.fault and not isinstance(shape, str):
+        _stroke(canvas.tile, canvas.path(shape), shot.colour, SHIFT)
+    elif mask is not None:
+        _stroke(canvas.tile, _contours(mask), shot.colour)
+    if shot.box is not None:
+        x, y, wide, high = shot.box
+        corners = np.asarray([(x, y), (x + wide, y), (x + wide, y + high), (x, y + high)], np.float64)
+        _stroke(canvas.tile, canvas.path((corners,)), STATED, SHIFT)
+
+
+def _tint(tile: ByteArray, mask: ByteArray, colour: Colour, share: float) -> None:
+    blended = cv2.addWeighted(tile, 1 - share, np.full_like(tile, colour), share, 0)
+    cv2.copyTo(blended, mask, tile)
+
+
+def _contours(mask: ByteArray) -> Sequence[cv2.typing.MatLike]:
+    return cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
+
+
+def _stroke(tile: ByteArray, lines: Iterable[cv2.typing.MatLike], colour: Colour, shift: int = 0) -> None:
+    """A coloured line that is seen on any ground: it lies on a wider dark one."""
+    lines = list(lines)
+    for thickness, ink in ((3 if shift else 4, DARK), (2, colour)):
+        cv2.polylines(tile, lines, True, ink, thickness, cv2.LINE_AA, shift)
+
+
+def _encode(tile: ByteArray) -> Thumbnail:
+    suffix, kind, options = next(_encoders())
+    data = base64.b64encode(cv2.imencode(suffix, tile, options)[1].tobytes()).decode("ascii")
+    return Thumbnail(f"data:image/{kind};base64,{data}", tile.shape[1], tile.shape[0])
+
+
+def _encoders() -> Iterator[tuple[str, str, list[int]]]:
+    """What this build of OpenCV can write, the smallest first: suffix, media type, options."""
+    if cv2.haveImageWriter("a.webp"):
+        yield ".webp", "webp", [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY]
+    yield ".jpg", "jpeg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]

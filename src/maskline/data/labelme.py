@@ -1,0 +1,490 @@
+"""LabelMe: a JSON file for each picture, as LabelMe and the tools that follow it write them.
+
+Read are the layout of the system we are compatible with (``images/``, ``annotations/``, and lists of the JSON files of
+each split, ``train_anno_list.txt`` and so on) and any folder with such files in it or below. LabelMe has holes only in
+masks, a list of classes only in ``label.txt``, and no crowd: a flag ``iscrowd`` of the shape stands for it. An object
+in several parts is several shapes of one label with one ``group_id``. https://github.com/wkentaro/labelme
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from maskline.data.coco import relative_name
+from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
+from maskline.data.faults import Fault, Reading
+from maskline.data.labelme_shapes import (
+    NO_OBJECT,
+    Json,
+    UnusableError,
+    decode_base64,
+    extra_of,
+    is_crowd,
+    label_of,
+    mask_shape,
+    picture_size,
+    region,
+    short,
+    union,
+)
+from maskline.data.labelme_tree import Tree, files, key, lines, mirrored, suffix
+from maskline.data.layout import SPLIT_WORDS, UNSPLIT, copy_images, unique_names
+from maskline.data.shapes import Segmentation, crop, from_mask
+from maskline.errors import DatasetError, DatasetNotFoundError, InputError
+from maskline.files import replace_file
+from maskline.inputs import MAX_PIXELS, SUFFIXES
+
+TITLE = "LabelMe"
+
+VERSION = "5.5.0"  # of LabelMe: the form that is written
+LISTS = {split: f"{split}_anno_list.txt" for split in (*SPLIT_WORDS, UNSPLIT)}
+CLASS_LISTS = ("label.txt", "labels.txt")
+
+_LOOKED_AT = 20  # JSON files that tell a format
+_NAMES_TOLD = 5  # of many in one message
+
+
+def detect(root: Path) -> bool:
+    """Whether a folder looks like it: has a list of a split, or LabelMe's keys in one of its first JSON files."""
+    try:
+        if _lists(_home(root)):
+            return True
+        sheets = (path for path in files(root) if suffix(path) == "json")
+        contents = ((root / sheet).read_bytes() for sheet in islice(sheets, _LOOKED_AT))
+        return any(b'"shapes"' in content and b'"image' in content for content in contents)
+    except (OSError, ValueError):
+        return False
+
+
+def read(root: Path) -> Reading:
+    """Read a folder: the splits that lists name; or those of sub-folders ``train``, ``val``, ``test``; or ``all``.
+
+    Classes are in the order of ``label.txt``, then of first appearance over train, val, test; the same in all splits.
+    Pictures are looked for as `Tree.picture` says; one that is missing keeps its record. Sizes are those stated. The
+    lists may also be in a sub-folder, if they are in one only; then that is the data set.
+
+    Raises:
+        DatasetNotFoundError: no such folder.
+        DatasetError: it is a file, holds no such JSON file, or a list can't be read.
+    """
+    if not root.is_dir():
+        if root.exists():
+            raise DatasetError(f"{root} is a file: expected a folder with LabelMe's JSON files")
+        raise DatasetNotFoundError(f"{root} does not exist")
+    return _Reader(_home(root)).read()
+
+
+def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
+    """Write ``images/``, ``annotations/``, ``label.txt`` and the lists of the splits.
+
+    Args:
+        splits: by name; a single one named ``all`` gets no list.
+        folder: an empty one.
+
+    Returns:
+        What is lost or may surprise, a line each.
+
+    Raises:
+        DatasetError: a picture is missing or can't be read.
+        OutputError, OSError: it can't be written.
+    """
+    return _Writer(splits, folder).write()
+
+
+# ---- reading
+
+
+def _lists(root: Path) -> dict[str, Path]:
+    """The lists that are there, by split."""
+    return {split: root / name for split, name in LISTS.items() if (root / name).is_file()}
+
+
+def _home(root: Path) -> Path:
+    """The folder with the lists, if there is only one; else ``root``."""
+    folders = {PurePosixPath(path).parent for path in files(root) if PurePosixPath(path).name in LISTS.values()}
+    return root / folders.pop() if len(folders) == 1 else root
+
+
+@dataclass(slots=True)
+class _Part:
+    """A split being read.
+
+    Attributes:
+        source: its list, or the folder.
+        images: by path from the root.
+    """
+
+    split: str
+    source: Path
+    images: dict[str, ImageRecord] = field(default_factory=dict)
+    annotations: list[Annotation] = field(default_factory=list)
+
+
+class _Reader:
+    """A folder being read: its classes so far, and its faults."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tree = Tree.of(root)
+        self.faults: list[Fault] = []
+        self.classes: dict[str, int] = {}  # ids by name
+
+    def read(self) -> Reading:
+        self.read_class_list()
+        lists = _lists(self.root)
+        plan = self.by_lists(lists) if lists else self.by_folders()
+        if not plan:
+            raise DatasetError(
+                f"{self.root} holds no LabelMe annotations: expected JSON files with shapes and imagePath"
+            )
+        parts = [self.part(_Part(split, lists.get(split, self.root)), sheets) for split, sheets in plan.items()]
+        categories = tuple(Category(number, name) for name, number in self.classes.items())
+        folder = _common_folder([name for part in parts for name in part.images])
+        return Reading({part.split: _dataset(part, self.root, folder, categories) for part in parts}, self.faults)
+
+    def read_class_list(self) -> None:
+        found = next((self.root / name for name in CLASS_LISTS if (self.root / name).is_file()), None)
+        for name in lines(found) if found else []:
+            if name not in NO_OBJECT:
+                self.class_id(name)
+
+    def class_id(self, name: str) -> int:
+        return self.classes.setdefault(name, len(self.classes) + 1)
+
+    def by_lists(self, lists: Mapping[str, Path]) -> dict[str, list[str]]:
+        plan = {split: self.listed(split, path) for split, path in lists.items()}
+        named = {sheet for sheets in plan.values() for sheet in sheets}
+        self.tell_unlisted([sheet for sheet in self.tree.all_sheets() if sheet not in named], "named in no list")
+        return plan
+
+    def listed(self, split: str, path: Path) -> list[str]:
+        found: dict[str, None] = {}
+        for line in lines(path):
+            sheet = self.tree.listed_sheet(line)
+            if sheet is None:
+                self.faults.append(Fault("record", split, path.name, f"names {short(line)}, which is not there"))
+            elif sheet in found:
+                self.faults.append(Fault("image-listed-twice", split, path.name, f"names {sheet} twice"))
+            else:
+                found[sheet] = None
+        return list(found)
+
+    def by_folders(self) -> dict[str, list[str]]:
+        """By the first folder on the way that is named as a split; all as one where that leaves no two splits."""
+        sheets = [sheet for sheet in self.tree.all_sheets() if self.is_labelme(sheet)]
+        plan: dict[str, list[str]] = {}
+        for sheet in sheets:
+            plan.setdefault(_split_folder(sheet), []).append(sheet)
+        if UNSPLIT in plan and len(plan) < 3:
+            return {UNSPLIT: sheets}
+        self.tell_unlisted(plan.pop(UNSPLIT, []), "in no folder of a split")
+        return {split: plan[split] for split in LISTS if split in plan}
+
+    def is_labelme(self, sheet: str) -> bool:
+        """By a quick look; also a file that is empty or can't be read, so that it is told."""
+        try:
+            data = (self.root / sheet).read_bytes()
+        except OSError:
+            return True
+        return b'"shapes"' in data or not data.strip()
+
+    def tell_unlisted(self, sheets: Iterable[str], how: str) -> None:
+        names = [sheet for sheet in sheets if self.is_labelme(sheet)]
+        if names:
+            some = ", ".join(names[:_NAMES_TOLD]) + (", ..." if len(names) > _NAMES_TOLD else "")
+            what = f"{len(names)} annotation files are {how} and were not read: {some}"
+            self.faults.append(Fault("image-unlisted", UNSPLIT, self.root.name, what))
+
+    def part(self, part: _Part, sheets: Iterable[str]) -> _Part:
+        for path in sheets:
+            try:
+                sheet = _Sheet(self.tree, part.split, path, _parse(self.root / path), self.faults)
+                image = sheet.image(part.images)
+            except UnusableError as error:
+                self.faults.append(Fault(error.code, part.split, path, str(error)))
+                continue
+            for label, found in sheet.objects(image):
+                number = len(part.annotations) + 1
+                part.annotations.append(replace(found, id=number, category_id=self.class_id(label)))
+        return part
+
+
+@dataclass(frozen=True, slots=True)
+class _Sheet:
+    """One JSON file of a split."""
+
+    tree: Tree
+    split: str
+    path: str
+    content: Json
+    faults: list[Fault]
+
+    def fault(self, code: str, what: str, image_id: Id) -> None:
+        self.faults.append(Fault(code, self.split, self.path, what, image_id))
+
+    def image(self, known: dict[str, ImageRecord]) -> ImageRecord:
+        """The picture's record, which is put among those known. Raises UnusableError."""
+        given = self.content.get("imagePath")
+        image_path = given if isinstance(given, str) else ""
+        found = self.tree.picture(self.path, image_path)
+        name = found or self.missing_name(image_path)
+        if name in known:
+            self.fault("image-listed-twice", f"is of the picture {name}, as an earlier file is", known[name].id)
+            return known[name]
+        height, width = self.size(found)
+        number = len(known) + 1
+        if found is None:
+            copy = "; imageData in the JSON has a copy of it" if self.content.get("imageData") else ""
+            self.fault("image-missing", f"its picture, imagePath {short(given)}, is not there{copy}", number)
+        flags = self.content.get("flags")
+        extra: Extra = {"flags": flags} if isinstance(flags, dict) and flags else NOTHING
+        return known.setdefault(name, ImageRecord(number, name, width, height, extra))
+
+    def missing_name(self, image_path: str) -> str:
+        """A name for a picture that was not found. Raises UnusableError if it is there but can't be used."""
+        path = image_path.replace("\\", "/")
+        if path and (self.tree.root / self.path).parent.joinpath(path).is_file():
+            if suffix(path) not in SUFFIXES:
+                what = f"imagePath is {short(image_path)}: expected an image of the kinds {', '.join(SUFFIXES)}"
+                raise UnusableError("image-unreadable", what)
+            what = f"imagePath {short(image_path)} leads out of the data set: name the folder that holds both"
+            raise UnusableError("image-path", what)
+        bare = PurePosixPath(path).name or f"{PurePosixPath(self.path).stem}.jpg"
+        name = relative_name(f"{mirrored(self.path)}/{bare}")
+        if name is None:
+            raise UnusableError("image-path", f"imagePath is {short(image_path)}: expected the name of a file")
+        return name
+
+    def size(self, found: str | None) -> tuple[int, int]:
+        """``(height, width)`` as stated, else as the picture has it. Raises UnusableError."""
+        height, width = _whole(self.content.get("imageHeight")), _whole(self.content.get("imageWidth"))
+        if min(height, width) > 0 and height * width <= MAX_PIXELS:
+            return height, width
+        try:
+            if found is not None:
+                return picture_size(self.tree.root / found)
+            return picture_size(io.BytesIO(decode_base64(self.content.get("imageData"))))
+        except InputError as error:
+            what = f"imageHeight and imageWidth are not stated and the picture does not tell: {error}"
+            raise UnusableError("image-missing" if found is None else "image-unreadable", what) from None
+
+    def objects(self, image: ImageRecord) -> Iterator[tuple[str, Annotation]]:
+        """Label and annotation of each object; the ids of annotation and category are yet to be given."""
+        groups: dict[Any, list[tuple[Json, Segmentation]]] = {}
+        for number, shape in enumerate(self.content["shapes"]):
+            try:
+                label = label_of(shape)
+                if label in NO_OBJECT:
+                    what = f"shape {number} is labelled {label}, LabelMe's word for what is no object"
+                    self.fault("shape-ignored", what, image.id)
+                    continue
+                part = region(shape, image.size)
+            except UnusableError as error:
+                self.fault(error.code, f"shape {number}{_named(shape)}: {error}", image.id)
+                continue
+            group = shape.get("group_id")
+            grouped = isinstance(group, (int, float, str))
+            groups.setdefault((label, group, is_crowd(shape)) if grouped else number, []).append((shape, part))
+        for members in groups.values():
+            shape = members[0][0]
+            segmentation = union([part for _, part in members], image.size)
+            found = Annotation(0, image.id, 0, segmentation, crowd=is_crowd(shape), extra=extra_of(shape))
+            yield label_of(shape), found
+
+
+def _parse(path: Path) -> Json:
+    """The content of a JSON file that has a list of shapes. Raises UnusableError."""
+    try:
+        content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    except OSError as error:
+        raise UnusableError("record", f"can't be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UnusableError("record", f"is not readable JSON ({error})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+        raise UnusableError("record", "has no list of shapes: expected LabelMe's JSON")
+    return content
+
+
+def _split_folder(sheet: str) -> str:
+    for folder in PurePosixPath(sheet).parent.parts:
+        for split, word in SPLIT_WORDS.items():
+            if re.fullmatch(word, folder.lower()):
+                return split
+    return UNSPLIT
+
+
+def _common_folder(names: Sequence[str]) -> str:
+    """``images/``, written as it is here, if all lie below; else nothing."""
+    tops = {name.partition("/")[0] for name in names}
+    (top,) = tops if len(tops) == 1 else ("",)
+    return f"{top}/" if key(top) == "images" and all("/" in name for name in names) else ""
+
+
+def _dataset(part: _Part, root: Path, folder: str, categories: tuple[Category, ...]) -> Dataset:
+    images = tuple(replace(image, file_name=name.removeprefix(folder)) for name, image in part.images.items())
+    return Dataset(part.split, root / folder, images, tuple(part.annotations), categories, part.source)
+
+
+def _whole(value: Any) -> int:
+    """A whole number, also as ``640.0``; else 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return 0
+    return int(value) if isinstance(value, int) or value.is_integer() else 0
+
+
+def _named(shape: Any) -> str:
+    label = shape.get("label") if isinstance(shape, dict) else None
+    return f" ({label[:40]})" if isinstance(label, str) else ""
+
+
+# ---- writing
+
+
+@dataclass(slots=True)
+class _Losses:
+    """What the notes tell, counted."""
+
+    crowd: int = 0
+    empty: int = 0
+    masks: int = 0
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def notes(self) -> list[str]:
+        """A line for each kind there is."""
+        names = ", ".join(f"{old!r} as {new!r}" for old, new in self.renamed.items())
+        told = [
+            (self.crowd, "crowd regions carry the flag iscrowd: other tools take them for ordinary objects"),
+            (self.masks, "masks with holes are shapes of the type mask, which LabelMe has from version 5.4 on"),
+            (self.empty, "annotations without a pixel are left out"),
+            (len(self.renamed), f"classes are renamed to fit a line of {CLASS_LISTS[0]}: {names}"),
+        ]
+        return [f"{count} {what}" for count, what in told if count]
+
+
+class _Writer:
+    """Splits being written into a folder."""
+
+    def __init__(self, splits: Mapping[str, Dataset], folder: Path) -> None:
+        self.splits = splits
+        self.folder = folder
+        self.losses = _Losses()
+        self.labels: dict[str, str] = {}  # by the name of the class
+        self.taken: set[str] = set()  # keys of JSON files
+
+    def write(self) -> list[str]:
+        for dataset in self.splits.values():
+            for name in dataset.names:
+                if name not in self.labels:
+                    self.labels[name] = self.free_label(name)
+        _write_text(self.folder / CLASS_LISTS[0], _joined(self.labels.values()))
+        names = unique_names(self.splits)
+        for split, dataset in self.splits.items():
+            copied = copy_images(dataset, self.folder / "images", names[split])
+            classes = {category.id: self.labels[category.name] for category in dataset.categories}
+            sheets = [self.write_sheet(copied, image, classes) for image in copied.images]
+            if set(self.splits) != {UNSPLIT}:
+                _write_text(self.folder / LISTS[split], _joined(sheets))
+        return self.losses.notes()
+
+    def free_label(self, name: str) -> str:
+        """The name of a class so that it comes back: on one line, and none of LabelMe's own words."""
+        base = " ".join(name.split())
+        base = f"{base} class" if base in NO_OBJECT else base
+        label, number = base, 2
+        while label in self.labels.values():
+            label, number = f"{base} {number}", number + 1
+        if label != name:
+            self.losses.renamed[name] = label
+        return label
+
+    def write_sheet(self, dataset: Dataset, image: ImageRecord, classes: Mapping[Id, str]) -> str:
+        """Write the JSON file of an image. Returns its path from the folder."""
+        path = self.free_path(image.file_name)
+        flags = image.extra.get("flags")
+        content = {
+            "version": VERSION,
+            "flags": flags if isinstance(flags, dict) else {},
+            "shapes": self.shapes(dataset.of(image), image.size, classes),
+            "imagePath": f"{'../' * path.count('/')}images/{image.file_name}",
+            "imageData": None,
+            "imageHeight": image.height,
+            "imageWidth": image.width,
+        }
+        _write_text(self.folder / path, _document(content))
+        return path
+
+    def free_path(self, file_name: str) -> str:
+        """Of a JSON file: named as the picture, with its suffix where two pictures differ in nothing else."""
+        stem = str(PurePosixPath(file_name).with_suffix(""))
+        numbered = (f"{file_name}_{number}" for number in range(2, len(self.taken) + 3))
+        path = next(name for name in (stem, file_name, *numbered) if key(name) not in self.taken)
+        self.taken.add(key(path))
+        return f"annotations/{path}.json"
+
+    def shapes(self, annotations: Iterable[Annotation], size: tuple[int, int], classes: Mapping[Id, str]) -> list[Json]:
+        """The shapes of an image, in the order of its annotations; parts of one object share a new ``group_id``."""
+        found: list[Json] = []
+        groups = 0
+        for annotation in annotations:
+            parts = self.parts(annotation.segmentation, size)
+            groups += len(parts) > 1
+            self.losses.crowd += annotation.crowd and bool(parts)
+            for part in parts:
+                shape = _shape(annotation, classes[annotation.category_id], groups if len(parts) > 1 else None)
+                found.append({**shape, **part})
+        return found
+
+    def parts(self, segmentation: Segmentation, size: tuple[int, int]) -> list[Json]:
+        """What tells the shapes of an object apart; none if it has no pixels."""
+        if isinstance(segmentation, str):
+            found = crop(segmentation, size)
+            if found is None:
+                self.losses.empty += 1
+                return []
+            segmentation = from_mask(*found, size)
+            if isinstance(segmentation, str):
+                self.losses.masks += 1
+                return [mask_shape(*found)]
+        return [{"points": ring.tolist()} for ring in segmentation]
+
+
+def _shape(annotation: Annotation, label: str, group: int | None) -> Json:
+    """What the shapes of an object have in common, in LabelMe's order of keys."""
+    extra = annotation.extra
+    flags = extra.get("flags")
+    shape: Json = {
+        "label": label,
+        "points": [],
+        "group_id": group,
+        "description": extra.get("description") or "",
+        "shape_type": "polygon",
+        "flags": {**(flags if isinstance(flags, dict) else {}), **({"iscrowd": True} if annotation.crowd else {})},
+        "mask": None,
+    }
+    return {**shape, "attributes": extra["attributes"]} if extra.get("attributes") else shape
+
+
+def _document(content: Json) -> str:
+    """JSON with a line for each key, and for each shape: it can be compared by line, and is a third of the size."""
+
+    def dump(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    shapes = ",".join(f"\n    {dump(shape)}" for shape in content["shapes"])
+    values = {name: f"[{shapes}\n  ]" if name == "shapes" and shapes else dump(content[name]) for name in content}
+    return "{\n" + ",\n".join(f"  {dump(name)}: {value}" for name, value in values.items()) + "\n}\n"
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return "".join(f"{text}\n" for text in texts)
+
+
+def _write_text(path: Path, text: str) -> None:
+    replace_file(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")))

@@ -1,0 +1,241 @@
+"""One shape of a LabelMe file: its label, its region, and the way back.
+
+Coordinates are COCO's: pixel ``(x, y)`` covers ``[x, x + 1) x [y, y + 1)``. Only a shape of type ``mask`` counts
+pixels: its two points are the first and the last pixel of the box that its picture, a PNG in base64, fills.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import struct
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from maskline.data.dataset import NOTHING, Extra
+from maskline.data.shapes import Ring, Segmentation, Window, crop
+from maskline.errors import InputError
+from maskline.inputs import MAX_PIXELS, expand
+from maskline.masks import Mask, place_rle
+
+Json: TypeAlias = dict[str, Any]
+
+NO_OBJECT = ("__ignore__", "_background_")  # labels that LabelMe's own converters take for no object
+
+_KEPT = ("description", "flags", "attributes")  # of a shape, besides what makes it an object
+_SAGITTA = 0.1  # pixels between a circle and the polygon that stands for it, at most
+_FARTHEST = 1e9  # pixels; coordinates beyond are no drawing
+
+
+class UnusableError(Exception):
+    """A record that gives nothing: the code of its fault (of `maskline.data.faults`), and what is wrong."""
+
+    def __init__(self, code: str, what: str) -> None:
+        super().__init__(what)
+        self.code = code
+
+
+# ---- what a shape says
+
+
+def label_of(shape: Any) -> str:
+    """The class. Raises UnusableError if it is no shape or has none."""
+    if not isinstance(shape, dict):
+        raise UnusableError("record", f"is {short(shape)}: expected label, points and shape_type")
+    label = shape.get("label")
+    name = str(label).strip() if isinstance(label, (str, int)) and not isinstance(label, bool) else ""
+    if not name:
+        raise UnusableError("record", f"its label is {short(label)}: expected a name")
+    return name
+
+
+def is_crowd(shape: Json) -> bool:
+    """Whether its flag ``iscrowd`` is set."""
+    flags = shape.get("flags")
+    return isinstance(flags, dict) and flags.get("iscrowd") in (1, True)
+
+
+def extra_of(shape: Json) -> Extra:
+    """What else people note at a shape: description, flags, attributes; where there is any."""
+    flags = shape.get("flags")
+    if isinstance(flags, dict):
+        shape = {**shape, "flags": {key: value for key, value in flags.items() if key != "iscrowd"}}
+    return {key: shape[key] for key in _KEPT if shape.get(key)} or NOTHING
+
+
+def short(value: Any) -> str:
+    """A value as it may stand in a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# ---- regions
+
+
+def region(shape: Json, size: tuple[int, int]) -> Segmentation:
+    """Outline or pixels of a shape in an image of ``(height, width)``. Raises UnusableError."""
+    kind = str(shape.get("shape_type") or "polygon").lower()  # the first versions of LabelMe don't state it
+    if kind == "mask":
+        return _pixels(shape, size)
+    if kind not in _OUTLINES:
+        what = f"its shape_type {short(kind)} is no region: expected {', '.join((*_OUTLINES, 'mask'))}"
+        raise UnusableError("no-mask", what)
+    ring = _OUTLINES[kind](_points(shape))
+    if len(ring) > 3 and (ring[0] == ring[-1]).all():
+        ring = ring[:-1]
+    if len(ring) < 3 or not np.ptp(ring, axis=0).all():
+        raise UnusableError("polygon-broken", f"a {kind} with the points {short(shape.get('points'))} has no inside")
+    return (ring,)
+
+
+def union(regions: Sequence[Segmentation], size: tuple[int, int]) -> Segmentation:
+    """Regions as one: polygons if all are, else run lengths."""
+    if len(regions) == 1:
+        return regions[0]
+    if not any(isinstance(part, str) for part in regions):
+        return tuple(ring for part in regions for ring in part)  # type: ignore[misc]
+    found = [cut for part in regions if (cut := crop(part, size)) is not None]
+    if not found:
+        return place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), size)
+    windows = np.array([window for _, window in found])
+    top, left = windows[:, 0].min(), windows[:, 2].min()
+    bottom, right = windows[:, 1].max(), windows[:, 3].max()
+    whole = np.zeros((bottom - top, right - left), np.uint8)
+    for mask, (y1, y2, x1, x2) in found:
+        whole[y1 - top : y2 - top, x1 - left : x2 - left] |= mask
+    return place_rle(whole, (int(top), int(bottom), int(left), int(right)), size)
+
+
+def mask_shape(mask: Mask, window: Window) -> Json:
+    """What makes a shape of type ``mask``.
+
+    Args:
+        mask: (bottom - top, right - left), foreground where not zero.
+        window: where it lies in the image.
+    """
+    top, bottom, left, right = window
+    _, data = cv2.imencode(".png", np.ascontiguousarray(mask != 0).view(np.uint8))
+    return {
+        "points": [[left, top], [right - 1, bottom - 1]],
+        "shape_type": "mask",
+        "mask": base64.b64encode(data.tobytes()).decode("ascii"),
+    }
+
+
+def _points(shape: Json) -> Ring:
+    """(V, 2), finite. Raises UnusableError."""
+    given = shape.get("points")
+    try:
+        points = np.array(given)
+    except (ValueError, OverflowError):
+        points = np.zeros(0)
+    if points.dtype.kind in "iuf" and points.ndim == 2 and points.shape[1] == 2:
+        ring: Ring = points.astype(np.float64)
+        if (np.abs(ring) <= _FARTHEST).all():
+            return ring
+    raise UnusableError("polygon-broken", f"its points are {short(given)}: expected pairs of numbers")
+
+
+def _polygon(points: Ring) -> Ring:
+    return points
+
+
+def _rectangle(points: Ring) -> Ring:
+    """From two opposite corners, or all four."""
+    if len(points) != 2:
+        return _corners(points)
+    (x1, y1), (x2, y2) = points
+    return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
+
+
+def _corners(points: Ring) -> Ring:
+    """All four, the first perhaps repeated; else nothing."""
+    return points if len(points) in (4, 5) else points[:0]
+
+
+def _circle(points: Ring) -> Ring:
+    """From the centre and a point on the rim."""
+    radius = float(np.hypot(*(points[1] - points[0]))) if len(points) == 2 else 0
+    if not 0 < radius < MAX_PIXELS:
+        return points[:0]
+    step = 2 * math.acos(1 - min(1.0, _SAGITTA / radius))
+    corners = max(12, math.ceil(math.tau / step))
+    angles = np.arange(corners) * (math.tau / corners)
+    rim: Ring = points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return rim
+
+
+# The last two are rectangles at an angle, by their four corners: of newer versions of LabelMe, and of X-AnyLabeling.
+_OUTLINES = {
+    "polygon": _polygon,
+    "rectangle": _rectangle,
+    "circle": _circle,
+    "oriented_rectangle": _corners,
+    "rotation": _corners,
+}
+
+
+def _pixels(shape: Json, size: tuple[int, int]) -> str:
+    """Run lengths of a shape of type ``mask``, cut at the image. Raises UnusableError."""
+    corners = np.rint(_points(shape))
+    if len(corners) != 2:
+        what = f"a mask with the points {short(shape.get('points'))}: expected two corners"
+        raise UnusableError("rle-broken", what)
+    left, top = (int(v) for v in corners.min(axis=0))
+    width, height = (int(v) + 1 for v in np.ptp(corners, axis=0))
+    try:
+        data = decode_base64(shape.get("mask"))
+        given = picture_size(io.BytesIO(data))
+        if given == size:
+            left, top = (left, top) if given == (height, width) else (0, 0)  # some tools give the whole frame
+        elif abs(given[0] - height) > 1 or abs(given[1] - width) > 1:  # some tools leave out the last pixel
+            raise InputError(f"it has {given[1]} x {given[0]} pixels, its points say {width} x {height}")
+        pixels = np.any(next(expand(data)).pixels, axis=2)
+    except InputError as error:
+        raise UnusableError("rle-broken", f"its mask can't be used: {error}") from None
+    return _place(np.atleast_2d(pixels), top, left, size)
+
+
+def _place(pixels: Mask, top: int, left: int, size: tuple[int, int]) -> str:
+    """Run lengths of a mask whose first pixel belongs at ``top left``, which may be outside."""
+    inside = pixels[max(0, -top) : max(0, size[0] - top), max(0, -left) : max(0, size[1] - left)]
+    if not inside.size:
+        return place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), size)
+    top, left = max(0, top), max(0, left)
+    return place_rle(inside, (top, top + inside.shape[0], left, left + inside.shape[1]), size)
+
+
+# ---- pictures inside the JSON
+
+
+def decode_base64(given: Any) -> bytes:
+    """What a text in base64 stands for, be it a data URL. Raises InputError."""
+    if not isinstance(given, str) or not given:
+        raise InputError(f"{short(given)} is no base64")
+    try:
+        return base64.b64decode("".join(given.rpartition(",")[2].split()), validate=True)
+    except ValueError as error:
+        raise InputError(f"damaged base64 ({error})") from None
+
+
+def picture_size(source: Path | io.BytesIO) -> tuple[int, int]:
+    """``(height, width)`` by the header of an image file, after the EXIF orientation. Raises InputError."""
+    damage = (OSError, ValueError, SyntaxError, LookupError, TypeError, struct.error, Image.DecompressionBombError)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of sizes below our own limit and of odd EXIF
+            with Image.open(source) as image:
+                width, height = image.size
+                turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
+    except damage as error:
+        raise InputError(f"not a readable image ({error})") from None
+    if not 0 < width * height <= MAX_PIXELS:
+        raise InputError(f"{width} x {height} pixels: expected at most {MAX_PIXELS} in one image")
+    return (width, height) if turned else (height, width)

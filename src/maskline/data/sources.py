@@ -1,0 +1,59 @@
+"""Files of data sets from elsewhere: pictures by their headers, texts in the encodings that tools and editors leave."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+
+from PIL import Image
+
+from maskline.errors import DatasetError, InputError
+from maskline.inputs import MAX_PIXELS
+
+#: What Pillow raises on damaged files.
+DAMAGE = (
+    *(OSError, ValueError, SyntaxError, LookupError, TypeError, OverflowError),
+    *(struct.error, Image.DecompressionBombError),
+)
+_ORIENTATION, _SIDEWAYS = 0x0112, range(5, 9)  # of EXIF: those that swap width and height
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """``(height, width)`` of a picture once its EXIF orientation is applied; only its header is read.
+
+    Raises:
+        InputError: it can't be read, or claims more than `MAX_PIXELS`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we have our own limit
+            with Image.open(path) as picture:
+                width, height = picture.size
+                sideways = _orientation(picture) in _SIDEWAYS
+    except DAMAGE as error:
+        raise InputError(f"{path} is not a readable picture ({' '.join(str(error).split())})") from None
+    if not 0 < width * height <= MAX_PIXELS:
+        raise InputError(f"{path} has {width} x {height} pixels: expected at most {MAX_PIXELS} in all")
+    return (width, height) if sideways else (height, width)
+
+
+def _orientation(picture: Image.Image) -> object:
+    try:
+        return picture.getexif().get(_ORIENTATION)
+    except DAMAGE:
+        return None
+
+
+def text_of(path: Path) -> str:
+    """A text file: UTF-8, or UTF-16 with its mark; what is neither is taken for GB 18030. Raises DatasetError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} can't be read: {error.strerror}") from error
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("gb18030", "replace")  # what users of the reference who don't write UTF-8 mostly write

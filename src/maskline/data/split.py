@@ -1,0 +1,276 @@
+"""Divide a data set into one to train with and one to evaluate with: nothing lost, nothing twice, always alike."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from maskline.data import coco, layout, twins
+from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
+from maskline.errors import DatasetError, ParameterError
+from maskline.files import replace_file
+from maskline.inputs import read_image
+
+TRAIN, VAL = "train", "val"
+BY_FOLDER, BY_LOOK, BY_KEY = "folder", "similar", "key:"
+
+
+def merge(splits: Mapping[str, Dataset]) -> Dataset:
+    """All splits as one, named ``all``, with one list of categories.
+
+    Ids are kept where they are free, else they are new numbers. A picture that several splits list comes once, with the
+    annotations of the first.
+    """
+    parts = list(layout.unify(splits).values())
+    folder = Path(os.path.commonpath([dataset.folder.absolute() for dataset in parts]))
+    images: dict[Path, ImageRecord] = {}
+    annotations: list[Annotation] = []
+    image_ids, annotation_ids = _Ids(), _Ids()
+    for dataset in parts:
+        for image in dataset.images:
+            path = dataset.path(image).absolute()
+            if path not in images:
+                new = replace(image, id=image_ids.free(image.id), file_name=path.relative_to(folder).as_posix())
+                images[path] = new
+                annotations += [replace(a, id=annotation_ids.free(a.id), image_id=new.id) for a in dataset.of(image)]
+    return replace(
+        parts[0],
+        split=layout.UNSPLIT,
+        folder=folder,
+        images=tuple(images.values()),
+        annotations=tuple(annotations),
+        info={key: value for dataset in reversed(parts) for key, value in dataset.info.items()},
+    )
+
+
+class _Ids:
+    """Ids given out so far."""
+
+    def __init__(self) -> None:
+        self._taken: set[Id] = set()
+        self._numbers = count(1)
+
+    def free(self, wanted: Id) -> Id:
+        """The id wanted, or a new number if that is taken."""
+        while wanted in self._taken:
+            wanted = next(self._numbers)
+        self._taken.add(wanted)
+        return wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How to divide.
+
+    Attributes:
+        val_percent: share of the images to evaluate with, 0 to 100; rounded half up to whole images, but where it is
+            neither 0 nor 100 each part gets one at least. With groups it is met as nearly as the groups allow.
+        seed: the same images with the same seed are divided alike, whatever their order.
+        stratify: give each class its share in both parts, the rarest first (Sechidis et al., *On the stratification of
+            multi-label data*, 2011).
+        group: images that belong together and so into one part: ``folder``: those of a sub-folder; ``similar``: those
+            that look nearly the same, found as the check finds leaks; ``key:NAME``: those whose image records have the
+            same value under a key; anything else is a regular expression, searched in the file name: images with the
+            same match, of its first bracket if it has one.
+
+    Raises:
+        ParameterError: the share is not from 0 to 100, or the group is no regular expression.
+    """
+
+    val_percent: float = 20
+    seed: int = 0
+    stratify: bool = False
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_percent <= 100:
+            raise ParameterError(f"val percent is {self.val_percent}: expected a number from 0 to 100")
+        try:
+            re.compile(self.group or "")
+        except re.error as error:
+            known = f"{BY_FOLDER}, {BY_LOOK}, {BY_KEY}NAME or a regular expression"
+            raise ParameterError(f"group is {self.group!r}: expected {known} ({error})") from None
+
+
+def divide(dataset: Dataset, how: Division) -> dict[str, Dataset]:
+    """Divide at random: ``val`` has the images that ``train`` has not.
+
+    Raises:
+        DatasetError: there are fewer than two images, or all are in one group.
+    """
+    images = sorted(dataset.images, key=lambda image: image.file_name)
+    units = _units(dataset, images, how.group)
+    if 0 < how.val_percent < 100 and len(units) < 2:
+        given = f"{len(images)} images" + (f" in {len(units)} groups" if how.group else "")
+        raise DatasetError(f"{dataset.source} has {given}: expected two or more, to divide")
+    wanted = _val_count(len(images), how.val_percent)
+    Random(how.seed).shuffle(units)
+    chosen = _stratified(dataset, units, wanted) if how.stratify else _at_random(units, wanted)
+    val = {image.id for number in chosen for image in units[number]}
+    return {
+        TRAIN: dataset.select((image for image in dataset.images if image.id not in val), TRAIN),
+        VAL: dataset.select((image for image in dataset.images if image.id in val), VAL),
+    }
+
+
+def split_in_place(root: Path, how: Division) -> dict[str, Dataset]:
+    """Divide a data set of our layout anew; its annotation files are replaced, and kept as ``.bak``.
+
+    ``train`` and ``val`` are put together first, whichever of them are there; ``test`` stays as it is.
+
+    Returns:
+        The new splits.
+
+    Raises:
+        DatasetError: there is no data set in our layout, or it has errors. Nothing has changed then.
+    """
+    splits = layout.load(root)
+    splits.pop("test", None)
+    folder = _our_root(splits)
+    divided = divide(merge(splits), how)
+    write_in_place(divided, folder)
+    return divided
+
+
+def split_into(target: Path, root: Path, how: Division) -> dict[str, Dataset]:
+    """As `split_in_place`, but into a new folder, pictures copied, and from any of COCO's layouts."""
+    splits = layout.load(root)
+    test = {split: splits.pop(split) for split in ("test",) if split in splits}
+    divided = divide(merge(splits), how)
+    with layout.new_folder(target) as folder:
+        layout.write(divided | test, folder)
+    return divided
+
+
+def write_in_place(splits: Mapping[str, Dataset], root: Path) -> None:
+    """Put annotation files into a data set, those that are there becoming ``.bak`` first."""
+    new = {split: root / f".{split}.json.new" for split in splits}
+    try:
+        for split, path in new.items():
+            coco.write(splits[split], path)
+        for split in splits:
+            layout.back_up(root / layout.annotation_name(split))
+        for split, path in new.items():
+            replace_file(root / layout.annotation_name(split), path.replace)
+    finally:
+        for path in new.values():
+            path.unlink(missing_ok=True)
+
+
+def _our_root(splits: Mapping[str, Dataset]) -> Path:
+    for split, dataset in splits.items():
+        root = dataset.source.parent.parent
+        if dataset.source != root / layout.annotation_name(split) or dataset.folder != root / "images":
+            expected = f"{layout.annotation_name('train')} and images/"
+            raise DatasetError(f"{dataset.source} is not in the layout {expected}: name a folder for the new data set")
+    return root
+
+
+def _val_count(images: int, val_percent: float) -> int:
+    wanted = images - int(images * (100 - val_percent) / 100 + 0.5)
+    return wanted if val_percent in (0, 100) or images < 2 else min(max(wanted, 1), images - 1)
+
+
+# ---- groups
+
+
+def _units(dataset: Dataset, images: Sequence[ImageRecord], group: str | None) -> list[list[ImageRecord]]:
+    """Images that stay together."""
+    found: dict[Hashable, list[ImageRecord]] = defaultdict(list)
+    key = _group_key(dataset, images, group)
+    for image in images:
+        found[key(image)].append(image)
+    return list(found.values())
+
+
+def _group_key(dataset: Dataset, images: Sequence[ImageRecord], group: str | None) -> Callable[[ImageRecord], Hashable]:
+    if group is None:
+        return lambda image: image.id
+    if group == BY_FOLDER:
+        return lambda image: image.file_name.rpartition("/")[0]
+    if group == BY_LOOK:
+        looks = _similar(dataset, images)
+        return lambda image: looks[image.id]
+    if group.startswith(BY_KEY):
+        name = group.removeprefix(BY_KEY)
+        return lambda image: repr(image.extra[name]) if name in image.extra else (image.id,)
+    pattern = re.compile(group)
+
+    def of_name(image: ImageRecord) -> Hashable:
+        match = pattern.search(image.file_name)
+        return match[1 if pattern.groups else 0] if match else (image.id,)
+
+    return of_name
+
+
+def _similar(dataset: Dataset, images: Sequence[ImageRecord]) -> dict[Id, int]:
+    """By image id, the number of the group of pictures that look nearly the same."""
+    prints = [twins.fingerprint(read_image(dataset.path(image))) for image in images]
+    group = list(range(len(images)))
+    for pair in twins.pairs(prints):
+        old, new = group[pair.second], group[pair.first]
+        group = [new if number == old else number for number in group] if old != new else group
+    return {image.id: number for image, number in zip(images, group, strict=True)}
+
+
+# ---- choosing; units are groups of images, in random order; the answer is which of them are to evaluate with
+
+
+def _at_random(units: Sequence[Sequence[ImageRecord]], wanted: int) -> list[int]:
+    """Units one after the other as long as they fit, and one more if that comes nearer."""
+    chosen: list[int] = []
+    room = wanted
+    for number, unit in enumerate(units):
+        if len(unit) <= room:
+            chosen.append(number)
+            room -= len(unit)
+    others = sorted(set(range(len(units))) - set(chosen), key=lambda number: len(units[number]))
+    if room and len(others) > 1 and (not chosen or len(units[others[0]]) < 2 * room):
+        chosen.append(others[0])
+    return chosen
+
+
+def _stratified(dataset: Dataset, units: Sequence[Sequence[ImageRecord]], wanted: int) -> list[int]:
+    """Iterative stratification: the rarest class first, each unit to the part that lacks most of that class."""
+    present = _class_counts(dataset, units)
+    sizes = np.asarray([len(unit) for unit in units])
+    shares = np.asarray([sizes.sum() - wanted, wanted]) / max(sizes.sum(), 1)  # of train, of val
+    lacking = shares[:, None] * present.sum(axis=0)  # (2, classes), in images
+    room = shares * sizes.sum()
+    part = np.full(len(units), -1)
+    open_units = (present > 0).sum(axis=0).astype(float)  # with each class, not yet in a part
+    while open_units.any():
+        rarest = int(np.where(open_units > 0, open_units, np.inf).argmin())
+        for number in np.flatnonzero((part < 0) & (present[:, rarest] > 0)).tolist():
+            part[number] = k = _neediest(lacking[:, rarest], room)
+            lacking[k] -= present[number]
+            room[k] -= sizes[number]
+            open_units -= present[number] > 0
+    for number in np.flatnonzero(part < 0).tolist():  # background
+        part[number] = k = int(room.argmax())
+        room[k] -= sizes[number]
+    return cast("list[int]", np.flatnonzero(part == 1).tolist())
+
+
+def _neediest(lacking: npt.NDArray[np.float64], room: npt.NDArray[np.float64]) -> int:
+    """The part that lacks most of a class among those with room, the emptier one of equals."""
+    return max((0, 1), key=lambda k: (room[k] > 0, lacking[k], room[k]))
+
+
+def _class_counts(dataset: Dataset, units: Sequence[Sequence[ImageRecord]]) -> npt.NDArray[np.int64]:
+    """(units, classes): how many images of a unit have the class."""
+    counts = np.zeros((len(units), len(dataset.categories)), np.int64)
+    for number, unit in enumerate(units):
+        for image in unit:
+            counts[number, list({dataset.labels[a.category_id] for a in dataset.of(image)})] += 1
+    return counts

@@ -1,0 +1,364 @@
+"""Pascal VOC's masks of instances: two PNG files for each picture, in which a pixel's value is its instance or class.
+
+``SegmentationObject/<stem>.png`` numbers the instances, ``SegmentationClass/<stem>.png`` the classes, both from 1; 0 is
+background and 255 *void*: the border of objects, and what should not count. ``ImageSets/Segmentation`` lists the stems
+of each split; the pictures are in ``JPEGImages``. http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
+
+The values are those of a palette, or grey; 16-bit files, which are ours for more than 254 instances, have 65535 for
+void. Files in RGB, as CVAT and Datumaro write them, mean by the colour VOC's palette has for a value; for classes, by
+the colours of ``labelmap.txt``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from maskline.data.coco import relative_name
+from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
+from maskline.data.faults import Fault, Reading
+from maskline.data.layout import SPLIT_WORDS, UNSPLIT, copy_images, split_of, unify, unique_names
+from maskline.data.shapes import crop
+from maskline.data.sources import picture_size, text_of
+from maskline.data.voc_maps import VOID, VOID_16, Map, colour_numbers, instances, read_map, save_map
+from maskline.errors import DatasetError, DatasetNotFoundError, InputError
+from maskline.files import replace_file
+from maskline.inputs import SUFFIXES
+
+TITLE = "Pascal VOC"
+
+#: The classes of the challenge, which a folder without a list of its own has.
+CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+_Values: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+_PICTURES, _OBJECTS, _CLASSES = "JPEGImages", "SegmentationObject", "SegmentationClass"
+_LISTS = Path("ImageSets", "Segmentation")
+_NAME_FILES = ("labelmap.txt", "labels.txt", "class_names.txt")  # of CVAT and Datumaro, ours, LabelMe's converter
+_BACKGROUND = ("background", "_background_", "__background__")
+_ENTRY = re.compile(r"(?P<name>[^:]+):\s*(?:(?P<colour>\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3})\s*)?:[^:]*:[^:]*")
+_MOST_WRITTEN = VOID_16 - 2  # 255 and 65535 are void
+_WHOLE_SET = "trainval"  # what VOC calls the list of all
+
+
+def detect(root: Path) -> bool:
+    """Whether this is a folder with ``SegmentationObject``, or with a ``VOCdevkit`` that has one."""
+    try:
+        return bool(_bases(root))
+    except OSError:
+        return False
+
+
+def read(root: Path) -> Reading:
+    """Read all splits.
+
+    Args:
+        root: the folder with ``SegmentationObject``, or one with ``VOCdevkit/VOC2012`` or the like in it.
+
+    Returns:
+        What could be used, with masks as run lengths. Category ids are the values in ``SegmentationClass``. A listed
+        picture with neither of the two files is background. What was void is lost.
+
+    Raises:
+        DatasetNotFoundError: no such folder, or no masks or pictures in it.
+        DatasetError: there are several sets.
+    """
+    base = _base(root)
+    labels = _read_labels(base)
+    reader = _Reader(base, labels, _pictures(base / _PICTURES))
+    splits = {split: reader.split(split, stems) for split, stems in _stems(base).items()}
+    return Reading(splits, reader.faults)
+
+
+def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
+    """Fill an empty folder with all of VOC's parts and ``labels.txt``, the names of classes with background first.
+
+    Where instances overlap, the smaller lies on top. Crowd regions are void, as VOC has what should not count. With
+    more than 254 instances in a picture its ``SegmentationObject`` is a 16-bit file, in which 255 is left free for
+    readers that take it for void.
+
+    Returns:
+        What was lost, a line each with counts.
+
+    Raises:
+        DatasetError: more classes or instances than values, or a picture is missing.
+        OutputError, OSError: a file can't be written.
+    """
+    splits = unify(splits)
+    names = next((dataset.names for dataset in splits.values()), [])
+    if len(names) >= VOID:
+        raise DatasetError(f"{len(names)} classes: a pixel of SegmentationClass can tell {VOID - 1} at most")
+    counts: Counter[str] = Counter()
+    for split, new_names in unique_names(splits, flat=True).items():
+        dataset = copy_images(splits[split], folder / _PICTURES, new_names)
+        stems = [PurePosixPath(image.file_name).stem for image in dataset.images]
+        for image, stem in zip(dataset.images, stems, strict=True):
+            objects, classes = _paint(dataset, image, counts)
+            save_map(objects, folder / _OBJECTS / f"{stem}.png")
+            save_map(classes, folder / _CLASSES / f"{stem}.png")
+        _save_lines(folder / _LISTS / f"{_WHOLE_SET if split == UNSPLIT else split}.txt", stems)
+    _save_lines(folder / "labels.txt", [CLASSES[0], *(" ".join(name.split()) for name in names)])
+    return [text.format(counts[key]) for key, text in _NOTES.items() if counts[key]]
+
+
+_NOTES = {
+    "empty": "{} annotations without pixels are left out",
+    "crowd": "{} crowd regions are written as void",
+    "covered": "{} instances lose pixels to smaller ones above them: a pixel holds one instance",
+    "gone": "{} of these lose all their pixels",
+    "wide": "{} pictures have more than 254 instances: their SegmentationObject is 16-bit grey, which few tools read",
+}
+
+
+# ---- finding
+
+
+def _bases(root: Path) -> list[Path]:
+    """The folders that have masks of instances."""
+    folders = [root, *sorted(root.glob("VOC*")), *sorted(root.glob("VOCdevkit/VOC*"))]
+    return [folder for folder in folders if _masks(folder, _OBJECTS).is_dir()]
+
+
+def _base(root: Path) -> Path:
+    """The one folder that has masks of instances. Raises DatasetError."""
+    if not root.is_dir():
+        raise DatasetNotFoundError(f"{root} is no folder: expected that of a Pascal VOC data set")
+    found = _bases(root)
+    if len(found) > 1:
+        raise DatasetError(f"several data sets in {root}: name one of {', '.join(map(str, found))}")
+    if not found:
+        raise DatasetNotFoundError(f"no {_OBJECTS} in {root}: Annotations (boxes) and {_CLASSES} have no instances")
+    if not (found[0] / _PICTURES).is_dir():
+        raise DatasetNotFoundError(f"no {_PICTURES} in {found[0]}: expected the pictures there")
+    return found[0]
+
+
+def _masks(base: Path, name: str) -> Path:
+    """The folder of masks of a kind; LabelMe's converter has the PNG files in one of its own."""
+    own = base / f"{name}PNG"
+    return own if own.is_dir() else base / name
+
+
+def _mask_file(folder: Path, stem: str) -> Path:
+    """The file of masks of a picture, there or not."""
+    upper = folder / f"{stem}.PNG"
+    return upper if upper.is_file() else folder / f"{stem}.png"
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """Pictures by their path below the folder without suffix; of several the first of `SUFFIXES`."""
+    files = [path for path in folder.rglob("*") if path.suffix[1:].lower() in SUFFIXES]
+    files.sort(key=lambda path: SUFFIXES.index(path.suffix[1:].lower()), reverse=True)
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+
+
+def _stems(base: Path) -> dict[str, list[str]]:
+    """Which pictures each split has, by their stems."""
+    by_split: defaultdict[str, list[str]] = defaultdict(list)
+    for path in sorted((base / _LISTS).glob("*.txt")):
+        by_split[split_of(path.stem) or UNSPLIT] += _listed(path)
+    if len(by_split) > 1:
+        by_split.pop(UNSPLIT, None)  # trainval
+    if by_split:
+        return {s: list(dict.fromkeys(by_split[s])) for s in (*SPLIT_WORDS, UNSPLIT) if s in by_split}
+    masks = _masks(base, _OBJECTS)
+    files = (path.relative_to(masks) for path in masks.rglob("[!.]*") if path.suffix.lower() == ".png")
+    return {UNSPLIT: sorted(path.with_suffix("").as_posix() for path in files)}
+
+
+def _listed(path: Path) -> list[str]:
+    """The stems in a list, one a line; some tools put quotes round them, add the suffix, or a 1, 0 or -1 after them."""
+    found = []
+    for line in text_of(path).splitlines():
+        stem = re.sub(r"\s+-?[01]$", "", line.strip()).strip("\"'")
+        named = PurePosixPath(stem.replace("\\", "/"))
+        found.append(str(named.with_suffix("")) if named.suffix[1:].lower() in SUFFIXES else str(named))
+    return [stem for stem in found if stem != "."]
+
+
+# ---- reading
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What values of ``SegmentationClass`` mean.
+
+    Attributes:
+        names: by value, with background.
+        background: its value.
+        colours: values by the numbers of colours in RGB files, if a list of colours was given.
+    """
+
+    names: Sequence[str]
+    background: int = 0
+    colours: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        return tuple(Category(value, name) for value, name in enumerate(self.names) if value != self.background)
+
+    def ignored(self, classes: Map) -> set[int]:
+        """The values in a file that are no class."""
+        if classes.coloured and self.colours:
+            meant = {number for number, value in self.colours.items() if value != self.background}
+            return {0, classes.void, *self.colours} - meant
+        return {self.background, classes.void}
+
+    def category(self, value: int, coloured: bool) -> int | None:
+        """The class that a value in a file means; None if it means none."""
+        if coloured and self.colours:
+            return self.colours.get(value)
+        return value if value < len(self.names) else None
+
+
+def _read_labels(base: Path) -> _Labels:
+    """The class names, from the list in the folder or VOC's own. Raises DatasetError if the list can't be read."""
+    path = next((base / name for name in _NAME_FILES if (base / name).is_file()), None)
+    if path is None:
+        return _Labels(CLASSES)
+    lines = [line.strip() for line in text_of(path).splitlines()]
+    entries = [_entry(line) for line in lines if line and line != "__ignore__" and not line.startswith("# ")]
+    if entries and entries[-1] == ("ignored", VOID):  # as Datumaro lists it, last: the colour of void
+        entries.pop()
+    places = [place for place, (name, _) in enumerate(entries) if name.lower() in _BACKGROUND]
+    if not places:
+        entries.insert(0, (CLASSES[0], None))
+    colours = {number: value for value, (_, number) in enumerate(entries) if number is not None}
+    return _Labels([name for name, _ in entries], places[0] if places else 0, colours)
+
+
+def _entry(line: str) -> tuple[str, int | None]:
+    """A line's class, and the number of its colour: ``person:192,128,128::`` or just a name."""
+    match = _ENTRY.fullmatch(line)
+    if match is None:
+        return line, None
+    colour = [min(int(part), 255) for part in match["colour"].split(",")] if match["colour"] else None
+    return match["name"].strip(), None if colour is None else int(colour_numbers(np.asarray(colour)))
+
+
+@dataclass
+class _Reader:
+    """A data set being read, and the faults so far.
+
+    Attributes:
+        pictures: by their stems.
+    """
+
+    base: Path
+    labels: _Labels
+    pictures: Mapping[str, Path]
+    faults: list[Fault] = field(default_factory=list)
+
+    def fault(self, code: str, split: str, path: Path, what: str, image_id: Id | None = None) -> None:
+        self.faults.append(Fault(code, split, path.relative_to(self.base).as_posix(), what, image_id))
+
+    def split(self, split: str, stems: Iterable[str]) -> Dataset:
+        """One split: the pictures whose files can all be used."""
+        images: list[ImageRecord] = []
+        annotations: list[Annotation] = []
+        folder = self.base / _PICTURES
+        for stem in stems:
+            path = self.pictures.get(stem)
+            if path is None:
+                code = "image-path" if relative_name(stem) is None else "image-missing"
+                self.fault(code, split, self.base / _LISTS, f"no picture {stem!r} in {_PICTURES}")
+                continue
+            try:
+                size = picture_size(path)
+            except InputError as error:
+                self.fault("image-unreadable", split, path, str(error))
+                continue
+            image = ImageRecord(len(images) + 1, path.relative_to(folder).as_posix(), size[1], size[0])
+            found = self.annotations(split, stem, image, len(annotations))
+            if found is not None:
+                images.append(image)
+                annotations += found
+        return Dataset(split, folder, tuple(images), tuple(annotations), self.labels.categories, self.base)
+
+    def annotations(self, split: str, stem: str, image: ImageRecord, before: int) -> list[Annotation] | None:
+        """The instances of a picture; None if its files can't be used. ``before``: how many the split has so far."""
+        paths = [_mask_file(_masks(self.base, name), stem) for name in (_OBJECTS, _CLASSES)]
+        if not any(path.is_file() for path in paths):
+            return []
+        maps = [self.map(split, path, image.size) for path in paths]
+        objects, classes = maps
+        if objects is None or classes is None:
+            return None
+        found: list[Annotation] = []
+        try:
+            for number, rle, value in instances(objects, classes, self.labels.ignored(classes)):
+                category = None if value is None else self.labels.category(value, classes.coloured)
+                if category is None:
+                    what = "is background or void" if value is None else f"has the value {value}, which is no class,"
+                    what = f"instance {number} {what} in {paths[1].parent.name}"
+                    self.fault("unknown-category", split, paths[0], what, image.id)
+                else:
+                    found.append(Annotation(before + len(found) + 1, image.id, category, rle))
+        except InputError as error:
+            self.fault("record", split, paths[0], str(error))
+            return None
+        return found
+
+    def map(self, split: str, path: Path, size: tuple[int, int]) -> Map | None:
+        """A file of a picture of ``(height, width)``; None if it can't be used."""
+        try:
+            if not path.is_file():
+                raise InputError("not there, though the picture has the other of its two files")
+            found = read_map(path)
+            height, width = found.values.shape
+            if (height, width) != size:
+                turned = " (made without its EXIF orientation?)" if (width, height) == size else ""
+                raise InputError(f"{width} x {height} pixels, but the picture has {size[1]} x {size[0]}{turned}")
+        except InputError as error:
+            self.fault("record", split, path, str(error))
+            return None
+        return found
+
+
+# ---- writing
+
+
+def _paint(dataset: Dataset, image: ImageRecord, counts: Counter[str]) -> tuple[_Values, npt.NDArray[np.uint8]]:
+    """The two maps of a picture, (H, W) each. ``counts``: how often what was lost, by the keys of `_NOTES`; added to.
+
+    Raises DatasetError if there are more instances than values.
+    """
+    objects, classes = np.zeros(image.size, np.uint16), np.zeros(image.size, np.uint8)
+    shapes = [(annotation, crop(annotation.segmentation, image.size)) for annotation in dataset.of(image)]
+    crowd = [found for annotation, found in shapes if annotation.crowd and found is not None]
+    single = [(dataset.labels[a.category_id], *found) for a, found in shapes if not a.crowd and found is not None]
+    if len(single) > _MOST_WRITTEN:
+        raise DatasetError(f"{image.file_name} has {len(single)} instances: expected at most {_MOST_WRITTEN}")
+    wide = len(single) >= VOID
+    for mask, (top, bottom, left, right) in crowd:
+        objects[top:bottom, left:right][mask != 0] = VOID_16 if wide else VOID
+        classes[top:bottom, left:right][mask != 0] = VOID
+    areas = np.asarray([np.count_nonzero(mask) for _, mask, _ in single], np.int64)
+    numbers = np.arange(1, len(single) + 1)
+    numbers[VOID - 1 :] += 1
+    for place in np.argsort(-areas, kind="stable"):
+        label, mask, (top, bottom, left, right) = single[place]
+        objects[top:bottom, left:right][mask != 0] = numbers[place]
+        classes[top:bottom, left:right][mask != 0] = label + 1
+    left_over = np.bincount(objects.ravel(), minlength=1 << 16)[numbers]
+    counts.update(
+        empty=sum(found is None for _, found in shapes),
+        crowd=len(crowd),
+        covered=int((left_over < areas).sum()),
+        gone=int((left_over == 0).sum()),
+        wide=int(wide),
+    )
+    return objects if wide else objects.astype(np.uint8), classes
+
+
+def _save_lines(path: Path, lines: Iterable[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

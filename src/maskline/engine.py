@@ -1,0 +1,184 @@
+"""The form of the reference's documents: ``python main.py -c CONFIG -o Section.key=value …``, one mode a run.
+
+Whatever runs it can read how it ended from ``<Global.output>/<mode>_result.json``: always after a failure, and after a
+success of the modes that have something to tell (check_dataset, evaluate).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from maskline import catalog
+from maskline.config.module import MODES, ModuleConfig, load
+from maskline.errors import MasklineError, ParameterError, UnknownNameError
+from maskline.files import replace_file
+
+log = logging.getLogger("maskline")
+
+
+def run(config: ModuleConfig) -> dict[str, Any] | None:
+    """Do what ``Global.mode`` says, and leave the result file.
+
+    Returns:
+        The content of the result file without ``done_flag``; None where success has no such file.
+
+    Raises:
+        UnknownNameError: there is no such mode.
+        MasklineError: what the mode raises. Any error is in the result file too, with what it has in ``details``.
+    """
+    mode = config.Global.mode
+    if mode not in MODES:
+        raise UnknownNameError.of("Global.mode", mode, MODES)
+    record = None if config.Global.output is None else Path(config.Global.output, f"{mode}_result.json")
+    if record is not None:
+        with contextlib.suppress(OSError):  # that it can't be written is told when it is
+            record.unlink(missing_ok=True)  # nobody shall take an earlier run's for this one's
+    try:
+        content = _dispatch(config)
+    except Exception as error:
+        if record is not None:
+            _write_failure(record, error)
+        raise
+    if content is not None and record is not None:
+        _write(record, {"done_flag": True, **content})
+    return content
+
+
+def _dispatch(config: ModuleConfig) -> dict[str, Any] | None:
+    match config.Global.mode:
+        case "check_dataset":
+            return _check_dataset(config)
+        case "export":
+            _export(config)
+        case "predict":
+            _predict(config)
+        case mode:
+            raise MasklineError(f"Global.mode={mode} is not in this version: check_dataset, export and predict are")
+    return None
+
+
+def _check_dataset(config: ModuleConfig) -> dict[str, Any]:
+    from maskline.data.check_dataset import check_dataset
+    from maskline.data.split import Division
+
+    if config.Global.dataset_dir is None:
+        raise ParameterError("Global.dataset_dir is not set: say where the data set is, -o Global.dataset_dir=DIR")
+    source, split = config.CheckDataset.convert.source(), config.CheckDataset.split
+    percents = split.percents()
+    how = None if percents is None else Division(percents[1], split.seed, split.stratify, split.group)
+    folder, output = Path(config.Global.dataset_dir), _output(config)
+    return check_dataset(folder, output, convert_from=source, split=how, seed=split.seed)
+
+
+def _export(config: ModuleConfig) -> None:
+    from maskline import hub
+
+    row, weights = catalog.get(config.Global.model), config.Export.weight_path
+    if weights == row.pretrained_url:
+        weights = None  # which the hub takes as the official ones too, and fetches them
+    elif weights is not None and "://" in weights:
+        raise ParameterError(
+            f"Export.weight_path is {weights}: of addresses, only the official one of {row.name} is legal "
+            f"({row.pretrained_url}); download the file and give its path"
+        )
+    folder = hub.make_model_dir(row.name, _output(config), weights)
+    log.info("exported to %s", folder)
+
+
+def _predict(config: ModuleConfig) -> None:
+    from maskline import api, results
+
+    output, wanted = config.Global.output, config.Predict
+    if output is not None:
+        results.check_folder(output)
+    model = api.create_model(config.Global.model, wanted.model_dir, device=_first_device(config.Global.device))
+    for result in model.predict(wanted.input, batch_size=wanted.batch_size, threshold=wanted.threshold):
+        result.print()
+        if output is not None:
+            result.save_all(output)
+
+
+def _output(config: ModuleConfig) -> Path:
+    if config.Global.output is None:
+        raise ParameterError(f"Global.output is not set, but Global.mode={config.Global.mode} writes its results there")
+    return Path(config.Global.output)
+
+
+def _first_device(devices: str | None) -> str | None:
+    """``gpu:2`` of ``gpu:2,3``: only training uses several."""
+    return None if devices is None else devices.partition(",")[0]
+
+
+def _write_failure(record: Path, error: Exception) -> None:
+    content = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
+    try:
+        _write(record, content | getattr(error, "details", {}) | content)
+    except MasklineError as fault:  # the error itself is what the user has to see
+        log.warning("%s", fault)
+
+
+def _write(record: Path, content: Mapping[str, Any]) -> None:
+    """As ``ujson`` writes it, with a backslash before each slash."""
+    text = json.dumps(content, indent=2, ensure_ascii=False).replace("/", "\\/") + "\n"
+    data = text.encode("utf-8", "backslashreplace")  # half a surrogate, from a file name that is not UTF-8, as \udcxx
+    replace_file(record, lambda file: file.write_bytes(data))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0; 1 if the mode failed; 2 for a configuration or option that can't be used (1 if its file can't be read); 130
+        if interrupted. Errors made on purpose are one line on standard error; others are raised.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="maskline: %(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)  # of maskline's own, because what the documents show is logged
+    try:
+        config = load(options.config, options.override)
+    except MasklineError as error:
+        return _end(str(error), error.exit_code)
+    try:
+        run(config)
+        sys.stdout.flush()
+    except MasklineError as error:
+        return _end(str(error), 1)
+    except KeyboardInterrupt:
+        return _end("interrupted", 130)
+    except BrokenPipeError:
+        sys.stdout = None  # or Python would try to write the rest, and fail again
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Check a data set, train, evaluate, export or predict, as Global.mode says.", allow_abbrev=False
+    )
+    parser.add_argument("-c", "--config", help="a module's YAML file, as in the documents, or the name of a model")
+    parser.add_argument(
+        "-o",
+        "--override",
+        action="append",
+        default=[],
+        metavar="Section.key=value",
+        help="set a key, whatever the file says; may be given again",
+    )
+    parser.add_argument("-p", "--profiler_options", help="without effect; here because the reference has it")
+    return parser
+
+
+def _end(message: str, code: int) -> int:
+    print(f"maskline: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""Every kind of fault is found where it is planted, and none where it is not; a fixed copy has none left."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import sets
+from PIL import Image
+
+from maskline.data import check_pictures, layout
+from maskline.data.check import check
+from maskline.data.dataset import Dataset
+from maskline.data.faults import KINDS, Fault, Reading
+from maskline.data.fix import fix
+from maskline.errors import OutputError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+Plant = Callable[[Path, sets.Json, sets.Json], None]  # the root, the content of train and of val: changed in place
+
+
+def planted(tmp_path: Path, plant: Plant) -> Path:
+    root = sets.make(tmp_path / "set")
+    contents = {split: sets.load(root, split) for split in ("train", "val")}
+    plant(root, contents["train"], contents["val"])
+    for split, content in contents.items():
+        sets.save(root, split, content)
+    return root
+
+
+def photo(root: Path, name: str, orientation: int) -> None:
+    """A JPEG of 64 x 48 stored pixels with an EXIF orientation."""
+    exif = Image.Exif()
+    exif[check_pictures.EXIF_ORIENTATION] = orientation
+    Image.fromarray(sets.picture(77)).save(root / "images" / name, "JPEG", exif=exif, quality=95)
+
+
+def ring(*flat: float) -> Plant:
+    def plant(root: Path, train: sets.Json, val: sets.Json) -> None:
+        train["annotations"][0]["segmentation"] = [list(flat)]
+
+    return plant
+
+
+def stated(**values: object) -> Plant:
+    return lambda root, train, val: train["annotations"][0].update(values)
+
+
+def missing(root: Path, train: sets.Json, val: sets.Json) -> None:
+    (root / "images" / "train0.png").unlink()
+
+
+def unreadable(root: Path, train: sets.Json, val: sets.Json) -> None:
+    path = root / "images" / "train0.png"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def empty_file(root: Path, train: sets.Json, val: sets.Json) -> None:
+    (root / "images" / "train0.png").write_bytes(b"")
+
+
+def resized(root: Path, train: sets.Json, val: sets.Json) -> None:
+    cv2.imwrite(str(root / "images" / "train0.png"), sets.picture(0, (96, 128)))
+
+
+def other_size(root: Path, train: sets.Json, val: sets.Json) -> None:
+    cv2.imwrite(str(root / "images" / "train0.png"), sets.picture(0, (60, 64)))
+
+
+def turned(root: Path, train: sets.Json, val: sets.Json) -> None:
+    photo(root, "turned.jpg", 6)
+    (root / "images" / "train0.png").unlink()
+    train["images"][0]["file_name"] = "turned.jpg"
+
+
+def turned_png(root: Path, train: sets.Json, val: sets.Json) -> None:
+    exif = Image.Exif()
+    exif[check_pictures.EXIF_ORIENTATION] = 8
+    Image.fromarray(sets.picture(77)).save(root / "images" / "train0.png", exif=exif)
+
+
+def exif(root: Path, train: sets.Json, val: sets.Json) -> None:
+    photo(root, "turned.jpg", 3)
+    (root / "images" / "train0.png").unlink()
+    train["images"][0]["file_name"] = "turned.jpg"
+
+
+def unlisted(root: Path, train: sets.Json, val: sets.Json) -> None:
+    cv2.imwrite(str(root / "images" / "sub" / "more.png"), sets.picture(50))
+    (root / "images" / "notes.txt").write_text("not a picture")
+
+
+def other_classes(root: Path, train: sets.Json, val: sets.Json) -> None:  # B29
+    val["categories"].append({"id": 9, "name": "emu"})
+    val["annotations"][0]["category_id"] = 9
+
+
+def other_order(root: Path, train: sets.Json, val: sets.Json) -> None:
+    val["categories"].reverse()
+
+
+def no_dogs(root: Path, train: sets.Json, val: sets.Json) -> None:
+    val["annotations"] = [a for a in val["annotations"] if a["category_id"] == 3]
+
+
+def twice(root: Path, train: sets.Json, val: sets.Json) -> None:
+    train["annotations"].append(train["annotations"][0] | {"id": 5, "category_id": 7})
+
+
+def leak(root: Path, train: sets.Json, val: sets.Json) -> None:
+    cv2.imwrite(str(root / "images" / "val0.png"), sets.picture(0))
+
+
+def listed_in_both(root: Path, train: sets.Json, val: sets.Json) -> None:
+    val["images"][0]["file_name"] = "train0.png"
+    (root / "images" / "val0.png").unlink()
+
+
+def near(root: Path, train: sets.Json, val: sets.Json) -> None:
+    cv2.imwrite(str(root / "images" / "val0.png"), cv2.convertScaleAbs(sets.picture(0), alpha=0.95, beta=5))
+
+
+def same_split(root: Path, train: sets.Json, val: sets.Json) -> None:
+    cv2.imwrite(str(root / "images" / "train3.png"), sets.picture(0))
+
+
+def no_images(root: Path, train: sets.Json, val: sets.Json) -> None:
+    val["images"], val["annotations"] = [], []
+    for path in (root / "images").rglob("val*"):
+        path.unlink()
+
+
+def bad_record(root: Path, train: sets.Json, val: sets.Json) -> None:
+    train["annotations"][0]["segmentation"] = [[1, 2]]
+
+
+PLANTED: list[tuple[str, str, Plant]] = [
+    ("no-images", "no image that could be used", no_images),
+    ("image-missing", "train0.png", missing),
+    ("image-unreadable", "cut short", unreadable),
+    ("image-unreadable", "is empty", empty_file),
+    ("image-size", "listed as 64 x 48, the file is 128 x 96", resized),
+    ("image-size", "the file is 64 x 60", other_size),
+    ("image-turned", r"48 x 64 once its EXIF orientation \(6\)", turned),
+    ("image-turned", r"orientation \(8\)", turned_png),
+    ("image-exif", "orientation is 3", exif),
+    ("image-unlisted", "1 pictures that no split lists: sub/more.png", unlisted),
+    ("categories-differ", "only instance_val.json has 'emu'", other_classes),
+    ("categories-differ", "other ids or in another order", other_order),
+    ("class-missing", "1 of 2 classes have no instance: 'dog'", no_dogs),
+    ("polygon-broken", r"annotation 1000: polygon 1 of 1 is \[1, 2\]", bad_record),
+    ("polygon-crossing", "Self-intersection", ring(4, 4, 20, 18, 20, 4, 4, 18)),
+    ("mask-empty", "no pixel in the image", ring(100, 100, 120, 100, 120, 120)),
+    ("mask-outside", "covers x -20 to 20, y 4 to 90 in an image of 64 x 48", ring(-20, 4, 20, 4, 20, 90)),
+    ("box-mismatch", r"its box is 4 4 30 30, that of its mask 4 4 17 14", stated(bbox=[4, 4, 30, 30])),
+    ("area-mismatch", "its area is 999, that of its mask 238 pixels", stated(area=999)),
+    ("annotation-twice", r"annotation 5 \(dog\): the same mask as annotation 1000 \(cat\)", twice),
+    ("leak", "in train: the same picture as val0.png in val", leak),
+    ("leak", "in train: the same picture as train0.png in val", listed_in_both),
+    ("leak-near", "% like val0.png in val", near),
+    ("image-twice", "the same picture as train3.png", same_split),
+]
+
+
+def test_nothing_is_wrong_with_a_sound_set(tmp_path: Path) -> None:
+    assert not check(sets.make(tmp_path)).faults
+
+
+@pytest.mark.parametrize(
+    ("code", "what", "plant"), PLANTED, ids=[f"{code}-{plant.__name__}" for code, _, plant in PLANTED]
+)
+def test_a_planted_fault_is_found_and_mended(tmp_path: Path, code: str, what: str, plant: Plant) -> None:
+    root = planted(tmp_path, plant)
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    reading = check(root)
+    (fault,) = [fault for fault in reading.faults if fault.code == code]
+    assert re.search(what, fault.what)
+    related = {code, "mask-outside"} if code == "mask-empty" else {code}
+    assert {fault.code for fault in reading.faults} <= related
+    remaining = fix(reading, tmp_path / "fixed")
+    assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
+    again = check(tmp_path / "fixed")
+    left = {fault.code for fault in again.faults}
+    expected = {code} if KINDS[code].fix is None and code != "image-unlisted" else set()
+    if plant is other_classes:
+        expected = {"class-missing"}  # now that train has the class too
+    assert left == expected
+    assert bool(remaining) == (KINDS[code].fix is None)
+    log = json.loads((tmp_path / "fixed" / "fixes.json").read_text())
+    assert [entry["mended"] for entry in log if entry["code"] == code] == [KINDS[code].fix is not None]
+
+
+def test_what_is_harmless_is_not_told(tmp_path: Path) -> None:
+    touching = ring(4, 4, 12, 4, 12, 12, 20, 12, 20, 20, 12, 20, 12, 12, 4, 12)  # two squares that share a corner
+    to_a_hole_and_back = ring(4, 4, 20, 4, 20, 20, 4, 20, 4, 4, 8, 8, 8, 16, 16, 16, 16, 8, 8, 8)
+    thin_tip = ring(4, 4, 20, 4, 20, 12, 40, 12.1, 20, 12.2, 20, 20, 4, 20)
+
+    def with_box(root: Path, train: sets.Json, val: sets.Json) -> None:
+        thin_tip(root, train, val)
+        train["annotations"][0]["bbox"] = [4, 4, 36, 16]
+
+    for number, plant in enumerate((touching, to_a_hole_and_back, with_box, ring(4, 4, 64.9, 4, 64.9, 20))):
+        assert not check(planted(tmp_path / str(number), plant)).faults
+
+
+def test_every_kind_is_planted_somewhere() -> None:
+    by_reading = {"record", "image-id", "image-path", "image-listed-twice", "category-id", "category-name"}
+    by_reading |= {"unknown-image", "unknown-category", "annotation-id", "no-mask", "rle-broken", "shape-ignored"}
+    assert {code for code, _, _ in PLANTED} | by_reading == set(KINDS)  # the latter in the tests of the readers
+
+
+def test_all_faults_of_the_whole_set_in_one_go(tmp_path: Path) -> None:  # B28
+    def plant(root: Path, train: sets.Json, val: sets.Json) -> None:
+        for some in (unreadable, leak, twice, other_classes, unlisted, stated(area=999)):
+            some(root, train, val)
+
+    faults = check(planted(tmp_path, plant)).faults
+    codes = [fault.code for fault in faults]
+    assert set(codes) == {
+        *("image-unreadable", "image-unlisted", "categories-differ", "annotation-twice", "area-mismatch")
+    }
+    assert codes == sorted(codes, key=list(KINDS).index)
+
+
+def only(reading: Reading, code: str) -> Fault:
+    return next(fault for fault in reading.faults if fault.code == code)
+
+
+def fixed(tmp_path: Path, plant: Plant) -> tuple[Dataset, Dataset]:
+    """Train before and after fixing."""
+    reading = check(planted(tmp_path, plant))
+    fix(reading, tmp_path / "fixed")
+    return reading.splits["train"], layout.load(tmp_path / "fixed")["train"]
+
+
+def test_a_resized_picture_gets_its_masks_scaled(tmp_path: Path) -> None:
+    old, new = fixed(tmp_path, resized)
+    assert new.images[0].size == (96, 128)
+    for before, after in zip(
+        old.instances(old.images[0]).full_masks(), new.instances(new.images[0]).full_masks(), strict=True
+    ):
+        scaled = np.kron(before, np.ones((2, 2), bool))
+        assert (scaled & after).sum() / (scaled | after).sum() > 0.93
+
+
+def test_a_turned_jpeg_is_set_upright_without_touching_a_pixel(tmp_path: Path) -> None:
+    old, new = fixed(tmp_path, turned)
+    path, copy = old.path(old.images[0]), new.path(new.images[0])
+    assert check_pictures.orientation(path) == 6 and check_pictures.orientation(copy) == 1
+    with Image.open(path) as a, Image.open(copy) as b:
+        assert (np.asarray(a) == np.asarray(b)).all()
+
+
+def test_a_picture_that_is_no_jpeg_is_left_out_instead(tmp_path: Path) -> None:
+    old, new = fixed(tmp_path, turned_png)
+    assert len(new.images) == len(old.images) - 1 and len(new.annotations) == len(old.annotations) - 5
+
+
+def test_a_crossing_polygon_keeps_its_pixels(tmp_path: Path) -> None:
+    old, new = fixed(tmp_path, ring(4, 4, 20, 18, 20, 4, 4, 18))
+    assert (old.instances(old.images[0]).full_mask(0) == new.instances(new.images[0]).full_mask(0)).all()
+
+
+def test_a_polygon_is_cut_at_the_border_and_stays_one(tmp_path: Path) -> None:
+    old, new = fixed(tmp_path, ring(-20, 4, 20, 4, 20, 90))
+    (cut,) = new.annotations[0].segmentation
+    assert isinstance(cut, np.ndarray) and cut.min() >= 0 and cut[:, 0].max() <= 64 and cut[:, 1].max() <= 48
+    masks = [d.instances(d.images[0]).full_mask(0) for d in (old, new)]
+    assert (masks[0] != masks[1]).sum() <= 3
+
+
+def test_a_leak_stays_where_it_is_evaluated(tmp_path: Path) -> None:
+    for number, plant in enumerate((leak, listed_in_both)):
+        folder = tmp_path / str(number)
+        old, new = fixed(folder, plant)
+        assert len(new.images) == len(old.images) - 1 and "train0.png" not in [i.file_name for i in new.images]
+        assert len(layout.load(folder / "fixed")["val"].images) == 3
+
+
+def test_a_fix_never_overwrites(tmp_path: Path) -> None:
+    root = planted(tmp_path, twice)
+    with pytest.raises(OutputError, match="is there already"):
+        fix(check(root), root)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared data sets are not here")
+def test_coco_photos_have_no_errors() -> None:
+    reading = check(SHARED / "coco_sample")
+    assert not reading.errors and only(reading, "class-missing")

@@ -1,0 +1,247 @@
+"""COCO's JSON: all that is legal is read, all that is not is told, nothing gives a traceback."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sets
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from maskline.data import coco
+from maskline.data.dataset import Dataset
+from maskline.errors import DatasetError, DatasetNotFoundError
+from maskline.masks import rle_decode
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def read(tmp_path: Path, content: Any) -> tuple[Dataset, list[str]]:
+    dataset, faults = coco.read(sets.save(tmp_path, "train", content), tmp_path / "images", "train")
+    return dataset, [fault.code for fault in faults]
+
+
+def test_every_legal_form_is_read(tmp_path: Path) -> None:
+    dataset, faults = read(tmp_path, sets.content(["a.png", "sub/b.png"]))
+    assert not faults
+    assert [i.file_name for i in dataset.images] == ["a.png", "sub/b.png"] and dataset.names == ["cat", "dog"]
+    first, background = dataset.images
+    assert not dataset.of(background) and len(dataset.instances(background)) == 0
+    instances = dataset.instances(first)
+    assert instances.labels.tolist() == [0, 1, 1, 0, 0] and len(dataset.instances(first, crowd=False)) == 4
+    np.testing.assert_array_equal(instances.full_mask(2), sets.ring_mask())
+    assert instances.full_mask(0).sum() == 17 * 14
+    assert instances.full_mask(3).sum() == 60 and instances.full_mask(1)[36, 34] and instances.full_mask(1)[36, 48]
+    assert [a.crowd for a in dataset.annotations] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("ids", [("a", "b"), (-1, 0), (10**15, "1"), (1.0, 2.0)])
+def test_ids_of_any_kind(tmp_path: Path, ids: tuple[Any, Any]) -> None:
+    content = sets.content(["a.png", "b.png"])
+    for image, new in zip(content["images"], ids, strict=True):
+        for annotation in content["annotations"]:
+            if annotation["image_id"] == image["id"]:
+                annotation["image_id"] = new
+        image["id"] = new
+    dataset, faults = read(tmp_path, content)
+    assert not faults and len(dataset.of(dataset.images[0])) == 5 and {i.id for i in dataset.images} == set(ids)
+
+
+def test_what_is_written_is_what_was_read(tmp_path: Path) -> None:
+    content = sets.content(["a.png", "b.png"])
+    content["images"][0]["flickr_url"] = "http://example.org/ä"
+    content["annotations"][0] |= {"attributes": {"occluded": True}, "bbox": [4, 4, 16.5, 14], "area": 231.0}
+    dataset, _ = read(tmp_path, content)
+    coco.write(dataset, tmp_path / "again.json")
+    again, faults = coco.read(tmp_path / "again.json", tmp_path, "train")
+    assert not faults and again.info == {"info": {"year": 2026}}
+    written = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
+    assert written["images"] == content["images"] and written["categories"] == content["categories"]
+    assert written["annotations"][0] == content["annotations"][0]
+    for old, new in zip(content["annotations"], written["annotations"], strict=True):
+        assert {key: new[key] for key in ("id", "image_id", "category_id", "iscrowd")} == {
+            k: old[k] for k in new if k in ("id", "image_id", "category_id", "iscrowd")
+        }
+    mask = rle_decode(written["annotations"][2]["segmentation"]["counts"], sets.SIZE)
+    assert written["annotations"][2]["area"] == mask.sum() and written["annotations"][2]["bbox"] == [20, 10, 24, 20]
+
+
+def _set(place: str, index: int, key: str, value: Any) -> Callable[[sets.Json], None]:
+    def change(content: sets.Json) -> None:
+        content[place][index][key] = value
+
+    return change
+
+
+def _drop(place: str, index: int, key: str) -> Callable[[sets.Json], None]:
+    return lambda content: content[place][index].pop(key)
+
+
+def _twice(place: str) -> Callable[[sets.Json], None]:
+    return lambda content: content[place].append(copy.deepcopy(content[place][0]))
+
+
+def _rle(**changes: Any) -> Callable[[sets.Json], None]:
+    return lambda content: content["annotations"][2]["segmentation"].update(changes)
+
+
+BROKEN = [
+    ("record", _drop("images", 0, "file_name"), 5),
+    ("record", _set("images", 0, "width", 0), 5),
+    ("record", _set("images", 0, "height", "48"), 5),
+    ("record", _set("images", 0, "width", 10**9), 5),
+    ("record", _set("images", 0, "id", None), 5),
+    ("record", _set("images", 1, "id", [1]), 0),
+    ("record", _set("categories", 0, "name", " "), 3),
+    ("record", _set("annotations", 0, "image_id", True), 1),
+    ("record", _set("annotations", 0, "category_id", float("nan")), 1),
+    ("image-id", _twice("images"), 0),
+    ("image-path", _set("images", 0, "file_name", "../secret.png"), 5),
+    ("image-path", _set("images", 0, "file_name", "/etc/passwd"), 5),
+    ("image-path", _set("images", 0, "file_name", "C:\\data\\a.png"), 5),
+    ("image-listed-twice", _set("images", 1, "file_name", "./a.png"), 0),
+    ("category-id", _set("categories", 1, "id", 3), 2),
+    ("category-name", _set("categories", 1, "name", "cat"), 0),
+    ("unknown-image", _set("annotations", 0, "image_id", 99), 1),
+    ("unknown-category", _set("annotations", 0, "category_id", 99), 1),
+    ("annotation-id", _twice("annotations"), -1),
+    ("no-mask", _drop("annotations", 0, "segmentation"), 1),
+    ("no-mask", _set("annotations", 0, "segmentation", []), 1),
+    ("no-mask", _set("annotations", 0, "segmentation", "polygon"), 1),
+    ("polygon-broken", _set("annotations", 0, "segmentation", [[1, 2, 3, 4]]), 1),
+    ("polygon-broken", _set("annotations", 0, "segmentation", [[1, 2, 3, 4, 5, 6, 7]]), 1),
+    ("polygon-broken", _set("annotations", 0, "segmentation", [[1, 2, 3, float("inf"), 5, 6]]), 1),
+    ("polygon-broken", _set("annotations", 0, "segmentation", [[1, 2, 3, "4", 5, 6]]), 1),
+    ("polygon-broken", _set("annotations", 0, "segmentation", [[1, 2, 3, None, 5, 6]]), 1),
+    ("polygon-broken", _set("annotations", 0, "segmentation", [[1, 2, 3, 10**400, 5, 6]]), 1),
+    ("polygon-broken", _set("annotations", 0, "segmentation", [[5, 1, 5, 2, 5, 3]]), 1),
+    ("polygon-broken", _set("annotations", 1, "segmentation", [[1, 1, 9, 1, 9, 9], [1]]), 0),
+    ("rle-broken", _rle(counts="~~~"), 1),
+    ("rle-broken", _rle(counts="P"), 1),
+    ("rle-broken", _rle(counts=""), 1),
+    ("rle-broken", _rle(counts=[5, 5]), 1),
+    ("rle-broken", _rle(counts=[-5, 48 * 64 + 5]), 1),
+    ("rle-broken", _rle(counts=["1"]), 1),
+    ("rle-broken", _rle(size=[64, 48]), 1),
+    ("rle-broken", _rle(counts=None), 1),
+]
+
+
+@pytest.mark.parametrize(("code", "damage", "lost"), BROKEN, ids=[f"{n}-{row[0]}" for n, row in enumerate(BROKEN)])
+def test_what_is_broken_is_told_and_the_rest_is_kept(
+    tmp_path: Path, code: str, damage: Callable[[sets.Json], None], lost: int
+) -> None:
+    content = sets.content(["a.png", "b.png"])
+    damage(content)
+    dataset, faults = read(tmp_path, content)
+    assert faults[0] == code
+    assert len(dataset.annotations) == 5 - lost
+    assert len({a.id for a in dataset.annotations}) == len(dataset.annotations)
+    for image in dataset.images:
+        dataset.instances(image)  # nothing that is left can't be used
+
+
+def test_a_fault_says_where_what_and_what_to_do(tmp_path: Path) -> None:
+    content = sets.content(["a.png", "b.png"])
+    content["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
+    _, (fault,) = coco.read(sets.save(tmp_path, "train", content), tmp_path, "train")
+    text = str(fault)
+    for part in ("error", "instance_train.json", "annotation 1000", "[1, 2, 3, 4]", "a.png", "draw it anew"):
+        assert part in text
+    assert fault.as_dict()["annotation_id"] == 1000 and fault.as_dict()["image_id"] == 1
+
+
+def test_backslashes_are_forgiven(tmp_path: Path) -> None:
+    content = sets.content(["a.png", "sub\\b.png"])
+    assert read(tmp_path, content)[0].images[1].file_name == "sub/b.png"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "3", "{", '{"images": []}', '{"images": {}, "annotations": [], "categories": []}', "\x00", '"' * 9],
+)
+def test_what_is_no_data_set_is_one_clear_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DatasetError) as raised:
+        coco.read(tmp_path / "a.json", tmp_path, "train")
+    assert "a.json" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_deep_nesting_and_bytes_that_are_no_text(tmp_path: Path) -> None:
+    for number, data in enumerate((b"[" * 100_000, b"\xff\xfe\xfd", b'{"a": ' * 50_000, b"1" * 5000)):
+        (tmp_path / f"{number}.json").write_bytes(data)
+        with pytest.raises(DatasetError):
+            coco.read(tmp_path / f"{number}.json", tmp_path, "train")
+    with pytest.raises(DatasetNotFoundError, match="does not exist"):
+        coco.read(tmp_path / "none.json", tmp_path, "train")
+    with pytest.raises(DatasetError):
+        coco.read(tmp_path, tmp_path, "train")
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    path = sets.save(tmp_path, "train", sets.content(["a.png"]))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(coco.read(path, tmp_path, "train")[0].images) == 1
+
+
+JUNK: tuple[Any, ...] = (
+    *(None, True, -1, 0, 0.5, 1e308, 10**30, float("nan"), float("inf"), "", "x", "../x", [], {}, [[]], [None]),
+    *([[1, 2]], [[0.0] * 6], [[1e300] * 6], [[1, 1, 9, 1, 9, 9]], {"size": [48, 64]}, {"counts": "0"}, {"size": None}),
+    *({"size": [48, 64], "counts": [3072]}, {"size": [1e9, 1e9], "counts": "o" * 50}, {"counts": {}}, "é" * 9),
+)
+
+
+def damaged(content: Any, chance: random.Random) -> Any:
+    """One value anywhere in it replaced or removed."""
+    holder, places = content, []
+    while isinstance(holder, (dict, list)) and holder:
+        key = chance.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
+        places.append((holder, key))
+        holder = holder[key]
+    parent, key = chance.choice(places)
+    if chance.random() < 0.3:
+        del parent[key]
+    else:
+        parent[key] = copy.deepcopy(chance.choice(JUNK))
+    return content
+
+
+def test_fuzzed_annotations_never_give_a_traceback(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    for _ in range(400):
+        content = sets.content(["a.png", "b.png"])
+        for _ in range(chance.randint(1, 4)):
+            content = damaged(content, chance)
+        try:
+            dataset, _ = read(tmp_path, content)
+        except DatasetError:
+            continue
+        for image in dataset.images:
+            dataset.instances(image)
+        coco.write(dataset, tmp_path / "again.json")
+
+
+@given(st.binary(max_size=200))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(DatasetError):
+        coco.read(tmp_path / "a.json", tmp_path, "train")
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared data sets are not here")
+@pytest.mark.parametrize(
+    ("name", "images", "annotations", "crowds"), [("nuclei", 67, 3018, 0), ("coco_sample", 46, 378, 6)]
+)
+def test_real_data(name: str, images: int, annotations: int, crowds: int) -> None:
+    dataset, faults = coco.read(SHARED / name / "annotations/instance_val.json", SHARED / name / "images", "val")
+    assert not faults and (len(dataset.images), len(dataset.annotations)) == (images, annotations)
+    assert sum(a.crowd for a in dataset.annotations) == crowds
+    assert all(dataset.path(image).is_file() for image in dataset.images)

@@ -1,0 +1,209 @@
+"""From any format to any other: masks survive, nothing is half done, the source is not touched."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import sets
+
+from maskline.data import layout
+from maskline.data.convert import FORMATS, Converted, convert, convert_in_place, get, recognize
+from maskline.data.dataset import Dataset
+from maskline.errors import DatasetError, DatasetNotFoundError, OutputError, UnknownNameError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+#: What a format loses by its nature, on the sets used here.
+CROWD_KEPT = {"coco", "labelme", "cvat"}
+
+
+def masks_of(dataset: Dataset) -> list[tuple[str, list[tuple[str, bytes]]]]:
+    """Of each picture (told by its pixels): classes and masks of what is not a crowd, in no order."""
+    found = []
+    for image in dataset.images:
+        instances = dataset.instances(image, crowd=False)
+        rows = [
+            (dataset.names[label], np.packbits(instances.full_mask(i)).tobytes())
+            for i, label in enumerate(instances.labels.tolist())
+        ]
+        found.append((dataset.path(image).read_bytes()[-32:].hex(), sorted(rows)))
+    return sorted(found)
+
+
+def without_crowds(root: Path) -> Path:
+    """Crowd regions can't be told from objects in some formats: take them out before."""
+    for split in ("train", "val"):
+        content = sets.load(root, split)
+        content["annotations"] = [a for a in content["annotations"] if not a["iscrowd"]]
+        sets.save(root, split, content)
+    return root
+
+
+@pytest.mark.parametrize("second", FORMATS)
+@pytest.mark.parametrize("first", FORMATS)
+def test_masks_survive_any_two_conversions(tmp_path: Path, first: str, second: str) -> None:
+    root = without_crowds(sets.make(tmp_path / "set"))
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    convert(root, tmp_path / "a", first)
+    assert recognize(tmp_path / "a") == first
+    convert(tmp_path / "a", tmp_path / "b", second)
+    convert(tmp_path / "b", tmp_path / "c", "coco", second)
+    for split, dataset in layout.load(root).items():
+        assert masks_of(layout.load(tmp_path / "c")[split]) == masks_of(dataset)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_crowds_are_kept_or_spoken_of(tmp_path: Path, name: str) -> None:
+    done = convert(sets.make(tmp_path / "set"), tmp_path / "new", name)
+    crowds = sum(a.crowd for d in get(name).read(tmp_path / "new").splits.values() for a in d.annotations)
+    assert crowds == (5 if name in CROWD_KEPT else 0)
+    assert name in CROWD_KEPT or any("crowd" in note for note in done.notes)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
+    root = sets.make(tmp_path / "set")
+    (root / "images" / "val2.png").unlink()
+    with pytest.raises(DatasetError, match="val2.png is missing"):
+        convert(root, tmp_path / "new", name)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_killed_in_the_middle_the_original_is_whole_and_there_is_no_half_result(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set", train=40)
+    for i in range(40):
+        cv2.imwrite(
+            str(root / "images" / f"{'sub/' if i == 1 else ''}train{i}.png"),
+            np.random.default_rng(i).integers(0, 256, (900, 900, 3), dtype=np.uint8),
+        )
+    content = sets.load(root, "train")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert len(content["images"]) == 40
+    for how in (signal.SIGINT, signal.SIGKILL):
+        command = [sys.executable, "-m", "maskline", "convert", str(root), str(tmp_path / "new"), "--to", "coco"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not list(tmp_path.glob(".new.*/new/images/train*")):
+            time.sleep(0.005)
+        os.kill(process.pid, how)
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), said
+        assert not (tmp_path / "new").exists()
+        if how == signal.SIGINT:
+            assert said == "maskline: interrupted\n" and [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    convert(root, tmp_path / "new", "coco")  # what the killed one left is not in the way
+
+
+def test_names_are_checked_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'labelme'"):
+        convert(tmp_path / "none", tmp_path / "new", "labelmee")
+    with pytest.raises(DatasetNotFoundError, match="does not exist"):
+        convert(tmp_path / "none", tmp_path / "new", "coco")
+    with pytest.raises(DatasetError, match="no data set of a known form"):
+        convert(tmp_path, tmp_path / "new", "coco")
+    with pytest.raises(OutputError, match="is there already"):
+        convert(sets.make(tmp_path / "set"), tmp_path / "set", "yolo")
+
+
+def in_labelme(tmp_path: Path) -> Path:
+    root = tmp_path / "labelme"
+    convert(sets.make(tmp_path / "set", train=8, val=2), root, "labelme")
+    return root
+
+
+def test_labelme_in_place_as_the_reference_does(tmp_path: Path) -> None:  # SPEC 5.3
+    root = in_labelme(tmp_path)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    convert_in_place(root, "LabelMe")
+    splits = layout.load(root)
+    assert [len(splits[name].images) for name in ("train", "val")] == [8, 2]
+    assert splits["train"].categories == splits["val"].categories
+    for split, dataset in layout.load(tmp_path / "set").items():
+        assert masks_of(splits[split]) == masks_of(dataset)
+    assert {path: path.read_bytes() for path in before} == before
+    convert_in_place(root, "LabelMe")
+    assert (root / "annotations" / "instance_train.json.bak").exists()
+
+
+def test_without_a_val_list_it_is_divided(tmp_path: Path) -> None:
+    root = in_labelme(tmp_path)
+    lists = root / "train_anno_list.txt", root / "val_anno_list.txt"
+    lists[0].write_text(lists[0].read_text() + lists[1].read_text())
+    lists[1].unlink()
+    convert_in_place(root, "LabelMe")
+    splits = layout.load(root)
+    assert [len(splits[name].images) for name in ("train", "val")] == [8, 2]
+    val = [image.file_name for image in splits["val"].images]
+    convert_in_place(root, "LabelMe")
+    assert [image.file_name for image in layout.load(root)["val"].images] == val
+
+
+def test_pictures_elsewhere_are_copied_in(tmp_path: Path) -> None:
+    convert(without_crowds(sets.make(tmp_path / "set")), tmp_path / "voc", "voc")
+    convert_in_place(tmp_path / "voc", "VOC")
+    assert (tmp_path / "voc" / "JPEGImages").is_dir()
+    for split, dataset in layout.load(tmp_path / "set").items():
+        assert masks_of(layout.load(tmp_path / "voc")[split]) == masks_of(dataset)
+
+
+def test_errors_change_nothing_in_place(tmp_path: Path) -> None:
+    root = in_labelme(tmp_path)
+    next((root / "annotations").glob("train*.json")).write_text("{")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    with pytest.raises(DatasetError):
+        convert_in_place(root, "LabelMe")
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    with pytest.raises(UnknownNameError):
+        convert_in_place(root, "Supervisely")
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared data sets are not here")
+@pytest.mark.parametrize("name", ["labelme", "yolo", "voc", "cvat"])
+@pytest.mark.parametrize("source", ["nuclei", "coco_sample"])
+def test_round_trip_on_real_masks(tmp_path: Path, source: str, name: str) -> None:
+    """IoU of every mask of the val splits, crowds aside."""
+    dataset = layout.read(SHARED / source).splits["val"]
+    kept = [annotation for annotation in dataset.annotations if not annotation.crowd]
+    splits = {"val": Dataset("val", dataset.folder, dataset.images, kept, dataset.categories)}
+    (tmp_path / "new").mkdir()
+    get(name).write(splits, tmp_path / "new")
+    again = get(name).read(tmp_path / "new")
+    assert not again.errors
+    ious = np.asarray(_ious(splits["val"], again.splits["val"]))
+    # a picture of indices holds each pixel once: where objects of COCO overlap, the larger one loses
+    least = {("voc", "coco_sample"): 0.94, ("voc", "nuclei"): 1}.get((name, source), 1)
+    assert ious.mean() >= least and (name == "voc" or ious.min() == 1)
+
+
+def _ious(old: Dataset, new: Dataset) -> list[float]:
+    """Of each old mask with the most similar new one of its class and picture."""
+    found = []
+    pictures = {old.path(image).read_bytes(): image for image in old.images}
+    for image in new.images:
+        before = old.instances(pictures[new.path(image).read_bytes()])
+        after = new.instances(image)
+        masks = after.full_masks().reshape(len(after), -1)
+        names = np.asarray(new.names)[after.labels]
+        for i, label in enumerate(before.labels.tolist()):
+            mask = before.full_mask(i).ravel()
+            some = masks[names == old.names[label]]
+            found.append(max(((mask & other).sum() / (mask | other).sum() for other in some), default=0.0))
+    return found
+
+
+def test_what_was_done_is_told(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    content = sets.load(root, "train")
+    content["annotations"][0]["segmentation"] = None
+    sets.save(root, "train", content)
+    done = convert(root, tmp_path / "new", "yolo", skip_errors=True)
+    assert isinstance(done, Converted) and done.source_format == "coco"
+    assert [fault.code for fault in done.skipped] == ["no-mask"] and len(done.splits["train"].annotations) == 14

@@ -1,0 +1,102 @@
+"""`maskline check`, `convert` and `split` as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import sets
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "maskline", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def test_a_sound_set_passes(tmp_path: Path) -> None:
+    sets.make(tmp_path / "set")
+    done = run("check", "set", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.endswith("Check dataset passed !\n") and not done.stderr
+    assert (
+        "train: 4 images, val: 3 images; 0 errors, 0 warnings; report: output/check_dataset/report.html" in done.stdout
+    )
+    folder = tmp_path / "output" / "check_dataset"
+    assert (folder / "report.html").stat().st_size > 10_000 and (folder / "histogram.png").exists()
+    assert json.loads((folder / "faults.json").read_text()) == []
+    assert (folder / "demo_img" / "train" / "sub" / "train1.png").exists()
+    assert (folder / "demo_img" / "val" / "val0.png").exists()
+
+
+def test_errors_are_told_and_fail(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    content = sets.load(root, "train")
+    for annotation in content["annotations"][:7]:
+        annotation["segmentation"] = [[1, 2]]
+    content["annotations"][8]["area"] = 9999
+    sets.save(root, "train", content)
+    done = run("check", "set", "--fix", "fixed", cwd=tmp_path)
+    assert done.returncode == 1 and "passed" not in done.stdout and "Traceback" not in done.stderr
+    assert "error: a polygon that encloses nothing or holds wrong numbers, 7 x; draw it anew" in done.stdout
+    assert "annotation 1000: polygon 1 of 1 is [1, 2] (image train0.png)" in done.stdout and "and 2 more" in done.stdout
+    assert "fixed: a copy with 8 faults mended, 0 left" in done.stdout
+    assert run("check", "fixed", cwd=tmp_path).returncode == 0
+
+
+def test_warnings_fail_only_when_asked_to(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    content = sets.load(root, "train")
+    content["annotations"][0]["area"] = 9999
+    sets.save(root, "train", content)
+    assert run("check", "set", cwd=tmp_path).returncode == 0
+    assert run("check", "set", "--strict", cwd=tmp_path).returncode == 1
+
+
+def test_one_line_for_what_can_not_be_checked(tmp_path: Path) -> None:
+    (tmp_path / "set" / "annotations").mkdir(parents=True)
+    (tmp_path / "set" / "annotations" / "instance_train.json").write_text("{")
+    for arguments in (
+        ("check", "none"),
+        ("check", "set"),
+        ("convert", "none", "new", "--to", "yolo"),
+        ("convert", "set", "new", "--to", "yollo"),
+        ("convert", "set", "new", "--to", "yolo"),
+        ("split", "set"),
+        ("split", "none", "--val", "200"),
+    ):
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode in (1, 2) and done.stderr.startswith("maskline: ") and done.stderr.count("\n") == 1, done
+        assert not (tmp_path / "new").exists()
+
+
+def test_convert_and_back(tmp_path: Path) -> None:
+    sets.make(tmp_path / "set")
+    done = run("convert", "set", "yolo", "--to", "yolo", cwd=tmp_path)
+    assert done.returncode == 0 and "train: 4 images, 15 annotations" in done.stdout
+    assert "yolo: from coco to yolo" in done.stdout and "note: " in done.stderr
+    done = run("convert", "yolo", "again", "--to", "COCO", cwd=tmp_path)
+    assert done.returncode == 0 and "again: from yolo to coco" in done.stdout
+    done = run("check", "again", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert run("convert", "set", "yolo", "--to", "yolo", cwd=tmp_path).returncode == 1  # is there already
+
+
+def test_what_can_not_be_read_is_left_out_only_when_asked_to(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    content = sets.load(root, "train")
+    content["annotations"][0]["segmentation"] = [[1, 2]]
+    sets.save(root, "train", content)
+    done = run("convert", "set", "new", "--to", "labelme", cwd=tmp_path)
+    assert done.returncode == 1 and "--skip-errors" in done.stderr and not (tmp_path / "new").exists()
+    done = run("convert", "set", "new", "--to", "labelme", "--skip-errors", cwd=tmp_path)
+    assert done.returncode == 0 and "annotation 1000" in done.stdout and (tmp_path / "new").exists()
+
+
+def test_split(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set", train=7)
+    done = run("split", "set", "--val", "50", "--stratify", cwd=tmp_path)
+    assert done.returncode == 0 and "train: 5 images" in done.stdout and "val: 5 images" in done.stdout
+    assert (root / "annotations" / "instance_train.json.bak").exists()
+    done = run("split", "set", "--group", "folder", "--output", "new", cwd=tmp_path)
+    assert done.returncode == 0 and len(list((tmp_path / "new" / "images").rglob("*.png"))) == 10

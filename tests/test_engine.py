@@ -1,0 +1,305 @@
+"""``main.py -c … -o …``: what each mode calls and writes, the result file, and one line for every error."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import maskline
+from maskline import engine, hub
+from maskline.config.module import MODES, load
+from maskline.data import check_dataset as step
+from maskline.data.split import Division
+from maskline.errors import DatasetError, MasklineError, ParameterError, UnknownNameError
+
+MAIN = Path(__file__).parents[1] / "main.py"
+PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
+CONFIG = "paddlex/configs/modules/instance_segmentation/Mask-RT-DETR-S.yaml"
+
+
+def main(*overrides: str, config: str = CONFIG) -> int:
+    return engine.main(["-c", config, *(part for override in overrides for part in ("-o", override))])
+
+
+@pytest.fixture(autouse=True)
+def _level() -> Iterator[None]:
+    """The command has maskline's log more talkative; other tests shall not."""
+    level = engine.log.level
+    yield
+    engine.log.setLevel(level)
+
+
+def result(folder: Path, mode: str = "check_dataset") -> dict[str, Any]:
+    content = json.loads((folder / f"{mode}_result.json").read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory's ``output``, where results go by default."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "output"
+
+
+class Step:
+    """In the place of the real step: keeps its arguments, and returns or raises what it is given."""
+
+    def __init__(self, outcome: dict[str, Any] | BaseException) -> None:
+        self.outcome = outcome
+        self.arguments: list[Any] = []
+
+    def __call__(
+        self, dataset_dir: Path, output: Path, *, convert_from: str | None, split: Division | None, seed: int
+    ) -> Any:
+        self.arguments = [dataset_dir, output, convert_from, split, seed]
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, outcome: dict[str, Any] | BaseException) -> Step:
+    made = Step(outcome)
+    monkeypatch.setattr(step, "check_dataset", made)
+    return made
+
+
+# The result file
+
+
+def test_success_is_in_the_file(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, {"check_pass": True, "path": "check_dataset/bär.png", "raw": "a\udc80"})
+    assert main("Global.dataset_dir=d") == 0
+    text = (out / "check_dataset_result.json").read_text(encoding="utf-8")
+    assert text == (
+        '{\n  "done_flag": true,\n  "check_pass": true,\n  "path": "check_dataset\\/bär.png",\n  "raw": "a\\udc80"\n}\n'
+    )
+    assert result(out)["path"] == "check_dataset/bär.png"
+
+
+def test_failure_is_in_the_file_and_one_line(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = DatasetError("too bad: a/b.json")
+    error.details = {"check_pass": False, "done_flag": True, "errors": [1]}  # type: ignore[attr-defined]
+    stand_in(monkeypatch, error)
+    assert main("Global.dataset_dir=d") == 1
+    assert list(result(out).items()) == [
+        ("done_flag", False),
+        ("err_type", "<class 'maskline.errors.DatasetError'>"),
+        ("err_msg", "too bad: a/b.json"),
+        ("check_pass", False),
+        ("errors", [1]),
+    ]
+    assert capsys.readouterr().err == "maskline: too bad: a/b.json\n"
+
+
+def test_what_was_not_foreseen_is_in_the_file_and_raised(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, ZeroDivisionError("by zero"))
+    with pytest.raises(ZeroDivisionError):
+        main("Global.dataset_dir=d")
+    assert result(out) == {"done_flag": False, "err_type": "<class 'ZeroDivisionError'>", "err_msg": "by zero"}
+
+
+def test_a_result_of_before_does_not_stay(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, {})
+    assert main("Global.dataset_dir=d") == 0 and result(out) == {"done_flag": True}
+    stand_in(monkeypatch, KeyboardInterrupt())
+    assert main("Global.dataset_dir=d") == 130
+    assert not list(out.iterdir())
+
+
+def test_an_output_that_can_t_be_written(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out.write_text("a file")
+    stand_in(monkeypatch, {})
+    assert main("Global.dataset_dir=d") == 1
+    assert "check_dataset_result.json can't be written" in capsys.readouterr().err
+    stand_in(monkeypatch, DatasetError("the reason"))
+    assert main("Global.dataset_dir=d") == 1
+    assert capsys.readouterr().err.endswith("maskline: the reason\n") and out.read_text() == "a file"
+
+
+# Modes
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_is_done_or_said_to_come(
+    mode: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in(monkeypatch, {})
+    monkeypatch.setattr(hub, "make_model_dir", lambda *arguments: Path("made"))
+    code = main(f"Global.mode={mode}", "Global.dataset_dir=d", f"Predict.model_dir={out}/nowhere")
+    told = capsys.readouterr().err
+    if mode in ("train", "evaluate"):
+        assert code == 1 and told.count("\n") == 1 and f"Global.mode={mode} is not in this version" in told
+        assert result(out, mode)["err_type"] == "<class 'maskline.errors.MasklineError'>"
+    elif mode == "predict":
+        assert code == 1 and "no model directory" in told and "nowhere" in result(out, mode)["err_msg"]
+    else:
+        assert code == 0, told
+
+
+def test_a_mode_that_is_not() -> None:
+    assert main("Global.mode=trian") == 2
+    config = load("SOLOv2", [])
+    object.__setattr__(config.Global, "mode", "../trian")
+    with pytest.raises(UnknownNameError, match="did you mean 'train'"):
+        engine.run(config)
+
+
+def test_check_dataset_gets_what_is_configured(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = stand_in(monkeypatch, {})
+    assert main("Global.dataset_dir=d", "CheckDataset.split.train_percent=90") == 0
+    assert made.arguments == [Path("d"), Path("output"), None, None, 0]
+    assert main("Global.dataset_dir=d/e", "Global.output=there", "CheckDataset.convert.enable=True",
+                "CheckDataset.convert.src_dataset_type=LabelMe", "CheckDataset.split.enable=True",
+                "CheckDataset.split.train_percent=90", "CheckDataset.split.seed=7", "CheckDataset.split.stratify=True",
+                "CheckDataset.split.group=folder") == 0  # fmt: skip
+    assert made.arguments == [Path("d/e"), Path("there"), "LabelMe", Division(10, 7, True, "folder"), 7]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("Global.dataset_dir=None", "Global.dataset_dir is not set"),
+        ("Global.output=None", "Global.output is not set"),
+        ("CheckDataset.convert.enable=True", "CheckDataset.convert.src_dataset_type is not set"),
+        ("CheckDataset.split.enable=True", "train_percent and val_percent are not set"),
+        ("CheckDataset.split={enable: true, train_percent: 50, val_percent: 40}", "expected a sum of 100, not 90"),
+        ("CheckDataset.split={enable: true, train_percent: 50, group: '('}", "group is '('"),
+    ],
+)
+def test_check_dataset_says_what_is_missing(
+    override: str, told: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = stand_in(monkeypatch, {})
+    assert main("Global.dataset_dir=d", override) == 1 and made.arguments == []
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and told in line
+    if "output" not in override:
+        assert told in result(out)["err_msg"] and result(out)["done_flag"] is False
+
+
+def test_export_takes_a_file_or_the_official_weights(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(hub, "make_model_dir", lambda *arguments: calls.append(arguments) or Path("made"))
+    for override in ("Export.weight_path=mine.pdparams", "Export.weight_path=None", "Global.device=cpu"):
+        assert main("Global.mode=export", override) == 0
+    assert calls == [("Mask-RT-DETR-S", Path("output"), weights) for weights in ("mine.pdparams", None, None)]
+    assert not (out / "export_result.json").exists()
+    assert main("Global.mode=export", "Export.weight_path=https://example.com/a.pdparams") == 1
+    assert "only the official one of Mask-RT-DETR-S is legal" in capsys.readouterr().err
+
+
+def test_predict_prints_and_saves(
+    out: Path, tmp_path: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "b.png"), np.full((80, 120, 3), 99, np.uint8))
+    given = ("Global.mode=predict", f"Predict.model_dir={tiny_model_dir}", f"Predict.input=[{PHOTO}, b.png]",
+             "Predict.batch_size=2", "Predict.threshold=0.55", "Global.device=cpu")  # fmt: skip
+    assert main(*given) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("{'res': {'input_path': ")
+    assert sorted(path.name for path in out.iterdir()) == ["b_res.json", "b_res.png", "fruit_res.jpg", "fruit_res.json"]
+    assert all(box["score"] > 0.55 for box in json.loads((out / "fruit_res.json").read_text())["boxes"])
+    shutil.rmtree(out)
+    assert main(*given, "Global.output=None") == 0 and not out.exists()
+    assert main(*given, "Predict.threshold={dog: 0.999, cat: 0.999, bird: 0.999}") == 0
+    assert json.loads((out / "fruit_res.json").read_text())["boxes"] == []
+
+
+def test_only_training_uses_several_devices(
+    out: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("Global.mode=predict", f"Predict.model_dir={tiny_model_dir}", f"Predict.input={PHOTO}")
+    assert main(*given, "Global.device=gpu:5,6") == 1
+    assert "'gpu:5'" in capsys.readouterr().err
+    assert main(*given, "Global.device=tpu:0") == 1
+    assert "unknown device 'tpu:0'" in capsys.readouterr().err
+
+
+# The command
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(MAIN), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=dict(os.environ))
+
+
+def dataset(folder: Path) -> Path:
+    """The smallest that passes: two splits with a square each."""
+    square = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 16, 16], "area": 256, "iscrowd": 0,
+              "segmentation": [[4, 4, 20, 4, 20, 20, 4, 20]]}  # fmt: skip
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    for seed, split in enumerate(("train", "val")):
+        noise = np.random.default_rng(seed).integers(0, 255, (32, 48, 3), np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{split}.png"), noise)
+        content = {"images": [{"id": 1, "file_name": f"{split}.png", "width": 48, "height": 32}],
+                   "annotations": [square], "categories": [{"id": 1, "name": "square"}]}  # fmt: skip
+        (folder / "annotations" / f"instance_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_the_documented_command_from_another_directory(tmp_path: Path) -> None:
+    dataset(tmp_path / "set")
+    done = run("-c", CONFIG, "-o", "Global.mode=check_dataset", "-o", "Global.dataset_dir=./set", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout == "", done.stderr
+    assert "maskline: Check dataset passed !\n" in done.stderr
+    found = result(tmp_path / "output")
+    assert found["done_flag"] is True and found["check_pass"] is True and found["dataset_path"] == "set"
+    assert found["attributes"]["train_samples"] == 1 and found["dataset_type"] == "COCOInstSegDataset"
+
+
+def test_a_broken_data_set_from_the_command(tmp_path: Path) -> None:
+    done = run("-c", "Mask-RT-DETR-S", "-o", "Global.dataset_dir=nowhere", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("maskline: ") and "nowhere" in done.stderr.splitlines()[-1]
+    found = result(tmp_path / "output")
+    assert found["done_flag"] is False and found["err_type"].startswith("<class 'maskline.errors.Dataset")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["-c", "none.yaml"], "no configuration file none.yaml"),
+        (["-o", "Global.mode=train"], "Global.model is not set"),
+        (["-c", CONFIG, "-o", "Train.epoch_iters=1"], "did you mean 'epochs_iters'"),
+        (["-c", CONFIG, "-o", "Train"], "expected Section.key=value"),
+    ],
+)
+def test_a_configuration_that_can_t_be_used_is_one_line(
+    arguments: list[str], told: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = engine.main(arguments)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "configuration: " not in line]
+    assert code == (1 if "none" in told else 2) and len(lines) == 1 and told in lines[0]
+    assert not out.exists()
+
+
+def test_the_command_line_of_the_reference(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert engine.main(["--config", CONFIG, "--override", "Global.mode=train", "-p", "x"]) == 1
+    with pytest.raises(SystemExit) as caught:
+        engine.main(["--conf", CONFIG])
+    assert caught.value.code == 2 and "unrecognized arguments: --conf" in capsys.readouterr().err
+
+
+def test_errors_are_of_the_right_kind(out: Path) -> None:
+    with pytest.raises(ParameterError):
+        engine.run(load("SOLOv2", []))
+    with pytest.raises(MasklineError, match="not in this version"):
+        engine.run(load("SOLOv2", ["Global.mode=evaluate"]))
