@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -228,55 +223,3 @@ def test_import_brings_no_torch() -> None:
 
 
 # ---- README
-
-
-def _script() -> ModuleType:
-    loader = SourceFileLoader("readme_table", str(ROOT / "scripts" / "readme_table"))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    return _script()
-
-
-def test_readme_holds_the_table(script: ModuleType) -> None:
-    """Fails where the markers are missing, too. Run scripts/readme_table to bring it up to date."""
-    text = script.README.read_text(encoding="utf-8")
-    assert script.with_table(text) == text
-
-
-def test_script_writes_between_the_markers_only(script: ModuleType, tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n", encoding="utf-8")
-    assert script.main(["--check"], readme) == 1
-    assert "old" in readme.read_text(encoding="utf-8")
-    assert script.main([], readme) == 0
-    expected = f"before\n{script.BEGIN}\n{catalog.markdown_table()}\n{script.END}\nafter\n"
-    assert readme.read_text(encoding="utf-8") == expected
-    assert script.main(["--check"], readme) == script.main([], readme) == 0
-    assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
-
-
-@pytest.mark.parametrize("text", ["nothing", "<!-- models:begin -->", "<!-- models:end --><!-- models:begin -->"])
-def test_script_wants_its_markers(script: ModuleType, tmp_path: Path, text: str) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(text, encoding="utf-8")
-    assert script.main([], readme) == 1
-    assert readme.read_text(encoding="utf-8") == text
-
-
-def test_script_runs(tmp_path: Path) -> None:
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(ROOT / "scripts" / "readme_table", tmp_path / "scripts")
-    (tmp_path / "README.md").write_text("<!-- models:begin -->\n<!-- models:end -->\n", encoding="utf-8")
-    command = [sys.executable, str(tmp_path / "scripts" / "readme_table")]
-    assert subprocess.run([*command, "--check"], capture_output=True, check=False).returncode == 1
-    assert subprocess.run(command, check=False).returncode == 0
-    assert catalog.markdown_table() in (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert os.access(ROOT / "scripts" / "readme_table", os.X_OK)

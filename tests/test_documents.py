@@ -1,4 +1,4 @@
-"""What the documents show works: their Python blocks and `maskline predict` lines are run as they stand."""
+"""What the documents show works: their Python blocks and command lines are run as they stand."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import onnx
 import pytest
+import sets
 
 import maskline
+from maskline import cli
+from maskline.data.convert import convert
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,6 +46,9 @@ def workplace(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "folder").mkdir()
     for target in ("photo.jpg", "folder/photo.jpg"):
         shutil.copy(PHOTO, tmp_path / target)
+    sets.make(tmp_path / "my_data", train=8)
+    convert(tmp_path / "my_data", tmp_path / "labelme_data", "labelme")
+    shutil.copy(ROOT / "main.py", tmp_path)
     (tmp_path / "my_pipeline.yaml").write_text("pipeline_name: instance_segmentation\n")
     monkeypatch.setenv("MASKLINE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -54,21 +61,33 @@ def test_python_blocks_run(block: str, workplace: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def predict_lines() -> list[str]:
-    lines = [line.split("#")[0].strip() for _, block in blocks("bash") for line in block.splitlines()]
-    return [line for line in lines if line.startswith("maskline predict")]
+#: Command lines that can be run here, and what each must leave.
+COMMANDS = {
+    "maskline predict": "output/photo_res.json",
+    "maskline check": "output/check_dataset/report.html",
+    "maskline convert": "my_data_*",
+    "maskline split": "my_data*",
+    "python main.py": "output/check_dataset_result.json",
+}
 
 
-@pytest.mark.parametrize("line", predict_lines())
-def test_predict_lines_run(line: str, workplace: Path) -> None:
-    command = [sys.executable, "-m", "maskline.cli", *shlex.split(line)[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=workplace)
+def lines() -> list[tuple[str, str]]:
+    """Command lines with what they must leave."""
+    shown = [line.split("#")[0].strip() for _, block in blocks("bash") for line in block.splitlines()]
+    return [(line, left) for line in shown for start, left in COMMANDS.items() if line.startswith(start)]
+
+
+@pytest.mark.parametrize(("line", "left"), lines())
+def test_command_lines_run(line: str, left: str, workplace: Path) -> None:
+    program, *arguments = shlex.split(line)
+    start = ["-m", "maskline"] if program == "maskline" else []
+    done = subprocess.run([sys.executable, *start, *arguments], capture_output=True, text=True, cwd=workplace)
     assert done.returncode == 0, done.stderr
-    assert (workplace / "output" / "photo_res.json").exists()
+    assert list(workplace.glob(left))
 
 
 def test_documents_have_such_blocks() -> None:
-    assert len(blocks("python")) >= 2 and predict_lines()
+    assert len(blocks("python")) >= 2 and all(any(line.startswith(c) for line, _ in lines()) for c in COMMANDS)
 
 
 def test_links_lead_somewhere() -> None:
@@ -77,12 +96,11 @@ def test_links_lead_somewhere() -> None:
             assert link.startswith("http") or (path.parent / link).exists(), f"{path.name}: {link}"
 
 
-def test_cli_options_are_documented() -> None:
-    from maskline.cli import predict
-
-    text = (ROOT / "docs" / "predict.md").read_text(encoding="utf-8")
-    assert not [
-        o.opts[0]
-        for o in predict.params
-        if o.opts[0].startswith("--") and f"[{o.opts[0]}" not in text.replace("| ", "[")
-    ]
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [("predict.md", cli.predict), ("data.md", cli.check), ("data.md", cli.convert), ("data.md", cli.split)],
+)
+def test_options_are_documented(page: str, command: click.Command) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    options = [option for p in command.params for option in p.opts if option.startswith("--")]
+    assert not [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)]

@@ -196,7 +196,8 @@ def test_scores_can_be_left_out(no_system_fonts: None) -> None:
     with_score, without = (draw(image, instances, NAMES, scores=scores) for scores in (True, False))
     assert (with_score[:100, :].any(axis=(0, 2)).sum()) > without[:100, :].any(axis=(0, 2)).sum() > 0
     font = render._usable_font(render.BUNDLED, 20)
-    assert render._fitted("dog", "", font, 500) == "dog" and render._fitted("a very long name", "", font, 80).endswith("…")
+    assert render._fitted("dog", "", font, 500) == "dog"
+    assert render._fitted("a very long name", "", font, 80).endswith("…")
 
 
 def test_without_a_font_classes_are_numbered_and_that_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

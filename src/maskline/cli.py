@@ -111,7 +111,7 @@ def export(model_name: str, weights: str | None, output: str, labels_file: str |
 @click.option("--fix", "target", metavar="NEW", type=click.Path(path_type=Path), help="Write a corrected copy here.")
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 def check(folder: Path, output: Path, target: Path | None, strict: bool) -> None:
-    """Check a data set in COCO's form: every record, picture and mask. Exit code 1 if it has errors.
+    """Check a data set: every record, picture and mask. Exit code 1 if it has errors.
 
     Writes a report to look at (check_dataset/report.html) and all faults as JSON.
     """

@@ -19,8 +19,8 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.figure import Figure
 
-from maskline.data import charts
-from maskline.data.charts import crowding_columns, histogram, size_columns
+from maskline.data.report import charts
+from maskline.data.report.charts import crowding_columns, histogram, size_columns
 from maskline.data.stats import Statistics
 from maskline.errors import OutputError
 
@@ -170,7 +170,7 @@ def test_too_many_classes_for_one_picture(tmp_path: Path, monkeypatch: pytest.Mo
 def test_nothing_global(tmp_path: Path) -> None:
     """matplotlib is imported only when it is needed, and pyplot never."""
     code = (
-        "import sys; from pathlib import Path; from maskline.data import charts; "
+        "import sys; from pathlib import Path; from maskline.data.report import charts; "
         "assert 'matplotlib' not in sys.modules; "
         f"charts.histogram({{}}, ['a'], Path({str(tmp_path / 'h.png')!r})); "
         "assert 'matplotlib.pyplot' not in sys.modules"

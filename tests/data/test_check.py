@@ -13,11 +13,13 @@ import pytest
 import sets
 from PIL import Image
 
-from maskline.data import check_pictures, layout
+from maskline.data import layout
 from maskline.data.check import check
+from maskline.data.convert import convert
 from maskline.data.dataset import Dataset
 from maskline.data.faults import KINDS, Fault, Reading
 from maskline.data.fix import fix
+from maskline.data.sources import EXIF_ORIENTATION, orientation
 from maskline.errors import OutputError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -36,7 +38,7 @@ def planted(tmp_path: Path, plant: Plant) -> Path:
 def photo(root: Path, name: str, orientation: int) -> None:
     """A JPEG of 64 x 48 stored pixels with an EXIF orientation."""
     exif = Image.Exif()
-    exif[check_pictures.EXIF_ORIENTATION] = orientation
+    exif[EXIF_ORIENTATION] = orientation
     Image.fromarray(sets.picture(77)).save(root / "images" / name, "JPEG", exif=exif, quality=95)
 
 
@@ -80,7 +82,7 @@ def turned(root: Path, train: sets.Json, val: sets.Json) -> None:
 
 def turned_png(root: Path, train: sets.Json, val: sets.Json) -> None:
     exif = Image.Exif()
-    exif[check_pictures.EXIF_ORIENTATION] = 8
+    exif[EXIF_ORIENTATION] = 8
     Image.fromarray(sets.picture(77)).save(root / "images" / "train0.png", exif=exif)
 
 
@@ -251,7 +253,7 @@ def test_a_resized_picture_gets_its_masks_scaled(tmp_path: Path) -> None:
 def test_a_turned_jpeg_is_set_upright_without_touching_a_pixel(tmp_path: Path) -> None:
     old, new = fixed(tmp_path, turned)
     path, copy = old.path(old.images[0]), new.path(new.images[0])
-    assert check_pictures.orientation(path) == 6 and check_pictures.orientation(copy) == 1
+    assert orientation(path) == 6 and orientation(copy) == 1
     with Image.open(path) as a, Image.open(copy) as b:
         assert (np.asarray(a) == np.asarray(b)).all()
 
@@ -292,3 +294,12 @@ def test_a_fix_never_overwrites(tmp_path: Path) -> None:
 def test_coco_photos_have_no_errors() -> None:
     reading = check(SHARED / "coco_sample")
     assert not reading.errors and only(reading, "class-missing")
+
+
+def test_other_formats_are_checked_as_they_are(tmp_path: Path) -> None:
+    root = planted(tmp_path, missing)
+    cv2.imwrite(str(root / "images" / "train0.png"), sets.picture(0))
+    convert(root, tmp_path / "labelme", "labelme")
+    (tmp_path / "labelme" / "images" / "train0.png").unlink()
+    (fault,) = check(tmp_path / "labelme").faults  # once, though the reader and the check both see it
+    assert fault.code == "image-missing" and fault.split == "train"

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskline.data import demo
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
-from maskline.data.demo import FAULTY, PADDING, STATED, Shot, demo_images, thumbnails
+from maskline.data.report.demo import demo_images
+from maskline.data.report.thumbnails import FAULTY, PADDING, STATED, Shot, Thumbnail, thumbnails
 from maskline.data.shapes import Segmentation, to_rle
 from maskline.errors import OutputError
 from maskline.inputs import read_image
@@ -95,7 +95,7 @@ def test_unwritable(tmp_path: Path) -> None:
 # ---- thumbnails
 
 
-def pixels(thumbnail: demo.Thumbnail | None) -> ByteArray:
+def pixels(thumbnail: Thumbnail | None) -> ByteArray:
     """(h, w, 3) BGR."""
     assert thumbnail is not None
     assert thumbnail.source.startswith(("data:image/webp;base64,", "data:image/jpeg;base64,"))
@@ -156,7 +156,7 @@ def test_each_picture_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
         reads[path.name] += 1
         return read_image(path)
 
-    monkeypatch.setattr(demo, "read_image", read)
+    monkeypatch.setattr("maskline.data.report.thumbnails.read_image", read)
     thumbnails([sample(found, place) for place in (0, 2, 1, 3, 0)])
     assert reads == {"a.png": 1, "b.png": 1}
 

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskline.data import labelme, layout
+from maskline.data import layout
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
+from maskline.data.formats import labelme
 from maskline.data.shapes import area, crop, to_rle
 from maskline.errors import DatasetError, DatasetNotFoundError
 from maskline.masks import rle_decode, rle_encode

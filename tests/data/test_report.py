@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("jinja2")
-from maskline.data import coco, report
+from maskline.data import coco
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.faults import KINDS, Fault, Reading
+from maskline.data.report import page as report
 from maskline.data.stats import statistics
 from maskline.errors import OutputError, ParameterError
 
@@ -197,6 +198,14 @@ def test_faults_by_kind_errors_first(tmp_path: Path) -> None:
     assert "wrong 1 train · x.json wrong 4" in page.words
     clean = page.words.partition("Also checked, nothing found: ")[2].partition(". ")[0].split("; ")
     assert clean == [kind.title for code, kind in KINDS.items() if code not in codes]
+
+
+def test_a_few_warnings_are_open_where_there_are_no_errors(tmp_path: Path) -> None:
+    codes = [code for code, kind in KINDS.items() if kind.severity == "warning"]
+    for count in (3, 4):
+        faults = [Fault(code, "train", "x.json", "wrong") for code in codes[:count]]
+        page = written(Reading(splits(tmp_path), faults), tmp_path)
+        assert {"open" in kind for kind in page.all("details")} == {count == 3}
 
 
 def test_many_faults_of_a_kind(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ pytest.importorskip("jinja2")
 pytest.importorskip("selenium")
 from selenium import webdriver
 
-from maskline.data import report
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.faults import KINDS, Fault, Reading
+from maskline.data.report import page as report
 from maskline.render import PALETTE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

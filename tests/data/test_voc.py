@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from maskline.data import layout, voc
+from maskline.data import layout
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
+from maskline.data.formats import voc
+from maskline.data.formats.voc_maps import Map, colour_numbers, instances, palette, read_map, save_map
 from maskline.data.shapes import to_rle
-from maskline.data.voc_maps import Map, colour_numbers, instances, palette, read_map, save_map
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.masks import rle_decode, rle_encode
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from maskline.data import layout, yolo
-from maskline.data.bridges import apart, boundary, bridged
+from maskline.data import layout
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
+from maskline.data.formats import yolo
+from maskline.data.formats.bridges import apart, boundary, bridged
 from maskline.data.shapes import area, to_rle
 from maskline.errors import DatasetError, DatasetNotFoundError
 from maskline.masks import place_rle, rle_encode

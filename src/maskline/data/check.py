@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from maskline.data import check_masks, check_pictures, layout, twins
+from maskline.data import check_masks, check_pictures, twins
+from maskline.data.convert import read
 from maskline.data.dataset import Dataset
 from maskline.data.faults import KINDS, Fault, Reading
 from maskline.inputs import SUFFIXES
@@ -19,7 +20,7 @@ NAMES_TOLD = 5  # of many in one message
 
 
 def check(root: Path) -> Reading:
-    """Read a COCO data set in any layout that `layout.find` knows, and check it.
+    """Read a data set, in any layout of COCO's that `layout.find` knows or of any format of `convert`, and check it.
 
     Every picture is decoded, by as many threads as there are cores, while a bar shows how far it is.
 
@@ -27,10 +28,18 @@ def check(root: Path) -> Reading:
         What can be used of the splits, and all faults in the order of `KINDS`.
 
     Raises:
-        DatasetError: there is nothing to check: no annotation file, or one that is not COCO's.
+        DatasetError: there is nothing to check: no annotations, or a file that can't be read at all.
     """
-    reading = layout.read(root)
-    return Reading(reading.splits, [*_ordered(reading.faults + check_splits(reading.splits))])
+    reading = read(root)
+    told = {(fault.code, fault.split, fault.image_id) for fault in reading.faults if fault.annotation_id is None}
+    found = [
+        fault
+        for fault in check_splits(reading.splits)
+        if fault.image_id is None
+        or fault.annotation_id is not None
+        or (fault.code, fault.split, fault.image_id) not in told
+    ]
+    return Reading(reading.splits, _ordered(reading.faults + found))
 
 
 def check_splits(splits: Mapping[str, Dataset]) -> list[Fault]:
@@ -53,7 +62,7 @@ def check_splits(splits: Mapping[str, Dataset]) -> list[Fault]:
     return faults
 
 
-def _ordered(faults: Iterable[Fault]) -> list[Fault]:
+def _ordered(faults: list[Fault]) -> list[Fault]:
     places = {code: place for place, code in enumerate(KINDS)}
     return sorted(faults, key=lambda fault: places[fault.code])
 

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maskline.data import charts, demo, layout, report
+from maskline.data import layout
 from maskline.data.check import check
 from maskline.data.convert import convert_in_place
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Reading
+from maskline.data.report import charts, demo, page
 from maskline.data.split import Division, split_in_place
-from maskline.data.stats import statistics
+from maskline.data.stats import class_names, statistics
 from maskline.errors import DatasetError, DatasetNotFoundError
 from maskline.files import replace_file
 
@@ -95,16 +96,18 @@ def examine(root: Path, output: Path) -> tuple[Reading, dict[str, Any]]:
     folder = output / FOLDER
     samples = {split: demo.demo_images(dataset, folder / "demo_img") for split, dataset in reading.splits.items()}
     measured = {split: statistics(dataset) for split, dataset in reading.splits.items()}
-    first = next(iter(reading.splits.values()))
-    charts.histogram(measured, first.names, folder / "histogram.png")
-    report.write(reading, folder / "report.html", title=root.resolve().name)
+    classes = class_names(measured.values())
+    charts.histogram(measured, classes, folder / "histogram.png")
+    page.write(reading, folder / "report.html", title=root.resolve().name, numbers=measured)
     text = json.dumps([fault.as_dict() for fault in reading.faults], indent=1, ensure_ascii=False)
     replace_file(folder / "faults.json", lambda file: file.write_text(text, encoding="utf-8"))
-    return reading, _result(root, reading, samples)
+    return reading, _result(root, reading, len(classes), samples)
 
 
-def _result(root: Path, reading: Reading, samples: Mapping[str, list[str]]) -> dict[str, Any]:
-    attributes: dict[str, Any] = {"num_classes": max(len(dataset.categories) for dataset in reading.splits.values())}
+def _result(root: Path, reading: Reading, classes: int, samples: Mapping[str, list[str]]) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
+        "num_classes": len(layout.unify(reading.splits)[next(iter(reading.splits))].categories)
+    }
     for split, dataset in reading.splits.items():
         attributes |= _counts(split, dataset)
         attributes[f"{split}_sample_paths"] = [f"{FOLDER}/demo_img/{name}" for name in samples[split]]

@@ -6,18 +6,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import cpu_count
-from pathlib import Path
-
-from PIL import Image
 
 from maskline.data import twins
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.data.faults import Fault
+from maskline.data.sources import SIDEWAYS, UPRIGHT, orientation
 from maskline.errors import InputError, InputNotFoundError
 from maskline.inputs import read_image
-
-EXIF_ORIENTATION = 0x0112
-SIDEWAYS = range(5, 9)  # orientations that swap width and height
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +42,13 @@ def look(dataset: Dataset, image: ImageRecord) -> Look:
     try:
         pixels = read_image(path)
     except InputNotFoundError:
-        return Look((_fault("image-missing", dataset, image, f"{path} does not exist"),), None)
+        return Look(
+            (_fault("image-missing", dataset, image, f"there is no file {dataset.folder.name}/{image.file_name}"),),
+            None,
+        )
     except InputError as error:
         return Look((_fault("image-unreadable", dataset, image, str(error)),), None)
     return Look(tuple(_size_faults(dataset, image, pixels.shape[:2])), twins.fingerprint(pixels))
-
-
-def orientation(path: Path) -> int:
-    """The EXIF orientation, 1 to 8; 1 is upright, and what a file without one has."""
-    try:
-        with Image.open(path) as picture:
-            value = picture.getexif().get(EXIF_ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return 1
-    return value if value in range(1, 9) else 1
 
 
 def _size_faults(dataset: Dataset, image: ImageRecord, size: tuple[int, ...]) -> Iterator[Fault]:
@@ -68,7 +56,7 @@ def _size_faults(dataset: Dataset, image: ImageRecord, size: tuple[int, ...]) ->
     turned = orientation(dataset.path(image))
     stated, real = f"{image.width} x {image.height}", f"{size[1]} x {size[0]}"
     if size == image.size:
-        if turned != 1:
+        if turned != UPRIGHT:
             yield _fault("image-exif", dataset, image, f"its EXIF orientation is {turned}")
     elif turned in SIDEWAYS and size == image.size[::-1]:
         what = f"listed as {stated}, but {real} once its EXIF orientation ({turned}) is applied"

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, TypeGuard, cast
 import numpy as np
 
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
-from maskline.data.faults import Fault
+from maskline.data.faults import Fault, short
 from maskline.data.shapes import Polygons, Segmentation, area, crop
 from maskline.errors import DatasetError, DatasetNotFoundError, ParameterError
 from maskline.files import replace_file
@@ -96,7 +96,7 @@ class _Reader:
         for place, record in enumerate(records):
             key, name = _id(record, "id"), _get(record, "name")
             if key is None or not isinstance(name, str) or not name.strip():
-                self.fault("record", f"category {place} is {_short(record)}: expected an id and a name")
+                self.fault("record", f"category {place} is {short(record)}: expected an id and a name")
             elif key in found:
                 self.fault("category-id", f"categories {found[key].name!r} and {name!r} both have the id {key!r}")
             else:
@@ -133,10 +133,10 @@ class _Reader:
         key, name = _id(record, "id"), _get(record, "file_name")
         width, height = _whole(_get(record, "width")), _whole(_get(record, "height"))
         if key is None or not isinstance(name, str) or not name.strip():
-            self.fault("record", f"image {place} is {_short(record)}: expected an id and a file_name")
+            self.fault("record", f"image {place} is {short(record)}: expected an id and a file_name")
             return None
         if width is None or height is None or min(width, height) <= 0 or width * height > MAX_PIXELS:
-            given = f"width {_short(_get(record, 'width'))} and height {_short(_get(record, 'height'))}"
+            given = f"width {short(_get(record, 'width'))} and height {short(_get(record, 'height'))}"
             self.fault("record", f"image {key!r} ({name!r}) has {given}: expected pixels, at most {MAX_PIXELS} in all")
             return None
         inside = relative_name(name)
@@ -153,7 +153,7 @@ class _Reader:
             key = _id(record, "id") if isinstance(record, dict) and "id" in record else place + 1
             image_id, category_id = _id(record, "image_id"), _id(record, "category_id")
             if key is None or image_id is None or category_id is None:
-                what = f"annotation {place} is {_short(record)}: expected an id, an image_id and a category_id"
+                what = f"annotation {place} is {short(record)}: expected an id, an image_id and a category_id"
                 self.fault("record", what)
                 continue
             image_id = twins.get(image_id, image_id)
@@ -189,7 +189,7 @@ class _Reader:
             return self.run_lengths(given, image, key)
         if isinstance(given, list) and given:
             return self.mended(given, image, key)
-        self.fault("no-mask", f"annotation {key!r} has the segmentation {_short(given)}", image.id, key)
+        self.fault("no-mask", f"annotation {key!r} has the segmentation {short(given)}", image.id, key)
         return None
 
     def mended(self, given: list[Any], image: ImageRecord, key: Id) -> Polygons | None:
@@ -198,7 +198,7 @@ class _Reader:
         for number, flat in enumerate(given):
             ring = _flat_ring(flat)
             if ring is None:
-                what = f"annotation {key!r}: polygon {number + 1} of {len(given)} is {_short(flat)}"
+                what = f"annotation {key!r}: polygon {number + 1} of {len(given)} is {short(flat)}"
                 self.fault("polygon-broken", what, image.id, key)
             else:
                 rings.append(ring)
@@ -219,6 +219,9 @@ class _Rings:
 
     def __init__(self, rings: Polygons) -> None:
         self.rings = rings
+
+    def __repr__(self) -> str:
+        return repr([ring.ravel().tolist() for ring in self.rings])
 
 
 def _parse(path: Path) -> Json:
@@ -265,15 +268,15 @@ def _compressed(given: Json, size: tuple[int, int]) -> str:
     """Run lengths of either form as compressed counts. Raises ParameterError if they are not those of ``size``."""
     counts, stated = given.get("counts"), given.get("size")
     if stated is not None and stated != list(size):
-        raise ParameterError(f"the run lengths are of size {_short(stated)}: expected {list(size)} (height, width)")
+        raise ParameterError(f"the run lengths are of size {short(stated)}: expected {list(size)} (height, width)")
     if isinstance(counts, list):
         if not counts or not all(type(n) is int and 0 <= n <= size[0] * size[1] for n in counts):
-            raise ParameterError(f"counts are {_short(counts)}: expected whole numbers of pixels")
+            raise ParameterError(f"counts are {short(counts)}: expected whole numbers of pixels")
         if sum(counts) != size[0] * size[1]:
             raise ParameterError(f"counts add up to {sum(counts)}: expected {size[0] * size[1]}, the image's pixels")
         return runs_rle(np.asarray(counts, np.int64))
     if not isinstance(counts, str) or not _COMPRESSED.fullmatch(counts):
-        raise ParameterError(f"counts are {_short(counts)}: expected a list or COCO's compressed text")
+        raise ParameterError(f"counts are {short(counts)}: expected a list or COCO's compressed text")
     rle_runs(counts, size)
     return counts
 
@@ -311,7 +314,7 @@ def relative_name(name: str) -> str | None:
 def _records(content: Json, key: str, path: Path) -> list[Any]:
     records = content.get(key)
     if not isinstance(records, list):
-        given = "is missing" if key not in content else f"is {_short(records)}"
+        given = "is missing" if key not in content else f"is {short(records)}"
         raise DatasetError(f"{path}: {key} {given}, expected a list (COCO instances: images, annotations, categories)")
     return records
 
@@ -340,11 +343,6 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 def _extra(record: Json, known: Iterable[str]) -> Extra:
     return {key: value for key, value in record.items() if key not in known} or NOTHING
-
-
-def _short(value: Any) -> str:
-    text = repr(value.rings if isinstance(value, _Rings) else value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # ---- writing

@@ -31,7 +31,13 @@ class Format(Protocol):
 
 
 #: Modules by the format's name on the command line, in the order in which they are tried on an unknown folder.
-FORMATS = {"cvat": "cvat", "yolo": "yolo", "voc": "voc", "labelme": "labelme", "coco": "layout"}
+FORMATS = {
+    "cvat": "formats.cvat",
+    "yolo": "formats.yolo",
+    "voc": "formats.voc",
+    "labelme": "formats.labelme",
+    "coco": "layout",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,18 @@ def recognize(root: Path) -> str:
             return name
     known = ", ".join(get(name).TITLE for name in FORMATS)
     raise DatasetError(f"{root} is no data set of a known form ({known}): check the folder, or name its form (--from)")
+
+
+def read(root: Path) -> Reading:
+    """Read a data set of any format. Raises DatasetError; where nothing is recognized, in terms of COCO's form."""
+    try:
+        layout.find(root)
+    except DatasetNotFoundError:
+        for name in FORMATS:
+            if get(name).detect(root):
+                return get(name).read(root)
+        raise
+    return layout.read(root)
 
 
 def convert(source: Path, target: Path, to: str, from_: str | None = None, *, skip_errors: bool = False) -> Converted:

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeAlias
 
 from maskline.data.dataset import Dataset, Id
 
+LONGEST_VALUE = 60  # characters, in a message
+
 Severity: TypeAlias = Literal["error", "warning"]
 
 
@@ -85,6 +87,12 @@ _ROWS = (
 KINDS = {row.code: row for row in _ROWS}
 
 
+def markdown_table() -> str:
+    """The table as the documents have it."""
+    rows = [f"| {kind.severity} | `{kind.code}` | {kind.title} | {kind.fix or ''} |\n" for kind in KINDS.values()]
+    return "| | code | what | `--fix` |\n| --- | --- | --- | --- |\n" + "".join(rows)
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One thing that is wrong.
@@ -129,6 +137,12 @@ class Fault:
             "fix": kind.fix,
             "others": [{"split": split, "file": file} for split, file in self.others],
         }
+
+
+def short(value: Any) -> str:
+    """A value as it may stand in a message."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 
 from maskline.data import layout
-from maskline.data.check_pictures import EXIF_ORIENTATION
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
 from maskline.data.faults import Fault, Reading
 from maskline.data.shapes import Segmentation, clip, crop, from_mask
+from maskline.data.sources import EXIF_ORIENTATION, UPRIGHT
 from maskline.files import replace_file
 from maskline.inputs import read_image
 from maskline.masks import rle_decode, rle_encode
@@ -124,7 +124,7 @@ def set_upright(path: Path) -> None:
     (entries,) = struct.unpack_from(f"{order}H", data, tiff + directory)
     for position in range(tiff + directory + 2, tiff + directory + 2 + 12 * entries, 12):
         if struct.unpack_from(f"{order}H", data, position) == (EXIF_ORIENTATION,):
-            struct.pack_into(f"{order}H", data, position + 8, 1)
+            struct.pack_into(f"{order}H", data, position + 8, UPRIGHT)
     path.write_bytes(data)
 
 

@@ -6,6 +6,7 @@ Coordinates are COCO's: pixel ``(x, y)`` covers ``[x, x + 1) x [y, y + 1)``, so 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -50,6 +51,17 @@ def crop(segmentation: Segmentation, size: tuple[int, int]) -> tuple[ByteArray, 
         (h, w) uint8, 0 or 1, and its window in the image of ``(height, width)``.
     """
     return rle_window(to_rle(segmentation, size), size)
+
+
+def union(parts: Sequence[Segmentation], size: tuple[int, int]) -> Segmentation:
+    """Shapes as one, over an image of ``(height, width)``: polygons if all are, else run lengths."""
+    if len(parts) == 1:
+        return parts[0]
+    rings = [part for part in parts if not isinstance(part, str)]
+    if len(rings) == len(parts):
+        return tuple(ring for part in rings for ring in part)
+    merged = coco.merge([{"size": list(size), "counts": to_rle(part, size)} for part in parts])
+    return str(merged["counts"], "ascii")
 
 
 def from_mask(mask: Mask, window: Window, size: tuple[int, int]) -> Segmentation:

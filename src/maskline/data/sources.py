@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from pathlib import Path
@@ -16,33 +17,45 @@ DAMAGE = (
     *(OSError, ValueError, SyntaxError, LookupError, TypeError, OverflowError),
     *(struct.error, Image.DecompressionBombError),
 )
-_ORIENTATION, _SIDEWAYS = 0x0112, range(5, 9)  # of EXIF: those that swap width and height
+EXIF_ORIENTATION = 0x0112
+UPRIGHT, SIDEWAYS = 1, range(5, 9)  # orientations; the latter swap width and height
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def picture_size(source: Path | io.BytesIO) -> tuple[int, int]:
     """``(height, width)`` of a picture once its EXIF orientation is applied; only its header is read.
 
     Raises:
         InputError: it can't be read, or claims more than `MAX_PIXELS`.
     """
+    name = source if isinstance(source, Path) else "the picture"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we have our own limit
-            with Image.open(path) as picture:
+            with Image.open(source) as picture:
                 width, height = picture.size
-                sideways = _orientation(picture) in _SIDEWAYS
+                sideways = _orientation(picture) in SIDEWAYS
     except DAMAGE as error:
-        raise InputError(f"{path} is not a readable picture ({' '.join(str(error).split())})") from None
+        raise InputError(f"{name} is not a readable picture ({' '.join(str(error).split())})") from None
     if not 0 < width * height <= MAX_PIXELS:
-        raise InputError(f"{path} has {width} x {height} pixels: expected at most {MAX_PIXELS} in all")
+        raise InputError(f"{name} has {width} x {height} pixels: expected at most {MAX_PIXELS} in all")
     return (width, height) if sideways else (height, width)
 
 
-def _orientation(picture: Image.Image) -> object:
+def orientation(path: Path) -> int:
+    """The EXIF orientation of a picture, 1 to 8; 1 is upright, and what a file without one has."""
     try:
-        return picture.getexif().get(_ORIENTATION)
+        with Image.open(path) as picture:
+            return _orientation(picture)
     except DAMAGE:
-        return None
+        return UPRIGHT
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        value = picture.getexif().get(EXIF_ORIENTATION)
+    except DAMAGE:
+        return UPRIGHT
+    return value if isinstance(value, int) and value in range(1, 9) else UPRIGHT
 
 
 def text_of(path: Path) -> str:

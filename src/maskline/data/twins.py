@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
@@ -133,59 +134,69 @@ def _same(fingerprints: Sequence[Fingerprint]) -> tuple[list[Pair], list[int]]:
 
 def _near(fingerprints: Sequence[Fingerprint]) -> Iterator[tuple[int, int, float, bool]]:
     """First, second, similarity and whether mirrored, in any order."""
-    thumbnails = _thumbnails(fingerprints)
     shapes = np.log([found.aspect for found in fingerprints])
-    worth = np.flatnonzero(_shown(thumbnails) >= LEAST_SHARE)
-    places, correlations = _candidates(*_descriptors(thumbnails[worth]))
+    worth, even, odd = _descriptors(fingerprints)
+    places, correlations = _candidates(even, odd)
     places = worth[places]
     fits = np.abs(shapes[places[:, 0]] - shapes[places[:, 1]]) < np.log(SAME_SHAPE)
     places, mirrored = places[fits], correlations[fits] < 0
-    for start in range(0, len(places), AT_ONCE):
-        (first, second), swapped = places[start : start + AT_ONCE].T, mirrored[start : start + AT_ONCE]
-        similarities, shares = _likeness(thumbnails[first], thumbnails[second], swapped)
+    for part in _parts(len(places)):
+        first, second = places[part].T.tolist()
+        a, b = (_thumbnails([fingerprints[place] for place in side]) for side in (first, second))
+        similarities, shares = _likeness(a, b, mirrored[part])
         for k in np.flatnonzero(similarities >= np.interp(shares, SHARES, BARS)):
-            yield int(first[k]), int(second[k]), min(float(similarities[k]), 1.0), bool(swapped[k])
+            yield first[k], second[k], min(float(similarities[k]), 1.0), bool(mirrored[part][k])
+
+
+def _parts(total: int) -> Iterator[slice]:
+    return (slice(start, start + AT_ONCE) for start in range(0, total, AT_ONCE))
 
 
 def _thumbnails(fingerprints: Sequence[Fingerprint]) -> FloatArray:
     """(N, 32, 32), grey levels."""
-    levels = np.frombuffer(b"".join(found.thumbnail for found in fingerprints), np.uint8)
+    levels = np.frombuffer(b"".join(found.thumbnail for found in fingerprints), np.uint8).reshape(-1, SIDE, SIDE)
     darkest = np.asarray([found.darkest for found in fingerprints], np.float32)[:, None, None]
     brightest = np.asarray([found.brightest for found in fingerprints], np.float32)[:, None, None]
-    return np.add(levels.reshape(-1, SIDE, SIDE) * ((brightest - darkest) / 255), darkest, dtype=np.float32)
-
-
-def _shown(thumbnails: FloatArray) -> FloatArray:
-    """(N,) shares of the places of a thumbnail that show anything."""
-    parts = (_centred(_smooth(part)[:, INNER, INNER]) for part in _parts(thumbnails))
-    shares = [_weights(_covariance(part, part), NOISE).mean((1, 2)) for part in parts]
-    return np.concatenate([*shares, np.zeros(0)], dtype=np.float32)
-
-
-def _parts(thumbnails: FloatArray) -> Iterator[FloatArray]:
-    yield from (thumbnails[start : start + AT_ONCE] for start in range(0, len(thumbnails), AT_ONCE))
+    return np.add(levels * ((brightest - darkest) / 255), darkest, dtype=np.float32)
 
 
 # ---- all with all, by their lowest frequencies
 
 
-def _descriptors(thumbnails: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _descriptors(fingerprints: Sequence[Fingerprint]) -> tuple[IntArray, FloatArray, FloatArray]:
     """Vectors whose product is the correlation of two pictures: what is even from left to right, and what is odd.
 
-    The even part plus the odd compares two pictures as they are; minus, one with the other mirrored. Lower frequencies,
-    which are stronger in every picture, are weighed down.
+    The even part plus the odd compares two pictures as they are; minus, one with the other mirrored.
 
     Returns:
-        (N, 31) and (N, 32).
+        (M,) the places of those that show enough, then their vectors, (M, 31) and (M, 32).
+    """
+    spectra = np.zeros((len(fingerprints), FREQUENCIES**2), np.float32)
+    shown = np.zeros(len(fingerprints), np.float32)
+    for part in _parts(len(fingerprints)):
+        thumbnails = _thumbnails(fingerprints[part])
+        spectra[part], shown[part] = _spectra(thumbnails), _shown(thumbnails)
+    worth = np.flatnonzero(shown >= LEAST_SHARE)
+    odd = np.arange(FREQUENCIES**2) % 2 == 1
+    return worth, spectra[worth][:, ~odd][:, 1:], spectra[worth][:, odd]
+
+
+def _spectra(thumbnails: FloatArray) -> FloatArray:
+    """The lowest frequencies of the cosine transform: (N, 64), row by row, of length 1, but for the mean, which is 0.
+
+    Lower frequencies, which are stronger in every picture, are weighed down.
     """
     waves = np.cos(np.pi * (np.arange(SIDE)[:, None] + 0.5) * np.arange(FREQUENCIES) / SIDE).astype(np.float32)
     waves[:, 0] /= np.sqrt(2)
-    v, u = np.mgrid[:FREQUENCIES, :FREQUENCIES]
-    weights = np.sqrt(np.hypot(u, v)).astype(np.float32)  # 0 for the mean
+    weights = np.sqrt(np.hypot(*np.mgrid[:FREQUENCIES, :FREQUENCIES])).astype(np.float32)
     spectra = (waves.T @ thumbnails @ waves * weights).reshape(-1, FREQUENCIES**2)
-    spectra /= np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), 1e-6)
-    odd = u.ravel() % 2 == 1
-    return spectra[:, ~odd][:, 1:], spectra[:, odd]
+    return cast("FloatArray", spectra / np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), 1e-6))
+
+
+def _shown(thumbnails: FloatArray) -> FloatArray:
+    """(N,) shares of the places of a thumbnail that show anything."""
+    inner = _centred(_smooth(thumbnails)[:, INNER, INNER])
+    return cast("FloatArray", _weights(_covariance(inner, inner), NOISE).mean((1, 2)))
 
 
 def _candidates(even: FloatArray, odd: FloatArray) -> tuple[IntArray, FloatArray]:
@@ -279,24 +290,27 @@ def _registered(fixed: FloatArray, moved: FloatArray) -> FloatArray:
     motion = np.zeros((len(fixed), 4), np.float32)  # pixels: shift and stretch across, shift and stretch down
     laid = moved
     for _ in range(STEPS):
-        dy, dx = (change[:, INNER, INNER] for change in np.gradient(laid, axis=(1, 2)))
+        dy, dx = (cast("FloatArray", np.gradient(laid, axis=axis))[:, INNER, INNER] for axis in (1, 2))
         inner = _centred(laid[:, INNER, INNER])
-        terms = np.stack(
-            [inner, dx, dx * ACROSS[INNER], dy, dy * ACROSS[INNER, None], np.ones_like(inner)], axis=1
-        ).reshape(len(fixed), 6, -1)
-        normal = terms @ terms.transpose(0, 2, 1)
-        normal += np.eye(6, dtype=np.float32) * (1e-5 * np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-6)
-        solved = np.linalg.solve(normal, terms @ target)[..., 0]
+        terms = (inner, dx, dx * ACROSS[INNER], dy, dy * ACROSS[INNER, None], np.ones_like(inner))
+        solved = _least_squares(np.stack(terms, axis=1).reshape(len(fixed), len(terms), -1), target)
         motion = np.clip(motion + solved[:, 1:5] / np.maximum(solved[:, :1], 0.3), -FARTHEST, FARTHEST)
         laid = _resampling(motion[:, 2:]) @ moved @ _resampling(motion[:, :2]).transpose(0, 2, 1)
     return laid
 
 
+def _least_squares(terms: FloatArray, target: FloatArray) -> FloatArray:
+    """(N, T) factors of the (N, T, P) terms whose sum comes nearest to the (N, P, 1) target."""
+    normal = terms @ terms.transpose(0, 2, 1)
+    scale = np.einsum("nii->n", normal)[:, None, None]
+    ridge = np.eye(terms.shape[1], dtype=np.float32) * (1e-5 * scale + 1e-6)
+    return cast("FloatArray", np.linalg.solve(normal + ridge, terms @ target)[:, :, 0])
+
+
 def _resampling(motion: FloatArray) -> FloatArray:
     """(N, 32, 32) matrices that resample lines of 32 pixels: shifted, and stretched about their middle."""
     places = np.clip(np.arange(SIDE, dtype=np.float32) + motion[:, :1] + motion[:, 1:] * ACROSS, 0, SIDE - 1)
-    matrices = np.abs(places[:, :, None] - np.arange(SIDE, dtype=np.float32))
-    return np.maximum(0, 1 - matrices, out=matrices)
+    return cast("FloatArray", np.maximum(0, 1 - np.abs(places[:, :, None] - np.arange(SIDE, dtype=np.float32))))
 
 
 def _smooth(thumbnails: FloatArray) -> FloatArray:
@@ -306,7 +320,7 @@ def _smooth(thumbnails: FloatArray) -> FloatArray:
 
 def _centred(images: FloatArray) -> FloatArray:
     """With a mean of 0."""
-    return images - images.mean((1, 2), keepdims=True)
+    return cast("FloatArray", images - images.mean((1, 2), keepdims=True))
 
 
 def _covariance(a: FloatArray, b: FloatArray) -> FloatArray:
@@ -315,9 +329,9 @@ def _covariance(a: FloatArray, b: FloatArray) -> FloatArray:
     return _filtered(a * b, box) - _filtered(a, box) * _filtered(b, box)
 
 
-def _weights(variance: FloatArray, noise: npt.ArrayLike) -> FloatArray:
+def _weights(variance: FloatArray, noise: float | FloatArray) -> FloatArray:
     """From 0 for places that show nothing but noise, to 1."""
-    return variance / np.add(variance, np.square(noise), dtype=np.float32)
+    return cast("FloatArray", variance / (variance + noise * noise))
 
 
 def _filtered(images: FloatArray, kernel: Sequence[float]) -> FloatArray:
@@ -325,5 +339,5 @@ def _filtered(images: FloatArray, kernel: Sequence[float]) -> FloatArray:
     lines, reach = np.arange(images.shape[-1]), len(kernel) // 2
     matrix = np.zeros((len(lines), len(lines)), np.float32)
     for offset, weight in enumerate(kernel, -reach):
-        matrix[lines, np.clip(lines + offset, 0, lines[-1])] += np.float32(weight)
-    return np.matmul(matrix @ images, matrix.T, dtype=np.float32)
+        matrix[lines, np.clip(lines + offset, 0, len(lines) - 1)] += np.float32(weight)
+    return cast("FloatArray", matrix @ images @ matrix.T)

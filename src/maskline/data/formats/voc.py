@@ -24,10 +24,10 @@ import numpy.typing as npt
 from maskline.data.coco import relative_name
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Fault, Reading
+from maskline.data.formats.voc_maps import VOID, VOID_16, Map, colour_numbers, instances, read_map, save_map
 from maskline.data.layout import SPLIT_WORDS, UNSPLIT, copy_images, split_of, unify, unique_names
 from maskline.data.shapes import crop
 from maskline.data.sources import picture_size, text_of
-from maskline.data.voc_maps import VOID, VOID_16, Map, colour_numbers, instances, read_map, save_map
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import SUFFIXES

@@ -19,8 +19,8 @@ from typing import Any
 
 from maskline.data.coco import relative_name
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
-from maskline.data.faults import Fault, Reading
-from maskline.data.labelme_shapes import (
+from maskline.data.faults import Fault, Reading, short
+from maskline.data.formats.labelme_shapes import (
     NO_OBJECT,
     Json,
     UnusableError,
@@ -29,14 +29,12 @@ from maskline.data.labelme_shapes import (
     is_crowd,
     label_of,
     mask_shape,
-    picture_size,
     region,
-    short,
-    union,
 )
-from maskline.data.labelme_tree import Tree, files, key, lines, mirrored, suffix
+from maskline.data.formats.labelme_tree import Tree, files, key, lines, mirrored, suffix
 from maskline.data.layout import SPLIT_WORDS, UNSPLIT, copy_images, unique_names
-from maskline.data.shapes import Segmentation, crop, from_mask
+from maskline.data.shapes import Segmentation, crop, from_mask, union
+from maskline.data.sources import picture_size
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS, SUFFIXES

@@ -9,18 +9,15 @@ from __future__ import annotations
 import base64
 import io
 import math
-import struct
-import warnings
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from maskline.data.dataset import NOTHING, Extra
-from maskline.data.shapes import Ring, Segmentation, Window, crop
+from maskline.data.faults import short
+from maskline.data.shapes import Ring, Segmentation, Window
+from maskline.data.sources import picture_size
 from maskline.errors import InputError
 from maskline.inputs import MAX_PIXELS, expand
 from maskline.masks import Mask, place_rle
@@ -70,12 +67,6 @@ def extra_of(shape: Json) -> Extra:
     return {key: shape[key] for key in _KEPT if shape.get(key)} or NOTHING
 
 
-def short(value: Any) -> str:
-    """A value as it may stand in a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 # ---- regions
 
 
@@ -93,24 +84,6 @@ def region(shape: Json, size: tuple[int, int]) -> Segmentation:
     if len(ring) < 3 or not np.ptp(ring, axis=0).all():
         raise UnusableError("polygon-broken", f"a {kind} with the points {short(shape.get('points'))} has no inside")
     return (ring,)
-
-
-def union(regions: Sequence[Segmentation], size: tuple[int, int]) -> Segmentation:
-    """Regions as one: polygons if all are, else run lengths."""
-    if len(regions) == 1:
-        return regions[0]
-    if not any(isinstance(part, str) for part in regions):
-        return tuple(ring for part in regions for ring in part)  # type: ignore[misc]
-    found = [cut for part in regions if (cut := crop(part, size)) is not None]
-    if not found:
-        return place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), size)
-    windows = np.array([window for _, window in found])
-    top, left = windows[:, 0].min(), windows[:, 2].min()
-    bottom, right = windows[:, 1].max(), windows[:, 3].max()
-    whole = np.zeros((bottom - top, right - left), np.uint8)
-    for mask, (y1, y2, x1, x2) in found:
-        whole[y1 - top : y2 - top, x1 - left : x2 - left] |= mask
-    return place_rle(whole, (int(top), int(bottom), int(left), int(right)), size)
 
 
 def mask_shape(mask: Mask, window: Window) -> Json:
@@ -223,19 +196,3 @@ def decode_base64(given: Any) -> bytes:
         return base64.b64decode("".join(given.rpartition(",")[2].split()), validate=True)
     except ValueError as error:
         raise InputError(f"damaged base64 ({error})") from None
-
-
-def picture_size(source: Path | io.BytesIO) -> tuple[int, int]:
-    """``(height, width)`` by the header of an image file, after the EXIF orientation. Raises InputError."""
-    damage = (OSError, ValueError, SyntaxError, LookupError, TypeError, struct.error, Image.DecompressionBombError)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of sizes below our own limit and of odd EXIF
-            with Image.open(source) as image:
-                width, height = image.size
-                turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
-    except damage as error:
-        raise InputError(f"not a readable image ({error})") from None
-    if not 0 < width * height <= MAX_PIXELS:
-        raise InputError(f"{width} x {height} pixels: expected at most {MAX_PIXELS} in one image")
-    return (width, height) if turned else (height, width)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from maskline.errors import DatasetError
+from maskline.data.sources import text_of
 from maskline.inputs import SUFFIXES
 
 _TAIL = 10  # parts of a path that are tried, from its end
@@ -112,15 +112,7 @@ def lines(path: Path) -> list[str]:
 
     Raises DatasetError if it can't be read.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path} can't be read: {error.strerror}") from error
-    try:
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("gb18030", "replace")  # what users of the reference who don't write UTF-8 mostly write
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text_of(path).splitlines() if line.strip()]
 
 
 def _tails(path: str) -> list[str]:

@@ -14,11 +14,11 @@ import numpy as np
 
 from maskline import __version__
 from maskline.checks import check_count
-from maskline.data import charts
 from maskline.data.coco import relative_name
 from maskline.data.dataset import Annotation, Dataset, ImageRecord
-from maskline.data.demo import FAULTY, Shot, Thumbnail, thumbnails
 from maskline.data.faults import KINDS, Fault, Kind, Reading
+from maskline.data.report import charts
+from maskline.data.report.thumbnails import FAULTY, Shot, Thumbnail, thumbnails
 from maskline.data.stats import SIZE_CLASSES, Statistics, by_frequency, class_names, statistics
 from maskline.errors import MissingDependencyError
 from maskline.files import replace_file
@@ -181,7 +181,7 @@ def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["percent"] = _percent
-    return environment.from_string(files("maskline.data").joinpath("report.html").read_text("utf-8"))
+    return environment.from_string(files("maskline.data.report").joinpath("page.html").read_text("utf-8"))
 
 
 def _percent(share: float) -> str:

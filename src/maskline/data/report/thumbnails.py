@@ -1,31 +1,23 @@
-"""Pictures of a data set with its annotations drawn in: whole ones to look at, and thumbnails for the report."""
+"""Thumbnails for the report: a cut-out of a picture with an annotation drawn in, others faintly round it."""
 
 from __future__ import annotations
 
 import base64
-import itertools
-import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import cv2
 import numpy as np
 
-from maskline.data.dataset import Annotation, Dataset, ImageRecord
+from maskline.data.dataset import Annotation, ImageRecord
 from maskline.data.shapes import Polygons, Window, crop
 from maskline.errors import InputError
-from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS, read_image
 from maskline.instances import ByteArray
-from maskline.render import draw
-from maskline.results import ENCODER_OPTIONS, PICTURE_FORMATS
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
 
 Colour: TypeAlias = tuple[int, int, int]  # BGR
 Bounds: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the image
@@ -42,67 +34,6 @@ TINT, FAINT_TINT, FAINT_LINE = 0.45, 0.12, 0.45  # share of the colour
 WEBP_QUALITY, JPEG_QUALITY = 78, 80
 MASK_LEVEL = 100  # of 255: share of a tile's pixel that a mask must cover
 SHIFT = 4  # OpenCV's lines have vertices in sixteenths of a pixel
-
-logger = logging.getLogger("maskline")
-
-
-# ---- whole pictures
-
-
-def demo_images(dataset: Dataset, folder: Path, most: int = 10) -> list[str]:
-    """Draw the first images of a split with their masks, boxes and class names.
-
-    Images that can't be read, or are not of the size they are listed with, are passed over.
-
-    Args:
-        folder: gets ``<split>/<file_name>``, or ``<split>/<file_name>.png`` where that format can't be written in
-            colour. Sub-folders are kept.
-        most: images to draw.
-
-    Returns:
-        The files, relative to ``folder``, with forward slashes.
-
-    Raises:
-        OutputError: a file can't be written.
-    """
-    drawn = (name for image in dataset.images if (name := _demo_image(dataset, image, folder)) is not None)
-    return list(itertools.islice(drawn, most))
-
-
-def _demo_image(dataset: Dataset, image: ImageRecord, folder: Path) -> str | None:
-    from PIL import Image
-
-    pixels = _read(dataset.path(image))
-    if pixels is None or pixels.shape[:2] != image.size:
-        return None
-    name, kind = _writable(f"{dataset.split}/{image.file_name}")
-    picture = Image.fromarray(draw(pixels, dataset.instances(image), dataset.names, scores=False))
-    replace_file(folder / name, lambda file: _save(picture, file, kind))
-    return name
-
-
-def _save(picture: Picture, file: Path, kind: str) -> None:
-    picture.save(file, kind, **ENCODER_OPTIONS.get(kind, {}))
-
-
-def _writable(name: str) -> tuple[str, str]:
-    """A name whose suffix is that of a format that can be written in colour, and Pillow's name of the format."""
-    from PIL import Image
-
-    Image.init()
-    kind = PICTURE_FORMATS.get(Path(name).suffix.lower(), "GIF")
-    return (name, kind) if kind != "GIF" and kind in Image.SAVE else (f"{name}.png", "PNG")
-
-
-def _read(path: Path) -> ByteArray | None:
-    try:
-        return read_image(path)
-    except InputError as error:
-        logger.debug("not drawn: %s", error)
-        return None
-
-
-# ---- thumbnails
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,8 +91,9 @@ def thumbnails(shots: Sequence[Shot]) -> list[Thumbnail | None]:
 
 def _of_picture(shots: Sequence[Shot]) -> list[Thumbnail | None]:
     """The thumbnails of one picture."""
-    pixels = _read(shots[0].path)
-    if pixels is None:
+    try:
+        pixels = read_image(shots[0].path)
+    except InputError:  # which is itself a fault, and told
         return [None] * len(shots)
     windows: Windows = {}
     tiles = (_tile(pixels, shot, windows) for shot in shots)

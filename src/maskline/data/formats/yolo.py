@@ -24,13 +24,10 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import yaml
 
-from maskline.data.bridges import apart, boundary, bridged
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Fault, Reading
-from maskline.data.layout import UNSPLIT, copy_images, unify
-from maskline.data.shapes import Ring, Segmentation, to_rle
-from maskline.data.sources import picture_size, text_of
-from maskline.data.yolo_tree import (
+from maskline.data.formats.bridges import apart, boundary, bridged
+from maskline.data.formats.yolo_tree import (
     SPLIT_KEYS,
     Config,
     bare_folders,
@@ -43,6 +40,9 @@ from maskline.data.yolo_tree import (
     resolve,
     start_of,
 )
+from maskline.data.layout import UNSPLIT, copy_images, unify
+from maskline.data.shapes import Ring, Segmentation, to_rle
+from maskline.data.sources import picture_size, text_of
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import SUFFIXES

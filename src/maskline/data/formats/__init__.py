@@ -1,0 +1,1 @@
+"""Formats beside COCO, each with what `maskline.data.convert.Format` asks for."""

@@ -1,0 +1,1 @@
+"""What a data set looks like: a page, a chart, pictures with their masks."""

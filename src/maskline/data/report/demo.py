@@ -1,0 +1,69 @@
+"""Pictures of a data set with its annotations drawn in."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maskline.data.dataset import Dataset, ImageRecord
+from maskline.errors import InputError
+from maskline.files import replace_file
+from maskline.inputs import read_image
+from maskline.render import draw
+from maskline.results import ENCODER_OPTIONS, PICTURE_FORMATS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+logger = logging.getLogger("maskline")
+
+
+def demo_images(dataset: Dataset, folder: Path, most: int = 10) -> list[str]:
+    """Draw the first images of a split with their masks, boxes and class names.
+
+    Images that can't be read, or are not of the size they are listed with, are passed over.
+
+    Args:
+        folder: gets ``<split>/<file_name>``, or ``<split>/<file_name>.png`` where that format can't be written in
+            colour. Sub-folders are kept.
+        most: images to draw.
+
+    Returns:
+        The files, relative to ``folder``, with forward slashes.
+
+    Raises:
+        OutputError: a file can't be written.
+    """
+    drawn = (name for image in dataset.images if (name := _demo_image(dataset, image, folder)) is not None)
+    return list(itertools.islice(drawn, most))
+
+
+def _demo_image(dataset: Dataset, image: ImageRecord, folder: Path) -> str | None:
+    from PIL import Image
+
+    try:
+        pixels = read_image(dataset.path(image))
+    except InputError as error:
+        logger.debug("not drawn: %s", error)
+        return None
+    if pixels.shape[:2] != image.size:
+        return None
+    name, kind = _writable(f"{dataset.split}/{image.file_name}")
+    picture = Image.fromarray(draw(pixels, dataset.instances(image), dataset.names, scores=False))
+    replace_file(folder / name, lambda file: _save(picture, file, kind))
+    return name
+
+
+def _save(picture: Picture, file: Path, kind: str) -> None:
+    picture.save(file, kind, **ENCODER_OPTIONS.get(kind, {}))
+
+
+def _writable(name: str) -> tuple[str, str]:
+    """A name whose suffix is that of a format that can be written in colour, and Pillow's name of the format."""
+    from PIL import Image
+
+    Image.init()
+    kind = PICTURE_FORMATS.get(Path(name).suffix.lower(), "GIF")
+    return (name, kind) if kind != "GIF" and kind in Image.SAVE else (f"{name}.png", "PNG")

@@ -1,0 +1,59 @@
+"""The tables in the documents that come from the code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "tables"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader = SourceFileLoader("tables", str(SCRIPT))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def put(root: Path, script: ModuleType, between: str) -> None:
+    for file, (name, _) in script.TABLES.items():
+        (root / file).parent.mkdir(exist_ok=True)
+        text = f"before\n<!-- {name}:begin -->\n{between}<!-- {name}:end -->\nafter\n"
+        (root / file).write_text(text, encoding="utf-8")
+
+
+def test_the_documents_hold_the_tables() -> None:
+    done = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and os.access(SCRIPT, os.X_OK)
+
+
+def test_writes_between_the_markers_only(script: ModuleType, tmp_path: Path) -> None:
+    put(tmp_path, script, "old\n")
+    assert script.main(["--check"], tmp_path) == 1
+    assert "old" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert script.main([], tmp_path) == 0
+    for file, (name, table) in script.TABLES.items():
+        expected = f"before\n<!-- {name}:begin -->\n{table().rstrip()}\n<!-- {name}:end -->\nafter\n"
+        assert (tmp_path / file).read_text(encoding="utf-8") == expected
+    assert script.main(["--check"], tmp_path) == script.main([], tmp_path) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "docs"]
+
+
+@pytest.mark.parametrize("text", ["nothing", "<!-- models:begin -->", "<!-- models:end --><!-- models:begin -->"])
+def test_wants_its_markers(script: ModuleType, tmp_path: Path, text: str) -> None:
+    put(tmp_path, script, "")
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    assert script.main([], tmp_path) == 1
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
