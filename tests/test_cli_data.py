@@ -100,3 +100,16 @@ def test_split(tmp_path: Path) -> None:
     assert (root / "annotations" / "instance_train.json.bak").exists()
     done = run("split", "set", "--group", "folder", "--output", "new", cwd=tmp_path)
     assert done.returncode == 0 and len(list((tmp_path / "new" / "images").rglob("*.png"))) == 10
+
+
+def test_without_the_extra_one_line_names_it(tmp_path: Path) -> None:
+    script = (
+        "import sys, importlib.util as u\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name in ('shapely', 'jinja2') else find(name, *rest)\n"
+        "sys.argv = ['maskline', 'check', 'set']\n"
+        "from maskline.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "maskline: data sets need jinja2, shapely: pip install 'maskline[data]'\n"

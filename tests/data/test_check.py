@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from maskline.data.dataset import Dataset
 from maskline.data.faults import KINDS, Fault, Reading
 from maskline.data.fix import fix
 from maskline.data.sources import EXIF_ORIENTATION, orientation
-from maskline.errors import OutputError
+from maskline.errors import DatasetError, OutputError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 Plant = Callable[[Path, sets.Json, sets.Json], None]  # the root, the content of train and of val: changed in place
@@ -303,3 +304,21 @@ def test_other_formats_are_checked_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "labelme" / "images" / "train0.png").unlink()
     (fault,) = check(tmp_path / "labelme").faults  # once, though the reader and the check both see it
     assert fault.code == "image-missing" and fault.split == "train"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_damaged_is_told_and_mended(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    root = sets.make(tmp_path / "set")
+    for split in ("train", "val"):
+        content = sets.load(root, split)
+        for _ in range(chance.randint(1, 5)):
+            content = sets.damaged(content, chance)
+        sets.save(root, split, content)
+    try:
+        reading = check(root)
+    except DatasetError as error:
+        assert "\n" not in str(error)
+        return
+    fix(reading, tmp_path / "fixed")
+    assert not [fault for fault in check(tmp_path / "fixed").faults if fault.kind.fix is not None]

@@ -191,34 +191,12 @@ def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
     assert len(coco.read(path, tmp_path, "train")[0].images) == 1
 
 
-JUNK: tuple[Any, ...] = (
-    *(None, True, -1, 0, 0.5, 1e308, 10**30, float("nan"), float("inf"), "", "x", "../x", [], {}, [[]], [None]),
-    *([[1, 2]], [[0.0] * 6], [[1e300] * 6], [[1, 1, 9, 1, 9, 9]], {"size": [48, 64]}, {"counts": "0"}, {"size": None}),
-    *({"size": [48, 64], "counts": [3072]}, {"size": [1e9, 1e9], "counts": "o" * 50}, {"counts": {}}, "é" * 9),
-)
-
-
-def damaged(content: Any, chance: random.Random) -> Any:
-    """One value anywhere in it replaced or removed."""
-    holder, places = content, []
-    while isinstance(holder, (dict, list)) and holder:
-        key = chance.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
-        places.append((holder, key))
-        holder = holder[key]
-    parent, key = chance.choice(places)
-    if chance.random() < 0.3:
-        del parent[key]
-    else:
-        parent[key] = copy.deepcopy(chance.choice(JUNK))
-    return content
-
-
 def test_fuzzed_annotations_never_give_a_traceback(tmp_path: Path) -> None:
     chance = random.Random(7)
     for _ in range(400):
         content = sets.content(["a.png", "b.png"])
         for _ in range(chance.randint(1, 4)):
-            content = damaged(content, chance)
+            content = sets.damaged(content, chance)
         try:
             dataset, _ = read(tmp_path, content)
         except DatasetError:

@@ -1,4 +1,13 @@
-"""Data sets: read, checked, fixed, converted, split, and looked at. COCO is the hub; no torch.
+"""Data sets: read, checked, fixed, converted, divided, and looked at. COCO is the hub; no torch.
 
-Needs the extra ``data`` (pycocotools, shapely, matplotlib, Jinja2, defusedxml).
+Needs the extra ``data``; without it, importing this raises MissingDependencyError.
 """
+
+from importlib.util import find_spec
+
+from maskline.errors import MissingDependencyError
+
+NEEDED = ("defusedxml", "jinja2", "matplotlib", "pycocotools", "shapely")
+
+if missing := [name for name in NEEDED if find_spec(name) is None]:
+    raise MissingDependencyError(f"data sets need {', '.join(missing)}: pip install 'maskline[data]'")

@@ -11,15 +11,10 @@ from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
+from pycocotools import mask as coco
 
-from maskline.errors import MissingDependencyError
 from maskline.instances import ByteArray
 from maskline.masks import Mask, outlines, place_rle, rle_window
-
-try:
-    from pycocotools import mask as coco
-except ImportError as error:
-    raise MissingDependencyError("data sets need more packages: pip install 'maskline[data]'") from error
 
 Ring: TypeAlias = npt.NDArray[np.float64]  # (V, 2) x y in pixels, V >= 3, finite, the first vertex not repeated
 Polygons: TypeAlias = tuple[Ring, ...]  # an instance is their union; COCO has no holes

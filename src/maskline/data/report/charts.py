@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from maskline.data.stats import LARGE, MEDIUM, Statistics, by_frequency
-from maskline.errors import MissingDependencyError
 from maskline.files import replace_file
 from maskline.render import FONT_VARIABLES, SYSTEM_FONTS
 
@@ -50,7 +49,6 @@ def histogram(statistics: Mapping[str, Statistics], names: Sequence[str], path: 
 
     Raises:
         OutputError: the file can't be written.
-        MissingDependencyError: matplotlib is not installed.
     """
     order = by_frequency(statistics, names)[:MOST_CLASSES]
     figure, axes = _figure(max(SMALLEST_WIDTH, len(order) / CLASSES_PER_INCH))
@@ -62,11 +60,9 @@ def histogram(statistics: Mapping[str, Statistics], names: Sequence[str], path: 
 
 def _figure(width: float) -> tuple[Figure, Axes]:
     """A figure of its own, of which pyplot knows nothing."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("charts need more packages: pip install 'maskline[data]'") from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, HEIGHT), layout="tight")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()

@@ -20,7 +20,6 @@ from maskline.data.faults import KINDS, Fault, Kind, Reading
 from maskline.data.report import charts
 from maskline.data.report.thumbnails import FAULTY, Shot, Thumbnail, thumbnails
 from maskline.data.stats import SIZE_CLASSES, Statistics, by_frequency, class_names, statistics
-from maskline.errors import MissingDependencyError
 from maskline.files import replace_file
 from maskline.render import PALETTE
 
@@ -146,7 +145,6 @@ def write(
     Raises:
         ParameterError: ``samples_per_class`` is out of range.
         OutputError: the file can't be written.
-        MissingDependencyError: Jinja2 is not installed.
     """
     check_count(samples_per_class, "samples_per_class", MOST_SAMPLES)
     template = _template()
@@ -174,10 +172,8 @@ def write(
 
 
 def _template() -> Template:
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingDependencyError("the report needs more packages: pip install 'maskline[data]'") from error
+    from jinja2 import Environment, StrictUndefined
+
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["percent"] = _percent
