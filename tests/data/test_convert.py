@@ -13,10 +13,12 @@ import cv2
 import numpy as np
 import pytest
 import sets
+from pycocotools import mask as coco
 
 from maskline.data import layout
 from maskline.data.convert import FORMATS, Converted, convert, convert_in_place, get, recognize
-from maskline.data.dataset import Dataset
+from maskline.data.dataset import Dataset, ImageRecord
+from maskline.data.shapes import to_rle
 from maskline.errors import DatasetError, DatasetNotFoundError, OutputError, UnknownNameError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -185,17 +187,25 @@ def test_round_trip_on_real_masks(tmp_path: Path, source: str, name: str) -> Non
 
 def _ious(old: Dataset, new: Dataset) -> list[float]:
     """Of each old mask with the most similar new one of its class and picture."""
-    found = []
+    found: list[float] = []
     pictures = {old.path(image).read_bytes(): image for image in old.images}
     for image in new.images:
-        before = old.instances(pictures[new.path(image).read_bytes()])
-        after = new.instances(image)
-        masks = after.full_masks().reshape(len(after), -1)
-        names = np.asarray(new.names)[after.labels]
-        for i, label in enumerate(before.labels.tolist()):
-            mask = before.full_mask(i).ravel()
-            some = masks[names == old.names[label]]
-            found.append(max(((mask & other).sum() / (mask | other).sum() for other in some), default=0.0))
+        before, after = rles(old, pictures[new.path(image).read_bytes()]), rles(new, image)
+        for name, masks in before.items():
+            overlap = (
+                coco.iou(after.get(name, []), masks, [0] * len(masks)) if name in after else np.zeros((1, len(masks)))
+            )
+            found += overlap.max(axis=0).tolist()
+    return found
+
+
+def rles(dataset: Dataset, image: ImageRecord) -> dict[str, list[dict[str, object]]]:
+    """Masks of a picture by the names of their classes."""
+    found: dict[str, list[dict[str, object]]] = {}
+    for annotation in dataset.of(image):
+        name = dataset.names[dataset.labels[annotation.category_id]]
+        counts = to_rle(annotation.segmentation, image.size)
+        found.setdefault(name, []).append({"size": list(image.size), "counts": counts})
     return found
 
 

@@ -313,7 +313,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     files = sorted(path.relative_to(tmp_path / "out").as_posix() for path in tmp_path.joinpath("out").rglob("*.*"))
     assert files == ["data.yaml", "images/train/a.png", "labels/train/a.txt"]
     config = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
-    assert config == {"path": ".", "train": "images/train", "names": {0: "x"}}
+    assert config == {"train": "images/train", "names": {0: "x"}}
     line = (tmp_path / "out" / "labels/train/a.txt").read_text()
     assert line == "0 0.10000 0.20000 0.50625 0.20000 0.50625 0.40000\n"
 

@@ -114,4 +114,5 @@ def _twin_faults(prints: Prints) -> Iterator[Fault]:
                 yield Fault("image-twice", split, name, f"the same picture as {other[1]}", others=(other,))
             continue
         code, how = ("leak", "the same picture as") if pair.exact else ("leak-near", f"{pair.similarity:.1%} like")
-        yield Fault(code, split, name, f"in {split}: {how} {other[1]} in {other[0]}", others=(other,))
+        mirrored = ", mirrored" if pair.mirrored else ""
+        yield Fault(code, split, name, f"in {split}: {how} {other[1]} in {other[0]}{mirrored}", others=(other,))

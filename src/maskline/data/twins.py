@@ -29,6 +29,7 @@ REDUCED = 256  # pixels; larger pictures are first brought to this, in whole gre
 
 FREQUENCIES = 8  # lowest ones compared, both ways
 ALIKE = 0.75  # correlation of these, for a closer look; pictures cropped by 3 % have 0.82 and more
+SYMMETRIC = 0.01  # correlation that mirrored pictures have less of than as they are, for them to be called mirrored
 MOST_ALIKE = 4  # pictures before it, and after it, that one is compared with, where it is like very many
 BLOCK = 1024  # pictures compared with as many at once
 
@@ -36,11 +37,12 @@ STEPS = 3  # of registration
 FARTHEST = 1.6  # pixels of a thumbnail that registration may shift or stretch: 5 %
 MARGIN = 2  # pixels at the border that are not compared, since a crop may lack them
 WINDOW = 7  # pixels of a place, both ways
+SURROUNDINGS = 9  # pixels, both ways, of which a pixel shows a difference
 NOISE = 3.0  # grey levels: a place with less contrast counts less
 SAME_SHAPE = 1.08  # ratio of two aspect ratios
 #: Similarity from which two pictures are nearly the same, by the share of the thumbnail that shows anything. Pictures
 #: with little in them, such as one cell on black ground, look alike by chance.
-SHARES, BARS = (0.0, 0.2), (0.98, 0.88)
+SHARES, BARS = (0.0, 0.3), (0.98, 0.88)
 LEAST_SHARE = 0.01  # with less in it, a picture is compared by its pixels only
 AT_ONCE = 512  # pairs looked at closely
 
@@ -175,7 +177,7 @@ def _descriptors(fingerprints: Sequence[Fingerprint]) -> tuple[IntArray, FloatAr
     shown = np.zeros(len(fingerprints), np.float32)
     for part in _parts(len(fingerprints)):
         thumbnails = _thumbnails(fingerprints[part])
-        spectra[part], shown[part] = _spectra(thumbnails), _shown(thumbnails)
+        spectra[part], shown[part] = _spectra(thumbnails), _shown(_smooth(thumbnails))
     worth = np.flatnonzero(shown >= LEAST_SHARE)
     odd = np.arange(FREQUENCIES**2) % 2 == 1
     return worth, spectra[worth][:, ~odd][:, 1:], spectra[worth][:, odd]
@@ -195,7 +197,7 @@ def _spectra(thumbnails: FloatArray) -> FloatArray:
 
 def _shown(thumbnails: FloatArray) -> FloatArray:
     """(N,) shares of the places of a thumbnail that show anything."""
-    inner = _centred(_smooth(thumbnails)[:, INNER, INNER])
+    inner = _detail(thumbnails)
     return cast("FloatArray", _weights(_covariance(inner, inner), NOISE).mean((1, 2)))
 
 
@@ -239,7 +241,7 @@ def _peaks(even: FloatArray, odd: FloatArray, *, diagonal: bool) -> tuple[IntArr
         np.put_along_axis(kept, by_column, True, axis=0)
         places = np.flatnonzero(kept & (highest > ALIKE))
     rows, columns = np.divmod(places, highest.shape[1])
-    return np.stack([rows, columns], axis=1), np.copysign(highest[rows, columns], odd[rows, columns])
+    return np.stack([rows, columns], axis=1), np.copysign(highest[rows, columns], odd[rows, columns] + SYMMETRIC)
 
 
 def _most_alike(found: Sequence[tuple[IntArray, FloatArray]]) -> tuple[IntArray, FloatArray]:
@@ -273,7 +275,9 @@ def _likeness(a: FloatArray, b: FloatArray, mirrored: npt.NDArray[np.bool_]) -> 
         mirrored: whether ``b`` is to be taken mirrored.
     """
     a, b = _smooth(a), _smooth(np.where(mirrored[:, None, None], b[:, :, ::-1], b))
-    a, b = _centred(a[:, INNER, INNER]), _centred(_registered(a, b)[:, INNER, INNER])
+    shown = np.minimum(_shown(a), _shown(b))
+    farthest = FARTHEST * np.minimum(1, shown / SHARES[1])
+    a, b = _detail(a), _detail(_registered(a, b, farthest[:, None]))
     gain = np.sqrt((a * a).sum((1, 2)) / np.maximum((b * b).sum((1, 2)), 1e-6))[:, None, None]
     b = b * gain
     contrast = np.maximum((_covariance(a, a) + _covariance(b, b)) / 2, 1e-6)
@@ -281,7 +285,7 @@ def _likeness(a: FloatArray, b: FloatArray, mirrored: npt.NDArray[np.bool_]) -> 
     return (weights * _covariance(a, b) / contrast).sum((1, 2)) / weights.sum((1, 2)), weights.mean((1, 2))
 
 
-def _registered(fixed: FloatArray, moved: FloatArray) -> FloatArray:
+def _registered(fixed: FloatArray, moved: FloatArray, farthest: FloatArray) -> FloatArray:
     """``moved`` laid over ``fixed``, by a shift and a stretch of each axis: (N, 32, 32) all.
 
     Each step solves for brightness, contrast, shifts and stretches at once, in which change is about linear.
@@ -294,7 +298,7 @@ def _registered(fixed: FloatArray, moved: FloatArray) -> FloatArray:
         inner = _centred(laid[:, INNER, INNER])
         terms = (inner, dx, dx * ACROSS[INNER], dy, dy * ACROSS[INNER, None], np.ones_like(inner))
         solved = _least_squares(np.stack(terms, axis=1).reshape(len(fixed), len(terms), -1), target)
-        motion = np.clip(motion + solved[:, 1:5] / np.maximum(solved[:, :1], 0.3), -FARTHEST, FARTHEST)
+        motion = np.clip(motion + solved[:, 1:5] / np.maximum(solved[:, :1], 0.3), -farthest, farthest)
         laid = _resampling(motion[:, 2:]) @ moved @ _resampling(motion[:, :2]).transpose(0, 2, 1)
     return laid
 
@@ -321,6 +325,11 @@ def _smooth(thumbnails: FloatArray) -> FloatArray:
 def _centred(images: FloatArray) -> FloatArray:
     """With a mean of 0."""
     return cast("FloatArray", images - images.mean((1, 2), keepdims=True))
+
+
+def _detail(thumbnails: FloatArray) -> FloatArray:
+    """(N, 28, 28): what stands out from its surroundings, without slopes such as a clear sky or uneven light."""
+    return (thumbnails - _filtered(thumbnails, [1 / SURROUNDINGS] * SURROUNDINGS))[:, INNER, INNER]
 
 
 def _covariance(a: FloatArray, b: FloatArray) -> FloatArray:

@@ -127,7 +127,8 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
         for image in dataset.images:
             path = (folder / "labels" / folders[split] / new_names[image.id]).with_suffix(".txt")
             _save(path, "".join(_lines(dataset, image, counts)))
-    config = {"path": ".", **{name: f"images/{name}" for name in folders.values()}, "names": dict(enumerate(names))}
+    # No "path": trainers look for a relative one below a folder of their own, but without it beside this file.
+    config = {**{name: f"images/{name}" for name in folders.values()}, "names": dict(enumerate(names))}
     _save(folder / "data.yaml", yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
     notes = [text.format(counts[key]) for key, text in _NOTES.items() if counts[key]]
     if UNSPLIT in splits and "train" not in splits:
