@@ -70,7 +70,7 @@ def test_what_is_written_is_what_was_read(tmp_path: Path) -> None:
             k: old[k] for k in new if k in ("id", "image_id", "category_id", "iscrowd")
         }
     mask = rle_decode(written["annotations"][2]["segmentation"]["counts"], sets.SIZE)
-    assert written["annotations"][2]["area"] == mask.sum() and written["annotations"][2]["bbox"] == [20, 10, 24, 20]
+    assert written["annotations"][2]["area"] == mask.sum() and written["annotations"][2]["bbox"] == [22, 10, 22, 20]
 
 
 def _set(place: str, index: int, key: str, value: Any) -> Callable[[sets.Json], None]:

@@ -139,6 +139,14 @@ class Fault:
         }
 
 
+class UnusableError(Exception):
+    """A record that gives nothing: the code of its fault, and what is wrong. For readers, within themselves."""
+
+    def __init__(self, code: str, what: str) -> None:
+        super().__init__(what)
+        self.code = code
+
+
 def short(value: Any) -> str:
     """A value as it may stand in a message."""
     text = repr(value)

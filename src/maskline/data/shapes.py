@@ -48,6 +48,19 @@ def crop(segmentation: Segmentation, size: tuple[int, int]) -> tuple[ByteArray, 
     return rle_window(to_rle(segmentation, size), size)
 
 
+def place(mask: Mask, top: int, left: int, size: tuple[int, int]) -> str:
+    """Run lengths over an image of ``(height, width)`` of a mask whose first pixel lies at ``top left``, cut at it.
+
+    Args:
+        mask: (h, w); it may lie outside in part, or altogether.
+    """
+    inside = mask[max(0, -top) : max(0, size[0] - top), max(0, -left) : max(0, size[1] - left)]
+    if not inside.size:
+        return place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), size)
+    top, left = max(0, top), max(0, left)
+    return place_rle(inside, (top, top + inside.shape[0], left, left + inside.shape[1]), size)
+
+
 def union(parts: Sequence[Segmentation], size: tuple[int, int]) -> Segmentation:
     """Shapes as one, over an image of ``(height, width)``: polygons if all are, else run lengths."""
     if len(parts) == 1:

@@ -19,11 +19,10 @@ from typing import Any
 
 from maskline.data.coco import relative_name
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
-from maskline.data.faults import Fault, Reading, short
+from maskline.data.faults import Fault, Reading, UnusableError, short
 from maskline.data.formats.labelme_shapes import (
     NO_OBJECT,
     Json,
-    UnusableError,
     decode_base64,
     extra_of,
     is_crowd,

@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 
 from maskline.data.dataset import NOTHING, Extra
-from maskline.data.faults import short
-from maskline.data.shapes import Ring, Segmentation, Window
+from maskline.data.faults import UnusableError, short
+from maskline.data.shapes import Ring, Segmentation, Window, place
 from maskline.data.sources import picture_size
 from maskline.errors import InputError
 from maskline.inputs import MAX_PIXELS, expand
-from maskline.masks import Mask, place_rle
+from maskline.masks import Mask
 
 Json: TypeAlias = dict[str, Any]
 
@@ -29,14 +29,6 @@ NO_OBJECT = ("__ignore__", "_background_")  # labels that LabelMe's own converte
 _KEPT = ("description", "flags", "attributes")  # of a shape, besides what makes it an object
 _SAGITTA = 0.1  # pixels between a circle and the polygon that stands for it, at most
 _FARTHEST = 1e9  # pixels; coordinates beyond are no drawing
-
-
-class UnusableError(Exception):
-    """A record that gives nothing: the code of its fault (of `maskline.data.faults`), and what is wrong."""
-
-    def __init__(self, code: str, what: str) -> None:
-        super().__init__(what)
-        self.code = code
 
 
 # ---- what a shape says
@@ -173,16 +165,7 @@ def _pixels(shape: Json, size: tuple[int, int]) -> str:
         pixels = np.any(next(expand(data)).pixels, axis=2)
     except InputError as error:
         raise UnusableError("rle-broken", f"its mask can't be used: {error}") from None
-    return _place(np.atleast_2d(pixels), top, left, size)
-
-
-def _place(pixels: Mask, top: int, left: int, size: tuple[int, int]) -> str:
-    """Run lengths of a mask whose first pixel belongs at ``top left``, which may be outside."""
-    inside = pixels[max(0, -top) : max(0, size[0] - top), max(0, -left) : max(0, size[1] - left)]
-    if not inside.size:
-        return place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), size)
-    top, left = max(0, top), max(0, left)
-    return place_rle(inside, (top, top + inside.shape[0], left, left + inside.shape[1]), size)
+    return place(np.atleast_2d(pixels), top, left, size)
 
 
 # ---- pictures inside the JSON
