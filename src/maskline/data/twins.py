@@ -34,7 +34,7 @@ MOST_ALIKE = 4  # pictures before it, and after it, that one is compared with, w
 BLOCK = 1024  # pictures compared with as many at once
 
 STEPS = 3  # of registration
-FARTHEST = 1.6  # pixels of a thumbnail that registration may shift or stretch: 5 %
+FARTHEST = 1.6  # pixels of a thumbnail that registration may shift or stretch: 5 %; less where little is shown
 MARGIN = 2  # pixels at the border that are not compared, since a crop may lack them
 WINDOW = 7  # pixels of a place, both ways
 SURROUNDINGS = 9  # pixels, both ways, of which a pixel shows a difference
@@ -276,7 +276,7 @@ def _likeness(a: FloatArray, b: FloatArray, mirrored: npt.NDArray[np.bool_]) -> 
     """
     a, b = _smooth(a), _smooth(np.where(mirrored[:, None, None], b[:, :, ::-1], b))
     shown = np.minimum(_shown(a), _shown(b))
-    farthest = FARTHEST * np.minimum(1, shown / SHARES[1])
+    farthest = (FARTHEST * np.minimum(1, shown / SHARES[1])).astype(np.float32)
     a, b = _detail(a), _detail(_registered(a, b, farthest[:, None]))
     gain = np.sqrt((a * a).sum((1, 2)) / np.maximum((b * b).sum((1, 2)), 1e-6))[:, None, None]
     b = b * gain
@@ -288,7 +288,8 @@ def _likeness(a: FloatArray, b: FloatArray, mirrored: npt.NDArray[np.bool_]) -> 
 def _registered(fixed: FloatArray, moved: FloatArray, farthest: FloatArray) -> FloatArray:
     """``moved`` laid over ``fixed``, by a shift and a stretch of each axis: (N, 32, 32) all.
 
-    Each step solves for brightness, contrast, shifts and stretches at once, in which change is about linear.
+    ``farthest``, (N, 1), is the most pixels these may be: where little is shown, so that one object is not laid over
+    any other. Each step solves for brightness, contrast, shifts and stretches at once, in which change is about linear.
     """
     target = _centred(fixed[:, INNER, INNER]).reshape(len(fixed), -1, 1)
     motion = np.zeros((len(fixed), 4), np.float32)  # pixels: shift and stretch across, shift and stretch down
