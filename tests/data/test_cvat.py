@@ -97,6 +97,7 @@ def test_groups_are_one_object_if_of_one_class(tmp_path: Path) -> None:
 
 
 def test_subsets_are_splits_and_pictures_are_found(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "parent" / "export"
     for folder in ("images/Train", "images/Validation", "images"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(tmp_path / folder / "a.png"), sets.picture(1))
@@ -109,6 +110,7 @@ def test_subsets_are_splits_and_pictures_are_found(tmp_path: Path) -> None:
     assert list(splits) == ["train", "val", "all"]
     assert [dataset.folder.name for dataset in splits.values()] == ["Train", "Validation", "images"]
     assert list(cvat.read(tmp_path / "annotations.xml").splits) == list(splits)
+    assert list(cvat.read(tmp_path.parent).splits) == list(splits)  # the only file below
     assert cvat.detect(tmp_path) and cvat.detect(tmp_path / "annotations.xml") and not cvat.detect(tmp_path / "images")
 
 

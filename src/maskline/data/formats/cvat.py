@@ -89,9 +89,11 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
 
 
 def _find(root: Path) -> Path | None:
+    """The file itself, the one in a folder, or the only one below."""
     if root.is_file():
         return root if root.suffix.lower() == ".xml" else None
-    return root / FILE if (root / FILE).is_file() else None
+    below = [path for path in sorted(root.rglob(FILE)) if path.is_file()]
+    return root / FILE if root / FILE in below else below[0] if len(below) == 1 else None
 
 
 # ---- reading
