@@ -209,6 +209,17 @@ def rles(dataset: Dataset, image: ImageRecord) -> dict[str, list[dict[str, objec
     return found
 
 
+@pytest.mark.parametrize("name", ["coco", "labelme", "cvat"])
+def test_missing_pictures_are_left_out_only_when_asked_to(tmp_path: Path, name: str) -> None:
+    convert(sets.make(tmp_path / "set"), tmp_path / "a", name)
+    next((tmp_path / "a").rglob("train0.png")).unlink()
+    with pytest.raises(DatasetError, match="train0"):
+        convert(tmp_path / "a", tmp_path / "b", "coco")
+    done = convert(tmp_path / "a", tmp_path / "b", "coco", skip_errors=True)
+    assert [fault.code for fault in done.skipped] == ["image-missing"]
+    assert [len(layout.load(tmp_path / "b")[split].images) for split in ("train", "val")] == [3, 3]
+
+
 def test_what_was_done_is_told(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "set")
     content = sets.load(root, "train")

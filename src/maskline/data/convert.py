@@ -105,12 +105,28 @@ def convert(source: Path, target: Path, to: str, from_: str | None = None, *, sk
     writer = get(to)
     name = from_.lower() if from_ is not None else recognize(source)
     reading = get(name).read(source)
-    if not skip_errors:
+    if skip_errors:
+        reading = without_missing(reading)
+    else:
         layout.refuse_errors(reading, "--skip-errors leaves them out")
     splits = layout.unify(reading.splits)
     with layout.new_folder(target) as folder:
         notes = writer.write(splits, folder)
     return Converted(name, splits, reading.errors, notes)
+
+
+def without_missing(reading: Reading) -> Reading:
+    """Without the pictures whose files are not there; each is told."""
+    splits, faults = {}, list(reading.faults)
+    for split, dataset in reading.splits.items():
+        there = [image for image in dataset.images if dataset.path(image).is_file()]
+        splits[split] = dataset.select(there)
+        told = {fault.image_id for fault in faults if fault.code == "image-missing" and fault.split == split}
+        for image in dataset.images:
+            if not dataset.path(image).is_file() and image.id not in told:
+                what = f"there is no file {dataset.folder.name}/{image.file_name}"
+                faults.append(Fault("image-missing", split, image.file_name, what, image.id))
+    return Reading(splits, faults)
 
 
 def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset]:

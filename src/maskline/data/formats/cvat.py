@@ -1,99 +1,147 @@
-"""CVAT for images 1.1: one XML file for a whole task or project, as CVAT exports and imports it.
+"""CVAT for images 1.1: one ``annotations.xml`` for all pictures, which lie in ``images`` beside it.
 
-Masks count pixels: runs of background and foreground in turn, background first, row by row within a box. Other shapes
-have COCO's coordinates. CVAT has no crowd: an attribute ``iscrowd`` of the shape stands for it. An object in several
-parts is several shapes of one label with one ``group_id``. https://docs.cvat.ai/docs/manual/advanced/xml_format/
+Exports of projects put them in ``images/<subset>`` and tell the subset of each: those named as a split are read as one.
+Coordinates are COCO's, as CVAT hands polygons on to COCO unchanged; a mask counts whole pixels, its run lengths go row
+by row through the box of ``left``, ``top``, ``width`` and ``height``. An object in several parts is several shapes of
+one label with one ``group_id``. CVAT has no crowd: an attribute ``iscrowd`` of the shape stands for it.
+https://docs.cvat.ai/docs/dataset_management/formats/xml_format/
 """
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TextIO
-from xml.etree.ElementTree import Element, ParseError
+from itertools import count
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import iterparse
+from defusedxml.ElementTree import ParseError, iterparse
 
 from maskline.data.coco import relative_name
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, ImageRecord
 from maskline.data.faults import Fault, Reading, UnusableError, short
-from maskline.data.layout import SPLIT_WORDS, SPLITS, UNSPLIT, copy_images, split_of
-from maskline.data.shapes import Ring, Segmentation, crop, from_mask, place, union
-from maskline.errors import DatasetError, DatasetNotFoundError
-from maskline.inputs import MAX_PIXELS
-from maskline.instances import ByteArray
+from maskline.data.layout import SPLIT_WORDS, UNSPLIT, copy_images, split_of, unify, unique_names
+from maskline.data.shapes import Ring, Segmentation, Window, crop, place, union
+from maskline.data.sources import picture_size
+from maskline.errors import DatasetError, DatasetNotFoundError, InputError
+from maskline.files import replace_file
+from maskline.inputs import MAX_PIXELS, SUFFIXES
+from maskline.masks import Mask
 from maskline.render import PALETTE
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
 
 TITLE = "CVAT"
 FILE = "annotations.xml"
+CROWD = ("iscrowd", "is_crowd")  # attributes; the first is the one written
 
-CROWD = "iscrowd"
-FARTHEST = 1e9  # pixels: no coordinate lies beyond
-ELLIPSE_CORNERS = 72
-NOT_SHAPES = ("tag",)  # of an image: they say something of the whole
-LOOKED_AT = 4096  # bytes of a file that tell its kind
+_CROWD_SET = f'<attribute name="{CROWD[0]}">true</attribute>'
+_CROWD_LISTED = (
+    f"<attribute><name>{CROWD[0]}</name><mutable>False</mutable><input_type>checkbox</input_type>"
+    "<default_value>false</default_value><values></values></attribute>"
+)
+_NO_REGION = ("tag", "points", "polyline", "cuboid", "skeleton")  # types of labels that no region has
+_HEAD = 1 << 16  # bytes of a file that tell its form
+_SAGITTA = 0.1  # pixels between an ellipse and the polygon that stands for it, at most
+_FARTHEST = 1e9  # pixels; coordinates beyond are no drawing
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML can't hold
 
 
 def detect(root: Path) -> bool:
-    """Whether there is a file that starts as CVAT's do."""
+    """Whether this is a file of CVAT, or a folder with one in it or in a folder below."""
     try:
-        path = _find(root)
-        return path is not None and b"<annotations" in path.read_bytes()[:LOOKED_AT]
+        return bool(_files(root))
     except OSError:
         return False
 
 
 def read(root: Path) -> Reading:
-    """Read an export: a folder with ``annotations.xml``, or the file itself.
-
-    Splits are the subsets of a project's export; a task's is ``all``. Pictures are looked for below ``images/``, in
-    their subset's folder or not, and beside the file; one that is missing keeps its record.
+    """Read all splits of an export, of several in a folder, or of an XML file; pictures not there are told, left out.
 
     Raises:
-        DatasetNotFoundError: no such folder, or no such file in it.
-        DatasetError: it is no XML, or not of CVAT for images.
+        DatasetNotFoundError: there is no such file.
+        DatasetError: a file is damaged XML, unsafe XML, or an export of another kind ("CVAT for video").
     """
-    path = _find(root)
-    if path is None:
-        raise DatasetNotFoundError(f"{root} has no {FILE}: expected an export of CVAT for images")
-    return _Reader(path).read()
+    try:
+        paths = _files(root)
+    except OSError as error:
+        raise DatasetError(f"{root} can't be read: {error.strerror}") from error
+    if not paths:
+        raise DatasetNotFoundError(f"no {FILE} in {root}: expected an export of CVAT as 'CVAT for images 1.1'")
+    reader = _Reader(root if root.is_dir() else root.parent)
+    for path in paths:
+        reader.read_file(path)
+    return reader.reading()
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
-    """Write ``annotations.xml``, and the pictures as ``images/<split>/...`` (a single ``all`` as ``images/...``).
+    """Fill an empty folder as CVAT exports a project, with a subset for each split; a set not divided as a task.
+
+    Polygons keep all their digits. Run lengths become shapes of type ``mask``, which CVAT has from version 2.3 on.
 
     Returns:
-        What is lost or may surprise, a line each.
+        What was lost, a line each with counts.
 
     Raises:
-        DatasetError: a picture is missing or can't be read.
-        OSError: it can't be written.
+        DatasetError: a picture is missing.
+        OutputError, OSError: a file can't be written.
     """
-    losses = _Losses()
-    with (folder / FILE).open("w", encoding="utf-8") as file:
-        _write_head(file, splits)
-        number = 0
-        for split, dataset in splits.items():
-            subset = None if set(splits) == {UNSPLIT} else split
-            copied = copy_images(dataset, folder / "images" / (subset or ""))
-            for image in copied.images:
-                _write_image(file, copied, image, number, subset, losses)
-                number += 1
-        file.write("</annotations>\n")
-    return losses.notes()
+    splits = unify(splits)
+    writer = _Writer(splits, folder)
+    copied = {split: writer.copy(split, dataset) for split, dataset in splits.items()}
+
+    def save(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(writer.document(copied))
+
+    replace_file(folder / FILE, save)
+    return writer.notes()
 
 
-def _find(root: Path) -> Path | None:
-    """The file itself, the one in a folder, or the only one below."""
+# ---- finding
+
+
+def _files(root: Path) -> list[Path]:
+    """The files of CVAT: ``root`` itself, those in it, or else those in the folders below. Raises OSError."""
     if root.is_file():
-        return root if root.suffix.lower() == ".xml" else None
-    below = [path for path in sorted(root.rglob(FILE)) if path.is_file()]
-    return root / FILE if root / FILE in below else below[0] if len(below) == 1 else None
+        return [root] if _is_cvat(root) else []
+    for pattern in (FILE, "*.[xX][mM][lL]", f"*/{FILE}", "*/*.[xX][mM][lL]"):
+        if found := [path for path in sorted(root.glob(pattern)) if path.is_file() and _is_cvat(path)]:
+            return found
+    return []
+
+
+def _is_cvat(path: Path) -> bool:
+    """By its first bytes; also if it is cut short, so that this is told."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD).replace(b"\0", b"")  # as in UTF-16
+    return re.search(rb"<annotations[\s>]", head) is not None
+
+
+def _elements(path: Path) -> Iterator[Element]:
+    """The elements right below ``<annotations>``, each complete, and forgotten afterwards.
+
+    Raises DatasetError if the file can't be read, is not XML, or defines entities, as an attack would.
+    """
+    depth, root = 0, None
+    try:
+        with path.open("rb") as file:
+            for event, element in iterparse(file, ("start", "end")):
+                depth += 1 if event == "start" else -1
+                root = element if root is None else root
+                if event == "end" and depth == 1:
+                    yield element
+                    root.clear()
+    except OSError as error:
+        raise DatasetError(f"{path} can't be read: {error.strerror}") from error
+    except (ParseError, ValueError, LookupError) as error:  # the latter two: encodings, and what defusedxml forbids
+        raise DatasetError(f"{path} is not readable XML ({' '.join(str(error).split())})") from None
 
 
 # ---- reading
@@ -101,131 +149,156 @@ def _find(root: Path) -> Path | None:
 
 @dataclass(slots=True)
 class _Part:
-    """A split being read."""
+    """A split being read: the file it was met in first, its images by folder and name, its annotations."""
 
-    images: dict[str, ImageRecord] = field(default_factory=dict)
+    source: Path
+    images: dict[tuple[Path, str], ImageRecord] = field(default_factory=dict)
     annotations: list[Annotation] = field(default_factory=list)
 
 
 class _Reader:
-    """A file being read: its classes and splits so far, and its faults."""
+    """Files being read: the splits and classes so far, and the faults."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.faults: list[Fault] = []
-        self.classes: dict[str, int] = {}  # ids by name
+    def __init__(self, root: Path) -> None:
+        self.root = root
         self.parts: dict[str, _Part] = {}
+        self.classes: dict[str, int] = {}  # ids by name
+        self.faults: list[Fault] = []
 
-    def read(self) -> Reading:
-        for tag, element in self.elements():
-            if tag == "track":
-                raise DatasetError(f"{self.path} is of CVAT for video: export it as CVAT for images 1.1")
-            if tag == "label":
-                self.class_id((element.findtext("name") or "").strip())
-            elif tag == "image":
-                self.image(element)
-        if not self.parts:
-            raise DatasetError(f"{self.path} holds no images: expected an export of CVAT for images")
-        categories = tuple(Category(number, name) for name, number in self.classes.items())
-        order = [split for split in (*SPLITS, UNSPLIT) if split in self.parts]
-        return Reading({split: self.dataset(split, categories) for split in order}, self.faults)
-
-    def elements(self) -> Iterator[tuple[str, Element]]:
-        """Labels, images and tracks as they end; what was read is let go."""
-        try:
-            with self.path.open("rb") as file:
-                root: Element | None = None
-                for event, element in iterparse(file, events=("start", "end"), forbid_dtd=True):
-                    if root is None:
-                        root = element
-                        if element.tag != "annotations":
-                            raise DatasetError(f"{self.path} starts with <{element.tag}>: expected <annotations>")
-                    if event == "end" and element.tag in ("label", "image", "track"):
-                        yield element.tag, element
-                        element.clear()
-                        if element.tag == "image":
-                            root.clear()
-        except OSError as error:
-            raise DatasetError(f"{self.path} can't be read: {error.strerror}") from error
-        except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
-            raise DatasetError(f"{self.path} is not readable XML ({' '.join(str(error).split())})") from None
+    def read_file(self, path: Path) -> None:
+        for element in _elements(path):
+            if element.tag == "meta":
+                for name in _label_names(element):
+                    self.class_id(name)
+            elif element.tag == "track":
+                raise DatasetError(f"{path} is an export as 'CVAT for video': export it anew as 'CVAT for images 1.1'")
+            elif element.tag == "image":
+                split = self.split(element, path)
+                try:
+                    self.read_image(element, path, split)
+                except UnusableError as error:
+                    what = f"image {short(element.get('name'))}: {error}"
+                    self.faults.append(Fault(error.code, split, path.name, what))
 
     def class_id(self, name: str) -> int:
-        return self.classes.setdefault(name, len(self.classes) + 1) if name else 0
+        return self.classes.setdefault(name, len(self.classes) + 1)
 
-    def dataset(self, split: str, categories: tuple[Category, ...]) -> Dataset:
-        part = self.parts[split]
-        folder = self.image_folder(split, part)
-        return Dataset(split, folder, tuple(part.images.values()), tuple(part.annotations), categories, self.path)
+    def split(self, element: Element, path: Path) -> str:
+        """By its subset; without one, by the name of the file or of its folder below the root."""
+        if subset := element.get("subset"):
+            return _split_named(subset)
+        return split_of(path.stem) or _split_named("" if path.parent == self.root else path.parent.name)
 
-    def image_folder(self, split: str, part: _Part) -> Path:
-        """The folder that has most of the pictures."""
-        base = self.path.parent
-        inside = sorted(path for path in (base / "images").glob("*") if path.is_dir())
-        named = [path for path in inside if split_of(path.name) == split]
-        candidates = [*named, base / "images", base]
-        return max(candidates, key=lambda folder: sum((folder / name).is_file() for name in part.images))
-
-    def image(self, element: Element) -> None:
-        subset = element.get("subset") or ""
-        split = next((s for s, word in SPLIT_WORDS.items() if _matches(word, subset)), UNSPLIT)
-        part = self.parts.setdefault(split, _Part())
-        given = element.get("name") or ""
-        name = relative_name(given) if given else None
-        width, height = (_whole(element.get(key)) for key in ("width", "height"))
+    def read_image(self, element: Element, path: Path, split: str) -> None:
+        """Raises UnusableError."""
+        name = relative_name(element.get("name", ""))
         if name is None:
-            code = "image-path" if given else "record"
-            self.faults.append(Fault(code, split, self.path.name, f"an image with the name {short(given)}"))
-            return
-        if min(width, height) <= 0 or width * height > MAX_PIXELS:
-            stated = f"{short(element.get('width'))} x {short(element.get('height'))}"
-            self.faults.append(Fault("record", split, self.path.name, f"image {name!r} is {stated} pixels"))
-            return
-        if name in part.images:
-            self.faults.append(Fault("image-listed-twice", split, self.path.name, f"image {name!r} is there twice"))
-        image = part.images.setdefault(name, ImageRecord(len(part.images) + 1, name, width, height))
-        for label, found in self.objects(split, image, element):
-            number = len(part.annotations) + 1
-            part.annotations.append(replace(found, id=number, category_id=self.class_id(label)))
+            raise UnusableError("image-path", "expected the path of a file below 'images'")
+        folder, name = _find_picture(path.parent, element.get("subset", ""), name)
+        height, width = _size(element, folder / name)
+        part = self.parts.setdefault(split, _Part(path))
+        image = ImageRecord(len(part.images) + 1, name, width, height)
+        known = part.images.setdefault((folder, name), image)
+        if known is not image:
+            self.faults.append(Fault("image-listed-twice", split, path.name, f"image {name} is there twice", known.id))
+        for label, found in self.objects(element, known, path, split):
+            key = len(part.annotations) + 1
+            part.annotations.append(replace(found, id=key, category_id=self.class_id(label)))
 
-    def objects(self, split: str, image: ImageRecord, element: Element) -> Iterator[tuple[str, Annotation]]:
+    def objects(self, element: Element, image: ImageRecord, path: Path, split: str) -> Iterator[tuple[str, Annotation]]:
         """Label and annotation of each object; the ids of annotation and category are yet to be given."""
-        groups: dict[object, list[tuple[Element, Segmentation]]] = {}
-        for number, shape in enumerate(shape for shape in element if shape.tag not in NOT_SHAPES):
-            label = (shape.get("label") or "").strip()
+        groups: dict[Any, list[tuple[Element, Segmentation]]] = {}
+        for number, shape in enumerate(shape for shape in element if shape.tag != "tag"):  # of the whole picture
             try:
-                if not label:
-                    raise UnusableError("record", "has no label")
-                part = _region(shape, image.size)
+                label, part = _label(shape), _region(shape, image.size)
             except UnusableError as error:
-                what = f"{shape.tag} {number} ({label}): {error}"
-                self.faults.append(Fault(error.code, split, image.file_name, what, image.id))
+                what = f"image {image.file_name}: shape {number} ({short(shape.get('label'))}): {error}"
+                self.faults.append(Fault(error.code, split, path.name, what, image.id))
                 continue
-            group = shape.get("group_id") or "0"
-            key = number if group == "0" else (group, label, _is_crowd(shape))
+            group = shape.get("group_id", "0").strip()
+            key = number if group in ("", "0") else (label, group, _is_crowd(shape))
             groups.setdefault(key, []).append((shape, part))
         for members in groups.values():
-            shape = members[0][0]
-            segmentation = union([part for _, part in members], image.size)
-            annotation = Annotation(0, image.id, 0, segmentation, crowd=_is_crowd(shape), extra=_extra(shape))
-            yield (shape.get("label") or "").strip(), annotation
+            shape, shapes = members[0][0], union([part for _, part in members], image.size)
+            yield _label(shape), Annotation(0, image.id, 0, shapes, crowd=_is_crowd(shape), extra=_extra(shape))
+
+    def reading(self) -> Reading:
+        categories = tuple(Category(number, name) for name, number in self.classes.items())
+        parts = {split: self.parts[split] for split in (*SPLIT_WORDS, UNSPLIT) if split in self.parts}
+        parts = parts or {UNSPLIT: _Part(self.root / FILE)}
+        return Reading({split: self.dataset(split, part, categories) for split, part in parts.items()}, self.faults)
+
+    def dataset(self, split: str, part: _Part, categories: tuple[Category, ...]) -> Dataset:
+        """The split, its pictures named from the one folder that has them all."""
+        folders = {folder for folder, _ in part.images}
+        start = folders.pop() if len(folders) == 1 else self.root
+        images = tuple(
+            replace(image, file_name=(folder / name).relative_to(start).as_posix())
+            for (folder, name), image in part.images.items()
+        )
+        return Dataset(split, start, images, tuple(part.annotations), categories, part.source)
 
 
-def _matches(word: str, subset: str) -> bool:
-    return re.fullmatch(word, subset.strip().lower()) is not None
+def _label_names(meta: Element) -> Iterator[str]:
+    """The classes of a task, project or job: its labels but for those of joints of skeletons and of no region."""
+    for label in meta.iter("label"):
+        name = (label.findtext("name") or "").strip()
+        if name and not label.findtext("parent") and label.findtext("type", "any").strip() not in _NO_REGION:
+            yield name
+
+
+def _split_named(subset: str) -> str:
+    """``Validation`` means ``val``; what names no split, such as CVAT's ``default``, that there is none."""
+    return next((s for s, word in SPLIT_WORDS.items() if re.fullmatch(word, subset.strip().lower())), UNSPLIT)
+
+
+def _find_picture(base: Path, subset: str, name: str) -> tuple[Path, str]:
+    """The folder of a picture and its name there. Raises UnusableError.
+
+    Frames of a video are listed without the suffix that their files have.
+    """
+    inside = relative_name(subset) if subset else None
+    own = [base / "images" / inside, base / inside] if inside else []
+    suffixed = PurePosixPath(name).suffix[1:].lower() in SUFFIXES
+    names = [name] if suffixed else [f"{name}.{suffix}" for suffix in ("PNG", *SUFFIXES)]
+    for folder in (*own, base / "images", base):
+        for guess in names:
+            if os.path.isfile(folder / guess):  # noqa: PTH113 (Path raises for names that no file system takes)
+                return folder, guess
+    raise UnusableError("image-missing", f"its file is neither in {base / 'images'} nor beside {FILE}")
+
+
+def _size(element: Element, path: Path) -> tuple[int, int]:
+    """``(height, width)`` as stated, else as the picture has it. Raises UnusableError."""
+    stated = [element.get(key, "").strip() for key in ("height", "width")]
+    height, width = (int(text) if re.fullmatch(r"\d{1,9}", text) else 0 for text in stated)
+    if 0 < height * width <= MAX_PIXELS:
+        return height, width
+    try:
+        return picture_size(path)
+    except InputError as error:
+        raise UnusableError("image-unreadable", f"its size is not stated, and {error}") from None
+
+
+def _label(shape: Element) -> str:
+    if name := shape.get("label", "").strip():
+        return name
+    raise UnusableError("record", f"a {shape.tag} without a label")
 
 
 def _attributes(shape: Element) -> dict[str, str]:
-    return {a.get("name") or "": (a.text or "").strip() for a in shape.iter("attribute")}
+    return {element.get("name", ""): (element.text or "").strip() for element in shape.findall("attribute")}
 
 
 def _is_crowd(shape: Element) -> bool:
-    return _attributes(shape).get(CROWD, "").lower() in ("true", "1")
+    attributes = {name.lower(): text.lower() for name, text in _attributes(shape).items()}
+    return any(attributes.get(name) in ("true", "1", "yes") for name in CROWD)
 
 
 def _extra(shape: Element) -> Extra:
-    attributes = {name: value for name, value in _attributes(shape).items() if name != CROWD}
-    return {"attributes": attributes} if attributes else NOTHING
+    """The attributes that people gave it."""
+    kept = {name: text for name, text in _attributes(shape).items() if name and name.lower() not in CROWD}
+    return {"attributes": kept} if kept else NOTHING
 
 
 # ---- regions
@@ -236,43 +309,51 @@ def _region(shape: Element, size: tuple[int, int]) -> Segmentation:
     if shape.tag == "mask":
         return _pixels(shape, size)
     if shape.tag not in _OUTLINES:
-        expected = ", ".join((*_OUTLINES, "mask"))
-        raise UnusableError("no-mask", f"a {shape.tag} is no region: expected {expected}")
+        raise UnusableError("no-mask", f"a {shape.tag} is no region: expected {', '.join((*_OUTLINES, 'mask'))}")
     ring = _OUTLINES[shape.tag](shape)
+    if not (np.abs(ring) <= _FARTHEST).all():
+        raise UnusableError("polygon-broken", f"a {shape.tag} with points that are no numbers of pixels")
     if len(ring) > 3 and (ring[0] == ring[-1]).all():
         ring = ring[:-1]
-    if len(ring) < 3 or not np.isfinite(ring).all() or np.abs(ring).max() > FARTHEST or not np.ptp(ring, axis=0).all():
-        raise UnusableError("polygon-broken", f"a {shape.tag} that encloses nothing or holds wrong numbers")
+    if len(ring) < 3 or not np.ptp(ring, axis=0).all():
+        raise UnusableError("polygon-broken", f"a {shape.tag} that encloses nothing")
     return (ring,)
 
 
 def _polygon(shape: Element) -> Ring:
-    pairs = [pair.split(",") for pair in (shape.get("points") or "").split(";") if pair.strip()]
-    if any(len(pair) != 2 for pair in pairs):
-        return np.zeros((0, 2))
-    return np.asarray([[_number(x), _number(y)] for x, y in pairs]).reshape(-1, 2)
+    given = shape.get("points", "")
+    pairs = [pair.split(",") for pair in given.split(";") if pair.strip()]
+    try:
+        ring: Ring = np.asarray([[float(x), float(y)] for x, y in pairs]).reshape(-1, 2)
+        return ring
+    except ValueError:
+        raise UnusableError("polygon-broken", f"its points are {short(given)}: expected x,y;x,y;...") from None
 
 
 def _box(shape: Element) -> Ring:
-    x1, y1, x2, y2 = (_number(shape.get(key)) for key in ("xtl", "ytl", "xbr", "ybr"))
-    corners = np.asarray([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
-    return _turned(corners, _number(shape.get("rotation") or "0"))
+    left, top, right, bottom = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
+    corners = np.asarray([[left, top], [right, top], [right, bottom], [left, bottom]])
+    return _rotated(corners, np.asarray([left + right, top + bottom]) / 2, shape)
 
 
 def _ellipse(shape: Element) -> Ring:
-    cx, cy, rx, ry = (_number(shape.get(key)) for key in ("cx", "cy", "rx", "ry"))
-    angles = np.arange(ELLIPSE_CORNERS) * (2 * np.pi / ELLIPSE_CORNERS)
-    rim = np.stack([cx + rx * np.cos(angles), cy + ry * np.sin(angles)], axis=1)
-    return _turned(rim, _number(shape.get("rotation") or "0"))
+    x, y, rx, ry = _numbers(shape, "cx", "cy", "rx", "ry")
+    radius = max(abs(rx), abs(ry))
+    if not 0 < radius <= MAX_PIXELS:
+        raise UnusableError("polygon-broken", f"an ellipse with the radii {rx} and {ry}")
+    step = 2 * math.acos(1 - min(1.0, _SAGITTA / radius))
+    angles = np.linspace(0, math.tau, max(12, math.ceil(math.tau / step)), endpoint=False)
+    rim = np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], axis=1)
+    return _rotated(rim, np.asarray([x, y]), shape)
 
 
-def _turned(ring: Ring, degrees: float) -> Ring:
-    """Turned clockwise, as one sees it, about the middle of its box."""
-    if not degrees:
+def _rotated(ring: Ring, centre: Ring, shape: Element) -> Ring:
+    """Turned about its centre by the attribute ``rotation``: degrees, clockwise as seen."""
+    if "rotation" not in shape.attrib:
         return ring
-    middle = (ring.min(axis=0) + ring.max(axis=0)) / 2
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    turned: Ring = middle + (ring - middle) @ np.asarray([[cos, sin], [-sin, cos]])
+    angle = math.radians(_numbers(shape, "rotation")[0])
+    turn = np.asarray([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    turned: Ring = (ring - centre) @ turn + centre
     return turned
 
 
@@ -280,123 +361,123 @@ _OUTLINES: dict[str, Callable[[Element], Ring]] = {"polygon": _polygon, "box": _
 
 
 def _pixels(shape: Element, size: tuple[int, int]) -> str:
-    """Run lengths of a mask, cut at the image. Raises UnusableError."""
-    left, top, width, height = (_whole(shape.get(key), -1) for key in ("left", "top", "width", "height"))
-    runs = [_whole(text, -1) for text in (shape.get("rle") or "").split(",")]
-    if min(width, height) <= 0 or width * height > MAX_PIXELS or min(runs) < 0 or sum(runs) != width * height:
-        raise UnusableError("rle-broken", f"its runs are not those of a mask of {width} x {height} pixels")
-    foreground = (np.arange(len(runs)) & 1).astype(np.uint8)
-    mask = np.repeat(foreground, runs).reshape(height, width)
+    """Run lengths over the image of a shape of type ``mask``, cut at the image. Raises UnusableError."""
+    left, top, width, height = (int(value) for value in _numbers(shape, "left", "top", "width", "height"))
+    if min(width, height) <= 0 or width * height > MAX_PIXELS:
+        raise UnusableError("rle-broken", f"a mask of {width} x {height} pixels")
+    given = shape.get("rle", "")
+    try:
+        runs = [int(run) for run in given.split(",")]
+    except ValueError:
+        raise UnusableError("rle-broken", f"its rle is {short(given)}: expected whole numbers") from None
+    if min(runs) < 0 or sum(runs) > width * height:
+        raise UnusableError("rle-broken", f"its rle is {short(given)}: expected runs of {width * height} pixels in all")
+    runs += [0] * (len(runs) % 2) + [width * height - sum(runs)]  # some writers leave out background at the end
+    mask = np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), runs).reshape(height, width)
     return place(mask, top, left, size)
 
 
-def _number(text: str | None) -> float:
-    """Not a number where it is none."""
+def _numbers(element: Element, *keys: str) -> list[float]:
+    """Finite numbers of a size that drawings have. Raises UnusableError."""
+    given = [element.get(key, "") for key in keys]
     try:
-        return float(text or "nan")
+        values = [float(text) for text in given]
     except ValueError:
-        return float("nan")
-
-
-def _whole(text: str | None, otherwise: int = 0) -> int:
-    value = _number(text)
-    return int(value) if value.is_integer() else otherwise
+        values = [math.nan]
+    if all(abs(value) <= _FARTHEST for value in values):
+        return values
+    code = "rle" if element.tag == "mask" else "polygon"
+    raise UnusableError(f"{code}-broken", f"{', '.join(keys)} are {short(given)}: expected numbers of pixels")
 
 
 # ---- writing
 
 
-@dataclass(slots=True)
-class _Losses:
-    """What the notes tell, counted."""
+class _Writer:
+    """Splits being written: the labels of their classes, and what is lost, counted."""
 
-    crowd: int = 0
-    empty: int = 0
+    def __init__(self, splits: Mapping[str, Dataset], folder: Path) -> None:
+        self.images = folder / "images"
+        self.subsets = {split: None if set(splits) == {UNSPLIT} else split for split in splits}
+        self.labels: dict[str, str] = {}  # by the name of the class
+        for name in (name for dataset in splits.values() for name in dataset.names):
+            self.labels[name] = self.labels.get(name) or self.free_label(name)
+        self.groups, self.image_ids = count(1), count()
+        self.crowds = self.attributes = self.empty = 0
+
+    def free_label(self, name: str) -> str:
+        """The name of a class as XML can hold it and as CVAT keeps it, without spaces around."""
+        base = _NOT_XML.sub("\ufffd", " ".join(name.split()))
+        return next(label for n in count(1) if (label := f"{base} {n}" if n > 1 else base) not in self.labels.values())
 
     def notes(self) -> list[str]:
-        """A line for each kind there is."""
+        renamed = [f"{old!r} as {new!r}" for old, new in self.labels.items() if old != new]
         told = [
-            (self.crowd, f"crowd regions carry the attribute {CROWD}: other tools take them for ordinary objects"),
+            (self.crowds, "crowd regions carry the attribute iscrowd: CVAT shows them as ordinary objects"),
+            (self.attributes, "annotations lose their attributes"),
             (self.empty, "annotations without a pixel are left out"),
+            (len(renamed), f"classes are renamed: {', '.join(renamed)}"),
         ]
-        return [f"{count} {what}" for count, what in told if count]
+        return [f"{number} {what}" for number, what in told if number]
+
+    def copy(self, split: str, dataset: Dataset) -> Dataset:
+        """The split with its pictures copied to the folder of its subset, under names that XML can hold."""
+        names = unique_names({split: dataset})[split].items()
+        safe = {key: _NOT_XML.sub(lambda found: f"%{ord(found[0]):02x}", name) for key, name in names}
+        return copy_images(dataset, self.images / (self.subsets[split] or ""), safe)
+
+    def document(self, splits: Mapping[str, Dataset]) -> Iterator[str]:
+        """The file in pieces. CVAT takes attributes only where the label lists them."""
+        crowd = any(annotation.crowd for dataset in splits.values() for annotation in dataset.annotations)
+        kind = "project" if any(self.subsets.values()) else "task"
+        yield f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta><{kind}><labels>\n'
+        for number, label in enumerate(self.labels.values()):
+            colour = "#{:02x}{:02x}{:02x}".format(*PALETTE[number % len(PALETTE)])
+            yield f"<label><name>{escape(label)}</name><color>{colour}</color><type>any</type>"
+            yield f"<attributes>{_CROWD_LISTED if crowd else ''}</attributes></label>\n"
+        yield f"</labels></{kind}></meta>\n"
+        for split, dataset in splits.items():
+            for image in dataset.images:
+                given = {"id": next(self.image_ids), "name": image.file_name, "subset": self.subsets[split]}
+                yield _start("image", given | {"width": image.width, "height": image.height}) + "\n"
+                for annotation in dataset.of(image):
+                    name = dataset.categories[dataset.labels[annotation.category_id]].name
+                    yield from self.shapes(annotation, image, self.labels[name])
+                yield "</image>\n"
+        yield "</annotations>\n"
+
+    def shapes(self, annotation: Annotation, image: ImageRecord, label: str) -> Iterator[str]:
+        given: dict[str, object] = {"label": label, "source": "manual", "occluded": 0, "z_order": 0}
+        inner = _CROWD_SET if annotation.crowd else ""
+        self.crowds += annotation.crowd
+        self.attributes += bool(annotation.extra.get("attributes"))
+        if not isinstance(annotation.segmentation, str):
+            given["group_id"] = next(self.groups) if len(annotation.segmentation) > 1 else None
+            for ring in annotation.segmentation:
+                points = ";".join(f"{_digits(x)},{_digits(y)}" for x, y in ring.tolist())
+                yield f"{_start('polygon', given | {'points': points})}{inner}</polygon>\n"
+        elif (found := crop(annotation.segmentation, image.size)) is not None:
+            yield f"{_start('mask', given | _mask(*found))}{inner}</mask>\n"
+        else:
+            self.empty += 1
 
 
-def _write_head(file: TextIO, splits: Mapping[str, Dataset]) -> None:
-    names = dict.fromkeys(name for dataset in splits.values() for name in dataset.names)
-    file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n')
-    file.write("  <meta>\n    <task>\n      <labels>\n")
-    crowds = any(annotation.crowd for dataset in splits.values() for annotation in dataset.annotations)
-    attribute = _CROWD_ATTRIBUTE if crowds else ""
-    for number, name in enumerate(names):
-        red, green, blue = PALETTE[number % len(PALETTE)]
-        colour = f"<color>#{red:02x}{green:02x}{blue:02x}</color>"
-        attributes = f"<type>any</type><attributes>{attribute}</attributes>"
-        file.write(f"        <label><name>{_text(name)}</name>{colour}{attributes}</label>\n")
-    file.write("      </labels>\n    </task>\n  </meta>\n")
-
-
-_CROWD_ATTRIBUTE = (
-    f"<attribute><name>{CROWD}</name><mutable>False</mutable><input_type>checkbox</input_type>"
-    "<default_value>false</default_value><values>false</values></attribute>"
-)
-
-
-def _write_image(
-    file: TextIO, dataset: Dataset, image: ImageRecord, number: int, subset: str | None, losses: _Losses
-) -> None:
-    of_subset = {} if subset is None else {"subset": subset}
-    attributes = {"id": number, "name": image.file_name, **of_subset, "width": image.width, "height": image.height}
-    file.write(f"  <image{_written(attributes)}>\n")
-    groups = 0
-    for annotation in dataset.of(image):
-        parts = _parts(annotation.segmentation, image.size)
-        groups += len(parts) > 1
-        losses.crowd += annotation.crowd and bool(parts)
-        losses.empty += not parts
-        label = dataset.names[dataset.labels[annotation.category_id]]
-        for tag, part in parts:
-            common = {"label": label, "source": "manual", "occluded": 0}
-            group = {"group_id": groups} if len(parts) > 1 else {}
-            file.write(f"    <{tag}{_written({**common, **part, 'z_order': 0, **group})}>")
-            file.write(f'<attribute name="{CROWD}">true</attribute>' if annotation.crowd else "")
-            file.write(f"</{tag}>\n")
-    file.write("  </image>\n")
-
-
-def _parts(segmentation: Segmentation, size: tuple[int, int]) -> list[tuple[str, dict[str, object]]]:
-    """Tags and attributes of the shapes that an object is made of; none if it has no pixels."""
-    if isinstance(segmentation, str):
-        found = crop(segmentation, size)
-        if found is None:
-            return []
-        segmentation = from_mask(*found, size)
-        if isinstance(segmentation, str):
-            return [("mask", _mask(*found))]
-    return [("polygon", {"points": _points(ring)}) for ring in segmentation]
-
-
-def _mask(mask: ByteArray, window: tuple[int, int, int, int]) -> dict[str, object]:
+def _mask(mask: Mask, window: Window) -> dict[str, object]:
+    """What a shape of type ``mask`` states, for the pixels of a window."""
     top, bottom, left, right = window
-    flat = mask.ravel()
-    edges = np.flatnonzero(np.diff(flat, prepend=0))
-    runs = np.diff(edges, prepend=0, append=len(flat))
-    box = {"left": left, "top": top, "width": right - left, "height": bottom - top}
-    return {"rle": ", ".join(map(str, runs.tolist())), **box}
+    flat = np.concatenate([[False], mask.ravel() != 0, [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    runs = np.diff(edges, prepend=0, append=mask.size)  # the last is 0 where the box ends with the mask's own pixel
+    rle = ", ".join(map(str, runs[: len(runs) - (runs[-1] == 0)].tolist()))
+    return {"rle": rle, "left": left, "top": top, "width": right - left, "height": bottom - top}
 
 
-def _points(ring: Ring) -> str:
-    return ";".join(f"{x!r},{y!r}" for x, y in ring.tolist())
+def _digits(value: float) -> str:
+    """All digits of a number that it needs, and no more."""
+    return repr(value).removesuffix(".0")
 
 
-def _written(attributes: Mapping[str, object]) -> str:
-    return "".join(f" {name}={quoteattr(_legal(str(value)))}" for name, value in attributes.items())
-
-
-def _text(value: str) -> str:
-    return escape(_legal(value))
-
-
-def _legal(value: str) -> str:
-    """Without the characters that XML can't hold."""
-    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", value)
+def _start(tag: str, attributes: Mapping[str, object]) -> str:
+    """A start tag; attributes that are None are left out."""
+    given = (f" {key}={quoteattr(str(value))}" for key, value in attributes.items() if value is not None)
+    return f"<{tag}{''.join(given)}>"
