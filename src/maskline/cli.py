@@ -121,11 +121,13 @@ def check(folder: Path, output: Path, target: Path | None, strict: bool) -> None
     reading, _ = examine(folder, output)
     _print_faults(reading.faults)
     errors, warnings = len(reading.errors), len(reading.faults) - len(reading.errors)
-    counts = ", ".join(f"{split}: {len(dataset.images)} images" for split, dataset in reading.splits.items())
-    click.echo(f"{counts}; {errors} errors, {warnings} warnings; report: {output / FOLDER / 'report.html'}")
+    counts = ", ".join(f"{split}: {_count(len(dataset.images), 'image')}" for split, dataset in reading.splits.items())
+    told = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+    click.echo(f"{counts}; {told}; report: {output / FOLDER / 'report.html'}")
     if target is not None:
-        remaining = fix(reading, target)
-        click.echo(f"{target}: a copy with {len(reading.faults) - len(remaining)} faults mended, {len(remaining)} left")
+        remaining = fix(reading, target, folder)
+        mended = _count(len(reading.faults) - len(remaining), "fault")
+        click.echo(f"{target}: a copy with {mended} mended, {len(remaining)} left")
     if errors or (strict and warnings):
         sys.exit(1)
     click.echo(PASSED)
@@ -210,6 +212,10 @@ def main() -> None:
 def _end(message: str, code: int) -> None:
     click.echo(f"maskline: {message}", err=True)
     sys.exit(code)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _print_faults(faults: Sequence[Fault]) -> None:

@@ -115,6 +115,13 @@ def test_names_are_checked_before_anything_is_read(tmp_path: Path) -> None:
         convert(sets.make(tmp_path / "set"), tmp_path / "set", "yolo")
 
 
+def test_the_source_is_no_place_for_the_result(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    with pytest.raises(OutputError, match="lies inside"):
+        convert(root, root / "images" / "new", "yolo")
+    assert not (root / "images" / "new").exists()
+
+
 def in_labelme(tmp_path: Path) -> Path:
     root = tmp_path / "labelme"
     convert(sets.make(tmp_path / "set", train=8, val=2), root, "labelme")

@@ -110,7 +110,7 @@ def convert(source: Path, target: Path, to: str, from_: str | None = None, *, sk
     else:
         layout.refuse_errors(reading, "--skip-errors leaves them out")
     splits = layout.unify(reading.splits)
-    with layout.new_folder(target) as folder:
+    with layout.new_folder(target, source) as folder:
         notes = writer.write(splits, folder)
     return Converted(name, splits, reading.errors, notes)
 

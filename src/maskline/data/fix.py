@@ -25,12 +25,13 @@ LOG = "fixes.json"
 SAME_SHAPE = 0.02  # the sides of a resized picture keep their ratio to this share: sizes are whole pixels
 
 
-def fix(reading: Reading, target: Path) -> list[Fault]:
+def fix(reading: Reading, target: Path, source: Path | None = None) -> list[Fault]:
     """Write a copy in our layout with every fault mended that has a ``fix`` in `KINDS`, and a list of what was done.
 
     Args:
         reading: from `maskline.data.check.check`.
         target: a new folder; `fixes.json` in it lists all faults, and for each whether it was mended.
+        source: the folder of the original; the new one may not lie inside.
 
     Returns:
         The faults that remain.
@@ -40,7 +41,7 @@ def fix(reading: Reading, target: Path) -> list[Fault]:
     """
     remaining = [fault for fault in reading.faults if fault.kind.fix is None]
     splits = {split: _fixed(dataset, reading.faults) for split, dataset in reading.splits.items()}
-    with layout.new_folder(target) as folder:
+    with layout.new_folder(target, source) as folder:
         placed = layout.place_images(layout.unify(splits), folder / "images")
         for dataset in placed.values():
             turned = {fault.image_id for fault in _of(dataset, reading.faults) if fault.code == "image-turned"}

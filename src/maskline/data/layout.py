@@ -207,14 +207,19 @@ def _image_folder(dataset: Dataset, path: Path, root: Path) -> Path:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, source: Path | None = None) -> Iterator[Path]:
     """A folder to fill, which becomes ``target`` when all went well; if not, nothing of it stays.
 
+    Args:
+        source: the data set that it is made from, which has to stay as it is.
+
     Raises:
-        OutputError: ``target`` is there already and not an empty folder, or can't be written.
+        OutputError: ``target`` is there already and not an empty folder, lies inside ``source``, or can't be written.
     """
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise OutputError(f"{target} is there already: name a new or an empty folder")
+    if source is not None and target.resolve().is_relative_to(source.resolve()):
+        raise OutputError(f"{target} lies inside {source}, which is not to be changed: name a folder elsewhere")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:

@@ -147,7 +147,7 @@ def split_into(target: Path, root: Path, how: Division) -> dict[str, Dataset]:
     splits = layout.load(root)
     test = {split: splits.pop(split) for split in ("test",) if split in splits}
     divided = divide(merge(splits), how)
-    with layout.new_folder(target) as folder:
+    with layout.new_folder(target, root) as folder:
         layout.write(divided | test, folder)
     return divided
 
