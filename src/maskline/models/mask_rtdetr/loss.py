@@ -1,0 +1,173 @@
+"""What Mask-RT-DETR is trained to make small.
+
+Every prediction, of the encoder and after each decoder layer, answers for the objects matched to its queries, and the
+denoising queries for the objects they were made from:
+
+* class: varifocal loss (arXiv 2008.13367), whose target is how well the query fits its object, as in RT-DETR
+  (arXiv 2304.08069, section 4.3). For the last layer that is the IoU of the masks, for all others of the boxes;
+* box: L1 distance and generalised IoU, as in DETR (arXiv 2005.12872, section 3.1);
+* mask: cross-entropy and dice at random points, most of them where the mask is uncertain, as in Mask DINO
+  (arXiv 2206.02777) and PointRend (arXiv 1912.08193, section 3.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskline.models.layers import corners
+from maskline.models.mask_rtdetr.decoder import Prediction, TrainingOutput
+from maskline.models.mask_rtdetr.denoising import Target
+from maskline.models.mask_rtdetr.matcher import Objects, Pairs, Weights, at_least_float, denoising_pairs, match
+from maskline.models.mask_rtdetr.overlap import at_points, box_giou, box_iou, dice_loss, mask_iou
+
+PARTS = ("class", "bbox", "giou", "mask", "dice")  # names as in the reference's logs, in the order of Weights
+VARIFOCAL_ALPHA, VARIFOCAL_GAMMA = 0.75, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """The reference's values."""
+
+    weights: Weights = field(default_factory=Weights)
+    match_weights: Weights = field(default_factory=Weights)
+    points: int = 112 * 112  # for each mask
+    oversampling: float = 3.0  # candidates for the uncertain points, as a multiple of all points
+    uncertain_share: float = 0.75  # of the points; the others lie anywhere
+
+
+def losses(
+    output: TrainingOutput,
+    targets: list[Target],
+    *,
+    config: LossConfig | None = None,
+    instances: float | Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Parts of the loss, weighted: the loss is their sum.
+
+    Args:
+        output: what the network's ``forward_train`` gave for these targets.
+        targets: the true objects of each image; images without any are legal, also all of them.
+        instances: what sums over objects are divided by; by default the objects in ``targets``, at least 1. Where
+            gradients are averaged over N processes or micro-batches, give max(1, objects in all of them) / N to each:
+            the result is that of one batch.
+        generator: draws the random points; on the device of ``output``.
+
+    Returns:
+        ``loss_PART`` of the last layer for each of PARTS, ``loss_PART_aux`` of all others together, and both again with
+        ``_dn`` for denoising queries (0 without any); scalars in float32, each connected with its predictions.
+    """
+    config = config or LossConfig()
+    total = max(sum(len(t.labels) for t in targets), 1) if instances is None else instances
+    predictions = [output.encoder, *output.layers]
+    with torch.autocast(output.encoder.logits.device.type, enabled=False):
+        objects = Objects.of(targets)
+        shape = (len(targets), config.points)
+        pairs = [
+            match(p, objects, random_points(*shape, like=p.boxes, generator=generator), config.match_weights)
+            for p in predictions
+        ]
+        ordinary = layer_losses(predictions, pairs, objects, config, generator) / total
+        denoising = torch.zeros_like(ordinary)
+        if output.groups is not None:
+            same = [denoising_pairs(output.groups, objects)] * len(output.denoising)
+            copies = total * output.groups.groups
+            denoising = layer_losses(output.denoising, same, objects, config, generator) / copies
+    return _named(ordinary, "") | _named(denoising, "_dn")
+
+
+def _named(layers: Tensor, suffix: str) -> dict[str, Tensor]:
+    """Losses (layers, parts) to the last layer's by name, and the sum of all others."""
+    last = {f"loss_{part}{suffix}": loss for part, loss in zip(PARTS, layers[-1], strict=True)}
+    return last | {f"loss_{part}_aux{suffix}": loss for part, loss in zip(PARTS, layers[:-1].sum(dim=0), strict=True)}
+
+
+def layer_losses(
+    predictions: list[Prediction],
+    pairs: list[Pairs],
+    objects: Objects,
+    config: LossConfig,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Losses (layers, parts), weighted, summed over objects."""
+    fits = [box_fit] * (len(predictions) - 1) + [mask_fit]
+    layers = [
+        torch.stack(
+            [
+                class_loss(prediction, found, objects, fit(prediction, found, objects)),
+                *box_losses(prediction, found, objects),
+                *mask_losses(prediction, found, objects, config, generator),
+            ]
+        )
+        for prediction, found, fit in zip(predictions, pairs, fits, strict=True)
+    ]
+    return torch.stack(layers) * layers[0].new_tensor(config.weights)
+
+
+@torch.no_grad()
+def box_fit(prediction: Prediction, pairs: Pairs, objects: Objects) -> Tensor:
+    """IoU (K,) in [0, 1] of each pair's boxes."""
+    boxes = at_least_float(prediction.boxes[pairs.image, pairs.query])
+    return box_iou(corners(boxes), corners(objects.boxes[pairs.object]))
+
+
+@torch.no_grad()
+def mask_fit(prediction: Prediction, pairs: Pairs, objects: Objects) -> Tensor:
+    """IoU (K,) in [0, 1] of each pair's masks, at twice the resolution of the predicted ones."""
+    h, w = prediction.masks.shape[-2:]
+    true = objects.resized_masks((2 * h, 2 * w))
+    logits = at_least_float(prediction.masks[pairs.image, pairs.query])[:, None]  # (K, 1, h, w)
+    return mask_iou(F.interpolate(logits, scale_factor=2, mode="bilinear")[:, 0], true[pairs.object])
+
+
+def class_loss(prediction: Prediction, pairs: Pairs, objects: Objects, fit: Tensor) -> Tensor:
+    """Varifocal loss, summed over all queries and classes.
+
+    A matched query should score ``fit`` (K,) in its object's class, which also is its weight; everything else 0, with a
+    weight that falls as it gets there.
+    """
+    logits = at_least_float(prediction.logits)
+    place = (pairs.image, pairs.query, objects.labels[pairs.object])
+    target, positive = torch.zeros_like(logits), torch.zeros_like(logits, dtype=torch.bool)
+    target[place], positive[place] = fit.to(logits.dtype), True
+    weight = torch.where(positive, target, VARIFOCAL_ALPHA * logits.sigmoid() ** VARIFOCAL_GAMMA)
+    return (weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).sum()
+
+
+def box_losses(prediction: Prediction, pairs: Pairs, objects: Objects) -> tuple[Tensor, Tensor]:
+    """L1 distance of centre and size, and 1 - generalised IoU, summed over pairs."""
+    boxes = at_least_float(prediction.boxes[pairs.image, pairs.query])
+    true = objects.boxes[pairs.object]
+    return (boxes - true).abs().sum(), (1 - box_giou(corners(boxes), corners(true))).sum()
+
+
+def mask_losses(
+    prediction: Prediction, pairs: Pairs, objects: Objects, config: LossConfig, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy over random points, and dice loss there, summed over pairs."""
+    masks = at_least_float(prediction.masks[pairs.image, pairs.query])[:, None]  # (K, 1, h, w)
+    points = training_points(masks.detach(), config, generator)
+    logits, true = at_points(masks, points)[:, 0], objects.masks_at(pairs.object, points).to(masks.dtype)  # (K, P)
+    entropy = F.binary_cross_entropy_with_logits(logits, true, reduction="none").mean(dim=1).sum()
+    score = logits.sigmoid()
+    return entropy, dice_loss((score * true).sum(dim=1), (score + true).sum(dim=1)).sum()
+
+
+@torch.no_grad()
+def training_points(masks: Tensor, config: LossConfig, generator: torch.Generator | None) -> Tensor:
+    """Points (K, P, 2) in [0, 1] for mask logits (K, 1, h, w): of many random ones the nearest to 0, then any."""
+    uncertain = int(config.points * config.uncertain_share)
+    candidates = random_points(len(masks), int(config.points * config.oversampling), like=masks, generator=generator)
+    certainty = at_points(masks, candidates)[:, 0].abs()
+    nearest = certainty.topk(uncertain, dim=1, largest=False, sorted=False).indices
+    anywhere = random_points(len(masks), config.points - uncertain, like=masks, generator=generator)
+    return torch.cat([candidates.gather(1, nearest[..., None].expand(-1, -1, 2)), anywhere], dim=1)
+
+
+def random_points(rows: int, points: int, *, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(rows, points, 2), uniform in [0, 1)."""
+    return torch.rand((rows, points, 2), device=like.device, generator=generator)
