@@ -12,7 +12,7 @@ from torch import Tensor
 
 from maskline.models.layers import corners
 from maskline.models.mask_rtdetr.decoder import Prediction
-from maskline.models.mask_rtdetr.denoising import Target
+from maskline.models.mask_rtdetr.denoising import UnitTarget
 from maskline.models.mask_rtdetr.loss import PARTS, LossConfig, losses, training_points
 from maskline.models.mask_rtdetr.matcher import Objects, Weights, match, match_costs
 from maskline.models.mask_rtdetr.overlap import at_points, box_giou, box_iou, dice_loss, mask_iou
@@ -20,13 +20,13 @@ from maskline.models.mask_rtdetr.overlap import at_points, box_giou, box_iou, di
 CONFIG = LossConfig(points=200)
 
 
-def target(*objects: tuple[int, tuple[float, float, float, float]], size: int = 96) -> Target:
+def target(*objects: tuple[int, tuple[float, float, float, float]], size: int = 96) -> UnitTarget:
     """Objects given by label and box, filling their boxes."""
     boxes = torch.tensor([box for _, box in objects]).reshape(-1, 4)
     y, x = torch.meshgrid(*[(torch.arange(size) + 0.5) / size] * 2, indexing="ij")
     x1, y1, x2, y2 = corners(boxes)[..., None, None].unbind(dim=1)
     masks = (x > x1) & (x < x2) & (y > y1) & (y < y2)
-    return Target(torch.tensor([label for label, _ in objects], dtype=torch.int64), boxes, masks.to(torch.uint8))
+    return UnitTarget(torch.tensor([label for label, _ in objects], dtype=torch.int64), boxes, masks.to(torch.uint8))
 
 
 TWO = target((2, (0.5, 0.5, 0.4, 0.3)), (0, (0.2, 0.3, 0.2, 0.2)))
@@ -34,7 +34,7 @@ ONE = target((0, (0.7, 0.3, 0.2, 0.4)))
 NONE = target()
 
 
-def perfect(targets: list[Target], queries: int = 5, classes: int = 3) -> Prediction:
+def perfect(targets: list[UnitTarget], queries: int = 5, classes: int = 3) -> Prediction:
     """Each image's objects by its first queries, the others silent."""
     B = len(targets)
     logits, masks = torch.full((B, queries, classes), -20.0), torch.full((B, queries, 96, 96), -20.0)
@@ -45,7 +45,7 @@ def perfect(targets: list[Target], queries: int = 5, classes: int = 3) -> Predic
     return Prediction(logits, boxes, masks)
 
 
-def step(targets: list[Target], seed: int = 0, **how: object) -> tuple[torch.nn.Module, dict[str, Tensor]]:
+def step(targets: list[UnitTarget], seed: int = 0, **how: object) -> tuple[torch.nn.Module, dict[str, Tensor]]:
     torch.manual_seed(seed)
     network = tiny.network().train()
     images = torch.rand(len(targets), 3, 96, 96)
@@ -155,7 +155,7 @@ def test_masks_at_points_equal_grid_sample(seed: int, height: int, width: int) -
     masks = (torch.rand(3, height, width) > 0.5).to(torch.uint8)
     boxes = torch.rand(2, 4)
     objects = Objects.of(
-        [Target(torch.zeros(n, dtype=torch.int64), boxes[:n], masks[a : a + n]) for a, n in ((0, 2), (2, 1))]
+        [UnitTarget(torch.zeros(n, dtype=torch.int64), boxes[:n], masks[a : a + n]) for a, n in ((0, 2), (2, 1))]
     )
     index, points = torch.tensor([2, 0, 2, 1]), torch.rand(4, 40, 2)
     points[0, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])

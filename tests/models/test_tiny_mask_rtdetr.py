@@ -11,20 +11,20 @@ from maskline.errors import ParameterError, UnknownNameError
 from maskline.export import fused
 from maskline.models.layers import bounded, centre_size, corners, inverse_sigmoid
 from maskline.models.mask_rtdetr.decoder import QueryDecoder, extent
-from maskline.models.mask_rtdetr.denoising import Noise, Target, denoising_queries
+from maskline.models.mask_rtdetr.denoising import Noise, UnitTarget, denoising_queries
 from maskline.models.mask_rtdetr.network import CONFIGS
 
 
-def some_targets() -> list[Target]:
+def some_targets() -> list[UnitTarget]:
     """Two objects, none, one."""
     boxes = torch.tensor([[0.5, 0.5, 0.4, 0.3], [0.2, 0.3, 0.2, 0.2]])
     masks = torch.zeros(2, 96, 96)
     masks[0, 30:60, 20:70] = masks[1, 20:40, 10:30] = 1
     labels = torch.tensor([2, 0])
     return [
-        Target(labels, boxes, masks),
-        Target(labels[:0], boxes[:0], masks[:0]),
-        Target(labels[1:], boxes[1:], masks[1:]),
+        UnitTarget(labels, boxes, masks),
+        UnitTarget(labels[:0], boxes[:0], masks[:0]),
+        UnitTarget(labels[1:], boxes[1:], masks[1:]),
     ]
 
 
@@ -93,7 +93,7 @@ def test_training_reaches_every_parameter() -> None:
 
 
 def test_training_without_any_object_is_legal() -> None:
-    nothing = Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0, 96, 96))
+    nothing = UnitTarget(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0, 96, 96))
     output = tiny.network().train().forward_train(torch.rand(2, 3, 96, 96), [nothing, nothing])
     assert output.groups is None and output.denoising == [] and len(output.layers) == tiny.CONFIG.layers
 
@@ -135,7 +135,7 @@ def test_queries_do_not_see_the_answers() -> None:
 def test_label_noise_replaces_about_its_share() -> None:
     torch.manual_seed(0)
     labels = torch.zeros(1, dtype=torch.int64)
-    target = Target(labels, torch.full((1, 4), 0.5), torch.zeros(1, 8, 8))
+    target = UnitTarget(labels, torch.full((1, 4), 0.5), torch.zeros(1, 8, 8))
     embedding = torch.eye(50)
     groups = denoising_queries([target], embedding, queries=4, noise=Noise(4000, 0.25, 0.0))
     assert groups is not None

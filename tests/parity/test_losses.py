@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from maskline.models.layers import centre_size
 from maskline.models.mask_rtdetr import loss
 from maskline.models.mask_rtdetr.decoder import Prediction, TrainingOutput
-from maskline.models.mask_rtdetr.denoising import Noise, Target
+from maskline.models.mask_rtdetr.denoising import Noise, UnitTarget
 from maskline.models.mask_rtdetr.loss import PARTS, LossConfig, box_fit, losses, mask_fit, training_points
 from maskline.models.mask_rtdetr.matcher import Objects, denoising_pairs, match, match_costs
 from maskline.models.mask_rtdetr.network import MaskRTDETR
@@ -107,7 +107,7 @@ class Step:
 
 
 def take_step(
-    network: MaskRTDETR, model: str, image: Tensor, targets: list[Target], draws: Draws, *, train_norms: bool
+    network: MaskRTDETR, model: str, image: Tensor, targets: list[UnitTarget], draws: Draws, *, train_norms: bool
 ) -> Step:
     """Freeze what the reference's configs freeze, then forward and losses with the reference's draws."""
     network.train(train_norms).backbone.eval()
@@ -179,7 +179,7 @@ def detail(request: pytest.FixtureRequest, pdparams: Path) -> Detail:
     network.decoder.noise = Noise(100 if name.endswith("_dn") else 0)
     made = batch.batch(320, 320)
     boxes = batch.cxcywh_normalised(made)
-    targets = [Target(*map(torch.from_numpy, o)) for o in zip(made["classes"], boxes, made["masks"], strict=True)]
+    targets = [UnitTarget(*map(torch.from_numpy, o)) for o in zip(made["classes"], boxes, made["masks"], strict=True)]
     image = torch.from_numpy(batch.norm_01(made))
     draws = detail_draws(name, batch)
     step = take_step(network, "Mask-RT-DETR-S", image, targets, draws, train_norms=name.startswith("train"))
@@ -329,12 +329,12 @@ def test_optimizer_step(detail: Detail) -> None:
 # whole models at full size
 
 
-def full_size_targets() -> list[Target]:
+def full_size_targets() -> list[UnitTarget]:
     targets = []
     for seed, number in ((0, 3), (1, 2)):
         boxes, labels, _, masks = det_weights.ground_truth(640, 640, number, seed=seed)
         boxes = centre_size(torch.from_numpy(boxes) / 640)
-        targets.append(Target(torch.from_numpy(labels), boxes, torch.from_numpy(masks)))
+        targets.append(UnitTarget(torch.from_numpy(labels), boxes, torch.from_numpy(masks)))
     return targets
 
 

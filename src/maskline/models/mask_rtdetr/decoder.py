@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskline.models.layers import MLP, ConvNorm, SelfAttention, bounded, centre_size, inverse_sigmoid
-from maskline.models.mask_rtdetr.denoising import Denoising, Noise, Target, denoising_queries
+from maskline.models.mask_rtdetr.denoising import Denoising, Noise, UnitTarget, denoising_queries
 
 ANCHOR_SIZE = 0.05  # of the input, at stride 8; doubles with each level
 ANCHOR_MARGIN = 0.01  # anchors nearer than this to the border are not used
@@ -171,7 +171,7 @@ class QueryDecoder(nn.Module):
         query = self.norm(query)
         return self.class_head(query), boxes, self.mask_head(query)
 
-    def forward_train(self, levels: list[Tensor], prototypes: Tensor, targets: list[Target]) -> TrainingOutput:
+    def forward_train(self, levels: list[Tensor], prototypes: Tensor, targets: list[UnitTarget]) -> TrainingOutput:
         """Training: the predictions of every layer, for matched queries and for denoising queries."""
         memory, shapes = self.flatten(levels)
         tokens, logits, anchors = self.score_tokens(memory, shapes)

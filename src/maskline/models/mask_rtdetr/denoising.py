@@ -13,8 +13,8 @@ from torch import Tensor
 from maskline.models.layers import bounded
 
 
-class Target(NamedTuple):
-    """The true objects of one image."""
+class UnitTarget(NamedTuple):
+    """The true objects of one image, with boxes as the decoder has them (see `maskline.models.targets.Target`)."""
 
     labels: Tensor  # (n,) int64
     boxes: Tensor  # (n, 4) centre and size in [0, 1]
@@ -39,7 +39,7 @@ class Denoising(NamedTuple):
     groups: int
 
 
-def denoising_queries(targets: list[Target], embedding: Tensor, queries: int, noise: Noise) -> Denoising | None:
+def denoising_queries(targets: list[UnitTarget], embedding: Tensor, queries: int, noise: Noise) -> Denoising | None:
     """Disturbed copies of the targets, in groups that don't see each other; None where no image has an object.
 
     Args:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from maskline.models.layers import corners
 from maskline.models.mask_rtdetr.decoder import Prediction, TrainingOutput
-from maskline.models.mask_rtdetr.denoising import Target
+from maskline.models.mask_rtdetr.denoising import UnitTarget
 from maskline.models.mask_rtdetr.matcher import Objects, Pairs, Weights, at_least_float, denoising_pairs, match
 from maskline.models.mask_rtdetr.overlap import at_points, box_giou, box_iou, dice_loss, mask_iou
 
@@ -41,7 +41,7 @@ class LossConfig:
 
 def losses(
     output: TrainingOutput,
-    targets: list[Target],
+    targets: list[UnitTarget],
     *,
     config: LossConfig | None = None,
     instances: float | Tensor | None = None,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskline.models.layers import corners
 from maskline.models.mask_rtdetr.decoder import Prediction
-from maskline.models.mask_rtdetr.denoising import Denoising, Target
+from maskline.models.mask_rtdetr.denoising import Denoising, UnitTarget
 from maskline.models.mask_rtdetr.overlap import at_points, box_giou, dice_loss
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # focal loss, arXiv 1708.02002
@@ -51,7 +51,7 @@ class Objects:
     framed: Tensor  # (N, H + 2, W + 2) uint8 masks in a frame of zeros; bytes, as there may be hundreds
 
     @classmethod
-    def of(cls, targets: list[Target]) -> Objects:
+    def of(cls, targets: list[UnitTarget]) -> Objects:
         """Targets whose masks all have one size."""
         return cls(
             torch.cat([t.labels for t in targets]),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from maskline.models.backbones.hgnetv2 import HGNetV2, HGNetV2Config
-from maskline.models.layers import corners
+from maskline.models.layers import centre_size, corners
 from maskline.models.mask_rtdetr.decoder import QueryDecoder, TrainingOutput, gather, masks_from
-from maskline.models.mask_rtdetr.denoising import Noise, Target
+from maskline.models.mask_rtdetr.denoising import Noise, UnitTarget
 from maskline.models.mask_rtdetr.encoder import HybridEncoder
+from maskline.models.mask_rtdetr.loss import LossConfig, losses
 from maskline.models.outputs import Detections
+from maskline.models.targets import Average, Target, alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class MaskRTDETRConfig:
     queries: int = 300
     detections: int = 100
     noise: Noise = field(default_factory=Noise)
+    loss: LossConfig = field(default_factory=LossConfig)
 
 
 CONFIGS = {
@@ -118,7 +122,30 @@ class MaskRTDETR(nn.Module):
             masks_from(gather(embedding, query), prototypes),
         )
 
-    def forward_train(self, image: Tensor, targets: list[Target]) -> TrainingOutput:
+    def losses(self, image: Tensor, targets: list[Target], *, average: Average = alone) -> dict[str, Tensor]:
+        """Image (B, 3, H, W) and B targets to the parts of the loss, weighted: the loss is their sum.
+
+        Args:
+            average: over processes, whose gradients are going to be averaged too: then they are those of one batch.
+        """
+        H, W = image.shape[-2:]
+        targets_in_unit = [in_unit(target, (H, W)) for target in targets]
+        objects = average(image.new_tensor(sum(len(t.labels) for t in targets), dtype=torch.float32))
+        output = self.forward_train(image, targets_in_unit)
+        return losses(output, targets_in_unit, config=self.config.loss, instances=torch.where(objects > 0, objects, 1))
+
+    def forward_train(self, image: Tensor, targets: list[UnitTarget]) -> TrainingOutput:
         """Image (B, 3, H, W) and B targets to every prediction that takes part in the loss."""
         levels, prototypes = self.neck(self.backbone(image))
         return self.decoder.forward_train(levels, prototypes, targets)
+
+    def frozen(self) -> Iterator[nn.Module]:
+        """Parts that training leaves as they are: the stem, and the norms of the backbone with their statistics."""
+        yield self.backbone.stem
+        yield from (module for module in self.backbone.stages.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def in_unit(target: Target, size: tuple[int, int]) -> UnitTarget:
+    """The target with its boxes as the decoder has them, for an input of ``size`` (H, W)."""
+    scale = target.boxes.new_tensor([size[1], size[0]] * 2)
+    return UnitTarget(target.labels, centre_size(target.boxes) / scale, target.masks)
