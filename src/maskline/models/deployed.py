@@ -9,23 +9,35 @@ from maskline.models.outputs import Detections
 from maskline.preprocess import Preprocess
 
 
-class Deployed(nn.Module):
-    """A network behind the contract's input: pixels as they come from an image, normalised inside."""
+class Normalise(nn.Module):
+    """Pixels as they come from an image to what a network expects."""
 
     factor: Tensor
     offset: Tensor
 
-    def __init__(self, network: nn.Module, preprocess: Preprocess) -> None:
+    def __init__(self, preprocess: Preprocess) -> None:
         super().__init__()
-        self.network = network
         std = torch.tensor(preprocess.std)
         self.register_buffer("factor", (preprocess.scale / std).view(3, 1, 1))
         self.register_buffer("offset", (torch.tensor(preprocess.mean) / std).view(3, 1, 1))
         self.plain = not any(preprocess.mean)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 RGB to (B, 3, H, W)."""
+        x = image.permute(0, 3, 1, 2).to(self.factor.dtype) * self.factor
+        return x if self.plain else x - self.offset
+
+
+class Deployed(nn.Module):
+    """A network behind the contract's input: pixels as they come from an image, normalised inside."""
+
+    def __init__(self, network: nn.Module, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.network = network
+        self.normalise = Normalise(preprocess)
         self.eval()
 
     def forward(self, image: Tensor) -> Detections:
         """(B, H, W, 3) uint8 RGB to detections."""
-        x = image.permute(0, 3, 1, 2).to(self.factor.dtype) * self.factor
-        detections: Detections = self.network(x if self.plain else x - self.offset)
+        detections: Detections = self.network(self.normalise(image))
         return detections

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ def load_network(name: str, path: Path | str) -> nn.Module:
 
     Args:
         name: a row of the catalog.
-        path: ``.pdparams`` of the reference (`save_network`'s ``.safetensors`` are ours).
+        path: ``.pdparams`` of the reference (`save_weights`' ``.safetensors`` are ours).
 
     Raises:
         InputNotFoundError: no such file.
@@ -47,21 +48,58 @@ def load_network(name: str, path: Path | str) -> nn.Module:
     return network.eval()
 
 
-def save_network(network: nn.Module, path: Path) -> None:
-    """Write a network's weights as safetensors under our names (no counters of seen batches)."""
+def save_weights(state: Mapping[str, Tensor], path: Path, model: str, labels: Sequence[str]) -> None:
+    """Write weights as safetensors under our names (no counters of seen batches), with what they are of.
+
+    Args:
+        model: the catalog row.
+        labels: class names.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    state = {k: v.contiguous() for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-    replace_file(path, lambda file: save_file(state, file))
+    kept = {name: tensor.contiguous() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    about = {"model": model, "labels": json.dumps(list(labels))}
+
+    def write(file: Path) -> None:
+        try:
+            save_file(kept, file, metadata=about)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from error
+
+    replace_file(path, write)
 
 
-def read_state(row: catalog.Model, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights of a file under our names and in our layout, float32; and what the file calls them where that differs."""
+def read_labels(path: Path) -> tuple[str, ...] | None:
+    """The class names in a weights file; None where it has none."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            labels = (file.metadata() or {}).get("labels")
+        return None if labels is None else tuple(json.loads(labels))
+    except (OSError, SafetensorError, ValueError):
+        return None
+
+
+def read_state(row: catalog.Model, path: Path, *, part: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Weights of a file under our names and in our layout, float32; and what the file calls them where that differs.
+
+    Args:
+        part: of the network that the file may be of alone, such as ``backbone``.
+    """
     if not path.is_file():
         raise InputNotFoundError(f"no weights file {path}: give a .pdparams or .safetensors file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path), {}
     arrays = read_pdparams(path)
+    if part and not any(name.startswith(f"{part}.") for name in arrays):
+        arrays = {f"{part}.{name}": array for name, array in arrays.items()}
     renamed = rename(list(arrays), RENAME[row.family])
     layers = dict(_empty(row.name, {}).named_modules())
     state = {}
