@@ -15,7 +15,7 @@ from maskline.models.mask_rtdetr.decoder import Prediction
 from maskline.models.mask_rtdetr.denoising import UnitTarget
 from maskline.models.mask_rtdetr.loss import PARTS, LossConfig, losses, training_points
 from maskline.models.mask_rtdetr.matcher import Objects, Weights, match, match_costs
-from maskline.models.mask_rtdetr.overlap import at_points, box_giou, box_iou, dice_loss, mask_iou
+from maskline.models.overlap import at_points, box_giou, box_iou, dice_loss, mask_iou
 
 CONFIG = LossConfig(points=200)
 

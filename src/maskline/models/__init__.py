@@ -25,5 +25,10 @@ def build(name: str, num_classes: int = len(catalog.COCO_CLASSES)) -> nn.Module:
             from maskline.models.mask_rtdetr.network import CONFIGS, MaskRTDETR
 
             return MaskRTDETR(CONFIGS[model.name], num_classes)
+        case "ppyoloe_seg":
+            from maskline.models.ppyoloe_seg.network import CONFIGS as PPYOLOE_SEG
+            from maskline.models.ppyoloe_seg.network import PPYOLOESeg
+
+            return PPYOLOESeg(PPYOLOE_SEG[model.name], num_classes)
         case _:
-            raise ParameterError(f"{model.name} can't be built yet: this version has the Mask-RT-DETR networks only")
+            raise ParameterError(f"{model.name} can't be built yet")

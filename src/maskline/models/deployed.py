@@ -10,7 +10,7 @@ from maskline.preprocess import Preprocess
 
 
 class Normalise(nn.Module):
-    """Pixels as they come from an image to what a network expects."""
+    """Pixels as `Preprocess.apply` gives them to what a network expects."""
 
     factor: Tensor
     offset: Tensor
@@ -20,11 +20,14 @@ class Normalise(nn.Module):
         std = torch.tensor(preprocess.std)
         self.register_buffer("factor", (preprocess.scale / std).view(3, 1, 1))
         self.register_buffer("offset", (torch.tensor(preprocess.mean) / std).view(3, 1, 1))
-        self.plain = not any(preprocess.mean)
+        self.plain, self.done = not any(preprocess.mean), preprocess.float_resize
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 RGB to (B, 3, H, W)."""
-        x = image.permute(0, 3, 1, 2).to(self.factor.dtype) * self.factor
+        """(B, H, W, 3) RGB, uint8, or float32 where the preprocess has normalised it, to (B, 3, H, W)."""
+        x = image.permute(0, 3, 1, 2).to(self.factor.dtype)
+        if self.done:
+            return x
+        x = x * self.factor
         return x if self.plain else x - self.offset
 
 

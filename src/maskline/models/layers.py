@@ -41,6 +41,31 @@ class ConvNorm(nn.Module):
         return self.conv.weight * scale[:, None, None, None], self.norm.bias - self.norm.running_mean * scale
 
 
+class RepVGG(nn.Module):
+    """3x3 and 1x1 convolutions side by side, the latter with a learned weight or not (arXiv 2101.03697)."""
+
+    def __init__(self, channels: int, *, weighted: bool = False) -> None:
+        super().__init__()
+        self.dense = ConvNorm(channels, channels, 3)
+        self.pointwise = ConvNorm(channels, channels, 1)
+        self.alpha = nn.Parameter(torch.ones(1)) if weighted else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        pointwise = self.pointwise(x)
+        return F.silu(self.dense(x) + (pointwise if self.alpha is None else self.alpha * pointwise))
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Module:
+        """The single convolution with bias, then SiLU, that gives the same numbers in eval mode."""
+        (dense, dense_bias), (pointwise, pointwise_bias) = self.dense.fused_kernel(), self.pointwise.fused_kernel()
+        alpha = 1.0 if self.alpha is None else self.alpha
+        conv = nn.Conv2d(dense.shape[1], dense.shape[0], 3, padding=1, dtype=dense.dtype, device=dense.device)
+        assert conv.bias is not None
+        conv.weight.copy_(dense + alpha * F.pad(pointwise, (1, 1, 1, 1)))
+        conv.bias.copy_(dense_bias + alpha * pointwise_bias)
+        return nn.Sequential(conv, nn.SiLU())
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU between them, none after the last."""
 
@@ -78,6 +103,11 @@ class SelfAttention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=may_attend)
         projected: Tensor = self.out_proj(out.transpose(1, 2).reshape(B, N, C))
         return projected
+
+
+def at_least_float(x: Tensor) -> Tensor:
+    """x in float32 where it was less: sums over thousands of cells lose too much in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:

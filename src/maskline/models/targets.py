@@ -7,8 +7,9 @@ from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
-#: Of a number that each process has, the mean over all processes.
-Average: TypeAlias = Callable[[Tensor], Tensor]
+#: From what a process has of a total (objects, say) to what it divides its sums by: max(1, the total over all
+#: processes) / processes. Gradients that are then averaged over processes are those of one batch.
+Divisor: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Target(NamedTuple):
@@ -19,6 +20,6 @@ class Target(NamedTuple):
     masks: Tensor  # (n, H, W) uint8, 0 or 1, over the whole input
 
 
-def alone(number: Tensor) -> Tensor:
-    """The `Average` where there is one process."""
-    return number
+def alone(count: Tensor) -> Tensor:
+    """The `Divisor` where there is one process."""
+    return count.clamp(min=1)

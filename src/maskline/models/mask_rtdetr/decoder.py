@@ -185,6 +185,8 @@ class QueryDecoder(nn.Module):
         if groups is not None:
             query = torch.cat([groups.content, query], dim=1)
             boxes = torch.cat([groups.boxes, boxes], dim=1)
+        else:  # every parameter takes part in every step, as processes that train together need
+            query = query + 0 * self.label_embedding.weight.sum()
         outputs = [self.predict(query, boxes, prototypes)] if groups is not None else []
         outputs += self._decode(query, boxes, memory, shapes, prototypes, groups)
         split = groups.content.shape[1] if groups is not None else 0

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskline.models.layers import ConvNorm, SelfAttention
+from maskline.models.layers import ConvNorm, RepVGG, SelfAttention
 
 
 class EncoderLayer(nn.Module):
@@ -53,27 +53,6 @@ class TransformerEncoder(nn.Module):
         for layer in self.layers:
             tokens = layer(tokens, position)
         return tokens.transpose(1, 2).reshape(B, C, h, w)
-
-
-class RepVGG(nn.Module):
-    """3x3 and 1x1 convolutions side by side, each with its norm; `fuse` makes them one for inference."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.dense = ConvNorm(channels, channels, 3)
-        self.pointwise = ConvNorm(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.dense(x) + self.pointwise(x))
-
-    @torch.no_grad()
-    def fuse(self) -> nn.Module:
-        """The single convolution with bias, then SiLU, that gives the same numbers in eval mode."""
-        (dense, dense_bias), (pointwise, pointwise_bias) = self.dense.fused_kernel(), self.pointwise.fused_kernel()
-        conv = nn.Conv2d(dense.shape[1], dense.shape[0], 3, padding=1, dtype=dense.dtype)
-        conv.weight.copy_(dense + F.pad(pointwise, (1, 1, 1, 1)))
-        conv.bias.copy_(dense_bias + pointwise_bias)  # type: ignore[union-attr]
-        return nn.Sequential(conv, nn.SiLU())
 
 
 class CSPRepLayer(nn.Module):

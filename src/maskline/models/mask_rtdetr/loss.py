@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskline.models.layers import corners
+from maskline.models.layers import at_least_float, corners
 from maskline.models.mask_rtdetr.decoder import Prediction, TrainingOutput
 from maskline.models.mask_rtdetr.denoising import UnitTarget
-from maskline.models.mask_rtdetr.matcher import Objects, Pairs, Weights, at_least_float, denoising_pairs, match
-from maskline.models.mask_rtdetr.overlap import at_points, box_giou, box_iou, dice_loss, mask_iou
+from maskline.models.mask_rtdetr.matcher import Objects, Pairs, Weights, denoising_pairs, match
+from maskline.models.overlap import at_points, box_giou, box_iou, dice_loss, mask_iou
 
 PARTS = ("class", "bbox", "giou", "mask", "dice")  # names as in the reference's logs, in the order of Weights
 VARIFOCAL_ALPHA, VARIFOCAL_GAMMA = 0.75, 2.0

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from maskline.models.layers import corners
+from maskline.models.layers import at_least_float, corners
 from maskline.models.mask_rtdetr.decoder import Prediction
 from maskline.models.mask_rtdetr.denoising import Denoising, UnitTarget
-from maskline.models.mask_rtdetr.overlap import at_points, box_giou, dice_loss
+from maskline.models.overlap import at_points, box_giou, dice_loss
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # focal loss, arXiv 1708.02002
 IMPOSSIBLE = 1e6  # cost of a prediction that is not a number: whoever sees the loss reports it, not the assignment
@@ -159,8 +159,3 @@ def mask_cost(logits: Tensor, true: Tensor, weights: Weights) -> Tensor:
     score = logits.sigmoid()
     dice = dice_loss(score @ true.T, score.sum(dim=1)[:, None] + true.sum(dim=1))
     return weights.mask * entropy + weights.dice * dice
-
-
-def at_least_float(x: Tensor) -> Tensor:
-    """x in float32 where it was less: sums over thousands of points lose too much in half precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -15,7 +15,7 @@ from maskline.models.mask_rtdetr.denoising import Noise, UnitTarget
 from maskline.models.mask_rtdetr.encoder import HybridEncoder
 from maskline.models.mask_rtdetr.loss import LossConfig, losses
 from maskline.models.outputs import Detections
-from maskline.models.targets import Average, Target, alone
+from maskline.models.targets import Divisor, Target, alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +122,17 @@ class MaskRTDETR(nn.Module):
             masks_from(gather(embedding, query), prototypes),
         )
 
-    def losses(self, image: Tensor, targets: list[Target], *, average: Average = alone) -> dict[str, Tensor]:
+    def losses(self, image: Tensor, targets: list[Target], *, divisor: Divisor = alone) -> dict[str, Tensor]:
         """Image (B, 3, H, W) and B targets to the parts of the loss, weighted: the loss is their sum.
 
         Args:
-            average: over processes, whose gradients are going to be averaged too: then they are those of one batch.
+            divisor: what sums over objects are divided by, see there.
         """
         H, W = image.shape[-2:]
         targets_in_unit = [in_unit(target, (H, W)) for target in targets]
-        objects = average(image.new_tensor(sum(len(t.labels) for t in targets), dtype=torch.float32))
+        objects = divisor(image.new_tensor(sum(len(t.labels) for t in targets), dtype=torch.float32))
         output = self.forward_train(image, targets_in_unit)
-        return losses(output, targets_in_unit, config=self.config.loss, instances=torch.where(objects > 0, objects, 1))
+        return losses(output, targets_in_unit, config=self.config.loss, instances=objects)
 
     def forward_train(self, image: Tensor, targets: list[UnitTarget]) -> TrainingOutput:
         """Image (B, 3, H, W) and B targets to every prediction that takes part in the loss."""

@@ -1,0 +1,92 @@
+"""CSPResNet: residual blocks with a RepVGG convolution, on one half of the channels of each stage.
+
+Source: PP-YOLOE (arXiv 2203.16250, section 2.2); the blocks' weighted 1x1 branch is PP-YOLOE+'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskline.models.layers import ConvNorm, RepVGG
+
+STRIDES = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class CSPResNetConfig:
+    """Widths and depths. A tuple of four has one entry for each stage (strides 4, 8, 16, 32)."""
+
+    stem: int  # channels out of the stem, at stride 2; half as many inside
+    out: tuple[int, int, int, int]  # channels out of a stage
+    blocks: tuple[int, int, int, int]
+
+
+class Block(nn.Module):
+    """3x3 convolution and RepVGG. With or without a shortcut around both, and a learned weight in RepVGG."""
+
+    def __init__(self, channels: int, *, shortcut: bool, weighted: bool) -> None:
+        super().__init__()
+        self.conv = ConvNorm(channels, channels, 3, activation=F.silu)
+        self.rep = RepVGG(channels, weighted=weighted)
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.rep(self.conv(x))
+        return x + out if self.shortcut else out
+
+
+class ChannelAttention(nn.Module):
+    """Each channel times a weight that comes from the means of all (effective squeeze-excitation, arXiv 1911.06667)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * F.hardsigmoid(self.fc(x.mean(dim=(2, 3), keepdim=True)))
+
+
+class Stage(nn.Module):
+    """Halve the size; one half of the channels goes through the blocks, the other around them."""
+
+    def __init__(self, in_channels: int, out: int, *, blocks: int) -> None:
+        super().__init__()
+        mid = (in_channels + out) // 2
+        half = mid // 2
+        self.down = ConvNorm(in_channels, mid, 3, stride=2, activation=F.silu)
+        self.conv1 = ConvNorm(mid, half, 1, activation=F.silu)
+        self.conv2 = ConvNorm(mid, half, 1, activation=F.silu)
+        self.blocks = nn.Sequential(*(Block(half, shortcut=True, weighted=True) for _ in range(blocks)))
+        self.attention = ChannelAttention(2 * half)
+        self.conv3 = ConvNorm(2 * half, out, 1, activation=F.silu)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(x)
+        x = torch.cat([self.conv1(x), self.blocks(self.conv2(x))], dim=1)
+        out: Tensor = self.conv3(self.attention(x))
+        return out
+
+
+class CSPResNet(nn.Module):
+    """Image (B, 3, H, W) to four maps (B, out[i], H / STRIDES[i], W / STRIDES[i]). H and W divide by 32."""
+
+    def __init__(self, config: CSPResNetConfig) -> None:
+        super().__init__()
+        half = config.stem // 2
+        self.stem = nn.Sequential(
+            ConvNorm(3, half, 3, stride=2, activation=F.silu),
+            ConvNorm(half, half, 3, activation=F.silu),
+            ConvNorm(half, config.stem, 3, activation=F.silu),
+        )
+        widths = (config.stem, *config.out)
+        self.stages = nn.ModuleList(Stage(widths[i], widths[i + 1], blocks=config.blocks[i]) for i in range(4))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        maps = [self.stem(image)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps[1:]

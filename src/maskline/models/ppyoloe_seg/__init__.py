@@ -1,0 +1,1 @@
+"""PP-YOLOE-seg: a one-stage detector without anchor boxes that predicts masks from shared prototypes."""

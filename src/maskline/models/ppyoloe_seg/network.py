@@ -1,0 +1,120 @@
+"""PP-YOLOE-seg: backbone, path aggregation, head; from an image to detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from maskline.models.backbones.cspresnet import CSPResNet, CSPResNetConfig
+from maskline.models.layers import ConvNorm, at_least_float
+from maskline.models.nms import suppress
+from maskline.models.outputs import Detections
+from maskline.models.ppyoloe_seg.head import Head, Predictions
+from maskline.models.ppyoloe_seg.loss import LossConfig, boxes_at, losses
+from maskline.models.ppyoloe_seg.neck import PathAggregation
+from maskline.models.targets import Divisor, Target, alone
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """Which boxes are left out (the reference's values)."""
+
+    score: float = 0.01  # of what scores no more than this, all
+    candidates: int = 1000  # of one class, at most
+    overlap: float = 0.7  # IoU with a better box of the same class
+
+
+@dataclass(frozen=True, slots=True)
+class PPYOLOESegConfig:
+    """Widths and depths; ``neck`` has the channels of strides 32, 16 and 8."""
+
+    backbone: CSPResNetConfig
+    neck: tuple[int, int, int]
+    neck_blocks: int = 1
+    prototypes: int = 32
+    prototype_inner: int = 128
+    detections: int = 300
+    enlarged: Literal["probabilities", "logits"] = "probabilities"  # which of the two a mask's pixels interpolate
+    suppression: Suppression = field(default_factory=Suppression)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+CONFIGS = {
+    "PP-YOLOE_seg-S": PPYOLOESegConfig(CSPResNetConfig(32, (64, 128, 256, 512), (1, 2, 2, 1)), neck=(384, 192, 96)),
+    "PP-YOLOE_seg-N": PPYOLOESegConfig(
+        CSPResNetConfig(16, (32, 64, 128, 256), (1, 2, 2, 1)),
+        neck=(192, 96, 48),
+        prototype_inner=32,
+        enlarged="logits",
+        loss=LossConfig(mask_cells="mean", mask_weights="quality"),
+    ),
+}
+
+
+class PPYOLOESeg(nn.Module):
+    """The whole network. Pixels are RGB in [0, 1], without mean or deviation; height and width divide by 32."""
+
+    def __init__(self, config: PPYOLOESegConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config, self.num_classes = config, num_classes
+        self.backbone = CSPResNet(config.backbone)
+        self.neck = PathAggregation(config.backbone.out[1:], config.neck, blocks=config.neck_blocks)
+        self.head = Head(
+            config.neck,
+            num_classes=num_classes,
+            prototypes=config.prototypes,
+            prototype_inner=config.prototype_inner,
+        )
+        for module in self.modules():
+            if isinstance(module, ConvNorm):
+                nn.init.kaiming_normal_(module.conv.weight)
+        self.head.reset()
+
+    def forward(self, image: Tensor) -> Detections:
+        """Image (B, 3, H, W) to the best ``detections`` of places x classes, after suppression.
+
+        Boxes are not clipped. Masks lie over the whole input, at stride 4; what is outside the box counts for nothing.
+        They are logits, or, where it is probabilities that are to be enlarged, as in the reference, these less a half.
+        """
+        classes, distances, coefficients, prototypes, places = self.predict(image)
+        boxes = boxes_at(distances, places, self.head.bins)
+        scores, labels, place = self.best(boxes, at_least_float(classes).sigmoid())
+        (B, K), (h, w) = place.shape, prototypes.shape[-2:]
+        chosen = coefficients.gather(2, place[:, None].expand(-1, self.config.prototypes, -1))  # (B, M, K)
+        masks = torch.bmm(chosen.transpose(1, 2), prototypes.flatten(2)).view(B, K, h, w)
+        if self.config.enlarged == "probabilities":
+            masks = masks.sigmoid() - 0.5
+        return Detections(boxes.gather(1, place[..., None].expand(-1, -1, 4)), scores, labels, masks)
+
+    def best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (B, L, 4) and scores (B, C, L) to score, label and place, each (B, detections), best first."""
+        limits, K, L = self.config.suppression, self.config.detections, boxes.shape[1]
+        kept = suppress(
+            boxes, scores, candidates=limits.candidates, score=limits.score, overlap=limits.overlap, keep=K
+        ).flatten(1)
+        if kept.shape[1] < K:
+            kept = nn.functional.pad(kept, (0, K - kept.shape[1]))
+        best = kept.topk(K, dim=1)
+        index = best.indices.clamp(max=self.num_classes * L - 1)
+        return best.values, index // L, index % L
+
+    def losses(self, image: Tensor, targets: list[Target], *, divisor: Divisor = alone) -> dict[str, Tensor]:
+        """Image (B, 3, H, W) and B targets to the parts of the loss, weighted: the loss is their sum.
+
+        Args:
+            divisor: what sums over objects are divided by, see there.
+        """
+        return losses(self.predict(image), targets, bins=self.head.bins, config=self.config.loss, divisor=divisor)
+
+    def predict(self, image: Tensor) -> Predictions:
+        """Image (B, 3, H, W) to what the head says at every place."""
+        predictions: Predictions = self.head(self.neck(self.backbone(image)[1:]))
+        return predictions
+
+    def frozen(self) -> Iterator[nn.Module]:
+        """Parts that training leaves as they are: none."""
+        return iter(())

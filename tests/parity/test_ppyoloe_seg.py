@@ -1,0 +1,208 @@
+"""PP-YOLOE-seg gives the reference's numbers: every step of a forward pass, detections, losses and their gradients."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import cv2
+import det_weights
+import numpy as np
+import pytest
+import stand_in
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from maskline import catalog
+from maskline.models.deployed import Normalise
+from maskline.models.outputs import Detections
+from maskline.models.ppyoloe_seg.head import mean_distances
+from maskline.models.ppyoloe_seg.network import PPYOLOESeg
+from maskline.models.ppyoloe_seg.weights import RENAME
+from maskline.models.targets import Target
+from maskline.runtime.graph import Raw
+from maskline.runtime.postprocess import to_instances
+from maskline.weights.load import load_network, rename
+
+NAME = "PP-YOLOE_seg-S"
+TAGS = ("img480x640", "img427x640", "fixed")
+TAP_TOLERANCE = 1e-4  # of a tap's largest magnitude
+SCORE_TOLERANCE = 1e-4
+BOX_TOLERANCE = 0.05  # pixels of the picture
+PIXEL_TOLERANCE = 1e-3  # share of a picture's pixels, over all masks
+MEDIAN_IOU = 0.97  # of masks as the runtime enlarges them: in one step, the reference in two
+LOSS_TOLERANCE = 1e-3  # relative, of each component
+NORM_TOLERANCE = 1e-2  # relative, of a block's gradient
+
+RECORD = stand_in.fixture("losses", f"{NAME}.json")
+EXPECTED = stand_in.fixture("expected", f"{NAME}_seed0.npz")
+needs_records = pytest.mark.skipif(
+    not (RECORD.exists() and EXPECTED.exists()), reason="the reference's numbers for this model are not in the project"
+)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> PPYOLOESeg:
+    """With stand-in weights; every key of the file is used, or loading would refuse it."""
+    network = load_network(NAME, stand_in.write(NAME, tmp_path_factory.mktemp("weights") / "weights.pdparams"))
+    assert isinstance(network, PPYOLOESeg)
+    return network
+
+
+def image_of(tag: str) -> Tensor:
+    """What the network gets: the fixed tensor, or a picture as the runtime prepares it."""
+    if tag == "fixed":
+        return torch.from_numpy(det_weights.tensor(640, 640, seed=0, lo=0, hi=1))
+    height, width = (int(n) for n in tag[3:].split("x"))
+    bgr = cv2.cvtColor(det_weights.image(height, width), cv2.COLOR_RGB2BGR)
+    preprocess = catalog.get(NAME).preprocess
+    pixels, _ = preprocess.apply(bgr)
+    return Normalise(preprocess)(torch.from_numpy(pixels)[None])
+
+
+class Case:
+    """The reference's numbers for one input."""
+
+    def __init__(self, tag: str) -> None:
+        self.arrays = np.load(EXPECTED)
+        self.about: dict[str, Any] = json.loads(EXPECTED.with_suffix(".json").read_text())[tag]
+        self.tag = tag
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self.arrays[f"{self.tag}/{key}"]
+
+    def tap_error(self, tap: str, ours: Tensor) -> float:
+        """Largest difference at the recorded places, relative to the tap's largest magnitude."""
+        about = self.about["taps"][tap]
+        assert list(ours.shape) == about["shape"], tap
+        sample = ours.contiguous().numpy().reshape(-1)[:: about["step"]]
+        return float(np.abs(sample - self[f"tap/{tap}"].ravel()).max()) / about["absmax"]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        height, width = self.about["outputs"]["mask_shape"][1:]
+        return height, width
+
+    def masks(self) -> np.ndarray:
+        """(n, H, W) bool, of all rows."""
+        assert self["out/mask_rows"].tolist() == list(range(len(self["out/boxes"])))
+        bits = np.unpackbits(self["out/mask_bits"], axis=1)[:, : self.size[0] * self.size[1]]
+        return bits.astype(bool).reshape(-1, *self.size)
+
+
+@needs_records
+@pytest.mark.slow
+@pytest.mark.parametrize("tag", TAGS)
+@torch.no_grad()
+def test_forward_and_detections(network: PPYOLOESeg, tag: str) -> None:
+    case, image = Case(tag), image_of(tag)
+    step = case.about["input"]["image"]["sub_step"]
+    assert np.abs(image.numpy().reshape(-1)[::step] - case["in/image_sub"].ravel()).max() <= 1e-7
+
+    errors = {tap: case.tap_error(tap, ours) for tap, ours in taps_of(network, image).items()}
+    assert set(errors) == set(case.about["taps"])
+    assert max(errors.values()) <= TAP_TOLERANCE, errors
+
+    detections = network(image)
+    assert detections.scores.shape == (1, 300)
+    partner = partners(detections, case)
+    assert pixels_apart(detections, partner, case) <= PIXEL_TOLERANCE
+    ious = runtime_ious(detections, partner, case)
+    print(f"{tag}: taps {max(errors.values()):.1e}; runtime: IoU median {np.median(ious):.4f}, least {min(ious):.4f}")
+    assert np.median(ious) > MEDIAN_IOU
+
+
+def taps_of(network: PPYOLOESeg, image: Tensor) -> dict[str, Tensor]:
+    """Steps of a forward pass, by the record's names and in its shapes."""
+    maps = network.backbone(image)[1:]
+    levels = network.neck(maps)
+    classes, distances, coefficients, prototypes, places = network.head(levels)
+    taps = {f"backbone.{i}": m for i, m in enumerate(maps)} | {f"neck.{i}": m for i, m in enumerate(levels)}
+    head = (
+        classes.sigmoid(),
+        mean_distances(distances, network.head.bins),
+        coefficients,
+        prototypes,
+        places.points / places.strides[:, None],
+        places.strides[:, None],
+    )
+    return taps | {f"yolo.head.{i}": t for i, t in enumerate(head)}
+
+
+def partners(detections: Detections, case: Case) -> np.ndarray:
+    """Our row for each of the reference's rows, one to one; all of both sides are used and within the tolerances."""
+    boxes, scores, labels, _ = (t[0].numpy() for t in detections)
+    rows, (height, width) = case["out/boxes"], case.size
+    found = int((scores > 0).sum())
+    assert found == len(rows)
+    score = np.abs(scores[:found, None] - rows[:, 1])
+    box = np.abs((boxes * np.float32([width, height] * 2) / 640)[:found, None] - rows[:, 2:]).max(axis=-1)
+    wrong = labels[:found, None] != rows[:, 0]
+    theirs, ours = linear_sum_assignment((score / SCORE_TOLERANCE + box / BOX_TOLERANCE + 1e6 * wrong).T)
+    assert not wrong[ours, theirs].any()
+    assert score[ours, theirs].max() <= SCORE_TOLERANCE and box[ours, theirs].max() <= BOX_TOLERANCE
+    print(f"{case.tag}: {found} rows, score {score[ours, theirs].max():.1e}, box {box[ours, theirs].max():.1e} px")
+    return ours
+
+
+def pixels_apart(detections: Detections, partner: np.ndarray, case: Case) -> float:
+    """Share of pixels that differ where our masks are enlarged by the reference's rule: to the input's size, cut at the
+    box, then to the picture's size."""
+    full = F.interpolate(detections.masks[:, partner] + 0.5, (640, 640), mode="bilinear", align_corners=False)[0]
+    x1, y1, x2, y2 = detections.boxes[0, partner].T[..., None]
+    at = torch.arange(640)
+    inside = ((at >= y1) & (at < y2))[:, :, None] & ((at >= x1) & (at < x2))[:, None]
+    ours = F.interpolate((full * inside)[None], case.size, mode="bilinear", align_corners=False)[0] > 0.5
+    different = (ours.numpy() != case.masks()).sum(axis=(1, 2))
+    print(f"{case.tag}: {different.sum()} pixels differ in {len(different)} masks, at most {different.max()} in one")
+    return float(different.max()) / (case.size[0] * case.size[1])
+
+
+def runtime_ious(detections: Detections, partner: np.ndarray, case: Case) -> list[float]:
+    """IoU of the masks as the runtime enlarges them with the reference's."""
+    raw = Raw(*(t.numpy() for t in detections)).image(0)
+    frame = catalog.get(NAME).preprocess.apply(np.zeros((*case.size, 3), np.uint8))[1]
+    found = to_instances(raw, frame, (640, 640), np.zeros(80, np.float32))
+    ours, theirs = found.full_masks(), case.masks()
+    assert len(ours) == len(theirs)
+    shared = (ours[partner].astype(bool) & theirs).sum(axis=(1, 2))
+    union = (ours[partner].astype(bool) | theirs).sum(axis=(1, 2))
+    return [float(s / u) if u else 1.0 for s, u in zip(shared, union, strict=True)]
+
+
+@needs_records
+@pytest.mark.slow
+def test_losses_and_gradients(network: PPYOLOESeg) -> None:
+    """Batch norm on batch statistics; two pictures of three and two objects."""
+    record = json.loads(RECORD.read_text())
+    image = torch.from_numpy(det_weights.tensor(640, 640, 7, 0.0, 1.0, n=2))
+    network = copy.deepcopy(network).train()
+    found = network.losses(image, [true_objects(0, 3), true_objects(1, 2)])
+    sum(found.values()).backward()
+
+    config, theirs = network.config.loss, record["losses"]
+    weights = {"loss_cls": config.label, "loss_iou": config.box, "loss_dfl": config.distances, "loss_mask": config.mask}
+    assert set(found) == set(weights)
+    errors = {name: abs(float(found[name].detach()) / weights[name] / theirs[name] - 1) for name in weights}
+    errors["loss"] = abs(sum(float(part.detach()) for part in found.values()) / theirs["loss"] - 1)
+    assert max(errors.values()) <= LOSS_TOLERANCE, errors
+
+    manifest = json.loads(stand_in.fixture("manifests", f"{NAME}.json").read_text())
+    names = rename([name for name, *_ in manifest], RENAME)
+    parameters = dict(network.named_parameters())
+    trained = {old: parameters[new] for old, new in names.items() if new in parameters}
+    norms = {}
+    for block, norm in record["grad_norm"].items():
+        inside = [p.grad.flatten() for n, p in trained.items() if f"{n}.".startswith(f"{block}.")]
+        assert len(inside) == record["params_with_grad"][block], block
+        norms[block] = abs(float(torch.cat(inside).double().norm()) / norm - 1)
+    print(f"losses {max(errors.values()):.1e}, gradient norms {max(norms.values()):.1e}")
+    assert max(norms.values()) <= NORM_TOLERANCE, norms
+
+
+def true_objects(seed: int, number: int) -> Target:
+    boxes, labels, _, masks = det_weights.ground_truth(640, 640, number, seed=seed)
+    return Target(torch.from_numpy(labels), torch.from_numpy(boxes), torch.from_numpy(masks))
