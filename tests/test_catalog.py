@@ -31,12 +31,14 @@ NAMES = [
     "PP-YOLOE_seg-S",
     "SOLOv2",
 ]
+OURS = "PP-YOLOE_seg-N"
 TWO_STAGE = [name for name in NAMES if "RCNN" in name]
 
 
-def test_the_fifteen_names_in_order() -> None:
-    assert list(catalog.MODELS) == NAMES
+def test_the_fifteen_names_in_order_then_ours() -> None:
+    assert list(catalog.MODELS) == [*NAMES, OURS]
     assert all(catalog.MODELS[name].name == name for name in NAMES)
+    assert [name for name, row in catalog.MODELS.items() if row.ours] == [OURS]
     assert catalog.DEFAULT_MODEL in catalog.MODELS
 
 
@@ -135,8 +137,8 @@ def test_only_two_stage_models_align_regions() -> None:
 
 def test_status() -> None:
     working = {name for name in NAMES if catalog.get(name).supported}
-    assert working == {f"Mask-RT-DETR-{size}" for size in "SMLXH"}
-    assert all((row.status == "working") == (row.family == "mask_rtdetr") for row in catalog.MODELS.values())
+    assert working == {*(f"Mask-RT-DETR-{size}" for size in "SMLXH"), "PP-YOLOE_seg-S"}
+    assert {row.family for row in catalog.MODELS.values() if row.supported} == {"mask_rtdetr", "ppyoloe_seg"}
 
 
 @pytest.mark.parametrize(("size", "factor"), [("S", 0.1), ("M", 0.1), ("L", 0.05), ("X", 0.01), ("H", 0.01)])

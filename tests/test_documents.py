@@ -61,33 +61,42 @@ def test_python_blocks_run(block: str, workplace: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-#: Command lines that can be run here, and what each must leave.
+#: Command lines that can be run here, and what each must leave. tests/e2e/test_training_path.py runs those of training.
 COMMANDS = {
     "maskline predict": "output/photo_res.json",
     "maskline check": "output/check_dataset/report.html",
     "maskline convert": "my_data_*",
     "maskline split": "my_data*",
+    "maskline evaluate": "run_*/evaluate/report.html",
+    "maskline compare": "run_a/evaluate/detections.json",
     "python main.py": "output/check_dataset_result.json",
 }
 
 
-def lines() -> list[tuple[str, str]]:
-    """Command lines with what they must leave."""
-    shown = [line.split("#")[0].strip() for _, block in blocks("bash") for line in block.splitlines()]
-    return [(line, left) for line in shown for start, left in COMMANDS.items() if line.startswith(start)]
+def runnable() -> list[tuple[str, list[tuple[str, str]]]]:
+    """By block: its command lines that can be run, with what they must leave."""
+    found = []
+    for name, block in blocks("bash"):
+        shown = [line.split("#")[0].strip() for line in block.splitlines()]
+        lines = [(line, left) for line in shown for start, left in COMMANDS.items() if line.startswith(start)]
+        if lines and "maskline train" not in block:
+            found.append((name, lines))
+    return found
 
 
-@pytest.mark.parametrize(("line", "left"), lines())
-def test_command_lines_run(line: str, left: str, workplace: Path) -> None:
-    program, *arguments = shlex.split(line)
-    start = ["-m", "maskline"] if program == "maskline" else []
-    done = subprocess.run([sys.executable, *start, *arguments], capture_output=True, text=True, cwd=workplace)
-    assert done.returncode == 0, done.stderr
-    assert list(workplace.glob(left))
+@pytest.mark.parametrize("lines", [lines for _, lines in runnable()], ids=[name for name, _ in runnable()])
+def test_command_lines_run(lines: list[tuple[str, str]], workplace: Path) -> None:
+    for line, left in lines:
+        program, *arguments = shlex.split(line)
+        start = ["-m", "maskline"] if program == "maskline" else []
+        done = subprocess.run([sys.executable, *start, *arguments], capture_output=True, text=True, cwd=workplace)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert list(workplace.glob(left)), line
 
 
 def test_documents_have_such_blocks() -> None:
-    assert len(blocks("python")) >= 2 and all(any(line.startswith(c) for line, _ in lines()) for c in COMMANDS)
+    shown = [line for _, lines in runnable() for line, _ in lines]
+    assert len(blocks("python")) >= 2 and all(any(line.startswith(c) for line in shown) for c in COMMANDS)
 
 
 def test_links_lead_somewhere() -> None:
@@ -98,7 +107,15 @@ def test_links_lead_somewhere() -> None:
 
 @pytest.mark.parametrize(
     ("page", "command"),
-    [("predict.md", cli.predict), ("data.md", cli.check), ("data.md", cli.convert), ("data.md", cli.split)],
+    [
+        ("predict.md", cli.predict),
+        ("data.md", cli.check),
+        ("data.md", cli.convert),
+        ("data.md", cli.split),
+        ("train.md", cli.train),
+        ("evaluate.md", cli.evaluate),
+        ("evaluate.md", cli.compare),
+    ],
 )
 def test_options_are_documented(page: str, command: click.Command) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")

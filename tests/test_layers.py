@@ -16,24 +16,26 @@ ROOT = Path(maskline.__file__).parent
 #: From the bottom up; a module imports from its own line and those above it in this list.
 LAYERS = (
     ("errors",),
-    ("checks", "files", "instances", "progress"),
+    ("checks", "files", "instances", "progress", "signals"),
     ("masks", "preprocess", "upsample"),
     ("catalog", "inputs"),
     ("config", "render"),
     ("data", "results"),
     ("runtime",),
+    ("evaluate",),
     ("models",),
     ("weights",),
     ("verify",),
     ("export",),
     ("hub",),
+    ("train",),
     ("api",),
     ("engine",),
     ("cli",),
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-TORCH_FREE = {name for name in LEVEL if LEVEL[name] <= LEVEL["runtime"]} | {"hub", "api", "engine", "cli"}
+TORCH_FREE = {name for name in LEVEL if LEVEL[name] <= LEVEL["evaluate"]} | {"hub", "api", "engine", "cli"}
 TORCH_FREE_FILES = {"weights/pdparams.py", "weights/download.py", "weights/archive.py", "weights/__init__.py"}
 
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]

@@ -25,10 +25,11 @@ def create_model(
     grow_boxes: bool = False,
     threads: int | None = None,
 ) -> Predictor:
-    """A model ready to predict.
+    """A model ready to predict. Without name and directory: the embedded one, which needs no download.
 
     Args:
-        model_name: a row of the catalog, or (as older documents have it) a model directory of another name.
+        model_name: a row of the catalog, ``embedded``, or (as older documents have it) a model directory of another
+            name.
         model_dir: an exported model; without it the official one, fetched and exported on first use.
         device, threshold, batch_size, grow_boxes, threads: see `Predictor`.
 
@@ -37,8 +38,8 @@ def create_model(
         DownloadError, MissingDependencyError: the official model can't be had here.
         ModelError, DeviceError, ParameterError: see there.
     """
-    if model_name is None and model_dir is None:
-        raise ParameterError("create_model() needs a model_name or a model_dir")
+    if model_dir is None and model_name in (None, catalog.EMBEDDED):
+        model_name, model_dir = None, hub.EMBEDDED
     if model_dir is None and model_name is not None and not catalog.has(model_name) and _is_path(model_name):
         model_name, model_dir = None, model_name
     name = None if model_name is None else catalog.get(model_name).name

@@ -1,4 +1,4 @@
-"""THE TABLE: the fifteen models, as frozen rows. Nothing else in the project lists models.
+"""THE TABLE: the fifteen models, and a small one of ours, as frozen rows. Nothing else in the project lists models.
 
 Accuracy, times and sizes are what PaddleX's documents claim for its own files, not measurements of ours. Learning rates
 and batch sizes are those of PaddleX's module files, meant for four devices; epochs, schedules and warm-ups are the
@@ -19,6 +19,7 @@ Status: TypeAlias = Literal["working", "planned"]
 StageFactors: TypeAlias = tuple[float, float, float, float]
 
 DEFAULT_MODEL = "Mask-RT-DETR-S"
+EMBEDDED = "embedded"  # alias of the model that is part of the package
 VERSIONS = ("paddle3.0b2", "paddle3.0rc0", "paddle3.0.0")  # of the official inference archives, oldest first
 
 _OFFICIAL = "https://paddle-model-ecology.bj.bcebos.com/paddlex"
@@ -102,13 +103,14 @@ class Recipe:
     Attributes:
         epochs: the built-in length, which ``schedule`` is written for: a run of another length scales the schedule.
         batch_size: images per device (module file).
-        learning_rate: for ``batch_size`` on each of four devices (module file).
+        learning_rate: for ``batch_size`` on each of ``devices`` (module file).
         momentum: of the ``momentum`` optimizer; unused by ``adamw``.
         weight_decay: decoupled for ``adamw``, an L2 penalty for ``momentum``.
         clip_norm: the gradient's largest global norm, None for no limit.
         ema_decay: of the running average of the weights, None where there is none.
         backbone_lr_factors: the learning rate's factor for backbone stages 1 to 4. What is frozen, the network says.
-        backbone_init: URL of the weights training starts from when no pretrained model is given (Paddle's format).
+        backbone_init: URL of the weights training starts from when no pretrained model is given (Paddle's format);
+            empty: there are none.
     """
 
     epochs: int
@@ -123,6 +125,7 @@ class Recipe:
     clip_norm: float | None = None
     ema_decay: float | None = None
     backbone_lr_factors: StageFactors = (1.0, 1.0, 1.0, 1.0)
+    devices: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +133,18 @@ class Model:
     """One row of the table.
 
     Attributes:
-        mask_ap: claimed COCO val2017 mask AP at IoU 0.50:0.95, in percent.
-        size_mb: claimed size of the official model, in MB.
+        mask_ap: claimed COCO val2017 mask AP at IoU 0.50:0.95, in percent; None: not trained on COCO.
+        size_mb: claimed size of the official model, in MB; of ours, of the graph.
         roi_align_aligned: two-stage models only: whether RoIAlign shifts boxes by half a pixel. The official weights
             were trained with True.
         status: ``planned`` rows can be listed and described, but not yet built.
+        ours: not one of the reference's: there are no official weights.
         pretrained_sha256, inference_sha256: of the official files. None: nobody has published them.
     """
 
     name: str
     family: FamilyName
-    mask_ap: float
+    mask_ap: float | None
     gpu_ms: Times
     cpu_ms: Times
     size_mb: float
@@ -148,6 +152,7 @@ class Model:
     recipe: Recipe
     status: Status
     roi_align_aligned: bool | None = None
+    ours: bool = False
     pretrained_sha256: str | None = None
     inference_sha256: str | None = None
 
@@ -168,8 +173,8 @@ class Model:
 
     @property
     def pretrained_url(self) -> str:
-        """The official COCO weights for training (``.pdparams``)."""
-        return f"{_OFFICIAL}/official_pretrained_model/{self.name}_pretrained.pdparams"
+        """The official COCO weights for training (``.pdparams``); of ours, none."""
+        return "" if self.ours else f"{_OFFICIAL}/official_pretrained_model/{self.name}_pretrained.pdparams"
 
     def inference_url(self, version: str = VERSIONS[-1]) -> str:
         """The official inference archive of ``version``. Raises UnknownNameError for a version not in `VERSIONS`."""
@@ -179,6 +184,7 @@ class Model:
 
 
 _SQUARE = Preprocess(640, 640, keep_ratio=False, interpolation="cubic")
+_NANO = Preprocess(640, 640, keep_ratio=True, interpolation="linear", pad_stride=640)  # a square, never stretched
 _RCNN = Preprocess(
     800,
     1333,
@@ -259,6 +265,19 @@ _PPYOLOE_RECIPE = Recipe(
     ema_decay=0.9998,
     backbone_init=f"{_PADDLEDET}/pretrained/ppyoloe_crn_s_obj365_pretrained.pdparams",
 )
+_NANO_RECIPE = Recipe(
+    epochs=100,
+    batch_size=8,
+    learning_rate=0.002,
+    schedule=Cosine(100),
+    warmup=Warmup(0.001, epochs=2),
+    optimizer="adamw",
+    weight_decay=0.02,
+    clip_norm=10.0,
+    ema_decay=0.9995,
+    backbone_init="",
+    devices=1,
+)
 
 # The GPU time of set B for Mask-RT-DETR-S is set A's, carried over by the documents. MaskRCNN-ResNet50's size is 127.8
 # in the oldest ones.
@@ -285,9 +304,11 @@ _ROWS = (
     _rcnn("MaskRCNN-ResNet101-vd-FPN", 38.1, _gpu(151.12, 141.73), 5592.76, 225.1, "ResNet101_vd"),
     _rcnn("MaskRCNN-ResNeXt101-vd-FPN", 39.5, _gpu(237.55, 220.83), 5932.59, 370.0, "ResNeXt101_vd_64x4d", _RCNN_2X),
     Model("PP-YOLOE_seg-S", "ppyoloe_seg", 32.5, Times(c=243.41, c_hpi=222.30), Times(c=2507.70, c_hpi=1282.35), 31.5,
-          _SQUARE, _PPYOLOE_RECIPE, "planned"),
+          _SQUARE, _PPYOLOE_RECIPE, "working"),
     Model("SOLOv2", "solov2", 35.5, Times(c=131.99, c_hpi=131.99), Times(c_hpi=2369.98), 179.1,
           _SOLOV2, _SOLOV2_RECIPE, "planned"),
+    Model("PP-YOLOE_seg-N", "ppyoloe_seg", None, Times(), Times(), 4.2,
+          _NANO, _NANO_RECIPE, "working", ours=True),
 )
 
 COCO_CLASSES = (  # in class-index order
@@ -335,7 +356,7 @@ def table_rows() -> list[tuple[str, ...]]:
         (
             row.name,
             FAMILIES[row.family].title,
-            f"{row.mask_ap:.1f}",
+            "-" if row.mask_ap is None else f"{row.mask_ap:.1f}",
             ms(row.gpu_ms.c),
             ms(row.cpu_ms.c),
             f"{row.size_mb:.1f}",

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from maskline import __version__
-from maskline.errors import InputError, MasklineError
+from maskline.errors import InputError, MasklineError, ParameterError
 from maskline.progress import status, track
+from maskline.signals import terminable
 
 if TYPE_CHECKING:
     from maskline.data.faults import Fault
 
 OUTSIDE_WORTH_TELLING = 0.1
 FAULTS_TOLD = 5  # of a kind
+EMBEDDED_NOTE = "no --model given: the embedded one, which knows nuclei in microscopy; `maskline models` lists others"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,7 +33,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--model", "model_name", metavar="NAME", help="A model of `maskline models`. Default: Mask-RT-DETR-S.")
+@click.option("--model", "model_name", metavar="NAME", help="A model of `maskline models`. Default: embedded.")
 @click.option("--model-dir", metavar="DIR", help="An exported model, instead of an official one.")
 @click.option(
     "--threshold", type=float, metavar="SCORE", help="Keep scores above it, 0 to 1. Default: the model's own."
@@ -58,13 +61,15 @@ def predict(
     quiet: bool,
 ) -> None:
     """Find instances in images (files or folders), print them, and save pictures and JSON with --save-path."""
-    from maskline import api, catalog, results
+    from maskline import api, results
     from maskline import inputs as sources
 
     if save_path is not None:
         results.check_folder(save_path)
+    if model_name is None and model_dir is None:
+        click.echo(EMBEDDED_NOTE, err=True)
     model = api.create_model(
-        catalog.DEFAULT_MODEL if model_name is None and model_dir is None else model_name,
+        model_name,
         model_dir,
         device=device,
         threshold=threshold,
@@ -96,12 +101,17 @@ def predict(
 @click.option("--output", required=True, type=click.Path(file_okay=False), metavar="DIR", help="Where to write it.")
 @click.option("--labels", "labels_file", metavar="FILE", help="Class names, one on each line. Default: COCO's.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="The model's own score threshold.")
-def export(model_name: str, weights: str | None, output: str, labels_file: str | None, threshold: float) -> None:
+@click.option("--half", is_flag=True, help="Store weights in half precision: half the size, the same speed.")
+def export(
+    model_name: str, weights: str | None, output: str, labels_file: str | None, threshold: float, half: bool
+) -> None:
     """Turn weights into a model directory that predicts without torch: inference.onnx and inference.yml."""
     from maskline import hub
 
     with status(f"exporting {model_name}"):
-        folder = hub.make_model_dir(model_name, output, weights, labels_file=labels_file, threshold=threshold)
+        folder = hub.make_model_dir(
+            model_name, output, weights, labels_file=labels_file, threshold=threshold, half=half
+        )
     click.echo(f"{folder}: inference.onnx and inference.yml, checked against the network", err=True)
 
 
@@ -125,9 +135,13 @@ def check(folder: Path, output: Path, target: Path | None, strict: bool) -> None
     told = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
     click.echo(f"{counts}; {told}; report: {output / FOLDER / 'report.html'}")
     if target is not None:
-        remaining = fix(reading, target, folder)
-        mended = _count(len(reading.faults) - len(remaining), "fault")
-        click.echo(f"{target}: a copy with {mended} mended, {len(remaining)} left")
+        fixed = fix(reading, target, folder)
+        for name, (before, after) in fixed.counts.items():
+            images, annotations = (f"{new} of {old}" for old, new in zip(before, after, strict=True))
+            click.echo(f"{target}: {name}: {images} images, {annotations} annotations")
+        mended = _count(fixed.number("mended"), "fault")
+        left_out, left = fixed.number("left out"), fixed.number("left")
+        click.echo(f"{target}: {mended} mended, {left_out} more by leaving out, {left} left; all are in fixes.json")
     if errors or (strict and warnings):
         sys.exit(1)
     click.echo(PASSED)
@@ -174,6 +188,164 @@ def split(folder: Path, val: float, seed: int, stratify: bool, group: str | None
         click.echo(f"{name}: {len(dataset.images)} images, {len(dataset.annotations)} annotations")
 
 
+@cli.command()
+@click.argument("model_name", metavar="MODEL")
+@click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
+@click.option("--output", default="output", show_default=True, type=click.Path(path_type=Path), help="For everything.")
+@click.option("--epochs", type=int, default=40, show_default=True, help="Passes over the training images.")
+@click.option("--batch-size", type=int, help="Images of a step on each device. Default: the model's.")
+@click.option("--learning-rate", type=float, help="Default: the model's, scaled to the images of a step.")
+@click.option("--warmup-steps", type=int, help="Default: the model's, a tenth of the run at most.")
+@click.option("--weights", default="official", show_default=True, help="official, backbone, scratch, or a file.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on from a run's output folder.")
+@click.option("--device", help="cpu, gpu, gpu:0,1 … Default: the first GPU if there is one.")
+@click.option("--processes", type=int, default=1, show_default=True, help="On the CPU; of GPUs each has one.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--accumulate", type=int, default=1, show_default=True, help="Batches of a step.")
+@click.option("--augment", multiple=True, metavar="NAME=VALUE", help="Such as copy_paste=0.5. May be given again.")
+@click.option("--log-interval", type=int, default=10, show_default=True, help="Steps between lines of the log.")
+@click.option("--eval-interval", type=int, default=1, show_default=True, help="Epochs between evaluations.")
+@click.option("--save-interval", type=int, help="Epochs between checkpoints. Default: as --eval-interval.")
+@click.option("--patience", type=int, help="End after so many evaluations without a better AP.")
+@click.option("--workers", type=int, default=2, show_default=True, help="Processes that read images, for each device.")
+@click.option("--drop-background", is_flag=True, help="Leave out training images without objects.")
+@click.option("--seed", type=int, default=0, show_default=True, help="All randomness follows from it.")
+def train(
+    model_name: str,
+    folder: Path,
+    output: Path,
+    epochs: int,
+    batch_size: int | None,
+    learning_rate: float | None,
+    warmup_steps: int | None,
+    weights: str,
+    resume: Path | None,
+    device: str | None,
+    processes: int,
+    precision: Literal["fp32", "bf16", "fp16"],
+    accumulate: int,
+    augment: tuple[str, ...],
+    log_interval: int,
+    eval_interval: int,
+    save_interval: int | None,
+    patience: int | None,
+    workers: int,
+    drop_background: bool,
+    seed: int,
+) -> None:
+    """Train a model on a data set in COCO's form, evaluate it as it learns, and export the best.
+
+    Leaves best_model/inference to predict with, checkpoints to go on from, train.log, curves.png and pictures.
+    """
+    from maskline.config.overrides import parse
+    from maskline.train import Settings
+    from maskline.train import train as train_model
+    from maskline.train.settings import as_augment
+
+    logging.getLogger("maskline").setLevel(logging.INFO)
+    values = {".".join(key): value for key, value in map(parse, augment)}
+    settings = Settings(
+        model=model_name,
+        data=folder,
+        output=output,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        weights=weights,
+        resume=resume,
+        device=device,
+        processes=processes,
+        precision=precision,
+        accumulate=accumulate,
+        augment=as_augment(values, model_name) if values else None,
+        log_interval=log_interval,
+        eval_interval=eval_interval,
+        save_interval=save_interval,
+        patience=patience,
+        workers=workers,
+        drop_background=drop_background,
+        seed=seed,
+    )
+    best = train_model(settings)["models"]["best"]
+    told = "" if best["score"] is None else f", mask AP {best['score']:.3f} on val"
+    click.echo(f"{output / best['onnx']}: the weights of epoch {best['epoch']}{told}")
+
+
+@cli.command()
+@click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
+@click.option("--model", "model_name", metavar="NAME", help="A model of `maskline models`.")
+@click.option("--model-dir", metavar="DIR", help="An exported model.")
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights of --model, not exported.")
+@click.option("--split", default="val", show_default=True, help="Of the data set.")
+@click.option("--output", default="output", show_default=True, type=click.Path(path_type=Path), help="For the report.")
+@click.option("--max-detections", type=int, default=100, show_default=True, help="Of a class in an image; COCO's: 100.")
+@click.option("--threshold", type=float, help="Score at which errors are counted. Default: that with the best F1.")
+@click.option("--device", help="cpu, gpu, gpu:1 … Default: the first GPU if there is one.")
+@click.option("--batch-size", type=int, default=1, show_default=True, help="Images in one run of the network.")
+@click.option("--threads", type=int, help="Processor threads. Default: one for each core.")
+def evaluate(
+    folder: Path,
+    model_name: str | None,
+    model_dir: str | None,
+    weights: Path | None,
+    split: str,
+    output: Path,
+    max_detections: int,
+    threshold: float | None,
+    device: str | None,
+    batch_size: int,
+    threads: int | None,
+) -> None:
+    """Measure a model on a data set: COCO's figures, curves, and the worst images to look at.
+
+    Writes evaluate_result.json, evaluate/report.html, and evaluate/detections.json for `maskline compare`.
+    """
+    from maskline import api, engine, results
+    from maskline.evaluate import evaluate_model, load_split
+
+    dataset = load_split(folder, split)
+    results.check_folder(output)
+    if weights is not None:
+        from maskline.train.validate import evaluate_weights
+
+        if model_name is None or model_dir is not None:
+            raise ParameterError("--weights needs --model, the model they are of, and no --model-dir")
+        found = evaluate_weights(
+            model_name, weights, dataset, output, device=device, max_detections=max_detections, threshold=threshold
+        )
+    else:
+        model = api.create_model(model_name, model_dir, device=device, threads=threads)
+        found = evaluate_model(
+            model, dataset, output, batch_size=batch_size, max_detections=max_detections, threshold=threshold
+        )
+    engine.write_result(output / "evaluate_result.json", found.to_dict())
+    click.echo(found.summary())
+    click.echo(f"report: {output / found.files['report']}", err=True)
+
+
+@cli.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
+@click.option("--split", default="val", show_default=True, help="Of the data set that both were measured on.")
+@click.option("--resamples", type=int, default=1000, show_default=True, help="More make the interval steadier.")
+@click.option("--max-detections", type=int, default=100, show_default=True, help="Of a class in an image.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the resampling.")
+def compare(a: Path, b: Path, folder: Path, split: str, resamples: int, max_detections: int, seed: int) -> None:
+    """Tell whether model B is better than model A by more than chance: a paired bootstrap over images.
+
+    A and B are folders of `maskline evaluate`, or files of detections in COCO's form.
+    """
+    from maskline.evaluate import load_split
+    from maskline.evaluate.compare import compare as compare_detections
+
+    dataset = load_split(folder, split)
+    with status("resampling"):
+        found = compare_detections(a, b, dataset, resamples=resamples, seed=seed, max_detections=max_detections)
+    click.echo(found.summary())
+
+
 @cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 def run(options: tuple[str, ...]) -> None:
@@ -194,8 +366,12 @@ def models() -> None:
 def main() -> None:
     """Run the command line; errors made on purpose become one line and an exit code."""
     logging.basicConfig(level=logging.WARNING, format="maskline: %(message)s", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):  # file names and texts of others may hold what the terminal has no code for
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        cli.main(standalone_mode=False)
+        with terminable():
+            cli.main(standalone_mode=False)
         sys.stdout.flush()
     except MasklineError as error:
         _end(str(error), error.exit_code)
@@ -205,6 +381,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except OSError as error:  # of standard output, as when its disk is full; errors of files are MasklineErrors
+        if error.filename is not None:
+            _end(f"{error.filename!r}: {error.strerror}", 1)
         sys.stdout = None  # or Python would try to write the rest, and fail again
         _end(f"can't write to standard output: {error.strerror or error}", 1)
 

@@ -13,12 +13,16 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskline import catalog
 from maskline.config.module import MODES, ModuleConfig, load
 from maskline.errors import MasklineError, ParameterError, UnknownNameError
 from maskline.files import replace_file
+from maskline.signals import terminable
+
+if TYPE_CHECKING:
+    from maskline.train.settings import Precision
 
 log = logging.getLogger("maskline")
 
@@ -47,7 +51,7 @@ def run(config: ModuleConfig) -> dict[str, Any] | None:
             _write_failure(record, error)
         raise
     if content is not None and record is not None:
-        _write(record, {"done_flag": True, **content})
+        write_result(record, content)
     return content
 
 
@@ -55,12 +59,14 @@ def _dispatch(config: ModuleConfig) -> dict[str, Any] | None:
     match config.Global.mode:
         case "check_dataset":
             return _check_dataset(config)
+        case "train":
+            _train(config)
+        case "evaluate":
+            return _evaluate(config)
         case "export":
             _export(config)
         case "predict":
             _predict(config)
-        case mode:
-            raise MasklineError(f"Global.mode={mode} is not in this version: check_dataset, export and predict are")
     return None
 
 
@@ -68,13 +74,72 @@ def _check_dataset(config: ModuleConfig) -> dict[str, Any]:
     from maskline.data.check_dataset import check_dataset
     from maskline.data.split import Division
 
-    if config.Global.dataset_dir is None:
-        raise ParameterError("Global.dataset_dir is not set: say where the data set is, -o Global.dataset_dir=DIR")
     source, split = config.CheckDataset.convert.source(), config.CheckDataset.split
     percents = split.percents()
     how = None if percents is None else Division(percents[1], split.seed, split.stratify, split.group)
-    folder, output = Path(config.Global.dataset_dir), _output(config)
+    folder, output = _data(config), _output(config)
     return check_dataset(folder, output, convert_from=source, split=how, seed=split.seed)
+
+
+def _train(config: ModuleConfig) -> None:
+    from maskline.train import Settings, train
+    from maskline.train.settings import as_augment
+
+    wanted = config.Train
+    settings = Settings(
+        model=config.Global.model,
+        data=_data(config),
+        output=_output(config),
+        num_classes=wanted.num_classes,
+        epochs=wanted.epochs_iters,
+        batch_size=wanted.batch_size,
+        learning_rate=wanted.learning_rate,
+        warmup_steps=wanted.warmup_steps,
+        weights=_first_weights(config),
+        resume=None if wanted.resume_path is None else Path(wanted.resume_path),
+        device=config.Global.device,
+        processes=wanted.processes,
+        precision=_precision(config),
+        accumulate=wanted.accumulate,
+        augment=None if wanted.augment is None else as_augment(wanted.augment, config.Global.model),
+        clip_norm=wanted.clip_norm,
+        log_interval=wanted.log_interval,
+        eval_interval=wanted.eval_interval,
+        save_interval=wanted.save_interval,
+        patience=wanted.patience,
+        drop_background=wanted.drop_background,
+        workers=wanted.workers,
+        seed=wanted.seed,
+    )
+    train(settings)
+
+
+def _first_weights(config: ModuleConfig) -> str:
+    """None is the pretrained backbone, as in the reference."""
+    given = config.Train.pretrain_weight_path
+    if given is None:
+        return "backbone"
+    return "official" if given == catalog.get(config.Global.model).pretrained_url else given
+
+
+def _precision(config: ModuleConfig) -> Precision:
+    """O1 and O2 are the reference's fp16; a CPU has bf16 for it."""
+    if config.Train.amp == "OFF":
+        return "fp32"
+    return "bf16" if config.Global.device == "cpu" else "fp16"
+
+
+def _evaluate(config: ModuleConfig) -> dict[str, Any]:
+    from maskline import hub
+    from maskline.evaluate import load_split
+    from maskline.train.validate import evaluate_weights
+
+    row, given = catalog.get(config.Global.model), config.Evaluate.weight_path
+    dataset, output = load_split(_data(config)), _output(config)
+    weights = hub.weights_file(row) if given in (None, row.pretrained_url) else Path(str(given))
+    found = evaluate_weights(row.name, weights, dataset, output, device=_first_device(config.Global.device))
+    print(found.summary())
+    return found.to_dict()
 
 
 def _export(config: ModuleConfig) -> None:
@@ -105,6 +170,12 @@ def _predict(config: ModuleConfig) -> None:
             result.save_all(output)
 
 
+def _data(config: ModuleConfig) -> Path:
+    if config.Global.dataset_dir is None:
+        raise ParameterError("Global.dataset_dir is not set: say where the data set is, -o Global.dataset_dir=DIR")
+    return Path(config.Global.dataset_dir)
+
+
 def _output(config: ModuleConfig) -> Path:
     if config.Global.output is None:
         raise ParameterError(f"Global.output is not set, but Global.mode={config.Global.mode} writes its results there")
@@ -124,6 +195,11 @@ def _write_failure(record: Path, error: Exception) -> None:
         log.warning("%s", fault)
 
 
+def write_result(record: Path, content: Mapping[str, Any]) -> None:
+    """Write the result file of a success. Raises OutputError if it can't be written."""
+    _write(record, {"done_flag": True, **content})
+
+
 def _write(record: Path, content: Mapping[str, Any]) -> None:
     """As ``ujson`` writes it, with a backslash before each slash."""
     text = json.dumps(content, indent=2, ensure_ascii=False).replace("/", "\\/") + "\n"
@@ -137,6 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if the mode failed; 2 for a configuration or option that can't be used (1 if its file can't be read); 130
         if interrupted. Errors made on purpose are one line on standard error; others are raised.
+
+    Raises:
+        SystemExit: SIGTERM, with 143; all is cleared away as after an interrupt.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="maskline: %(message)s", stream=sys.stderr)
@@ -146,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MasklineError as error:
         return _end(str(error), error.exit_code)
     try:
-        run(config)
+        with terminable():
+            run(config)
         sys.stdout.flush()
     except MasklineError as error:
         return _end(str(error), 1)

@@ -33,7 +33,7 @@ class UnknownNameError(ParameterError):
         """Build the message: what was given, the nearest known name (if any is near), and all known names."""
         names = list(known)
         lowered = {name.lower(): name for name in names}
-        near = difflib.get_close_matches(given.lower(), list(lowered), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(given.lower(), list(lowered), n=1)
         hint = f"did you mean {lowered[near[0]]!r}? " if near else ""
         return cls(f"unknown {kind} {given!r}: {hint}known: {', '.join(names)}")
 

@@ -10,6 +10,10 @@ from maskline.errors import MissingDependencyError, ParameterError
 from maskline.runtime.model_dir import GRAPH_FILE
 from maskline.weights.download import fetch, home
 
+#: The model that is part of the package: trained on microscopy, see MODEL_CARD.md there.
+EMBEDDED = Path(__file__).with_name("assets") / "embedded"
+WEIGHTS_FILE = "weights.safetensors"
+
 
 def model_dir(name: str) -> Path:
     """The directory of an official model, made on first use: its weights are downloaded and exported.
@@ -17,6 +21,8 @@ def model_dir(name: str) -> Path:
     Raises: as `make_model_dir`.
     """
     row = catalog.get(name)
+    if row.ours:
+        return EMBEDDED
     folder = home() / "models" / row.name
     return folder if (folder / GRAPH_FILE).is_file() else make_model_dir(row.name, folder)
 
@@ -28,6 +34,7 @@ def make_model_dir(
     *,
     labels_file: str | Path | None = None,
     threshold: float = 0.5,
+    half: bool = False,
 ) -> Path:
     """Export weights, by default the official ones, into a model directory; see `maskline.export.export`.
 
@@ -48,10 +55,12 @@ def make_model_dir(
 
     labels = None if labels_file is None else read_labels(labels_file)
     weights = weights_file(row) if weights is None else weights
-    return export(row.name, weights, output, labels=labels, threshold=threshold)
+    return export(row.name, weights, output, labels=labels, threshold=threshold, half=half)
 
 
 def weights_file(row: catalog.Model) -> Path:
-    """The official weights of a catalog row, downloaded on first use."""
+    """The official weights of a catalog row, downloaded on first use; of our own model, those that are installed."""
+    if row.ours:
+        return EMBEDDED / WEIGHTS_FILE
     name = row.pretrained_url.rpartition("/")[2]
     return fetch(row.pretrained_url, home() / "weights" / name, sha256=row.pretrained_sha256)

@@ -11,6 +11,7 @@ libjpeg may say so on stderr.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -48,6 +49,7 @@ _ACCEPTED = (
     "the path of an image or a folder, a uint8 BGR array, a PIL image, the bytes of an image file, "
     f"a dict with the key {', '.join(KEYS[:-1])} or {KEYS[-1]}, or a list, tuple or iterator of these"
 )
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)  # so that no such file can be there
 # What Pillow and OpenCV raise on damaged files.
 _DAMAGE = (
     *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError),
@@ -226,11 +228,11 @@ def _read_bytes(name: str) -> bytes:
         if not folder and not stat.S_ISREG(mode):
             raise InputError(f"{name!r} is a device or pipe: expected an image file")
         data = None if folder or suffix not in SUFFIXES else Path(name).read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputNotFoundError(f"{name!r}: no such file or folder") from error
     except InputError:
         raise
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        if isinstance(error, OSError) and error.errno in _NOT_THERE:
+            raise InputNotFoundError(f"{name!r}: no such file or folder") from error
         raise InputError(f"{name!r} could not be read: {getattr(error, 'strerror', error)}") from error
     if data is None:
         expected = "an image file" if folder else f"an image with the suffix {', '.join(SUFFIXES)}"

@@ -75,6 +75,7 @@ def draw(
     *,
     alpha: float = 0.7,
     contour: bool = True,
+    labels: bool = True,
     scores: bool = True,
 ) -> ByteArray:
     """Draw what was found: masks, then boxes, then labels, the best score on top.
@@ -88,6 +89,7 @@ def draw(
         names: class names; every label is an index into it.
         alpha: how much of a mask's colour covers the image, in [0, 1].
         contour: also outline the masks, in white or dark, but for the smallest.
+        labels: write class names.
         scores: write them behind the names.
 
     Returns:
@@ -115,7 +117,8 @@ def draw(
     for i in worst_first:
         top, bottom, left, right = instances.window(i)
         _frame(canvas[top:bottom, left:right], _colour(instances.labels[i]), line)
-    _write_labels(canvas, instances, names, scores)
+    if labels:
+        _write_labels(canvas, instances, names, scores)
     return canvas
 
 

@@ -104,7 +104,7 @@ def value(config: ModuleConfig, key: str) -> Any:
 def test_a_model_is_known_without_a_file(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load(path) == load(None, ["Global.model=Mask-RT-DETR-L"])
-    assert load(path).Global.model == "Mask-RT-DETR-L" and load(path).Train.learning_rate == 1e-4
+    assert load(path).Global.model == "Mask-RT-DETR-L" and load(path).Train.batch_size == 2
 
 
 def test_a_file_in_such_a_place_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,8 @@ def test_no_configuration(path: str | None, error: type[Exception], told: str) -
 
 def test_the_files_of_the_reference(tmp_path: Path) -> None:
     config = load(write(tmp_path, REFERENCE_FILE))
-    ours = load("SOLOv2", ["Global.device=gpu:0,1,2,3", f"Global.dataset_dir={config.Global.dataset_dir}"])
+    given = ["Global.device=gpu:0,1,2,3", f"Global.dataset_dir={config.Global.dataset_dir}"]
+    ours = load("SOLOv2", [*given, "Train.num_classes=2", "Train.learning_rate=0.01"])
     assert config == ours and config.Global.dataset_dir is not None and config.Global.device == "gpu:0,1,2,3"
 
 
@@ -170,10 +171,8 @@ def test_files_that_may_not_be_read(tmp_path: Path) -> None:
 def test_the_reference_s_defaults_but_for_its_machine() -> None:
     for row in catalog.MODELS.values():
         config = load(row.name)
-        assert (config.Train.batch_size, config.Train.learning_rate) == (
-            row.recipe.batch_size,
-            row.recipe.learning_rate,
-        )
+        assert config.Train.batch_size == row.recipe.batch_size
+        assert config.Train.learning_rate is config.Train.num_classes is None
         assert config.Train.pretrain_weight_path == config.Export.weight_path == row.pretrained_url
     assert config.Global.dataset_dir is None and config.Global.device is None
 
@@ -194,7 +193,7 @@ def test_overrides_win_in_their_order(tmp_path: Path) -> None:
     config = load(path, ["Train.batch_size=5", "Train.batch_size=6", "Predict.kernel_option.run_mode=trt_fp16"])
     assert (config.Train.batch_size, config.Train.epochs_iters, config.Global.output) == (6, 3, "there")
     assert config.Predict.kernel_option.run_mode == "trt_fp16"
-    assert load(path, ["Global.model=PP-YOLOE_seg-S"]).Train.learning_rate == 0.001
+    assert load(path, ["Global.model=PP-YOLOE_seg-S"]).Train.batch_size == 8
 
 
 @pytest.mark.parametrize(
@@ -207,8 +206,8 @@ def test_overrides_win_in_their_order(tmp_path: Path) -> None:
         ("Train.warmup_steps=0", 0),
         ("Train.amp=o1", "O1"),
         ("Train.amp=False", "OFF"),
-        ("CheckDataset.split.enable=T", True),
-        ("CheckDataset.split.enable=on", True),
+        ("CheckDataset.split.stratify=T", True),
+        ("CheckDataset.split.stratify=on", True),
         ("CheckDataset.convert.enable=0", False),
         ("CheckDataset.split.train_percent=33.5", 33.5),
         ("CheckDataset.split.group=key:scene", "key:scene"),

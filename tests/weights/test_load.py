@@ -15,7 +15,7 @@ from torch import nn
 
 from maskline.errors import InputNotFoundError, UnknownNameError, WeightsError
 from maskline.models.mask_rtdetr.weights import RENAME
-from maskline.weights.load import load_network, read_labels, rename, save_weights
+from maskline.weights.load import labels_in_file, load_network, rename, save_weights
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
@@ -96,7 +96,7 @@ def test_weights_say_how_many_classes_there_are(tmp_path: Path, arrays: dict[str
 def test_safetensors_round_trip(tmp_path: Path, pdparams: Path) -> None:
     network = load_network("Mask-RT-DETR-S", pdparams)
     save_weights(network.state_dict(), tmp_path / "w.safetensors", "Mask-RT-DETR-S", ["a", "b"])
-    assert read_labels(tmp_path / "w.safetensors") == ("a", "b")
+    assert labels_in_file(tmp_path / "w.safetensors") == ("a", "b")
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
     assert len(load_file(tmp_path / "w.safetensors")) == 646
     again = load_network("Mask-RT-DETR-S", tmp_path / "w.safetensors").state_dict()

@@ -1,7 +1,8 @@
 """The configuration of a module's jobs: check a data set, train, evaluate, export, predict.
 
 Sections, keys and defaults are the reference's. But ``Global.dataset_dir`` and ``Global.device`` have no default here
-(the reference's are those of one machine), and ``seed``, ``stratify`` and ``group`` of ``CheckDataset.split`` are ours.
+(the reference's are those of one machine), ``Train.num_classes`` and ``Train.learning_rate`` follow from the data set and
+the devices where they are not given, and some keys are ours.
 docs/config.md says what each key means.
 """
 
@@ -10,8 +11,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial, reduce
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeAlias, cast, get_args, get_type_hints
@@ -26,6 +28,9 @@ MODES = ("check_dataset", "train", "evaluate", "export", "predict")
 
 #: Folders of the module files in the documents, new and old. No file need be there: its name says the model.
 FOLDERS = ("/paddlex/configs/modules/instance_segmentation", "/paddlex/configs/instance_segmentation")
+
+#: What a data set can be converted from: `maskline.data.convert.FORMATS`, which needs the extra ``data``.
+SOURCE_FORMATS = ("cvat", "yolo", "voc", "labelme", "coco")
 
 #: Keys of the reference that mean nothing here. Setting one is legal, and told.
 WITHOUT_EFFECT = frozenset(
@@ -51,6 +56,7 @@ log = logging.getLogger("maskline")
 
 # A key's type, and the check that its value must pass. Where None is legal, it is not checked.
 Count: TypeAlias = Annotated[int, check_count]
+MaybeCount: TypeAlias = Annotated[int | None, check_count]
 Natural: TypeAlias = Annotated[int, values.as_natural]
 Rate: TypeAlias = Annotated[float, values.as_rate]
 Percent: TypeAlias = Annotated[float | None, values.as_percent]
@@ -78,13 +84,20 @@ class ConvertSection:
     enable: Switch = False
     src_dataset_type: Text = None
 
-    def source(self) -> str | None:
-        """The format to convert from, None not to. Raises ParameterError if it is not said."""
-        if self.enable and self.src_dataset_type is None:
+    def __post_init__(self) -> None:
+        """Raises ParameterError if it is to convert, but not from what; UnknownNameError if there is no such format."""
+        if not self.enable:
+            return
+        if self.src_dataset_type is None:
             raise ParameterError(
                 "CheckDataset.convert.src_dataset_type is not set, but CheckDataset.convert.enable is: "
                 "name the format of the data set, such as LabelMe"
             )
+        if self.src_dataset_type.lower() not in SOURCE_FORMATS:
+            raise UnknownNameError.of("CheckDataset.convert.src_dataset_type", self.src_dataset_type, SOURCE_FORMATS)
+
+    def source(self) -> str | None:
+        """The format to convert from, None not to."""
         return self.src_dataset_type if self.enable else None
 
 
@@ -98,6 +111,15 @@ class SplitSection:
     seed: Natural = 0
     stratify: Switch = False
     group: Text = None
+
+    def __post_init__(self) -> None:
+        """Raises ParameterError if the percentages do not fit, or the group is no regular expression."""
+        self.percents()
+        try:
+            re.compile(self.group or "" if self.enable else "")
+        except re.error as error:
+            expected = "folder, similar, key:NAME or a regular expression"
+            raise ParameterError(f"CheckDataset.split.group is {self.group!r}: expected {expected} ({error})") from None
 
     def percents(self) -> tuple[float, float] | None:
         """Of training and validation, each from 0 to 100, together 100. None: no split.
@@ -133,19 +155,27 @@ class CheckDatasetSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSection:
-    """``Train``. Defaults of the model: ``batch_size``, ``learning_rate`` and ``pretrain_weight_path``."""
+    """``Train``. Defaults of the model: ``batch_size`` and ``pretrain_weight_path``."""
 
-    num_classes: Count = 2
+    num_classes: MaybeCount = None
     epochs_iters: Count = 40
     batch_size: Count
-    learning_rate: Rate
+    learning_rate: Annotated[float | None, values.as_rate] = None
     pretrain_weight_path: Text
     warmup_steps: Natural = 100
     resume_path: Text = None
     log_interval: Count = 10
     eval_interval: Count = 1
-    save_interval: Annotated[int | None, check_count] = None
+    save_interval: MaybeCount = None
     amp: Annotated[str, values.as_precision] = "OFF"
+    processes: Count = 1
+    workers: Natural = 2
+    accumulate: Count = 1
+    patience: MaybeCount = None
+    clip_norm: Annotated[float | None, values.as_rate] = None
+    drop_background: Switch = False
+    augment: Options = None
+    seed: Natural = 0
     dy2st: Switch = False
     dist_ips: Text = None
     basic_config_path: Text = None
@@ -286,7 +316,6 @@ def _model_defaults(given: Mapping[str, Any], faults: list[ParameterError]) -> d
     row = catalog.get(name)
     train = {
         "batch_size": row.recipe.batch_size,
-        "learning_rate": row.recipe.learning_rate,
         "pretrain_weight_path": row.pretrained_url,
     }
     return {"Train": train, "Export": {"weight_path": row.pretrained_url}}
@@ -299,6 +328,7 @@ def _section(kind: Any, given: Any, defaults: Mapping[str, Any], prefix: str, fa
         defaults: values of fields that have no default of their own.
         prefix: what comes before the keys in messages: nothing, or a section and a full stop.
     """
+    before = len(faults)
     hints = get_type_hints(kind, include_extras=True)
     known = _known(given, hints, prefix, faults)
     found = dict(defaults)
@@ -307,7 +337,13 @@ def _section(kind: Any, given: Any, defaults: Mapping[str, Any], prefix: str, fa
             found[key] = _section(hint, known.get(key), defaults.get(key, {}), f"{prefix}{key}.", faults)
         elif key in known:
             found |= _checked(key, known[key], hint, prefix, faults)
-    return None if faults else kind(**found)
+    if len(faults) > before or any(field.default is MISSING and field.name not in found for field in fields(kind)):
+        return None
+    try:
+        return kind(**found)
+    except ParameterError as fault:  # of values that do not fit each other
+        faults.append(fault)
+        return None
 
 
 def _known(given: Any, hints: Mapping[str, Any], prefix: str, faults: list[ParameterError]) -> dict[str, Any]:

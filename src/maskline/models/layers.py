@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -34,11 +35,31 @@ class ConvNorm(nn.Module):
         x = self.norm(self.conv(x))
         return x if self.activation is None else self.activation(x)
 
+    @torch.no_grad()
+    def fuse(self) -> nn.Module:
+        """The convolution with bias, then the activation, that gives the same numbers in eval mode."""
+        weight, bias = self.fused_kernel()
+        conv = copy.deepcopy(self.conv)
+        conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+        return Activated(conv, self.activation)
+
     def fused_kernel(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the one convolution that equals convolution and norm at inference."""
         assert self.norm.running_mean is not None and self.norm.running_var is not None
         scale = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
         return self.conv.weight * scale[:, None, None, None], self.norm.bias - self.norm.running_mean * scale
+
+
+class Activated(nn.Module):
+    """A layer, then an optional activation."""
+
+    def __init__(self, layer: nn.Module, activation: Activation | None) -> None:
+        super().__init__()
+        self.layer, self.activation = layer, activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        return x if self.activation is None else self.activation(x)
 
 
 class RepVGG(nn.Module):

@@ -14,13 +14,14 @@ from maskline import catalog, models
 from maskline.errors import InputNotFoundError, WeightsError
 from maskline.files import replace_file
 from maskline.models.mask_rtdetr.weights import RENAME as MASK_RTDETR_RENAME
+from maskline.models.ppyoloe_seg.weights import RENAME as PPYOLOE_SEG_RENAME
 from maskline.weights.pdparams import read_pdparams
 
 Rules = tuple[tuple[str, str], ...]
 
 #: By family: how the reference's names become ours, and the parameter with one entry for each class.
-RENAME: dict[str, Rules] = {"mask_rtdetr": MASK_RTDETR_RENAME}
-CLASS_PARAMETER = {"mask_rtdetr": "decoder.class_head.bias"}
+RENAME: dict[str, Rules] = {"mask_rtdetr": MASK_RTDETR_RENAME, "ppyoloe_seg": PPYOLOE_SEG_RENAME}
+CLASS_PARAMETER = {"mask_rtdetr": "decoder.class_head.bias", "ppyoloe_seg": "head.class_heads.0.bias"}
 
 
 def load_network(name: str, path: Path | str) -> nn.Module:
@@ -73,12 +74,10 @@ def save_weights(state: Mapping[str, Tensor], path: Path, model: str, labels: Se
     replace_file(path, write)
 
 
-def read_labels(path: Path) -> tuple[str, ...] | None:
+def labels_in_file(path: Path) -> tuple[str, ...] | None:
     """The class names in a weights file; None where it has none."""
     from safetensors import SafetensorError, safe_open
 
-    if path.suffix != ".safetensors":
-        return None
     try:
         with safe_open(path, "pt") as file:
             labels = (file.metadata() or {}).get("labels")
@@ -93,8 +92,7 @@ def read_state(row: catalog.Model, path: Path, *, part: str = "") -> tuple[dict[
     Args:
         part: of the network that the file may be of alone, such as ``backbone``.
     """
-    if not path.is_file():
-        raise InputNotFoundError(f"no weights file {path}: give a .pdparams or .safetensors file")
+    path = weights_path(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path), {}
     arrays = read_pdparams(path)
@@ -109,6 +107,17 @@ def read_state(row: catalog.Model, path: Path, *, part: str = "") -> tuple[dict[
         linear = isinstance(layers.get(new.rpartition(".")[0]), nn.Linear) and tensor.ndim == 2
         state[new] = tensor.T.contiguous() if linear else tensor  # the reference keeps (in, out)
     return state, {new: old for old, new in renamed.items() if new != old}
+
+
+def weights_path(path: Path) -> Path:
+    """The file; or, where the documents' ``NAME.pdparams`` is not there, our ``NAME.safetensors`` beside it.
+
+    Raises InputNotFoundError if neither is there.
+    """
+    for candidate in (path, path.with_suffix(".safetensors")):
+        if candidate.is_file():
+            return candidate
+    raise InputNotFoundError(f"no weights file {path}: give a .pdparams or .safetensors file")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

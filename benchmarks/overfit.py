@@ -1,0 +1,89 @@
+"""Whether a model can learn a few images by heart, as a check of the whole of training: loss, loop, evaluation.
+
+    python benchmarks/overfit.py DATASET [--model Mask-RT-DETR-S] [--images 8] [--side 320] [--epochs 400]
+        [--batch-size 4] [--learning-rate 5e-4] [--points 3136] [--output output/overfit]
+
+The images with the fewest objects of the train split are both trained on, from scratch and without augmentation,
+and evaluated. Prints mask AP after each tenth of the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from maskline import catalog
+from maskline.data import layout
+from maskline.data.dataset import Dataset, ImageRecord
+from maskline.models.mask_rtdetr import network
+from maskline.models.mask_rtdetr.loss import LossConfig
+from maskline.preprocess import Preprocess
+from maskline.train import Settings, checkpoint, train
+from maskline.train.augment import Augment
+
+SMALLEST = 0.01  # of an image: the least that all its objects cover
+
+
+def chosen(dataset: Dataset, number: int) -> list[ImageRecord]:
+    """The images with the fewest objects, crowds and tiny objects left out."""
+
+    def objects(image: ImageRecord) -> int:
+        return len(dataset.instances(image))
+
+    def plain(image: ImageRecord) -> bool:
+        annotations = dataset.of(image)
+        sizes = [mask.sum() / (image.width * image.height) for mask in dataset.instances(image).masks]
+        return not any(a.crowd for a in annotations) and min(sizes, default=0) > SMALLEST
+
+    return sorted(filter(plain, dataset.images), key=objects)[:number]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="Mask-RT-DETR-S")
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--side", type=int, default=320)
+    parser.add_argument("--epochs", type=int, default=400)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--points", type=int, default=3136, help="of the mask loss of Mask-RT-DETR")
+    parser.add_argument("--output", type=Path, default=Path("output/overfit"))
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    row = catalog.get(arguments.model)
+    catalog.MODELS[row.name] = replace(row, preprocess=Preprocess(arguments.side, arguments.side))
+    if row.name in network.CONFIGS:
+        loss = LossConfig(points=arguments.points)
+        network.CONFIGS[row.name] = replace(network.CONFIGS[row.name], loss=loss)
+    dataset = layout.load(arguments.data)["train"]
+    few = dataset.select(chosen(dataset, arguments.images))
+    data = arguments.output / "data"
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir(parents=True)
+    layout.write({"train": few, "val": replace(few, split="val")}, data)
+    settings = Settings(
+        model=row.name,
+        data=data,
+        output=arguments.output / "run",
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        weights="scratch",
+        augment=Augment(flip=0),
+        eval_interval=max(arguments.epochs // 10, 1),
+        workers=0,
+        export=False,
+    )
+    train(settings)
+    print("| epoch | mask AP | AP50 | box AP |\n|---:|---:|---:|---:|")
+    for entry in checkpoint.read(settings.output / checkpoint.FINAL).history:
+        print(f"| {entry['epoch'] + 1} | {entry['AP']:.3f} | {entry['AP50']:.3f} | {entry['bbox_AP']:.3f} |")
+
+
+if __name__ == "__main__":
+    main()

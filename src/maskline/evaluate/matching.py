@@ -1,0 +1,187 @@
+"""Which detection hits which object: COCO's rule, for all thresholds of IoU and all ranges of area at once.
+
+The rule is that of COCO's own code (``pycocotools.cocoeval``, which the tests compare with): in each image, class by
+class and best first, a detection takes the free object with which its IoU is highest, if that reaches the threshold;
+objects outside the range of area, and crowd regions, are only taken where no other can be, and a detection that takes
+one counts neither for nor against, as does one that hits nothing and is itself outside the range. pycocotools computes
+the IoUs; its matching is plain Python over every pair, 40 times, and ours a few bit operations on pairs that overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco
+
+from maskline.evaluate.detections import Detections, Floats, Truth, mask_areas, rle_objects
+from maskline.instances import IntArray
+
+Kind: TypeAlias = Literal["mask", "box"]  # what the IoU is of
+Bits: TypeAlias = npt.NDArray[np.uint64]
+
+IOUS = np.linspace(0.5, 0.95, 10)  # as COCO computes them: 0.6 is 0.6, 0.7 is 0.7 less a rounding
+AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+
+_REACHED = np.minimum(IOUS, 1 - 1e-10)
+_EACH_AREA = sum(1 << len(IOUS) * area for area in range(len(AREAS)))  # the lowest bit of each area
+_ALL_IOUS = (1 << len(IOUS)) - 1
+_EVERYTHING = _EACH_AREA * _ALL_IOUS
+#: Of a detection; but for the label, as in `Ranking`.
+_COLUMNS = np.dtype(
+    [("label", "i8"), ("scores", "f8"), ("images", "i8"), ("ranks", "i8"), ("hits", "u8"), ("ignored", "u8")]
+)
+
+
+def bit(area: int, iou: int) -> Bits:
+    """The place of a range of area and a threshold of IoU, by their numbers, in `Ranking`'s bits: () uint64."""
+    return np.asarray(1 << len(IOUS) * area + iou, np.uint64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """The detections of one class in all images, best first, and what became of them.
+
+    Attributes:
+        scores: (N,) float64, falling; those of one image in its order, equal ones in the order of images.
+        images: (N,) int64, number of the image.
+        ranks: (N,) int64, place among the detections of the class in its image, from 0.
+        hits: (N,) uint64, a `bit` for each area and IoU: it takes an object.
+        ignored: (N,) uint64, likewise: it counts neither for nor against.
+        objects: (areas, images) int64: objects to be found.
+    """
+
+    scores: Floats
+    images: IntArray
+    ranks: IntArray
+    hits: Bits
+    ignored: Bits
+    objects: IntArray
+
+
+def rank(
+    truths: Sequence[Truth], found: Sequence[Detections], classes: int, kind: Kind, max_detections: int
+) -> list[Ranking]:
+    """Match the detections of all images.
+
+    Args:
+        truths, found: of the same images, in the same order.
+        classes: their number.
+        max_detections: of a class in an image, the best of which are looked at.
+
+    Returns:
+        One for each class.
+    """
+    objects = np.zeros((classes, len(AREAS), len(truths)), np.int64)
+    parts = [np.zeros(0, _COLUMNS)]
+    for image, (truth, detections) in enumerate(zip(truths, found, strict=True)):
+        np.add.at(objects[:, :, image], truth.labels, (~_outside(truth.areas) & ~truth.crowd).T)
+        parts.append(_match(image, truth, detections, kind, max_detections))
+    whole = np.concatenate(parts)
+    whole = whole[np.lexsort((-whole["scores"], whole["label"]))]  # stable: equal scores in the order of images
+    ends = np.searchsorted(whole["label"], np.arange(classes + 1)).tolist()
+    return [_ranking(whole[start:end], objects[label]) for label, (start, end) in enumerate(pairwise(ends))]
+
+
+def ious(truth: Truth, detections: Detections, kind: Kind) -> Floats:
+    """(D, G) float64; with a crowd region, the share of the detection that lies in it."""
+    if not len(truth.labels) or not len(detections):
+        return np.zeros((len(detections), len(truth.labels)))
+    crowd = truth.crowd.astype(np.uint8).tolist()
+    if kind == "box":
+        return np.asarray(coco.iou(detections.boxes, truth.boxes, crowd), np.float64)
+    masks = rle_objects(detections.masks, detections.size), rle_objects(truth.masks, truth.size)
+    return np.asarray(coco.iou(*masks, crowd), np.float64)
+
+
+def _match(image: int, truth: Truth, detections: Detections, kind: Kind, max_detections: int) -> npt.NDArray[np.void]:
+    """The records (D,) of the detections of one image; of each class no more than the best ``max_detections``."""
+    ranks = _ranks(detections.labels)
+    if (ranks >= max_detections).any():
+        kept = np.flatnonzero(ranks < max_detections)
+        detections, ranks = detections.select(kept), ranks[kept]
+    records = np.zeros(len(detections), _COLUMNS)
+    overlap = ious(truth, detections, kind) * (detections.labels[:, None] == truth.labels)
+    uncounted = _spread(_outside(truth.areas) | truth.crowd).tolist()
+    hits, ignored = _take(overlap, uncounted, truth.crowd.tolist())
+    beyond = _spread(_outside(_areas(detections, kind)))
+    columns = detections.labels, detections.scores, image, ranks, hits, ignored | (beyond & ~hits)
+    for name, column in zip(_COLUMNS.names or (), columns, strict=True):
+        records[name] = column
+    return records
+
+
+def _ranks(labels: IntArray) -> IntArray:
+    """(D,) the place of each detection among those of its class."""
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+    ranks = np.empty_like(labels)
+    ranks[order] = np.arange(len(labels)) - np.searchsorted(ordered, ordered, side="left")
+    return ranks
+
+
+def _take(overlap: Floats, uncounted: Sequence[int], crowd: Sequence[bool]) -> tuple[Bits, Bits]:
+    """Let each detection, best first, take an object.
+
+    Args:
+        overlap: (D, G) IoUs.
+        uncounted: G sets of bits: where an object does not count.
+        crowd: G: whether it can be taken again and again.
+
+    Returns:
+        (D,) hits, and (D,) those that took an object which does not count.
+    """
+    hits, ignored = [0] * len(overlap), [0] * len(overlap)
+    free = [_EVERYTHING] * len(crowd)
+    for row, candidates in groupby(_candidates(overlap), key=lambda candidate: candidate[0]):
+        left, near = _EVERYTHING, list(candidates)
+        for counting in (True, False):
+            for _, column, reached in near:
+                counts = ~uncounted[column] if counting else uncounted[column]
+                taken = left & free[column] & counts & reached
+                left &= ~taken
+                free[column] &= _EVERYTHING if crowd[column] else ~taken
+                hits[row] |= taken
+                ignored[row] |= 0 if counting else taken
+    return np.asarray(hits, np.uint64), np.asarray(ignored, np.uint64)
+
+
+def _candidates(overlap: Floats) -> list[tuple[int, int, int]]:
+    """Pairs that reach some threshold, by detection, and the best first; of equal IoUs the later, as in COCO's code.
+
+    Returns:
+        For each: detection, object, the bits of the thresholds it reaches.
+    """
+    rows, columns = np.nonzero(overlap >= _REACHED[0])
+    values = overlap[rows, columns]
+    order = np.lexsort((-columns, -values, rows))
+    levels = np.searchsorted(_REACHED, values[order], side="right").tolist()
+    reached = [_EACH_AREA * ((1 << level) - 1) for level in levels]
+    return list(zip(rows[order].tolist(), columns[order].tolist(), reached, strict=True))
+
+
+def _outside(areas: Floats) -> npt.NDArray[np.bool_]:
+    """(areas, N) whether each lies outside of each range; both ends belong to it."""
+    low, high = np.asarray(list(AREAS.values())).T[..., None]
+    return np.asarray((areas < low) | (areas > high), np.bool_)
+
+
+def _spread(flags: npt.NDArray[np.bool_]) -> Bits:
+    """(areas, N) flags as N sets of bits, the same for all IoUs."""
+    places = np.asarray([_ALL_IOUS << len(IOUS) * area for area in range(len(AREAS))], np.uint64)
+    return np.asarray(places @ flags, np.uint64)
+
+
+def _areas(detections: Detections, kind: Kind) -> Floats:
+    if kind == "box":
+        return np.asarray(detections.boxes[:, 2:].prod(axis=1), np.float64)
+    return mask_areas(detections.masks, detections.size)
+
+
+def _ranking(records: npt.NDArray[np.void], objects: IntArray) -> Ranking:
+    columns = {name: np.ascontiguousarray(records[name]) for name in ("scores", "images", "ranks", "hits", "ignored")}
+    return Ranking(**columns, objects=objects)

@@ -1,0 +1,151 @@
+"""What became of each object and each detection at one threshold: for the confusion matrix and the worst images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from maskline.data.dataset import Id
+from maskline.evaluate.detections import Detections, Floats, Truth
+from maskline.evaluate.matching import ious
+from maskline.instances import IntArray
+
+MATCHED = 0.5  # IoU from which a detection stands for an object
+GOOD = 0.75  # IoU below which its mask is poor
+NOTHING = -1
+
+#: Of an object: found, found with a poor mask, taken for another class, missed, or a crowd region. Of a detection: the
+#: same of its object; false where it has none; crowd where it lies in such a region.
+Verdict: TypeAlias = Literal["found", "poor", "confused", "missed", "false", "crowd"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """Who stands for whom in one image.
+
+    Attributes:
+        objects: (D,) int64, the object of each detection, -1 where it has none.
+        overlap: (D,) float64, IoU with it, 0 where it has none.
+        excused: (D,) bool: it has none but lies in a crowd region of its class, which counts neither for nor against.
+    """
+
+    objects: IntArray
+    overlap: Floats
+    excused: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOutcome:
+    """One image at the threshold.
+
+    Attributes:
+        found: objects with a detection of their class and a good mask (IoU of 0.75 or more).
+        poor: the same with a poor one (0.5 to 0.75).
+        confused: objects whose detection is of another class.
+        missed: objects without a detection.
+        false: detections without an object, but for those in crowd regions.
+        quality: panoptic quality (Kirillov et al., 2019, with all classes as one): the sum of the IoUs of those found
+            over found + half of the errors; 1 where there is nothing to find and nothing found.
+    """
+
+    image_id: Id
+    file: str
+    found: int
+    poor: int
+    confused: int
+    missed: int
+    false: int
+    quality: float
+
+    @property
+    def errors(self) -> int:
+        """Objects and detections that are wrong; poor masks are not among them."""
+        return 2 * self.confused + self.missed + self.false
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def pair(truth: Truth, detections: Detections) -> Pairs:
+    """Pair detections with objects by the IoU of their masks, 0.5 or more, the best score first.
+
+    Detections first take objects of their own class; those that found none then take what is left of any class. So a
+    second detection of another class is a false positive and not a confusion.
+    """
+    overlap = ious(truth, detections, "mask")
+    same = detections.labels[:, None] == truth.labels
+    objects, reached = np.full(len(detections), NOTHING), np.where(truth.crowd, 0, overlap)
+    for allowed in (same, ~same):
+        for row in np.flatnonzero((objects == NOTHING) & (reached * allowed >= MATCHED).any(axis=1)):
+            best = int((reached[row] * allowed[row]).argmax())
+            if reached[row, best] * allowed[row, best] >= MATCHED:
+                objects[row] = best
+                reached[:, best] = 0
+    excused = (objects == NOTHING) & (overlap * (same & truth.crowd) >= MATCHED).any(axis=1)
+    paired = np.where(objects == NOTHING, 0, np.take_along_axis(_padded(overlap), objects[:, None], axis=1)[:, 0])
+    return Pairs(objects, paired, excused)
+
+
+def verdicts(truth: Truth, detections: Detections, pairs: Pairs) -> tuple[list[Verdict], list[Verdict]]:
+    """What became of each object, and of each detection."""
+    ours: list[Verdict] = []
+    theirs: list[Verdict] = ["crowd" if crowd else "missed" for crowd in truth.crowd]
+    rows = zip(pairs.objects.tolist(), pairs.overlap.tolist(), pairs.excused.tolist(), strict=True)
+    for place, (partner, overlap, excused) in enumerate(rows):
+        if partner == NOTHING:
+            ours.append("crowd" if excused else "false")
+            continue
+        right = truth.labels[partner] == detections.labels[place]
+        ours.append("confused" if not right else "found" if overlap >= GOOD else "poor")
+        theirs[partner] = ours[-1]
+    return theirs, ours
+
+
+def outcome(image_id: Id, file: str, truth: Truth, detections: Detections, pairs: Pairs) -> ImageOutcome:
+    """Count what became of one image."""
+    theirs, ours = verdicts(truth, detections, pairs)
+    right = np.asarray([verdict in ("found", "poor") for verdict in ours], np.bool_)
+    counts, false = Counter(theirs), ours.count("false")
+    total = int(right.sum()) + counts["confused"] + (counts["missed"] + false) / 2
+    quality = float(pairs.overlap[right].sum() / total) if total else 1.0
+    return ImageOutcome(
+        image_id, file, counts["found"], counts["poor"], counts["confused"], counts["missed"], false, quality
+    )
+
+
+def confusion_matrix(cases: Sequence[tuple[Truth, Detections, Pairs]], classes: int) -> IntArray:
+    """(classes + 1, classes + 1) int64: rows are what objects are, columns what they were taken for; last: nothing."""
+    matrix = np.zeros((classes + 1, classes + 1), np.int64)
+    for truth, detections, pairs in cases:
+        paired = pairs.objects != NOTHING
+        np.add.at(matrix, (truth.labels[pairs.objects[paired]], detections.labels[paired]), 1)
+        np.add.at(matrix[classes], detections.labels[~paired & ~pairs.excused], 1)
+        missed = np.setdiff1d(np.flatnonzero(~truth.crowd), pairs.objects)
+        np.add.at(matrix[:, classes], truth.labels[missed], 1)
+    return matrix
+
+
+def worst(outcomes: Sequence[ImageOutcome], number: int) -> list[ImageOutcome]:
+    """The images with errors or poor masks whose quality is lowest; of equal ones those with more errors."""
+    bad = (outcome for outcome in outcomes if outcome.errors or outcome.poor)
+    return sorted(bad, key=lambda outcome: (outcome.quality, -outcome.errors))[:number]
+
+
+def confusions(matrix: IntArray, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The cells of a confusion matrix that are not 0, the largest first; None stands for nothing."""
+    labels = [*names, None]
+    rows, columns = np.nonzero(matrix)
+    for place in np.argsort(-matrix[rows, columns], kind="stable").tolist():
+        row, column = int(rows[place]), int(columns[place])
+        yield {"truth": labels[row], "prediction": labels[column], "count": int(matrix[row, column])}
+
+
+def _padded(overlap: Floats) -> Floats:
+    """With a column of zeros at the end, which -1 picks."""
+    return np.pad(overlap, ((0, 0), (0, 1)))

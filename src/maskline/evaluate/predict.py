@@ -1,0 +1,116 @@
+"""Predict a data set: its pictures in, one after the other, truth and detections out. No picture is kept."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from maskline.data.dataset import Dataset, ImageRecord
+from maskline.errors import DatasetError, InputError, ParameterError
+from maskline.evaluate.classes import Classes
+from maskline.evaluate.detections import Detections, Truth, detections_of, truth_of
+from maskline.evaluate.evaluation import Skipped
+from maskline.inputs import read_image
+from maskline.instances import ByteArray, Instances
+from maskline.progress import track
+
+Predict: TypeAlias = Callable[[ByteArray], Instances]
+PredictStream: TypeAlias = Callable[[Iterator[ByteArray]], Iterable[Instances]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted:
+    """Truth and detections of the images that could be read, in the order of the data set.
+
+    Attributes:
+        images, truths, found: of the same length.
+        skipped: pictures that could not be used.
+        foreign: detections of classes that the data set does not have.
+        seconds: spent on predicting, without reading pictures.
+    """
+
+    images: tuple[ImageRecord, ...]
+    truths: tuple[Truth, ...]
+    found: tuple[Detections, ...]
+    skipped: tuple[Skipped, ...]
+    foreign: int
+    seconds: float
+
+
+def predict_dataset(predict: PredictStream, dataset: Dataset, classes: Classes) -> Predicted:
+    """Predict every picture.
+
+    Raises:
+        DatasetError: there is no picture that can be used.
+        ParameterError: a prediction is not of its picture's size, or there are more or fewer than pictures.
+    """
+    source = _Pictures(dataset)
+    images, found, foreign = [], [], 0
+    start = time.perf_counter()
+    for instances in track(predict(iter(source)), "evaluate", len(dataset.images)):
+        image = source.next_given(instances)
+        detections, left_out = detections_of(instances, classes)
+        images.append(image)
+        found.append(detections)
+        foreign += left_out
+    seconds = time.perf_counter() - start - source.seconds
+    if source.given:
+        raise ParameterError(f"predict gave {len(images)} results for {len(images) + len(source.given)} pictures")
+    if not images:
+        reason = "".join(f": {skipped.file}: {skipped.reason}" for skipped in source.skipped[:1])
+        raise DatasetError(f"none of the {len(dataset.images)} pictures of {dataset.split!r} can be used{reason}")
+    truths = tuple(truth_of(dataset, image, classes) for image in images)
+    return Predicted(tuple(images), truths, tuple(found), tuple(source.skipped), foreign, seconds)
+
+
+@dataclass(slots=True, eq=False)
+class _Pictures:
+    """The pictures of a data set, read one by one as they are asked for.
+
+    Attributes:
+        given: the images given out whose prediction is still to come.
+        skipped: what could not be used.
+        seconds: spent on reading.
+    """
+
+    dataset: Dataset
+    given: deque[ImageRecord] = field(default_factory=deque)
+    skipped: list[Skipped] = field(default_factory=list)
+    seconds: float = 0
+
+    def __iter__(self) -> Iterator[ByteArray]:
+        for image in self.dataset.images:
+            start = time.perf_counter()
+            pixels = self._read(image)
+            self.seconds += time.perf_counter() - start
+            if pixels is not None:
+                self.given.append(image)
+                yield pixels
+
+    def next_given(self, instances: Instances) -> ImageRecord:
+        """The image that a prediction is of. Raises ParameterError if it can't be."""
+        if not self.given:
+            raise ParameterError("predict gave more results than it was given pictures")
+        image = self.given.popleft()
+        if tuple(instances.size) != image.size:
+            raise ParameterError(
+                f"the prediction for {image.file_name} is for {instances.size} (height, width): expected {image.size}, "
+                "the size of its picture"
+            )
+        return image
+
+    def _read(self, image: ImageRecord) -> ByteArray | None:
+        try:
+            pixels = read_image(self.dataset.path(image))
+        except InputError as error:
+            self.skipped.append(Skipped(image.file_name, str(error)))
+            return None
+        if pixels.shape[:2] == image.size:
+            return pixels
+        height, width = pixels.shape[:2]
+        what = f"it is {width} x {height}, but listed as {image.width} x {image.height}"
+        self.skipped.append(Skipped(image.file_name, what))
+        return None

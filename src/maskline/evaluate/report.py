@@ -1,0 +1,216 @@
+"""The report on an evaluation: one HTML file that needs nothing else, with figures, curves and the worst images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined, Template
+
+from maskline import __version__
+from maskline.data.dataset import Dataset
+from maskline.evaluate.average_precision import detections_counted
+from maskline.evaluate.curves import SHOWN, Curve
+from maskline.evaluate.detections import Detections, Truth
+from maskline.evaluate.evaluation import ClassResult, Evaluation
+from maskline.evaluate.outcomes import ImageOutcome, Pairs, Verdict, pair, verdicts
+from maskline.evaluate.pictures import COLOURS, Picture, draw_both
+from maskline.evaluate.predict import Predicted
+from maskline.files import replace_file
+
+IMAGES_SHOWN = 12
+NAMES_TOLD = 6  # in a line of a picture
+TABLE_CLASSES = 12  # up to which the confusion matrix has numbers
+MATRIX_CLASSES = 150  # up to which it is drawn at all
+CONFUSIONS_SHOWN = 20
+CLASSES_SHOWN = 100  # rows before the rest is folded
+SKIPPED_SHOWN = 20
+
+#: What the legend says.
+LEGEND: dict[Verdict, str] = {
+    "found": "found",
+    "poor": "found, but with a poor mask (IoU below 0.75)",
+    "confused": "taken for another class",
+    "missed": "missed",
+    "false": "false positive",
+    "crowd": "crowd region, not counted",
+}
+#: What stands before the classes concerned.
+HEADS: dict[Verdict, str] = {
+    "missed": "missed",
+    "false": "false positives",
+    "confused": "taken for another class",
+    "poor": "poor masks",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """One of the worst images."""
+
+    outcome: ImageOutcome
+    truth: Picture
+    found: Picture
+    words: tuple[tuple[Verdict, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Of the confusion matrix: ``share`` is of its row, ``place`` the number of its column."""
+
+    row: str
+    column: str
+    place: int
+    count: int
+    share: float
+    right: bool
+
+
+def write(evaluation: Evaluation, predicted: Predicted, dataset: Dataset, path: Path, *, title: str) -> None:
+    """Write the report.
+
+    Args:
+        predicted: what was evaluated; its worst pictures are read once more.
+        path: the HTML file; its folder is made where missing.
+        title: what the model is called.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    known = sorted((result for result in evaluation.classes if result.curve is not None), key=_weakest_first)
+    text = _template().render(
+        title=title,
+        split=dataset.split,
+        source=dataset.source.name,
+        date=datetime.now().astimezone(),
+        version=__version__,
+        evaluation=evaluation,
+        counts=evaluation.counts,
+        classes=evaluation.classes,
+        known=known,
+        unknown=[result for result in evaluation.classes if result.curve is None],
+        meanings=_meanings(evaluation.max_detections),
+        classes_shown=CLASSES_SHOWN,
+        lines=_lines(evaluation.curve),
+        sparks={result.name: _polyline(result.curve, "0.50", 100, 32) for result in known},
+        cells=_cells(evaluation),
+        table_classes=TABLE_CLASSES,
+        matrix_classes=MATRIX_CLASSES,
+        confusions=_confusions(evaluation),
+        bad=list(_worst(evaluation, predicted, dataset)),
+        legend=LEGEND,
+        heads=HEADS,
+        colours=COLOURS,
+        skipped_shown=SKIPPED_SHOWN,
+    )
+    replace_file(path, lambda file: file.write_bytes(text.encode("utf-8", "replace")))  # JSON can hold half characters
+
+
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = lambda value: f"{value:,}"
+    environment.filters["figure"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
+    environment.filters["score"] = lambda value: "–" if value is None else f"{value:.3f}"
+    return environment.from_string(files("maskline.evaluate").joinpath("report.html").read_text("utf-8"))
+
+
+def _weakest_first(result: ClassResult) -> tuple[float, str]:
+    return result.metrics["AP"] or 0, result.name
+
+
+def _meanings(max_detections: int) -> list[str]:
+    """What each figure is, in the order of `maskline.evaluate.average_precision.metrics`."""
+    sizes = ("small objects", "medium objects", "large objects")
+    found = (f"recall, {most} in an image" for most in detections_counted(max_detections))
+    return ["", "at an IoU of 0.5", "at an IoU of 0.75", *sizes, *found, *(f"recall, {size}" for size in sizes)]
+
+
+# ---- curves
+
+
+def _lines(curve: Curve | None) -> dict[str, str]:
+    """The mean curves as points of an SVG of 400 x 260, by IoU."""
+    return {} if curve is None else {iou: _polyline(curve, iou, 400, 260) or "" for iou in SHOWN}
+
+
+def _polyline(curve: Curve | None, iou: str, width: int, height: int) -> str | None:
+    """Points of an SVG: recall to the right, precision upwards."""
+    if curve is None:
+        return None
+    values = np.asarray(curve[iou])
+    across = np.linspace(0, width, len(values))
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, height * (1 - values), strict=True))
+
+
+# ---- confusion
+
+
+def _cells(evaluation: Evaluation) -> list[list[Cell]]:
+    """The matrix by rows; background is the last of each but for its own cell, of which nothing is known."""
+    names, matrix = [*evaluation.names, "background"], evaluation.confusion
+    totals = np.maximum(matrix.sum(axis=1), 1)
+    return [
+        [
+            Cell(row, column, x, int(matrix[y, x]), float(matrix[y, x] / totals[y]), x == y)
+            for x, column in enumerate(names)
+            if (y, x) != (len(names) - 1, len(names) - 1)
+        ]
+        for y, row in enumerate(names)
+    ]
+
+
+def _confusions(evaluation: Evaluation) -> list[Cell]:
+    """Pairs of classes that were confused, the most frequent first."""
+    inner = [cell for row in _cells(evaluation)[:-1] for cell in row[:-1] if cell.count and not cell.right]
+    return sorted(inner, key=lambda cell: -cell.count)[:CONFUSIONS_SHOWN]
+
+
+# ---- pictures
+
+
+def _worst(evaluation: Evaluation, predicted: Predicted, dataset: Dataset) -> Iterator[Bad]:
+    places = {image.id: place for place, image in enumerate(predicted.images)}
+    for outcome in evaluation.worst[:IMAGES_SHOWN]:
+        place = places[outcome.image_id]
+        image, truth = predicted.images[place], predicted.truths[place]
+        found = predicted.found[place].above(evaluation.threshold)
+        pairs = pair(truth, found)
+        theirs, ours = verdicts(truth, found, pairs)
+        pictures = draw_both(
+            str(dataset.path(image)),
+            image.size,
+            list(zip(truth.masks, theirs, strict=True)),
+            list(zip(found.masks, ours, strict=True)),
+        )
+        if pictures is not None:
+            yield Bad(outcome, *pictures, tuple(_words(truth, found, pairs, evaluation.names)))
+
+
+def _words(truth: Truth, found: Detections, pairs: Pairs, names: Sequence[str]) -> Iterator[tuple[Verdict, str]]:
+    """What is wrong in an image, kind by kind, with the classes concerned."""
+    theirs, ours = verdicts(truth, found, pairs)
+    labels: dict[Verdict, list[str]] = {verdict: [] for verdict in HEADS}
+    for verdict, label in zip(theirs, truth.labels.tolist(), strict=True):
+        if verdict in ("missed", "poor"):
+            labels[verdict].append(names[label])
+    for verdict, label, partner in zip(ours, found.labels.tolist(), pairs.objects.tolist(), strict=True):
+        if verdict == "false":
+            labels[verdict].append(names[label])
+        elif verdict == "confused":
+            labels[verdict].append(f"{names[truth.labels[partner]]} as {names[label]}")
+    for verdict, some in labels.items():
+        if some:
+            yield verdict, _counted(some)
+
+
+def _counted(names: Sequence[str]) -> str:
+    """``3 × dog, 1 × cat``: the most frequent first."""
+    counts = Counter(names).most_common()
+    told = ", ".join(f"{count} × {name}" for name, count in counts[:NAMES_TOLD])
+    more = sum(count for _, count in counts[NAMES_TOLD:])
+    return f"{told} and {more} more" if more else told

@@ -1,0 +1,323 @@
+"""The training loop, as each process runs it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from maskline import catalog
+from maskline.data.dataset import Dataset
+from maskline.errors import MasklineError, OutputError
+from maskline.models.deployed import Normalise
+from maskline.models.targets import Divisor, Target
+from maskline.train import checkpoint
+from maskline.train.checkpoint import Progress, State
+from maskline.train.journal import SAMPLES_FOLDER, Journal, clock, log_file
+from maskline.train.loader import Batch, TrainingLoader, loader
+from maskline.train.optim import LearningRate, RunningAverage, make_optimizer, set_learning_rate
+from maskline.train.processes import share_statistics
+from maskline.train.settings import SCRATCH, Settings
+from maskline.train.start import new_network
+from maskline.train.validate import validate
+
+log = logging.getLogger("maskline")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every process of a run gets: settings without any None of the recipe's, and the data."""
+
+    settings: Settings
+    train: Dataset
+    val: Dataset | None
+
+    @property
+    def row(self) -> catalog.Model:
+        """The model."""
+        return catalog.get(self.settings.model)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names."""
+        return tuple(self.train.names)
+
+
+class LossModule(nn.Module):
+    """A network behind its loss, as one module that several processes can share: pixels and targets in, loss out."""
+
+    def __init__(self, network: nn.Module, row: catalog.Model, divisor: Divisor) -> None:
+        super().__init__()
+        self.network, self.divisor = network, divisor
+        self.normalise = Normalise(row.preprocess)
+
+    def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+        """Images (B, H, W, 3) uint8 RGB to the weighted parts of the loss."""
+        losses: dict[str, Tensor] = self.network.losses(  # type: ignore[operator]
+            self.normalise(images), targets, divisor=self.divisor
+        )
+        return losses
+
+
+class Run:
+    """One process of a training run."""
+
+    def __init__(self, job: Job, accelerator: Accelerator) -> None:
+        self.job, self.settings, self.accelerator = job, job.settings, accelerator
+        recipe = job.row.recipe
+        self.loader = self._loader()
+        steps = self.settings.epochs * self.epoch_steps
+        self.rate = LearningRate.of(recipe, steps, self.settings.warmup_steps)
+        self.network = new_network(self.settings, len(job.labels)).to(self.accelerator.device)
+        freeze(self.frozen())
+        if self.accelerator.num_processes > 1:
+            share_statistics(self.network)
+        assert self.settings.learning_rate is not None
+        optimizer = make_optimizer(
+            self.network, recipe, self.settings.learning_rate, pretrained=self.settings.weights != SCRATCH
+        )
+        average = None if recipe.ema_decay is None else RunningAverage(self.network, recipe.ema_decay, steps)
+        self.state = State(self.network, optimizer, average)
+        self.progress = Progress(settings=asdict(self.settings))
+        if self.settings.resume is not None:
+            self._resume(checkpoint.find(self.settings.resume))
+        module = LossModule(self.network, job.row, self._divisor).to(self.accelerator.device)
+        self.module: nn.Module = self.accelerator.prepare_model(module)
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes and tells."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of the optimizer in an epoch."""
+        return -(-len(self.loader) // self.settings.accumulate)
+
+    def frozen(self) -> list[nn.Module]:
+        """The parts that the network wants to stay as they are, which makes sense only if they have learned before."""
+        return [] if self.settings.weights == SCRATCH else list(self.network.frozen())  # type: ignore[operator]
+
+    def train(self) -> None:
+        """All epochs that are left."""
+        with self._journal() as journal:
+            for epoch in range(self.progress.epochs, self.settings.epochs):
+                self._epoch(epoch, journal)
+                last = epoch + 1 == self.settings.epochs
+                if self._is_due(self.settings.eval_interval, epoch) or last:
+                    self._evaluate(epoch, journal)
+                if self._is_due(self.settings.save_interval or self.settings.eval_interval, epoch) and not last:
+                    self._save(self.settings.output / str(epoch))
+                if self._is_enough():
+                    log.info("no better AP in %d evaluations: ending early", self.progress.since_best)
+                    break
+            self._save(self.settings.output / checkpoint.FINAL, must=True)
+            if self.job.val is None:
+                self._save(self.settings.output / checkpoint.BEST, resumable=False, must=True)
+
+    def _epoch(self, epoch: int, journal: Journal | None) -> None:
+        learn(self.network, self.frozen())
+        started = clock()
+        for batches in grouped(self.loader.epoch(epoch), self.settings.accumulate):
+            waited = clock() - started
+            self._tell_skipped(batches)
+            rate = self.rate.factor(self.progress.steps)
+            set_learning_rate(self.state.optimizer, rate)
+            losses = self._step(batches)
+            step, self.progress = self.progress.steps, replace(self.progress, steps=self.progress.steps + 1)
+            if journal is not None:
+                images = sum(len(b.targets) for b in batches) * self.accelerator.num_processes
+                assert self.settings.learning_rate is not None
+                journal.step(step, losses, rate * self.settings.learning_rate, images, clock() - started, waited)
+            started = clock()
+        means = (*self.progress.losses, journal.epoch_loss()) if journal is not None else ()
+        self.progress = replace(self.progress, epochs=epoch + 1, losses=means)
+
+    def _step(self, batches: list[Batch]) -> dict[str, float]:
+        """One step of the optimizer over one or more batches. Returns the parts of the loss."""
+        losses = self.gradients(batches)
+        loss = sum(losses.values())
+        if not math.isfinite(loss):
+            raise MasklineError(
+                f"the loss became {loss} at step {self.progress.steps}: lower the learning rate, or use fp32; "
+                f"checkpoints in {self.settings.output} are sound"
+            )
+        if self.settings.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.state.average is not None:
+            self.state.average.update(self.network)
+        return losses
+
+    def gradients(self, batches: list[Batch]) -> dict[str, float]:
+        """Add to the gradients what some batches of a step give. Returns the parts of the loss, means over processes.
+
+        What is drawn at random in a step depends on the seed, the step and the process alone.
+        """
+        torch.manual_seed(hash((self.settings.seed, self.progress.steps, self.accelerator.process_index)))
+        total: dict[str, Tensor] = {}
+        for i, batch in enumerate(batches):
+            with self._synchronised(i + 1 == len(batches)):  # mixed precision is the prepared module's own
+                images, targets = to_device(batch, self.accelerator.device)
+                parts = {name: part / len(batches) for name, part in self.module(images, targets).items()}
+            self.accelerator.backward(torch.stack(list(parts.values())).sum())
+            total = {name: total.get(name, 0) + part.detach() for name, part in parts.items()}
+        values = self._average(torch.stack(list(total.values())))
+        return dict(zip(total, values.tolist(), strict=True))
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients of all but the last batch of a step need not cross processes."""
+        return nullcontext() if last else self.accelerator.no_sync(self.module)
+
+    def _average(self, x: Tensor) -> Tensor:
+        """The mean over processes."""
+        mean: Tensor = self.accelerator.reduce(x, "mean")
+        return mean
+
+    def _divisor(self, count: Tensor) -> Tensor:
+        """See `Divisor`."""
+        total: Tensor = self.accelerator.reduce(count.detach(), "sum")
+        return total.clamp(min=1) / int(self.accelerator.num_processes)
+
+    def _evaluate(self, epoch: int, journal: Journal | None) -> None:
+        if self.job.val is None:
+            return
+        pictures = self.settings.output / SAMPLES_FOLDER / f"epoch_{epoch}.jpg"
+        with averaged_weights(self.state), nullcontext() if journal is None else journal.paused():
+            metrics = validate(self.network, self.job.row, self.job.val, self.accelerator, pictures)
+        self.progress = replace(self.progress, history=(*self.progress.history, {"epoch": epoch, **metrics}))
+        assert self.progress.best is not None
+        if journal is not None:
+            journal.evaluation(self.progress.steps, metrics, self.progress.best["AP"])
+            journal.curves(self.progress.losses, self.progress.history)
+        if self.progress.best["epoch"] == epoch:
+            self._save(self.settings.output / checkpoint.BEST, resumable=False)
+
+    def _is_due(self, interval: int, epoch: int) -> bool:
+        return (epoch + 1) % interval == 0
+
+    def _is_enough(self) -> bool:
+        return self.settings.patience is not None and self.progress.since_best >= self.settings.patience
+
+    def _save(self, folder: Path, *, resumable: bool = True, must: bool = False) -> None:
+        """Write a checkpoint. That one can't be written ends a run only if it is the last."""
+        if not self.is_first:
+            return
+        updates = 0 if self.state.average is None else self.state.average.updates
+        scaler = {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
+        progress = replace(self.progress, updates=updates, scaler=scaler)
+        try:
+            checkpoint.save(folder, self.state, progress, self.job.labels, resumable=resumable)
+        except OutputError as error:
+            if must:
+                raise
+            log.warning("%s; training goes on, earlier checkpoints are whole", error)
+            return
+        log.info("Save checkpoint: %s", folder)
+        checkpoint.prune(self.settings.output, self.settings.keep)
+
+    def _resume(self, folder: Path) -> None:
+        self.progress = replace(checkpoint.restore(folder, self.state), settings=asdict(self.settings))
+        if self.accelerator.scaler is not None and self.progress.scaler:
+            self.accelerator.scaler.load_state_dict(dict(self.progress.scaler))
+        log.info("resumed from %s: %d of %d epochs are done", folder, self.progress.epochs, self.settings.epochs)
+
+    def _loader(self) -> TrainingLoader:
+        settings, row = self.settings, self.job.row
+        assert settings.batch_size is not None and settings.augment is not None
+        return loader(
+            self.job.train,
+            self.job.train.folder,
+            row.preprocess,
+            settings.augment,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            workers=settings.workers,
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
+            drop_background=settings.drop_background,
+        )
+
+    def _journal(self) -> AbstractContextManager[Journal | None]:
+        if not self.is_first:
+            return nullcontext()
+        return Journal(
+            self.settings.output,
+            epochs=self.settings.epochs,
+            epoch_steps=self.epoch_steps,
+            log_interval=self.settings.log_interval,
+        )
+
+    def _tell_skipped(self, batches: list[Batch]) -> None:
+        for line in (line for batch in batches for line in batch.skipped):
+            log.warning("%s; training goes on without it", line)
+
+
+def run(job: Job) -> None:
+    """Train in this process."""
+    accelerator = make_accelerator(job.settings)
+    with log_file(job.settings.output) if accelerator.is_main_process else nullcontext():
+        Run(job, accelerator).train()
+
+
+def make_accelerator(settings: Settings) -> Accelerator:
+    """Where this process trains, together with the others, and in which precision."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # or a second run in a process would keep the first's
+    return Accelerator(mixed_precision="no" if settings.precision == "fp32" else settings.precision)
+
+
+def freeze(modules: Iterable[nn.Module]) -> None:
+    """Let these stay as they are."""
+    for module in modules:
+        module.requires_grad_(False)
+
+
+def learn(network: nn.Module, frozen: Iterable[nn.Module]) -> None:
+    """Training mode, but not for what is frozen: its statistics stay too."""
+    network.train()
+    for module in frozen:
+        module.eval()
+
+
+class averaged_weights:  # noqa: N801 (a context, used like a function)
+    """The network with its running average for weights, in evaluation mode; afterwards what it was, to the bit."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def __enter__(self) -> None:
+        self.kept = {name: tensor.clone() for name, tensor in self.state.network.state_dict().items()}
+        self.state.network.load_state_dict(self.state.weights())
+        self.state.network.eval()
+
+    def __exit__(self, *exception: object) -> None:
+        self.state.network.load_state_dict(self.kept)
+
+
+def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """Lists of ``size`` batches; the last may be shorter."""
+    group: list[Batch] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, list[Target]]:
+    """Images and targets where they are needed."""
+    targets = [Target(*(tensor.to(device, non_blocking=True) for tensor in target)) for target in batch.targets]
+    return batch.images.to(device, non_blocking=True), targets

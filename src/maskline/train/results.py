@@ -1,0 +1,69 @@
+"""What a run leaves for programs: ``train_results.json`` (and ``train_result.json``, as the documents call it)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from maskline.files import replace_file
+from maskline.train import checkpoint
+from maskline.train.journal import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
+from maskline.train.settings import Settings
+
+NAMES = ("train_result.json", "train_results.json")
+LISTED = 5  # checkpoints, beside the best
+
+
+def write(settings: Settings, labels: tuple[str, ...], *, done: bool) -> dict[str, Any]:
+    """Write both files with what is there, and return their content. Paths are relative to the output folder."""
+    output = settings.output
+    folders = [p for p in output.iterdir() if p.name.isdigit() or p.name == checkpoint.FINAL]
+    newest = sorted(folders, key=lambda p: (p.name == checkpoint.FINAL, len(p.name), p.name), reverse=True)[:LISTED]
+    listed = {f"last_{i + 1}": _model(newest[i], output) if i < len(newest) else {} for i in range(LISTED)}
+    best = output / checkpoint.BEST
+    content = {
+        "model_name": settings.model,
+        "label_dict": "",
+        "labels": list(labels),
+        "visualdl_log": "",
+        "tensorboard_log": TENSORBOARD_FOLDER,
+        "train_log": LOG_FILE,
+        "config": "config.yaml",
+        "curves": _there(output / CURVES_FILE, output),
+        "models": {**listed, "best": _model(best, output) if best.is_dir() else {}},
+        "done_flag": done,
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False).replace("/", "\\/") + "\n"
+    for name in NAMES:
+        replace_file(output / name, lambda file: file.write_text(text, encoding="utf-8"))
+    return content
+
+
+def _model(folder: Path, output: Path) -> dict[str, Any]:
+    """A checkpoint's files: under the reference's keys those that play the part, then our own."""
+    name, inference = folder.name, folder / "inference"
+    progress = checkpoint.read(folder)
+    scores = [entry["AP"] for entry in progress.history if entry["epoch"] == progress.epochs - 1]
+    weights, state = folder / f"{name}.safetensors", folder / f"{name}.state.safetensors"
+    if name == checkpoint.BEST and progress.best is not None:
+        scores = [progress.best["AP"]]
+    return {
+        "score": scores[0] if scores else None,
+        "epoch": progress.epochs - 1,
+        "pdparams": _there(weights, output),
+        "pdopt": _there(state, output),
+        "pdstates": _there(folder / f"{name}.json", output),
+        "pdema": _there(state, output),
+        "inference_config": _there(inference / "inference.yml", output),
+        "pdmodel": _there(inference / "inference.onnx", output),
+        "pdiparams": _there(inference / "inference.onnx", output),
+        "pdiparams.info": "",
+        "safetensors": _there(weights, output),
+        "onnx": _there(inference / "inference.onnx", output),
+    }
+
+
+def _there(path: Path, output: Path) -> str:
+    """The path below the output folder; empty if there is nothing."""
+    return path.relative_to(output).as_posix() if path.exists() else ""

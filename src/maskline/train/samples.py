@@ -1,0 +1,275 @@
+"""One image with its objects on the way to a network: as read, and as seen through a `View`.
+
+Masks stay small all the way: the pixels of a window, never a whole image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from maskline.data.dataset import Annotation, Dataset, ImageRecord
+from maskline.data.shapes import Window, crop
+from maskline.errors import InputError
+from maskline.inputs import read_image
+from maskline.instances import ByteArray, FloatArray, IntArray
+from maskline.preprocess import Preprocess
+
+SMALLEST_AREA = 2  # pixels of the network's input: a mask with fewer is no object any more
+SMALLEST_SHARE = 0.1  # of a mask's pixels: an object of which less is left after a crop or under another is dropped
+
+
+class Patch(NamedTuple):
+    """A mask within a window of its image; nothing is outside."""
+
+    pixels: ByteArray  # (bottom - top, right - left), 0 or 1
+    window: Window  # top, bottom, left, right in pixels, half open, inside the image
+
+
+class Original(NamedTuple):
+    """An image as read, with its objects."""
+
+    image: ByteArray  # (H, W, 3) BGR
+    labels: IntArray  # (n,) index into `Dataset.categories`
+    masks: tuple[Patch, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(height, width)``."""
+        height, width = self.image.shape[:2]
+        return height, width
+
+
+class Sample(NamedTuple):
+    """An image as a network gets it, but for padding below and right, with its objects."""
+
+    image: npt.NDArray[Any]  # (H, W, 3) RGB, uint8, or float32 normalised for ``float_resize`` models
+    labels: IntArray  # (n,) index into `Dataset.categories`
+    masks: tuple[Patch, ...]  # each window is its mask's box
+
+
+class View(NamedTuple):
+    """What of an image is seen, and where: a crop, one resize, a placement; then flips and quarter turns.
+
+    Attributes:
+        source: the part of the image that is seen, a window inside it.
+        placed: where that part lies in the output, before it is turned.
+        size: ``(height, width)`` of the output before it is turned.
+        flip, flip_vertical: mirrored left-right, top-bottom, before it is turned.
+        turns: quarter turns, anticlockwise.
+    """
+
+    source: Window
+    placed: Window
+    size: tuple[int, int]
+    flip: bool = False
+    flip_vertical: bool = False
+    turns: int = 0
+
+
+def is_object(annotation: Annotation) -> bool:
+    """Whether it is learned from: not a crowd, nor marked with ``ignore``, as some tools do."""
+    return not annotation.crowd and not annotation.extra.get("ignore")
+
+
+def read(dataset: Dataset, folder: Path, record: ImageRecord) -> Original:
+    """Read an image and the masks of its objects; masks without pixels are left out.
+
+    Args:
+        folder: where file names start from.
+
+    Raises:
+        InputError: the picture can't be read, or is not of the size its record says, which its masks rely on.
+    """
+    image = read_image(folder / record.file_name)
+    if image.shape[:2] != record.size:
+        stated, real = f"{record.width} x {record.height}", f"{image.shape[1]} x {image.shape[0]}"
+        raise InputError(f"{record.file_name!r} is listed as {stated}, but the file is {real}: see `maskline check`")
+    found = [(dataset.labels[a.category_id], crop(a.segmentation, record.size)) for a in objects(dataset, record)]
+    masks = [(label, Patch(*mask)) for label, mask in found if mask is not None]
+    return Original(image, np.array([label for label, _ in masks], np.int64), tuple(mask for _, mask in masks))
+
+
+def objects(dataset: Dataset, record: ImageRecord) -> list[Annotation]:
+    """The annotations of an image that are learned from."""
+    return [annotation for annotation in dataset.of(record) if is_object(annotation)]
+
+
+def boxes(masks: Sequence[Patch]) -> FloatArray:
+    """``x1 y1 x2 y2`` in pixels of the windows: (n, 4) float32."""
+    windows = np.asarray([mask.window for mask in masks], np.float32).reshape(-1, 4)
+    return windows[:, [2, 0, 3, 1]]
+
+
+# ---- seen through a view
+
+
+def see(
+    original: Original, view: View, preprocess: Preprocess, fill: tuple[int, int, int], colour: FloatArray | None = None
+) -> Sample:
+    """The sample that a view of an image gives.
+
+    Args:
+        preprocess: its interpolation and, for ``float_resize``, its normalisation; the size is the view's.
+        fill: RGB of what lies outside the image.
+        colour: (3, 4), the affine map of BGR colours in [0, 255] that is applied first.
+    """
+    seen = _resampled(original.image, view, preprocess, colour)
+    if seen.shape[:2] != view.size:
+        canvas = np.empty((*view.size, 3), seen.dtype)
+        canvas[:] = _resampled(np.array([[fill[::-1]]], np.uint8), View((0, 1, 0, 1), (0, 1, 0, 1), (1, 1)), preprocess)
+        top, bottom, left, right = view.placed
+        canvas[top:bottom, left:right] = seen
+        seen = canvas
+    masks = [see_mask(mask, view) for mask in original.masks]
+    kept = [mask is not None for mask in masks]
+    left_over = tuple(mask for mask in masks if mask is not None)
+    return Sample(np.ascontiguousarray(_turned(seen, view)), original.labels[kept], left_over)
+
+
+def _resampled(
+    image: ByteArray, view: View, preprocess: Preprocess, colour: FloatArray | None = None
+) -> npt.NDArray[Any]:
+    """What is seen of an image (H, W, 3) BGR, as large as it is placed, made by the preprocess itself."""
+    (top, bottom, left, right), placed = view.source, view.placed
+    seen = image[top:bottom, left:right]
+    if colour is not None:
+        seen = np.asarray(cv2.transform(seen, colour), np.uint8)
+    stretch = replace(
+        preprocess, height=placed[1] - placed[0], width=placed[3] - placed[2], keep_ratio=False, pad_stride=0
+    )
+    return stretch.apply(seen)[0]
+
+
+def _turned(pixels: npt.NDArray[Any], view: View) -> npt.NDArray[Any]:
+    """Flipped and turned; a view of the same memory."""
+    if view.flip:
+        pixels = pixels[:, ::-1]
+    if view.flip_vertical:
+        pixels = pixels[::-1]
+    return np.rot90(pixels, view.turns) if view.turns else pixels
+
+
+def see_mask(mask: Patch, view: View) -> Patch | None:
+    """A mask through a view; None where too little of it is left (`SMALLEST_SHARE`, `SMALLEST_AREA`).
+
+    A pixel of the output belongs to the mask if the mask, interpolated linearly between the centres of its pixels,
+    reaches one half at its centre. Where the view shrinks to half or less, the mask is averaged first over the pixels
+    that fall together, so that about half of them decide.
+    """
+    seen = _visible(mask, view.source)
+    if seen is None:
+        return None
+    pixels, window = _placed(seen, view)
+    top, bottom, left, right = window
+    if view.flip:
+        left, right = view.size[1] - right, view.size[1] - left
+    if view.flip_vertical:
+        top, bottom = view.size[0] - bottom, view.size[0] - top
+    height, width = view.size
+    for _ in range(view.turns):  # anticlockwise: the right edge becomes the upper one
+        top, bottom, left, right = width - right, width - left, top, bottom
+        height, width = width, height
+    return tight(_turned(pixels, view), top, left)
+
+
+def _visible(mask: Patch, part: Window) -> Patch | None:
+    """A mask cut at a window of its image; None where too small a share of it is inside."""
+    top, bottom, left, right = mask.window
+    window = max(top, part[0]), min(bottom, part[1]), max(left, part[2]), min(right, part[3])
+    if window == mask.window:
+        return mask
+    if window[0] >= window[1] or window[2] >= window[3]:
+        return None
+    pixels = mask.pixels[window[0] - top : window[1] - top, window[2] - left : window[3] - left]
+    share = np.count_nonzero(pixels) / np.count_nonzero(mask.pixels)
+    return Patch(pixels, window) if share >= SMALLEST_SHARE else None
+
+
+def _placed(mask: Patch, view: View) -> tuple[ByteArray, Window]:
+    """A mask inside ``view.source`` as it lies in the output, before flips and turns."""
+    (y, y_end, origin_y, scale_y) = _interval(mask.window[:2], view.source[:2], view.placed[:2])
+    (x, x_end, origin_x, scale_x) = _interval(mask.window[2:], view.source[2:], view.placed[2:])
+    window = y, y_end, x, x_end
+    if scale_y == scale_x == 1:
+        return mask.pixels, window
+    if y >= y_end or x >= x_end:
+        return np.zeros((0, 0), np.uint8), window
+    pixels = mask.pixels * np.uint8(255)
+    kernel = _odd(scale_x), _odd(scale_y)
+    if kernel != (1, 1):
+        pixels = np.asarray(cv2.blur(pixels, kernel, borderType=cv2.BORDER_REPLICATE), np.uint8)
+    to_mask = np.array([[scale_x, 0, origin_x], [0, scale_y, origin_y]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    pixels = cv2.warpAffine(pixels, to_mask, (x_end - x, y_end - y), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return (pixels > 127).view(np.uint8), window
+
+
+def _odd(scale: float) -> int:
+    """The side of a kernel with a centre that covers about ``scale`` pixels; 1 where linear interpolation does."""
+    return 2 * int(scale / 2) + 1
+
+
+def _interval(mask: tuple[int, int], source: tuple[int, int], placed: tuple[int, int]) -> tuple[int, int, float, float]:
+    """Along one axis: the output's pixels whose centres lie inside a mask's window, half open; where the first centre
+    lies, counted from that of the mask's first pixel; and how many pixels of the mask one of the output spans.
+    """
+    scale = (source[1] - source[0]) / (placed[1] - placed[0])
+    start, end = (ceil((edge - source[0]) / scale - 0.5) for edge in mask)
+    origin = (start + 0.5) * scale - 0.5 + source[0] - mask[0]
+    return start + placed[0], end + placed[0], origin, scale
+
+
+def tight(pixels: ByteArray, top: int, left: int) -> Patch | None:
+    """A mask (h, w) whose first pixel lies at ``top left``, cut to its box; None below `SMALLEST_AREA`."""
+    pixels = np.ascontiguousarray(pixels)
+    x, y, width, height = cv2.boundingRect(pixels)
+    pixels = pixels[y : y + height, x : x + width]
+    if np.count_nonzero(pixels) < SMALLEST_AREA:
+        return None
+    return Patch(pixels, (top + y, top + y + height, left + x, left + x + width))
+
+
+# ---- objects over objects
+
+
+def paste(sample: Sample, other: Sample, chosen: Iterable[int]) -> Sample:
+    """With objects of another sample on top, where they lie there; what is covered shrinks, what vanishes goes."""
+    height, width = sample.image.shape[:2]
+    over = [(other.labels[i], cut) for i in chosen if (cut := _cut(other.masks[i], (height, width))) is not None]
+    cover = np.zeros((height, width), np.bool_)
+    image = sample.image.copy()
+    for _, (pixels, (top, bottom, left, right)) in over:
+        cover[top:bottom, left:right] |= pixels != 0
+    rows, columns = min(height, other.image.shape[0]), min(width, other.image.shape[1])
+    np.copyto(image[:rows, :columns], other.image[:rows, :columns], where=cover[:rows, :columns, None])
+    under = list(_uncovered(sample, cover))
+    labels = np.array([label for label, _ in (*under, *over)], np.int64)
+    return Sample(image, labels, tuple(mask for _, mask in (*under, *over)))
+
+
+def _cut(mask: Patch, size: tuple[int, int]) -> Patch | None:
+    """A mask cut at the lower and right border of an image of ``(height, width)``."""
+    seen = _visible(mask, (0, size[0], 0, size[1]))
+    return seen and tight(seen.pixels, seen.window[0], seen.window[2])
+
+
+def _uncovered(sample: Sample, cover: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Patch]]:
+    """Labels and masks of what is still to be seen under ``cover`` (H, W)."""
+    for label, mask in zip(sample.labels, sample.masks, strict=True):
+        top, bottom, left, right = mask.window
+        covered = cover[top:bottom, left:right]
+        if not covered.any():
+            yield label, mask
+            continue
+        left_over = np.where(covered, np.uint8(0), mask.pixels)
+        rest = tight(left_over, top, left)
+        if rest is not None and np.count_nonzero(rest.pixels) >= SMALLEST_SHARE * np.count_nonzero(mask.pixels):
+            yield label, rest

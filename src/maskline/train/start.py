@@ -1,0 +1,85 @@
+"""What a network knows before its first step: official or other weights, a pretrained backbone, or nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from maskline import catalog, hub, models
+from maskline.errors import WeightsError
+from maskline.train.settings import BACKBONE, OFFICIAL, SCRATCH, Settings
+from maskline.weights.download import fetch, home
+from maskline.weights.load import CLASS_PARAMETER, fit, read_state
+
+log = logging.getLogger("maskline")
+
+PART = "backbone"  # of every network
+
+
+def new_network(settings: Settings, num_classes: int) -> nn.Module:
+    """The network with its first weights.
+
+    Raises:
+        DownloadError, InputNotFoundError, WeightsError: the weights can't be had, or are of another network.
+    """
+    row = catalog.get(settings.model)
+    torch.manual_seed(settings.seed)
+    network = models.build(row.name, num_classes)
+    if settings.weights == SCRATCH:
+        log.info("starting from scratch: %s with random weights", row.name)
+    elif settings.weights == BACKBONE:
+        _load_backbone(network, row)
+    else:
+        path = hub.weights_file(row) if settings.weights == OFFICIAL else Path(settings.weights)
+        state, _ = read_state(row, path)
+        remade = load_all_but_classes(network, state, path, row)
+        log.info("starting from %s", path)
+        if remade:
+            log.info("made anew, because the file has other classes than the data set's %d: %s", num_classes, remade)
+    return network
+
+
+def load_all_but_classes(network: nn.Module, state: Mapping[str, Tensor], path: Path, row: catalog.Model) -> str:
+    """Load weights; those with an entry for each class stay new where the number of classes is another.
+
+    Returns:
+        The names of what stays new, as a text; empty if nothing.
+
+    Raises:
+        WeightsError: anything else does not fit.
+    """
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    (classes,), given = shapes[CLASS_PARAMETER[row.family]], state.get(CLASS_PARAMETER[row.family], torch.zeros(0))
+    per_class = [
+        name
+        for name, tensor in state.items()
+        if tensor.shape != shapes.get(name) == (classes, *tensor.shape[1:]) and tensor.shape[:1] == given.shape
+    ]
+    usable = {name: tensor for name, tensor in state.items() if name not in per_class}
+    faults = [
+        fault for fault in fit(network, usable) if not fault.startswith(tuple(f"missing: {n} " for n in per_class))
+    ]
+    if faults:
+        raise WeightsError("\n  ".join([f"{path} does not fit {row.name}: give weights of that model", *faults]))
+    network.load_state_dict(usable, strict=False)
+    return ", ".join(per_class)
+
+
+def _load_backbone(network: nn.Module, row: catalog.Model) -> None:
+    """Take over what the recipe starts from: the backbone, and what else fits."""
+    url = row.recipe.backbone_init
+    path = fetch(url, home() / "weights" / url.rpartition("/")[2])
+    state, _ = read_state(row, path, part=PART)
+    shapes = {n: t.shape for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}
+    found = {name: tensor for name, tensor in state.items() if shapes.get(name) == tensor.shape}
+    missing = [name for name in shapes if name.startswith(f"{PART}.") and name not in found]
+    if missing:
+        raise WeightsError(
+            f"{path} is no backbone of {row.name}: {len(missing)} weights are not in it, such as {missing[0]}"
+        )
+    network.load_state_dict(found, strict=False)
+    log.info("starting from %s: %d of %d weights; the others are new", path.name, len(found), len(shapes))
