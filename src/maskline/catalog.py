@@ -29,18 +29,25 @@ _IMAGENET = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/legendary
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What all models of a family share: the name people use, and the tags their ``inference.yml`` carries."""
+    """What all models of a family share.
+
+    Attributes:
+        title: the name people use.
+        arch, min_subgraph_size: tags that ``inference.yml`` carries.
+        mask_frame: how masks lie in the graph's output, see `maskline.runtime.graph.MASK_FRAMES`.
+    """
 
     title: str
     arch: Literal["DETR", "RCNN", "SOLOv2", "PPYOLOE"]
     min_subgraph_size: int
+    mask_frame: str = "image"
 
 
 FAMILIES: dict[FamilyName, Family] = {
     "mask_rtdetr": Family("Mask-RT-DETR", "DETR", 3),
     "rcnn": Family("Mask R-CNN", "RCNN", 40),
     "solov2": Family("SOLOv2", "SOLOv2", 60),
-    "ppyoloe_seg": Family("PP-YOLOE-seg", "PPYOLOE", 3),
+    "ppyoloe_seg": Family("PP-YOLOE-seg", "PPYOLOE", 3, mask_frame="within"),
 }
 
 
@@ -307,7 +314,7 @@ _ROWS = (
           _SQUARE, _PPYOLOE_RECIPE, "working"),
     Model("SOLOv2", "solov2", 35.5, Times(c=131.99, c_hpi=131.99), Times(c_hpi=2369.98), 179.1,
           _SOLOV2, _SOLOV2_RECIPE, "planned"),
-    Model("PP-YOLOE_seg-N", "ppyoloe_seg", None, Times(), Times(), 4.2,
+    Model("PP-YOLOE_seg-N", "ppyoloe_seg", None, Times(), Times(), 4.6,
           _NANO, _NANO_RECIPE, "working", ours=True),
 )
 

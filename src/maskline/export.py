@@ -94,7 +94,7 @@ def export_network(
         labels=_labels(network, labels),
         preprocess=row.preprocess,
         threshold=threshold,
-        mask_frame="image",
+        mask_frame=catalog.FAMILIES[row.family].mask_frame,
         made_by=f"maskline {__version__}, torch {torch.__version__}",
     )
     network = copy.deepcopy(network).eval()

@@ -66,6 +66,7 @@ def test_a_foreign_graph(tmp_path: Path) -> None:
         ({"preprocess": {"height": 3}}, "expected the keys"),
         ({"threshold": "high"}, "damaged description"),
         ({"threshold": 7}, "damaged description"),
+        ({"mask_frame": "box"}, "damaged description"),
     ],
 )
 def test_damaged_records(model_dir: Path, changes: dict[str, object], told: str) -> None:

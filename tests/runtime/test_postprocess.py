@@ -105,3 +105,15 @@ def test_padding_is_not_part_of_the_image() -> None:
 )
 def test_pixel_window(box: list[float], window: tuple[int, int, int, int]) -> None:
     assert pixel_window(box, (50, 100)) == window
+
+
+def test_masks_that_mean_something_in_their_boxes_only() -> None:
+    """What is beyond the box is no loss, and boxes don't grow to it; the pixels inside are the same."""
+    mask = np.full((1, 16, 16), 5.0)
+    raw = raw_of([[8, 8, 32, 56]], [0.9], mask)
+    cut = to_instances(raw, FRAME, SIZE, thresholds(0.5))
+    for grow in (False, True):
+        found = to_instances(raw, FRAME, SIZE, thresholds(0.5), grow_boxes=grow, mask_frame="within")
+        assert found.outside.tolist() == [0.0] and cut.outside[0] > 0.5
+        np.testing.assert_array_equal(found.boxes, cut.boxes)
+        np.testing.assert_array_equal(found.masks[0], cut.masks[0])

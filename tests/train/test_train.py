@@ -139,6 +139,20 @@ def test_killed_and_resumed_is_as_uninterrupted(settings: Settings, tmp_path: Pa
     assert ours.history == theirs.history and ours.losses == pytest.approx(theirs.losses, rel=1e-6)
 
 
+def test_a_resumed_run_keeps_its_settings(settings: Settings, tmp_path: Path) -> None:
+    """They need not be said again, and can't be changed in passing."""
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=2, eval_interval=1, seed=5)
+    train(settings)
+    again = Settings(
+        model=settings.model, data=settings.data, output=tmp_path / "next", resume=settings.output / "0", device="cpu",
+        workers=1, export=False,
+    )  # fmt: skip
+    train(again)
+    assert same(weights(settings.output), weights(again.output))
+    with pytest.raises(ParameterError, match="epochs is 9, but the run to resume was begun with 2: leave it out"):
+        train(replace(again, epochs=9))
+
+
 def test_resuming_from_what_is_no_checkpoint(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(MasklineError, match="no checkpoint to resume"):
         train(replace(settings, resume=tmp_path))

@@ -7,7 +7,7 @@ input  image             uint8   (B, H, W, 3) RGB; float32, normalised, for mode
 output boxes             float32 (B, K, 4) ``x1 y1 x2 y2`` in pixels of the network's input
 output scores            float32 (B, K) best first; 0 where there is no object
 output labels            int64   (B, K)
-output masks             float32 (B, K, h, w), foreground where positive, over the whole input or over the box
+output masks             float32 (B, K, h, w), foreground where positive, over the whole input
 ====== ================= ======= ===========================================================================
 """
 
@@ -31,6 +31,9 @@ RECORD_VERSION = 1
 INPUT = "image"
 OUTPUTS = ("boxes", "scores", "labels", "masks")
 
+#: How masks lie: over the whole input; or so too, but of each only what is in its box means anything.
+MASK_FRAMES = ("image", "within")
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -40,11 +43,13 @@ class Record:
     labels: tuple[str, ...]
     preprocess: Preprocess
     threshold: float
-    mask_frame: str  # "image": masks lie over the whole input; "box": each over its box
+    mask_frame: str  # of MASK_FRAMES
     made_by: str
 
     def __post_init__(self) -> None:
         check_score(self.threshold)
+        if self.mask_frame not in MASK_FRAMES:
+            raise ValueError(f"mask_frame is {self.mask_frame!r}: expected one of {', '.join(MASK_FRAMES)}")
 
     def to_json(self) -> str:
         """The text kept in the graph's metadata."""

@@ -15,7 +15,13 @@ from maskline.upsample import positive_window, upsample_window
 
 
 def to_instances(
-    raw: Raw, frame: Frame, input_size: tuple[int, int], thresholds: FloatArray, *, grow_boxes: bool = False
+    raw: Raw,
+    frame: Frame,
+    input_size: tuple[int, int],
+    thresholds: FloatArray,
+    *,
+    grow_boxes: bool = False,
+    mask_frame: str = "image",
 ) -> Instances:
     """Keep what passes the threshold and bring it into the image.
 
@@ -25,7 +31,10 @@ def to_instances(
         input_size: ``(height, width)`` of the input.
         thresholds: (classes,) a row is kept if its score is above its class's.
         grow_boxes: enlarge boxes to hold all of their mask, rather than cut the mask at the box.
+        mask_frame: with ``within`` nothing is lost by cutting, and boxes don't grow.
     """
+    whole = grow_boxes or mask_frame == "within"
+    grow_boxes = grow_boxes and mask_frame != "within"
     height, width = frame.size
     kept = np.flatnonzero((raw.scores > thresholds[raw.labels]) & (raw.scores > 0))
     scale_y, scale_x = frame.scale
@@ -39,7 +48,7 @@ def to_instances(
     if grow_boxes:
         boxes = np.array([_grown(b, g, frame.size, step) for b, g in zip(boxes, grids, strict=True)], np.float32)
         boxes = boxes.reshape(-1, 4)
-    outside = [0.0 if grow_boxes else _share_outside(g, b, step) for g, b in zip(grids, boxes, strict=True)]
+    outside = [0.0 if whole else _share_outside(g, b, step) for g, b in zip(grids, boxes, strict=True)]
     return Instances(
         boxes=boxes,
         scores=raw.scores[kept],

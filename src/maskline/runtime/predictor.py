@@ -51,7 +51,8 @@ class Predictor:
             device: ``cpu``, ``gpu:0`` …; None takes the first GPU if there is one, else the CPU.
             threshold: see `predict`; None takes the model's own.
             batch_size: images in one run of the network, unless `predict` says otherwise.
-            grow_boxes: enlarge boxes to hold all of their mask, rather than cut masks at their boxes.
+            grow_boxes: enlarge boxes to hold all of their mask, rather than cut masks at their boxes. Without effect on
+                models whose masks mean something in their boxes only (PP-YOLOE-seg).
             threads: processor threads; None leaves it to the runtime.
 
         Raises:
@@ -143,7 +144,14 @@ class Predictor:
             inputs, frames = zip(*group, strict=True)
             raw = graph.run(np.stack(inputs))
             for i, frame in enumerate(frames):
-                yield to_instances(raw.image(i), frame, (shape[0], shape[1]), thresholds, grow_boxes=grow)
+                yield to_instances(
+                    raw.image(i),
+                    frame,
+                    (shape[0], shape[1]),
+                    thresholds,
+                    grow_boxes=grow,
+                    mask_frame=graph.record.mask_frame,
+                )
 
     def _thresholds(self, threshold: Threshold) -> FloatArray:
         """One threshold for each class; classes that a mapping leaves out have the model's own."""

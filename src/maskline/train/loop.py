@@ -27,7 +27,7 @@ from maskline.train.loader import Batch, TrainingLoader, loader
 from maskline.train.optim import LearningRate, RunningAverage, make_optimizer, set_learning_rate
 from maskline.train.processes import share_statistics
 from maskline.train.settings import SCRATCH, Settings
-from maskline.train.start import new_network
+from maskline.train.start import empty_network, new_network
 from maskline.train.validate import validate
 
 log = logging.getLogger("maskline")
@@ -77,7 +77,8 @@ class Run:
         self.loader = self._loader()
         steps = self.settings.epochs * self.epoch_steps
         self.rate = LearningRate.of(recipe, steps, self.settings.warmup_steps)
-        self.network = new_network(self.settings, len(job.labels)).to(self.accelerator.device)
+        new = new_network if self.settings.resume is None else empty_network
+        self.network = new(self.settings, len(job.labels)).to(self.accelerator.device)
         freeze(self.frozen())
         if self.accelerator.num_processes > 1:
             share_statistics(self.network)

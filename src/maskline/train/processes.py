@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def count(wanted: int) -> int:
+    """How many processes train: as wanted, unless torchrun or the like has started them already."""
+    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else wanted
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes what all have done."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def run(function: Callable[[T], None], job: T, processes: int) -> None:
     """Call ``function(job)`` in each of some processes that know of each other, and wait for all.
 
@@ -30,7 +40,7 @@ def run(function: Callable[[T], None], job: T, processes: int) -> None:
     Raises:
         MasklineError: the first error made on purpose in one of them.
     """
-    if processes == 1 or "RANK" in os.environ:  # started by torchrun or the like: this is one of them already
+    if processes == 1 or "RANK" in os.environ:  # then this is one of them
         function(job)
         return
     faults = multiprocessing.get_context("spawn").SimpleQueue()

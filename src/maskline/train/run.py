@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from maskline.export import export_network
 from maskline.files import replace_file
 from maskline.results import check_folder
 from maskline.train import checkpoint, devices, journal, processes, results
+from maskline.train.augment import Augment
 from maskline.train.loop import Job, run
 from maskline.train.optim import scaled_learning_rate
 from maskline.train.settings import AUGMENT, Settings
@@ -26,13 +27,15 @@ from maskline.weights.load import load_network
 log = logging.getLogger("maskline")
 
 CONFIG_FILE = "config.yaml"
+#: Settings that may change when a run is resumed.
+FREE = ("data", "output", "resume", "device", "processes", "log_interval", "keep", "workers", "export", "num_classes")
 
 
 def train(settings: Settings) -> dict[str, Any]:
     """Train a model, with checkpoints, log and curves in ``settings.output``; then export the best.
 
     Returns:
-        The content of ``train_results.json``.
+        The content of ``train_results.json``; nothing in processes that torchrun has started beside the first.
 
     Raises:
         DatasetError: the data set can't be read or has nothing to learn from.
@@ -40,20 +43,58 @@ def train(settings: Settings) -> dict[str, Any]:
         DeviceError, DownloadError, WeightsError, OutputError, ExportError: see there.
     """
     chosen = devices.choose(settings.device, settings.processes)
+    if settings.resume is not None:
+        settings = as_before(settings, checkpoint.read(checkpoint.find(settings.resume)).settings)
     splits = layout.unify(layout.load(settings.data))
-    job = prepare(replace(settings, processes=chosen.processes), splits)
+    job = prepare(replace(settings, processes=processes.count(chosen.processes)), splits)
+    if processes.is_first():
+        _open_output(job.settings)
+    chosen.select()
+    processes.run(run, job, chosen.processes)
+    if not processes.is_first():
+        return {}
+    results.write(job.settings, job.labels, done=False)
+    if job.settings.export:
+        _export(job)
+    return results.write(job.settings, job.labels, done=True)
+
+
+def as_before(settings: Settings, before: Mapping[str, Any]) -> Settings:
+    """The settings of a run that is resumed: those it was begun with, but for where and how it runs now.
+
+    Raises:
+        ParameterError: something else was asked for than it was begun with.
+    """
+    wanted = {}
+    for field in fields(Settings):
+        if field.name in FREE or field.name not in before:
+            continue
+        given, kept = getattr(settings, field.name), before[field.name]
+        if given not in (field.default, _as_stored(kept, field.name)):
+            raise ParameterError(
+                f"{field.name} is {given}, but the run to resume was begun with {kept}: leave it out, or start a "
+                "new run from its weights"
+            )
+        wanted[field.name] = _as_stored(kept, field.name)
+    return replace(settings, **wanted)
+
+
+def _as_stored(value: Any, name: str) -> Any:
+    """A value of settings from JSON."""
+    if name != "augment" or value is None:
+        return value
+    drawn: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
+    return Augment(**drawn)
+
+
+def _open_output(settings: Settings) -> None:
+    """Make the output folder ready; an earlier run in it moves away, unless it is the one to resume."""
     check_folder(settings.output)
     if settings.resume is None:
         earlier = checkpoint.set_aside(settings.output, (CONFIG_FILE, *results.NAMES, *journal.FILES))
         if earlier is not None:
             log.info("%s holds an earlier run: moved to %s", settings.output, earlier)
-    _write_config(job.settings)
-    chosen.select()
-    processes.run(run, job, chosen.processes)
-    results.write(job.settings, job.labels, done=False)
-    if job.settings.export:
-        _export(job)
-    return results.write(job.settings, job.labels, done=True)
+    _write_config(settings)
 
 
 def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:

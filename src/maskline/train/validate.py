@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -153,10 +152,17 @@ class Keep:
         self, images: Iterator[ByteArray], predict: Callable[[Iterator[ByteArray]], Iterator[Instances]]
     ) -> Iterator[Instances]:
         """The instances that ``predict``, which takes images one by one, finds."""
-        last: deque[ByteArray] = deque(maxlen=1)
-        for number, instances in enumerate(predict(last.append(image) or image for image in images)):  # type: ignore[func-returns-value]
+        last: ByteArray
+
+        def passing() -> Iterator[ByteArray]:
+            nonlocal last
+            for image in images:
+                last = image
+                yield image
+
+        for number, instances in enumerate(predict(passing())):
             if number in self.chosen:
-                self.kept.append((last[0], instances))
+                self.kept.append((last, instances))
             yield instances
 
 

@@ -68,6 +68,7 @@ def save_weights(state: Mapping[str, Tensor], path: Path, model: str, labels: Se
     def write(file: Path) -> None:
         try:
             save_file(kept, file, metadata=about)
+            file.chmod(0o644)  # the library makes it the owner's alone
         except SafetensorError as error:  # what it makes of a full disk
             raise OSError(str(error)) from error
 

@@ -50,6 +50,7 @@ CONFIGS = {
         neck=(192, 96, 48),
         prototype_inner=32,
         enlarged="logits",
+        suppression=Suppression(overlap=0.6),
         loss=LossConfig(mask_cells="mean", mask_weights="quality"),
     ),
 }
