@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,8 @@ def test_errors_are_told_and_fail(tmp_path: Path) -> None:
     assert done.returncode == 1 and "passed" not in done.stdout and "Traceback" not in done.stderr
     assert "error: a polygon that encloses nothing or holds wrong numbers, 7 x; draw it anew" in done.stdout
     assert "annotation 1000: polygon 1 of 1 is [1, 2] (image train0.png)" in done.stdout and "and 2 more" in done.stdout
-    assert "fixed: a copy with 8 faults mended, 0 left" in done.stdout
+    assert "fixed: train: 4 of 4 images, 8 of 15 annotations" in done.stdout
+    assert "fixed: 1 fault mended, 7 more by leaving out, 0 left" in done.stdout
     assert run("check", "fixed", cwd=tmp_path).returncode == 0
 
 
@@ -100,6 +102,37 @@ def test_split(tmp_path: Path) -> None:
     assert (root / "annotations" / "instance_train.json.bak").exists()
     done = run("split", "set", "--group", "folder", "--output", "new", cwd=tmp_path)
     assert done.returncode == 0 and len(list((tmp_path / "new" / "images").rglob("*.png"))) == 10
+
+
+def test_odd_names_are_printed_as_they_can_be(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    content = sets.load(root, "train")
+    content["images"][0]["file_name"] = "\ud800bad.jpg"
+    content["images"][1]["file_name"] = f"{'x' * 5000}.png"
+    content["categories"][0]["name"] = "\ud800"
+    content["annotations"][5]["bbox"] = "\ud800"
+    sets.save(root, "train", content)
+    for arguments, told in (
+        (("check", "set"), "image-missing"),
+        (("convert", "set", "new", "--to", "coco"), "records can't be read"),
+        (("convert", "set", "new", "--to", "labelme", "--skip-errors"), "a class gets an escape"),
+        (("split", "set"), "records can't be read"),
+    ):
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == (0 if "--skip-errors" in arguments else 1), done
+        assert "Traceback" not in done.stderr and "standard output" not in done.stderr
+        files = tmp_path / "output" / "check_dataset" / "faults.json"
+        assert told in done.stdout + done.stderr + (files.read_text() if arguments[0] == "check" else "")
+
+
+def test_without_a_home_nothing_else_is_said(tmp_path: Path) -> None:
+    sets.make(tmp_path / "set")
+    (tmp_path / "file").write_text("")
+    environment = {**os.environ, "HOME": str(tmp_path / "file"), "XDG_CACHE_HOME": "", "XDG_CONFIG_HOME": ""}
+    environment.pop("MPLCONFIGDIR", None)
+    command = [sys.executable, "-m", "maskline", "check", "set"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0 and not done.stderr
 
 
 def test_without_the_extra_one_line_names_it(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from maskline.data import layout
 from maskline.data.check import check
+from maskline.data.check_dataset import FOLDER, examine
 from maskline.data.convert import convert
 from maskline.data.dataset import Dataset
 from maskline.data.faults import KINDS, Fault, Reading
@@ -69,6 +70,48 @@ def empty_file(root: Path, train: sets.Json, val: sets.Json) -> None:
 
 def resized(root: Path, train: sets.Json, val: sets.Json) -> None:
     cv2.imwrite(str(root / "images" / "train0.png"), sets.picture(0, (96, 128)))
+
+
+def swapped(root: Path, train: sets.Json, val: sets.Json) -> None:
+    """Width and height, of a picture whose masks fit the file."""
+    train["images"][0] |= {"width": 48, "height": 64}
+    train["annotations"] = [a for a in train["annotations"] if a["id"] == 1000 or a["image_id"] != 1]
+
+
+def as_text(root: Path, train: sets.Json, val: sets.Json) -> None:
+    train["images"][0]["width"] = "64"
+
+
+def drawn_on_the_file(root: Path, train: sets.Json, val: sets.Json) -> None:
+    """The picture is larger than listed, and the masks too."""
+    cv2.imwrite(str(root / "images" / "train0.png"), sets.picture(0, (100, 128)))
+    train["annotations"] = [a for a in train["annotations"] if a["id"] == 1000 or a["image_id"] != 1]
+    train["annotations"][0]["segmentation"] = [[4, 4, 120, 4, 120, 90]]
+
+
+def one_id(root: Path, train: sets.Json, val: sets.Json) -> None:
+    for annotation in train["annotations"]:
+        annotation["image_id"] = 1 if annotation["image_id"] == 2 else annotation["image_id"]
+    train["images"][1]["id"] = 1
+
+
+def too_long(root: Path, train: sets.Json, val: sets.Json) -> None:
+    train["images"][0]["file_name"] = f"{'x' * 5000}.png"
+    (root / "images" / "train0.png").unlink()
+
+
+def half_a_character(root: Path, train: sets.Json, val: sets.Json) -> None:
+    train["images"][0]["file_name"] = "\ud800.png"
+    (root / "images" / "train0.png").unlink()
+
+
+def class_of_half_a_character(root: Path, train: sets.Json, val: sets.Json) -> None:
+    for content in (train, val):
+        content["categories"][0]["name"] = "\ud800"
+
+
+def no_number(root: Path, train: sets.Json, val: sets.Json) -> None:
+    train["images"][0]["quality"] = float("nan")
 
 
 def other_size(root: Path, train: sets.Json, val: sets.Json) -> None:
@@ -145,6 +188,12 @@ def bad_record(root: Path, train: sets.Json, val: sets.Json) -> None:
 PLANTED: list[tuple[str, str, Plant]] = [
     ("no-images", "no image that could be used", no_images),
     ("image-missing", "train0.png", missing),
+    ("image-missing", "xxx.png", too_long),
+    ("name", r"image 1 has the file_name '.ud800.png'; 5 annotations of it are left out too", half_a_character),
+    ("image-id", "'train0.png' and 'sub/train1.png' have the id 1, with 10 annotations", one_id),
+    ("image-size", "listed as 48 x 64, the file is 64 x 48", swapped),
+    ("image-size", "has width '64' and height 48: expected pixels, .*; the file is 64 x 48", as_text),
+    ("image-size", "the file is 128 x 100", drawn_on_the_file),
     ("image-unreadable", "cut short", unreadable),
     ("image-unreadable", "is empty", empty_file),
     ("image-size", "listed as 64 x 48, the file is 128 x 96", resized),
@@ -157,10 +206,19 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("categories-differ", "other ids or in another order", other_order),
     ("class-missing", "1 of 2 classes have no instance: 'dog'", no_dogs),
     ("polygon-broken", r"annotation 1000: polygon 1 of 1 is \[1, 2\]", bad_record),
+    (
+        "polygon-flat",
+        r"annotation 1000 has the segmentation \[1, 2, 9, 2, 9, 9\]",
+        stated(segmentation=[1, 2, 9, 2, 9, 9]),
+    ),
+    ("crowd", "has iscrowd 'no': expected 0 or 1", stated(iscrowd="no")),
+    ("not-json", "image 1 has NaN, Infinity or the like in 'quality'", no_number),
     ("polygon-crossing", "Self-intersection", ring(4, 4, 20, 18, 20, 4, 4, 18)),
     ("mask-empty", "no pixel in the image", ring(100, 100, 120, 100, 120, 120)),
     ("mask-outside", "covers x -20 to 20, y 4 to 90 in an image of 64 x 48", ring(-20, 4, 20, 4, 20, 90)),
     ("box-mismatch", r"its box is 4 4 30 30, that of its mask 4 4 17 14", stated(bbox=[4, 4, 30, 30])),
+    ("box-mismatch", "has the bbox 'hello': expected 4 numbers", stated(bbox="hello")),
+    ("area-mismatch", "has the area nan: expected a number", stated(area=float("nan"))),
     ("area-mismatch", "its area is 999, that of its mask 238 pixels", stated(area=999)),
     ("annotation-twice", r"annotation 5 \(dog\): the same mask as annotation 1000 \(cat\)", twice),
     ("leak", "in train: the same picture as val0.png in val", leak),
@@ -168,6 +226,14 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("leak-near", "% like val0.png in val", near),
     ("image-twice", "the same picture as train3.png", same_split),
 ]
+
+
+#: What else a fault brings with it, by its code or by how it was planted.
+RELATED: dict[object, tuple[str, ...]] = {
+    "mask-empty": ("mask-outside",),
+    "image-id": ("ambiguous",),
+    drawn_on_the_file: ("mask-outside",),
+}
 
 
 def test_nothing_is_wrong_with_a_sound_set(tmp_path: Path) -> None:
@@ -183,9 +249,8 @@ def test_a_planted_fault_is_found_and_mended(tmp_path: Path, code: str, what: st
     reading = check(root)
     (fault,) = [fault for fault in reading.faults if fault.code == code]
     assert re.search(what, fault.what)
-    related = {code, "mask-outside"} if code == "mask-empty" else {code}
-    assert {fault.code for fault in reading.faults} <= related
-    remaining = fix(reading, tmp_path / "fixed")
+    assert {fault.code for fault in reading.faults} <= {code, *RELATED.get(plant, RELATED.get(code, ()))}
+    done = fix(reading, tmp_path / "fixed")
     assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
     again = check(tmp_path / "fixed")
     left = {fault.code for fault in again.faults}
@@ -193,9 +258,11 @@ def test_a_planted_fault_is_found_and_mended(tmp_path: Path, code: str, what: st
     if plant is other_classes:
         expected = {"class-missing"}  # now that train has the class too
     assert left == expected
-    assert bool(remaining) == (KINDS[code].fix is None)
+    assert bool(done.number("left")) == (KINDS[code].fix is None)
     log = json.loads((tmp_path / "fixed" / "fixes.json").read_text())
-    assert [entry["mended"] for entry in log if entry["code"] == code] == [KINDS[code].fix is not None]
+    lost = sum(log["splits"]["train"]["original"].values()) - sum(log["splits"]["train"]["copy"].values())
+    (entry,) = [entry for entry in log["faults"] if entry["code"] == code]
+    assert entry["outcome"] == ("left" if KINDS[code].fix is None else "left out" if lost else "mended"), entry
 
 
 def test_what_is_harmless_is_not_told(tmp_path: Path) -> None:
@@ -213,6 +280,7 @@ def test_what_is_harmless_is_not_told(tmp_path: Path) -> None:
 
 def test_every_kind_is_planted_somewhere() -> None:
     by_reading = {"record", "image-id", "image-path", "image-listed-twice", "category-id", "category-name"}
+    by_reading |= {"file", "ambiguous"}
     by_reading |= {"unknown-image", "unknown-category", "annotation-id", "no-mask", "rle-broken", "shape-ignored"}
     assert {code for code, _, _ in PLANTED} | by_reading == set(KINDS)  # the latter in the tests of the readers
 
@@ -241,14 +309,113 @@ def fixed(tmp_path: Path, plant: Plant) -> tuple[Dataset, Dataset]:
     return reading.splits["train"], layout.load(tmp_path / "fixed")["train"]
 
 
-def test_a_resized_picture_gets_its_masks_scaled(tmp_path: Path) -> None:
-    old, new = fixed(tmp_path, resized)
-    assert new.images[0].size == (96, 128)
-    for before, after in zip(
-        old.instances(old.images[0]).full_masks(), new.instances(new.images[0]).full_masks(), strict=True
-    ):
-        scaled = np.kron(before, np.ones((2, 2), bool))
-        assert (scaled & after).sum() / (scaled | after).sum() > 0.93
+def test_what_became_of_a_resized_or_cropped_picture_is_not_guessed(tmp_path: Path) -> None:
+    for number, plant in enumerate((resized, other_size)):
+        old, new = fixed(tmp_path / str(number), plant)
+        assert [image.file_name for image in new.images] == [image.file_name for image in old.images[1:]]
+        (entry,) = json.loads((tmp_path / str(number) / "fixed" / "fixes.json").read_text())["faults"]
+        assert entry["done"] == "image train0.png of train is left out with its 5 annotations"
+
+
+@pytest.mark.parametrize("plant", [swapped, as_text, drawn_on_the_file])
+def test_a_size_is_that_of_the_file_where_the_masks_show_it(tmp_path: Path, plant: Plant) -> None:
+    reading = check(planted(tmp_path, plant))
+    done = fix(reading, tmp_path / "fixed")
+    new = layout.load(tmp_path / "fixed")["train"]
+    width, height = (128, 100) if plant is drawn_on_the_file else (64, 48)
+    assert new.images[0].size == (height, width) and len(new.annotations) == len(reading.splits["train"].annotations)
+    assert f"width and height are now {width} and {height}" in [entry.how for entry in done.done]
+    assert not done.number("left out") and not done.number("left")
+    before, after = (data.annotations[0].segmentation[0] for data in (reading.splits["train"], new))
+    np.testing.assert_array_equal(before, after)  # not cut at the border of a frame it was not drawn in
+
+
+def test_swapped_sides_stay_out_where_the_masks_do_not_fit_the_file(tmp_path: Path) -> None:
+    def plant(root: Path, train: sets.Json, val: sets.Json) -> None:
+        swapped(root, train, val)
+        train["annotations"][0]["segmentation"] = [[4, 4, 40, 4, 40, 60]]
+
+    old, new = fixed(tmp_path, plant)
+    assert len(new.images) == len(old.images) - 1 and len(new.annotations) == len(old.annotations) - 1
+
+
+def test_annotations_of_an_ambiguous_id_go_to_nobody(tmp_path: Path) -> None:
+    reading = check(planted(tmp_path, one_id))
+    done = fix(reading, tmp_path / "fixed")
+    assert done.counts["train"] == ((4, 15), (2, 5)) and done.number("left out") == 11
+    new = layout.load(tmp_path / "fixed")["train"]
+    assert [image.file_name for image in new.images] == ["train2.png", "train3.png"]
+
+
+def test_a_class_with_half_a_character_keeps_its_annotations(tmp_path: Path) -> None:
+    reading = check(planted(tmp_path, class_of_half_a_character))
+    assert [fault.code for fault in reading.faults] == ["name", "name"]
+    done = fix(reading, tmp_path / "fixed")
+    assert done.number("mended") == 2 and done.counts["train"] == ((4, 15), (4, 15))
+    assert layout.load(tmp_path / "fixed")["train"].names == ["\\ud800", "dog"]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"images": [], "annotations": []}', None])
+def test_a_file_that_can_not_be_read_is_a_fault_beside_those_of_the_other(tmp_path: Path, damage: str | None) -> None:
+    root = planted(tmp_path, lambda root, train, val: train["annotations"][0].update(area=999))
+    path = root / "annotations" / "instance_val.json"
+    path.unlink()
+    if damage is None:
+        path.mkdir()
+    else:
+        path.write_text(damage)
+    reading = check(root)
+    assert [(fault.code, fault.split) for fault in reading.faults] == [("file", "val"), ("area-mismatch", "train")]
+    assert list(reading.splits) == ["train"] and str(path) in reading.faults[0].what
+    done = fix(reading, tmp_path / "fixed")
+    assert done.number("left") == 1 and not (tmp_path / "fixed" / "annotations" / path.name).exists()
+    with pytest.raises(DatasetError, match="instance_val"):
+        layout.load(root)
+    (root / "annotations" / "instance_train.json").write_text("{")
+    with pytest.raises(DatasetError, match="instance_train.json is not readable JSON"):
+        check(root)
+
+
+def test_nothing_of_an_earlier_check_stays(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    examine(root, tmp_path)
+    for split in ("train", "val"):
+        (root / "annotations" / f"instance_{split}.json").write_text("{")
+    (tmp_path / FOLDER / "mine.txt").write_text("")
+    with pytest.raises(DatasetError):
+        examine(root, tmp_path)
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["mine.txt"]
+
+
+def test_odd_names_reach_every_file(tmp_path: Path) -> None:
+    def plant(root: Path, train: sets.Json, val: sets.Json) -> None:
+        half_a_character(root, train, val)
+        class_of_half_a_character(root, train, val)
+        val["images"][0] |= {"id": "\ud801"}
+        val["annotations"] = []
+
+    reading, _ = examine(planted(tmp_path, plant), tmp_path / "out")
+    assert "ud800" in (tmp_path / "out" / FOLDER / "report.html").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "out" / FOLDER / "faults.json").read_text(encoding="utf-8"))
+    fix(reading, tmp_path / "fixed")
+    assert layout.load(tmp_path / "fixed")["val"].images[0].id == "\ud801"
+
+
+def test_names_of_other_formats_are_looked_at_too(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    convert(root, tmp_path / "labelme", "labelme")
+    sheet = tmp_path / "labelme" / "annotations" / "train0.json"
+    sheet.write_text(sheet.read_text().replace('"label": "cat"', '"label": "\\ud800"'))
+    try:
+        (tmp_path / "labelme" / "images" / "val0.png").rename(tmp_path / "labelme" / "images" / "\udcff.png")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    sheet = tmp_path / "labelme" / "annotations" / "val0.json"
+    sheet.write_text(sheet.read_text().replace("val0.png", "\\udcff.png"))
+    reading = check(tmp_path / "labelme")
+    assert [fault.code for fault in reading.errors][:3] == ["name"] * 3
+    fix(reading, tmp_path / "fixed")
+    assert not [fault for fault in check(tmp_path / "fixed").faults if fault.kind.fix is not None]
 
 
 def test_a_turned_jpeg_is_set_upright_without_touching_a_pixel(tmp_path: Path) -> None:

@@ -89,17 +89,19 @@ def test_killed_in_the_middle_the_original_is_whole_and_there_is_no_half_result(
     content = sets.load(root, "train")
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     assert len(content["images"]) == 40
-    for how in (signal.SIGINT, signal.SIGKILL):
+    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         command = [sys.executable, "-m", "maskline", "convert", str(root), str(tmp_path / "new"), "--to", "coco"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         while process.poll() is None and not list(tmp_path.glob(".new.*/new/images/train*")):
             time.sleep(0.005)
         os.kill(process.pid, how)
         _, said = process.communicate(timeout=30)
-        assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), said
+        assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(how, -signal.SIGKILL), said
         assert not (tmp_path / "new").exists()
-        if how == signal.SIGINT:
-            assert said.strip() == "maskline: interrupted" and [path.name for path in tmp_path.iterdir()] == ["set"]
+        if how != signal.SIGKILL:
+            assert said.strip() == ("maskline: interrupted" if how == signal.SIGINT else "") and [
+                path.name for path in tmp_path.iterdir()
+            ] == ["set"]
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     convert(root, tmp_path / "new", "coco")  # what the killed one left is not in the way
 
@@ -161,6 +163,67 @@ def test_pictures_elsewhere_are_copied_in(tmp_path: Path) -> None:
     assert (tmp_path / "voc" / "JPEGImages").is_dir()
     for split, dataset in layout.load(tmp_path / "set").items():
         assert masks_of(layout.load(tmp_path / "voc")[split]) == masks_of(dataset)
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def flat_yolo(root: Path) -> Path:
+    """A layout that Roboflow writes: a folder for each split, in it images and labels."""
+    convert(without_crowds(sets.make(root / "set")), root / "made", "yolo")
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / "yolo" / split).mkdir(parents=True, exist_ok=True)
+            (root / "made" / kind / split).rename(root / "yolo" / split / kind)
+    (root / "yolo" / "data.yaml").write_text("train: train/images\nval: val/images\nnames: [cat, dog]\n")
+    return root / "yolo"
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("name", ["labelme", "yolo", "voc", "cvat", "flat"])
+def test_in_place_again_and_again(tmp_path: Path, name: str, relative: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "flat":
+        root, name = flat_yolo(tmp_path), "yolo"
+    else:
+        root = tmp_path / name
+        convert(without_crowds(sets.make(tmp_path / "set")), root, name)
+    before = contents(root)
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        convert_in_place(Path(root.name) if relative else root, name)
+        for split, dataset in layout.load(root).items():
+            assert masks_of(dataset) == masks_of(layout.load(tmp_path / "set")[split])
+        if number == 0:
+            pictures = sorted((root / "images").rglob("*.*"))
+    assert {path: path.read_bytes() for path in before} == before
+    assert sorted((root / "images").rglob("*.*")) == pictures and len(pictures) == 7
+    names = [path.name for path in (root / "annotations").glob("instance_val*")]
+    assert sorted(names) == ["instance_val.json", "instance_val.json.bak", "instance_val.json.bak2"]
+
+
+def test_a_picture_of_another_s_name_gets_one_of_its_own(tmp_path: Path) -> None:
+    root = tmp_path / "voc"
+    convert(without_crowds(sets.make(tmp_path / "set")), root, "voc")
+    (root / "images").mkdir()
+    cv2.imwrite(str(root / "images" / "train0.png"), sets.picture(70))
+    before = contents(root)
+    for _ in range(2):
+        convert_in_place(root, "VOC")
+        assert layout.load(root)["train"].images[0].file_name == "train/train0.png"
+        assert masks_of(layout.load(root)["train"]) == masks_of(layout.load(tmp_path / "set")["train"])
+    assert {path: path.read_bytes() for path in before} == before and len(list((root / "images").rglob("*.png"))) == 8
+
+
+def test_pictures_that_can_not_be_brought_in_leave_nothing_behind(tmp_path: Path) -> None:
+    splits = layout.load(sets.make(tmp_path / "set"))
+    (tmp_path / "set" / "images" / "val2.png").unlink()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "old.txt").write_text("")
+    for name in ("new", "there"):
+        with pytest.raises(DatasetError, match=r"val2.png is missing"):
+            layout.bring_in(splits, tmp_path / name)
+    assert not (tmp_path / "new").exists() and len(list((tmp_path / "there").rglob("*"))) == 1
 
 
 def test_errors_change_nothing_in_place(tmp_path: Path) -> None:

@@ -516,9 +516,9 @@ def test_names_are_escaped_and_those_xml_cannot_hold_are_renamed(tmp_path: Path)
     classes = ("<b>&amp;\"'", " two\n words ", "two words", "bell\x07", "猫", "1e5")
     dataset = single(tmp_path / "old", classes=classes, name="a<&>\"'\x01 b.png")
     (note,) = cvat.write({"all": dataset}, tmp_path / "new")
-    assert note.startswith("3 classes are renamed: ' two\\n words ' as 'two words', 'two words' as 'two words 2'")
+    assert note.startswith("2 classes are renamed to fit XML: ' two\\n words ' as 'two words 2', 'bell")
     reading = cvat.read(tmp_path / "new")
-    assert reading.splits["all"].names == ["<b>&amp;\"'", "two words", "two words 2", "bell\ufffd", "猫", "1e5"]
+    assert reading.splits["all"].names == ["<b>&amp;\"'", "two words 2", "two words", "bell\ufffd", "猫", "1e5"]
     assert reading.splits["all"].images[0].file_name == "a<&>\"'%01 b.png" and reading.faults == []
 
 

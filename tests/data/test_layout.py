@@ -62,6 +62,33 @@ def test_one_file_for_a_set_that_is_not_split(tmp_path: Path) -> None:
         assert split.split == "all" and split.folder == root / "images" and len(split.images) == 4
 
 
+def test_what_lies_in_the_place_of_annotations_is_not_passed_over(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "made")
+    folder = root / "annotations"
+    for damage in ("in our layout", "in COCO's"):
+        if damage == "in COCO's":
+            (folder / "instance_train.json").rename(folder / "instances_train2017.json")
+            (folder / "instance_val.json").rmdir()
+            (folder / "instances_val2017.json").write_text("{")
+        else:
+            (folder / "instance_val.json").unlink()
+            (folder / "instance_val.json").mkdir()
+        assert list(layout.find(root)) == ["train", "val"], damage
+        reading = layout.read(root)
+        assert list(reading.splits) == ["train"] and [fault.code for fault in reading.faults] == ["file"]
+
+
+def test_names_too_long_for_any_file_raise_nothing(tmp_path: Path) -> None:
+    root = sets.make(tmp_path)
+    content = sets.load(root, "train")
+    content["images"][0]["file_name"] = "x" * 5000
+    sets.save(root, "train", content)
+    dataset = layout.read(root).splits["train"]
+    assert dataset.folder == root / "images"
+    with pytest.raises(DatasetError, match="is missing"):
+        layout.copy_images(dataset, tmp_path / "new")
+
+
 def test_two_files_for_one_split_are_not_guessed_between(tmp_path: Path) -> None:
     root = sets.make(tmp_path)
     for name in ("a_train.json", "b_train.json"):

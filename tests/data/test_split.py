@@ -82,6 +82,44 @@ def test_groups_stay_together() -> None:
             assert not keys[0] & keys[1] and 6 <= len(parts["val"].images) <= 14
 
 
+@pytest.mark.parametrize(
+    ("group", "what"),
+    [
+        ("key:nope", "none of the 4 images has an entry 'nope'"),
+        ("^x", "has a file name that matches"),
+        ("(x)?$", "none"),
+    ],
+)
+def test_a_group_that_no_image_has_is_refused(group: str, what: str) -> None:
+    with pytest.raises(ParameterError, match=what) as raised:
+        divide(made([[0]] * 4), Division(group=group))
+    assert "\n" not in str(raised.value)
+
+
+def test_images_without_a_group_are_alone_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    names = [f"{'a_' if i < 4 else ''}{i}.png" for i in range(10)]
+    parts = divide(made([[0]] * 10, names), Division(50, group="^(a)_"))
+    assert len({image.file_name[0] == "a" for image in parts["val"].images if image.file_name[0] == "a"}) <= 1
+    assert len(parts["val"].images) == 5 and "6 of 10 images have no group by '^(a)_'" in caplog.text
+    caplog.clear()
+    divide(made([[0]] * 10, names), Division(50, group="key:patient"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("percent", "empty"), [(0, "val"), (100, "train")])
+def test_a_part_without_images_is_told(percent: float, empty: str, caplog: pytest.LogCaptureFixture) -> None:
+    divide(made([[0]] * 4), Division(percent))
+    assert f"{empty} has no images" in caplog.text and len(caplog.records) == 1
+
+
+def test_in_place_pictures_that_are_not_there_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = sets.make(tmp_path)
+    (root / "images" / "val0.png").unlink()
+    split_in_place(root, Division(50))
+    assert "1 pictures are not there, the first: val0.png" in caplog.text
+    assert sum(len(dataset.images) for dataset in layout.load(root).values()) == 7
+
+
 def test_one_large_group_and_small_ones() -> None:
     names = [f"{'big' if i < 90 else i}/{i}.png" for i in range(100)]
     for seed in range(5):

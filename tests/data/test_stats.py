@@ -136,7 +136,7 @@ def test_numbers_agree(shapes: list[tuple[int, int, int, bool]]) -> None:
 )
 def test_real_sets(name: str, instances: int, crowds: int, classes: int) -> None:
     root = REAL / name
-    found, _ = coco.read(root / "annotations" / "instance_train.json", root / "images", "train")
+    found, _, _ = coco.read(root / "annotations" / "instance_train.json", root / "images", "train")
     numbers = statistics(found)
     assert (numbers.instances, numbers.crowds, len(numbers.names)) == (instances, crowds, classes)
     assert numbers.areas.min() > 0

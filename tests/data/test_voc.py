@@ -121,6 +121,8 @@ def test_lists(tmp_path: Path, lists: dict[str, str], expected: dict[str, list[s
             ["a", "b"],
         ),
         ("labelmap.txt", "background:0,0,0::\na b: 128, 0, 0::\nb:0,128,0::\nignored:224,224,192::\n", ["a b", "b"]),
+        ("labelmap.txt", "#label:color\n# a:128,0,0::\nb:0,128,0::\n", ["# a", "b"]),
+        ("class_names.txt", "__ignore__\n_background_\n# a\n__ignore__\n", ["# a", "__ignore__"]),
         (None, "", list(voc.CLASSES[1:])),
     ],
 )
@@ -340,6 +342,7 @@ def test_smaller_instances_lie_on_top_and_losses_are_told(tmp_path: Path) -> Non
         "1 crowd regions are written as void",
         "2 instances lose pixels to smaller ones above them: a pixel holds one instance",
         "1 of these lose all their pixels",
+        "1 classes are renamed to fit a line of labels.txt: 'two\\nlines' as 'two lines'",
     ]
     files = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert files == [
@@ -355,13 +358,43 @@ def test_smaller_instances_lie_on_top_and_losses_are_told(tmp_path: Path) -> Non
     assert [a.category_id for a in reading.splits["val"].annotations] == [2, 2, 2]
 
 
+NAMES = (
+    *("# hash", "#", "__ignore__", "a:b", "a:1,2,3::", "background", "_background_", "void", "ignored"),
+    *("two  spaces", "two spaces", " lead", "ln\nbreak", "tab\tx", "\u2028x", "\ufeffx", "1", "last"),
+)
+
+
+def test_no_name_of_a_class_shifts_another(tmp_path: Path) -> None:
+    shapes = [square(n, n, 1) for n in range(len(NAMES))]
+    source = dataset(tmp_path / "in", shapes)
+    annotations = [Annotation(n, 1, n, shape) for n, shape in enumerate(shapes)]
+    categories = [Category(n, name) for n, name in enumerate(NAMES)]
+    (tmp_path / "out").mkdir()
+    splits = {"val": Dataset("val", source.folder, source.images, annotations, categories)}
+    (note,) = voc.write(splits, tmp_path / "out")
+    reading = voc.read(tmp_path / "out")
+    found = reading.splits["val"]
+    assert not reading.faults and [found.labels[a.category_id] for a in found.annotations] == list(range(len(NAMES)))
+    changed = {old: new for old, new in zip(NAMES, found.names, strict=True) if old != new}
+    assert changed == {
+        "two  spaces": "two spaces 2",
+        " lead": "lead",
+        "ln\nbreak": "ln break",
+        "tab\tx": "tab x",
+        "\u2028x": "x",
+    }
+    assert note.startswith("5 classes are renamed") and all(
+        f"{old!r} as {new!r}" in note for old, new in changed.items()
+    )
+
+
 @pytest.mark.parametrize(("count", "mode"), [(254, "P"), (255, "I;16"), (600, "I;16")])
 def test_many_instances(tmp_path: Path, count: int, mode: str) -> None:
     size = (20, 30)
     shapes = [square(n % 30, n // 30, 1) for n in range(count)]
     (tmp_path / "out").mkdir()
     notes = voc.write({"all": dataset(tmp_path / "in", shapes)}, tmp_path / "out")
-    assert len(notes) == (mode != "P")
+    assert sum("16-bit" in note for note in notes) == (mode != "P")
     with Image.open(tmp_path / "out" / "SegmentationObject" / "a.png") as image:
         assert image.mode == mode and not (np.asarray(image) == 255).any()
     found = voc.read(tmp_path / "out").splits["all"]
@@ -383,7 +416,9 @@ def test_names_of_pictures(tmp_path: Path) -> None:
     images = tuple(ImageRecord(n, name, 30, 20) for n, name in enumerate(names))
     marks = tuple(Annotation(n, n, 0, square(0, 0, n + 1)) for n in range(3))
     (tmp_path / "out").mkdir()
-    voc.write({"train": Dataset("train", tmp_path / "in", images, marks, (Category(0, "a"),))}, tmp_path / "out")
+    splits = {"train": Dataset("train", tmp_path / "in", images, marks, (Category(0, "a"),))}
+    (note,) = voc.write(splits, tmp_path / "out")
+    assert note.startswith("2 pictures get another name: VOC has no sub-folders")
     found = voc.read(tmp_path / "out").splits["train"]
     assert len({Path(image.file_name).stem for image in found.images}) == 3
     assert [a.segmentation for a in found.annotations] == [square(0, 0, n + 1) for n in range(3)]

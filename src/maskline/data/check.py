@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,16 +34,16 @@ def check(root: Path) -> Reading:
     told = {(fault.code, fault.split, fault.image_id) for fault in reading.faults if fault.annotation_id is None}
     found = [
         fault
-        for fault in check_splits(reading.splits)
+        for fault in check_splits(reading.splits, reading.faults)
         if fault.image_id is None
         or fault.annotation_id is not None
         or (fault.code, fault.split, fault.image_id) not in told
     ]
-    return Reading(reading.splits, _ordered(reading.faults + found))
+    return Reading(reading.splits, _ordered(reading.faults + found), reading.listed)
 
 
-def check_splits(splits: Mapping[str, Dataset]) -> list[Fault]:
-    """All faults beyond those that reading tells."""
+def check_splits(splits: Mapping[str, Dataset], told: Sequence[Fault] = ()) -> list[Fault]:
+    """All faults beyond those that reading has told."""
     faults: list[Fault] = []
     prints: Prints = {}
     for split, dataset in splits.items():
@@ -56,7 +56,9 @@ def check_splits(splits: Mapping[str, Dataset]) -> list[Fault]:
                 prints[split, image.file_name] = look.fingerprint
         for image in track(dataset.images, f"masks of {split}", len(dataset.images)):
             faults.extend(check_masks.of_image(dataset, image))
-    faults.extend(_unlisted(list(splits.values())))
+    refused = {splits[split].folder / name for fault in told for split, name in fault.others if split in splits}
+    if not any(fault.code == "file" for fault in told):  # it may list them
+        faults.extend(_unlisted(list(splits.values()), refused))
     faults.extend(_category_faults(list(splits.values())))
     faults.extend(_twin_faults(prints))
     return faults
@@ -67,9 +69,9 @@ def _ordered(faults: list[Fault]) -> list[Fault]:
     return sorted(faults, key=lambda fault: places[fault.code])
 
 
-def _unlisted(splits: Sequence[Dataset]) -> Iterator[Fault]:
-    """One fault for each folder with pictures that no split lists."""
-    listed = {dataset.path(image) for dataset in splits for image in dataset.images}
+def _unlisted(splits: Sequence[Dataset], refused: Set[Path]) -> Iterator[Fault]:
+    """One fault for each folder with pictures that no split lists, not even in a record that could not be used."""
+    listed = refused | {dataset.path(image) for dataset in splits for image in dataset.images}
     for folder in dict.fromkeys(dataset.folder for dataset in splits if dataset.folder.name != "annotations"):
         files = (path for path in folder.rglob("*") if path.suffix[1:].lower() in SUFFIXES)
         names = sorted(path.relative_to(folder).as_posix() for path in files if path not in listed)

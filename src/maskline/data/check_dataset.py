@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from maskline.data.faults import Reading
 from maskline.data.report import charts, demo, page
 from maskline.data.split import Division, split_in_place
 from maskline.data.stats import class_names, statistics
+from maskline.data.texts import dump, encode
 from maskline.errors import DatasetError, DatasetNotFoundError
 from maskline.files import replace_file
 
@@ -24,6 +26,7 @@ PASSED = "Check dataset passed !"
 CONVERTED = "Convert dataset successfully !"
 DIVIDED = "Split dataset successfully !"
 FOLDER = "check_dataset"
+RESULTS = ("report.html", "faults.json", "histogram.png")  # in it, beside the folder demo_img
 
 log = logging.getLogger("maskline")
 
@@ -61,6 +64,7 @@ def check_dataset(
         DatasetCheckError: the data set has errors; the results are there all the same.
         DatasetError: there is nothing to check.
     """
+    _clear(output)
     if convert_from is not None:
         convert_in_place(dataset_dir, convert_from, seed=seed)
         log.info(CONVERTED)
@@ -83,7 +87,7 @@ def check_dataset(
 
 
 def examine(root: Path, output: Path) -> tuple[Reading, dict[str, Any]]:
-    """Check a data set in any of COCO's layouts and write all results.
+    """Check a data set in any of COCO's layouts and write all results; those of an earlier check go first.
 
     Returns:
         The faults with what can be used of the data set; and what `check_dataset` returns.
@@ -92,6 +96,7 @@ def examine(root: Path, output: Path) -> tuple[Reading, dict[str, Any]]:
         DatasetError: there is nothing to check.
         OutputError: the results can't be written.
     """
+    _clear(output)
     reading = check(root)
     folder = output / FOLDER
     samples = {split: demo.demo_images(dataset, folder / "demo_img") for split, dataset in reading.splits.items()}
@@ -99,9 +104,17 @@ def examine(root: Path, output: Path) -> tuple[Reading, dict[str, Any]]:
     classes = class_names(measured.values())
     charts.histogram(measured, classes, folder / "histogram.png")
     page.write(reading, folder / "report.html", title=root.resolve().name, numbers=measured)
-    text = json.dumps([fault.as_dict() for fault in reading.faults], indent=1, ensure_ascii=False)
-    replace_file(folder / "faults.json", lambda file: file.write_text(text, encoding="utf-8"))
+    data = encode(dump([fault.as_dict() for fault in reading.faults], indent=1))
+    replace_file(folder / "faults.json", lambda file: file.write_bytes(data))
     return reading, _result(root, reading, len(classes), samples)
+
+
+def _clear(output: Path) -> None:
+    """Take away what an earlier check left: nobody shall take its results for those of one that failed."""
+    shutil.rmtree(output / FOLDER / "demo_img", ignore_errors=True)
+    for name in RESULTS:
+        with contextlib.suppress(OSError):  # that it can't be written is told when it is
+            (output / FOLDER / name).unlink(missing_ok=True)
 
 
 def _result(root: Path, reading: Reading, classes: int, samples: Mapping[str, list[str]]) -> dict[str, Any]:

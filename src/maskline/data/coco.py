@@ -7,57 +7,65 @@ https://cocodataset.org/#format-data
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias, TypeGuard, cast
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-
-from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
-from maskline.data.faults import Fault, short
-from maskline.data.shapes import Polygons, Segmentation, area, crop
-from maskline.errors import DatasetError, DatasetNotFoundError, ParameterError
+from maskline.data import coco_values as values
+from maskline.data.coco_values import Json
+from maskline.data.dataset import Annotation, Category, Dataset, Extra, Id, ImageRecord
+from maskline.data.faults import Count, Fault, short
+from maskline.data.shapes import Polygons, Ring, Segmentation, area, crop
+from maskline.data.sources import picture_size, relative_name
+from maskline.data.texts import can_be_written, dump, encode, escaped
+from maskline.errors import InputError, ParameterError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS
-from maskline.masks import rle_runs, runs_rle
 
-Json: TypeAlias = dict[str, Any]
+FindFolder: TypeAlias = Callable[[Sequence[str]], Path]  # from file names to where they start from
 
-FARTHEST = 1e9  # pixels: no coordinate lies beyond
-
-# A number of COCO's compressed run lengths is up to 12 characters, all but the last with the sixth bit set.
-_COMPRESSED = re.compile(r"(?:[P-o]{0,11}[0-O])+")
+_LISTS = ("images", "annotations", "categories")
+_OF_IMAGE = ("id", "file_name", "width", "height")
+_OF_ANNOTATION = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd")
 
 
-def read(path: Path, folder: Path, split: str) -> tuple[Dataset, list[Fault]]:
+class Read(NamedTuple):
+    """A file: what can be used of it, what is wrong, and how many records it has in all."""
+
+    dataset: Dataset
+    faults: list[Fault]
+    listed: Count
+
+
+def read(path: Path, folder: Path | FindFolder, split: str) -> Read:
     """Read a file of one split; records that are wrong are left out and told as faults.
+
+    Of pictures no more is looked at than the size of those whose records state none that could be one.
 
     Args:
         path: the JSON file.
-        folder: where the images' file names start from.
+        folder: where the images' file names start from, or what finds that out from the names.
         split: its name.
 
     Raises:
         DatasetNotFoundError: no such file.
         DatasetError: it is not JSON, or not an object with the lists ``images``, ``annotations`` and ``categories``.
     """
-    return _Reader(path, split).read(folder)
+    return _Reader(path, split, values.parse(path)).read(folder)
 
 
 def write(dataset: Dataset, path: Path) -> None:
     """Write a file that `read` gives back. Raises OutputError; then nothing has changed.
 
-    Boxes and areas that are not stated are those of the masks.
+    Boxes and areas that are not stated are those of the masks. What JSON has no word for, such as NaN, becomes null.
     """
 
     def save(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(_chunks(dataset))
+        with temporary.open("wb") as file:
+            file.writelines(map(encode, _chunks(dataset)))
 
     replace_file(path, save)
 
@@ -66,106 +74,255 @@ def write(dataset: Dataset, path: Path) -> None:
 
 
 class _Reader:
-    """One file being read: its records, and the faults so far."""
+    """One file being read: its records, and the faults so far.
 
-    def __init__(self, path: Path, split: str) -> None:
+    Attributes:
+        names: of images, for messages.
+        unused, ambiguous: ids of images and of categories (by the name of their list) whose record could not be used,
+            and that several records have. Annotations of the former go with them, those of the latter are faults.
+    """
+
+    def __init__(self, path: Path, split: str, content: Json) -> None:
         self.path = path
         self.split = split
+        self.content = content
+        self.images, self.annotations, self.categories = (values.records(content, key, path) for key in _LISTS)
         self.faults: list[Fault] = []
-        self.names: dict[Id, str] = {}  # of images, for messages
+        self.names: dict[Id, str] = {}
+        self.unused: dict[str, set[Id]] = {"images": set(), "categories": set()}
+        self.ambiguous: dict[str, set[Id]] = {"images": set(), "categories": set()}
+        self.uses = {
+            "images": Counter(values.identity(record, "image_id") for record in self.annotations),
+            "categories": Counter(values.identity(record, "category_id") for record in self.annotations),
+        }
 
-    def read(self, folder: Path) -> tuple[Dataset, list[Fault]]:
-        content = _parse(self.path)
-        images, twins = self.images(_records(content, "images", self.path))
-        categories = self.categories(_records(content, "categories", self.path))
-        annotations = self.annotations(
-            _records(content, "annotations", self.path), {i.id: i for i in images}, {c.id for c in categories}, twins
-        )
-        info = {key: value for key, value in content.items() if key not in ("images", "annotations", "categories")}
+    def read(self, folder: Path | FindFolder) -> Read:
+        if not isinstance(folder, Path):
+            given = (values.get(record, "file_name") for record in self.images)
+            names = (relative_name(name) for name in given if isinstance(name, str))
+            folder = folder([name for name in names if name is not None])
+        images, twins = self.read_images(folder)
+        categories, known = self.read_categories()
+        annotations = self.read_annotations({image.id: image for image in images}, known, twins)
+        info = self.extra(self.content, _LISTS, "the file")
         dataset = Dataset(self.split, folder, images, annotations, categories, self.path, info)
-        return dataset, self.faults
+        return Read(dataset, self.faults, Count(len(self.images), len(self.annotations)))
 
-    def fault(self, code: str, what: str, image_id: Id | None = None, annotation_id: Id | None = None) -> None:
+    def fault(
+        self,
+        code: str,
+        what: str,
+        image_id: Id | None = None,
+        annotation_id: Id | None = None,
+        others: Iterable[str] = (),
+    ) -> None:
         if image_id in self.names:
             what = f"{what} (image {self.names[image_id]})"
-        self.faults.append(Fault(code, self.split, self.path.name, what, image_id, annotation_id))
+        pairs = tuple((self.split, name) for name in others)
+        self.faults.append(Fault(code, self.split, self.path.name, what, image_id, annotation_id, pairs))
 
-    def categories(self, records: Sequence[Any]) -> tuple[Category, ...]:
+    def refuse(self, code: str, kind: str, key: Id | None, what: str, others: Iterable[str] = ()) -> None:
+        """Tell why the record of an image or category can't be used, and how many annotations go with it."""
+        if key is not None:
+            self.unused[kind].add(key)
+            uses = self.uses[kind][key]
+            what = f"{what}; {uses} annotations of it are left out too" if uses else what
+        self.fault(code, what, key if kind == "images" else None, None, others)
+
+    def extra(
+        self, record: Json, known: Iterable[str], who: str, image_id: Id | None = None, key: Id | None = None
+    ) -> Extra:
+        found, odd = values.extra(record, known)
+        if odd:
+            self.fault(
+                "not-json", f"{who} has NaN, Infinity or the like in {', '.join(map(short, odd))}", image_id, key
+            )
+        return found
+
+    # -- categories
+
+    def read_categories(self) -> tuple[tuple[Category, ...], set[Id]]:
+        """The categories, each with an id of its own; and those ids that mean one in the file too."""
+        found: list[Category] = []
+        for place, record in enumerate(self.categories):
+            category = self.category(place, record)
+            if category is not None:
+                found.append(category)
+        by_id: dict[Id, dict[str, None]] = {}
+        for category in found:
+            by_id.setdefault(category.id, {})[category.name] = None
+        for key, names in by_id.items():
+            if len(names) > 1 or key in self.unused["categories"]:
+                self.ambiguous["categories"].add(key)
+                told = " and ".join(repr(name) for name in names)
+                told = f"categories {told}" if len(names) > 1 else f"category {told} and one that can't be read"
+                uses = self.uses["categories"][key]
+                self.fault("category-id", f"{told} both have the id {key!r}, with {uses} annotations")
+        return self.listed_once(found), by_id.keys() - self.ambiguous["categories"]
+
+    def category(self, place: int, record: Any) -> Category | None:
+        key, name = values.identity(record, "id"), values.get(record, "name")
+        if key is None or not isinstance(name, str) or not name.strip():
+            self.refuse("record", "categories", key, f"category {place} is {short(record)}: expected an id and a name")
+            return None
+        if not can_be_written(name):
+            self.fault("name", f"category {key!r} is named {name!r}")
+        return Category(key, escaped(name), self.extra(record, ("id", "name"), f"category {key!r}"))
+
+    def listed_once(self, categories: Sequence[Category]) -> tuple[Category, ...]:
+        """Without repetitions, and with new ids for those whose id another has before them."""
+        fresh = count(max((c.id for c in categories if isinstance(c.id, int)), default=0) + 1)
         found: dict[Id, Category] = {}
         names: dict[str, Id] = {}
-        for place, record in enumerate(records):
-            key, name = _id(record, "id"), _get(record, "name")
-            if key is None or not isinstance(name, str) or not name.strip():
-                self.fault("record", f"category {place} is {short(record)}: expected an id and a name")
-            elif key in found:
-                self.fault("category-id", f"categories {found[key].name!r} and {name!r} both have the id {key!r}")
-            else:
-                if name in names:
-                    self.fault("category-name", f"categories {names[name]!r} and {key!r} are both named {name!r}")
-                names[name] = key
-                found[key] = Category(key, name, _extra(record, ("id", "name")))
+        for category in categories:
+            key = category.id
+            if key in found and found[key].name == category.name:
+                self.fault("category-name", f"category {key!r} ({category.name!r}) is listed twice")
+                continue
+            if category.name in names:
+                told = f"categories {names[category.name]!r} and {key!r} are both named {category.name!r}"
+                self.fault("category-name", told)
+            if key in found:
+                category = replace(category, id=next(fresh))
+            names[category.name] = key
+            found[category.id] = category
         return tuple(found.values())
 
-    def images(self, records: Sequence[Any]) -> tuple[tuple[ImageRecord, ...], dict[Id, Id]]:
+    # -- images
+
+    def read_images(self, folder: Path) -> tuple[tuple[ImageRecord, ...], dict[Id, Id]]:
         """The images, and for ids of later records of the same file the id of its first."""
-        found: dict[Id, ImageRecord] = {}
-        files: dict[str, Id] = {}
+        by_id: dict[Id, list[ImageRecord]] = {}
+        for place, record in enumerate(self.images):
+            image = self.image(place, record, folder)
+            if image is not None:
+                by_id.setdefault(image.id, []).append(image)
+        files: dict[str, ImageRecord] = {}
         twins: dict[Id, Id] = {}
-        for place, record in enumerate(records):
-            image = self.image(place, record)
+        for key, same in by_id.items():
+            image = self.the_one(key, same)
             if image is None:
                 continue
-            if image.id in found or image.id in twins:
-                what = f"images {self.names[image.id]!r} and {image.file_name!r} both have the id {image.id!r}"
-                self.fault("image-id", what)
-                continue
-            self.names[image.id] = image.file_name
-            if image.file_name in files:
-                twins[image.id] = files[image.file_name]
-                what = f"images {twins[image.id]!r} and {image.id!r} are both the file {image.file_name!r}"
-                self.fault("image-listed-twice", what, twins[image.id])
-                continue
-            files[image.file_name] = image.id
-            found[image.id] = image
-        return tuple(found.values()), twins
+            first = files.setdefault(image.file_name, image)
+            if first is not image:
+                self.twin(first, image, twins)
+        return tuple(files.values()), twins
 
-    def image(self, place: int, record: Any) -> ImageRecord | None:
-        key, name = _id(record, "id"), _get(record, "file_name")
-        width, height = _whole(_get(record, "width")), _whole(_get(record, "height"))
-        if key is None or not isinstance(name, str) or not name.strip():
-            self.fault("record", f"image {place} is {short(record)}: expected an id and a file_name")
+    def the_one(self, key: Id, same: Sequence[ImageRecord]) -> ImageRecord | None:
+        """The image that an id means; None if that can't be told."""
+        names = list(dict.fromkeys(image.file_name for image in same))
+        sizes = {image.size for image in same}
+        if len(names) > 1 or len(sizes) > 1 or key in self.unused["images"]:
+            self.ambiguous["images"].add(key)
+            told = " and ".join(map(repr, names)) + ("" if len(names) > 1 else " and another record of an image")
+            uses = self.uses["images"][key]
+            self.fault("image-id", f"{told} have the id {key!r}, with {uses} annotations", key, None, names)
             return None
-        if width is None or height is None or min(width, height) <= 0 or width * height > MAX_PIXELS:
-            given = f"width {short(_get(record, 'width'))} and height {short(_get(record, 'height'))}"
-            self.fault("record", f"image {key!r} ({name!r}) has {given}: expected pixels, at most {MAX_PIXELS} in all")
+        self.names[key] = names[0]
+        if len(same) > 1:
+            self.fault("image-listed-twice", f"image {key!r} is listed {len(same)} times", key)
+        return same[0]
+
+    def twin(self, first: ImageRecord, image: ImageRecord, twins: dict[Id, Id]) -> None:
+        """Another record of a file: its annotations are those of the first, if they were drawn on the same pixels."""
+        told = f"images {first.id!r} and {image.id!r} are both the file {image.file_name!r}"
+        if image.size == first.size:
+            twins[image.id] = first.id
+            self.fault("image-listed-twice", told, first.id)
+        else:
+            sizes = f"{first.width} x {first.height} and {image.width} x {image.height}"
+            self.refuse("record", "images", image.id, f"{told}, but with {sizes} pixels")
+
+    def image(self, place: int, record: Any, folder: Path) -> ImageRecord | None:
+        key, name = values.identity(record, "id"), values.get(record, "file_name")
+        if key is None or not isinstance(name, str) or not name.strip():
+            told = f"image {place} is {short(record)}: expected an id and a file_name"
+            self.refuse("record", "images", key, told, [name] if isinstance(name, str) else ())
             return None
         inside = relative_name(name)
-        if inside is None:
-            self.fault("image-path", f"image {key!r} has the file_name {name!r}", key)
+        if inside is None or not can_be_written(name):
+            code = "name" if not can_be_written(name) else "image-path"
+            self.refuse(code, "images", key, f"image {key!r} has the file_name {short(name)}", [name])
             return None
-        return ImageRecord(key, inside, width, height, _extra(record, ("id", "file_name", "width", "height")))
+        size = self.size(record, key, inside, folder)
+        if size is None:
+            return None
+        return ImageRecord(key, inside, size[1], size[0], self.extra(record, _OF_IMAGE, f"image {key!r}", key))
 
-    def annotations(
-        self, records: Sequence[Any], images: Mapping[Id, ImageRecord], categories: set[Id], twins: Mapping[Id, Id]
+    def size(self, record: Json, key: Id, name: str, folder: Path) -> tuple[int, int] | None:
+        """``(height, width)`` as stated; or, where that can be no size, as the picture has it."""
+        width, height = (values.whole(record.get(side)) for side in ("width", "height"))
+        if width is not None and height is not None and min(width, height) > 0 and width * height <= MAX_PIXELS:
+            return height, width
+        given = f"width {short(record.get('width'))} and height {short(record.get('height'))}"
+        told = f"image {key!r} ({short(name)}) has {given}: expected pixels, at most {MAX_PIXELS} in all"
+        try:
+            real = picture_size(folder / name)
+        except InputError:
+            self.refuse("record", "images", key, told, [name])
+            return None
+        self.fault("image-size", f"{told}; the file is {real[1]} x {real[0]}", key)
+        return real
+
+    # -- annotations
+
+    def read_annotations(
+        self, images: Mapping[Id, ImageRecord], categories: set[Id], twins: Mapping[Id, Id]
     ) -> tuple[Annotation, ...]:
         found: list[Annotation] = []
-        for place, record in enumerate(records):
-            key = _id(record, "id") if isinstance(record, dict) and "id" in record else place + 1
-            image_id, category_id = _id(record, "image_id"), _id(record, "category_id")
+        for place, record in enumerate(self.annotations):
+            key = values.identity(record, "id") if isinstance(record, dict) and "id" in record else place + 1
+            image_id, category_id = values.identity(record, "image_id"), values.identity(record, "category_id")
             if key is None or image_id is None or category_id is None:
                 what = f"annotation {place} is {short(record)}: expected an id, an image_id and a category_id"
                 self.fault("record", what)
                 continue
-            image_id = twins.get(image_id, image_id)
-            if image_id not in images:
-                self.fault("unknown-image", f"annotation {key!r} is of image {image_id!r}", None, key)
-            elif category_id not in categories:
-                self.fault("unknown-category", f"annotation {key!r} has category {category_id!r}", image_id, key)
-            else:
-                segmentation = self.segmentation(record, images[image_id], key)
+            image = images.get(twins.get(image_id, image_id))
+            if self.belongs(key, image_id, category_id, image, categories) and image is not None:
+                segmentation = self.segmentation(record, image, key)
                 if segmentation is not None:
-                    found.append(_annotation(record, key, image_id, category_id, segmentation))
+                    found.append(self.annotation(record, key, image.id, category_id, segmentation))
         return self.numbered(found)
+
+    def belongs(self, key: Id, image_id: Id, category_id: Id, image: ImageRecord | None, categories: set[Id]) -> bool:
+        """Whether its image and category are known. Where it can't be helped that they are not, nothing is told."""
+        known = None if image is None else image.id
+        if image_id in self.ambiguous["images"]:
+            self.fault("ambiguous", f"annotation {key!r} is of image {image_id!r}", None, key)
+        elif category_id in self.ambiguous["categories"]:
+            self.fault("ambiguous", f"annotation {key!r} has category {category_id!r}", known, key)
+        elif image is None and image_id not in self.unused["images"]:
+            self.fault("unknown-image", f"annotation {key!r} is of image {image_id!r}", None, key)
+        elif category_id not in categories and category_id not in self.unused["categories"]:
+            self.fault("unknown-category", f"annotation {key!r} has category {category_id!r}", known, key)
+        else:
+            return image is not None and category_id in categories
+        return False
+
+    def annotation(
+        self, record: Json, key: Id, image_id: Id, category_id: Id, segmentation: Segmentation
+    ) -> Annotation:
+        """An annotation from values each of which is of the right type, or told and left out."""
+        who = f"annotation {key!r}"
+        box, area_, crowd = (record.get(name) for name in ("bbox", "area", "iscrowd"))
+        if box is not None and values.box(box) is None:
+            told = f"{who} has the bbox {short(box)}: expected 4 numbers (x y width height)"
+            self.fault("box-mismatch", told, image_id, key)
+        if area_ is not None and not values.is_number(area_):
+            self.fault("area-mismatch", f"{who} has the area {short(area_)}: expected a number", image_id, key)
+        if crowd is not None and crowd not in (0, 1):
+            self.fault("crowd", f"{who} has iscrowd {short(crowd)}: expected 0 or 1", image_id, key)
+            crowd = str(crowd).strip().lower() in values.TRUE
+        return Annotation(
+            id=key,
+            image_id=image_id,
+            category_id=category_id,
+            segmentation=segmentation,
+            box=values.box(box),
+            area=float(area_) if values.is_number(area_) else None,
+            crowd=bool(crowd),
+            extra=self.extra(record, _OF_ANNOTATION, who, image_id, key),
+        )
 
     def numbered(self, annotations: Sequence[Annotation]) -> tuple[Annotation, ...]:
         """With new ids for those whose id an earlier one has."""
@@ -181,9 +338,11 @@ class _Reader:
             found[key] = annotation
         return tuple(found.values())
 
+    # -- shapes
+
     def segmentation(self, record: Json, image: ImageRecord, key: Id) -> Segmentation | None:
         given = record.get("segmentation")
-        if isinstance(given, _Rings):
+        if isinstance(given, values.Rings):
             return given.rings
         if isinstance(given, dict):
             return self.run_lengths(given, image, key)
@@ -193,156 +352,33 @@ class _Reader:
         return None
 
     def mended(self, given: list[Any], image: ImageRecord, key: Id) -> Polygons | None:
-        """The polygons that can be used of a list of which some can't."""
-        rings = []
-        for number, flat in enumerate(given):
-            ring = _flat_ring(flat)
-            if ring is None:
-                what = f"annotation {key!r}: polygon {number + 1} of {len(given)} is {short(flat)}"
-                self.fault("polygon-broken", what, image.id, key)
-            else:
-                rings.append(ring)
-        return tuple(rings) or None
+        """The polygons that can be used of a list of which some can't, or that is one polygon itself."""
+        single = values.flat_ring(given)
+        single = values.ring_of_points(given) if single is None else single
+        plain = [values.flat_ring(flat) for flat in given]
+        rings = [single] if single is not None else list(map(_ring, given))
+        broken = [place for place, ring in enumerate(rings) if ring is None]
+        good = tuple(ring for ring in rings if ring is not None)
+        if len(good) > sum(ring is not None for ring in plain):
+            self.fault("polygon-flat", f"annotation {key!r} has the segmentation {short(given)}", image.id, key)
+        if broken:
+            more = f", and {len(broken) - 1} more are no polygons" if len(broken) > 1 else ""
+            what = f"polygon {broken[0] + 1} of {len(given)} is {short(given[broken[0]])}{more}"
+            self.fault("polygon-broken", f"annotation {key!r}: {what}", image.id, key)
+        return good or None
 
     def run_lengths(self, given: Json, image: ImageRecord, key: Id) -> str | None:
         try:
-            return _compressed(given, image.size)
+            return values.compressed(given, image.size)
         except ParameterError as error:
             self.fault("rle-broken", f"annotation {key!r}: {error}", image.id, key)
             return None
 
 
-class _Rings:
-    """Polygons of one annotation, packed while the JSON is being parsed: Python's own floats take 4 x as much."""
-
-    __slots__ = ("rings",)
-
-    def __init__(self, rings: Polygons) -> None:
-        self.rings = rings
-
-    def __repr__(self) -> str:
-        return repr([ring.ravel().tolist() for ring in self.rings])
-
-
-def _parse(path: Path) -> Json:
-    try:
-        content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), object_hook=_pack)
-    except FileNotFoundError:
-        raise DatasetNotFoundError(f"{path} does not exist") from None
-    except OSError as error:
-        raise DatasetError(f"{path} can't be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not readable JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise DatasetError(f"{path} holds {type(content).__name__}: expected images, annotations and categories")
-    return content
-
-
-def _pack(record: Json) -> Json:
-    """Called for each object as soon as it is parsed."""
-    given = record.get("segmentation")
-    if isinstance(given, list) and given:
-        rings = [_flat_ring(flat) for flat in given]
-        if all(ring is not None for ring in rings):
-            record["segmentation"] = _Rings(tuple(cast("list[Any]", rings)))
-    return record
-
-
-def _flat_ring(flat: Any) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """A list ``x y x y ...`` as (V, 2), without a last vertex that repeats the first; None if it is no polygon."""
-    if not isinstance(flat, list) or len(flat) < 6 or len(flat) % 2:
-        return None
-    try:
-        values = np.array(flat)
-    except (ValueError, OverflowError):
-        return None
-    if values.ndim != 1 or values.dtype.kind not in "iuf" or not (np.abs(values.astype(np.float64)) < FARTHEST).all():
-        return None
-    ring = values.astype(np.float64).reshape(-1, 2)
-    if len(ring) > 3 and (ring[0] == ring[-1]).all():
-        ring = ring[:-1]
-    return ring if (ring.max(axis=0) > ring.min(axis=0)).all() else None
-
-
-def _compressed(given: Json, size: tuple[int, int]) -> str:
-    """Run lengths of either form as compressed counts. Raises ParameterError if they are not those of ``size``."""
-    counts, stated = given.get("counts"), given.get("size")
-    if stated is not None and stated != list(size):
-        raise ParameterError(f"the run lengths are of size {short(stated)}: expected {list(size)} (height, width)")
-    if isinstance(counts, list):
-        if not counts or not all(type(n) is int and 0 <= n <= size[0] * size[1] for n in counts):
-            raise ParameterError(f"counts are {short(counts)}: expected whole numbers of pixels")
-        if sum(counts) != size[0] * size[1]:
-            raise ParameterError(f"counts add up to {sum(counts)}: expected {size[0] * size[1]}, the image's pixels")
-        return runs_rle(np.asarray(counts, np.int64))
-    if not isinstance(counts, str) or not _COMPRESSED.fullmatch(counts):
-        raise ParameterError(f"counts are {short(counts)}: expected a list or COCO's compressed text")
-    rle_runs(counts, size)
-    return counts
-
-
-def _annotation(record: Json, key: Id, image_id: Id, category_id: Id, segmentation: Segmentation) -> Annotation:
-    known = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd")
-    stated = record.get("area")
-    return Annotation(
-        id=key,
-        image_id=image_id,
-        category_id=category_id,
-        segmentation=segmentation,
-        box=_box(record.get("bbox")),
-        area=float(stated) if _is_number(stated) else None,
-        crowd=record.get("iscrowd") in (1, True),
-        extra=_extra(record, known),
-    )
-
-
-def _box(given: Any) -> tuple[float, float, float, float] | None:
-    if isinstance(given, list) and len(given) == 4 and all(map(_is_number, given)):
-        x, y, width, height = map(float, given)
-        return x, y, width, height
-    return None
-
-
-def relative_name(name: str) -> str | None:
-    """A file name with forward slashes and without ``.``; None if it leads out of its folder or is no file name."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name or re.match(r"[A-Za-z]:", name):
-        return None
-    return str(path)
-
-
-def _records(content: Json, key: str, path: Path) -> list[Any]:
-    records = content.get(key)
-    if not isinstance(records, list):
-        given = "is missing" if key not in content else f"is {short(records)}"
-        raise DatasetError(f"{path}: {key} {given}, expected a list (COCO instances: images, annotations, categories)")
-    return records
-
-
-def _get(record: Any, key: str) -> Any:
-    return record.get(key) if isinstance(record, dict) else None
-
-
-def _id(record: Any, key: str) -> Id | None:
-    value = _get(record, key)
-    if isinstance(value, str):
-        return value
-    return value if type(value) is int else _whole(value)
-
-
-def _whole(value: Any) -> int | None:
-    """Whole numbers, also written as 3.0."""
-    return int(value) if _is_number(value) and float(value).is_integer() else None
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return abs(value) < 1 << 63 if isinstance(value, int) else math.isfinite(value)
-
-
-def _extra(record: Json, known: Iterable[str]) -> Extra:
-    return {key: value for key, value in record.items() if key not in known} or NOTHING
+def _ring(given: Any) -> Ring | None:
+    """A polygon as it should be written, or as a list of points."""
+    ring = values.flat_ring(given)
+    return values.ring_of_points(given) if ring is None else ring
 
 
 # ---- writing
@@ -352,7 +388,7 @@ def _chunks(dataset: Dataset) -> Iterator[str]:
     """The file in pieces, a record a line: it can be read by people, compared by line, and needs little memory."""
     yield "{\n"
     for key, value in dataset.info.items():
-        yield f"{_dump(key)}: {_dump(value)},\n"
+        yield f"{dump(key)}: {dump(value)},\n"
     yield from _list("categories", ({"id": c.id, "name": c.name, **c.extra} for c in dataset.categories))
     yield ",\n"
     yield from _list("images", map(_image_record, dataset.images))
@@ -364,12 +400,8 @@ def _chunks(dataset: Dataset) -> Iterator[str]:
 def _list(key: str, records: Iterable[Json]) -> Iterator[str]:
     yield f'"{key}": ['
     for place, record in enumerate(records):
-        yield f"{',' if place else ''}\n{_dump(record)}"
+        yield f"{',' if place else ''}\n{dump(record)}"
     yield "\n]"
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _image_record(image: ImageRecord) -> Json:

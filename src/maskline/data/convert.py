@@ -11,7 +11,9 @@ from typing import Protocol, cast
 from maskline.data import layout
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading
+from maskline.data.sources import is_file
 from maskline.data.split import Division, divide, merge, write_in_place
+from maskline.data.texts import can_be_written, escaped
 from maskline.errors import DatasetError, DatasetNotFoundError, UnknownNameError
 
 
@@ -83,9 +85,13 @@ def read(root: Path) -> Reading:
     except DatasetNotFoundError:
         for name in FORMATS:
             if get(name).detect(root):
-                return get(name).read(root)
+                return _read(name, root)
         raise
     return layout.read(root)
+
+
+def _read(name: str, root: Path) -> Reading:
+    return with_names_that_can_be_written(get(name).read(root))
 
 
 def convert(source: Path, target: Path, to: str, from_: str | None = None, *, skip_errors: bool = False) -> Converted:
@@ -104,7 +110,7 @@ def convert(source: Path, target: Path, to: str, from_: str | None = None, *, sk
     """
     writer = get(to)
     name = from_.lower() if from_ is not None else recognize(source)
-    reading = get(name).read(source)
+    reading = _read(name, source)
     if skip_errors:
         reading = without_missing(reading)
     else:
@@ -119,47 +125,52 @@ def without_missing(reading: Reading) -> Reading:
     """Without the pictures whose files are not there; each is told."""
     splits, faults = {}, list(reading.faults)
     for split, dataset in reading.splits.items():
-        there = [image for image in dataset.images if dataset.path(image).is_file()]
+        there = [image for image in dataset.images if is_file(dataset.path(image))]
         splits[split] = dataset.select(there)
         told = {fault.image_id for fault in faults if fault.code == "image-missing" and fault.split == split}
         for image in dataset.images:
-            if not dataset.path(image).is_file() and image.id not in told:
+            if not is_file(dataset.path(image)) and image.id not in told:
                 what = f"there is no file {dataset.folder.name}/{image.file_name}"
                 faults.append(Fault("image-missing", split, image.file_name, what, image.id))
-    return Reading(splits, faults)
+    return Reading(splits, faults, reading.listed)
+
+
+def with_names_that_can_be_written(reading: Reading) -> Reading:
+    """Without pictures whose names no text can hold, and with an escape in such names of classes; each is told."""
+    splits, faults = {}, list(reading.faults)
+    for split, dataset in reading.splits.items():
+        kept = []
+        for image in dataset.images:
+            if can_be_written(image.file_name):
+                kept.append(image)
+            else:
+                what = f"image {image.id!r} is named {image.file_name!r}"
+                faults.append(Fault("name", split, image.file_name, what, image.id))
+        for category in dataset.categories:
+            if not can_be_written(category.name):
+                faults.append(Fault("name", split, dataset.source.name, f"a class is named {category.name!r}"))
+        categories = tuple(replace(category, name=escaped(category.name)) for category in dataset.categories)
+        part = dataset if len(kept) == len(dataset.images) else dataset.select(kept)
+        splits[split] = replace(part, categories=categories)
+    return Reading(splits, faults, reading.listed)
 
 
 def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset]:
     """Write COCO annotations into a data set of another form, beside what is there; existing ones become ``.bak``.
 
-    Pictures stay where they are if that is ``images``, else they are copied there. A set without a ``val`` split is
+    Pictures stay where they are if that is below ``images``, else they are copied there, once: it can be done again,
+    which makes ``.bak2`` and so on. A set without a ``val`` split is
     divided at random, as `Division` does by default.
 
     Raises:
         UnknownNameError: no such format.
         DatasetError: nothing could be read, or something not; nothing has changed then.
     """
-    reading = get(from_).read(root)
+    reading = _read(from_.lower(), root)
     layout.refuse_errors(reading, "correct them, or leave them out with `maskline convert --skip-errors`")
-    splits = _pictures_in_place(layout.unify(reading.splits), root)
+    splits = layout.bring_in(layout.unify(reading.splits), root / "images")
     if "val" not in splits:
         splits |= divide(merge(splits), Division(seed=seed))
     splits = {split: dataset for split, dataset in splits.items() if split != layout.UNSPLIT}
     write_in_place(splits, root)
     return splits
-
-
-def _pictures_in_place(splits: Mapping[str, Dataset], root: Path) -> dict[str, Dataset]:
-    """The splits with their pictures named from ``images``."""
-    folder = root / "images"
-    paths = [dataset.path(image) for dataset in splits.values() for image in dataset.images]
-    if all(path.is_relative_to(folder) for path in paths):
-        return {split: _named_from(dataset, folder) for split, dataset in splits.items()}
-    with layout.new_folder(folder) as new:
-        placed = layout.place_images(splits, new)
-    return {split: replace(dataset, folder=folder) for split, dataset in placed.items()}
-
-
-def _named_from(dataset: Dataset, folder: Path) -> Dataset:
-    images = [replace(i, file_name=dataset.path(i).relative_to(folder).as_posix()) for i in dataset.images]
-    return replace(dataset, folder=folder, images=images)

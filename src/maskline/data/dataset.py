@@ -106,6 +106,11 @@ class Dataset:
         """From a category's id to its index."""
         return {category.id: index for index, category in enumerate(self.categories)}
 
+    @cached_property
+    def annotation_ids(self) -> set[Id]:
+        """The ids of all annotations."""
+        return {annotation.id for annotation in self.annotations}
+
     @property
     def names(self) -> list[str]:
         """Class names, in the order of their indices."""

@@ -6,8 +6,9 @@ errors.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from maskline.data.dataset import Dataset, Id
 
@@ -24,6 +25,7 @@ class Kind:
         title: what is wrong, in a few words.
         advice: what to do.
         fix: what ``--fix`` does in its copy; None where only a person can decide.
+        loses: whether that leaves out what the fault is about.
     """
 
     code: str
@@ -31,20 +33,34 @@ class Kind:
     title: str
     advice: str
     fix: str | None = None
+    loses: bool = False
 
 
+_OUT: tuple[str, bool] = ("left out", True)
 _ROWS = (
-    Kind("record", "error", "a record that can't be read", "correct the record in the file", "left out"),
+    Kind("file", "error", "an annotation file that can't be read", "correct the file, or make it anew"),
+    Kind("record", "error", "a record that can't be read", "correct the record in the file", "left out", True),
+    Kind(
+        *("name", "error", "a name that is no Unicode: it holds half a character, or bytes that are no UTF-8"),
+        *("rename it", "a class gets an escape for it, an image is left out"),
+    ),
     Kind("no-images", "error", "a split without images", "add images, or make the split anew (maskline split)"),
-    Kind("image-id", "error", "two images with one id", "give each image an id of its own", "the later is left out"),
+    Kind(
+        *("image-id", "error", "different images with one id: which one an annotation is of can't be told"),
+        *("give each image an id of its own, and correct image_id of their annotations", "all of them are left out"),
+        True,
+    ),
     Kind("image-listed-twice", "warning", "two records of one image file", "merge them", "annotations are merged"),
-    Kind("image-path", "error", "an image path that leads out of the images' folder", "make it relative", "left out"),
-    Kind("image-missing", "error", "an image file that is not there", "restore it, or remove its record", "left out"),
-    Kind("image-unreadable", "error", "an image file that can't be read", "replace the file", "left out"),
+    Kind(
+        *("image-path", "error", "an image path that leads out of the images' folder", "make it relative", "left out"),
+        True,
+    ),
+    Kind("image-missing", "error", "an image file that is not there", "restore it, or remove its record", *_OUT),
+    Kind("image-unreadable", "error", "an image file that can't be read", "replace the file", *_OUT),
     Kind(
         *("image-size", "error", "width and height are not those of the file"),
-        *("correct them; if the picture was resized, scale its annotations too",),
-        "annotations are scaled if the picture was resized, else it is left out",
+        *("correct them; if the picture was resized or cropped, do the same to its annotations",),
+        "those of the file where the masks show that they were drawn on it, else it is left out",
     ),
     Kind(
         *("image-turned", "error", "annotated without the EXIF rotation that readers apply"),
@@ -55,30 +71,50 @@ _ROWS = (
         "see that it was annotated turned as readers show it; tools that ignore the orientation disagree",
     ),
     Kind("image-unlisted", "warning", "files that no split lists", "annotate or list them, or take them away"),
-    Kind("category-id", "error", "two categories with one id", "give each an id of its own", "the later is left out"),
+    Kind(
+        *("category-id", "error", "different categories with one id: which one an annotation is of can't be told"),
+        *("give each an id of its own, and correct category_id of the annotations",),
+        "the later get new ids; annotations of the id are left out",
+    ),
     Kind("category-name", "warning", "two categories with one name", "merge or rename them", "merged"),
     Kind(
         *("categories-differ", "error", "the splits do not list the same categories"),
         *("write one list, in one order, into all files", "one list in all files"),
     ),
     Kind("class-missing", "warning", "a class without instances in a split", "split anew, or remove the class"),
-    Kind("unknown-image", "error", "an annotation of an image that is not listed", "correct image_id", "left out"),
-    Kind("unknown-category", "error", "an annotation of an unknown category", "correct category_id", "left out"),
+    Kind("unknown-image", "error", "an annotation of an image that is not listed", "correct image_id", *_OUT),
+    Kind("unknown-category", "error", "an annotation of an unknown category", "correct category_id", *_OUT),
+    Kind(
+        *("ambiguous", "error", "an annotation of an image or category that shares its id with another"),
+        *("see to it that the ids are different, and correct it", "left out", True),
+    ),
     Kind("annotation-id", "error", "two annotations with one id", "number them anew", "the later gets a new id"),
-    Kind("no-mask", "error", "an annotation without a mask", "draw it, or remove the annotation", "left out"),
-    Kind("shape-ignored", "warning", "a shape that marks what is no object", "nothing, if that is meant", "left out"),
+    Kind("no-mask", "error", "an annotation without a mask", "draw it, or remove the annotation", *_OUT),
+    Kind(
+        *("crowd", "error", "an iscrowd that is neither 0 nor 1", "write 0 or 1"),
+        "1 for true, yes and the like, else 0",
+    ),
+    Kind("shape-ignored", "warning", "a shape that marks what is no object", "nothing, if that is meant", *_OUT),
     Kind(
         *("polygon-broken", "error", "a polygon that encloses nothing or holds wrong numbers"),
-        *("draw it anew: 3 points or more, x y x y ..., finite", "left out; other parts of the annotation stay"),
+        *("draw it anew: 3 points or more, x y x y ..., finite", "left out; other parts of the annotation stay", True),
     ),
-    Kind("rle-broken", "error", "run lengths or a mask picture that can't be read", "export the mask anew", "left out"),
+    Kind(
+        *("polygon-flat", "error", "a polygon that is not a list of its own, or whose points are"),
+        *("write [[x, y, x, y, ...]]", "written so"),
+    ),
+    Kind("rle-broken", "error", "run lengths or a mask picture that can't be read", "export the mask anew", *_OUT),
     Kind("polygon-crossing", "warning", "a polygon that crosses itself", "draw it anew", "its pixels stay, redrawn"),
-    Kind("mask-empty", "warning", "a mask without pixels in the image", "remove or redraw it", "left out"),
+    Kind("mask-empty", "warning", "a mask without pixels in the image", "remove or redraw it", *_OUT),
     Kind("mask-outside", "warning", "a polygon that leaves the image", "cut it at the border", "cut at the border"),
     Kind("box-mismatch", "warning", "the box is not that of the mask", "compute it from the mask", "the mask's box"),
     Kind("area-mismatch", "warning", "the area is not that of the mask", "compute it from the mask", "the mask's area"),
-    Kind("annotation-twice", "warning", "one object annotated twice", "remove one", "the later is left out"),
-    Kind("leak", "error", "one picture in two splits", "keep it in one of them", "kept in the evaluation split only"),
+    Kind("annotation-twice", "warning", "one object annotated twice", "remove one", "the later is left out", True),
+    Kind("not-json", "warning", "NaN or Infinity, which JSON does not have", "write null", "null"),
+    Kind(
+        *("leak", "error", "one picture in two splits", "keep it in one of them", "kept in the evaluation split only"),
+        True,
+    ),
     Kind("leak-near", "warning", "nearly the same picture in two splits", "keep both in one split (split by groups)"),
     Kind("image-twice", "warning", "one picture twice in a split", "remove one, with its annotations"),
 )
@@ -103,7 +139,8 @@ class Fault:
         file: the file concerned: an annotation file, or an image by the name it is listed under.
         what: what was found, in a sentence without a full stop; names ids where there are any.
         image_id, annotation_id: of the record concerned.
-        others: further images concerned, as ``(split, file name)``: the twin of a picture.
+        others: further images concerned, as ``(split, file name)``: the twin of a picture, or one that is not in the
+            `Dataset` because its record could not be used.
     """
 
     code: str
@@ -153,6 +190,13 @@ def short(value: Any) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
+class Count(NamedTuple):
+    """How much there is of a split."""
+
+    images: int
+    annotations: int
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What a reader of a format gives: everything that could be used, and what could not.
@@ -160,12 +204,19 @@ class Reading:
     Attributes:
         splits: data sets by split (``train``, ``val``, ``test``, or ``all``), sound as `Dataset` promises.
         faults: in the order met.
+        listed: records by split, also those that could not be used; none where a format's reader does not count them.
     """
 
     splits: dict[str, Dataset]
     faults: list[Fault] = field(default_factory=list)
+    listed: Mapping[str, Count] = field(default_factory=dict)
 
     @property
     def errors(self) -> list[Fault]:
         """Faults that are not mere warnings."""
         return [fault for fault in self.faults if fault.kind.severity == "error"]
+
+    def count(self, split: str) -> Count:
+        """What a split has, as far as is known with what could not be used."""
+        dataset = self.splits[split]
+        return self.listed.get(split) or Count(len(dataset.images), len(dataset.annotations))

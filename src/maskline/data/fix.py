@@ -2,45 +2,77 @@
 
 from __future__ import annotations
 
-import json
 import struct
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 
-from maskline.data import layout
+from maskline.data import check_masks, layout
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
-from maskline.data.faults import Fault, Reading
-from maskline.data.shapes import Segmentation, clip, crop, from_mask
+from maskline.data.faults import Count, Fault, Reading
+from maskline.data.shapes import clip, crop, from_mask
 from maskline.data.sources import EXIF_ORIENTATION, UPRIGHT
+from maskline.data.texts import dump, encode
 from maskline.files import replace_file
 from maskline.inputs import read_image
-from maskline.masks import rle_decode, rle_encode
 
 LOG = "fixes.json"
-SAME_SHAPE = 0.02  # the sides of a resized picture keep their ratio to this share: sizes are whole pixels
 
 
-def fix(reading: Reading, target: Path, source: Path | None = None) -> list[Fault]:
-    """Write a copy in our layout with every fault mended that has a ``fix`` in `KINDS`, and a list of what was done.
+class Done(NamedTuple):
+    """What became of a fault: mended with all data kept, mended by leaving data out, or left to the user; and how."""
+
+    outcome: Literal["mended", "left out", "left"]
+    how: str
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What `fix` did.
+
+    Attributes:
+        done: for each fault, in their order.
+        counts: by split, what the original has and what the copy has.
+    """
+
+    faults: Sequence[Fault]
+    done: Sequence[Done]
+    counts: Mapping[str, tuple[Count, Count]]
+
+    def number(self, outcome: str) -> int:
+        """Of faults."""
+        return sum(done.outcome == outcome for done in self.done)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        faults = zip(self.faults, self.done, strict=True)
+        return {
+            "splits": {
+                split: {"original": before._asdict(), "copy": after._asdict()}
+                for split, (before, after) in self.counts.items()
+            },
+            "faults": [fault.as_dict() | {"outcome": done.outcome, "done": done.how} for fault, done in faults],
+        }
+
+
+def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
+    """Write a copy in our layout without every fault that has a ``fix`` in `KINDS`, and a list of what was done.
 
     Args:
         reading: from `maskline.data.check.check`.
-        target: a new folder; `fixes.json` in it lists all faults, and for each whether it was mended.
+        target: a new folder; `fixes.json` in it tells for each fault what was done, and how much each split has.
         source: the folder of the original; the new one may not lie inside.
-
-    Returns:
-        The faults that remain.
 
     Raises:
         OutputError: the folder is there already, or can't be written; nothing is left of it then.
     """
-    remaining = [fault for fault in reading.faults if fault.kind.fix is None]
     splits = {split: _fixed(dataset, reading.faults) for split, dataset in reading.splits.items()}
+    done = [_done(fault, reading.splits, splits) for fault in reading.faults]
+    counts = {s: (reading.count(s), Count(len(new.images), len(new.annotations))) for s, new in splits.items()}
+    result = Fixed(reading.faults, done, counts)
     with layout.new_folder(target, source) as folder:
         placed = layout.place_images(layout.unify(splits), folder / "images")
         for dataset in placed.values():
@@ -49,10 +81,9 @@ def fix(reading: Reading, target: Path, source: Path | None = None) -> list[Faul
                 if image.id in turned:
                     set_upright(dataset.path(image))
         layout.write_annotations(placed, folder)
-        log = [fault.as_dict() | {"mended": fault.kind.fix is not None} for fault in reading.faults]
-        text = json.dumps(log, indent=1, ensure_ascii=False)
-        replace_file(folder / LOG, lambda file: file.write_text(text, encoding="utf-8"))
-    return remaining
+        data = encode(dump(result.as_dict(), indent=1))
+        replace_file(folder / LOG, lambda file: file.write_bytes(data))
+    return result
 
 
 def _of(dataset: Dataset, faults: Sequence[Fault]) -> list[Fault]:
@@ -62,52 +93,112 @@ def _of(dataset: Dataset, faults: Sequence[Fault]) -> list[Fault]:
 def _fixed(dataset: Dataset, faults: Sequence[Fault]) -> Dataset:
     """A split without what can't be used, and with annotations mended; its pictures are still the old ones."""
     own = _of(dataset, faults)
-    dropped = {fault.image_id for fault in own if _is_lost(dataset, fault)} | _leaked(dataset, faults)
-    resized = {fault.image_id for fault in own if fault.code == "image-size"}
+    dropped = {image.id for image in _unusable(dataset, own)} | _leaked(dataset, faults)
+    resized = [image for image in _with(dataset, own, "image-size") if image.id not in dropped]
+    real = {image.id: _of_real_size(dataset, image) for image in resized}
+    dropped |= {key for key, image in real.items() if image is None}
+    images = [real.get(image.id) or image for image in dataset.images if image.id not in dropped]
+    kept = replace(dataset, images=images)
     codes: dict[Id | None, set[str]] = {}
     for fault in own:
         codes.setdefault(fault.annotation_id, set()).add(fault.code)
-    images: list[ImageRecord] = []
     annotations: list[Annotation] = []
-    for image in dataset.images:
-        if image.id not in dropped:
-            new = _of_real_size(dataset, image) if image.id in resized else image
-            images.append(new)
-            mended = (_mended(annotation, image, codes.get(annotation.id, set())) for annotation in dataset.of(image))
-            annotations += [a if new is image else _scaled(a, image, new) for a in mended if a is not None]
-    return replace(dataset, images=images, annotations=annotations)
+    for image in images:
+        if image.size != dataset.by_id[image.id].size:  # what was told of its masks was told of another frame
+            codes |= _codes(kept, image)
+        mended = (_mended(annotation, image, codes.get(annotation.id, set())) for annotation in kept.of(image))
+        annotations += [annotation for annotation in mended if annotation is not None]
+    return replace(kept, annotations=annotations)
 
 
-def _is_lost(dataset: Dataset, fault: Fault) -> bool:
-    """Whether the picture a fault speaks of can't be kept."""
-    if fault.code == "image-turned":
-        return not is_jpeg(dataset.folder / fault.file)
-    if fault.code == "image-size":
-        image = dataset.by_id[cast("Id", fault.image_id)]
-        new = _of_real_size(dataset, image)
-        return abs(new.width * image.height / (new.height * image.width) - 1) > SAME_SHAPE
-    return fault.code in ("image-missing", "image-unreadable")
+def _codes(dataset: Dataset, image: ImageRecord) -> dict[Id | None, set[str]]:
+    """The codes of the faults of an image's annotations, by their ids."""
+    codes: dict[Id | None, set[str]] = {annotation.id: set() for annotation in dataset.of(image)}
+    for fault in check_masks.of_image(dataset, image):
+        codes[fault.annotation_id].add(fault.code)
+    return codes
+
+
+def _with(dataset: Dataset, faults: Sequence[Fault], *codes: str) -> list[ImageRecord]:
+    """The images that have a fault of these kinds."""
+    found = {fault.image_id for fault in faults if fault.code in codes}
+    return [image for image in dataset.images if image.id in found]
+
+
+def _unusable(dataset: Dataset, faults: Sequence[Fault]) -> list[ImageRecord]:
+    """The images whose files can't be used."""
+    turned = _with(dataset, faults, "image-turned")
+    return _with(dataset, faults, "image-missing", "image-unreadable") + [
+        image for image in turned if not is_jpeg(dataset.path(image))
+    ]
 
 
 def _leaked(dataset: Dataset, faults: Sequence[Fault]) -> set[Id]:
     """The pictures of a split that are also in one for evaluation: those stay there."""
     ids = {image.file_name: image.id for image in dataset.images}
+    return {ids[name] for split, name in map(_leak, faults) if split == dataset.split}
+
+
+def _leak(fault: Fault) -> tuple[str, str]:
+    """The split and the name of the picture that a leak can do without; nothing for other faults."""
+    if fault.code != "leak":
+        return "", ""
     rank = {split: place for place, split in enumerate(layout.SPLIT_WORDS)}
-    found = set()
-    for fault in faults:
-        for other in fault.others if fault.code == "leak" else ():
-            split, name = min((fault.split, fault.file), other, key=lambda pair: rank.get(pair[0], -1))
-            if split == dataset.split:
-                found.add(ids[name])
-    return found
+    pairs = ((fault.split, fault.file), *fault.others)
+    return min(pairs, key=lambda pair: rank.get(pair[0], -1))
+
+
+# ---- what was done
+
+
+def _done(fault: Fault, before: Mapping[str, Dataset], after: Mapping[str, Dataset]) -> Done:
+    """What became of a fault, as the data sets before and after show it."""
+    if fault.kind.fix is None:
+        return Done("left", "nothing")
+    split, name = _leak(fault) if fault.code == "leak" else (fault.split, fault.file)
+    old, new = before.get(split), after.get(split)
+    if old is None or new is None:
+        return Done("left out" if fault.kind.loses else "mended", fault.kind.fix)
+    key = next((i.id for i in old.images if i.file_name == name), None) if fault.code == "leak" else fault.image_id
+    if key is not None and key not in old.by_id:
+        return Done("left out", "the image is left out with its annotations")
+    if key is not None and key not in new.by_id:
+        image = old.by_id[key]
+        told = f"image {image.file_name} of {split} is left out with its {len(old.of(image))} annotations"
+        return Done("left out", told)
+    if fault.annotation_id is not None and fault.annotation_id not in new.annotation_ids:
+        return Done("left out", "the annotation is left out")
+    if fault.code == "image-size" and key is not None:
+        return Done("mended", f"width and height are now {new.by_id[key].width} and {new.by_id[key].height}")
+    if key in new.by_id and fault.annotation_id is not None and new.by_id[key].size != old.by_id[key].size:
+        return Done("mended", "the image has other width and height now, see its own fault")
+    return Done("left out" if fault.kind.loses else "mended", fault.kind.fix)
 
 
 # ---- pictures
 
 
-def _of_real_size(dataset: Dataset, image: ImageRecord) -> ImageRecord:
+def _of_real_size(dataset: Dataset, image: ImageRecord) -> ImageRecord | None:
+    """The image with the size of its file; None unless the masks show that they were drawn on that.
+
+    They do if they leave the size listed but not the file's, or if the two are swapped and they fit the file's. A
+    picture that was resized or cropped gives no such sign: nothing tells what became of its masks then.
+    """
     height, width = read_image(dataset.path(image)).shape[:2]
-    return replace(image, width=width, height=height)
+    new = replace(image, width=width, height=height)
+    annotations = dataset.of(image)
+    unstated_or_swapped = new.size in (image.size, image.size[::-1])
+    drawn_on_it = _fit(annotations, new, image) and (unstated_or_swapped or not _fit(annotations, image, image))
+    return new if drawn_on_it or not annotations else None
+
+
+def _fit(annotations: Sequence[Annotation], image: ImageRecord, listed: ImageRecord) -> bool:
+    """Whether all masks lie inside an image. Run lengths are of the size listed."""
+    shapes = [annotation.segmentation for annotation in annotations]
+    rings = [ring for shape in shapes if not isinstance(shape, str) for ring in shape]
+    limit = np.asarray([image.width, image.height]) + check_masks.OUTSIDE
+    inside = all((ring >= -check_masks.OUTSIDE).all() and (ring <= limit).all() for ring in rings)
+    return inside and (image.size == listed.size or not any(isinstance(shape, str) for shape in shapes))
 
 
 def is_jpeg(path: Path) -> bool:
@@ -145,16 +236,3 @@ def _mended(annotation: Annotation, image: ImageRecord, codes: set[str]) -> Anno
     if codes & {"polygon-crossing", "mask-outside", "box-mismatch", "area-mismatch"}:
         return replace(annotation, segmentation=shape, box=None, area=None)
     return annotation
-
-
-def _scaled(annotation: Annotation, old: ImageRecord, new: ImageRecord) -> Annotation:
-    """An annotation of a picture that has since been resized."""
-    shape: Segmentation
-    if isinstance(annotation.segmentation, str):
-        mask = np.ascontiguousarray(rle_decode(annotation.segmentation, old.size))
-        resized = cv2.resize(mask, (new.width, new.height), interpolation=cv2.INTER_NEAREST_EXACT)
-        shape = rle_encode(np.asarray(resized, np.uint8))
-    else:
-        factor = np.asarray([new.width / old.width, new.height / old.height])
-        shape = tuple(ring * factor for ring in annotation.segmentation)
-    return replace(annotation, segmentation=shape, box=None, area=None)

@@ -7,19 +7,22 @@ COCO's own (``annotations/instances_train2017.json`` beside ``train2017/``), a f
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import count, islice
+from functools import partial
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from maskline.data import coco
 from maskline.data.dataset import Category, Dataset, Id, ImageRecord
-from maskline.data.faults import Reading
+from maskline.data.faults import Count, Fault, Reading
+from maskline.data.sources import is_file
 from maskline.errors import DatasetError, DatasetNotFoundError, OutputError
 from maskline.files import replace_file
 
@@ -31,6 +34,7 @@ SPLITS = tuple(SPLIT_WORDS)
 OTHER_TASKS = ("captions", "keypoints", "stuff", "panoptic", "image_info")  # COCO's files that are not instances
 ERRORS_TOLD = 5
 LOOKED_AT = 50  # pictures that tell a folder from another
+_NAMED_SO = re.compile(r"instances?_\w+|_annotations\.coco")  # the stems of annotation files of COCO's layouts
 
 
 def split_of(name: str) -> str | None:
@@ -79,18 +83,24 @@ def detect(root: Path) -> bool:
 
 
 def read(root: Path) -> Reading:
-    """Read all splits of a COCO data set.
+    """Read all splits of a COCO data set. A file that is no COCO file is a fault, if another one can be read.
 
     Raises:
-        DatasetError: as `find`; or a file is no COCO file.
+        DatasetError: as `find`; or none of the files can be read.
     """
-    reading = Reading({})
+    splits, faults, listed, unread = dict[str, Dataset](), list[Fault](), dict[str, Count](), list[DatasetError]()
     base = root if root.is_dir() else root.parent
     for split, path in find(root).items():
-        dataset, faults = coco.read(path, path.parent, split)
-        reading.splits[split] = replace(dataset, folder=_image_folder(dataset, path, base))
-        reading.faults.extend(faults)
-    return reading
+        find_folder = partial(_image_folder, path, split, base)
+        try:
+            splits[split], found, listed[split] = coco.read(path, find_folder, split)
+        except DatasetError as error:
+            unread.append(error)
+            found = [Fault("file", split, path.name, str(error))]
+        faults += found
+    if unread and not splits:
+        raise unread[0]
+    return Reading(splits, faults, listed)
 
 
 def load(root: Path) -> dict[str, Dataset]:
@@ -160,8 +170,8 @@ def _below(root: Path) -> list[Path]:
 def _annotation_files(root: Path) -> dict[str, Path]:
     """The annotation files right here, by split."""
     ours = {split: root / annotation_name(split) for split in SPLIT_WORDS}
-    if any(path.is_file() for path in ours.values()):
-        return {split: path for split, path in ours.items() if path.is_file()}
+    if there := {split: path for split, path in ours.items() if path.exists()}:  # if it is no file, that is told
+        return there
     folders = [root / "annotations", root, *(path for path in _subfolders(root) if split_of(path.name))]
     candidates = [path for folder in folders for path in sorted(folder.glob("*.json")) if _looks_like_coco(path)]
     found: dict[str, Path] = {}
@@ -182,23 +192,28 @@ def _subfolders(root: Path) -> list[Path]:
 
 
 def _looks_like_coco(path: Path) -> bool:
+    """By its first bytes; also a file that is named so but damaged, so that it is told."""
     if any(word in path.name for word in OTHER_TASKS):
         return False
-    with path.open("rb") as file:
-        head = file.read(1 << 16)
+    if _NAMED_SO.fullmatch(path.stem):
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except OSError:
+        return False
     return bool(re.search(rb'"(images|annotations|categories|info|licenses)"\s*:', head)) and b'"shapes"' not in head
 
 
-def _image_folder(dataset: Dataset, path: Path, root: Path) -> Path:
+def _image_folder(path: Path, split: str, root: Path, file_names: Sequence[str]) -> Path:
     """The folder in which most of the first pictures are there; ``images`` beside the annotations if none are."""
     base = path.parent.parent if path.parent.name == "annotations" else path.parent
     names = [name for name in (path.stem, path.parent.name) if split_of(name)]
     own = [folder for folder in _subfolders(base) if any(split_of(n) == split_of(folder.name) for n in names)]
-    candidates = [base / "images", base / "images" / dataset.split, *own, path.parent, base, root / "images", root]
-    some = list(islice(dataset.images, LOOKED_AT))
+    candidates = [base / "images", base / "images" / split, *own, path.parent, base, root / "images", root]
 
     def found(folder: Path) -> int:
-        return sum((folder / image.file_name).is_file() for image in some)
+        return sum(is_file(folder / name) for name in file_names[:LOOKED_AT])
 
     return max(candidates, key=found)
 
@@ -262,12 +277,79 @@ def copy_images(dataset: Dataset, folder: Path, names: Mapping[Id, str] | None =
     for image in dataset.images:
         name = image.file_name if names is None else names[image.id]
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        source = dataset.path(image)
-        if not os.access(source, os.R_OK) or not source.is_file():
-            raise DatasetError(f"image {source} is missing or can't be read: `maskline check` tells all that are")
+        source = _readable(dataset.path(image))
         shutil.copyfile(source, folder / name)
         moved.append(replace(image, file_name=name))
     return replace(dataset, folder=folder, images=tuple(moved))
+
+
+def _readable(path: Path) -> Path:
+    if not is_file(path) or not os.access(path, os.R_OK):
+        raise DatasetError(f"image {path} is missing or can't be read: `maskline check` tells all that are")
+    return path
+
+
+def bring_in(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Dataset]:
+    """Have all pictures in a folder that may be there already and have some of them in it, or copies of them.
+
+    Those below it stay where they are; of the others those are copied that are not there yet, under their own names
+    where no other picture has those. If one can't be copied, nothing stays of the others either.
+
+    Returns:
+        The data sets with their file names from the folder.
+
+    Raises:
+        DatasetError: a picture is missing or can't be read.
+        OutputError: a copy can't be written.
+    """
+    folder = _absolute(folder)
+    names = {split: _names_within(dataset, folder) for split, dataset in splits.items()}
+    taken = {name.casefold(): folder / name for found in names.values() for name in found.values()}
+    copies: dict[Path, Path] = {}
+    for split, dataset in splits.items():
+        for image in dataset.images:
+            if image.id not in names[split]:
+                path = _absolute(dataset.path(image))
+                name = _free_name(path, image, split, taken, fits=partial(_fits, folder, path))
+                names[split][image.id] = name
+                if not (folder / name).exists():
+                    copies[folder / name] = _readable(path)
+    _copy_all(copies, folder)
+    return {
+        split: replace(
+            dataset,
+            folder=folder,
+            images=tuple(replace(image, file_name=names[split][image.id]) for image in dataset.images),
+        )
+        for split, dataset in splits.items()
+    }
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 (links stay)
+
+
+def _names_within(dataset: Dataset, folder: Path) -> dict[Id, str]:
+    """By image id, the names from a folder of those pictures that lie below it."""
+    paths = {image.id: _absolute(dataset.path(image)) for image in dataset.images}
+    return {key: path.relative_to(folder).as_posix() for key, path in paths.items() if path.is_relative_to(folder)}
+
+
+def _fits(folder: Path, path: Path, name: str) -> bool:
+    """Whether a picture can have a name in a folder: nothing has it there, or the same picture."""
+    there = folder / name
+    return not there.exists() or (there.is_file() and is_file(path) and filecmp.cmp(there, path, shallow=False))
+
+
+def _copy_all(copies: Mapping[Path, Path], folder: Path) -> None:
+    """Copy files, each to its new name below a folder; all of them or none."""
+    with ExitStack() as undo:
+        if not folder.exists():
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        for new, old in copies.items():
+            undo.callback(new.unlink, missing_ok=True)
+            replace_file(new, partial(shutil.copyfile, old))
+        undo.pop_all()
 
 
 def place_images(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Dataset]:
@@ -286,18 +368,28 @@ def unique_names(splits: Mapping[str, Dataset], *, flat: bool = False) -> dict[s
     found: dict[str, dict[Id, str]] = {}
     for split, dataset in splits.items():
         found[split] = {
-            image.id: _free_name(dataset.path(image), image, split, taken, flat) for image in dataset.images
+            image.id: _free_name(dataset.path(image), image, split, taken, flat=flat) for image in dataset.images
         }
     return found
 
 
-def _free_name(path: Path, image: ImageRecord, split: str, taken: dict[str, Path], flat: bool) -> str:
+def _free_name(
+    path: Path,
+    image: ImageRecord,
+    split: str,
+    taken: dict[str, Path],
+    *,
+    flat: bool = False,
+    fits: Callable[[str], bool] = lambda _: True,
+) -> str:
+    """A name that is not taken by another picture, and that fits."""
     own = image.file_name.replace("/", "_") if flat else image.file_name
     stem, suffix = str(PurePosixPath(own).with_suffix("")), PurePosixPath(own).suffix
     prefixed = f"{split}_{stem}" if flat else f"{split}/{stem}"
-    numbered = (f"{prefixed}_{number}" for number in range(2, len(taken) + 3))
-    for name in (stem, prefixed, *numbered):
+    numbered = (f"{prefixed}_{number}" for number in count(2))
+    for name in chain((stem, prefixed), numbered):
         key = (name if flat else name + suffix).casefold()
-        if taken.setdefault(key, path) == path:
+        if taken.get(key, path) == path and fits(name + suffix):
+            taken[key] = path
             return name + suffix
-    raise AssertionError("there are more names than pictures")
+    raise AssertionError("names came to an end")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import struct
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
@@ -56,6 +58,19 @@ def _orientation(picture: Image.Image) -> int:
     except DAMAGE:
         return UPRIGHT
     return value if isinstance(value, int) and value in range(1, 9) else UPRIGHT
+
+
+def relative_name(name: str) -> str | None:
+    """A file name with forward slashes and without ``.``; None if it leads out of its folder or is no file name."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name or re.match(r"[A-Za-z]:", name):
+        return None
+    return str(path)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file, by a name from a data set: it raises nothing, however odd or long the name is."""
+    return os.path.isfile(path)  # noqa: PTH113 (Path's own raises where a name is too long)
 
 
 def text_of(path: Path) -> str:

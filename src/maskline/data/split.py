@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import defaultdict
@@ -17,9 +18,12 @@ import numpy.typing as npt
 
 from maskline.data import coco, layout, twins
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
+from maskline.data.sources import is_file
 from maskline.errors import DatasetError, ParameterError
 from maskline.files import replace_file
 from maskline.inputs import read_image
+
+log = logging.getLogger("maskline")
 
 TRAIN, VAL = "train", "val"
 BY_FOLDER, BY_LOOK, BY_KEY = "folder", "similar", "key:"
@@ -105,8 +109,11 @@ class Division:
 def divide(dataset: Dataset, how: Division) -> dict[str, Dataset]:
     """Divide at random: ``val`` has the images that ``train`` has not.
 
+    Where a part gets no image, or only some of the images have a group, this is told by a warning.
+
     Raises:
         DatasetError: there are fewer than two images, or all are in one group.
+        ParameterError: no image has a group of the kind asked for.
     """
     images = sorted(dataset.images, key=lambda image: image.file_name)
     units = _units(dataset, images, how.group)
@@ -117,6 +124,9 @@ def divide(dataset: Dataset, how: Division) -> dict[str, Dataset]:
     Random(how.seed).shuffle(units)
     chosen = _stratified(dataset, units, wanted) if how.stratify else _at_random(units, wanted)
     val = {image.id for number in chosen for image in units[number]}
+    for part, size in ((TRAIN, len(images) - len(val)), (VAL, len(val))):
+        if not size:
+            log.warning("%s has no images: the check and the training need some", part)
     return {
         TRAIN: dataset.select((image for image in dataset.images if image.id not in val), TRAIN),
         VAL: dataset.select((image for image in dataset.images if image.id in val), VAL),
@@ -126,7 +136,8 @@ def divide(dataset: Dataset, how: Division) -> dict[str, Dataset]:
 def split_in_place(root: Path, how: Division) -> dict[str, Dataset]:
     """Divide a data set of our layout anew; its annotation files are replaced, and kept as ``.bak``.
 
-    ``train`` and ``val`` are put together first, whichever of them are there; ``test`` stays as it is.
+    ``train`` and ``val`` are put together first, whichever of them are there; ``test`` stays as it is. Pictures are not
+    needed for that; those that are not there are told by a warning.
 
     Returns:
         The new splits.
@@ -138,6 +149,9 @@ def split_in_place(root: Path, how: Division) -> dict[str, Dataset]:
     splits.pop("test", None)
     folder = _our_root(splits)
     divided = divide(merge(splits), how)
+    missing = [image.file_name for d in splits.values() for image in d.images if not is_file(d.path(image))]
+    if missing:
+        log.warning("%d pictures are not there, the first: %s; `maskline check` tells all", len(missing), missing[0])
     write_in_place(divided, folder)
     return divided
 
@@ -185,17 +199,28 @@ def _val_count(images: int, val_percent: float) -> int:
 
 
 def _units(dataset: Dataset, images: Sequence[ImageRecord], group: str | None) -> list[list[ImageRecord]]:
-    """Images that stay together."""
+    """Images that stay together. Each that has no group is alone. Raises ParameterError if none has one."""
+    if group is None:
+        return [[image] for image in images]
     found: dict[Hashable, list[ImageRecord]] = defaultdict(list)
+    alone: list[list[ImageRecord]] = []
     key = _group_key(dataset, images, group)
     for image in images:
-        found[key(image)].append(image)
-    return list(found.values())
+        name = key(image)
+        if name is None:
+            alone.append([image])
+        else:
+            found[name].append(image)
+    if images and not found:
+        what = f"an entry {group.removeprefix(BY_KEY)!r}" if group.startswith(BY_KEY) else "a file name that matches"
+        raise ParameterError(f"group is {group!r}: none of the {len(images)} images has {what}")
+    if alone:
+        log.warning("%d of %d images have no group by %r: each is on its own", len(alone), len(images), group)
+    return [*found.values(), *alone]
 
 
-def _group_key(dataset: Dataset, images: Sequence[ImageRecord], group: str | None) -> Callable[[ImageRecord], Hashable]:
-    if group is None:
-        return lambda image: image.id
+def _group_key(dataset: Dataset, images: Sequence[ImageRecord], group: str) -> Callable[[ImageRecord], Hashable | None]:
+    """What tells an image's group; None if it has none."""
     if group == BY_FOLDER:
         return lambda image: image.file_name.rpartition("/")[0]
     if group == BY_LOOK:
@@ -203,12 +228,12 @@ def _group_key(dataset: Dataset, images: Sequence[ImageRecord], group: str | Non
         return lambda image: looks[image.id]
     if group.startswith(BY_KEY):
         name = group.removeprefix(BY_KEY)
-        return lambda image: repr(image.extra[name]) if name in image.extra else (image.id,)
+        return lambda image: None if image.extra.get(name) is None else repr(image.extra[name])
     pattern = re.compile(group)
 
-    def of_name(image: ImageRecord) -> Hashable:
+    def of_name(image: ImageRecord) -> Hashable | None:
         match = pattern.search(image.file_name)
-        return match[1 if pattern.groups else 0] if match else (image.id,)
+        return match[1 if pattern.groups else 0] if match else None
 
     return of_name
 

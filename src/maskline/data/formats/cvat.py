@@ -10,7 +10,6 @@ https://docs.cvat.ai/docs/dataset_management/formats/xml_format/
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,12 +21,12 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from defusedxml.ElementTree import ParseError, iterparse
 
-from maskline.data.coco import relative_name
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, ImageRecord
 from maskline.data.faults import Fault, Reading, UnusableError, short
+from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.layout import SPLIT_WORDS, UNSPLIT, copy_images, split_of, unify, unique_names
 from maskline.data.shapes import Ring, Segmentation, Window, crop, place, union
-from maskline.data.sources import picture_size
+from maskline.data.sources import is_file, picture_size, relative_name
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS, SUFFIXES
@@ -263,7 +262,7 @@ def _find_picture(base: Path, subset: str, name: str) -> tuple[Path, str]:
     names = [name] if suffixed else [f"{name}.{suffix}" for suffix in ("PNG", *SUFFIXES)]
     for folder in (*own, base / "images", base):
         for guess in names:
-            if os.path.isfile(folder / guess):  # noqa: PTH113 (Path raises for names that no file system takes)
+            if is_file(folder / guess):
                 return folder, guess
     raise UnusableError("image-missing", f"its file is neither in {base / 'images'} nor beside {FILE}")
 
@@ -399,26 +398,17 @@ class _Writer:
     def __init__(self, splits: Mapping[str, Dataset], folder: Path) -> None:
         self.images = folder / "images"
         self.subsets = {split: None if set(splits) == {UNSPLIT} else split for split in splits}
-        self.labels: dict[str, str] = {}  # by the name of the class
-        for name in (name for dataset in splits.values() for name in dataset.names):
-            self.labels[name] = self.labels.get(name) or self.free_label(name)
+        self.labels = fitted((name for dataset in splits.values() for name in dataset.names), _as_xml)
         self.groups, self.image_ids = count(1), count()
         self.crowds = self.attributes = self.empty = 0
 
-    def free_label(self, name: str) -> str:
-        """The name of a class as XML can hold it and as CVAT keeps it, without spaces around."""
-        base = _NOT_XML.sub("\ufffd", " ".join(name.split()))
-        return next(label for n in count(1) if (label := f"{base} {n}" if n > 1 else base) not in self.labels.values())
-
     def notes(self) -> list[str]:
-        renamed = [f"{old!r} as {new!r}" for old, new in self.labels.items() if old != new]
         told = [
             (self.crowds, "crowd regions carry the attribute iscrowd: CVAT shows them as ordinary objects"),
             (self.attributes, "annotations lose their attributes"),
             (self.empty, "annotations without a pixel are left out"),
-            (len(renamed), f"classes are renamed: {', '.join(renamed)}"),
         ]
-        return [f"{number} {what}" for number, what in told if number]
+        return [f"{number} {what}" for number, what in told if number] + renamed(self.labels, "to fit XML")
 
     def copy(self, split: str, dataset: Dataset) -> Dataset:
         """The split with its pictures copied to the folder of its subset, under names that XML can hold."""
@@ -460,6 +450,11 @@ class _Writer:
             yield f"{_start('mask', given | _mask(*found))}{inner}</mask>\n"
         else:
             self.empty += 1
+
+
+def _as_xml(name: str) -> str:
+    """The name of a class as XML can hold it and as CVAT keeps it, without spaces around."""
+    return _NOT_XML.sub("\ufffd", one_line(name))
 
 
 def _mask(mask: Mask, window: Window) -> dict[str, object]:

@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from maskline.data.coco import relative_name
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Fault, Reading, UnusableError, short
 from maskline.data.formats.labelme_shapes import (
@@ -31,9 +30,11 @@ from maskline.data.formats.labelme_shapes import (
     region,
 )
 from maskline.data.formats.labelme_tree import Tree, files, key, lines, mirrored, suffix
+from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.layout import SPLIT_WORDS, UNSPLIT, copy_images, unique_names
 from maskline.data.shapes import Segmentation, crop, from_mask, union
-from maskline.data.sources import picture_size
+from maskline.data.sources import is_file, picture_size, relative_name
+from maskline.data.texts import dump, encode
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS, SUFFIXES
@@ -247,7 +248,7 @@ class _Sheet:
     def missing_name(self, image_path: str) -> str:
         """A name for a picture that was not found. Raises UnusableError if it is there but can't be used."""
         path = image_path.replace("\\", "/")
-        if path and (self.tree.root / self.path).parent.joinpath(path).is_file():
+        if path and is_file((self.tree.root / self.path).parent / path):
             if suffix(path) not in SUFFIXES:
                 what = f"imagePath is {short(image_path)}: expected an image of the kinds {', '.join(SUFFIXES)}"
                 raise UnusableError("image-unreadable", what)
@@ -351,16 +352,13 @@ class _Losses:
     crowd: int = 0
     empty: int = 0
     masks: int = 0
-    renamed: dict[str, str] = field(default_factory=dict)
 
     def notes(self) -> list[str]:
         """A line for each kind there is."""
-        names = ", ".join(f"{old!r} as {new!r}" for old, new in self.renamed.items())
         told = [
             (self.crowd, "crowd regions carry the flag iscrowd: other tools take them for ordinary objects"),
             (self.masks, "masks with holes are shapes of the type mask, which LabelMe has from version 5.4 on"),
             (self.empty, "annotations without a pixel are left out"),
-            (len(self.renamed), f"classes are renamed to fit a line of {CLASS_LISTS[0]}: {names}"),
         ]
         return [f"{count} {what}" for count, what in told if count]
 
@@ -372,14 +370,11 @@ class _Writer:
         self.splits = splits
         self.folder = folder
         self.losses = _Losses()
-        self.labels: dict[str, str] = {}  # by the name of the class
+        names = (name for dataset in splits.values() for name in dataset.names)
+        self.labels = fitted(names, _label)  # by the name of the class
         self.taken: set[str] = set()  # keys of JSON files
 
     def write(self) -> list[str]:
-        for dataset in self.splits.values():
-            for name in dataset.names:
-                if name not in self.labels:
-                    self.labels[name] = self.free_label(name)
         _write_text(self.folder / CLASS_LISTS[0], _joined(self.labels.values()))
         names = unique_names(self.splits)
         for split, dataset in self.splits.items():
@@ -388,18 +383,7 @@ class _Writer:
             sheets = [self.write_sheet(copied, image, classes) for image in copied.images]
             if set(self.splits) != {UNSPLIT}:
                 _write_text(self.folder / LISTS[split], _joined(sheets))
-        return self.losses.notes()
-
-    def free_label(self, name: str) -> str:
-        """The name of a class so that it comes back: on one line, and none of LabelMe's own words."""
-        base = " ".join(name.split())
-        base = f"{base} class" if base in NO_OBJECT else base
-        label, number = base, 2
-        while label in self.labels.values():
-            label, number = f"{base} {number}", number + 1
-        if label != name:
-            self.losses.renamed[name] = label
-        return label
+        return self.losses.notes() + renamed(self.labels, f"to fit a line of {CLASS_LISTS[0]}")
 
     def write_sheet(self, dataset: Dataset, image: ImageRecord, classes: Mapping[Id, str]) -> str:
         """Write the JSON file of an image. Returns its path from the folder."""
@@ -452,6 +436,12 @@ class _Writer:
         return [{"points": ring.tolist()} for ring in segmentation]
 
 
+def _label(name: str) -> str:
+    """The name of a class so that it comes back: on one line, and none of LabelMe's own words."""
+    base = one_line(name)
+    return f"{base} class" if base in NO_OBJECT else base
+
+
 def _shape(annotation: Annotation, label: str, group: int | None) -> Json:
     """What the shapes of an object have in common, in LabelMe's order of keys."""
     extra = annotation.extra
@@ -471,9 +461,6 @@ def _shape(annotation: Annotation, label: str, group: int | None) -> Json:
 def _document(content: Json) -> str:
     """JSON with a line for each key, and for each shape: it can be compared by line, and is a third of the size."""
 
-    def dump(value: Any) -> str:
-        return json.dumps(value, ensure_ascii=False)
-
     shapes = ",".join(f"\n    {dump(shape)}" for shape in content["shapes"])
     values = {name: f"[{shapes}\n  ]" if name == "shapes" and shapes else dump(content[name]) for name in content}
     return "{\n" + ",\n".join(f"  {dump(name)}: {value}" for name, value in values.items()) + "\n}\n"
@@ -484,4 +471,4 @@ def _joined(texts: Iterable[str]) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    replace_file(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")))
+    replace_file(path, lambda temporary: temporary.write_bytes(encode(text)))

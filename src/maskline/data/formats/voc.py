@@ -21,13 +21,13 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from maskline.data.coco import relative_name
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Fault, Reading
+from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.formats.voc_maps import VOID, VOID_16, Map, colour_numbers, instances, read_map, save_map
 from maskline.data.layout import SPLIT_WORDS, UNSPLIT, copy_images, split_of, unify, unique_names
 from maskline.data.shapes import crop
-from maskline.data.sources import picture_size, text_of
+from maskline.data.sources import is_file, picture_size, relative_name, text_of
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import SUFFIXES
@@ -42,8 +42,10 @@ CLASSES = (
 _Values: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 _PICTURES, _OBJECTS, _CLASSES = "JPEGImages", "SegmentationObject", "SegmentationClass"
 _LISTS = Path("ImageSets", "Segmentation")
-_NAME_FILES = ("labelmap.txt", "labels.txt", "class_names.txt")  # of CVAT and Datumaro, ours, LabelMe's converter
+_COLOUR_LIST, _OWN_LIST = "labelmap.txt", "labels.txt"  # of CVAT and Datumaro, and ours
+_NAME_FILES = (_COLOUR_LIST, _OWN_LIST, "class_names.txt")  # the last is that of LabelMe's converter
 _BACKGROUND = ("background", "_background_", "__background__")
+_IGNORED = "__ignore__"  # what the first line of LabelMe's lists says: the value -1, which no pixel has
 _ENTRY = re.compile(r"(?P<name>[^:]+):\s*(?:(?P<colour>\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3})\s*)?:[^:]*:[^:]*")
 _MOST_WRITTEN = VOID_16 - 2  # 255 and 65535 are void
 _WHOLE_SET = "trainval"  # what VOC calls the list of all
@@ -98,6 +100,7 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
         raise DatasetError(f"{len(names)} classes: a pixel of SegmentationClass can tell {VOID - 1} at most")
     counts: Counter[str] = Counter()
     for split, new_names in unique_names(splits, flat=True).items():
+        counts["renamed"] += sum(new_names[image.id] != image.file_name for image in splits[split].images)
         dataset = copy_images(splits[split], folder / _PICTURES, new_names)
         stems = [PurePosixPath(image.file_name).stem for image in dataset.images]
         for image, stem in zip(dataset.images, stems, strict=True):
@@ -105,8 +108,10 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
             save_map(objects, folder / _OBJECTS / f"{stem}.png")
             save_map(classes, folder / _CLASSES / f"{stem}.png")
         _save_lines(folder / _LISTS / f"{_WHOLE_SET if split == UNSPLIT else split}.txt", stems)
-    _save_lines(folder / "labels.txt", [CLASSES[0], *(" ".join(name.split()) for name in names)])
-    return [text.format(counts[key]) for key, text in _NOTES.items() if counts[key]]
+    labels = fitted(names, one_line)
+    _save_lines(folder / _OWN_LIST, [CLASSES[0], *labels.values()])
+    notes = [text.format(counts[key]) for key, text in _NOTES.items() if counts[key]]
+    return notes + renamed(labels, f"to fit a line of {_OWN_LIST}")
 
 
 _NOTES = {
@@ -115,6 +120,7 @@ _NOTES = {
     "covered": "{} instances lose pixels to smaller ones above them: a pixel holds one instance",
     "gone": "{} of these lose all their pixels",
     "wide": "{} pictures have more than 254 instances: their SegmentationObject is 16-bit grey, which few tools read",
+    "renamed": "{} pictures get another name: VOC has no sub-folders, and goes by the name without suffix",
 }
 
 
@@ -150,7 +156,7 @@ def _masks(base: Path, name: str) -> Path:
 def _mask_file(folder: Path, stem: str) -> Path:
     """The file of masks of a picture, there or not."""
     upper = folder / f"{stem}.PNG"
-    return upper if upper.is_file() else folder / f"{stem}.png"
+    return upper if is_file(upper) else folder / f"{stem}.png"
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
@@ -224,8 +230,11 @@ def _read_labels(base: Path) -> _Labels:
     path = next((base / name for name in _NAME_FILES if (base / name).is_file()), None)
     if path is None:
         return _Labels(CLASSES)
-    lines = [line.strip() for line in text_of(path).splitlines()]
-    entries = [_entry(line) for line in lines if line and line != "__ignore__" and not line.startswith("# ")]
+    lines = [line.strip() for line in text_of(path).splitlines() if line.strip()]
+    if path.name == _COLOUR_LIST:
+        entries = [_entry(line) for line in lines if not _is_comment(line)]
+    else:  # a class a line, whatever it is called: to take one for something else would shift all that follow
+        entries = [(line, None) for line in lines[lines[:1] == [_IGNORED] :]]
     if entries and entries[-1] == ("ignored", VOID):  # as Datumaro lists it, last: the colour of void
         entries.pop()
     places = [place for place, (name, _) in enumerate(entries) if name.lower() in _BACKGROUND]
@@ -233,6 +242,11 @@ def _read_labels(base: Path) -> _Labels:
         entries.insert(0, (CLASSES[0], None))
     colours = {number: value for value, (_, number) in enumerate(entries) if number is not None}
     return _Labels([name for name, _ in entries], places[0] if places else 0, colours)
+
+
+def _is_comment(line: str) -> bool:
+    """Such as the heading ``# label:color_rgb:parts:actions``; a class may be called ``# one`` and have a colour."""
+    return line.startswith("#") and _ENTRY.fullmatch(line) is None
 
 
 def _entry(line: str) -> tuple[str, int | None]:
@@ -286,7 +300,7 @@ class _Reader:
     def annotations(self, split: str, stem: str, image: ImageRecord, before: int) -> list[Annotation] | None:
         """The instances of a picture; None if its files can't be used. ``before``: how many the split has so far."""
         paths = [_mask_file(_masks(self.base, name), stem) for name in (_OBJECTS, _CLASSES)]
-        if not any(path.is_file() for path in paths):
+        if not any(map(is_file, paths)):
             return []
         maps = [self.map(split, path, image.size) for path in paths]
         objects, classes = maps
@@ -310,7 +324,7 @@ class _Reader:
     def map(self, split: str, path: Path, size: tuple[int, int]) -> Map | None:
         """A file of a picture of ``(height, width)``; None if it can't be used."""
         try:
-            if not path.is_file():
+            if not is_file(path):
                 raise InputError("not there, though the picture has the other of its two files")
             found = read_map(path)
             height, width = found.values.shape

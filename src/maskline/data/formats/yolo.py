@@ -33,7 +33,6 @@ from maskline.data.formats.yolo_tree import (
     bare_folders,
     find_config,
     has_labels,
-    is_file,
     labels_of,
     listed_names,
     pictures_in,
@@ -42,7 +41,7 @@ from maskline.data.formats.yolo_tree import (
 )
 from maskline.data.layout import UNSPLIT, copy_images, unify
 from maskline.data.shapes import Ring, Segmentation, to_rle
-from maskline.data.sources import picture_size, text_of
+from maskline.data.sources import is_file, picture_size, text_of
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import SUFFIXES

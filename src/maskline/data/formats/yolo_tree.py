@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from maskline.data.sources import text_of
+from maskline.data.sources import is_file, text_of
 from maskline.errors import DatasetError
 from maskline.inputs import SUFFIXES
 
@@ -56,7 +56,7 @@ def bare_folders(root: Path) -> dict[str, Path]:
         found = {split: path / "images" for split, path in _split_folders(root).items() if (path / "images").is_dir()}
     if not found and images.is_dir():
         found = {"all": images}
-    if not found and any((root / name).is_file() for name in _LISTS_OF_NAMES):
+    if not found and any(is_file(root / name) for name in _LISTS_OF_NAMES):
         found = {"all": root}
     return found
 
@@ -93,11 +93,6 @@ def _beside(path: Path) -> Path:
     return path
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; raises nothing."""
-    return os.path.isfile(path)  # noqa: PTH113 (Path's own raises where a name is too long)
-
-
 def resolve(entry: str, bases: Sequence[Path]) -> Path | None:
     """A path as another machine wrote it: tried below each base, first whole, then without more and more of its start.
 
@@ -118,7 +113,7 @@ def labels_of(picture: Path) -> Path | None:
 
 def listed_names(root: Path) -> list[str] | None:
     """Class names of a set without a YAML file, one a line."""
-    path = next((root / name for name in _LISTS_OF_NAMES if (root / name).is_file()), None)
+    path = next((root / name for name in _LISTS_OF_NAMES if is_file(root / name)), None)
     return None if path is None else [line.strip() for line in text_of(path).splitlines() if line.strip()] or None
 
 

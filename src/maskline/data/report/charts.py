@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import os
 import unicodedata
@@ -18,6 +19,10 @@ import numpy.typing as npt
 from maskline.data.stats import LARGE, MEDIUM, Statistics, by_frequency
 from maskline.files import replace_file
 from maskline.render import FONT_VARIABLES, SYSTEM_FONTS
+
+# Without a home it can write to, matplotlib says at its import what it does instead: nobody's concern here.
+if (_logger := logging.getLogger("matplotlib")).level == logging.NOTSET:
+    _logger.setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,11 +14,11 @@ import numpy as np
 
 from maskline import __version__
 from maskline.checks import check_count
-from maskline.data.coco import relative_name
 from maskline.data.dataset import Annotation, Dataset, ImageRecord
 from maskline.data.faults import KINDS, Fault, Kind, Reading
 from maskline.data.report import charts
 from maskline.data.report.thumbnails import FAULTY, Shot, Thumbnail, thumbnails
+from maskline.data.sources import relative_name
 from maskline.data.stats import SIZE_CLASSES, Statistics, by_frequency, class_names, statistics
 from maskline.files import replace_file
 from maskline.render import PALETTE
