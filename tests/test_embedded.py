@@ -18,9 +18,7 @@ CARD = (hub.EMBEDDED / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_it_is_used_where_no_model_is_named() -> None:
-    found = [
-        next(create_model(name, device="cpu").predict(PICTURE)) for name in (None, "embedded", "PP-YOLOE_seg-N")
-    ]
+    found = [next(create_model(name, device="cpu").predict(PICTURE)) for name in (None, "embedded", "PP-YOLOE_seg-N")]
     assert [len(result.instances) for result in found] == [len(found[0].instances)] * 3
     assert 21 <= len(found[0].instances) <= 27  # 24 by the data set's word
     assert {box["label"] for box in found[0]["boxes"]} == {"nucleus"}

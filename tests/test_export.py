@@ -52,6 +52,21 @@ def test_the_graph_gives_the_networks_detections_at_any_batch(tiny_model_dir: Pa
         assert not verify.compare(ours.image(i), theirs.image(i))
 
 
+def test_half_precision_halves_the_file_and_keeps_the_detections(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Weights are rounded, by a two thousandth at most; what is computed with them is float32."""
+    export_network(tiny.network(), tiny.ROW, tmp_path, labels=tiny.CLASSES, half=True)
+    model, whole = (onnx.load(folder / "inference.onnx") for folder in (tmp_path, tiny_model_dir))
+    onnx.checker.check_model(model, full_check=True)
+    stored = {kind: sum(len(t.raw_data) for t in model.graph.initializer if t.data_type == kind) for kind in (1, 10)}
+    assert stored[10] > 4 * stored[1]
+    assert sum(len(t.raw_data) for t in model.graph.initializer) < 0.62 * sum(
+        len(t.raw_data) for t in whole.graph.initializer
+    )
+    ours, theirs = (Graph(f / "inference.onnx", Device("cpu")).run(random_batch(2)) for f in (tmp_path, tiny_model_dir))
+    moved = np.abs(ours.scores - theirs.scores)
+    assert 0 < moved.max() < 0.05 and np.median(moved) < 0.01
+
+
 def test_files_and_only_these(tiny_model_dir: Path) -> None:
     assert sorted(p.name for p in tiny_model_dir.iterdir()) == ["inference.onnx", "inference.yml"]
     config = yaml.safe_load((tiny_model_dir / "inference.yml").read_text())
@@ -77,12 +92,12 @@ def test_a_graph_that_disagrees_is_not_written(what: str, tmp_path: Path, monkey
     """The graph is made from a network one part of which is a little off."""
     real = write_graph
 
-    def sabotaged(deployed: Deployed, record: Record, path: Path) -> None:
+    def sabotaged(deployed: Deployed, record: Record, path: Path, *, half: bool) -> None:
         deployed = copy.deepcopy(deployed)
         with torch.no_grad():
             for parameter in getattr(deployed.network.decoder, what).parameters():
                 parameter.mul_(1.05)
-        real(deployed, record, path)
+        real(deployed, record, path, half=half)
 
     monkeypatch.setattr("maskline.export.write_graph", sabotaged)
     with pytest.raises(ExportError, match="disagrees with the network at batch 1.*not written"):

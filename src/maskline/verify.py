@@ -104,8 +104,10 @@ def without_partner(ours: Raw, theirs: Raw, slack: float = 1) -> int:
 
 
 def _counts(score: float, other: Raw) -> bool:
-    """Whether a row of this score should have been among the other side's rows, which may have been cut."""
-    return bool(score > other.scores[-1] + SCORE_TOLERANCE)
+    """Whether a row of this score should have been among the other side's rows, which end where their number or the
+    network's own threshold cuts them off."""
+    last = other.scores[other.scores > 0].min(initial=1)
+    return bool(score > (last if last < 1 else 0) + SCORE_TOLERANCE)
 
 
 def _agree(ours: Raw, i: int, theirs: Raw, j: int, slack: float) -> bool:

@@ -193,7 +193,7 @@ def test_overrides_win_in_their_order(tmp_path: Path) -> None:
     config = load(path, ["Train.batch_size=5", "Train.batch_size=6", "Predict.kernel_option.run_mode=trt_fp16"])
     assert (config.Train.batch_size, config.Train.epochs_iters, config.Global.output) == (6, 3, "there")
     assert config.Predict.kernel_option.run_mode == "trt_fp16"
-    assert load(path, ["Global.model=PP-YOLOE_seg-S"]).Train.batch_size == 8
+    assert load(path, ["Global.model=PP-YOLOE_seg-S", "Train.batch_size=None"]).Train.batch_size == 8
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
 """The configuration of a module's jobs: check a data set, train, evaluate, export, predict.
 
 Sections, keys and defaults are the reference's. But ``Global.dataset_dir`` and ``Global.device`` have no default here
-(the reference's are those of one machine), ``Train.num_classes`` and ``Train.learning_rate`` follow from the data set and
-the devices where they are not given, and some keys are ours.
-docs/config.md says what each key means.
+(the reference's are those of one machine), ``Train.num_classes`` and ``Train.learning_rate`` follow from the data set
+and the devices where they are not given, and some keys are ours. docs/config.md says what each key means.
 """
 
 from __future__ import annotations
