@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +13,14 @@ from PIL import Image
 
 pytest.importorskip("jinja2")
 pytest.importorskip("selenium")
-from selenium import webdriver
+from browser import needs_browser, opened, show
 
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.faults import KINDS, Fault, Reading
 from maskline.data.report import page as report
 from maskline.render import PALETTE
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and CHROMEDRIVER), reason="needs Chromium and chromedriver on the path to open pages"
-)
+pytestmark = needs_browser
 
 PHONE, DESK = 390, 1280
 LONG = "an_extremely_long_class_name_without_any_space_in_it_" * 3
@@ -36,17 +29,8 @@ GREY = (96, 96, 96)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    options.add_argument("--headless=new")
-    options.add_argument("--disable-dev-shm-usage")
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # Chromium's does not work for root
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
-    driver.set_page_load_timeout(60)
-    yield driver
-    driver.quit()
+    with opened() as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module", params=[2, 80])
@@ -76,18 +60,6 @@ def dataset(folder: Path, split: str, names: list[str]) -> Dataset:
             ring = np.asarray([(x, y), (x + 24, y), (x + 24, y + 24), (x, y + 24)], np.float64)
             annotations.append(Annotation(len(annotations), number, label, (ring,)))
     return Dataset(split, folder, images, annotations, [Category(n, name) for n, name in enumerate(names)])
-
-
-def show(browser: Any, page: Path, width: int = DESK, scheme: str = "light") -> list[dict[str, Any]]:
-    """Open a page; returns what the browser did meanwhile."""
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    browser.get_log("performance")
-    browser.get_log("browser")
-    browser.get(page.as_uri())
-    return [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
 
 
 def test_loads_alone_and_without_complaint(browser: Any, page: Path) -> None:

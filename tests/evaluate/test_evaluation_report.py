@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ import cv2
 import made
 import numpy as np
 import pytest
+from browser import needs_browser, opened, show
 
 from maskline.data.dataset import Annotation, Category, Dataset
 from maskline.evaluate import evaluate
@@ -129,43 +128,25 @@ def test_verdicts_have_their_colours(tmp_path: Path) -> None:
 
 # ---- in a browser
 
-webdriver = pytest.importorskip("selenium.webdriver")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
-needs_browser = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs Chromium and chromedriver")
+pytest.importorskip("selenium")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    options.add_argument("--headless=new")
-    options.add_argument("--disable-dev-shm-usage")
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.add_argument("--no-sandbox")  # Chromium's does not work for root
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(CHROMEDRIVER))
-    driver.set_page_load_timeout(60)
-    yield driver
-    driver.quit()
+    with opened() as driver:
+        yield driver
 
 
-def show(browser: Any, page: Path, width: int = 1280, scheme: str = "light") -> list[dict[str, Any]]:
+def show_all(browser: Any, page: Path, width: int = 1280, scheme: str = "light") -> list[dict[str, Any]]:
     """Open a page with all that is folded; returns what the browser did meanwhile."""
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    browser.get_log("performance")
-    browser.get_log("browser")
-    browser.get(page.as_uri())
+    events = show(browser, page, width, scheme)
     browser.execute_script("document.querySelectorAll('details').forEach(e => e.open = true)")
-    return [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return events
 
 
 @needs_browser
 def test_loads_alone_and_shows_every_picture(browser: Any, page: Path) -> None:
-    events = show(browser, page)
+    events = show_all(browser, page)
     asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
     assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
     assert browser.get_log("browser") == []
@@ -180,7 +161,7 @@ def test_loads_alone_and_shows_every_picture(browser: Any, page: Path) -> None:
 @needs_browser
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_nothing_overflows(browser: Any, page: Path, width: int) -> None:
-    show(browser, page, width)
+    show_all(browser, page, width)
     wide = browser.execute_script(
         "return [...document.body.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > "
         "document.documentElement.clientWidth + 1 && !e.closest('.sr, .scroll, bdi'))"
@@ -204,7 +185,7 @@ def test_text_can_be_read_in_both_schemes(browser: Any, page: Path) -> None:
           .map(e => [over([getComputedStyle(e).color]), over(grounds(e)), e.outerHTML.slice(0, 80)]);
     """
     for scheme in ("light", "dark"):
-        show(browser, page, scheme=scheme)
+        show_all(browser, page, scheme=scheme)
         looked = browser.execute_script(script)
         assert len(looked) > 60
         for ink, ground, what in looked:

@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template
 
 from maskline import __version__
 from maskline.data.dataset import Dataset
@@ -22,6 +20,7 @@ from maskline.evaluate.outcomes import ImageOutcome, Pairs, Verdict, pair, verdi
 from maskline.evaluate.pictures import COLOURS, Picture, draw_both
 from maskline.evaluate.predict import Predicted
 from maskline.files import replace_file
+from maskline.pages import template
 
 IMAGES_SHOWN = 12
 NAMES_TOLD = 6  # in a line of a picture
@@ -83,7 +82,7 @@ def write(evaluation: Evaluation, predicted: Predicted, dataset: Dataset, path: 
         OutputError: it can't be written.
     """
     known = sorted((result for result in evaluation.classes if result.curve is not None), key=_weakest_first)
-    text = _template().render(
+    text = template("maskline.evaluate", "report.html", {"figure": _figure, "score": _score}).render(
         title=title,
         split=dataset.split,
         source=dataset.source.name,
@@ -111,12 +110,13 @@ def write(evaluation: Evaluation, predicted: Predicted, dataset: Dataset, path: 
     replace_file(path, lambda file: file.write_bytes(text.encode("utf-8", "replace")))  # JSON can hold half characters
 
 
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = lambda value: f"{value:,}"
-    environment.filters["figure"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
-    environment.filters["score"] = lambda value: "–" if value is None else f"{value:.3f}"
-    return environment.from_string(files("maskline.evaluate").joinpath("report.html").read_text("utf-8"))
+def _figure(value: float | None) -> str:
+    """In percent."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _weakest_first(result: ClassResult) -> tuple[float, str]:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -21,10 +20,8 @@ from maskline.data.report.thumbnails import FAULTY, Shot, Thumbnail, thumbnails
 from maskline.data.sources import relative_name
 from maskline.data.stats import SIZE_CLASSES, Statistics, by_frequency, class_names, statistics
 from maskline.files import replace_file
+from maskline.pages import template
 from maskline.render import PALETTE
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 FAULTS_SHOWN = 20  # of a kind
 TWINS_SHOWN = 3  # pictures beside that of a fault
@@ -147,12 +144,11 @@ def write(
         OutputError: the file can't be written.
     """
     check_count(samples_per_class, "samples_per_class", MOST_SAMPLES)
-    template = _template()
     numbers = numbers or {split: statistics(dataset) for split, dataset in reading.splits.items()}
     names = class_names(numbers.values())
     order = by_frequency(numbers, names)
     errors = len(reading.errors)
-    text = template.render(
+    text = template("maskline.data.report", "page.html", {"percent": _percent}).render(
         title=title,
         date=datetime.now().astimezone(),
         version=__version__,
@@ -169,15 +165,6 @@ def write(
         galleries=_galleries(reading, numbers, names, order, samples_per_class),
     )
     replace_file(path, lambda file: file.write_bytes(text.encode("utf-8", "replace")))  # JSON can hold half characters
-
-
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = lambda value: f"{value:,}"
-    environment.filters["percent"] = _percent
-    return environment.from_string(files("maskline.data.report").joinpath("page.html").read_text("utf-8"))
 
 
 def _percent(share: float) -> str:
