@@ -197,7 +197,7 @@ def split(folder: Path, val: float, seed: int, stratify: bool, group: str | None
 @click.option("--learning-rate", type=float, help="Default: the model's, scaled to the images of a step.")
 @click.option("--warmup-steps", type=int, help="Default: the model's, a tenth of the run at most.")
 @click.option("--weights", default="official", show_default=True, help="official, backbone, scratch, or a file.")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on from a run's output folder.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on in a run's output folder.")
 @click.option("--device", help="cpu, gpu, gpu:0,1 … Default: the first GPU if there is one.")
 @click.option("--processes", type=int, default=1, show_default=True, help="On the CPU; of GPUs each has one.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
@@ -237,13 +237,18 @@ def train(
 
     Leaves best_model/inference to predict with, checkpoints to go on from, train.log, curves.png and pictures.
     """
-    from maskline.config.overrides import parse
+    from maskline.config.overrides import parse_value
     from maskline.train import Settings
     from maskline.train import train as train_model
+    from maskline.train.checkpoint import find
     from maskline.train.settings import as_augment
 
     logging.getLogger("maskline").setLevel(logging.INFO)
-    values = {".".join(key): value for key, value in map(parse, augment)}
+    values = {}
+    for text in augment:
+        if "=" not in text:
+            raise ParameterError(f"--augment {text}: expected NAME=VALUE, such as copy_paste=0.5")
+        values[text.partition("=")[0].strip()] = parse_value(text.partition("=")[2])
     settings = Settings(
         model=model_name,
         data=folder,
@@ -269,7 +274,8 @@ def train(
     )
     best = train_model(settings)["models"]["best"]
     told = "" if best["score"] is None else f", mask AP {best['score']:.3f} on val"
-    click.echo(f"{output / best['onnx']}: the weights of epoch {best['epoch']}{told}")
+    folder = output if resume is None else find(resume).parent
+    click.echo(f"{folder / best['onnx']}: the weights of epoch {best['epoch']}{told}")
 
 
 @cli.command()

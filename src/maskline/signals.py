@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+PATIENCE = 2.0  # seconds that other processes have to end by themselves
 TERMINATED = 128 + signal.SIGTERM  # the exit code, by the shell's convention
 
 
@@ -26,9 +28,14 @@ def terminable() -> Iterator[None]:
 
     def end(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        for child in multiprocessing.active_children():
-            if not child.daemon:
-                child.terminate()
+        children = [child for child in multiprocessing.active_children() if not child.daemon]
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.join(PATIENCE)
+            child.kill()
+            child.join()
+        print("maskline: terminated", file=sys.stderr, flush=True)
         raise SystemExit(TERMINATED)
 
     signal.signal(signal.SIGTERM, end)

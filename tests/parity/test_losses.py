@@ -90,9 +90,15 @@ class Step:
     layers: list[Tensor]  # what `layer_losses` gave: for ordinary queries, and for denoising queries
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Those with a gradient, by the reference's names."""
-        ours = dict(self.network.named_parameters())
-        return {old: ours[new] for old, new in self.names.items() if new in ours and ours[new].grad is not None}
+        """Those with a gradient, by the reference's names.
+
+        Where there are no denoising queries, their embedding has none in the reference and one of zeros in ours.
+        """
+        ours = {n: p for n, p in self.network.named_parameters() if p.grad is not None}
+        if self.output.groups is None:
+            idle = ours.pop("decoder.label_embedding.weight", None)
+            assert idle is None or not idle.grad.any()
+        return {old: ours[new] for old, new in self.names.items() if new in ours}
 
     def norm(self, block: str) -> float:
         """Of the gradient of all parameters below a name."""
@@ -111,9 +117,8 @@ def take_step(
 ) -> Step:
     """Freeze what the reference's configs freeze, then forward and losses with the reference's draws."""
     network.train(train_norms).backbone.eval()
-    frozen = [network.backbone.stem, *(m for m in network.backbone.modules() if isinstance(m, nn.BatchNorm2d))]
-    for parameter in (p for module in frozen for p in module.parameters()):
-        parameter.requires_grad_(False)
+    for module in network.frozen():
+        module.requires_grad_(False)
     layers: list[Tensor] = []
     with pytest.MonkeyPatch.context() as patch:
         for function in ("rand", "rand_like", "randint_like"):

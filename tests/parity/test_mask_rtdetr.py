@@ -23,7 +23,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from maskline import catalog
-from maskline.models.deployed import Deployed
+from maskline.models.deployed import Normalise
 from maskline.models.mask_rtdetr.decoder import gather, masks_from
 from maskline.models.mask_rtdetr.network import CONFIGS, MaskRTDETR
 from maskline.weights.load import load_network
@@ -71,7 +71,7 @@ def image_of(tag: str, network: MaskRTDETR) -> Tensor:
     bgr = cv2.cvtColor(det_weights.image(height, width), cv2.COLOR_RGB2BGR)
     row = catalog.get(network.name)
     pixels, _ = row.preprocess.apply(bgr)
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() * Deployed(network, row.preprocess).factor
+    return Normalise(row.preprocess)(torch.from_numpy(pixels)[None])
 
 
 class Case:

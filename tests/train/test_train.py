@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import unevaluated, without_val
+from discs import make_discs, unevaluated, without_val
 from safetensors.torch import load_file
 
 from maskline import create_model
@@ -143,12 +143,13 @@ def test_a_resumed_run_keeps_its_settings(settings: Settings, tmp_path: Path) ->
     """They need not be said again, and can't be changed in passing."""
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=2, eval_interval=1, seed=5)
     train(settings)
-    again = Settings(
-        model=settings.model, data=settings.data, output=tmp_path / "next", resume=settings.output / "0", device="cpu",
-        workers=1, export=False,
-    )  # fmt: skip
+    again = Settings(model=settings.model, data=settings.data, resume=settings.output / "0", device="cpu", export=False)
     train(again)
-    assert same(weights(settings.output), weights(again.output))
+    aside = settings.output / "earlier_run_1"
+    assert sorted(p.name for p in aside.iterdir()) == ["best_model", "model_final"]  # of more epochs than the first
+    assert same(weights(aside), weights(settings.output))
+    with pytest.raises(ParameterError, match="a run goes on where it is"):
+        train(replace(again, output=tmp_path / "elsewhere"))
     with pytest.raises(ParameterError, match="epochs is 9, but the run to resume was begun with 2: leave it out"):
         train(replace(again, epochs=9))
 
@@ -164,7 +165,30 @@ def test_resuming_from_what_is_no_checkpoint(settings: Settings, tmp_path: Path)
         train(replace(settings, resume=tmp_path))
     (folder / "3.json").write_text('{"version": 1}')
     with pytest.raises(WeightsError, match="can't be resumed"):
-        train(replace(settings, resume=folder / "3.pdparams"))
+        train(replace(settings, resume=folder / "3.pdparams", output=tmp_path))
+
+
+def test_another_data_set_is_no_way_to_go_on(settings: Settings, tmp_path: Path) -> None:
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
+    train(settings)
+    other = without_val(make_discs(tmp_path / "more", train=9), tmp_path / "other")
+    with pytest.raises(ParameterError, match="other is not the data set that the run in .* was begun with"):
+        train(replace(settings, data=other, resume=settings.output))
+
+
+def test_a_start_that_fails_leaves_the_earlier_run(settings: Settings, tmp_path: Path) -> None:
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
+    train(settings)
+    (settings.output / ".0123456789abcdef.tmp").mkdir()  # of a run that was killed
+    before = sorted(p.name for p in settings.output.iterdir())
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    state = settings.output / "model_final" / "model_final.state.safetensors"
+    for start in ("nowhere.pdparams", str(tmp_path / "junk.safetensors"), "backbone", str(state)):
+        with pytest.raises(MasklineError):
+            train(replace(settings, weights=start))
+        assert sorted(p.name for p in settings.output.iterdir()) == before
+    train(settings)
+    assert not list(settings.output.glob(".*"))
 
 
 # What goes wrong
@@ -218,6 +242,19 @@ def test_a_picture_that_goes_bad_is_told(
     assert checkpoint.read(settings.output / "model_final").epochs == 2
 
 
+def test_a_val_picture_that_can_t_be_read_is_told_once(
+    settings: Settings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shutil
+
+    shutil.copytree(discs, tmp_path / "broken")
+    (tmp_path / "broken" / "images" / "val1.png").unlink()
+    with caplog.at_level(logging.WARNING):
+        train(replace(settings, data=tmp_path / "broken", epochs=2))
+    assert caplog.text.count("val1.png is left out of the evaluation") == 1
+    assert "val1.png is left out" in (settings.output / "train.log").read_text()
+
+
 def test_nothing_but_background_in_a_batch(settings: Settings, tmp_path: Path) -> None:
     """Batches of one image: the last of the set has no object."""
     train(replace(unevaluated(settings, tmp_path / "data"), epochs=1, batch_size=1))
@@ -236,7 +273,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
 
 def test_early_stop(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.3, 0.2, 0.1])
-    monkeypatch.setattr(loop, "validate", lambda *_: {"AP": next(scores)})
+    monkeypatch.setattr(loop, "validate", lambda *_: ({"AP": next(scores)}, ()))
     train(replace(settings, epochs=9, patience=2))
     progress = checkpoint.read(settings.output / "model_final")
     assert progress.epochs == 3 and progress.best == {"epoch": 0, "AP": 0.3}
@@ -255,8 +292,6 @@ def test_of_equal_evaluations_the_later_is_best() -> None:
 def test_classes_are_made_anew(
     settings: Settings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from conftest import make_discs
-
     three = make_discs(tmp_path / "three", classes=("a", "b", "c"))
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
     train(settings)
@@ -329,6 +364,9 @@ def test_an_error_in_a_process_is_one_line() -> None:
         ({"epochs": 0}, ParameterError, "epochs is 0"),
         ({"precision": "fp8"}, ParameterError, "expected one of fp32, bf16, fp16"),
         ({"learning_rate": -1.0}, ParameterError, "learning_rate is -1.0"),
+        ({"learning_rate": float("inf")}, ParameterError, "learning_rate is inf"),
+        ({"warmup_steps": -1}, ParameterError, "warmup_steps is -1"),
+        ({"augment": {"flip": 0.5}}, ParameterError, "expected an Augment"),
         ({"device": "tpu"}, ParameterError, "device is 'tpu'"),
         ({"device": "npu:3"}, DeviceError, "torch sees 0 of these here"),
         ({"num_classes": 5}, ParameterError, "num_classes is 5, but .* has 2 categories"),

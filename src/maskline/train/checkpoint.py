@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
@@ -45,6 +46,7 @@ class Progress:
         updates: of the running average.
         scaler: state of the gradient scaler (fp16).
         settings: of the run, for people and for resuming.
+        data: fingerprint of the training data.
     """
 
     epochs: int = 0
@@ -54,6 +56,7 @@ class Progress:
     updates: int = 0
     scaler: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    data: str = ""
 
     @property
     def best(self) -> Mapping[str, Any] | None:
@@ -228,11 +231,21 @@ def restore(folder: Path, state: State) -> Progress:
     return progress
 
 
-def set_aside(output: Path, others: Iterable[str]) -> Path | None:
-    """Move what an earlier run has left, if anything, into a folder of its own.
+def clear(output: Path) -> None:
+    """Remove what a killed run has left half written."""
+    for path in output.glob(".*.tmp"):
+        if re.fullmatch(r"\.[0-9a-f]{16}\.tmp", path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
-    Args:
-        others: names of what it leaves beside checkpoints.
+
+def later_than(output: Path, epochs: int) -> list[Path]:
+    """Checkpoints, the best included, of more epochs than these."""
+    folders = (p for p in output.iterdir() if p.name.isdigit() or p.name in (FINAL, BEST))
+    return [folder for folder in folders if read(folder).epochs > epochs]
+
+
+def set_aside(output: Path, paths: Iterable[Path]) -> Path | None:
+    """Move what an earlier run has left, if anything, into a folder of its own.
 
     Returns:
         That folder.
@@ -240,13 +253,13 @@ def set_aside(output: Path, others: Iterable[str]) -> Path | None:
     Raises:
         OutputError: it can't be moved.
     """
-    names = {FINAL, BEST, *others}
-    if not output.is_dir() or not any((output / name).exists() for name in names):
+    there = sorted(path for path in paths if path.exists())
+    if not there:
         return None
     folder = next(f for i in count(1) if not (f := output / f"earlier_run_{i}").exists())
     try:
         folder.mkdir()
-        for path in sorted(p for p in output.iterdir() if p.name in names or p.name.isdigit()):
+        for path in there:
             path.rename(folder / path.name)
     except OSError as error:
         raise OutputError(f"the earlier run in {output} can't be moved to {folder}: {error.strerror}") from None

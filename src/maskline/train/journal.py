@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,35 +31,47 @@ log = logging.getLogger("maskline")
 lines = logging.getLogger("maskline.train.steps")  # the lines of steps: on the terminal only where there is no bar
 
 
-@contextmanager
-def log_file(output: Path) -> Iterator[None]:
-    """Have all that is logged also go to ``train.log``, whose end it is added to.
+class LogFile:
+    """Has all that is logged also go to ``train.log``, whose end it is added to. Use as a context.
 
-    Raises:
-        OutputError: it can't be opened.
+    What comes before the folder is known is kept until then, so that a run that can't start leaves nothing behind.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(output / LOG_FILE, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{output} can't be written to: {error.strerror}") from error
-    handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
-    level = log.level
-    log.setLevel(logging.INFO)
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-        log.setLevel(level)
+
+    def __enter__(self) -> LogFile:
+        self._level = log.level
+        log.setLevel(logging.INFO)
+        self._handler: logging.Handler = MemoryHandler(1 << 16, flushLevel=logging.CRITICAL + 1)
+        log.addHandler(self._handler)
+        return self
+
+    def open(self, output: Path) -> None:
+        """From now on write. Raises OutputError."""
+        kept = self._handler
+        assert isinstance(kept, MemoryHandler)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            file = logging.FileHandler(output / LOG_FILE, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{output} can't be written to: {error.strerror}") from error
+        file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+        kept.setTarget(file)
+        kept.flush()
+        log.removeHandler(kept)
+        log.addHandler(file)
+        self._handler = file
+
+    def __exit__(self, *exception: object) -> None:
+        log.removeHandler(self._handler)
+        self._handler.close()
+        log.setLevel(self._level)
 
 
 class Journal:
     """Follows a run. Use as a context; only the first process has one."""
 
     def __init__(self, output: Path, *, epochs: int, epoch_steps: int, log_interval: int) -> None:
-        self.output, self.epochs, self.epoch_steps, self.interval = output, epochs, epoch_steps, log_interval
+        self.output, self.epochs, self.epoch_steps = output, epochs, epoch_steps
+        self.interval = min(log_interval, epoch_steps)  # each epoch has a line
         self.losses: list[tuple[int, float]] = []
         self._recent: deque[tuple[float, float, float, int]] = deque(maxlen=RECENT)  # loss, step s, data s, images
         self._bar: Bar | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Iterable, Iterator
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 
 from maskline import catalog
 from maskline.data.dataset import Dataset
-from maskline.errors import MasklineError, OutputError
+from maskline.errors import MasklineError, OutputError, ParameterError
+from maskline.evaluate import Skipped
 from maskline.models.deployed import Normalise
 from maskline.models.targets import Divisor, Target
-from maskline.train import checkpoint
+from maskline.train import checkpoint, results
 from maskline.train.checkpoint import Progress, State
-from maskline.train.journal import SAMPLES_FOLDER, Journal, clock, log_file
+from maskline.train.journal import SAMPLES_FOLDER, Journal, LogFile, clock
 from maskline.train.loader import Batch, TrainingLoader, loader
 from maskline.train.optim import LearningRate, RunningAverage, make_optimizer, set_learning_rate
 from maskline.train.processes import share_statistics
@@ -40,6 +42,16 @@ class Job:
     settings: Settings
     train: Dataset
     val: Dataset | None
+    notes: tuple[str, ...] = ()  # for the log
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what is learned from: images, their objects and the classes."""
+        found = hashlib.sha256(repr(self.labels).encode("utf-8", "backslashreplace"))
+        for image in self.train.images:
+            line = f"{image.file_name} {image.size} {len(self.train.of(image))}\n"
+            found.update(line.encode("utf-8", "backslashreplace"))
+        return found.hexdigest()
 
     @property
     def row(self) -> catalog.Model:
@@ -88,7 +100,8 @@ class Run:
         )
         average = None if recipe.ema_decay is None else RunningAverage(self.network, recipe.ema_decay, steps)
         self.state = State(self.network, optimizer, average)
-        self.progress = Progress(settings=asdict(self.settings))
+        self.unread: set[Skipped] = set()  # pictures of the val split that were told of
+        self.progress = Progress(settings=asdict(self.settings), data=job.fingerprint)
         if self.settings.resume is not None:
             self._resume(checkpoint.find(self.settings.resume))
         module = LossModule(self.network, job.row, self._divisor).to(self.accelerator.device)
@@ -124,6 +137,8 @@ class Run:
                     break
             self._save(self.settings.output / checkpoint.FINAL, must=True)
             if self.job.val is None:
+                if journal is not None:
+                    journal.curves(self.progress.losses, ())
                 self._save(self.settings.output / checkpoint.BEST, resumable=False, must=True)
 
     def _epoch(self, epoch: int, journal: Journal | None) -> None:
@@ -196,7 +211,10 @@ class Run:
             return
         pictures = self.settings.output / SAMPLES_FOLDER / f"epoch_{epoch}.jpg"
         with averaged_weights(self.state), nullcontext() if journal is None else journal.paused():
-            metrics = validate(self.network, self.job.row, self.job.val, self.accelerator, pictures)
+            metrics, skipped = validate(self.network, self.job.row, self.job.val, self.accelerator, pictures)
+        for picture in (picture for picture in skipped if picture not in self.unread):
+            log.warning("%s is left out of the evaluation: %s", picture.file, picture.reason)
+            self.unread.add(picture)
         self.progress = replace(self.progress, history=(*self.progress.history, {"epoch": epoch, **metrics}))
         assert self.progress.best is not None
         if journal is not None:
@@ -222,14 +240,21 @@ class Run:
             checkpoint.save(folder, self.state, progress, self.job.labels, resumable=resumable)
         except OutputError as error:
             if must:
-                raise
+                raise OutputError(f"{error}; make room and resume, or export what there is") from None
             log.warning("%s; training goes on, earlier checkpoints are whole", error)
             return
         log.info("Save checkpoint: %s", folder)
         checkpoint.prune(self.settings.output, self.settings.keep)
+        results.write(self.settings, self.job.labels, done=False)
 
     def _resume(self, folder: Path) -> None:
-        self.progress = replace(checkpoint.restore(folder, self.state), settings=asdict(self.settings))
+        progress = checkpoint.restore(folder, self.state)
+        if progress.data != self.progress.data:
+            raise ParameterError(
+                f"{self.settings.data} is not the data set that the run in {folder.parent} was begun with: give that "
+                f"one, or start a new run from {folder / folder.name}.safetensors"
+            )
+        self.progress = replace(progress, settings=asdict(self.settings))
         if self.accelerator.scaler is not None and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(dict(self.progress.scaler))
         log.info("resumed from %s: %d of %d epochs are done", folder, self.progress.epochs, self.settings.epochs)
@@ -268,8 +293,14 @@ class Run:
 def run(job: Job) -> None:
     """Train in this process."""
     accelerator = make_accelerator(job.settings)
-    with log_file(job.settings.output) if accelerator.is_main_process else nullcontext():
-        Run(job, accelerator).train()
+    with LogFile() if accelerator.is_main_process else nullcontext() as file:
+        for note in job.notes if file is not None else ():
+            log.warning("%s", note)
+        training = Run(job, accelerator)
+        if file is not None:  # only now, when nothing more can be wrong with what was asked for
+            results.begin(training.settings, job.labels, training.progress.epochs)
+            file.open(training.settings.output)
+        training.train()
 
 
 def make_accelerator(settings: Settings) -> Accelerator:

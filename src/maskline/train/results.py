@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import json
+import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from maskline.files import replace_file
 from maskline.train import checkpoint
-from maskline.train.journal import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
+from maskline.train.journal import CURVES_FILE, FILES, LOG_FILE, TENSORBOARD_FOLDER
 from maskline.train.settings import Settings
 
+log = logging.getLogger("maskline")
+
 NAMES = ("train_result.json", "train_results.json")
+CONFIG_FILE = "config.yaml"
 LISTED = 5  # checkpoints, beside the best
+
+
+def begin(settings: Settings, labels: tuple[str, ...], epochs: int) -> None:
+    """Make the output folder ready for a run that has finished so many epochs; what is not of it moves away."""
+    output = settings.output
+    output.mkdir(parents=True, exist_ok=True)
+    checkpoint.clear(output)
+    if settings.resume is None:
+        numbered = (p for p in output.iterdir() if p.name.isdigit())
+        names = (checkpoint.FINAL, checkpoint.BEST, CONFIG_FILE, *NAMES, *FILES)
+        earlier = checkpoint.set_aside(output, [*numbered, *(output / name for name in names)])
+    else:
+        earlier = checkpoint.set_aside(output, checkpoint.later_than(output, epochs))
+    if earlier is not None:
+        log.info("%s holds an earlier run: moved to %s", output, earlier)
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    replace_file(output / CONFIG_FILE, lambda file: file.write_text(text, encoding="utf-8"))
+    write(settings, labels, done=False)
 
 
 def write(settings: Settings, labels: tuple[str, ...], *, done: bool) -> dict[str, Any]:
@@ -29,7 +55,7 @@ def write(settings: Settings, labels: tuple[str, ...], *, done: bool) -> dict[st
         "visualdl_log": "",
         "tensorboard_log": TENSORBOARD_FOLDER,
         "train_log": LOG_FILE,
-        "config": "config.yaml",
+        "config": CONFIG_FILE,
         "curves": _there(output / CURVES_FILE, output),
         "models": {**listed, "best": _model(best, output) if best.is_dir() else {}},
         "done_flag": done,

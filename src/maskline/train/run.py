@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from maskline import catalog
 from maskline.data import layout
 from maskline.data.dataset import Dataset
-from maskline.errors import DatasetError, ParameterError
+from maskline.errors import DatasetError, MasklineError, ParameterError
 from maskline.export import export_network
-from maskline.files import replace_file
 from maskline.results import check_folder
-from maskline.train import checkpoint, devices, journal, processes, results
+from maskline.train import checkpoint, devices, processes, results
 from maskline.train.augment import Augment
+from maskline.train.journal import LogFile
 from maskline.train.loop import Job, run
 from maskline.train.optim import scaled_learning_rate
-from maskline.train.settings import AUGMENT, Settings
+from maskline.train.settings import AUGMENT, DEFAULT_OUTPUT, Settings
 from maskline.weights.load import load_network
 
 log = logging.getLogger("maskline")
 
-CONFIG_FILE = "config.yaml"
 #: Settings that may change when a run is resumed.
 FREE = ("data", "output", "resume", "device", "processes", "log_interval", "keep", "workers", "export", "num_classes")
 
@@ -44,27 +41,31 @@ def train(settings: Settings) -> dict[str, Any]:
     """
     chosen = devices.choose(settings.device, settings.processes)
     if settings.resume is not None:
-        settings = as_before(settings, checkpoint.read(checkpoint.find(settings.resume)).settings)
+        settings = as_before(settings, checkpoint.find(settings.resume))
     splits = layout.unify(layout.load(settings.data))
     job = prepare(replace(settings, processes=processes.count(chosen.processes)), splits)
-    if processes.is_first():
-        _open_output(job.settings)
+    check_folder(job.settings.output)
     chosen.select()
     processes.run(run, job, chosen.processes)
     if not processes.is_first():
         return {}
-    results.write(job.settings, job.labels, done=False)
     if job.settings.export:
         _export(job)
     return results.write(job.settings, job.labels, done=True)
 
 
-def as_before(settings: Settings, before: Mapping[str, Any]) -> Settings:
-    """The settings of a run that is resumed: those it was begun with, but for where and how it runs now.
+def as_before(settings: Settings, folder: Path) -> Settings:
+    """The settings of a run that goes on from a checkpoint, in its own folder: as begun, but for how it runs now.
 
     Raises:
         ParameterError: something else was asked for than it was begun with.
     """
+    before = checkpoint.read(folder).settings
+    if settings.output != DEFAULT_OUTPUT and settings.output.resolve() != folder.parent.resolve():
+        raise ParameterError(
+            f"output is {settings.output}, but a run goes on where it is, in {folder.parent}: leave it out"
+        )
+    settings = replace(settings, output=folder.parent, resume=folder)
     wanted = {}
     for field in fields(Settings):
         if field.name in FREE or field.name not in before:
@@ -87,16 +88,6 @@ def _as_stored(value: Any, name: str) -> Any:
     return Augment(**drawn)
 
 
-def _open_output(settings: Settings) -> None:
-    """Make the output folder ready; an earlier run in it moves away, unless it is the one to resume."""
-    check_folder(settings.output)
-    if settings.resume is None:
-        earlier = checkpoint.set_aside(settings.output, (CONFIG_FILE, *results.NAMES, *journal.FILES))
-        if earlier is not None:
-            log.info("%s holds an earlier run: moved to %s", settings.output, earlier)
-    _write_config(settings)
-
-
 def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
     """Settle what the settings leave to the recipe, and check them against the data.
 
@@ -108,49 +99,58 @@ def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
     if not row.supported:
         raise ParameterError(f"{row.name} is planned, not working yet")
     data, val = splits.get("train", splits.get(layout.UNSPLIT)), splits.get("val")
-    if data is None or not any(not annotation.crowd for annotation in data.annotations):
-        found = ", ".join(splits) or "nothing"
-        raise DatasetError(f"{settings.data} has no objects to learn from: expected a train split, found {found}")
+    if data is None:
+        raise DatasetError(f"{settings.data} has no train split: it has {', '.join(splits) or 'none'}")
+    learned = {annotation.category_id for annotation in data.annotations if not annotation.crowd}
+    if not learned:
+        raise DatasetError(f"{settings.data} has no objects to learn from in {len(data.images)} training images")
     if settings.num_classes not in (None, len(data.categories)):
         raise ParameterError(
             f"num_classes is {settings.num_classes}, but {settings.data} has {len(data.categories)} categories: "
             "leave it out, or name the right data set"
         )
+    notes = []
     if val is None or not val.images:
-        log.warning("%s has no val split: nothing is evaluated, and the last weights count as the best", settings.data)
+        notes.append(f"{settings.data} has no val split: nothing is evaluated, and the last weights count as the best")
         val = None
-    return Job(_settled(settings, row), data, val)
+    if unknown := [category.name for category in data.categories if category.id not in learned]:
+        notes.append(f"classes without training objects, which can't be learned: {', '.join(unknown)}")
+    settled = _settled(settings, row)
+    images, meant = _images(settled), row.recipe.batch_size * row.recipe.devices
+    if settings.learning_rate is None and images != meant:
+        told = f"{settled.learning_rate:.3g}, from {row.recipe.learning_rate:.3g} for {meant}"
+        notes.append(f"learning rate for {images} images a step: {told}")
+    return Job(settled, data, val, tuple(notes))
 
 
 def _settled(settings: Settings, row: catalog.Model) -> Settings:
-    recipe = row.recipe
-    batch_size = settings.batch_size or recipe.batch_size
-    images = batch_size * settings.processes * settings.accumulate
-    rate = settings.learning_rate
-    if rate is None:
-        rate = scaled_learning_rate(recipe, images)
-        meant = recipe.batch_size * recipe.devices
-        if images != meant:
-            log.info("learning rate: %.3g, from %.3g for %d images a step", rate, recipe.learning_rate, meant)
-    return replace(
+    settings = replace(
         settings,
         model=row.name,
-        batch_size=batch_size,
-        learning_rate=rate,
+        batch_size=settings.batch_size or row.recipe.batch_size,
         augment=settings.augment or AUGMENT[row.family],
-        clip_norm=settings.clip_norm or recipe.clip_norm,
+        clip_norm=settings.clip_norm or row.recipe.clip_norm,
+        save_interval=settings.save_interval or settings.eval_interval,
     )
+    rate = settings.learning_rate or scaled_learning_rate(row.recipe, _images(settings))
+    return replace(settings, learning_rate=rate)
 
 
-def _write_config(settings: Settings) -> None:
-    values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    replace_file(settings.output / CONFIG_FILE, lambda file: file.write_text(text, encoding="utf-8"))
+def _images(settings: Settings) -> int:
+    """Of one step."""
+    assert settings.batch_size is not None
+    return settings.batch_size * settings.processes * settings.accumulate
 
 
 def _export(job: Job) -> None:
     """Write the graph of the best weights, which are the last where nothing was evaluated."""
     folder = job.settings.output / checkpoint.BEST
-    network = load_network(job.row.name, folder / f"{folder.name}.safetensors")
-    export_network(network, job.row, folder / "inference", labels=job.labels)
-    log.info("exported to %s", folder / "inference")
+    with LogFile() as file:
+        file.open(job.settings.output)
+        network = load_network(job.row.name, folder / f"{folder.name}.safetensors")
+        try:
+            export_network(network, job.row, folder / "inference", labels=job.labels)
+        except MasklineError as error:
+            log.error("not exported: %s", error)
+            raise
+        log.info("exported to %s", folder / "inference")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from maskline.train.augment import Augment
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+DEFAULT_OUTPUT = Path("output")
 OFFICIAL, BACKBONE, SCRATCH = "official", "backbone", "scratch"
 
 #: The augmentation of each family's recipe.
@@ -61,7 +63,7 @@ class Settings:
         weights: what to start from: ``official`` weights, the pretrained ``backbone`` of the recipe, ``scratch``, or a
             ``.pdparams`` or ``.safetensors`` file.
         num_classes: only checked; it is the data set's that counts.
-        resume: a run's output folder or one of its checkpoints; goes on as if it had never stopped.
+        resume: a run's output folder or one of its checkpoints; goes on there as if it had never stopped.
         device: ``cpu``, ``gpu``, ``gpu:0,1`` ...; None: the first GPU if there is one.
         processes: on the CPU; on GPUs there is one for each.
         precision: of the network's arithmetic; the loss and the weights are fp32.
@@ -81,7 +83,7 @@ class Settings:
 
     model: str
     data: Path
-    output: Path
+    output: Path = DEFAULT_OUTPUT
     epochs: int = 40
     batch_size: int | None = None
     learning_rate: float | None = None
@@ -113,7 +115,12 @@ class Settings:
                 check_count(getattr(self, name), name)
         if self.precision not in PRECISIONS:
             raise ParameterError(f"precision is {self.precision!r}: expected one of {', '.join(PRECISIONS)}")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ParameterError(f"learning_rate is {self.learning_rate!r}: expected a number above 0")
-        if self.workers < 0 or self.seed < 0:
-            raise ParameterError(f"workers is {self.workers}, seed is {self.seed}: expected whole numbers from 0")
+        for name in ("learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ParameterError(f"{name} is {value!r}: expected a number above 0")
+        for name in ("workers", "seed", "warmup_steps"):
+            if (getattr(self, name) or 0) < 0:
+                raise ParameterError(f"{name} is {getattr(self, name)}: expected a whole number from 0")
+        if not isinstance(self.augment, Augment | None):
+            raise ParameterError(f"augment is {self.augment!r}: expected an Augment, as `as_augment` makes it")

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from maskline import catalog, hub, models
-from maskline.errors import WeightsError
+from maskline.errors import ParameterError, WeightsError
 from maskline.train.settings import BACKBONE, OFFICIAL, SCRATCH, Settings
 from maskline.weights.download import fetch, home
-from maskline.weights.load import CLASS_PARAMETER, fit, read_state
+from maskline.weights.load import CLASS_PARAMETER, fit, read_state, weights_path
 
 log = logging.getLogger("maskline")
 
@@ -39,7 +39,7 @@ def new_network(settings: Settings, num_classes: int) -> nn.Module:
     elif settings.weights == BACKBONE:
         _load_backbone(network, row)
     else:
-        path = hub.weights_file(row) if settings.weights == OFFICIAL else Path(settings.weights)
+        path = hub.weights_file(row) if settings.weights == OFFICIAL else weights_path(Path(settings.weights))
         state, _ = read_state(row, path)
         remade = load_all_but_classes(network, state, path, row)
         log.info("starting from %s", path)
@@ -68,6 +68,8 @@ def load_all_but_classes(network: nn.Module, state: Mapping[str, Tensor], path: 
     faults = [
         fault for fault in fit(network, usable) if not fault.startswith(tuple(f"missing: {n} " for n in per_class))
     ]
+    if faults and all(name.startswith(("network.", "optimizer.", "average.")) for name in state):
+        raise WeightsError(f"{path} is the state of a run: give the .safetensors beside it, or --resume that run")
     if faults:
         raise WeightsError("\n  ".join([f"{path} does not fit {row.name}: give weights of that model", *faults]))
     network.load_state_dict(usable, strict=False)
@@ -77,6 +79,8 @@ def load_all_but_classes(network: nn.Module, state: Mapping[str, Tensor], path: 
 def _load_backbone(network: nn.Module, row: catalog.Model) -> None:
     """Take over what the recipe starts from: the backbone, and what else fits."""
     url = row.recipe.backbone_init
+    if not url:
+        raise ParameterError(f"{row.name} has no pretrained backbone: start from official weights, scratch, or a file")
     path = fetch(url, home() / "weights" / url.rpartition("/")[2])
     state, _ = read_state(row, path, part=PART)
     shapes = {n: t.shape for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}

@@ -18,7 +18,7 @@ from torch import nn
 from maskline import catalog
 from maskline.data.dataset import Dataset
 from maskline.errors import OutputError, ParameterError
-from maskline.evaluate import Evaluation, evaluate_stream
+from maskline.evaluate import Evaluation, Skipped, evaluate_stream
 from maskline.evaluate.classes import match_classes
 from maskline.evaluate.judge import STANDARD_DETECTIONS, judge
 from maskline.evaluate.predict import Predicted, predict_dataset
@@ -34,6 +34,7 @@ from maskline.weights.load import labels_in_file, load_network, weights_path
 SHOWN = 6  # predictions in the picture, in a grid of
 COLUMNS = 3
 SIDE = 480  # pixels that a picture in the grid fits into
+GAP = 8  # pixels
 SHOWN_ABOVE = 0.3  # score
 LABELLED = 12  # instances; in a larger crowd labels would cover what they name
 
@@ -42,8 +43,10 @@ log = logging.getLogger("maskline")
 
 def validate(
     network: nn.Module, row: catalog.Model, dataset: Dataset, accelerator: Accelerator, picture: Path
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], tuple[Skipped, ...]]:
     """COCO's figures for a network in evaluation mode, on all images of a split, which the processes share.
+
+    Also, in the first process, the pictures that could not be used.
 
     Args:
         picture: gets the predictions for some images; that it can't be written is told.
@@ -56,14 +59,17 @@ def validate(
         part = predict_dataset(lambda images: keep(images, predict), share, classes) if share.images else None
     parts = [part for part in gather_object([part]) if part is not None]
     metrics: list[Any] = [None]
+    skipped: tuple[Skipped, ...] = ()
     if accelerator.is_main_process:
-        metrics = [judge(join(parts, dataset), classes).metrics]
+        evaluation = judge(join(parts, dataset), classes)
+        metrics, skipped = [evaluation.metrics], evaluation.skipped
         try:
             replace_file(picture, partial(_draw, keep.kept, dataset.names))
         except OutputError as error:
             log.warning("%s", error)
     broadcast_object_list(metrics)
-    return {name: value for name, value in metrics[0].items() if value is not None} | {"AP": metrics[0]["AP"] or 0.0}
+    known = {name: value for name, value in metrics[0].items() if value is not None}
+    return known | {"AP": metrics[0]["AP"] or 0.0}, skipped
 
 
 def evaluate_weights(
@@ -171,6 +177,7 @@ def _draw(shown: list[tuple[ByteArray, Instances]], names: list[str], path: Path
     cells = [_cell(image, instances, names) for image, instances in shown]
     empty = np.full((SIDE, SIDE, 3), 255, np.uint8)
     cells += [empty] * (-len(cells) % COLUMNS)
+    cells = [np.pad(cell, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for cell in cells]
     rows = [np.concatenate(cells[i : i + COLUMNS], axis=1) for i in range(0, len(cells), COLUMNS)]
     done, data = cv2.imencode(".jpg", cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR))
     assert done

@@ -19,6 +19,8 @@ from maskline.weights.pdparams import read_pdparams
 
 Rules = tuple[tuple[str, str], ...]
 
+METADATA = "maskline"  # key of what a weights file says of itself
+
 #: By family: how the reference's names become ours, and the parameter with one entry for each class.
 RENAME: dict[str, Rules] = {"mask_rtdetr": MASK_RTDETR_RENAME, "ppyoloe_seg": PPYOLOE_SEG_RENAME}
 CLASS_PARAMETER = {"mask_rtdetr": "decoder.class_head.bias", "ppyoloe_seg": "head.class_heads.0.bias"}
@@ -63,7 +65,7 @@ def save_weights(state: Mapping[str, Tensor], path: Path, model: str, labels: Se
     from safetensors.torch import save_file
 
     kept = {name: tensor.contiguous() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    about = {"model": model, "labels": json.dumps(list(labels))}
+    about = {METADATA: json.dumps({"model": model, "labels": list(labels)})}  # one key: their order would vary
 
     def write(file: Path) -> None:
         try:
@@ -81,9 +83,9 @@ def labels_in_file(path: Path) -> tuple[str, ...] | None:
 
     try:
         with safe_open(path, "pt") as file:
-            labels = (file.metadata() or {}).get("labels")
-        return None if labels is None else tuple(json.loads(labels))
-    except (OSError, SafetensorError, ValueError):
+            about = json.loads((file.metadata() or {})[METADATA])
+        return tuple(map(str, about["labels"]))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
 
 
