@@ -126,15 +126,15 @@ class Run:
         """All epochs that are left."""
         with self._journal() as journal:
             for epoch in range(self.progress.epochs, self.settings.epochs):
+                if self._is_enough():
+                    log.info("no better AP in %d evaluations: ending early", self.progress.since_best)
+                    break
                 self._epoch(epoch, journal)
                 last = epoch + 1 == self.settings.epochs
                 if self._is_due(self.settings.eval_interval, epoch) or last:
                     self._evaluate(epoch, journal)
                 if self._is_due(self.settings.save_interval or self.settings.eval_interval, epoch) and not last:
                     self._save(self.settings.output / str(epoch))
-                if self._is_enough():
-                    log.info("no better AP in %d evaluations: ending early", self.progress.since_best)
-                    break
             self._save(self.settings.output / checkpoint.FINAL, must=True)
             if self.job.val is None:
                 if journal is not None:
