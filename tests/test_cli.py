@@ -154,7 +154,7 @@ def test_export_of_a_planned_model(tmp_path: Path) -> None:
 
 
 def test_offline_the_official_model_says_what_to_do(tmp_path: Path) -> None:
-    done = run("predict", PHOTO, MASKLINE_HOME=str(tmp_path), MASKLINE_OFFLINE="1")
+    done = run("predict", PHOTO, "--model", "Mask-RT-DETR-S", MASKLINE_HOME=str(tmp_path), MASKLINE_OFFLINE="1")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert (
         "https://" in done.stderr

@@ -99,7 +99,7 @@ def test_killed_in_the_middle_the_original_is_whole_and_there_is_no_half_result(
         assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(how, -signal.SIGKILL), said
         assert not (tmp_path / "new").exists()
         if how != signal.SIGKILL:
-            assert said.strip() == ("maskline: interrupted" if how == signal.SIGINT else "") and [
+            assert said.strip() == f"maskline: {'interrupted' if how == signal.SIGINT else 'terminated'}" and [
                 path.name for path in tmp_path.iterdir()
             ] == ["set"]
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
