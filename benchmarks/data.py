@@ -31,7 +31,7 @@ WAYS = {
 from pathlib import Path
 from maskline.data import coco
 before, start = peak(), time.perf_counter()
-dataset, faults = coco.read(Path(sys.argv[1]), Path(), "train")
+dataset, faults, _ = coco.read(Path(sys.argv[1]), Path(), "train")
 assert not faults and len(dataset.annotations) == int(sys.argv[2])
 """,
     "pycocotools: COCO, nothing checked": """

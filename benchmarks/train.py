@@ -1,11 +1,12 @@
 """Training throughput and memory, each configuration in a process of its own, in turns.
 
     python benchmarks/train.py DATASET [--models PP-YOLOE_seg-N Mask-RT-DETR-S] [--batch-size 2] [--side 320 640]
-        [--device cpu] [--precision fp32 bf16] [--processes 1 2] [--steps 8] [--rounds 3]
+        [--device cpu] [--precision fp32 bf16] [--processes 1 2] [--rounds 3]
 
 A row tells images a second of whole steps (images read and augmented as in the recipe, network, loss, gradients,
-optimizer, running average), the share of that time spent waiting for images, and the most memory of the process. The
-first steps don't count. With several processes the batch is of each; the memory is the first's.
+optimizer, running average), the share of that time spent waiting for images, and the most memory of the process. The first
+20 steps, which are several times slower, don't count, the next 20 do. With several processes the batch is of each, the
+memory the first's.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from maskline import catalog
 from maskline.data import layout
 from maskline.data.dataset import Dataset
 from maskline.train import Settings, train
+from maskline.train.journal import RECENT
 from maskline.train.settings import AUGMENT
 
-WARM = 3  # steps that don't count
+STEPS = 2 * RECENT  # of which the log's means reach back over the last half
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,13 @@ class Case:
     processes: int
 
 
-def measure(case: Case, data: Path, batch_size: int, device: str, steps: int) -> None:
+def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
     """Train for some steps on as many images as they need; print rates and memory as JSON."""
     row = catalog.get(case.model)
     with tempfile.TemporaryDirectory() as scratch:
         few = Path(scratch, "data")
         few.mkdir()
-        images = (steps + WARM) * batch_size * case.processes
+        images = STEPS * batch_size * case.processes
         layout.write({"train": enough(layout.load(data)["train"], images)}, few)
         settings = Settings(
             model=case.model,
@@ -70,27 +72,24 @@ def measure(case: Case, data: Path, batch_size: int, device: str, steps: int) ->
 def enough(dataset: Dataset, images: int) -> Dataset:
     """So many images of a split. Raises SystemExit if it has fewer."""
     if len(dataset.images) < images:
-        sys.exit(f"{dataset.source} has {len(dataset.images)} training images, {images} are needed: fewer --steps")
+        sys.exit(
+            f"{dataset.source} has {len(dataset.images)} training images, {images} are needed: a smaller --batch-size"
+        )
     return dataset.select(dataset.images[:images])
 
 
 def read_log(text: str, images: int) -> dict[str, float]:
-    """Rates after the first steps, from the log, whose costs are means over all steps so far."""
-    costs = [
-        (float(cost), float(data), int(memory))
-        for cost, data, memory in re.findall(r"batch_cost: (\S+) data_cost: (\S+) .*max_mem_reserved: (\d+)", text)
-    ]
-    count = len(costs)
-    spent = costs[-1][0] * count - costs[WARM - 1][0] * WARM
-    waited = costs[-1][1] * count - costs[WARM - 1][1] * WARM
-    return {"rate": images * (count - WARM) / spent, "waiting": waited / spent, "memory": costs[-1][2]}
+    """What the last line says, whose costs are means over the last steps."""
+    lines = re.findall(r"batch_cost: (\S+) data_cost: (\S+) .*max_mem_reserved: (\d+)", text)
+    spent, waited, memory = map(float, lines[-1])
+    return {"rate": images / spent, "waiting": waited / spent, "memory": memory}
 
 
 def in_process(case: Case, arguments: argparse.Namespace) -> dict[str, float]:
     """Measure in a new process."""
     chosen = ["--models", case.model, "--side", str(case.side), "--precision", case.precision]
     chosen += ["--processes", str(case.processes), "--batch-size", str(arguments.batch_size)]
-    chosen += ["--device", arguments.device, "--steps", str(arguments.steps), "--one"]
+    chosen += ["--device", arguments.device, "--one"]
     done = subprocess.run(
         [sys.executable, __file__, str(arguments.data), *chosen], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -113,12 +112,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1])
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        measure(next(cases(arguments)), arguments.data, arguments.batch_size, arguments.device, arguments.steps)
+        measure(next(cases(arguments)), arguments.data, arguments.batch_size, arguments.device)
         return
     found: dict[Case, list[dict[str, float]]] = {case: [] for case in cases(arguments)}
     for _ in range(arguments.rounds):  # in turns, so that what else goes on meets all alike

@@ -82,6 +82,7 @@ def _child(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # accelerate would set 1, and say so
     torch.set_num_threads(threads)
     try:
         function(job)
