@@ -4,8 +4,8 @@
         [--device cpu] [--precision fp32 bf16] [--processes 1 2] [--rounds 3]
 
 A row tells images a second of whole steps (images read and augmented as in the recipe, network, loss, gradients,
-optimizer, running average), the share of that time spent waiting for images, and the most memory of the process. The first
-20 steps, which are several times slower, don't count, the next 20 do. With several processes the batch is of each, the
+optimizer, running average), the share of that time spent waiting for images, and the most memory of the process. Of 40
+steps the last 20 count, because the first are several times slower. With several processes the batch is of each, the
 memory the first's.
 """
 
