@@ -272,10 +272,10 @@ def train(
         drop_background=drop_background,
         seed=seed,
     )
+    written_to = output if resume is None else find(resume).parent  # before the run, which prunes checkpoints
     best = train_model(settings)["models"]["best"]
     told = "" if best["score"] is None else f", mask AP {best['score']:.3f} on val"
-    folder = output if resume is None else find(resume).parent
-    click.echo(f"{folder / best['onnx']}: the weights of epoch {best['epoch']}{told}")
+    click.echo(f"{written_to / best['onnx']}: the weights of epoch {best['epoch']}{told}")
 
 
 @cli.command()

@@ -154,6 +154,20 @@ def test_a_resumed_run_keeps_its_settings(settings: Settings, tmp_path: Path) ->
         train(replace(again, epochs=9))
 
 
+def test_the_command_resumes_from_a_checkpoint_that_is_pruned_meanwhile(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says where the result is: in the folder of the run, not in the one for new runs."""
+    monkeypatch.setattr(checkpoint, "prune", lambda *_: None)
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=3)
+    train(settings)
+    first = settings.output / "0"
+    command = [sys.executable, "-m", "maskline", "train", settings.model, settings.data, "--resume", first]
+    done = subprocess.run([*map(str, command), "--device", "cpu"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{settings.output / 'best_model' / 'inference' / 'inference.onnx'}: ")
+
+
 def test_resuming_from_what_is_no_checkpoint(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(MasklineError, match="no checkpoint to resume"):
         train(replace(settings, resume=tmp_path))
