@@ -155,7 +155,7 @@ def test_a_few_wrong_detections_are_not_rounding(monkeypatch: pytest.MonkeyPatch
     ours = theirs._replace(boxes=theirs.boxes.copy(), masks=theirs.masks.copy())
     ours.boxes[:2] = [0, 0, 640, 640]
     ours.masks[:2] *= -1
-    monkeypatch.setattr(verify, "_run", lambda *_: Raw(*(a[None] for a in theirs)))
+    monkeypatch.setattr(Deployed, "run", lambda *_: Raw(*(a[None] for a in theirs)))
     deployed = Deployed(torch.nn.Identity(), tiny.ROW.preprocess)
     assert verify.compare(ours, theirs)
     assert not verify._only_rounding(deployed, np.zeros((8, 8, 3), np.uint8), ours, theirs)

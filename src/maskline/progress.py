@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 T = TypeVar("T")
 
@@ -20,13 +23,18 @@ def track(items: Iterable[T], what: str, total: int | Callable[[], int | None] |
     if not sys.stderr.isatty():
         yield from items
         return
+    with new_bar(transient=True) as bar:
+        yield from bar.track(items, total=total() if callable(total) else total, description=what)
+
+
+def new_bar(*, transient: bool) -> Progress:
+    """A bar on standard error that has not been started; ``transient``: it goes when it is done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     terminal = sys.stdout.isatty()  # only then may lines be printed around the bar
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=terminal, transient=True) as bar:
-        yield from bar.track(items, total=total() if callable(total) else total)
+    return Progress(*columns, console=Console(stderr=True), redirect_stdout=terminal, transient=transient)
 
 
 @contextmanager

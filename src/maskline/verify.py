@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from maskline.errors import ExportError
 from maskline.inputs import read_image
@@ -42,7 +41,7 @@ def verify(deployed: Deployed, graph: Graph) -> None:
     unsteady = 0
     for group in groups:
         batch = np.stack(group)
-        ours, theirs = graph.run(batch), _run(deployed, batch)
+        ours, theirs = graph.run(batch), deployed.run(batch)
         for i in range(len(batch)):
             fault = compare(ours.image(i), theirs.image(i))
             if fault and not _only_rounding(deployed, batch[i], ours.image(i), theirs.image(i)):
@@ -62,12 +61,6 @@ def _verification_inputs(preprocess: Preprocess) -> list[npt.NDArray[Any]]:
     photos = [read_image(Path(__file__).with_name("assets") / name) for name in PHOTOS]
     photos.append(np.ascontiguousarray(np.rot90(photos[0])))
     return [preprocess.apply(photo)[0] for photo in photos]
-
-
-def _run(deployed: Deployed, batch: npt.NDArray[Any]) -> Raw:
-    with torch.no_grad():
-        boxes, scores, labels, masks = deployed(torch.from_numpy(batch))
-    return Raw(boxes.float().numpy(), scores.float().numpy(), labels.numpy(), masks.float().numpy())
 
 
 def _verify_nothing(graph: Graph, pixels: npt.NDArray[Any]) -> None:
@@ -129,7 +122,7 @@ def _only_rounding(deployed: Deployed, pixels: npt.NDArray[Any], ours: Raw, thei
     """
     if not without_partner(ours, theirs, slack=ROUNDING_SLACK):
         return True
-    exact = _run(copy.deepcopy(deployed).double(), pixels[None]).image(0)
+    exact = copy.deepcopy(deployed).double().run(pixels[None]).image(0)
     shift = np.abs(np.sort(ours.scores) - np.sort(theirs.scores)).max()
     own_shift = np.abs(np.sort(theirs.scores) - np.sort(exact.scores)).max()
     as_many = without_partner(ours, theirs) <= 2 * without_partner(theirs, exact)

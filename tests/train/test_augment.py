@@ -412,7 +412,7 @@ def dataset(folder: Path, size: tuple[int, int] = (30, 40)) -> tuple[Dataset, Im
 
 
 def test_only_objects_with_pixels_are_read(tmp_path: Path) -> None:
-    found = read(dataset(tmp_path)[0], tmp_path, dataset(tmp_path)[1])
+    found = read(*dataset(tmp_path))
     assert found.labels.tolist() == [1, 0]
     assert [mask.window for mask in found.masks] == [(5, 15, 5, 15)] * 2
     assert found.size == (30, 40)
@@ -421,4 +421,4 @@ def test_only_objects_with_pixels_are_read(tmp_path: Path) -> None:
 def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
     data, record = dataset(tmp_path, (40, 30))
     with pytest.raises(InputError, match="'a.png' is listed as 40 x 30, but the file is 30 x 40"):
-        read(data, tmp_path, record)
+        read(data, record)

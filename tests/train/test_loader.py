@@ -52,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def make(data: Dataset, augment: Augment = ALL, preprocess: Preprocess = SQUARE, **how: int) -> TrainingLoader:
     options = {"batch_size": 2, "seed": 3, "workers": 0} | how
-    return loader(data, data.folder, preprocess, augment, **options)  # type: ignore[arg-type]
+    return loader(data, preprocess, augment, **options)  # type: ignore[arg-type]
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -272,7 +272,7 @@ def test_nothing_to_train_on(data: Dataset) -> None:
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared")
 def test_photos_keep_their_objects() -> None:
     data = layout.load(SHARED / "coco_sample")["val"]
-    batches = loader(data, data.folder, Preprocess(640, 640), Augment(flip=0), batch_size=4, seed=0, workers=0)
+    batches = loader(data, Preprocess(640, 640), Augment(flip=0), batch_size=4, seed=0, workers=0)
     seen = 0
     for _, batch in zip(range(3), batches.epoch(0), strict=False):
         for target in batch.targets:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from maskline.models.outputs import Detections
 from maskline.preprocess import Preprocess
+from maskline.runtime.graph import Raw
 
 
 class Normalise(nn.Module):
@@ -44,3 +48,10 @@ class Deployed(nn.Module):
         """(B, H, W, 3) uint8 RGB to detections."""
         detections: Detections = self.network(self.normalise(image))
         return detections
+
+    def run(self, images: npt.NDArray[Any]) -> Raw:
+        """(B, H, W, 3), as `Preprocess.apply` gives them, to what a graph would give, on the network's device."""
+        with torch.no_grad():
+            found = self(torch.from_numpy(images).to(self.normalise.factor.device))
+        boxes, scores, labels, masks = (tensor.cpu() for tensor in found)
+        return Raw(boxes.float().numpy(), scores.float().numpy(), labels.numpy(), masks.float().numpy())

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from maskline.errors import InputNotFoundError, OutputError, WeightsError
 from maskline.train.optim import RunningAverage
-from maskline.weights.load import save_weights
+from maskline.weights.load import save_weights, write_safetensors
 
 VERSION = 1
 FINAL, BEST = "model_final", "best_model"
@@ -142,13 +142,7 @@ def save(folder: Path, state: State, progress: Progress, labels: tuple[str, ...]
 
 
 def _save_state(state: State, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in state.tensors().items()}, path)
-    except SafetensorError as error:  # also for a full disk
-        raise OSError(str(error)) from error
+    write_safetensors(state.tensors(), path)
 
 
 def _to_disk(path: Path) -> None:
@@ -238,9 +232,14 @@ def clear(output: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def numbered(output: Path) -> list[Path]:
+    """Checkpoints of finished epochs, the newest first."""
+    return sorted((p for p in output.iterdir() if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
+
+
 def later_than(output: Path, epochs: int) -> list[Path]:
     """Checkpoints, the best included, of more epochs than these."""
-    folders = (p for p in output.iterdir() if p.name.isdigit() or p.name in (FINAL, BEST))
+    folders = [*numbered(output), *(output / name for name in (FINAL, BEST) if (output / name).is_dir())]
     return [folder for folder in folders if read(folder).epochs > epochs]
 
 
@@ -268,8 +267,8 @@ def set_aside(output: Path, paths: Iterable[Path]) -> Path | None:
 
 def prune(output: Path, keep: int) -> None:
     """Remove old checkpoints of finished epochs: the newest ``keep`` stay, and of these only the newest can resume."""
-    numbered = sorted((p for p in output.iterdir() if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
-    for folder in numbered[1:]:
+    folders = numbered(output)
+    for folder in folders[1:]:
         (folder / f"{folder.name}.state.safetensors").unlink(missing_ok=True)
-    for folder in numbered[keep:]:
+    for folder in folders[keep:]:
         shutil.rmtree(folder, ignore_errors=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import torch
 
 from maskline.errors import OutputError
 from maskline.files import replace_file
+from maskline.progress import new_bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -94,11 +94,7 @@ class Journal:
         self._board.close()
 
     def _open_bar(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
+        self._bar = new_bar(transient=False)
         self._task = self._bar.add_task("training", total=self.epochs * self.epoch_steps)
         self._bar.start()
         self._lines_to_terminal(False)
@@ -223,8 +219,3 @@ def _draw(
         if axes.lines:
             axes.legend()
     figure.savefig(path, format="png", dpi=110)
-
-
-def clock() -> float:
-    """Seconds, for differences."""
-    return time.perf_counter()

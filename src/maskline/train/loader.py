@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import cv2
@@ -76,7 +75,6 @@ class Packed(NamedTuple):
 
 def loader(
     dataset: Dataset,
-    images: Path,
     preprocess: Preprocess,
     augment: Augment,
     *,
@@ -90,7 +88,6 @@ def loader(
     """Batches of a split for one of the processes that train together.
 
     Args:
-        images: where the images' file names start from.
         preprocess: of the model.
         batch_size: images of this process; the global batch has ``processes`` times as many.
         seed: of all that is drawn, 0 or more.
@@ -115,7 +112,7 @@ def loader(
         what = "images with objects" if drop_background else "images"
         raise DatasetError(f"split {dataset.split!r} of {dataset.source} has no {what}: there is nothing to train on")
     share = Share(batch_size, process, processes)
-    plan = Plan(dataset, images, chosen, with_objects, preprocess, augment, share, seed)
+    plan = Plan(dataset, chosen, with_objects, preprocess, augment, share, seed)
     return TrainingLoader(plan, workers)
 
 
@@ -146,7 +143,6 @@ class Plan:
     """
 
     dataset: Dataset
-    folder: Path
     chosen: tuple[int, ...]
     with_objects: tuple[int, ...]
     preprocess: Preprocess
@@ -193,7 +189,7 @@ class Plan:
         for index in indices:
             record = self.dataset.images[index]
             try:
-                return read(self.dataset, self.folder, record)
+                return read(self.dataset, record)
             except InputError as error:
                 skipped.append(_line(record, error))
         return None

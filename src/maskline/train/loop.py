@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from maskline import catalog
+from maskline import catalog, models
 from maskline.data.dataset import Dataset
 from maskline.errors import MasklineError, OutputError, ParameterError
 from maskline.evaluate import Skipped
@@ -24,12 +25,12 @@ from maskline.models.deployed import Normalise
 from maskline.models.targets import Divisor, Target
 from maskline.train import checkpoint, results
 from maskline.train.checkpoint import Progress, State
-from maskline.train.journal import SAMPLES_FOLDER, Journal, LogFile, clock
+from maskline.train.journal import SAMPLES_FOLDER, Journal, LogFile
 from maskline.train.loader import Batch, TrainingLoader, loader
 from maskline.train.optim import LearningRate, RunningAverage, make_optimizer, set_learning_rate
 from maskline.train.processes import share_statistics
 from maskline.train.settings import SCRATCH, Settings
-from maskline.train.start import empty_network, new_network
+from maskline.train.start import new_network
 from maskline.train.validate import validate
 
 log = logging.getLogger("maskline")
@@ -89,8 +90,11 @@ class Run:
         self.loader = self._loader()
         steps = self.settings.epochs * self.epoch_steps
         self.rate = LearningRate.of(recipe, steps, self.settings.warmup_steps)
-        new = new_network if self.settings.resume is None else empty_network
-        self.network = new(self.settings, len(job.labels)).to(self.accelerator.device)
+        if self.settings.resume is None:
+            network = new_network(self.settings, len(job.labels))
+        else:  # the checkpoint has the weights
+            network = models.build(self.settings.model, len(job.labels))
+        self.network = network.to(self.accelerator.device)
         freeze(self.frozen())
         if self.accelerator.num_processes > 1:
             share_statistics(self.network)
@@ -103,7 +107,7 @@ class Run:
         self.unread: set[Skipped] = set()  # pictures of the val split that were told of
         self.progress = Progress(settings=asdict(self.settings), data=job.fingerprint)
         if self.settings.resume is not None:
-            self._resume(checkpoint.find(self.settings.resume))
+            self._resume(self.settings.resume)
         module = LossModule(self.network, job.row, self._divisor).to(self.accelerator.device)
         self.module: nn.Module = self.accelerator.prepare_model(module)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
@@ -143,9 +147,9 @@ class Run:
 
     def _epoch(self, epoch: int, journal: Journal | None) -> None:
         learn(self.network, self.frozen())
-        started = clock()
+        started = perf_counter()
         for batches in grouped(self.loader.epoch(epoch), self.settings.accumulate):
-            waited = clock() - started
+            waited = perf_counter() - started
             self._tell_skipped(batches)
             rate = self.rate.factor(self.progress.steps)
             set_learning_rate(self.state.optimizer, rate)
@@ -154,8 +158,8 @@ class Run:
             if journal is not None:
                 images = sum(len(b.targets) for b in batches) * self.accelerator.num_processes
                 assert self.settings.learning_rate is not None
-                journal.step(step, losses, rate * self.settings.learning_rate, images, clock() - started, waited)
-            started = clock()
+                journal.step(step, losses, rate * self.settings.learning_rate, images, perf_counter() - started, waited)
+            started = perf_counter()
         means = (*self.progress.losses, journal.epoch_loss()) if journal is not None else ()
         self.progress = replace(self.progress, epochs=epoch + 1, losses=means)
 
@@ -264,7 +268,6 @@ class Run:
         assert settings.batch_size is not None and settings.augment is not None
         return loader(
             self.job.train,
-            self.job.train.folder,
             row.preprocess,
             settings.augment,
             batch_size=settings.batch_size,

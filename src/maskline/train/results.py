@@ -28,9 +28,8 @@ def begin(settings: Settings, labels: tuple[str, ...], epochs: int) -> None:
     output.mkdir(parents=True, exist_ok=True)
     checkpoint.clear(output)
     if settings.resume is None:
-        numbered = (p for p in output.iterdir() if p.name.isdigit())
         names = (checkpoint.FINAL, checkpoint.BEST, CONFIG_FILE, *NAMES, *FILES)
-        earlier = checkpoint.set_aside(output, [*numbered, *(output / name for name in names)])
+        earlier = checkpoint.set_aside(output, [*checkpoint.numbered(output), *(output / n for n in names)])
     else:
         earlier = checkpoint.set_aside(output, checkpoint.later_than(output, epochs))
     if earlier is not None:
@@ -44,8 +43,8 @@ def begin(settings: Settings, labels: tuple[str, ...], epochs: int) -> None:
 def write(settings: Settings, labels: tuple[str, ...], *, done: bool) -> dict[str, Any]:
     """Write both files with what is there, and return their content. Paths are relative to the output folder."""
     output = settings.output
-    folders = [p for p in output.iterdir() if p.name.isdigit() or p.name == checkpoint.FINAL]
-    newest = sorted(folders, key=lambda p: (p.name == checkpoint.FINAL, len(p.name), p.name), reverse=True)[:LISTED]
+    final = output / checkpoint.FINAL
+    newest = [*([final] if final.is_dir() else []), *checkpoint.numbered(output)][:LISTED]
     listed = {f"last_{i + 1}": _model(newest[i], output) if i < len(newest) else {} for i in range(LISTED)}
     best = output / checkpoint.BEST
     content = {

@@ -19,6 +19,7 @@ from maskline.train.augment import Augment
 from maskline.train.journal import LogFile
 from maskline.train.loop import Job, run
 from maskline.train.optim import scaled_learning_rate
+from maskline.train.samples import is_object
 from maskline.train.settings import AUGMENT, DEFAULT_OUTPUT, Settings
 from maskline.weights.load import load_network
 
@@ -101,7 +102,7 @@ def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
     data, val = splits.get("train", splits.get(layout.UNSPLIT)), splits.get("val")
     if data is None:
         raise DatasetError(f"{settings.data} has no train split: it has {', '.join(splits) or 'none'}")
-    learned = {annotation.category_id for annotation in data.annotations if not annotation.crowd}
+    learned = {annotation.category_id for annotation in data.annotations if is_object(annotation)}
     if not learned:
         raise DatasetError(f"{settings.data} has no objects to learn from in {len(data.images)} training images")
     if settings.num_classes not in (None, len(data.categories)):

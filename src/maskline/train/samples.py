@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import ceil
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -79,16 +78,13 @@ def is_object(annotation: Annotation) -> bool:
     return not annotation.crowd and not annotation.extra.get("ignore")
 
 
-def read(dataset: Dataset, folder: Path, record: ImageRecord) -> Original:
+def read(dataset: Dataset, record: ImageRecord) -> Original:
     """Read an image and the masks of its objects; masks without pixels are left out.
-
-    Args:
-        folder: where file names start from.
 
     Raises:
         InputError: the picture can't be read, or is not of the size its record says, which its masks rely on.
     """
-    image = read_image(folder / record.file_name)
+    image = read_image(dataset.path(record))
     if image.shape[:2] != record.size:
         stated, real = f"{record.width} x {record.height}", f"{image.shape[1]} x {image.shape[0]}"
         raise InputError(f"{record.file_name!r} is listed as {stated}, but the file is {real}: see `maskline check`")

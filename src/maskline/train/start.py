@@ -20,11 +20,6 @@ log = logging.getLogger("maskline")
 PART = "backbone"  # of every network
 
 
-def empty_network(settings: Settings, num_classes: int) -> nn.Module:
-    """The network with weights that a checkpoint is going to replace."""
-    return models.build(settings.model, num_classes)
-
-
 def new_network(settings: Settings, num_classes: int) -> nn.Module:
     """The network with its first weights.
 

@@ -26,7 +26,6 @@ from maskline.files import replace_file
 from maskline.instances import ByteArray, Instances
 from maskline.models.deployed import Deployed
 from maskline.render import draw
-from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
 from maskline.train import devices
 from maskline.weights.load import labels_in_file, load_network, weights_path
@@ -130,11 +129,7 @@ def predict_stream(
     every = np.zeros(int(network.num_classes), np.float32)  # type: ignore[arg-type]
     for image in images:
         pixels, frame = row.preprocess.apply(image)
-        with torch.no_grad():
-            found = deployed(torch.from_numpy(pixels[None]).to(device))
-        boxes, scores, labels, masks = (tensor.cpu() for tensor in found)
-        raw = Raw(boxes.float().numpy(), scores.float().numpy(), labels.numpy(), masks.float().numpy())
-        yield to_instances(raw.image(0), frame, pixels.shape[:2], every)
+        yield to_instances(deployed.run(pixels[None]).image(0), frame, pixels.shape[:2], every)
 
 
 def join(parts: Sequence[Predicted], dataset: Dataset) -> Predicted:

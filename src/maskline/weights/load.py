@@ -61,20 +61,22 @@ def save_weights(state: Mapping[str, Tensor], path: Path, model: str, labels: Se
     Raises:
         OutputError: the file can't be written.
     """
+    kept = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    about = {METADATA: json.dumps({"model": model, "labels": list(labels)})}  # one key: their order would vary
+
+    replace_file(path, lambda file: write_safetensors(kept, file, about))
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
+    """Write tensors in place, with a description. Raises OSError, also for a full disk."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    kept = {name: tensor.contiguous() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    about = {METADATA: json.dumps({"model": model, "labels": list(labels)})}  # one key: their order would vary
-
-    def write(file: Path) -> None:
-        try:
-            save_file(kept, file, metadata=about)
-            file.chmod(0o644)  # the library makes it the owner's alone
-        except SafetensorError as error:  # what it makes of a full disk
-            raise OSError(str(error)) from error
-
-    replace_file(path, write)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=about)
+        path.chmod(0o644)  # the library makes it the owner's alone
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(str(error)) from error
 
 
 def labels_in_file(path: Path) -> tuple[str, ...] | None:
