@@ -72,6 +72,58 @@ def test_positive_window_holds_every_positive_pixel(seed: int, shift: float) -> 
     assert inside == whole.sum()
 
 
+def interpolated(
+    grid: np.ndarray, size: tuple[int, int], step: tuple[float, float], origin: tuple[float, float]
+) -> np.ndarray:
+    """The grid at every pixel's centre, axis by axis and in float64."""
+
+    def along(values: np.ndarray, pixels: int, step: float, origin: float) -> np.ndarray:
+        place = (np.arange(pixels) + 0.5 - origin) * step - 0.5  # np.interp goes on with the border's values
+        return np.stack([np.interp(place, np.arange(len(line)), line) for line in values.T], axis=1)
+
+    rows = along(grid.astype(np.float64), size[0], step[0], origin[0])
+    return along(rows.T, size[1], step[1], origin[1]).T
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    seed=st.integers(0, 10_000),
+    grid=st.tuples(st.integers(2, 30), st.integers(2, 30)),
+    size=st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    step=st.tuples(st.floats(0.02, 20), st.floats(0.02, 20)),
+    origin=st.tuples(st.floats(-150, 150), st.floats(-150, 150)),
+)
+def test_a_grid_may_lie_anywhere(
+    seed: int, grid: tuple[int, int], size: tuple[int, int], step: tuple[float, float], origin: tuple[float, float]
+) -> None:
+    values = grid_of(seed, grid, blur=1)
+    exact = interpolated(values, size, step, origin)
+    ours = upsample_window(values, (0, size[0], 0, size[1]), step, origin)
+    assert ((ours == (exact > 0)) | (np.abs(exact) < 1e-5 * np.abs(values).max())).all()
+    # a window of it is the same, to the last bit
+    top, left = size[0] // 3, size[1] // 2
+    part = upsample_window(values, (top, size[0], left, size[1]), step, origin)
+    np.testing.assert_array_equal(part, ours[top:, left:])
+
+
+@given(seed=st.integers(0, 1000), shift=st.tuples(st.integers(-500, 500), st.integers(-500, 500)))
+def test_moving_grid_and_window_together_changes_nothing(seed: int, shift: tuple[int, int]) -> None:
+    values, step, (y, x) = grid_of(seed, (20, 20), blur=2), (20 / 90, 20 / 70), shift
+    there = upsample_window(values, (y + 10, y + 80, x + 5, x + 60), step, (y, x))
+    np.testing.assert_array_equal(there, upsample_window(values, (10, 80, 5, 60), step))
+
+
+@pytest.mark.parametrize("step", [1e6, 1e20, 1e46])
+@pytest.mark.parametrize("origin", [-3.0, 4.5 - 1e-5, 50.0])
+def test_cells_far_smaller_than_pixels(step: float, origin: float) -> None:
+    """Numbers larger than any integer do no harm (a warning would fail the test): border values go on."""
+    values = np.full((4, 4), 1, np.float32)
+    values[0], values[:, 0] = -1, -1
+    inside = np.arange(9) + 0.5 > origin
+    mask = upsample_window(values, (0, 9, 0, 9), (step, step), (origin, origin))
+    np.testing.assert_array_equal(mask, inside[:, None] & inside)
+
+
 def test_memory_follows_the_window_not_the_image() -> None:
     values, step = grid_of(0, (160, 160)), (160 / 3000, 160 / 4000)
     tracemalloc.start()

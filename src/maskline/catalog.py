@@ -45,7 +45,7 @@ class Family:
 
 FAMILIES: dict[FamilyName, Family] = {
     "mask_rtdetr": Family("Mask-RT-DETR", "DETR", 3),
-    "rcnn": Family("Mask R-CNN", "RCNN", 40),
+    "rcnn": Family("Mask R-CNN", "RCNN", 40, mask_frame="box"),
     "solov2": Family("SOLOv2", "SOLOv2", 60),
     "ppyoloe_seg": Family("PP-YOLOE-seg", "PPYOLOE", 3, mask_frame="within"),
 }
@@ -199,9 +199,7 @@ _RCNN = Preprocess(
     interpolation="cubic",
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
-    pad_stride=32,
-)
-_RCNN_C4 = replace(_RCNN, pad_stride=0)
+)  # the network pads: see `maskline.models.padding`
 _SOLOV2 = replace(_RCNN, interpolation="linear", float_resize=True)
 
 
@@ -247,11 +245,10 @@ def _rcnn(
     mb: float,
     init: str,
     recipe: Recipe = _RCNN_1X,
-    preprocess: Preprocess = _RCNN,
 ) -> Model:
     recipe = replace(recipe, backbone_init=f"{_PADDLEDET}/pretrained/{init}_pretrained.pdparams")
     cpu = Times(c_hpi=cpu_hpi)
-    return Model(name, "rcnn", ap, gpu, cpu, mb, preprocess, recipe, "planned", roi_align_aligned=True)
+    return Model(name, "rcnn", ap, gpu, cpu, mb, _RCNN, recipe, "working", roi_align_aligned=True)
 
 
 def _gpu(b: float, c: float) -> Times:
@@ -306,7 +303,7 @@ _ROWS = (
           _SSLDV2_1X),
     _rcnn("MaskRCNN-ResNet50-FPN", 35.6, _gpu(118.30, 112.79), 4912.37, 157.5, "ResNet50_cos"),
     _rcnn("MaskRCNN-ResNet50-vd-FPN", 36.4, _gpu(118.34, 112.88), 5204.97, 157.5, "ResNet50_vd"),
-    _rcnn("MaskRCNN-ResNet50", 32.8, _gpu(228.83, 181.60), 5523.45, 128.7, "ResNet50_cos", preprocess=_RCNN_C4),
+    _rcnn("MaskRCNN-ResNet50", 32.8, _gpu(228.83, 181.60), 5523.45, 128.7, "ResNet50_cos"),
     _rcnn("MaskRCNN-ResNet101-FPN", 36.6, _gpu(148.14, 138.84), 5107.74, 225.4, "ResNet101"),
     _rcnn("MaskRCNN-ResNet101-vd-FPN", 38.1, _gpu(151.12, 141.73), 5592.76, 225.1, "ResNet101_vd"),
     _rcnn("MaskRCNN-ResNeXt101-vd-FPN", 39.5, _gpu(237.55, 220.83), 5932.59, 370.0, "ResNeXt101_vd_64x4d", _RCNN_2X),

@@ -25,9 +25,9 @@ from torch import nn
 from maskline import __version__, catalog
 from maskline.errors import ExportError, InputNotFoundError, MissingDependencyError, ParameterError
 from maskline.files import replace_file
+from maskline.models import nms, padding, roi_align
 from maskline.models.deployed import Deployed
 from maskline.models.layers import ConvNorm, RepVGG
-from maskline.models.nms import onnx_translations
 from maskline.results import check_folder
 from maskline.runtime.device import Device
 from maskline.runtime.graph import INPUT, OUTPUTS, RECORD_KEY, Graph, Record
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
+EXAMPLE_SIZE = (96, 160)  # pixels; any will do where the size is free
 SMALLEST_HALF = 256  # values of a weight that are worth storing in half precision
 
 log = logging.getLogger("maskline")
@@ -161,7 +162,7 @@ def rounded(network: nn.Module) -> nn.Module:
 
 
 def write_graph(deployed: Deployed, record: Record, path: Path, *, half: bool = False) -> None:
-    """Write the graph with its record. The batch size is free, height and width are the preprocessing's.
+    """Write the graph with its record. The batch size is free; so are height and width where the ratio is kept.
 
     Args:
         half: store weights that are exact in half precision so.
@@ -173,17 +174,21 @@ def write_graph(deployed: Deployed, record: Record, path: Path, *, half: bool = 
         raise MissingDependencyError(f"export needs {error.name}: pip install 'maskline[train]'") from error
 
     pre = record.preprocess
-    example = torch.zeros(2, pre.height, pre.width, 3, dtype=torch.uint8)
+    free = dict.fromkeys((0, 1, 2) if pre.has_free_size else (0,), torch.export.Dim.DYNAMIC)
+    kind = torch.float32 if pre.float_resize else torch.uint8
+    example = torch.zeros(2, *EXAMPLE_SIZE if pre.has_free_size else (pre.height, pre.width), 3, dtype=kind)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             deployed,
             (example,),
             dynamo=True,
-            dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+            dynamic_shapes={INPUT: free},
             input_names=[INPUT],
             output_names=list(OUTPUTS),
             opset_version=OPSET,
-            custom_translation_table=onnx_translations(),
+            custom_translation_table=nms.onnx_translations()
+            | padding.onnx_translations()
+            | roi_align.onnx_translations(),
             verbose=False,
         )
     assert program is not None

@@ -58,6 +58,11 @@ class Preprocess:
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return cls(**plain)
 
+    @property
+    def has_free_size(self) -> bool:
+        """Whether inputs differ in size, each as large as its image makes it."""
+        return self.keep_ratio and not (self.pad_stride == self.height == self.width)
+
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) an image is scaled to, before padding."""
         if not self.keep_ratio:

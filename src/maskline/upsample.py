@@ -27,12 +27,13 @@ class Axis(NamedTuple):
     share: FloatArray  # of the cell after, in [0, 1)
 
     @classmethod
-    def of(cls, start: int, stop: int, step: float, cells: int) -> Axis:
-        """Pixels [start, stop), ``step`` cells apart, on a grid of so many cells."""
-        centre = (np.arange(start, stop) + 0.5) * step - 0.5
-        before = np.floor(centre).astype(np.intp)
-        share = (centre - before).astype(np.float32)
-        return cls(np.minimum(np.maximum(before, 0), cells - 1), np.minimum(before + 1, cells - 1), share)
+    def of(cls, start: int, stop: int, step: float, cells: int, origin: float) -> Axis:
+        """Pixels [start, stop), ``step`` cells apart, on a grid of so many cells that begins at pixel ``origin``."""
+        centre = (np.arange(start, stop) + 0.5 - origin) * step - 0.5
+        floor = np.floor(centre)
+        share = (centre - floor).astype(np.float32)
+        before = np.clip(floor, -1, cells - 1).astype(np.intp)  # clipped first: far cells have no integer
+        return cls(np.maximum(before, 0), np.minimum(before + 1, cells - 1), share)
 
     @property
     def reach(self) -> slice:
@@ -51,18 +52,25 @@ class Axis(NamedTuple):
         return Axis(self.before[pixels], self.after[pixels], self.share[pixels])
 
 
-def upsample_window(grid: FloatArray, window: tuple[int, int, int, int], step: tuple[float, float]) -> ByteArray:
+def upsample_window(
+    grid: FloatArray,
+    window: tuple[int, int, int, int],
+    step: tuple[float, float],
+    origin: tuple[float, float] = (0.0, 0.0),
+) -> ByteArray:
     """Where the interpolated grid is positive, for the pixels of one window.
 
     Args:
         grid: (h, w) float32, foreground where positive.
         window: ``(top, bottom, left, right)`` in pixels, half open, not empty.
         step: cells of the grid for a pixel of the image, along y and x.
+        origin: where the grid's top left corner (of its first cell, not its centre) lies in the image, y and x, in
+            pixels; may be outside the image.
 
     Returns:
         (bottom - top, right - left) uint8, 0 or 1.
     """
-    y, x, rows, columns = _positive_part(grid, window, step)
+    y, x, rows, columns = _positive_part(grid, window, step, origin)
     out = np.zeros((len(y.before), len(x.before)), np.bool_)
     y, x = y.cut(rows), x.cut(columns)
     if len(y.before) and len(x.before):
@@ -76,17 +84,21 @@ def upsample_window(grid: FloatArray, window: tuple[int, int, int, int], step: t
 
 
 def positive_window(grid: FloatArray, size: tuple[int, int], step: tuple[float, float]) -> tuple[int, int, int, int]:
-    """A window, ``(top, bottom, left, right)``, outside of which no pixel of an image of ``size`` can be positive."""
-    _, _, rows, columns = _positive_part(grid, (0, size[0], 0, size[1]), step)
+    """A window, ``(top, bottom, left, right)``, outside of which no pixel of an image of ``size`` can be positive.
+
+    For a grid laid over the whole image, as `upsample_window` has it without ``origin``.
+    """
+    _, _, rows, columns = _positive_part(grid, (0, size[0], 0, size[1]), step, (0.0, 0.0))
     return rows.start, rows.stop, columns.start, columns.stop
 
 
 def _positive_part(
-    grid: FloatArray, window: tuple[int, int, int, int], step: tuple[float, float]
+    grid: FloatArray, window: tuple[int, int, int, int], step: tuple[float, float], origin: tuple[float, float]
 ) -> tuple[Axis, Axis, slice, slice]:
     """The window's axes, and its rows and columns that have a positive cell beside them."""
     top, bottom, left, right = window
-    y, x = Axis.of(top, bottom, step[0], grid.shape[0]), Axis.of(left, right, step[1], grid.shape[1])
+    y = Axis.of(top, bottom, step[0], grid.shape[0], origin[0])
+    x = Axis.of(left, right, step[1], grid.shape[1], origin[1])
     positive: npt.NDArray[np.bool_] = grid[y.reach, x.reach] > 0
     return y, x, y.touching(positive.any(axis=1)), x.touching(positive.any(axis=0))  # type: ignore[arg-type]
 

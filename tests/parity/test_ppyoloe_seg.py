@@ -205,4 +205,4 @@ def test_losses_and_gradients(network: PPYOLOESeg) -> None:
 
 def true_objects(seed: int, number: int) -> Target:
     boxes, labels, _, masks = det_weights.ground_truth(640, 640, number, seed=seed)
-    return Target(torch.from_numpy(labels), torch.from_numpy(boxes), torch.from_numpy(masks))
+    return Target(torch.from_numpy(labels), torch.from_numpy(boxes), torch.from_numpy(masks), (640, 640))

@@ -14,7 +14,7 @@ import yaml
 
 from maskline.errors import InputNotFoundError, ModelError
 from maskline.runtime.device import Device
-from maskline.runtime.graph import RECORD_KEY, Graph, Record
+from maskline.runtime.graph import MASK_FRAMES, RECORD_KEY, Graph, Record
 from maskline.runtime.model_dir import open_model_dir
 
 CPU = Device("cpu")
@@ -66,13 +66,19 @@ def test_a_foreign_graph(tmp_path: Path) -> None:
         ({"preprocess": {"height": 3}}, "expected the keys"),
         ({"threshold": "high"}, "damaged description"),
         ({"threshold": 7}, "damaged description"),
-        ({"mask_frame": "box"}, "damaged description"),
+        ({"mask_frame": "boxes"}, "expected one of image, within, box"),
     ],
 )
 def test_damaged_records(model_dir: Path, changes: dict[str, object], told: str) -> None:
     edit_record(model_dir / "inference.onnx", **changes)
     with pytest.raises(ModelError, match=told):
         Graph(model_dir / "inference.onnx", CPU)
+
+
+@pytest.mark.parametrize("frame", MASK_FRAMES)
+def test_a_record_keeps_how_masks_lie(frame: str) -> None:
+    record = Record("M", ("a",), tiny.ROW.preprocess, 0.5, frame, "me")
+    assert Record.from_json(record.to_json(), Path("m.onnx")) == record
 
 
 def test_a_failing_run_is_told(tiny_model_dir: Path) -> None:

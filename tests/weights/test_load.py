@@ -13,9 +13,18 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from maskline import catalog, models
 from maskline.errors import InputNotFoundError, UnknownNameError, WeightsError
 from maskline.models.mask_rtdetr.weights import RENAME
-from maskline.weights.load import labels_in_file, load_network, rename, save_weights
+from maskline.weights.load import (
+    CLASS_PARAMETER,
+    empty_network,
+    fit,
+    labels_in_file,
+    load_network,
+    rename,
+    save_weights,
+)
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
@@ -114,3 +123,14 @@ def test_bad_files(tmp_path: Path) -> None:
         load_network("Mask-RT-DETR-S", tmp_path / "bad.safetensors")
     with pytest.raises(WeightsError, match="0 missing|646 missing"):
         load_network("Mask-RT-DETR-S", write(tmp_path / "empty.pdparams", {"x": np.zeros(1, np.float32)}))
+
+
+@pytest.mark.parametrize("row", [row for row in catalog.MODELS.values() if row.supported], ids=lambda row: row.name)
+@pytest.mark.parametrize("classes", [1, 7])
+def test_a_parameter_of_each_network_tells_how_many_classes_there_are(row: catalog.Model, classes: int) -> None:
+    """And a network made for a state of that many is one whose weights fit."""
+    with torch.device("meta"):
+        state = models.build(row.name, classes).state_dict()
+    assert state[CLASS_PARAMETER[row.family]].shape == (classes,)
+    assert not fit(empty_network(row.name, state), {k: v for k, v in state.items() if "num_batches" not in k})
+    assert fit(empty_network(row.name, {}), {k: v for k, v in state.items() if "num_batches" not in k})

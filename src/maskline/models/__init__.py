@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
 from maskline import catalog
@@ -30,5 +32,10 @@ def build(name: str, num_classes: int = len(catalog.COCO_CLASSES)) -> nn.Module:
             from maskline.models.ppyoloe_seg.network import PPYOLOESeg
 
             return PPYOLOESeg(PPYOLOE_SEG[model.name], num_classes)
+        case "rcnn":
+            from maskline.models.rcnn.network import CONFIGS as RCNN
+            from maskline.models.rcnn.network import MaskRCNN
+
+            return MaskRCNN(replace(RCNN[model.name], aligned=bool(model.roi_align_aligned)), num_classes)
         case _:
             raise ParameterError(f"{model.name} can't be built yet")

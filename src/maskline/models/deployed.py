@@ -26,6 +26,11 @@ class Normalise(nn.Module):
         self.register_buffer("offset", (torch.tensor(preprocess.mean) / std).view(3, 1, 1))
         self.plain, self.done = not any(preprocess.mean), preprocess.float_resize
 
+    @property
+    def keeps_zero(self) -> bool:
+        """Whether 0, which images of a batch are padded with, stays 0."""
+        return self.done or self.plain
+
     def forward(self, image: Tensor) -> Tensor:
         """(B, H, W, 3) RGB, uint8, or float32 where the preprocess has normalised it, to (B, 3, H, W)."""
         x = image.permute(0, 3, 1, 2).to(self.factor.dtype)

@@ -14,60 +14,82 @@ from torch import Tensor
 
 from maskline.models.overlap import box_iou
 
+LOWEST = -1e30  # a score that any real one is above
+BLOCK = 1024  # boxes compared at a time
 
-def suppress(boxes: Tensor, scores: Tensor, *, candidates: int, score: float, overlap: float, keep: int) -> Tensor:
-    """Scores in which everything is 0 that a better box of the same image and class makes superfluous.
+
+def suppress(boxes: Tensor, scores: Tensor, *, score: float = LOWEST, overlap: float, keep: int) -> Tensor:
+    """Which boxes stay: those that no better box of the same group and class, which stays itself, overlaps too much.
 
     Args:
-        boxes: (B, N, 4) ``x1 y1 x2 y2``, shared by all classes.
-        scores: (B, C, N) in [0, 1].
-        candidates: of each class, only so many best scores are looked at.
-        score: scores up to this become 0.
+        boxes: (G, N, 4) ``x1 y1 x2 y2`` of G groups, such as images, shared by all classes.
+        scores: (G, C, N).
+        score: boxes of a class with scores up to this don't take part.
         overlap: a box goes where its IoU with a better one that stays is more than this.
-        keep: how many of an image are going to be used: the best ``keep`` of the result are right, others may be 0.
+        keep: how many of a group are going to be used: the best ``keep`` of a group are right, others may be missing.
 
     Returns:
-        (B, C, N).
+        (G, C, N) bool.
     """
-    if candidates < scores.shape[2]:
-        least = scores.topk(candidates, dim=2).values[..., -1:]
-        scores = torch.where(scores >= least, scores, 0)
-    kept: Tensor = torch.ops.maskline.suppress(boxes, scores, score, overlap, keep)
-    return kept
+    stays: Tensor = torch.ops.maskline.suppress(boxes, scores, score, overlap, keep)
+    return stays
 
 
 @torch.library.custom_op("maskline::suppress", mutates_args=())
 def _suppress(boxes: Tensor, scores: Tensor, score: float, overlap: float, keep: int) -> Tensor:
-    kept = torch.zeros_like(scores)
-    for i in range(len(scores)):
-        label, box = torch.nonzero(scores[i] > score, as_tuple=True)
+    stays = torch.zeros_like(scores, dtype=torch.bool)
+    taking_part = scores > score
+    for i in torch.nonzero(taking_part.flatten(1).any(dim=1)).flatten().tolist():
+        label, box = torch.nonzero(taking_part[i], as_tuple=True)
         order = scores[i][label, box].argsort(descending=True, stable=True)
         label, box = label[order], box[order]
-        stays = greedy(boxes[i][box], label, overlap, keep)
-        label, box = label[stays], box[stays]
-        kept[i, label, box] = scores[i, label, box]
-    return kept
+        rows = greedy(boxes[i][box], label, overlap, keep)
+        stays[i, label[rows], box[rows]] = True
+    return stays
 
 
 @_suppress.register_fake
 def _(boxes: Tensor, scores: Tensor, score: float, overlap: float, keep: int) -> Tensor:
-    return torch.empty_like(scores)
+    return torch.empty_like(scores, dtype=torch.bool)
 
 
 def greedy(boxes: Tensor, labels: Tensor, overlap: float, keep: int) -> Tensor:
-    """Rows (at most ``keep``) of boxes (N, 4), best first, that no row before them of the same label suppresses."""
-    rest = torch.arange(len(boxes), device=boxes.device)
-    stays: list[Tensor] = []
-    while len(rest) and len(stays) < keep:
-        best, rest = rest[0], rest[1:]
-        stays.append(best)
-        rest = rest[(box_iou(boxes[best], boxes[rest]) <= overlap) | (labels[rest] != labels[best])]
-    return torch.stack(stays) if stays else rest
+    """Rows (at most ``keep``) of boxes (N, 4), best first, that no row before them of the same label suppresses.
+
+    Block by block: first what earlier blocks suppress goes, then what the block itself does.
+    """
+    stays = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+    for rows in torch.split(torch.arange(len(boxes), device=boxes.device), BLOCK):
+        rest = rows[~_suppresses(boxes, labels, stays, rows, overlap).any(dim=0)]
+        stays = torch.cat([stays, rest[_settled(_suppresses(boxes, labels, rest, rest, overlap).triu(1))]])
+        if len(stays) >= keep:
+            break
+    return stays[:keep]
+
+
+def _suppresses(boxes: Tensor, labels: Tensor, better: Tensor, worse: Tensor, overlap: float) -> Tensor:
+    """(len(better), len(worse)) bool."""
+    alike = labels[better, None] == labels[worse]
+    return (box_iou(boxes[better, None], boxes[worse]) > overlap) & alike
+
+
+def _settled(suppresses: Tensor) -> Tensor:
+    """Which of n rows stay, given which suppresses which (n, n), better rows first.
+
+    A row stays if no row that stays suppresses it. Starting from all, one more row is right for good each time.
+    """
+    stays = torch.ones(len(suppresses), dtype=torch.bool, device=suppresses.device)
+    while True:
+        now = ~(suppresses & stays[:, None]).any(dim=0)
+        if torch.equal(now, stays):
+            return stays
+        stays = now
 
 
 def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """For `torch.onnx.export`: how operators of this project are written in ONNX."""
     import onnxscript
+    from onnx import TensorProto
 
     op: Any = onnxscript.opset18
 
@@ -79,7 +101,8 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
             op.Constant(value_floats=[overlap]),
             op.Constant(value_floats=[score]),
         )
-        nothing = op.Expand(op.Constant(value_float=0.0), op.Shape(scores))
-        return op.ScatterND(nothing, chosen, op.GatherND(scores, chosen))
+        none = op.Cast(op.Expand(op.Constant(value_float=0.0), op.Shape(scores)), to=TensorProto.BOOL)
+        rows = op.Shape(chosen, start=0, end=1)
+        return op.ScatterND(none, chosen, op.Cast(op.Expand(op.Constant(value_float=1.0), rows), to=TensorProto.BOOL))
 
     return {torch.ops.maskline.suppress.default: suppression}

@@ -18,6 +18,7 @@ class Target(NamedTuple):
     labels: Tensor  # (n,) int64
     boxes: Tensor  # (n, 4) float32 x1 y1 x2 y2, in pixels of the network's input
     masks: Tensor  # (n, H, W) uint8, 0 or 1, over the whole input
+    size: tuple[int, int]  # (height, width) of the image inside the input; right of it and below is padding
 
 
 def alone(count: Tensor) -> Tensor:

@@ -7,8 +7,11 @@ input  image             uint8   (B, H, W, 3) RGB; float32, normalised, for mode
 output boxes             float32 (B, K, 4) ``x1 y1 x2 y2`` in pixels of the network's input
 output scores            float32 (B, K) best first; 0 where there is no object
 output labels            int64   (B, K)
-output masks             float32 (B, K, h, w), foreground where positive, over the whole input
+output masks             float32 (B, K, h, w), foreground where positive; `MASK_FRAMES` says how they lie
 ====== ================= ======= ===========================================================================
+
+A pixel is foreground where the bilinear interpolation of its mask at the pixel's centre is positive, and beyond the
+mask's border the border's values go on.
 """
 
 from __future__ import annotations
@@ -31,8 +34,11 @@ RECORD_VERSION = 1
 INPUT = "image"
 OUTPUTS = ("boxes", "scores", "labels", "masks")
 
-#: How masks lie: over the whole input; or so too, but of each only what is in its box means anything.
-MASK_FRAMES = ("image", "within")
+#: How masks lie. ``image``: over the whole input. ``within``: so too, but of each only what is in its box means
+#: anything. ``box``: over its box, with a ring of one cell around it. Cells 1 to h - 2 cover the box's height and 1 to
+#: w - 2 its width, once the box is in the image and clipped to it; the ring lies outside and is background. (With
+#: probability - 0.5 in the box and -0.5 in the ring, that is Mask R-CNN's paste: zero beyond the box, then >= 0.5.)
+MASK_FRAMES = ("image", "within", "box")
 
 
 @dataclass(frozen=True, slots=True)

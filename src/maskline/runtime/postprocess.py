@@ -5,6 +5,8 @@ Nothing is done for rows under the threshold, and masks are computed only over t
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +14,13 @@ from maskline.instances import ByteArray, FloatArray, Instances, pixel_window
 from maskline.preprocess import Frame
 from maskline.runtime.graph import Raw
 from maskline.upsample import positive_window, upsample_window
+
+
+class Place(NamedTuple):
+    """Where a grid lies in the image, as `upsample_window` takes it."""
+
+    step: tuple[float, float]  # cells for a pixel, along y and x
+    origin: tuple[float, float]  # of the top left corner, y and x in pixels
 
 
 def to_instances(
@@ -26,37 +35,61 @@ def to_instances(
     """Keep what passes the threshold and bring it into the image.
 
     Args:
-        raw: outputs for one image, masks laid over the whole input.
+        raw: outputs for one image.
         frame: where the image lies in the input.
         input_size: ``(height, width)`` of the input.
         thresholds: (classes,) a row is kept if its score is above its class's.
         grow_boxes: enlarge boxes to hold all of their mask, rather than cut the mask at the box.
-        mask_frame: with ``within`` nothing is lost by cutting, and boxes don't grow.
+        mask_frame: how masks lie, of `maskline.runtime.graph.MASK_FRAMES`. Only those of ``image`` go on beyond their
+            boxes; with the others nothing is lost by cutting, and boxes don't grow.
     """
-    whole = grow_boxes or mask_frame == "within"
-    grow_boxes = grow_boxes and mask_frame != "within"
-    height, width = frame.size
-    kept = np.flatnonzero((raw.scores > thresholds[raw.labels]) & (raw.scores > 0))
-    scale_y, scale_x = frame.scale
-    boxes = raw.boxes[kept] * np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
-    boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-    step = raw.masks.shape[1] / (input_size[0] * scale_y), raw.masks.shape[2] / (input_size[1] * scale_x)
-
-    real = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])  # also drops boxes with NaN
-    kept, boxes = kept[real], boxes[real]
+    kept, boxes = _passing(raw, frame, thresholds)
     grids = [raw.masks[row] for row in kept]
-    if grow_boxes:
-        boxes = np.array([_grown(b, g, frame.size, step) for b, g in zip(boxes, grids, strict=True)], np.float32)
-        boxes = boxes.reshape(-1, 4)
-    outside = [0.0 if whole else _share_outside(g, b, step) for g, b in zip(grids, boxes, strict=True)]
+    outside = np.zeros(len(kept), np.float32)
+    over_input = _over_input(frame, input_size, raw.masks.shape)
+    places = [over_input] * len(kept)
+    if mask_frame == "box":
+        places = [_over_box(box, grid.shape) for box, grid in zip(boxes, grids, strict=True)]
+    elif mask_frame == "image" and grow_boxes:
+        grown = [_grown(b, g, frame.size, over_input.step) for b, g in zip(boxes, grids, strict=True)]
+        boxes = np.array(grown, np.float32).reshape(-1, 4)
+    elif mask_frame == "image":
+        shares = [_share_outside(g, b, over_input.step) for g, b in zip(grids, boxes, strict=True)]
+        outside = np.array(shares, np.float32)
+    windows = [pixel_window(box, frame.size) for box in boxes]
     return Instances(
         boxes=boxes,
         scores=raw.scores[kept],
         labels=raw.labels[kept],
-        masks=tuple(upsample_window(g, pixel_window(b, frame.size), step) for g, b in zip(grids, boxes, strict=True)),
-        outside=np.array(outside, np.float32),
+        masks=tuple(upsample_window(g, w, *p) for g, w, p in zip(grids, windows, places, strict=True)),
+        outside=outside,
         size=frame.size,
     )
+
+
+def _passing(raw: Raw, frame: Frame, thresholds: FloatArray) -> tuple[npt.NDArray[np.intp], FloatArray]:
+    """The rows above their thresholds and their boxes, (N, 4) in pixels of the image and clipped to it, none empty."""
+    kept = np.flatnonzero((raw.scores > thresholds[raw.labels]) & (raw.scores > 0))
+    height, width = frame.size
+    scale_y, scale_x = frame.scale
+    boxes = raw.boxes[kept] * np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
+    boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+    real = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])  # also drops boxes with NaN
+    return kept[real], boxes[real]
+
+
+def _over_input(frame: Frame, input_size: tuple[int, int], shape: tuple[int, ...]) -> Place:
+    """Masks (..., h, w) cover the network's input, whose top left corner is the image's."""
+    scale_y, scale_x = frame.scale
+    return Place((shape[-2] / (input_size[0] * scale_y), shape[-1] / (input_size[1] * scale_x)), (0.0, 0.0))
+
+
+def _over_box(box: FloatArray, shape: tuple[int, ...]) -> Place:
+    """A mask (h, w) covers its box, ``x1 y1 x2 y2`` in the image, with all of its cells but the outermost ring."""
+    x1, y1, x2, y2 = (float(v) for v in box)  # the thinnest boxes' steps overflow float32
+    rows, columns = shape[-2] - 2, shape[-1] - 2
+    step = rows / (y2 - y1), columns / (x2 - x1)
+    return Place(step, (y1 - (y2 - y1) / rows, x1 - (x2 - x1) / columns))
 
 
 def _grown(box: FloatArray, grid: FloatArray, size: tuple[int, int], step: tuple[float, float]) -> FloatArray:

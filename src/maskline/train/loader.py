@@ -66,6 +66,7 @@ class Packed(NamedTuple):
     """A batch on its way from a worker: n objects in all."""
 
     images: Tensor  # (B, H, W, 3)
+    sizes: Tensor  # (B, 2) int64 height and width of each image, before padding
     counts: tuple[int, ...]  # objects of each image
     labels: Tensor  # (n,) int64
     boxes: Tensor  # (n, 4) float32 x1 y1 x2 y2, whole numbers: the windows of the masks
@@ -218,6 +219,7 @@ def pack(samples: Sequence[Sample], stride: int, skipped: Iterable[str] = ()) ->
     pixels = [mask.pixels.ravel() for mask in masks]
     return Packed(
         images=torch.from_numpy(np.stack([pad_to(sample.image, height, width) for sample in samples])),
+        sizes=torch.tensor([sample.image.shape[:2] for sample in samples]),
         counts=tuple(len(sample.masks) for sample in samples),
         labels=torch.from_numpy(np.concatenate([sample.labels for sample in samples])),
         boxes=torch.from_numpy(boxes(masks)),
@@ -242,7 +244,8 @@ def unpack(packed: Packed) -> list[Target]:
         start = end
     whole = packed.labels, packed.boxes, torch.from_numpy(masks)
     labels, boxes, split = (torch.split(part, list(packed.counts)) for part in whole)
-    return [Target(*target) for target in zip(labels, boxes, split, strict=True)]
+    sizes = [(height, width) for height, width in packed.sizes.tolist()]
+    return [Target(*target) for target in zip(labels, boxes, split, sizes, strict=True)]
 
 
 # ---- in order, from workers

@@ -74,11 +74,23 @@ class LossModule(nn.Module):
         self.normalise = Normalise(row.preprocess)
 
     def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
-        """Images (B, H, W, 3) uint8 RGB to the weighted parts of the loss."""
-        losses: dict[str, Tensor] = self.network.losses(  # type: ignore[operator]
-            self.normalise(images), targets, divisor=self.divisor
-        )
+        """Images (B, H, W, 3) as in `Batch` to the weighted parts of the loss.
+
+        The network gets images whose padding is 0, as in the reference, which pads what it has normalised.
+        """
+        x = self.normalise(images)
+        if not self.normalise.keeps_zero:
+            clear_padding(x, targets)
+        losses: dict[str, Tensor] = self.network.losses(x, targets, divisor=self.divisor)  # type: ignore[operator]
         return losses
+
+
+def clear_padding(images: Tensor, targets: Iterable[Target]) -> None:
+    """Set what lies beyond the size of each image of a batch (B, C, H, W) to 0, in place."""
+    for i, (height, width) in enumerate(target.size for target in targets):
+        if (height, width) != images.shape[2:]:
+            images[i, :, height:] = 0
+            images[i, :, :height, width:] = 0
 
 
 class Run:
@@ -354,5 +366,9 @@ def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
 
 def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, list[Target]]:
     """Images and targets where they are needed."""
-    targets = [Target(*(tensor.to(device, non_blocking=True) for tensor in target)) for target in batch.targets]
-    return batch.images.to(device, non_blocking=True), targets
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
+    targets = [Target(moved(labels), moved(boxes), moved(masks), size) for labels, boxes, masks, size in batch.targets]
+    return moved(batch.images), targets

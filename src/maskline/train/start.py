@@ -13,7 +13,7 @@ from maskline import catalog, hub, models
 from maskline.errors import ParameterError, WeightsError
 from maskline.train.settings import BACKBONE, OFFICIAL, SCRATCH, Settings
 from maskline.weights.download import fetch, home
-from maskline.weights.load import CLASS_PARAMETER, fit, read_state, weights_path
+from maskline.weights.load import empty_network, fit, read_state, weights_path
 
 log = logging.getLogger("maskline")
 
@@ -44,30 +44,25 @@ def new_network(settings: Settings, num_classes: int) -> nn.Module:
 
 
 def load_all_but_classes(network: nn.Module, state: Mapping[str, Tensor], path: Path, row: catalog.Model) -> str:
-    """Load weights; those with an entry for each class stay new where the number of classes is another.
+    """Load weights; those whose shape depends on the number of classes stay new where that is another.
+
+    Which these are is not guessed from lengths: the weights have to fit the row's network of their own number of
+    classes, all of them, and what differs between that network and this one is the classes'.
 
     Returns:
         The names of what stays new, as a text; empty if nothing.
 
     Raises:
-        WeightsError: anything else does not fit.
+        WeightsError: the weights are not those of the row's network for any number of classes.
     """
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    (classes,), given = shapes[CLASS_PARAMETER[row.family]], state.get(CLASS_PARAMETER[row.family], torch.zeros(0))
-    per_class = [
-        name
-        for name, tensor in state.items()
-        if tensor.shape != shapes.get(name) == (classes, *tensor.shape[1:]) and tensor.shape[:1] == given.shape
-    ]
-    usable = {name: tensor for name, tensor in state.items() if name not in per_class}
-    faults = [
-        fault for fault in fit(network, usable) if not fault.startswith(tuple(f"missing: {n} " for n in per_class))
-    ]
+    faults = fit(empty_network(row.name, state), state)
     if faults and all(name.startswith(("network.", "optimizer.", "average.")) for name in state):
         raise WeightsError(f"{path} is the state of a run: give the .safetensors beside it, or --resume that run")
     if faults:
         raise WeightsError("\n  ".join([f"{path} does not fit {row.name}: give weights of that model", *faults]))
-    network.load_state_dict(usable, strict=False)
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    per_class = [name for name, tensor in state.items() if tensor.shape != shapes[name]]
+    network.load_state_dict({name: tensor for name, tensor in state.items() if name not in per_class}, strict=False)
     return ", ".join(per_class)
 
 

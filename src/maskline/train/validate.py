@@ -129,7 +129,8 @@ def predict_stream(
     every = np.zeros(int(network.num_classes), np.float32)  # type: ignore[arg-type]
     for image in images:
         pixels, frame = row.preprocess.apply(image)
-        yield to_instances(deployed.run(pixels[None]).image(0), frame, pixels.shape[:2], every)
+        raw, mask_frame = deployed.run(pixels[None]).image(0), catalog.FAMILIES[row.family].mask_frame
+        yield to_instances(raw, frame, pixels.shape[:2], every, mask_frame=mask_frame)
 
 
 def join(parts: Sequence[Predicted], dataset: Dataset) -> Predicted:

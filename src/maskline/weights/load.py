@@ -15,6 +15,7 @@ from maskline.errors import InputNotFoundError, WeightsError
 from maskline.files import replace_file
 from maskline.models.mask_rtdetr.weights import RENAME as MASK_RTDETR_RENAME
 from maskline.models.ppyoloe_seg.weights import RENAME as PPYOLOE_SEG_RENAME
+from maskline.models.rcnn.weights import RENAME as RCNN_RENAME
 from maskline.weights.pdparams import read_pdparams
 
 Rules = tuple[tuple[str, str], ...]
@@ -22,8 +23,13 @@ Rules = tuple[tuple[str, str], ...]
 METADATA = "maskline"  # key of what a weights file says of itself
 
 #: By family: how the reference's names become ours, and the parameter with one entry for each class.
-RENAME: dict[str, Rules] = {"mask_rtdetr": MASK_RTDETR_RENAME, "ppyoloe_seg": PPYOLOE_SEG_RENAME}
-CLASS_PARAMETER = {"mask_rtdetr": "decoder.class_head.bias", "ppyoloe_seg": "head.class_heads.0.bias"}
+RENAME: dict[str, Rules] = {"mask_rtdetr": MASK_RTDETR_RENAME, "ppyoloe_seg": PPYOLOE_SEG_RENAME, "rcnn": RCNN_RENAME}
+CLASS_PARAMETER = {
+    "mask_rtdetr": "decoder.class_head.bias",
+    "ppyoloe_seg": "head.class_heads.0.bias",
+    "rcnn": "mask_head.logits.bias",
+    "solov2": "head.category.bias",
+}
 
 
 def load_network(name: str, path: Path | str) -> nn.Module:
@@ -40,11 +46,11 @@ def load_network(name: str, path: Path | str) -> nn.Module:
     """
     row = catalog.get(name)
     state, names_in_file = read_state(row, Path(path))
-    network = _empty(row.name, state)
+    network = empty_network(row.name, state)
     faults = fit(network, state, names_in_file)
     if faults:
         others = [m.name for m in catalog.MODELS.values() if m.family == row.family and m.name != row.name]
-        alike = next((other for other in others if not fit(_empty(other, state), state)), None)
+        alike = next((other for other in others if not fit(empty_network(other, state), state)), None)
         advice = f"these are the weights of {alike}: name that model" if alike else "give the weights of that model"
         raise WeightsError("\n  ".join([f"{path} does not fit {row.name}: {_summary(faults)}; {advice}", *faults]))
     network.load_state_dict(state, strict=False, assign=True)
@@ -104,7 +110,7 @@ def read_state(row: catalog.Model, path: Path, *, part: str = "") -> tuple[dict[
     if part and not any(name.startswith(f"{part}.") for name in arrays):
         arrays = {f"{part}.{name}": array for name, array in arrays.items()}
     renamed = rename(list(arrays), RENAME[row.family])
-    layers = dict(_empty(row.name, {}).named_modules())
+    layers = dict(empty_network(row.name, {}).named_modules())
     state = {}
     for old, new in renamed.items():
         tensor = torch.from_numpy(arrays[old])
@@ -168,8 +174,11 @@ def _summary(faults: list[str]) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in counts.items()) + " keys"
 
 
-def _empty(name: str, state: Mapping[str, Tensor]) -> nn.Module:
-    """The network without memory for its weights; counters of seen batches are real."""
+def empty_network(name: str, state: Mapping[str, Tensor]) -> nn.Module:
+    """A network of as many classes as the state has (COCO's where it does not tell), without memory for its weights.
+
+    Counters of seen batches are real.
+    """
     row = catalog.get(name)
     per_class = state.get(CLASS_PARAMETER[row.family])
     classes = len(catalog.COCO_CLASSES) if per_class is None or per_class.ndim == 0 else len(per_class)

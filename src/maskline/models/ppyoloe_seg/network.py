@@ -94,9 +94,11 @@ class PPYOLOESeg(nn.Module):
     def best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (B, L, 4) and scores (B, C, L) to score, label and place, each (B, detections), best first."""
         limits, K, L = self.config.suppression, self.config.detections, boxes.shape[1]
-        kept = suppress(
-            boxes, scores, candidates=limits.candidates, score=limits.score, overlap=limits.overlap, keep=K
-        ).flatten(1)
+        if limits.candidates < L:
+            least = scores.topk(limits.candidates, dim=2).values[..., -1:]
+            scores = torch.where(scores >= least, scores, 0)
+        stays = suppress(boxes, scores, score=limits.score, overlap=limits.overlap, keep=K)
+        kept = torch.where(stays, scores, 0).flatten(1)
         if kept.shape[1] < K:
             kept = nn.functional.pad(kept, (0, K - kept.shape[1]))
         best = kept.topk(K, dim=1)

@@ -1,0 +1,119 @@
+"""ResNet and ResNeXt of bottleneck blocks.
+
+Source: ResNet (arXiv 1512.03385), with the stride in a block's 3x3 convolution (variant b) and, where ``deep``, three
+stem convolutions and pooled shortcuts as well (variant d, arXiv 1812.01187, section 4.2); ResNeXt (arXiv 1611.05431).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskline.models.layers import ConvNorm
+
+STRIDES = (4, 8, 16, 32)
+EXPANSION = 4  # channels out of a block for each inside
+PLAIN_WIDTH = 64  # of a ResNet's first stage, to which ``group_width`` refers
+
+
+@dataclass(frozen=True, slots=True)
+class ResNetConfig:
+    """Depths and widths. A tuple of four has one entry for each stage (strides 4, 8, 16, 32).
+
+    Attributes:
+        deep: variant d.
+        groups: of each 3x3 convolution.
+        group_width: channels of each group in the first stage, at ``width`` 64; doubled from stage to stage.
+        width: channels out of the stem; all others are in proportion.
+    """
+
+    blocks: tuple[int, int, int, int]
+    deep: bool = False
+    groups: int = 1
+    group_width: int = 64
+    width: int = PLAIN_WIDTH
+
+    @property
+    def out(self) -> tuple[int, int, int, int]:
+        """Channels out of each stage."""
+        first = EXPANSION * self.width
+        return first, 2 * first, 4 * first, 8 * first
+
+    @property
+    def inner(self) -> tuple[int, int, int, int]:
+        """Channels inside the blocks of each stage."""
+        first = self.width * self.group_width * self.groups // PLAIN_WIDTH
+        return first, 2 * first, 4 * first, 8 * first
+
+
+class Block(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut around them, which is a convolution where sizes change.
+
+    Args:
+        pooled: the shortcut halves the size by averages of 2x2, not by leaving cells out.
+    """
+
+    def __init__(
+        self, in_channels: int, inner: int, out: int, *, stride: int, groups: int, pooled: bool, project: bool
+    ) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(in_channels, inner, 1, activation=F.relu)
+        self.conv2 = ConvNorm(inner, inner, 3, stride=stride, groups=groups, activation=F.relu)
+        self.conv3 = ConvNorm(inner, out, 1)
+        self.pooled = pooled
+        self.shortcut = ConvNorm(in_channels, out, 1, stride=1 if pooled else stride) if project else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        short = self.shortcut(F.avg_pool2d(x, 2) if self.pooled else x)
+        return F.relu(self.conv3(self.conv2(self.conv1(x))) + short)
+
+
+class ResNet(nn.Module):
+    """Image (B, 3, H, W) to maps (B, out[i], H / STRIDES[i], W / STRIDES[i]).
+
+    H and W divide by 32; without ``deep`` they need not, and sizes are rounded up.
+    """
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        width = config.width
+        layers = ((3, width // 2), (width // 2, width // 2), (width // 2, width)) if config.deep else ((3, width),)
+        self.stem = nn.Sequential(
+            *(
+                ConvNorm(n, m, 3 if config.deep else 7, stride=1 if i else 2, activation=F.relu)
+                for i, (n, m) in enumerate(layers)
+            )
+        )
+        self.stages = nn.ModuleList(stage(config, i) for i in range(4))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, image: Tensor, stages: int = 4) -> list[Tensor]:
+        """Maps of the first ``stages`` stages."""
+        maps = [F.max_pool2d(self.stem(image), 3, stride=2, padding=1)]
+        for stage in self.stages[:stages]:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
+
+
+def stage(config: ResNetConfig, index: int) -> nn.Sequential:
+    """Blocks of one stage; the first changes the width, and halves the size but in stage 0."""
+    before = (config.width, *config.out)[index]
+    out, stride = config.out[index], 2 if index else 1
+    return nn.Sequential(
+        *(
+            Block(
+                out if i else before,
+                config.inner[index],
+                out,
+                stride=1 if i else stride,
+                groups=config.groups,
+                pooled=config.deep and index > 0 and i == 0,
+                project=i == 0,
+            )
+            for i in range(config.blocks[index])
+        )
+    )

@@ -1,0 +1,35 @@
+"""Feature pyramid network (arXiv 1612.03144): every level sees what the coarser ones have found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STRIDES = (4, 8, 16, 32, 64)  # of the levels, P2 … P6
+
+
+class FPN(nn.Module):
+    """Backbone maps of strides 4, 8, 16, 32 to as many levels of equal width, and one more of stride 64.
+
+    In every list index 0 belongs to stride 4.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
+        """in_channels: of the four maps; channels: of every level."""
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(n, channels, 1) for n in in_channels)
+        self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """maps: strides 4, 8, 16, 32, each (B, C, h, w); a map need not be just half as large as the one before it."""
+        levels = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
+        for i in range(len(levels) - 1, 0, -1):
+            levels[i - 1] = levels[i - 1] + F.interpolate(levels[i], size=levels[i - 1].shape[-2:], mode="nearest")
+        levels = [output(x) for output, x in zip(self.output, levels, strict=True)]
+        return [*levels, F.max_pool2d(levels[-1], 1, stride=2)]

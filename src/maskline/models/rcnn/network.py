@@ -1,0 +1,259 @@
+"""Mask R-CNN (arXiv 1703.06870) and its cascade (arXiv 1712.00726): from an image to detections, and to losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskline.models.backbones.resnet import ResNet, ResNetConfig
+from maskline.models.fpn import FPN
+from maskline.models.layers import at_least_float
+from maskline.models.nms import suppress
+from maskline.models.outputs import Detections
+from maskline.models.padding import pad_to_multiple
+from maskline.models.rcnn.boxes import Weights, clip, decode
+from maskline.models.rcnn.heads import BoxHead, MaskHead
+from maskline.models.rcnn.loss import LossConfig, Sampled, box_losses, mask_loss, rpn_losses, sample_regions
+from maskline.models.rcnn.rpn import RPN, AnchorConfig, ProposalConfig, propose
+from maskline.models.roi_align import Regions, roi_align
+from maskline.models.targets import Divisor, Target, alone
+
+PADDING = 32  # sides that a pyramid's maps fit onto each other with
+CANONICAL_SIDE, CANONICAL_LEVEL = 224, 2  # a region of this side is looked at in this level (FPN, equation 1)
+BACKGROUND = -0.5  # of a mask, beyond its box
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One look at the regions.
+
+    Attributes:
+        weights: of deltas, see `boxes.encode`.
+        overlap: IoU with an object from which on a region is one, in training.
+    """
+
+    weights: Weights = (10.0, 10.0, 5.0, 5.0)
+    overlap: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """Which boxes are left out (the reference's values)."""
+
+    score: float = 0.05  # of what scores no more than this, all
+    overlap: float = 0.5  # IoU with a better box of the same class
+
+
+@dataclass(frozen=True, slots=True)
+class RCNNConfig:
+    """Widths, depths and limits.
+
+    Attributes:
+        neck: channels of the pyramid; None: there is none, and the backbone's last stage looks at regions of the map
+            before it (C4; ResNet, arXiv 1512.03385, appendix A).
+        stages: one, or those of a cascade, whose boxes are the same for all classes.
+        aligned: see `roi_align`.
+    """
+
+    backbone: ResNetConfig
+    neck: int | None = 256
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    proposals: ProposalConfig = field(default_factory=ProposalConfig)
+    training_proposals: ProposalConfig = field(default_factory=lambda: ProposalConfig(2000, 2000, 1000))
+    stages: tuple[Stage, ...] = (Stage(),)
+    box_side: int = 7
+    hidden: int | None = 1024
+    mask_side: int = 14
+    mask_channels: int = 256
+    mask_convs: int = 4
+    suppression: Suppression = field(default_factory=Suppression)
+    detections: int = 100
+    aligned: bool = True
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+_R50, _R101 = (3, 4, 6, 3), (3, 4, 23, 3)
+_CASCADE = (Stage(), Stage((20.0, 20.0, 10.0, 10.0), 0.6), Stage((30.0, 30.0, 15.0, 15.0), 0.7))
+_MORE = ProposalConfig(2000, 2000, 2000)
+
+CONFIGS = {
+    "MaskRCNN-ResNet50": RCNNConfig(
+        ResNetConfig(_R50),
+        neck=None,
+        anchors=AnchorConfig(strides=(16,), sizes=((32, 64, 128, 256, 512),)),
+        proposals=ProposalConfig(6000, 1000, 1000),
+        training_proposals=ProposalConfig(12000, 2000, 2000),
+        box_side=14,
+        hidden=None,
+        mask_convs=0,
+    ),
+    "MaskRCNN-ResNet50-FPN": RCNNConfig(ResNetConfig(_R50)),
+    "MaskRCNN-ResNet50-vd-FPN": RCNNConfig(ResNetConfig(_R50, deep=True)),
+    "MaskRCNN-ResNet101-FPN": RCNNConfig(ResNetConfig(_R101)),
+    "MaskRCNN-ResNet101-vd-FPN": RCNNConfig(ResNetConfig(_R101, deep=True)),
+    "MaskRCNN-ResNeXt101-vd-FPN": RCNNConfig(ResNetConfig(_R101, deep=True, groups=64, group_width=4)),
+    "Cascade-MaskRCNN-ResNet50-FPN": RCNNConfig(ResNetConfig(_R50), stages=_CASCADE, training_proposals=_MORE),
+    "Cascade-MaskRCNN-ResNet50-vd-SSLDv2-FPN": RCNNConfig(
+        ResNetConfig(_R50, deep=True), stages=_CASCADE, training_proposals=_MORE
+    ),
+}
+
+
+class MaskRCNN(nn.Module):
+    """The whole network. Pixels are RGB, normalised with ImageNet's mean and deviation; any height and width."""
+
+    def __init__(self, config: RCNNConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config, self.num_classes = config, num_classes
+        self.backbone = ResNet(config.backbone)
+        self.neck = None if config.neck is None else FPN(config.backbone.out, config.neck)
+        self.rpn = RPN(config.neck or config.backbone.out[2], config.anchors)
+        channels = config.neck or config.backbone.out[3]
+        self.box_heads = nn.ModuleList(
+            BoxHead(
+                channels,
+                side=config.box_side,
+                hidden=config.hidden,
+                num_classes=num_classes,
+                boxes=num_classes if len(config.stages) == 1 else 1,
+            )
+            for _ in config.stages
+        )
+        self.mask_head = MaskHead(channels, config.mask_channels, convs=config.mask_convs, num_classes=num_classes)
+
+    def forward(self, image: Tensor) -> Detections:
+        """Image (B, 3, H, W) to the best ``detections``, after suppression.
+
+        Boxes are clipped to the image. Masks lie over their box, with one cell around it; they are probabilities less
+        a half, because the reference enlarges probabilities.
+        """
+        size = torch.stack([image.new_full((image.shape[0],), side) for side in image.shape[2:]], dim=1)
+        levels = self.features(image)
+        proposals, valid = propose(self.rpn(levels), size, self.config.proposals)
+        boxes, scores = self.boxes(levels, proposals, valid, size)
+        boxes, scores, labels = self.best(boxes, scores)
+        return Detections(boxes, scores, labels, self.masks(levels, boxes, labels, scores > 0))
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Image (B, 3, H, W) to the maps that regions are found and looked at in."""
+        if self.neck is None:
+            return [self.backbone(image, stages=3)[-1]]
+        return list(self.neck(self.backbone(pad_to_multiple(image, PADDING))))
+
+    def look(self, levels: list[Tensor], regions: Regions, side: int) -> Tensor:
+        """Features of regions: (R, C, side, side); C4: (R, C, side / 2, side / 2)."""
+        strides = self.config.anchors.strides
+        if self.neck is None:
+            level = torch.zeros_like(regions.image)
+        else:  # never the coarsest, which is for anchors only
+            levels, strides = levels[:-1], strides[:-1]
+            sides = (regions.boxes[:, 2:] - regions.boxes[:, :2]).prod(dim=1).sqrt()
+            level = torch.floor(CANONICAL_LEVEL + torch.log2(sides / CANONICAL_SIDE + 1e-8))
+            level = level.clamp(0, len(levels) - 1).long()
+        pooled = roi_align(levels, regions, level, strides=strides, side=side, aligned=self.config.aligned)
+        return pooled if self.neck is not None else self.backbone.stages[3](pooled)
+
+    def boxes(self, levels: list[Tensor], proposals: Tensor, valid: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """Proposals (B, N, 4), of which some are ``valid`` (B, N), to boxes (B, N, classes or 1, 4) and scores.
+
+        Scores are (B, N, classes) in [0, 1], without background; 0 where a proposal is not valid.
+        """
+        image, row = torch.nonzero(valid, as_tuple=True)
+        regions = Regions(proposals[image, row], image)
+        shares = []
+        for head, stage in zip(self.box_heads, self.config.stages, strict=True):
+            logits, deltas = head(self.look(levels, regions, self.config.box_side))
+            shares.append(at_least_float(logits).softmax(dim=1)[:, :-1])
+            found = decode(at_least_float(deltas), regions.boxes[:, None], stage.weights)
+            found = clip(found, size[image, None])
+            regions = Regions(found[:, 0], image)
+        scores = torch.stack(shares).mean(dim=0)
+        B, N = valid.shape
+        return _spread(found, image, row, (B, N)), _spread(scores, image, row, (B, N))
+
+    def best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of boxes (B, N, C or 1, 4) and scores (B, N, C) the best: boxes (B, K, 4), scores and labels (B, K)."""
+        limits, K = self.config.suppression, self.config.detections
+        (B, N, C), groups = scores.shape, boxes.shape[2]
+        boxes, scores = boxes.transpose(1, 2), scores.transpose(1, 2)  # (B, groups, N, 4), (B, C, N)
+        stays = suppress(
+            boxes.flatten(0, 1),
+            scores.reshape(B * groups, C // groups, N),
+            score=limits.score,
+            overlap=limits.overlap,
+            keep=K,
+        )
+        kept = torch.where(stays.view(B, C, N), scores, 0).flatten(1)
+        best = F.pad(kept, (0, K)).topk(K, dim=1)
+        index = best.indices.clamp(max=C * N - 1)
+        at = index if groups == C else index % N
+        return boxes.flatten(1, 2).gather(1, at[..., None].expand(-1, -1, 4)), best.values, index // N
+
+    def masks(self, levels: list[Tensor], boxes: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        """Masks (B, K, s + 2, s + 2) of the classes in the boxes, with a ring of background; nothing if not valid."""
+        image, row = torch.nonzero(valid, as_tuple=True)
+        regions = Regions(boxes[image, row], image)
+        logits = self.mask_head(self.look(levels, regions, self.config.mask_side), labels[image, row])
+        masks = F.pad(at_least_float(logits).sigmoid() + BACKGROUND, (1, 1, 1, 1), value=BACKGROUND)
+        B, K = valid.shape
+        return _spread(masks, image, row, (B, K), BACKGROUND)
+
+    def losses(self, image: Tensor, targets: list[Target], *, divisor: Divisor = alone) -> dict[str, Tensor]:
+        """Image (B, 3, H, W) and B targets to the parts of the loss, weighted: the loss is their sum.
+
+        Args:
+            divisor: what sums over regions are divided by, see there.
+        """
+        size = image.new_tensor([target.size for target in targets], dtype=torch.float32)
+        levels = self.features(image)
+        predictions = self.rpn(levels)
+        parts = rpn_losses(predictions, targets, self.config.loss)
+        with torch.no_grad():
+            found, valid = propose(predictions, size, self.config.training_proposals)
+        regions = [boxes[real] for boxes, real in zip(found, valid, strict=True)]
+        many = len(self.config.stages) > 1
+        for number, stage in enumerate(self.config.stages):
+            sampled = sample_regions(
+                regions, targets, stage.overlap, self.config.loss, num_classes=self.num_classes, first=number == 0
+            )
+            features = self.look(levels, sampled.regions, self.config.box_side)
+            if number == 0:
+                first, first_features = sampled, features
+            logits, deltas = self.box_heads[number](features)
+            for name, part in box_losses(logits, deltas, sampled, stage.weights, divisor).items():
+                parts[f"{name}_stage{number}" if many else name] = part / len(self.config.stages)
+            if number + 1 < len(self.config.stages):
+                regions = self.refined(sampled.regions, deltas.detach(), stage, size)
+        return parts | {"loss_mask": self.mask_loss(levels, first, first_features, targets, divisor)}
+
+    def refined(self, regions: Regions, deltas: Tensor, stage: Stage, size: Tensor) -> list[Tensor]:
+        """The regions of each image that a stage of a cascade hands to the next; empty ones are left out."""
+        boxes = decode(at_least_float(deltas)[:, 0], regions.boxes, stage.weights)
+        boxes = clip(boxes, size[regions.image])
+        real = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        return [boxes[real & (regions.image == i)] for i in range(len(size))]
+
+    def mask_loss(
+        self, levels: list[Tensor], sampled: Sampled, features: Tensor, targets: list[Target], divisor: Divisor
+    ) -> Tensor:
+        """Of the regions that are objects; C4 has looked at them already."""
+        positive = sampled.positive(self.num_classes)
+        regions = sampled.regions.of(positive)
+        features = features[positive] if self.neck is None else self.look(levels, regions, self.config.mask_side)
+        logits = self.mask_head(features, sampled.labels[positive])
+        return mask_loss(logits, regions, sampled.objects[positive], targets, divisor)
+
+    def frozen(self) -> Iterator[nn.Module]:
+        """Parts that training leaves as they are: stem, first stage, and every norm."""
+        yield self.backbone.stem
+        yield self.backbone.stages[0]
+        yield from (module for module in self.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def _spread(values: Tensor, image: Tensor, row: Tensor, shape: tuple[int, int], rest: float = 0.0) -> Tensor:
+    """Values (R, ...) at their places (image, row) of (*shape, ...); ``rest`` elsewhere."""
+    return values.new_full((*shape, *values.shape[1:]), rest).index_put((image, row), values)

@@ -1,0 +1,106 @@
+"""The region proposal network (Faster R-CNN, arXiv 1506.01497, section 3), on one map or a pyramid of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskline.models.layers import at_least_float
+from maskline.models.nms import LOWEST, suppress
+from maskline.models.rcnn.boxes import UNIT, anchors_of, base_anchors, clip, decode
+
+SMALLEST_SIDE = 1.0  # pixels: boxes below are no proposals
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorConfig:
+    """Which anchors there are: of each level, sides in pixels; ratios are height to width."""
+
+    strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    sizes: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalConfig:
+    """How many proposals there are.
+
+    Attributes:
+        candidates: of each level, before suppression.
+        per_level: of each level, after it.
+        number: of an image.
+        overlap: a proposal goes where its IoU with a better one of the same level is more than this.
+    """
+
+    candidates: int = 1000
+    per_level: int = 1000
+    number: int = 1000
+    overlap: float = 0.7
+
+
+class Predictions(NamedTuple):
+    """Of every anchor: all levels, finest first, row by row; L anchors in all."""
+
+    scores: list[Tensor]  # of each level, (B, l) logits: how much of an object
+    deltas: list[Tensor]  # of each level, (B, l, 4)
+    anchors: list[Tensor]  # of each level, (l, 4) in pixels
+
+
+class RPN(nn.Module):
+    """Levels to scores and deltas of their anchors."""
+
+    def __init__(self, channels: int, config: AnchorConfig) -> None:
+        super().__init__()
+        number = len(config.sizes[0]) * len(config.ratios)
+        self.config = config
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.score = nn.Conv2d(channels, number, 1)
+        self.delta = nn.Conv2d(channels, 4 * number, 1)
+        for layer in (self.conv, self.score, self.delta):
+            nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, levels: list[Tensor]) -> Predictions:
+        """levels: (B, C, h, w) each."""
+        scores, deltas, anchors = [], [], []
+        for x, stride, sizes in zip(levels, self.config.strides, self.config.sizes, strict=True):
+            hidden = F.relu(self.conv(x))
+            score, delta = (at_least_float(layer(hidden)).permute(0, 2, 3, 1) for layer in (self.score, self.delta))
+            scores.append(score.flatten(1))
+            deltas.append(delta.reshape(x.shape[0], -1, 4))
+            base = base_anchors(sizes, self.config.ratios).to(x.device, scores[-1].dtype)
+            anchors.append(anchors_of(base, x[0, 0], stride))
+        return Predictions(scores, deltas, anchors)
+
+
+def propose(predictions: Predictions, size: Tensor, config: ProposalConfig) -> tuple[Tensor, Tensor]:
+    """The best boxes of each image, best first.
+
+    Args:
+        predictions: of the RPN.
+        size: (B, 2) height and width of each image inside the input, in pixels.
+
+    Returns:
+        Boxes (B, N, 4), and which of the rows are any (B, N) bool.
+    """
+    found = [_best(*level, size, config.candidates) for level in zip(*predictions, strict=True)]
+    boxes, scores = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))  # (B, levels, candidates, ...)
+    stays = suppress(boxes.flatten(0, 1), scores.flatten(0, 1)[:, None], overlap=config.overlap, keep=config.per_level)
+    scores = torch.where(stays.view_as(scores), scores, -torch.inf).flatten(1)
+    best = scores.topk(min(config.number, scores.shape[1]), dim=1)
+    return boxes.flatten(1, 2).gather(1, best.indices[..., None].expand(-1, -1, 4)), best.values > LOWEST
+
+
+def _best(scores: Tensor, deltas: Tensor, anchors: Tensor, size: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """Of a level, the ``number`` boxes (B, number, 4) with the best scores (B, number), -inf where there is no box."""
+    best = F.pad(scores, (0, number), value=-torch.inf).topk(number, dim=1)
+    index = best.indices.clamp(max=scores.shape[1] - 1)
+    chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4))
+    boxes = clip(decode(chosen, anchors[index], UNIT), size[:, None])
+    large = (boxes[..., 2:] - boxes[..., :2] >= SMALLEST_SIDE).all(dim=-1)
+    return boxes, torch.where(large, best.values, -torch.inf)

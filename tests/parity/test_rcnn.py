@@ -1,0 +1,290 @@
+"""Mask R-CNN and Cascade Mask R-CNN give the reference's numbers: every step of a forward pass, proposals, detections
+and masks, with both forms of RoIAlign; losses and their gradients.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import det_weights
+import numpy as np
+import pytest
+import stand_in
+import torch
+import torch.nn.functional as F
+from pycocotools import mask as coco
+from reference import Case, pair
+from torch import Tensor
+
+from maskline.models.outputs import Detections
+from maskline.models.rcnn import loss as loss_module
+from maskline.models.rcnn import network as network_module
+from maskline.models.rcnn.loss import Sampled
+from maskline.models.rcnn.network import CONFIGS, PADDING, MaskRCNN
+from maskline.models.rcnn.rpn import Predictions, ProposalConfig, propose
+from maskline.models.rcnn.weights import RENAME
+from maskline.models.roi_align import Regions
+from maskline.models.targets import Target
+from maskline.runtime.graph import Raw
+from maskline.runtime.postprocess import to_instances
+from maskline.weights.load import load_network, rename
+
+#: The first form of RoIAlign, which the reference's newest code computes whatever is asked for, and what is asked for.
+VARIANTS = {"": False, "_aligned": True}
+C4, ONE_PICTURE_MORE = "MaskRCNN-ResNet50", "MaskRCNN-ResNet50-FPN"
+TAP_TOLERANCE = 1e-4  # of a tap's largest magnitude; seen: 8e-6
+SCORE_TOLERANCE = 1e-4  # seen: 1.2e-5
+BOX_TOLERANCE = 0.05  # pixels; seen: 0.003
+PIXEL_TOLERANCE = 1e-3  # share of a picture's pixels, for each mask
+LOSS_TOLERANCE = 1e-3  # relative, of each component; seen: 1.1e-6
+NORM_TOLERANCE = 1e-2  # relative, of a block's gradient; seen: 2e-4
+OWN_MASKS_TOLERANCE = 3e-3  # relative, of the mask loss, where masks to learn from are pixels, not polygons
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=list(CONFIGS))
+def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MaskRCNN:
+    """With stand-in weights; every key of the file is used, or loading would refuse it."""
+    if not Case.exists(request.param):
+        pytest.skip("the reference's numbers for this model are not in the project")
+    path = stand_in.write(request.param, tmp_path_factory.mktemp("weights") / f"{request.param}.pdparams")
+    network = load_network(request.param, path)
+    path.unlink()
+    assert isinstance(network, MaskRCNN)
+    network.name = request.param  # type: ignore[assignment]
+    return network
+
+
+def image_of(case: Case) -> Tensor:
+    """What the network gets, without the padding it adds itself."""
+    if case.tag != "fixed":
+        return case.picture()
+    _, _, height, width = case.about["input"]["image"]["shape"]
+    return torch.from_numpy(det_weights.tensor(height, width, seed=0))[..., : int(case["in/im_shape"][0, 1])]
+
+
+@pytest.mark.parametrize("tag", ["fixed", "img480x640", "img427x640"])
+@torch.no_grad()
+def test_forward_and_detections(network: MaskRCNN, tag: str) -> None:
+    name = str(network.name)
+    if tag == "img427x640" and name != ONE_PICTURE_MORE:
+        pytest.skip("two inputs prove it; a third would take minutes")
+    variants = {v: aligned for v, aligned in VARIANTS.items() if f"{tag}/out/boxes" in Case(name, "fixed", v).arrays}
+    assert variants
+    case = Case(name, tag, next(iter(variants)))
+    image = image_of(case)
+    padded = image if name == C4 else F.pad(image, (0, -image.shape[3] % PADDING, 0, -image.shape[2] % PADDING))
+    assert case.input_error(padded) <= 1e-6
+
+    levels = network.features(image)
+    predictions = network.rpn(levels)
+    errors = errors_of_taps(network, case, padded, levels, predictions)
+    size = torch.tensor([image.shape[2:]], dtype=torch.float32)
+    proposals, valid = propose(predictions, size, network.config.proposals)
+    assert_same_boxes(proposals[valid], case["rpn/rois"])
+
+    for variant, aligned in variants.items():
+        case = Case(name, tag, variant)
+        network.config = replace(network.config, aligned=aligned)
+        detections, head_errors = look_at(network, case, levels, size)
+        errors |= head_errors
+        assert_same_masks(case, detections, *partners(case, detections))
+    if tag == "fixed":  # and all of it at once, from its own proposals
+        partners(case, network(image))
+    print(f"{name} {tag}: taps {max(errors.values()):.1e}")
+    assert max(errors.values()) <= TAP_TOLERANCE, errors
+
+
+def errors_of_taps(
+    network: MaskRCNN, case: Case, image: Tensor, levels: list[Tensor], predictions: Predictions
+) -> dict[str, float]:
+    """Of backbone, neck and RPN."""
+    maps = network.backbone(image) if network.neck is not None else levels
+    taps = {f"backbone.{i}": x for i, x in enumerate(maps)}
+    if network.neck is not None:
+        taps |= {f"neck.{i}": x for i, x in enumerate(levels)}
+    for i, (x, score, delta) in enumerate(zip(levels, predictions.scores, predictions.deltas, strict=True)):
+        _, _, h, w = x.shape
+        call = f"@{i}" if i else ""
+        taps[f"rpn.score{call}"] = score.view(1, h, w, -1).permute(0, 3, 1, 2)
+        taps[f"rpn.delta{call}"] = delta.reshape(1, h, w, -1).permute(0, 3, 1, 2)
+    return {tap: case.tap_error(tap, ours) for tap, ours in taps.items()}
+
+
+def look_at(network: MaskRCNN, case: Case, levels: list[Tensor], size: Tensor) -> tuple[Detections, dict[str, float]]:
+    """Detections from the reference's proposals, and the errors of what the heads do with them."""
+    rois = torch.from_numpy(case["rpn/rois"])
+    calls: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
+    hooks = [h.register_forward_hook(lambda _, i, o: calls.append((i[0], o))) for h in network.box_heads]
+    boxes, scores = network.boxes(levels, rois[None], torch.ones(1, len(rois), dtype=torch.bool), size)
+    for hook in hooks:
+        hook.remove()
+    taps = {}
+    if network.neck is not None:  # C4's features are recorded before the stage that looks at them
+        taps = {f"bbox.roi_feat{f'@{i}' if i else ''}": features for i, (features, _) in enumerate(calls)}
+    taps["bbox.out.0"] = calls[-1][1][1].flatten(1)
+    taps["bbox.out.1"] = torch.stack([logits.softmax(dim=1) for _, (logits, _) in calls]).mean(dim=0)
+    errors = {tap: case.tap_error(tap, ours) for tap, ours in taps.items()}
+    boxes, scores, labels = network.best(boxes, scores)
+    detections = Detections(boxes, scores, labels, network.masks(levels, boxes, labels, scores > 0))
+    rows, empty = partners(case, detections)
+    probabilities = detections.masks[0, rows, 1:-1, 1:-1] + 0.5
+    errors["mask.prob"] = case.tap_error("mask.prob", probabilities, np.flatnonzero(empty))
+    return detections, errors
+
+
+def assert_same_boxes(ours: Tensor, theirs: np.ndarray) -> None:
+    """Proposals, in any order."""
+    assert ours.shape == theirs.shape
+    apart = torch.cdist(ours, torch.from_numpy(theirs), p=torch.inf)
+    assert max(apart.amin(dim=0).max(), apart.amin(dim=1).max()) <= BOX_TOLERANCE
+
+
+def partners(case: Case, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
+    """Our row for each of the reference's rows, one to one, all used and within the tolerances; and whether its box is
+    empty in the picture, which the reference marks with the class -1.
+    """
+    boxes, scores, labels, _ = (t[0].numpy() for t in detections)
+    rows, found = case["out/boxes"], int((scores > 0).sum())
+    assert found == len(rows)
+    scale_y, scale_x = case.frame.scale
+    score = np.abs(scores[:found, None] - rows[:, 1])
+    box = np.abs((boxes * np.float32([scale_x, scale_y] * 2))[:found, None] - rows[:, 2:]).max(axis=-1)
+    empty = rows[:, 0] < 0
+    ours = pair(labels[:found], score / SCORE_TOLERANCE, box / BOX_TOLERANCE, rows[:, 0])
+    at = np.arange(len(rows))
+    assert (labels[ours] == rows[:, 0])[~empty].all()
+    assert score[ours, at].max() <= SCORE_TOLERANCE and box[ours, at].max() <= BOX_TOLERANCE
+    print(f"{case.name} {case.tag}: {found} rows, {score[ours, at].max():.1e}, {box[ours, at].max():.1e} px")
+    return ours, empty
+
+
+def assert_same_masks(case: Case, detections: Detections, partner: np.ndarray, empty: np.ndarray) -> None:
+    """As the runtime pastes them."""
+    raw = Raw(*(t.numpy() for t in detections)).image(0)
+    found = to_instances(raw, case.frame, case.frame.resized, np.zeros(80, np.float32), mask_frame="box")
+    real = ((raw.boxes[:, 2:] > raw.boxes[:, :2]).all(axis=1) & (raw.scores > 0)).cumsum() - 1
+    assert len(found) == (~empty).sum()
+    ours, theirs = found.full_masks()[real[partner[~empty]]], case.masks()[~empty]
+    different = (ours != theirs).sum(axis=(1, 2))
+    print(f"{case.name} {case.tag}: {(different == 0).sum()} of {len(ours)} masks equal, at most {different.max()} px")
+    assert different.max() <= PIXEL_TOLERANCE * theirs[0].size
+
+
+# losses
+
+
+@pytest.fixture
+def first_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn at random is the first that comes."""
+    monkeypatch.setattr(loss_module, "choose", lambda rows, number: rows[:number])
+
+
+TRUTH = [det_weights.ground_truth(320, 416, n, seed=i) for i, n in ((0, 3), (1, 2))]
+
+
+def targets() -> list[Target]:
+    return [
+        Target(torch.from_numpy(labels), torch.from_numpy(boxes), torch.from_numpy(masks), (320, 416))
+        for boxes, labels, _, masks in TRUTH
+    ]
+
+
+def polygons_in_cells(regions: Regions, objects: Tensor, _: list[Target], side: int) -> Tensor:
+    """Masks to learn from as the reference makes them: polygons moved into a region's cells and drawn there."""
+    masks = []
+    for box, image, object_ in zip(regions.boxes.double().numpy(), regions.image, objects, strict=True):
+        polygons = [np.reshape(p, (-1, 2)) for p in TRUTH[image][2][object_]]
+        inside = [((p - box[:2]) * side / np.maximum(box[2:] - box[:2], 0.1)).ravel().tolist() for p in polygons]
+        masks.append(coco.decode(coco.merge(coco.frPyObjects(inside, side, side))))
+    return torch.from_numpy(np.stack(masks)).float()
+
+
+def level_by_level(predictions: Predictions, size: Tensor, config: ProposalConfig) -> tuple[Tensor, Tensor]:
+    """Proposals in the reference's order where there are fewer than could be used: not by score."""
+    parts = [propose(Predictions(*([x] for x in level)), size, config) for level in zip(*predictions, strict=True)]
+    boxes, valid = (torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
+    assert valid.sum(dim=1).max() <= config.number
+    return boxes, valid
+
+
+class FirstImageOnly:
+    """C4's mask loss with a fault of the reference: in every image it takes the features of the first image's regions,
+    because rows are counted from each image's first and looked up among all."""
+
+    def __init__(self, network: MaskRCNN) -> None:
+        self.network, self.right = network, network.mask_loss
+
+    def __enter__(self) -> None:
+        self.network.mask_loss = self  # type: ignore[assignment,method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        del self.network.mask_loss
+
+    def __call__(self, levels: object, sampled: Sampled, features: Tensor, *rest: object) -> Tensor:
+        counted = [torch.nonzero(sampled.labels[sampled.regions.image == i] < 80).flatten() for i in range(2)]
+        wrong = features.index_copy(0, sampled.positive(80), features[torch.cat(counted)])
+        return self.right(levels, sampled, wrong, *rest)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def in_training(network: MaskRCNN) -> Iterator[MaskRCNN]:
+    """With the settings the reference's losses were recorded with: few regions for C4, to save time."""
+    before = network.config
+    config = replace(before.loss, regions=32) if network.name == C4 else before.loss
+    network.config = replace(before, aligned=False, loss=config)
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    for module in network.frozen():
+        module.requires_grad_(False)
+    yield network
+    network.zero_grad(set_to_none=True)
+    network.config = before
+
+
+@pytest.mark.usefixtures("first_in_order")
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
+def test_losses_and_gradients(in_training: MaskRCNN, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, name = in_training, str(in_training.name)
+    path = stand_in.fixture("losses", f"{name}.json")
+    if not path.exists():
+        pytest.skip("the reference's losses were not recorded for this model")
+    record = json.loads(path.read_text())
+    image = torch.from_numpy(det_weights.tensor(320, 416, 7, n=2))
+    with torch.no_grad():
+        mask_loss_of_pixels = float(network.losses(image, targets())["loss_mask"])
+    monkeypatch.setattr(loss_module, "true_masks", polygons_in_cells)
+    if len(network.config.stages) > 1:
+        monkeypatch.setattr(network_module, "propose", level_by_level)
+    if name == C4:
+        with FirstImageOnly(network):
+            found = network.losses(image, targets())
+    else:
+        found = network.losses(image, targets())
+        assert mask_loss_of_pixels == pytest.approx(record["losses"]["loss_mask"], rel=OWN_MASKS_TOLERANCE)
+    total = torch.stack(list(found.values())).sum()
+    total.backward()
+
+    values = {part: float(value.detach()) for part, value in found.items()} | {"loss": float(total.detach())}
+    assert set(values) == set(record["losses"])
+    errors = {part: abs(values[part] / theirs - 1) for part, theirs in record["losses"].items()}
+    norms = errors_of_gradients(network, name, record)
+    print(f"{name}: losses {max(errors.values()):.1e}, gradient norms {max(norms.values()):.1e}")
+    assert max(errors.values()) <= LOSS_TOLERANCE, errors
+    assert max(norms.values()) <= NORM_TOLERANCE, norms
+
+
+def errors_of_gradients(network: MaskRCNN, name: str, record: dict[str, dict[str, float]]) -> dict[str, float]:
+    manifest = json.loads(stand_in.fixture("manifests", f"{name}.json").read_text())
+    names, parameters = rename([name for name, *_ in manifest], RENAME), dict(network.named_parameters())
+    trained = {old: parameters[new] for old, new in names.items() if new in parameters}
+    errors = {}
+    for block, norm in record["grad_norm"].items():
+        inside = [p.grad for n, p in trained.items() if f"{n}.".startswith(f"{block}.") and p.grad is not None]
+        assert len(inside) == record["params_with_grad"][block], block
+        ours = float(torch.cat([g.flatten() for g in inside]).double().norm())
+        errors[block] = abs(ours / norm - 1) if norm else ours
+    return errors
