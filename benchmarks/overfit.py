@@ -1,7 +1,7 @@
 """Whether a model can learn a few images by heart, as a check of the whole of training: loss, loop, evaluation.
 
     python benchmarks/overfit.py DATASET [--model Mask-RT-DETR-S] [--images 8] [--side 320] [--epochs 400]
-        [--batch-size 4] [--learning-rate 5e-4] [--points 3136] [--output output/overfit]
+        [--batch-size 4] [--learning-rate 5e-4] [--clip-norm G] [--points 3136] [--output output/overfit]
 
 The images with the fewest objects of the train split are both trained on, from scratch and without augmentation,
 and evaluated. Prints mask AP after each tenth of the run.
@@ -21,7 +21,6 @@ from maskline.data import layout
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.models.mask_rtdetr import network
 from maskline.models.mask_rtdetr.loss import LossConfig
-from maskline.preprocess import Preprocess
 from maskline.train import Settings, checkpoint, train
 from maskline.train.augment import Augment
 
@@ -51,12 +50,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--clip-norm", type=float, help="the gradient's largest norm")
     parser.add_argument("--points", type=int, default=3136, help="of the mask loss of Mask-RT-DETR")
     parser.add_argument("--output", type=Path, default=Path("output/overfit"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     row = catalog.get(arguments.model)
-    catalog.MODELS[row.name] = replace(row, preprocess=Preprocess(arguments.side, arguments.side))
+    square = replace(row.preprocess, height=arguments.side, width=arguments.side)  # that the image fills or fits into
+    catalog.MODELS[row.name] = replace(row, preprocess=square)
     if row.name in network.CONFIGS:
         loss = LossConfig(points=arguments.points)
         network.CONFIGS[row.name] = replace(network.CONFIGS[row.name], loss=loss)
@@ -73,6 +74,7 @@ def main() -> None:
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
+        clip_norm=arguments.clip_norm,
         weights="scratch",
         augment=Augment(flip=0),
         eval_interval=max(arguments.epochs // 10, 1),

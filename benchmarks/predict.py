@@ -1,11 +1,16 @@
 """What each stage of prediction costs, in time and memory, beside the naive way to make masks.
 
-    python benchmarks/predict.py --model-dir output/model [--rounds 5] [--json FILE]
+    python benchmarks/predict.py --model-dir output/model [--image 640x480 ...] [--rounds 5] [--json FILE]
+
+First the whole way of a photo, from the file to JSON and picture, as a program goes it, and the peak of this process so
+far. What is detected depends on the weights; the threshold is 0.05, so that there is something to write.
 
 Decode, preprocess and network are those of a real photo, enlarged, and of the model given. For the masks, detections of
 typical size are drawn (ellipses, sides log-uniform from 4 % to 60 % of the image), because a model's own depend on its
 weights; with ``--own-masks`` the model's are taken. The naive way resizes the masks of all 100 rows to the image with
-OpenCV, one byte a pixel (the reference takes four), and then drops what is under the score threshold.
+OpenCV, one byte a pixel (the reference takes four), and then drops what is under the score threshold. Masks that lie
+over their boxes (Mask R-CNN) come from `paste.py`, which says what their naive way is, the reference's, and measures
+its memory, which is not numpy's.
 
 Both ways run in turns of three, in one process; medians are shown. Memory is the peak of what Python and numpy allocate
 during a stage, measured in a run of its own.
@@ -17,7 +22,6 @@ import argparse
 import json
 import resource
 import statistics
-import sys
 import tempfile
 import time
 import tracemalloc
@@ -30,7 +34,7 @@ import numpy as np
 
 import maskline
 from maskline.inputs import read_image
-from maskline.instances import pixel_window
+from maskline.instances import ByteArray, Instances, pixel_window
 from maskline.preprocess import Frame
 from maskline.results import Result
 from maskline.runtime.device import Device
@@ -41,32 +45,57 @@ PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
 SIZES = ((480, 640), (1080, 1920), (3000, 4000))
 KEPT = (1, 10, 100)
 ROWS = 100
+LOW = 0.05  # a threshold that something passes
+MOST_GIB = 4.0  # that the naive way may take for masks over boxes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-dir", default="output/model")
+    parser.add_argument("--image", type=size_of, nargs="+", default=SIZES, metavar="WxH", help="sizes of the photo")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--own-masks", action="store_true", help="take the model's masks instead of drawn ones")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     graph = Graph(Path(options.model_dir) / "inference.onnx", Device("cpu"))
     print(f"{graph.record.model}, ONNX Runtime on CPU, median of {options.rounds} rounds, milliseconds and MiB\n")
-    stages = [stage_row(graph, size, options.rounds) for size in SIZES]
+    whole = [whole_row(graph, size, options.rounds) for size in options.image]
+    print(table(whole), "\n")
+    stages = [stage_row(graph, size, options.rounds) for size in options.image]
     print(table(stages), "\n")
-    masks = [mask_row(graph, size, n, options) for size in SIZES for n in KEPT]
+    masks = [mask_row(graph, size, n, options) for size in options.image for n in KEPT]
     print(table(masks), "\n")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory of this whole process, the naive way included: {peak:.0f} MiB")
+    print(f"peak memory of this whole process, the naive way included: {process_mib():.0f} MiB")
     if options.json:
-        options.json.write_text(json.dumps({"stages": stages, "masks": masks}, indent=1))
+        options.json.write_text(json.dumps({"whole": whole, "stages": stages, "masks": masks}, indent=1))
+
+
+def whole_row(graph: Graph, size: tuple[int, int], rounds: int) -> dict[str, Any]:
+    """From a file to JSON and picture."""
+    preprocess = graph.record.preprocess
+    thresholds = np.full(len(graph.record.labels), LOW, np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = photo(size, folder)
+
+        def whole() -> int:
+            image = read_image(path)
+            pixels, frame = preprocess.apply(image)
+            raw, mask_frame = graph.run(pixels[None]).image(0), graph.record.mask_frame
+            instances = to_instances(raw, frame, pixels.shape[:2], thresholds, mask_frame=mask_frame)
+            result = Result(instances, graph.record.labels, image)
+            result.save_to_json(folder)
+            result.save_to_img(f"{folder}/picture.jpg")
+            return len(instances)
+
+        (ms,) = paired([whole], rounds)
+        row: dict[str, Any] = {"image": name(size), "instances": whole(), "file to file ms": round(ms, 1)}
+    return row | {"process MiB": round(process_mib())}
 
 
 def stage_row(graph: Graph, size: tuple[int, int], rounds: int) -> dict[str, Any]:
     """Decode, preprocess, network, for one photo."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "photo.jpg"
-        cv2.imwrite(str(path), cv2.resize(read_image(PHOTO), size[::-1], interpolation=cv2.INTER_CUBIC))
+        path = photo(size, folder)
         image = read_image(path)
         pixels, _ = graph.record.preprocess.apply(image)
         batch = pixels[None]
@@ -86,21 +115,19 @@ def stage_row(graph: Graph, size: tuple[int, int], rounds: int) -> dict[str, Any
 def mask_row(graph: Graph, size: tuple[int, int], kept: int, options: argparse.Namespace) -> dict[str, Any]:
     """Masks ours and naive, and saving, for one number of kept instances."""
     preprocess = graph.record.preprocess
-    input_size = preprocess.height, preprocess.width
-    image = cv2.resize(read_image(PHOTO), size[::-1], interpolation=cv2.INTER_CUBIC)
+    mask_frame = graph.record.mask_frame
+    image = enlarged(size)
     pixels, frame = preprocess.apply(image)
-    raw = graph.run(pixels[None]).image(0) if options.own_masks else drawn(input_size)
+    input_size = pixels.shape[:2]
+    raw = graph.run(pixels[None]).image(0) if options.own_masks else drawn(input_size, mask_frame)
     threshold = float(raw.scores[kept - 1 : kept + 1].mean()) if kept < ROWS else 0.0
     thresholds = np.full(len(graph.record.labels), threshold, np.float32)
 
     def ours() -> Any:
-        return to_instances(raw, frame, input_size, thresholds)
-
-    def naive() -> Any:
-        return naive_masks(raw, frame, threshold)
+        return to_instances(raw, frame, input_size, thresholds, mask_frame=mask_frame)
 
     instances = ours()
-    assert equal(instances, *naive()), "the two ways must give the same masks"
+    naive = naive_way(instances, raw, frame, threshold, mask_frame)
     our_ms, naive_ms = paired([ours, naive], options.rounds)
     result = Result(instances, graph.record.labels, image)
     with tempfile.TemporaryDirectory() as folder:
@@ -122,15 +149,34 @@ def mask_row(graph: Graph, size: tuple[int, int], kept: int, options: argparse.N
         "times faster": round(naive_ms / our_ms, 1),
         "masks MiB": round(peak_mib(ours), 1),
         "of that kept": round(boxes / 2**20, 1),
-        "naive MiB": round(peak_mib(naive), 1),
+        "naive MiB": "-" if mask_frame == "box" else round(peak_mib(naive), 1),
         "JSON ms": round(list_ms, 1),
         "JSON RLE ms": round(rle_ms, 1),
         "picture ms": round(picture_ms, 1),
     }
 
 
-def drawn(input_size: tuple[int, int], cells: int = 160) -> Raw:
+def naive_way(instances: Instances, raw: Raw, frame: Frame, threshold: float, mask_frame: str) -> Callable[[], Any]:
+    """The same masks made naively. Raises AssertionError if they are not the same."""
+    if mask_frame != "box":
+        assert equal(instances, *naive_masks(raw, frame, threshold)), "the two ways must give the same masks"
+        return lambda: naive_masks(raw, frame, threshold)
+    import paste  # which imports this file
+
+    scale_y, scale_x = frame.scale
+    boxes = raw.boxes * np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
+    scores = (raw.scores > threshold) & (raw.boxes[:, 2:] > raw.boxes[:, :2]).all(axis=1)
+    kept = raw._replace(boxes=boxes, scores=scores.astype(np.float32))
+    paste.different(instances, kept, frame.size)
+    return lambda: paste.naive(kept, frame.size, paste.at_once(frame.size, MOST_GIB))
+
+
+def drawn(input_size: tuple[int, int], mask_frame: str, cells: int = 160) -> Raw:
     """100 detections of typical size: ellipses with a wavy border, in boxes that hold them."""
+    if mask_frame == "box":
+        import paste  # which imports this file
+
+        return paste.drawn(input_size, ROWS)
     rng = np.random.default_rng(0)
     height, width = input_size
     sides = np.exp(rng.uniform(np.log(0.04), np.log(0.6), (ROWS, 2)))
@@ -143,7 +189,7 @@ def drawn(input_size: tuple[int, int], cells: int = 160) -> Raw:
         distance = np.hypot((x - centre[0]) / radius[0], (y - centre[1]) / radius[1])
         masks[i] = 8 * (1 - distance) + cv2.GaussianBlur(rng.standard_normal((cells, cells)), (0, 0), 2) * 3
     scores = np.sort(rng.uniform(0.05, 1, ROWS))[::-1]
-    return Raw(boxes.astype(np.float32), scores.astype(np.float32), rng.integers(0, 3, ROWS), masks)
+    return Raw(boxes.astype(np.float32), scores.astype(np.float32), np.zeros(ROWS, np.int64), masks)
 
 
 def naive_masks(raw: Raw, frame: Frame, threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +214,7 @@ def equal(instances: Any, full: np.ndarray, boxes: np.ndarray) -> bool:
     return True
 
 
-def paired(ways: list[Callable[[], Any]], rounds: int) -> list[float]:
+def paired(ways: list[Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter) -> list[float]:
     """Median milliseconds of each.
 
     The ways take turns; in a turn one runs four times, of which the first doesn't count, because it pays for the state
@@ -178,10 +224,10 @@ def paired(ways: list[Callable[[], Any]], rounds: int) -> list[float]:
     for _ in range(max(rounds // 3, 1)):
         for way, own in zip(ways, times, strict=True):
             for i in range(4):
-                start = time.perf_counter()
+                start = clock()
                 way()
                 if i:
-                    own.append(1000 * (time.perf_counter() - start))
+                    own.append(1000 * (clock() - start))
     return [statistics.median(own) for own in times]
 
 
@@ -192,6 +238,29 @@ def peak_mib(way: Callable[[], Any]) -> float:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak / 2**20
+
+
+def process_mib() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def enlarged(size: tuple[int, int]) -> ByteArray:
+    """The photo in another size."""
+    return np.asarray(cv2.resize(read_image(PHOTO), size[::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def photo(size: tuple[int, int], folder: str) -> Path:
+    """The same as a file."""
+    path = Path(folder, "photo.jpg")
+    cv2.imwrite(str(path), enlarged(size))
+    return path
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """``WIDTHxHEIGHT`` as (height, width)."""
+    width, height = map(int, text.split("x"))
+    return height, width
 
 
 def name(size: tuple[int, int]) -> str:
@@ -206,4 +275,4 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

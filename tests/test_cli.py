@@ -148,11 +148,6 @@ def test_weights_of_another_model(pdparams: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_export_of_a_planned_model(tmp_path: Path) -> None:
-    done = run("export", "SOLOv2", "--output", tmp_path / "out")
-    assert done.returncode == 2 and "SOLOv2 is planned, not working yet" in done.stderr and done.stderr.count("\n") == 1
-
-
 def test_offline_the_official_model_says_what_to_do(tmp_path: Path) -> None:
     done = run("predict", PHOTO, "--model", "Mask-RT-DETR-S", MASKLINE_HOME=str(tmp_path), MASKLINE_OFFLINE="1")
     assert done.returncode == 1 and done.stderr.count("\n") == 1

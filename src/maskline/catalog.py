@@ -15,7 +15,6 @@ from maskline.errors import UnknownNameError
 from maskline.preprocess import Preprocess
 
 FamilyName: TypeAlias = Literal["mask_rtdetr", "rcnn", "solov2", "ppyoloe_seg"]
-Status: TypeAlias = Literal["working", "planned"]
 StageFactors: TypeAlias = tuple[float, float, float, float]
 
 DEFAULT_MODEL = "Mask-RT-DETR-S"
@@ -46,7 +45,7 @@ class Family:
 FAMILIES: dict[FamilyName, Family] = {
     "mask_rtdetr": Family("Mask-RT-DETR", "DETR", 3),
     "rcnn": Family("Mask R-CNN", "RCNN", 40, mask_frame="box"),
-    "solov2": Family("SOLOv2", "SOLOv2", 60),
+    "solov2": Family("SOLOv2", "SOLOv2", 60, mask_frame="within"),
     "ppyoloe_seg": Family("PP-YOLOE-seg", "PPYOLOE", 3, mask_frame="within"),
 }
 
@@ -144,7 +143,6 @@ class Model:
         size_mb: claimed size of the official model, in MB; of ours, of the graph.
         roi_align_aligned: two-stage models only: whether RoIAlign shifts boxes by half a pixel. The official weights
             were trained with True.
-        status: ``planned`` rows can be listed and described, but not yet built.
         ours: not one of the reference's: there are no official weights.
         pretrained_sha256, inference_sha256: of the official files. None: nobody has published them.
     """
@@ -157,7 +155,6 @@ class Model:
     size_mb: float
     preprocess: Preprocess
     recipe: Recipe
-    status: Status
     roi_align_aligned: bool | None = None
     ours: bool = False
     pretrained_sha256: str | None = None
@@ -172,11 +169,6 @@ class Model:
     def min_subgraph_size(self) -> int:
         """The smallest subgraph handed to TensorRT, as ``inference.yml`` states it."""
         return FAMILIES[self.family].min_subgraph_size
-
-    @property
-    def supported(self) -> bool:
-        """Whether this version can build, train and run the model."""
-        return self.status == "working"
 
     @property
     def pretrained_url(self) -> str:
@@ -200,7 +192,7 @@ _RCNN = Preprocess(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
 )  # the network pads: see `maskline.models.padding`
-_SOLOV2 = replace(_RCNN, interpolation="linear", float_resize=True)
+_SOLOV2 = replace(_RCNN, interpolation="linear", float_resize=True, pad_stride=32)
 
 
 def _rtdetr(
@@ -219,7 +211,7 @@ def _rtdetr(
         backbone_lr_factors=(factor, factor, factor, factor),
         backbone_init=f"{init}_pretrained.pdparams",
     )
-    return Model(f"Mask-RT-DETR-{size}", "mask_rtdetr", ap, gpu, cpu, mb, _SQUARE, recipe, "working")
+    return Model(f"Mask-RT-DETR-{size}", "mask_rtdetr", ap, gpu, cpu, mb, _SQUARE, recipe)
 
 
 _RCNN_1X = Recipe(
@@ -248,7 +240,7 @@ def _rcnn(
 ) -> Model:
     recipe = replace(recipe, backbone_init=f"{_PADDLEDET}/pretrained/{init}_pretrained.pdparams")
     cpu = Times(c_hpi=cpu_hpi)
-    return Model(name, "rcnn", ap, gpu, cpu, mb, _RCNN, recipe, "working", roi_align_aligned=True)
+    return Model(name, "rcnn", ap, gpu, cpu, mb, _RCNN, recipe, roi_align_aligned=True)
 
 
 def _gpu(b: float, c: float) -> Times:
@@ -308,11 +300,11 @@ _ROWS = (
     _rcnn("MaskRCNN-ResNet101-vd-FPN", 38.1, _gpu(151.12, 141.73), 5592.76, 225.1, "ResNet101_vd"),
     _rcnn("MaskRCNN-ResNeXt101-vd-FPN", 39.5, _gpu(237.55, 220.83), 5932.59, 370.0, "ResNeXt101_vd_64x4d", _RCNN_2X),
     Model("PP-YOLOE_seg-S", "ppyoloe_seg", 32.5, Times(c=243.41, c_hpi=222.30), Times(c=2507.70, c_hpi=1282.35), 31.5,
-          _SQUARE, _PPYOLOE_RECIPE, "working"),
+          _SQUARE, _PPYOLOE_RECIPE),
     Model("SOLOv2", "solov2", 35.5, Times(c=131.99, c_hpi=131.99), Times(c_hpi=2369.98), 179.1,
-          _SOLOV2, _SOLOV2_RECIPE, "planned"),
+          _SOLOV2, _SOLOV2_RECIPE),
     Model("PP-YOLOE_seg-N", "ppyoloe_seg", None, Times(), Times(), 4.6,
-          _NANO, _NANO_RECIPE, "working", ours=True),
+          _NANO, _NANO_RECIPE, ours=True),
 )
 
 COCO_CLASSES = (  # in class-index order
@@ -347,7 +339,7 @@ def _find(name: str) -> Model | None:
     return MODELS.get(name) or next((row for row in _ROWS if row.name.lower() == name.lower()), None)
 
 
-TABLE_HEADER = ("Model", "Family", "Mask AP", "GPU ms", "CPU ms", "Size MB", "Status")
+TABLE_HEADER = ("Model", "Family", "Mask AP", "GPU ms", "CPU ms", "Size MB")
 
 
 def table_rows() -> list[tuple[str, ...]]:
@@ -364,7 +356,6 @@ def table_rows() -> list[tuple[str, ...]]:
             ms(row.gpu_ms.c),
             ms(row.cpu_ms.c),
             f"{row.size_mb:.1f}",
-            row.status,
         )
         for row in _ROWS
     ]
@@ -372,5 +363,5 @@ def table_rows() -> list[tuple[str, ...]]:
 
 def markdown_table() -> str:
     """`table_rows` as a Markdown table, names left and figures right, without a line feed at the end."""
-    rule = tuple("---:" if 2 <= column <= 5 else "---" for column in range(len(TABLE_HEADER)))
+    rule = tuple("---:" if column >= 2 else "---" for column in range(len(TABLE_HEADER)))
     return "\n".join(f"| {' | '.join(row)} |" for row in (TABLE_HEADER, rule, *table_rows()))

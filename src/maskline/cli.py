@@ -102,15 +102,28 @@ def predict(
 @click.option("--labels", "labels_file", metavar="FILE", help="Class names, one on each line. Default: COCO's.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="The model's own score threshold.")
 @click.option("--half", is_flag=True, help="Store weights in half precision: half the size, the same speed.")
+@click.option("--unaligned", is_flag=True, help="Mask R-CNN weights trained by PaddleDetection since August 2024.")
 def export(
-    model_name: str, weights: str | None, output: str, labels_file: str | None, threshold: float, half: bool
+    model_name: str,
+    weights: str | None,
+    output: str,
+    labels_file: str | None,
+    threshold: float,
+    half: bool,
+    unaligned: bool,
 ) -> None:
     """Turn weights into a model directory that predicts without torch: inference.onnx and inference.yml."""
     from maskline import hub
 
     with status(f"exporting {model_name}"):
         folder = hub.make_model_dir(
-            model_name, output, weights, labels_file=labels_file, threshold=threshold, half=half
+            model_name,
+            output,
+            weights,
+            labels_file=labels_file,
+            threshold=threshold,
+            half=half,
+            unaligned=unaligned,
         )
     click.echo(f"{folder}: inference.onnx and inference.yml, checked against the network", err=True)
 

@@ -13,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from maskline.files import replace_file
 from maskline.models import nms, padding, roi_align
 from maskline.models.deployed import Deployed
 from maskline.models.layers import ConvNorm, RepVGG
+from maskline.models.rcnn.network import MaskRCNN
 from maskline.results import check_folder
 from maskline.runtime.device import Device
 from maskline.runtime.graph import INPUT, OUTPUTS, RECORD_KEY, Graph, Record
@@ -53,6 +55,7 @@ def export(
     labels: Sequence[str] | None = None,
     threshold: float = 0.5,
     half: bool = False,
+    unaligned: bool = False,
 ) -> Path:
     """Make a model directory from weights.
 
@@ -63,17 +66,24 @@ def export(
         labels: class names; default those in the file, else COCO's 80, or ``class_0`` … for another number of classes.
         threshold: the model's own score threshold, used unless the user says otherwise.
         half: store weights in half precision: half the size. Arithmetic stays in float32, so the speed is the same.
+        unaligned: Mask R-CNN only: the weights were trained with RoIAlign's first form (see `roi_align`), as by
+            PaddleDetection since August 2024, whatever its configuration says.
 
     Returns:
         The folder.
 
     Raises:
+        ParameterError: the model has no RoIAlign to be unaligned.
         WeightsError: the weights don't fit the network.
         OutputError: the folder can't be written to.
         ExportError: the graph does not give the network's results.
     """
     row = catalog.get(name)
     network = load_network(row.name, weights)
+    if unaligned:
+        if not isinstance(network, MaskRCNN):
+            raise ParameterError(f"{row.name} has no RoIAlign: unaligned is for Mask R-CNN and Cascade Mask R-CNN")
+        network.config = replace(network.config, aligned=False)
     if labels is None:
         labels = labels_in_file(weights_path(Path(weights)))
     return export_network(network, row, output, labels=labels, threshold=threshold, half=half)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from maskline import catalog
-from maskline.errors import MissingDependencyError, ParameterError
+from maskline.errors import MissingDependencyError
 from maskline.runtime.model_dir import GRAPH_FILE
 from maskline.weights.download import fetch, home
 
@@ -35,6 +35,7 @@ def make_model_dir(
     labels_file: str | Path | None = None,
     threshold: float = 0.5,
     half: bool = False,
+    unaligned: bool = False,
 ) -> Path:
     """Export weights, by default the official ones, into a model directory; see `maskline.export.export`.
 
@@ -43,9 +44,6 @@ def make_model_dir(
         UnknownNameError, DownloadError, WeightsError, ExportError: see there.
     """
     row = catalog.get(name)
-    if not row.supported:
-        working = ", ".join(m.name for m in catalog.MODELS.values() if m.supported)
-        raise ParameterError(f"{row.name} is planned, not working yet: this version has {working}")
     if find_spec("torch") is None:
         raise MissingDependencyError(
             f"{row.name} has to be exported once, which needs torch: pip install 'maskline[train]', "
@@ -55,7 +53,7 @@ def make_model_dir(
 
     labels = None if labels_file is None else read_labels(labels_file)
     weights = weights_file(row) if weights is None else weights
-    return export(row.name, weights, output, labels=labels, threshold=threshold, half=half)
+    return export(row.name, weights, output, labels=labels, threshold=threshold, half=half, unaligned=unaligned)
 
 
 def weights_file(row: catalog.Model) -> Path:

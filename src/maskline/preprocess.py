@@ -31,8 +31,9 @@ class Preprocess:
 
     With ``keep_ratio`` the image is scaled so that its short side is ``min(height, width)`` unless its long side would
     pass ``max(height, width)``; otherwise it is stretched to ``height`` x ``width``. Then it is padded with zeros,
-    right and below, to a multiple of ``pad_stride`` (0: not at all). Normalisation, ``(pixel * scale - mean) / std``
-    for RGB, happens inside the graph, except for ``float_resize`` models, which normalise before they resize.
+    right and below, to a multiple of ``pad_stride`` (0: not at all; networks that need it pad by themselves).
+    Normalisation, ``(pixel * scale - mean) / std`` for RGB, happens inside the graph, except for ``float_resize``
+    models, which normalise before they resize.
     """
 
     height: int
@@ -61,7 +62,7 @@ class Preprocess:
     @property
     def has_free_size(self) -> bool:
         """Whether inputs differ in size, each as large as its image makes it."""
-        return self.keep_ratio and not (self.pad_stride == self.height == self.width)
+        return self.keep_ratio and self.pad_stride < max(self.height, self.width)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) an image is scaled to, before padding."""

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any
 
-import cv2
 import det_weights
 import numpy as np
 import pytest
 import stand_in
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
+from reference import Case, pair
 from torch import Tensor
 
 from maskline import catalog
-from maskline.models.deployed import Normalise
 from maskline.models.outputs import Detections
 from maskline.models.ppyoloe_seg.head import mean_distances
 from maskline.models.ppyoloe_seg.network import PPYOLOESeg
@@ -38,9 +35,8 @@ LOSS_TOLERANCE = 1e-3  # relative, of each component
 NORM_TOLERANCE = 1e-2  # relative, of a block's gradient
 
 RECORD = stand_in.fixture("losses", f"{NAME}.json")
-EXPECTED = stand_in.fixture("expected", f"{NAME}_seed0.npz")
 needs_records = pytest.mark.skipif(
-    not (RECORD.exists() and EXPECTED.exists()), reason="the reference's numbers for this model are not in the project"
+    not (RECORD.exists() and Case.exists(NAME)), reason="the reference's numbers for this model are not in the project"
 )
 
 
@@ -52,45 +48,10 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> PPYOLOESeg:
     return network
 
 
-def image_of(tag: str) -> Tensor:
+def image_of(case: Case) -> Tensor:
     """What the network gets: the fixed tensor, or a picture as the runtime prepares it."""
-    if tag == "fixed":
-        return torch.from_numpy(det_weights.tensor(640, 640, seed=0, lo=0, hi=1))
-    height, width = (int(n) for n in tag[3:].split("x"))
-    bgr = cv2.cvtColor(det_weights.image(height, width), cv2.COLOR_RGB2BGR)
-    preprocess = catalog.get(NAME).preprocess
-    pixels, _ = preprocess.apply(bgr)
-    return Normalise(preprocess)(torch.from_numpy(pixels)[None])
-
-
-class Case:
-    """The reference's numbers for one input."""
-
-    def __init__(self, tag: str) -> None:
-        self.arrays = np.load(EXPECTED)
-        self.about: dict[str, Any] = json.loads(EXPECTED.with_suffix(".json").read_text())[tag]
-        self.tag = tag
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        return self.arrays[f"{self.tag}/{key}"]
-
-    def tap_error(self, tap: str, ours: Tensor) -> float:
-        """Largest difference at the recorded places, relative to the tap's largest magnitude."""
-        about = self.about["taps"][tap]
-        assert list(ours.shape) == about["shape"], tap
-        sample = ours.contiguous().numpy().reshape(-1)[:: about["step"]]
-        return float(np.abs(sample - self[f"tap/{tap}"].ravel()).max()) / about["absmax"]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        height, width = self.about["outputs"]["mask_shape"][1:]
-        return height, width
-
-    def masks(self) -> np.ndarray:
-        """(n, H, W) bool, of all rows."""
-        assert self["out/mask_rows"].tolist() == list(range(len(self["out/boxes"])))
-        bits = np.unpackbits(self["out/mask_bits"], axis=1)[:, : self.size[0] * self.size[1]]
-        return bits.astype(bool).reshape(-1, *self.size)
+    fixed = case.tag == "fixed"
+    return torch.from_numpy(det_weights.tensor(640, 640, seed=0, lo=0, hi=1)) if fixed else case.picture()
 
 
 @needs_records
@@ -98,9 +59,9 @@ class Case:
 @pytest.mark.parametrize("tag", TAGS)
 @torch.no_grad()
 def test_forward_and_detections(network: PPYOLOESeg, tag: str) -> None:
-    case, image = Case(tag), image_of(tag)
-    step = case.about["input"]["image"]["sub_step"]
-    assert np.abs(image.numpy().reshape(-1)[::step] - case["in/image_sub"].ravel()).max() <= 1e-7
+    case = Case(NAME, tag)
+    image = image_of(case)
+    assert case.input_error(image) <= 1e-7
 
     errors = {tap: case.tap_error(tap, ours) for tap, ours in taps_of(network, image).items()}
     assert set(errors) == set(case.about["taps"])
@@ -140,9 +101,9 @@ def partners(detections: Detections, case: Case) -> np.ndarray:
     assert found == len(rows)
     score = np.abs(scores[:found, None] - rows[:, 1])
     box = np.abs((boxes * np.float32([width, height] * 2) / 640)[:found, None] - rows[:, 2:]).max(axis=-1)
-    wrong = labels[:found, None] != rows[:, 0]
-    theirs, ours = linear_sum_assignment((score / SCORE_TOLERANCE + box / BOX_TOLERANCE + 1e6 * wrong).T)
-    assert not wrong[ours, theirs].any()
+    ours = pair(labels[:found], score / SCORE_TOLERANCE, box / BOX_TOLERANCE, rows[:, 0])
+    theirs = np.arange(found)
+    assert (labels[ours] == rows[:, 0]).all()
     assert score[ours, theirs].max() <= SCORE_TOLERANCE and box[ours, theirs].max() <= BOX_TOLERANCE
     print(f"{case.tag}: {found} rows, score {score[ours, theirs].max():.1e}, box {box[ours, theirs].max():.1e} px")
     return ours

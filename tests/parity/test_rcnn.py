@@ -18,11 +18,12 @@ from pycocotools import mask as coco
 from reference import Case, pair
 from torch import Tensor
 
+from maskline.models.fpn import MULTIPLE
 from maskline.models.outputs import Detections
 from maskline.models.rcnn import loss as loss_module
 from maskline.models.rcnn import network as network_module
 from maskline.models.rcnn.loss import Sampled
-from maskline.models.rcnn.network import CONFIGS, PADDING, MaskRCNN
+from maskline.models.rcnn.network import CONFIGS, MaskRCNN
 from maskline.models.rcnn.rpn import Predictions, ProposalConfig, propose
 from maskline.models.rcnn.weights import RENAME
 from maskline.models.roi_align import Regions
@@ -76,7 +77,7 @@ def test_forward_and_detections(network: MaskRCNN, tag: str) -> None:
     assert variants
     case = Case(name, tag, next(iter(variants)))
     image = image_of(case)
-    padded = image if name == C4 else F.pad(image, (0, -image.shape[3] % PADDING, 0, -image.shape[2] % PADDING))
+    padded = image if name == C4 else F.pad(image, (0, -image.shape[3] % MULTIPLE, 0, -image.shape[2] % MULTIPLE))
     assert case.input_error(padded) <= 1e-6
 
     levels = network.features(image)

@@ -198,8 +198,6 @@ def test_models_that_are_not_there(tmp_path: Path, tiny_model_dir: Path, monkeyp
         create_model("Mask-RT-DETR")
     with pytest.raises(ModelError, match="holds Mask-RT-DETR-S, not Mask-RT-DETR-H"):
         create_model("Mask-RT-DETR-H", tiny_model_dir)
-    with pytest.raises(ParameterError, match="planned"):
-        create_model("SOLOv2")
     monkeypatch.setenv("MASKLINE_HOME", str(tmp_path))
     with pytest.raises(DownloadError, match=r"Mask-RT-DETR-H_pretrained\.pdparams"):
         create_model("Mask-RT-DETR-H")

@@ -7,7 +7,6 @@ from dataclasses import replace
 from torch import nn
 
 from maskline import catalog
-from maskline.errors import ParameterError
 
 
 def build(name: str, num_classes: int = len(catalog.COCO_CLASSES)) -> nn.Module:
@@ -19,7 +18,6 @@ def build(name: str, num_classes: int = len(catalog.COCO_CLASSES)) -> nn.Module:
 
     Raises:
         UnknownNameError: no such row.
-        ParameterError: the family is not written yet.
     """
     model = catalog.get(name)
     match model.family:
@@ -37,5 +35,8 @@ def build(name: str, num_classes: int = len(catalog.COCO_CLASSES)) -> nn.Module:
             from maskline.models.rcnn.network import MaskRCNN
 
             return MaskRCNN(replace(RCNN[model.name], aligned=bool(model.roi_align_aligned)), num_classes)
-        case _:
-            raise ParameterError(f"{model.name} can't be built yet")
+        case "solov2":
+            from maskline.models.solov2.network import CONFIGS as SOLOV2
+            from maskline.models.solov2.network import SOLOv2
+
+            return SOLOv2(SOLOV2[model.name], num_classes)

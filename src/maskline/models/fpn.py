@@ -8,6 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDES = (4, 8, 16, 32, 64)  # of the levels, P2 … P6
+MULTIPLE = 32  # pixels: sides of the image divide by it, as in the reference
+
+#: Names of the reference's weights, rewritten to ours; see `maskline.models.rcnn.weights`.
+RENAME = (
+    *((rf"^neck\.fpn_inner_res{i + 2}_sum(?:_lateral)?\.", f"neck.lateral.{i}.") for i in range(4)),
+    *((rf"^neck\.fpn_res{i + 2}_sum\.", f"neck.output.{i}.") for i in range(4)),
+)
 
 
 class FPN(nn.Module):

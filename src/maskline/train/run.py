@@ -97,8 +97,6 @@ def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
         ParameterError: another number of classes than the data set's.
     """
     row = catalog.get(settings.model)
-    if not row.supported:
-        raise ParameterError(f"{row.name} is planned, not working yet")
     data, val = splits.get("train", splits.get(layout.UNSPLIT)), splits.get("val")
     if data is None:
         raise DatasetError(f"{settings.data} has no train split: it has {', '.join(splits) or 'none'}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from maskline.files import replace_file
 from maskline.models.mask_rtdetr.weights import RENAME as MASK_RTDETR_RENAME
 from maskline.models.ppyoloe_seg.weights import RENAME as PPYOLOE_SEG_RENAME
 from maskline.models.rcnn.weights import RENAME as RCNN_RENAME
+from maskline.models.solov2.weights import RENAME as SOLOV2_RENAME
 from maskline.weights.pdparams import read_pdparams
 
 Rules = tuple[tuple[str, str], ...]
@@ -23,7 +25,12 @@ Rules = tuple[tuple[str, str], ...]
 METADATA = "maskline"  # key of what a weights file says of itself
 
 #: By family: how the reference's names become ours, and the parameter with one entry for each class.
-RENAME: dict[str, Rules] = {"mask_rtdetr": MASK_RTDETR_RENAME, "ppyoloe_seg": PPYOLOE_SEG_RENAME, "rcnn": RCNN_RENAME}
+RENAME: dict[str, Rules] = {
+    "mask_rtdetr": MASK_RTDETR_RENAME,
+    "ppyoloe_seg": PPYOLOE_SEG_RENAME,
+    "rcnn": RCNN_RENAME,
+    "solov2": SOLOV2_RENAME,
+}
 CLASS_PARAMETER = {
     "mask_rtdetr": "decoder.class_head.bias",
     "ppyoloe_seg": "head.class_heads.0.bias",
@@ -109,7 +116,7 @@ def read_state(row: catalog.Model, path: Path, *, part: str = "") -> tuple[dict[
     arrays = read_pdparams(path)
     if part and not any(name.startswith(f"{part}.") for name in arrays):
         arrays = {f"{part}.{name}": array for name, array in arrays.items()}
-    renamed = rename(list(arrays), RENAME[row.family])
+    renamed = rename(list(arrays), RENAME[row.family], same=lambda a, b: np.array_equal(arrays[a], arrays[b]))
     layers = dict(empty_network(row.name, {}).named_modules())
     state = {}
     for old, new in renamed.items():
@@ -141,14 +148,22 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is not a readable safetensors file ({error}): fetch or write it again") from error
 
 
-def rename(names: list[str], rules: Rules) -> dict[str, str]:
-    """Old name to new name; no two may become one."""
+def rename(
+    names: list[str], rules: Rules, same: Callable[[str, str], bool] = lambda one, other: False
+) -> dict[str, str]:
+    """Old name to new name; no two may become one.
+
+    Args:
+        same: whether the weights of two old names are equal. Such may become one; the later name is then left out.
+    """
     renamed: dict[str, str] = {}
     taken: dict[str, str] = {}
     for old in names:
         new = old
         for pattern, replacement in rules:
             new = re.sub(pattern, replacement, new)
+        if new in taken and same(taken[new], old):
+            continue
         if new in taken:
             raise WeightsError(f"weights {taken[new]!r} and {old!r} are both called {new!r} here")
         renamed[old], taken[new] = new, old

@@ -18,6 +18,31 @@ EXPANSION = 4  # channels out of a block for each inside
 PLAIN_WIDTH = 64  # of a ResNet's first stage, to which ``group_width`` refers
 
 
+#: Names of the reference's weights, rewritten to ours; see `maskline.models.rcnn.weights`.
+RENAME = (
+    # batch norm
+    (r"\._mean$", ".running_mean"),
+    (r"\._variance$", ".running_var"),
+    # stem
+    (r"^backbone\.conv1\.conv1(?:_1)?\.", "backbone.stem.0."),
+    (r"^backbone\.conv1\.conv1_2\.", "backbone.stem.1."),
+    (r"^backbone\.conv1\.conv1_3\.", "backbone.stem.2."),
+    # stages
+    (r"^backbone\.res2\.res2", "backbone.stages.0."),
+    (r"^backbone\.res3\.res3", "backbone.stages.1."),
+    (r"^backbone\.res4\.res4", "backbone.stages.2."),
+    (r"^backbone\.res5\.res5", "backbone.stages.3."),
+    # blocks: a, b, c …; or, in a long stage, a, b1, b2 …
+    *((rf"^(backbone\.stages\.\d)\.{letter}\.", rf"\g<1>.{i}.") for i, letter in enumerate("abcdef")),
+    (r"^(backbone\.stages\.\d)\.b(\d+)\.", r"\1.\2."),
+    (r"\.branch2a\.", ".conv1."),
+    (r"\.branch2b\.", ".conv2."),
+    (r"\.branch2c\.", ".conv3."),
+    (r"\.short\.conv\.(conv|norm)\.", r".shortcut.\1."),
+    (r"\.short\.", ".shortcut."),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ResNetConfig:
     """Depths and widths. A tuple of four has one entry for each stage (strides 4, 8, 16, 32).

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskline.models.backbones.resnet import ResNet, ResNetConfig
-from maskline.models.fpn import FPN
+from maskline.models.fpn import FPN, MULTIPLE
 from maskline.models.layers import at_least_float
 from maskline.models.nms import suppress
 from maskline.models.outputs import Detections
@@ -22,7 +22,6 @@ from maskline.models.rcnn.rpn import RPN, AnchorConfig, ProposalConfig, propose
 from maskline.models.roi_align import Regions, roi_align
 from maskline.models.targets import Divisor, Target, alone
 
-PADDING = 32  # sides that a pyramid's maps fit onto each other with
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 2  # a region of this side is looked at in this level (FPN, equation 1)
 BACKGROUND = -0.5  # of a mask, beyond its box
 
@@ -142,7 +141,7 @@ class MaskRCNN(nn.Module):
         """Image (B, 3, H, W) to the maps that regions are found and looked at in."""
         if self.neck is None:
             return [self.backbone(image, stages=3)[-1]]
-        return list(self.neck(self.backbone(pad_to_multiple(image, PADDING))))
+        return list(self.neck(self.backbone(pad_to_multiple(image, MULTIPLE))))
 
     def look(self, levels: list[Tensor], regions: Regions, side: int) -> Tensor:
         """Features of regions: (R, C, side, side); C4: (R, C, side / 2, side / 2)."""

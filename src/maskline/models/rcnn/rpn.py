@@ -74,7 +74,7 @@ class RPN(nn.Module):
             scores.append(score.flatten(1))
             deltas.append(delta.reshape(x.shape[0], -1, 4))
             base = base_anchors(sizes, self.config.ratios).to(x.device, scores[-1].dtype)
-            anchors.append(anchors_of(base, x[0, 0], stride))
+            anchors.append(anchors_of(base, score[0, ..., 0], stride))
         return Predictions(scores, deltas, anchors)
 
 
