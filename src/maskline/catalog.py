@@ -45,7 +45,7 @@ class Family:
 FAMILIES: dict[FamilyName, Family] = {
     "mask_rtdetr": Family("Mask-RT-DETR", "DETR", 3),
     "rcnn": Family("Mask R-CNN", "RCNN", 40, mask_frame="box"),
-    "solov2": Family("SOLOv2", "SOLOv2", 60, mask_frame="within"),
+    "solov2": Family("SOLOv2", "SOLOv2", 60, mask_frame="tight"),
     "ppyoloe_seg": Family("PP-YOLOE-seg", "PPYOLOE", 3, mask_frame="within"),
 }
 

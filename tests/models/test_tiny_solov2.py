@@ -14,17 +14,18 @@ import pytest
 import stand_in
 import torch
 import torch.nn.functional as F
+from tiny_solov2 import CONFIG, NAMES
+from tiny_solov2 import network as tiny
 from torch import Tensor, nn
 
 from maskline import catalog
 from maskline.models import padding
-from maskline.models.backbones.resnet import ResNetConfig
 from maskline.models.solov2 import loss as loss_module
 from maskline.models.solov2.assigner import AssignerConfig, Assignment, assign, reduced
 from maskline.models.solov2.decode import covering, decayed, overlaps, peaks, tight_boxes
 from maskline.models.solov2.head import Predictions, with_coordinates
 from maskline.models.solov2.loss import focal_loss, mask_loss, wanted_classes
-from maskline.models.solov2.network import CONFIGS, Selection, SOLOv2, SOLOv2Config
+from maskline.models.solov2.network import CONFIGS, SOLOv2
 from maskline.models.solov2.weights import RENAME
 from maskline.models.targets import Target
 from maskline.preprocess import Frame
@@ -32,35 +33,8 @@ from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
 from maskline.weights.load import fit, rename
 
-CLASSES = 3
-CONFIG = SOLOv2Config(
-    ResNetConfig((1, 1, 1, 1), width=8),
-    neck=16,
-    head=32,
-    head_depth=2,
-    kernel=32,
-    mask_features=32,
-    grids=(12, 10, 8, 6, 4),
-    detections=20,
-    selection=Selection(areas=(2, 2, 4, 8, 8), candidates=60),
-)
+CLASSES = len(NAMES)
 MANIFEST = stand_in.fixture("manifests", "SOLOv2.json")
-
-
-def tiny(config: SOLOv2Config = CONFIG, classes: int = CLASSES) -> SOLOv2:
-    """In eval mode, with weights that give scores all over (0, 1), and masks of all shapes."""
-    torch.manual_seed(0)
-    network = SOLOv2(config, classes)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.7, 1.3)
-        elif isinstance(module, nn.GroupNorm):
-            module.bias.data.normal_(0, 0.3)
-    nn.init.normal_(network.head.category.weight, std=0.2)
-    nn.init.normal_(network.head.category.bias, mean=-2.0)
-    nn.init.normal_(network.head.kernel.weight, std=0.1)
-    return network.eval()
 
 
 def objects(number: int, height: int = 96, width: int = 96, seed: int = 0) -> Target:

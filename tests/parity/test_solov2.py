@@ -152,7 +152,7 @@ def overlap(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 def runtime_ious(detections: Detections, partner: np.ndarray, case: Solo, input_size: tuple[int, int]) -> list[float]:
     """IoU of the masks as the runtime makes them with the reference's; cutting at boxes loses nothing."""
     raw, least = Raw(*(t.numpy() for t in detections)).image(0), np.zeros(80, np.float32)
-    cut = to_instances(raw, case.frame, input_size, least).full_masks()
+    cut = to_instances(raw, case.frame, input_size, least, mask_frame="tight").full_masks()
     assert np.array_equal(cut, to_instances(raw, case.frame, input_size, least, grow_boxes=True).full_masks())
     theirs = case.masks()
     assert len(cut) == len(theirs)

@@ -117,3 +117,25 @@ def test_masks_that_mean_something_in_their_boxes_only() -> None:
         assert found.outside.tolist() == [0.0] and cut.outside[0] > 0.5
         np.testing.assert_array_equal(found.boxes, cut.boxes)
         np.testing.assert_array_equal(found.masks[0], cut.masks[0])
+
+
+@pytest.mark.parametrize("grow", [False, True])
+def test_boxes_that_are_their_masks_own(grow: bool) -> None:
+    """Cut to the pixels of the mask; one that has none goes, with its box."""
+    masks = blobs(3)
+    masks[1] = -1
+    raw = raw_of([[0, 0, 64, 64]] * 3, [0.9, 0.8, 0.7], masks)
+    found = to_instances(raw, FRAME, SIZE, thresholds(0.5), mask_frame="tight", grow_boxes=grow)
+    assert found.labels.tolist() == [0, 2] and found.outside.tolist() == [0, 0]
+    for i, row in enumerate((0, 2)):
+        whole = cv2.resize(masks[row], (200, 90), interpolation=cv2.INTER_LINEAR) > 0
+        np.testing.assert_array_equal(found.full_mask(i), whole)
+        assert found.window(i) == pixel_window(found.boxes[i], found.size)
+        mask = found.masks[i]
+        assert mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any()
+
+
+def test_no_box_at_all_may_be_a_masks_own() -> None:
+    raw = raw_of([[0, 0, 64, 64]] * 2, [0.9, 0.8], np.full((2, 16, 16), -1.0))
+    found = to_instances(raw, FRAME, SIZE, thresholds(0.5), mask_frame="tight")
+    assert len(found) == 0 and found.boxes.shape == (0, 4)

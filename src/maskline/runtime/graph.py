@@ -38,7 +38,8 @@ OUTPUTS = ("boxes", "scores", "labels", "masks")
 #: anything. ``box``: over its box, with a ring of one cell around it. Cells 1 to h - 2 cover the box's height and 1 to
 #: w - 2 its width, once the box is in the image and clipped to it; the ring lies outside and is background. (With
 #: probability - 0.5 in the box and -0.5 in the ring, that is Mask R-CNN's paste: zero beyond the box, then >= 0.5.)
-MASK_FRAMES = ("image", "within", "box")
+#: ``tight``: over the whole input, and a box is its mask's own: the graph's holds all of it, the image's is cut to it.
+MASK_FRAMES = ("image", "within", "box", "tight")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -41,7 +42,8 @@ def to_instances(
         thresholds: (classes,) a row is kept if its score is above its class's.
         grow_boxes: enlarge boxes to hold all of their mask, rather than cut the mask at the box.
         mask_frame: how masks lie, of `maskline.runtime.graph.MASK_FRAMES`. Only those of ``image`` go on beyond their
-            boxes; with the others nothing is lost by cutting, and boxes don't grow.
+            boxes; with the others nothing is lost by cutting, and boxes don't grow. A ``tight`` mask without a pixel in
+            the image is dropped.
     """
     kept, boxes = _passing(raw, frame, thresholds)
     grids = [raw.masks[row] for row in kept]
@@ -57,11 +59,18 @@ def to_instances(
         shares = [_share_outside(g, b, over_input.step) for g, b in zip(grids, boxes, strict=True)]
         outside = np.array(shares, np.float32)
     windows = [pixel_window(box, frame.size) for box in boxes]
+    masks = [upsample_window(g, w, *p) for g, w, p in zip(grids, windows, places, strict=True)]
+    if mask_frame == "tight":
+        real = [i for i, mask in enumerate(masks) if mask.any()]
+        kept, outside = kept[real], outside[real]
+        cut = [_tight(masks[i], windows[i]) for i in real]
+        boxes = np.array([box for box, _ in cut], np.float32).reshape(-1, 4)
+        masks = [mask for _, mask in cut]
     return Instances(
         boxes=boxes,
         scores=raw.scores[kept],
         labels=raw.labels[kept],
-        masks=tuple(upsample_window(g, w, *p) for g, w, p in zip(grids, windows, places, strict=True)),
+        masks=tuple(masks),
         outside=outside,
         size=frame.size,
     )
@@ -90,6 +99,13 @@ def _over_box(box: FloatArray, shape: tuple[int, ...]) -> Place:
     rows, columns = shape[-2] - 2, shape[-1] - 2
     step = rows / (y2 - y1), columns / (x2 - x1)
     return Place(step, (y1 - (y2 - y1) / rows, x1 - (x2 - x1) / columns))
+
+
+def _tight(mask: ByteArray, window: tuple[int, int, int, int]) -> tuple[list[int], ByteArray]:
+    """The box of the pixels of a mask that fills a window of the image, and the mask in it."""
+    x, y, width, height = cv2.boundingRect(mask)
+    left, top = window[2] + x, window[0] + y
+    return [left, top, left + width, top + height], mask[y : y + height, x : x + width].copy()
 
 
 def _grown(box: FloatArray, grid: FloatArray, size: tuple[int, int], step: tuple[float, float]) -> FloatArray:
