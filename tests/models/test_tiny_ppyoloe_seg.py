@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import graphs
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import stand_in
 import torch
@@ -20,7 +18,6 @@ from torch import Tensor, nn
 from maskline import catalog
 from maskline.models.backbones.cspresnet import CSPResNetConfig
 from maskline.models.layers import RepVGG
-from maskline.models.nms import onnx_translations, suppress
 from maskline.models.overlap import box_iou
 from maskline.models.ppyoloe_seg.assigner import AssignerConfig, Assignment, assign
 from maskline.models.ppyoloe_seg.head import BINS, STRIDES, Places, places_of
@@ -67,7 +64,7 @@ def objects(number: int, size: int = 96, seed: int = 0) -> Target:
     x, y = ((at - centre[:, i, None]) / extent[:, i, None] * 2 for i in (0, 1))
     masks = (x[:, None] ** 2 + y[:, :, None] ** 2 < 1).to(torch.uint8)
     labels = torch.randint(CLASSES, (number,), generator=rng)
-    return Target(labels, torch.cat([centre - extent / 2, centre + extent / 2], dim=1), masks)
+    return Target(labels, torch.cat([centre - extent / 2, centre + extent / 2], dim=1), masks, (size, size))
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
@@ -172,94 +169,33 @@ def test_places_are_centres_of_cells() -> None:
 # suppression
 
 
-def some_boxes(images: int, number: int) -> Tensor:
-    first = torch.rand(images, number, 2) * 40
-    return torch.cat([first, first + 8 + torch.rand(images, number, 2) * 30], dim=2)
+@pytest.mark.parametrize("candidates", [1000, 15])
+def test_the_best_of_each_class_are_left_after_suppression(candidates: int) -> None:
+    """By the definition, box by box; of each class only so many candidates take part."""
+    network = tiny(replace(CONFIG, detections=60, suppression=Suppression(candidates=candidates, overlap=0.4)))
+    first = torch.rand(2, 60, 2) * 40
+    boxes, scores = torch.cat([first, first + 8 + torch.rand(2, 60, 2) * 30], dim=2), torch.rand(2, CLASSES, 60)
+    found = network.best(boxes, scores)
+    for i in range(2):
+        expected = []
+        for c in range(CLASSES):
+            stays: list[int] = []
+            for j in scores[i, c].argsort(descending=True).tolist()[:candidates]:
+                if all(box_iou(boxes[i, j], boxes[i, k]) <= 0.4 for k in stays):
+                    stays.append(j)
+            expected += [(float(scores[i, c, j]), c, j) for j in stays]
+        expected = sorted(expected, reverse=True)[:60]
+        rows = [row for row in zip(*(t[i].tolist() for t in found), strict=True) if row[0] > 0]
+        assert rows == expected
+        assert CLASSES * min(candidates, 60) > len(expected) > 20
 
 
-def suppressed(boxes: Tensor, scores: Tensor, candidates: int, score: float, overlap: float) -> np.ndarray:
-    """By the definition, box by box."""
-    out = np.zeros(scores.shape, np.float32)
-    for i, c in np.ndindex(scores.shape[:2]):
-        stays: list[int] = []
-        for j in scores[i, c].argsort(descending=True).tolist()[:candidates]:
-            if scores[i, c, j] > score and all(box_iou(boxes[i, j], boxes[i, k]) <= overlap for k in stays):
-                stays.append(j)
-                out[i, c, j] = scores[i, c, j]
-    return out
-
-
-def best(scores: np.ndarray, keep: int) -> np.ndarray:
-    """The ``keep`` best of each image, the others 0."""
-    flat = scores.reshape(len(scores), -1)
-    limit = np.sort(flat, axis=1)[:, -keep]
-    return np.where(flat >= limit[:, None], flat, 0).reshape(scores.shape)
-
-
-@pytest.mark.parametrize(("candidates", "keep"), [(1000, 1000), (15, 90), (30, 10)])
-def test_suppression_is_the_definition_s(candidates: int, keep: int) -> None:
-    torch.manual_seed(0)
-    boxes, scores = some_boxes(2, 60), torch.rand(2, 3, 60)
-    found = suppress(boxes, scores, candidates=candidates, score=0.3, overlap=0.4, keep=keep).numpy()
-    expected = suppressed(boxes, scores, candidates, 0.3, 0.4)
-    keep = min(keep, 180)
-    np.testing.assert_array_equal(best(found, keep), best(expected, keep))
-    assert 0 < (expected > 0).sum() < (scores > 0.3).sum()
-
-
-def test_boxes_without_area_suppress_nothing() -> None:
-    boxes = torch.tensor([[[5.0, 5, 5, 5], [5, 5, 5, 5], [5, 5, 9, 9]]])
-    scores = torch.tensor([[[0.9, 0.8, 0.7]]])
-    torch.testing.assert_close(suppress(boxes, scores, candidates=9, score=0.1, overlap=0.5, keep=9), scores)
-
-
-class Suppressor(nn.Module):
-    def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
-        return suppress(boxes, scores, candidates=30, score=0.3, overlap=0.4, keep=60)
-
-
-def write_onnx(module: nn.Module, example: tuple[Tensor, ...], path: Path) -> onnxruntime.InferenceSession:
-    """With a free batch size."""
-    batch = torch.export.Dim("batch")
-    program = torch.onnx.export(
-        module.eval(),
-        example,
-        dynamo=True,
-        dynamic_shapes=tuple({0: batch} for _ in example),
-        opset_version=18,
-        verbose=False,
-        custom_translation_table=onnx_translations(),
-    )
-    model = program.model_proto
-    assert {node.domain for node in model.graph.node} == {""}
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
-    return onnxruntime.InferenceSession(str(path))
-
-
-def run(session: onnxruntime.InferenceSession, *inputs: Tensor) -> list[np.ndarray]:
-    names = [i.name for i in session.get_inputs()]
-    return session.run(None, dict(zip(names, (t.numpy() for t in inputs), strict=True)))
-
-
-@pytest.mark.filterwarnings("ignore")  # the exporter's
-def test_suppression_in_onnx_is_the_one_in_torch(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    session = write_onnx(Suppressor(), (some_boxes(2, 60), torch.rand(2, 3, 60)), tmp_path / "nms.onnx")
-    for images in (1, 3):
-        boxes, scores = some_boxes(images, 60), torch.rand(images, 3, 60)
-        ours, theirs = run(session, boxes, scores)[0], Suppressor()(boxes, scores).numpy()
-        np.testing.assert_array_equal(best(ours, 60), best(theirs, 60))
-    assert not run(session, boxes, scores * 0.1)[0].any()
-
-
-@pytest.mark.filterwarnings("ignore")  # the exporter's
 @torch.no_grad()
-def test_the_onnx_graph_gives_the_network_s_detections(tmp_path: Path) -> None:
+def test_the_onnx_graph_gives_the_network_s_detections() -> None:
     network = tiny()
-    session = write_onnx(fused(network), (torch.rand(2, 3, 96, 96),), tmp_path / "network.onnx")
+    session = graphs.open_graph(fused(network), (torch.rand(2, 3, 96, 96),))
     for images in (torch.rand(1, 3, 96, 96), torch.rand(3, 3, 96, 96)):
-        ours, theirs = run(session, images), [t.numpy() for t in network(images)]
+        ours, theirs = graphs.run(session, images), [t.numpy() for t in network(images)]
         real = theirs[1] > 0
         assert real.any()
         for a, b in zip(ours, theirs, strict=True):
@@ -314,7 +250,8 @@ def test_assignment_is_the_definition_s() -> None:
 
 def test_an_object_between_places_has_none() -> None:
     points, _ = places_of([torch.zeros(1, 1, 64 // s, 64 // s) for s in STRIDES])
-    between = Target(torch.tensor([0]), torch.tensor([[9.0, 9, 11, 11]]), torch.ones(1, 64, 64, dtype=torch.uint8))
+    mask = torch.ones(1, 64, 64, dtype=torch.uint8)
+    between = Target(torch.tensor([0]), torch.tensor([[9.0, 9, 11, 11]]), mask, (64, 64))
     boxes = torch.cat([points - 4, points + 4], dim=1)[None]
     found = assign(torch.rand(1, 1, len(points)), boxes, points, [between], AssignerConfig())
     assert len(found.place) == 0

@@ -17,6 +17,7 @@ from maskline.models.roi_align import Regions
 from maskline.models.targets import Divisor, Target
 
 NEITHER, BACKGROUND, OBJECT = -1, 0, 1  # what a box is taken for
+PAIRS = 1 << 23  # compared at a time: an image may have hundreds of objects and 200,000 anchors
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,10 @@ def match(
         each_object: the boxes that overlap an object most are taken for it, however little.
     """
     if not len(target.boxes) or not len(boxes):
-        return torch.full_like(boxes[:, 0], BACKGROUND, dtype=torch.int64), boxes.new_zeros(
-            len(boxes), dtype=torch.int64
-        )
-    overlap = box_iou(target.boxes[:, None], boxes)  # (n, N)
+        nothing = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+        return torch.full_like(nothing, BACKGROUND), nothing
+    some = torch.split(target.boxes, max(PAIRS // len(boxes), 1))
+    overlap = torch.cat([box_iou(part[:, None], boxes) for part in some])  # (n, N)
     best = overlap.max(dim=0)
     kind = torch.full_like(best.indices, NEITHER)
     kind[best.values < background_below] = BACKGROUND
