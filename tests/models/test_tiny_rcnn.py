@@ -57,7 +57,6 @@ def cells(network: MaskRCNN) -> int:
 
 def test_every_rcnn_of_the_catalog_has_a_network() -> None:
     assert set(CONFIGS) == {m.name for m in catalog.MODELS.values() if m.family == "rcnn"}
-    assert all(catalog.get(name).supported for name in CONFIGS)
 
 
 @EVERY
