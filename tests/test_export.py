@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 import tiny
-import tiny_rcnn
 import torch
 import yaml
 
@@ -208,22 +207,3 @@ def test_yml_of_a_model_that_keeps_the_ratio() -> None:
     assert config["use_dynamic_shape"] is True
     assert [s["type"] for s in config["Preprocess"]] == ["NormalizeImage", "Resize", "Permute", "PadStride"]
     assert Record.from_json(record.to_json(), Path("x")) == replace(record)
-
-
-@pytest.mark.parametrize("unaligned", [False, True])
-def test_weights_may_have_been_trained_with_the_first_roi_align(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, unaligned: bool
-) -> None:
-    name, asked = "MaskRCNN-ResNet50-FPN", []
-    weights = tmp_path / "weights.safetensors"
-    weights.touch()
-    monkeypatch.setattr("maskline.export.load_network", lambda *_: tiny_rcnn.network(name))
-    monkeypatch.setattr("maskline.export.export_network", lambda network, *_, **__: asked.append(network))
-    export(name, weights, tmp_path, unaligned=unaligned)
-    assert asked[0].config.aligned != unaligned
-
-
-def test_only_mask_r_cnn_can_be_unaligned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("maskline.export.load_network", lambda *_: tiny.network())
-    with pytest.raises(ParameterError, match="Mask-RT-DETR-S has no RoIAlign"):
-        export("Mask-RT-DETR-S", tmp_path / "weights.safetensors", tmp_path, unaligned=True)

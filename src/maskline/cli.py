@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 OUTSIDE_WORTH_TELLING = 0.1
 FAULTS_TOLD = 5  # of a kind
+UNALIGNED = "For Mask R-CNN weights that PaddleDetection has trained since August 2024. Files of ours know."
 EMBEDDED_NOTE = "no --model given: the embedded one, which knows nuclei in microscopy; `maskline models` lists others"
 
 
@@ -102,7 +103,7 @@ def predict(
 @click.option("--labels", "labels_file", metavar="FILE", help="Class names, one on each line. Default: COCO's.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="The model's own score threshold.")
 @click.option("--half", is_flag=True, help="Store weights in half precision: half the size, the same speed.")
-@click.option("--unaligned", is_flag=True, help="Mask R-CNN weights trained by PaddleDetection since August 2024.")
+@click.option("--unaligned", is_flag=True, help=UNALIGNED)
 def export(
     model_name: str,
     weights: str | None,
@@ -223,6 +224,7 @@ def split(folder: Path, val: float, seed: int, stratify: bool, group: str | None
 @click.option("--workers", type=int, default=2, show_default=True, help="Processes that read images, for each device.")
 @click.option("--drop-background", is_flag=True, help="Leave out training images without objects.")
 @click.option("--seed", type=int, default=0, show_default=True, help="All randomness follows from it.")
+@click.option("--unaligned", is_flag=True, help=UNALIGNED)
 def train(
     model_name: str,
     folder: Path,
@@ -245,6 +247,7 @@ def train(
     workers: int,
     drop_background: bool,
     seed: int,
+    unaligned: bool,
 ) -> None:
     """Train a model on a data set in COCO's form, evaluate it as it learns, and export the best.
 
@@ -284,6 +287,7 @@ def train(
         workers=workers,
         drop_background=drop_background,
         seed=seed,
+        unaligned=unaligned,
     )
     written_to = output if resume is None else find(resume).parent  # before the run, which prunes checkpoints
     best = train_model(settings)["models"]["best"]
@@ -303,6 +307,7 @@ def train(
 @click.option("--device", help="cpu, gpu, gpu:1 … Default: the first GPU if there is one.")
 @click.option("--batch-size", type=int, default=1, show_default=True, help="Images in one run of the network.")
 @click.option("--threads", type=int, help="Processor threads. Default: one for each core.")
+@click.option("--unaligned", is_flag=True, help=UNALIGNED)
 def evaluate(
     folder: Path,
     model_name: str | None,
@@ -315,6 +320,7 @@ def evaluate(
     device: str | None,
     batch_size: int,
     threads: int | None,
+    unaligned: bool,
 ) -> None:
     """Measure a model on a data set: COCO's figures, curves, and the worst images to look at.
 
@@ -325,13 +331,22 @@ def evaluate(
 
     dataset = load_split(folder, split)
     results.check_folder(output)
+    if unaligned and weights is None:
+        raise ParameterError("--unaligned is for --weights: an exported model knows what it is")
     if weights is not None:
         from maskline.train.validate import evaluate_weights
 
         if model_name is None or model_dir is not None:
             raise ParameterError("--weights needs --model, the model they are of, and no --model-dir")
         found = evaluate_weights(
-            model_name, weights, dataset, output, device=device, max_detections=max_detections, threshold=threshold
+            model_name,
+            weights,
+            dataset,
+            output,
+            device=device,
+            max_detections=max_detections,
+            threshold=threshold,
+            unaligned=unaligned,
         )
     else:
         model = api.create_model(model_name, model_dir, device=device, threads=threads)

@@ -110,6 +110,7 @@ def _train(config: ModuleConfig) -> None:
         drop_background=wanted.drop_background,
         workers=wanted.workers,
         seed=wanted.seed,
+        unaligned=wanted.unaligned,
     )
     train(settings)
 
@@ -137,7 +138,14 @@ def _evaluate(config: ModuleConfig) -> dict[str, Any]:
     row, given = catalog.get(config.Global.model), config.Evaluate.weight_path
     dataset, output = load_split(_data(config)), _output(config)
     weights = hub.weights_file(row) if given in (None, row.pretrained_url) else Path(str(given))
-    found = evaluate_weights(row.name, weights, dataset, output, device=_first_device(config.Global.device))
+    found = evaluate_weights(
+        row.name,
+        weights,
+        dataset,
+        output,
+        device=_first_device(config.Global.device),
+        unaligned=config.Evaluate.unaligned,
+    )
     print(found.summary())
     return found.to_dict()
 
@@ -153,7 +161,7 @@ def _export(config: ModuleConfig) -> None:
             f"Export.weight_path is {weights}: of addresses, only the official one of {row.name} is legal "
             f"({row.pretrained_url}); download the file and give its path"
         )
-    folder = hub.make_model_dir(row.name, _output(config), weights)
+    folder = hub.make_model_dir(row.name, _output(config), weights, unaligned=config.Export.unaligned)
     log.info("exported to %s", folder)
 
 

@@ -1,19 +1,19 @@
 """From a network in torch to a model directory: one ONNX graph that keeps the contract, and ``inference.yml``.
 
-Nothing is handed out unproved: the graph is run beside the network on real photos of several sizes, at batch 1 and 3,
-and nothing is written where they disagree.
+Nothing is handed out unproved: the graph is run beside the network on real photos of several sizes, alone and in
+batches, and nothing is written where they disagree.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import re
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
+SIZES = ("batch", "height", "width")
 EXAMPLE_SIZE = (96, 160)  # pixels; any will do where the size is free
 SMALLEST_HALF = 256  # values of a weight that are worth storing in half precision
 
@@ -79,11 +80,7 @@ def export(
         ExportError: the graph does not give the network's results.
     """
     row = catalog.get(name)
-    network = load_network(row.name, weights)
-    if unaligned:
-        if not isinstance(network, MaskRCNN):
-            raise ParameterError(f"{row.name} has no RoIAlign: unaligned is for Mask R-CNN and Cascade Mask R-CNN")
-        network.config = replace(network.config, aligned=False)
+    network = load_network(row.name, weights, unaligned=unaligned)
     if labels is None:
         labels = labels_in_file(weights_path(Path(weights)))
     return export_network(network, row, output, labels=labels, threshold=threshold, half=half)
@@ -100,13 +97,14 @@ def export_network(
 ) -> Path:
     """As `export`, from a network in memory, built for catalog row ``row``. The network is left as it was."""
     check_folder(output)
+    form = ", RoIAlign unaligned" if isinstance(network, MaskRCNN) and not network.config.aligned else ""
     record = Record(
         model=row.name,
         labels=_labels(network, labels),
         preprocess=row.preprocess,
         threshold=threshold,
         mask_frame=catalog.FAMILIES[row.family].mask_frame,
-        made_by=f"maskline {__version__}, torch {torch.__version__}",
+        made_by=f"maskline {__version__}, torch {torch.__version__}{form}",
     )
     network = copy.deepcopy(network).eval()
     exported = fused(network)
@@ -211,10 +209,20 @@ def write_graph(deployed: Deployed, record: Record, path: Path, *, half: bool = 
     del model.metadata_props[:]
     model.metadata_props.add(key=RECORD_KEY, value=record.to_json())
     model.producer_name, model.producer_version = "maskline", __version__
+    name_sizes(model.graph)
     if half:
         store_half(model.graph)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def name_sizes(graph: onnx.GraphProto) -> None:
+    """Call the free sizes batch, height and width, where the exporter has numbered them."""
+    sizes = graph.input[0].type.tensor_type.shape.dim
+    names = {size.dim_param: name for size, name in zip(sizes, SIZES, strict=False) if size.dim_param}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            size.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.dim_param)
 
 
 def store_half(graph: onnx.GraphProto) -> None:

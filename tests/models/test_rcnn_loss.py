@@ -309,6 +309,18 @@ def test_loss_of_boxes_by_hand(shared: bool) -> None:
     assert float(losses["loss_bbox_reg"]) == pytest.approx(off / 6, rel=1e-4)
 
 
+def test_sums_over_regions_are_float32_whatever_their_terms() -> None:
+    """And so is what they are divided by: half precision has no 515."""
+    torch.manual_seed(0)
+    boxes = torch.tensor([square(10)]).expand(515, -1)
+    sampled = Sampled(Regions(boxes, torch.zeros(515).long()), torch.zeros(515).long(), boxes + 1, torch.zeros(515))
+    logits, deltas = torch.randn(515, 3).bfloat16(), torch.randn(515, 2, 4).bfloat16()
+    counts: list[Tensor] = []
+    losses = box_losses(logits, deltas, sampled, (10.0, 10.0, 5.0, 5.0), lambda n: counts.append(n) or n)
+    exact = box_losses(logits.float(), deltas.float(), sampled, (10.0, 10.0, 5.0, 5.0), alone)
+    assert counts[0] == 515 and all(torch.equal(losses[key], part) for key, part in exact.items())
+
+
 def test_loss_of_masks_by_hand() -> None:
     """The mean over cells, then over regions; an object's left half is its mask."""
     masks = torch.zeros(1, 96, 128, dtype=torch.uint8)

@@ -175,6 +175,7 @@ class TrainSection:
     drop_background: Switch = False
     augment: Options = None
     seed: Natural = 0
+    unaligned: Switch = False
     dy2st: Switch = False
     dist_ips: Text = None
     basic_config_path: Text = None
@@ -186,6 +187,7 @@ class EvaluateSection:
     """``Evaluate``."""
 
     weight_path: Text = "output/best_model/best_model.pdparams"
+    unaligned: Switch = False
     log_interval: Count = 10
 
 
@@ -194,6 +196,7 @@ class ExportSection:
     """``Export``. The default is the model's official weights."""
 
     weight_path: Text
+    unaligned: Switch = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,19 +7,24 @@ from dataclasses import replace
 from torch import nn
 
 from maskline import catalog
+from maskline.errors import ParameterError
 
 
-def build(name: str, num_classes: int = len(catalog.COCO_CLASSES)) -> nn.Module:
+def build(name: str, num_classes: int = len(catalog.COCO_CLASSES), *, unaligned: bool = False) -> nn.Module:
     """A new network, with freshly drawn weights, in training mode.
 
     Args:
         name: a row of the catalog.
         num_classes: classes without background.
+        unaligned: Mask R-CNN only: with RoIAlign's first form, see `maskline.models.roi_align`.
 
     Raises:
         UnknownNameError: no such row.
+        ParameterError: the model has no RoIAlign to be unaligned.
     """
     model = catalog.get(name)
+    if unaligned and model.roi_align_aligned is None:
+        raise ParameterError(f"{model.name} has no RoIAlign: unaligned is for Mask R-CNN and Cascade Mask R-CNN")
     match model.family:
         case "mask_rtdetr":
             from maskline.models.mask_rtdetr.network import CONFIGS, MaskRTDETR
@@ -34,7 +39,9 @@ def build(name: str, num_classes: int = len(catalog.COCO_CLASSES)) -> nn.Module:
             from maskline.models.rcnn.network import CONFIGS as RCNN
             from maskline.models.rcnn.network import MaskRCNN
 
-            return MaskRCNN(replace(RCNN[model.name], aligned=bool(model.roi_align_aligned)), num_classes)
+            return MaskRCNN(
+                replace(RCNN[model.name], aligned=bool(model.roi_align_aligned) and not unaligned), num_classes
+            )
         case "solov2":
             from maskline.models.solov2.network import CONFIGS as SOLOV2
             from maskline.models.solov2.network import SOLOv2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -137,21 +136,25 @@ class Predictor:
                 yield Result(instances, self.labels, picture.pixels, picture.path, picture.page)
         raise fault
 
-    def _detect(self, graph: Graph, batch: list[Picture], thresholds: FloatArray, grow: bool) -> Iterator[Instances]:
+    def _detect(self, graph: Graph, batch: list[Picture], thresholds: FloatArray, grow: bool) -> list[Instances]:
         """Run a batch. Inputs of different size run apart, because padding one to the other would change its result."""
         prepared = [graph.record.preprocess.apply(picture.pixels) for picture in batch]
-        for shape, group in groupby(prepared, key=lambda item: item[0].shape):
-            inputs, frames = zip(*group, strict=True)
-            raw = graph.run(np.stack(inputs))
-            for i, frame in enumerate(frames):
-                yield to_instances(
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for number, (pixels, _) in enumerate(prepared):
+            sizes.setdefault(pixels.shape, []).append(number)
+        found = {}
+        for shape, numbers in sizes.items():
+            raw = graph.run(np.stack([prepared[number][0] for number in numbers]))
+            for i, number in enumerate(numbers):
+                found[number] = to_instances(
                     raw.image(i),
-                    frame,
+                    prepared[number][1],
                     (shape[0], shape[1]),
                     thresholds,
                     grow_boxes=grow,
                     mask_frame=graph.record.mask_frame,
                 )
+        return [found[number] for number in range(len(batch))]
 
     def _thresholds(self, threshold: Threshold) -> FloatArray:
         """One threshold for each class; classes that a mapping leaves out have the model's own."""

@@ -126,7 +126,8 @@ def save(folder: Path, state: State, progress: Progress, labels: tuple[str, ...]
     try:
         temporary.mkdir(parents=True)
         model = str(progress.settings["model"])
-        save_weights(state.weights(), temporary / f"{folder.name}.safetensors", model, labels)
+        unaligned = bool(progress.settings.get("unaligned"))
+        save_weights(state.weights(), temporary / f"{folder.name}.safetensors", model, labels, unaligned=unaligned)
         if resumable:
             _save_state(state, temporary / f"{folder.name}.state.safetensors")
         about = json.dumps({"version": VERSION, **asdict(progress)}, indent=2, ensure_ascii=False, default=str)

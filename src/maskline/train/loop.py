@@ -105,7 +105,7 @@ class Run:
         if self.settings.resume is None:
             network = new_network(self.settings, len(job.labels))
         else:  # the checkpoint has the weights
-            network = models.build(self.settings.model, len(job.labels))
+            network = models.build(self.settings.model, len(job.labels), unaligned=self.settings.unaligned)
         self.network = network.to(self.accelerator.device)
         freeze(self.frozen())
         if self.accelerator.num_processes > 1:

@@ -21,7 +21,7 @@ from maskline.train.loop import Job, run
 from maskline.train.optim import scaled_learning_rate
 from maskline.train.samples import is_object
 from maskline.train.settings import AUGMENT, DEFAULT_OUTPUT, Settings
-from maskline.weights.load import load_network
+from maskline.weights.load import is_unaligned, load_network
 
 log = logging.getLogger("maskline")
 
@@ -130,6 +130,7 @@ def _settled(settings: Settings, row: catalog.Model) -> Settings:
         augment=settings.augment or AUGMENT[row.family],
         clip_norm=settings.clip_norm or row.recipe.clip_norm,
         save_interval=settings.save_interval or settings.eval_interval,
+        unaligned=settings.unaligned or is_unaligned(Path(settings.weights)),
     )
     rate = settings.learning_rate or scaled_learning_rate(row.recipe, _images(settings))
     return replace(settings, learning_rate=rate)

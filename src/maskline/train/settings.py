@@ -78,6 +78,8 @@ class Settings:
         drop_background: leave out training images without objects.
         workers: processes that read images, for each device.
         seed: all randomness follows from it.
+        unaligned: the weights to start from, of a Mask R-CNN, were trained with RoIAlign's first form, see
+            `maskline.models.build`. Files of ours say so themselves.
         export: write ``best_model/inference`` at the end.
     """
 
@@ -105,6 +107,7 @@ class Settings:
     drop_background: bool = False
     workers: int = 2
     seed: int = 0
+    unaligned: bool = False
     export: bool = True
 
     def __post_init__(self) -> None:

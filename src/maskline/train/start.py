@@ -28,7 +28,7 @@ def new_network(settings: Settings, num_classes: int) -> nn.Module:
     """
     row = catalog.get(settings.model)
     torch.manual_seed(settings.seed)
-    network = models.build(row.name, num_classes)
+    network = models.build(row.name, num_classes, unaligned=settings.unaligned)
     if settings.weights == SCRATCH:
         log.info("starting from scratch: %s with random weights", row.name)
     elif settings.weights == BACKBONE:

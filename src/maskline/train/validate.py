@@ -80,12 +80,14 @@ def evaluate_weights(
     device: str | None = None,
     max_detections: int = STANDARD_DETECTIONS,
     threshold: float | None = None,
+    unaligned: bool = False,
 ) -> Evaluation:
     """Measure weights as training does, without exporting them.
 
     Args:
         model: the catalog row.
         weights: ``.safetensors`` or ``.pdparams``; class names from the file, else the data set's, if it has as many.
+        unaligned: see `load_network`.
         dataset, output, max_detections, threshold: as for `maskline.evaluate.evaluate`.
 
     Raises:
@@ -93,7 +95,7 @@ def evaluate_weights(
         ParameterError: their classes are not the data set's.
     """
     row, kind = catalog.get(model), devices.choose(device, 1)
-    network = load_network(row.name, weights)
+    network = load_network(row.name, weights, unaligned=unaligned)
     labels = labels_in_file(weights_path(weights)) or _assumed_labels(network, dataset, weights)
     where = torch.device(kind.kind, kind.numbers[0]) if kind.numbers else torch.device(kind.kind)
     predict = partial(predict_stream, network.to(where), row, where)

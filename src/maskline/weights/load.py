@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,21 +40,24 @@ CLASS_PARAMETER = {
 }
 
 
-def load_network(name: str, path: Path | str) -> nn.Module:
+def load_network(name: str, path: Path | str, *, unaligned: bool = False) -> nn.Module:
     """Build a catalog network with the weights of a file, in eval mode; the file says how many classes there are.
 
     Args:
         name: a row of the catalog.
         path: ``.pdparams`` of the reference (`save_weights`' ``.safetensors`` are ours).
+        unaligned: the weights were trained with RoIAlign's first form, see `maskline.models.build`. Files of ours
+            say so themselves.
 
     Raises:
+        ParameterError: unaligned weights of a model without RoIAlign.
         InputNotFoundError: no such file.
         WeightsError: damaged or unsafe file, or weights of another network: all missing, unexpected and misshapen keys
             in one message, and the catalog's row they do fit, if any.
     """
     row = catalog.get(name)
     state, names_in_file = read_state(row, Path(path))
-    network = empty_network(row.name, state)
+    network = empty_network(row.name, state, unaligned=unaligned or is_unaligned(Path(path)))
     faults = fit(network, state, names_in_file)
     if faults:
         others = [m.name for m in catalog.MODELS.values() if m.family == row.family and m.name != row.name]
@@ -64,20 +68,23 @@ def load_network(name: str, path: Path | str) -> nn.Module:
     return network.eval()
 
 
-def save_weights(state: Mapping[str, Tensor], path: Path, model: str, labels: Sequence[str]) -> None:
+def save_weights(
+    state: Mapping[str, Tensor], path: Path, model: str, labels: Sequence[str], *, unaligned: bool = False
+) -> None:
     """Write weights as safetensors under our names (no counters of seen batches), with what they are of.
 
     Args:
         model: the catalog row.
         labels: class names.
+        unaligned: see `load_network`.
 
     Raises:
         OutputError: the file can't be written.
     """
     kept = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    about = {METADATA: json.dumps({"model": model, "labels": list(labels)})}  # one key: their order would vary
-
-    replace_file(path, lambda file: write_safetensors(kept, file, about))
+    about = {"model": model, "labels": list(labels)} | ({"unaligned": True} if unaligned else {})
+    metadata = {METADATA: json.dumps(about)}  # one key: their order would vary
+    replace_file(path, lambda file: write_safetensors(kept, file, metadata))
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
@@ -94,14 +101,25 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str
 
 def labels_in_file(path: Path) -> tuple[str, ...] | None:
     """The class names in a weights file; None where it has none."""
+    labels = _about(path).get("labels")
+    return tuple(map(str, labels)) if isinstance(labels, list) else None
+
+
+def is_unaligned(path: Path) -> bool:
+    """Whether a weights file says that it was trained with RoIAlign's first form; the reference's never do."""
+    return _about(path).get("unaligned") is True
+
+
+def _about(path: Path) -> Mapping[str, Any]:
+    """What a weights file says of itself; nothing, if it is none of ours."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})[METADATA])
-        return tuple(map(str, about["labels"]))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-        return None
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def read_state(row: catalog.Model, path: Path, *, part: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -189,7 +207,7 @@ def _summary(faults: list[str]) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in counts.items()) + " keys"
 
 
-def empty_network(name: str, state: Mapping[str, Tensor]) -> nn.Module:
+def empty_network(name: str, state: Mapping[str, Tensor], *, unaligned: bool = False) -> nn.Module:
     """A network of as many classes as the state has (COCO's where it does not tell), without memory for its weights.
 
     Counters of seen batches are real.
@@ -198,7 +216,7 @@ def empty_network(name: str, state: Mapping[str, Tensor]) -> nn.Module:
     per_class = state.get(CLASS_PARAMETER[row.family])
     classes = len(catalog.COCO_CLASSES) if per_class is None or per_class.ndim == 0 else len(per_class)
     with torch.device("meta"):
-        network = models.build(name, num_classes=max(classes, 1))
+        network = models.build(name, num_classes=max(classes, 1), unaligned=unaligned)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.num_batches_tracked = torch.zeros((), dtype=torch.int64)

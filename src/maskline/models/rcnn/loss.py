@@ -70,16 +70,19 @@ def match(
     if not len(target.boxes) or not len(boxes):
         nothing = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
         return torch.full_like(nothing, BACKGROUND), nothing
-    some = torch.split(target.boxes, max(PAIRS // len(boxes), 1))
-    overlap = torch.cat([box_iou(part[:, None], boxes) for part in some])  # (n, N)
-    best = overlap.max(dim=0)
-    kind = torch.full_like(best.indices, NEITHER)
-    kind[best.values < background_below] = BACKGROUND
-    kind[best.values >= object_from] = OBJECT
-    if each_object:
-        most = overlap.max(dim=1, keepdim=True).values
-        kind[((overlap == most) & (overlap > 0)).any(dim=0)] = OBJECT
-    return kind, best.indices
+    best, row = torch.full_like(boxes[:, 0], -1), torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+    favourite = torch.zeros_like(row, dtype=torch.bool)  # of some object
+    first = 0
+    for some in torch.split(target.boxes, max(PAIRS // len(boxes), 1)):
+        overlap = box_iou(some[:, None], boxes)
+        most, own = overlap.max(dim=0)
+        best, row = torch.where(most > best, most, best), torch.where(most > best, own + first, row)
+        favourite |= ((overlap == overlap.amax(dim=1, keepdim=True)) & (overlap > 0)).any(dim=0)
+        first += len(some)
+    kind = torch.full_like(row, NEITHER)
+    kind[best < background_below] = BACKGROUND
+    kind[(best >= object_from) | (favourite if each_object else False)] = OBJECT
+    return kind, row
 
 
 def sample(kind: Tensor, number: int, share: float) -> tuple[Tensor, Tensor]:
