@@ -236,8 +236,10 @@ def test_padding_is_as_if_the_image_had_been_padded(name: str) -> None:
     network, image = tiny_rcnn.network(name), tiny_rcnn.picture(97, 130)
     larger = nn.functional.pad(image, (0, 30, 0, 31))
     with torch.no_grad():
-        for a, b in zip(network.features(image), network.features(larger), strict=True):
+        levels = network.features(image)
+        for a, b in zip(levels, network.features(larger), strict=True):
             assert torch.equal(a, b)
+    assert [tuple(level.shape[2:]) for level in levels] == [(32, 40), (16, 20), (8, 10), (4, 5), (2, 3)]
 
 
 def test_c4_looks_at_the_image_as_it_is() -> None:

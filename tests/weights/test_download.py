@@ -166,7 +166,7 @@ def fails(server: Server, target: Path, *words: str, **options: Any) -> str:
         get(server, target, **options)
     message = str(caught.value)
     assert message.startswith(f"can't download {server.url} to {target}: ") and "\n" not in message
-    assert f"put it at {target}" in message and message.endswith("or pass --weights FILE")
+    assert f"put it at {target}" in message and message.endswith("--weights FILE of export, train and evaluate")
     for word in words:
         assert word in message
     assert not target.exists()

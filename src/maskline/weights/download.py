@@ -130,7 +130,7 @@ class _Job:
         by_hand = f"download it by hand with a browser and put it at {self.target}"
         if self.beside(".sha256").exists():  # of an earlier copy: it would call the new one damaged
             by_hand += f" (and remove {self.beside('.sha256').name} beside it)"
-        by_hand += ", or pass --weights FILE"
+        by_hand += ", or name a file you have: --weights FILE of export, train and evaluate"
         return DownloadError(f"can't download {self.url} to {self.target}: {' '.join(reason.split())}; {by_hand}")
 
 
