@@ -1,10 +1,12 @@
 """Whether a model can learn a few images by heart, as a check of the whole of training: loss, loop, evaluation.
 
     python benchmarks/overfit.py DATASET [--model Mask-RT-DETR-S] [--images 8] [--side 320] [--epochs 400]
-        [--batch-size 4] [--learning-rate 5e-4] [--clip-norm G] [--points 3136] [--output output/overfit]
+        [--batch-size 4] [--learning-rate 5e-4] [--clip-norm G] [--weights scratch] [--points 3136]
+        [--output output/overfit]
 
 The images with the fewest objects of the train split are both trained on, from scratch and without augmentation,
-and evaluated. Prints mask AP after each tenth of the run.
+and evaluated. Prints mask AP after each tenth of the run. With the weights of such a run it goes on as fine-tuning does:
+with what the model's recipe freezes.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--clip-norm", type=float, help="the gradient's largest norm")
+    parser.add_argument("--weights", default="scratch", help="what to start from")
     parser.add_argument("--points", type=int, default=3136, help="of the mask loss of Mask-RT-DETR")
     parser.add_argument("--output", type=Path, default=Path("output/overfit"))
     arguments = parser.parse_args()
@@ -75,7 +78,7 @@ def main() -> None:
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         clip_norm=arguments.clip_norm,
-        weights="scratch",
+        weights=arguments.weights,
         augment=Augment(flip=0),
         eval_interval=max(arguments.epochs // 10, 1),
         workers=0,

@@ -75,7 +75,7 @@ def weights(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(name: str, data: Path, output: Path, start: Path, **changes: Any) -> Settings:
     """Two steps that change little."""
     return Settings(
-        model=name, data=data, output=output, weights=str(start), epochs=1, batch_size=2, learning_rate=1e-4,
+        model=name, data=data, output=output, weights=str(start), epochs=1, batch_size=2, learning_rate=1e-5,
         device="cpu", workers=0, log_interval=1, augment=Augment(flip=0.5, sizes=(96, 128)), **changes,
     )  # fmt: skip
 
@@ -165,7 +165,7 @@ def test_the_graph_gives_the_network_s_detections(trained: Trained, height: int,
     ours, theirs = graph.run(images), Deployed(trained.network, graph.record.preprocess).run(images)
     for i in range(batch):
         assert not verify.compare(ours.image(i), theirs.image(i))
-        assert (theirs.scores[i] > 0).sum() >= 3
+        assert (theirs.scores[i] > 0).sum() >= 10
         ring = ours.masks[i].copy()
         ring[:, 1:-1, 1:-1] = -0.5
         assert (ring == -0.5).all()
@@ -185,7 +185,7 @@ def test_a_batch_gives_what_its_pictures_give_one_by_one(predictor: Predictor) -
     """Neighbours of one size run together; results are equal to the last bit of their masks."""
     images = pictures()
     alone = [next(iter(predictor.predict(image))).instances for image in images]
-    assert all(len(found) >= 3 for found in alone)
+    assert all(len(found) >= 10 for found in alone)
     for size in (2, 6):
         together = [result.instances for result in predictor.predict(images, batch_size=size)]
         for ours, theirs in zip(together, alone, strict=True):

@@ -321,7 +321,7 @@ def test_masks_are_interpolated_between_centres_of_pixels() -> None:
     torch.manual_seed(0)
     blobs = tiny_rcnn.picture(96, 128, batch=2).flatten(0, 1)[:5] > 0
     own = tiny_rcnn.objects(5)._replace(masks=blobs.to(torch.uint8))
-    boxes, objects = some_boxes(40, torch.float64) - 8, torch.randint(5, (40,))
+    boxes, objects = some_boxes(40, torch.float64) * 1.4 - 8, torch.randint(5, (40,))
     found = true_masks(Regions(boxes, torch.zeros(40).long()), objects, [own], 14)
     cell = (torch.arange(14) + 0.5) / 14
     x, y = (boxes[:, i, None] + cell * (boxes[:, i + 2] - boxes[:, i])[:, None] for i in (0, 1))

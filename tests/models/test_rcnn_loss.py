@@ -29,8 +29,12 @@ REGIONS = ("loss_bbox", "loss_mask")  # beginnings of parts that are divided by 
 
 
 def learning(name: str) -> MaskRCNN:
-    """A network in training, frozen as the recipe freezes it."""
+    """A network in training, frozen as the recipe freezes it; boxes change little, so all stages have objects."""
     network = tiny_rcnn.network(name)
+    with torch.no_grad():
+        for head in network.box_heads:
+            for parameter in head.delta.parameters():
+                parameter.mul_(0.1)
     freeze(network.frozen())
     learn(network, network.frozen())
     return network

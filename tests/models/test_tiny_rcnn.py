@@ -136,9 +136,9 @@ def test_detections_have_the_shapes_of_the_contract(name: str) -> None:
     side = cells(network) + 2
     assert boxes.shape == (2, 20, 4) and scores.shape == labels.shape == (2, 20)
     assert masks.shape == (2, 20, side, side) and side == (16 if name == "MaskRCNN-ResNet50" else 30)
-    assert labels.dtype == torch.int64 and set(labels.flatten().tolist()) == {0, 1, 2}
+    assert labels.dtype == torch.int64 and labels.unique().tolist() == [0, 1, 2]
     assert (scores.diff(dim=1) <= 0).all() and (scores > 0.05).all() and scores.max() < 1
-    assert scores.max() > 0.7 and scores.min() < 0.6
+    assert scores.max() > 0.6 and scores.max() - scores.min() > 0.2
     assert (boxes[..., 2:] > boxes[..., :2]).all()
     inner = masks[..., 1:-1, 1:-1]
     assert -0.5 <= inner.min() < -0.2 and 0.2 < inner.max() <= 0.5

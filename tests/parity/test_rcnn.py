@@ -21,11 +21,12 @@ from torch import Tensor
 
 from maskline.models.fpn import MULTIPLE
 from maskline.models.outputs import Detections
+from maskline.models.overlap import box_iou
 from maskline.models.rcnn import loss as loss_module
 from maskline.models.rcnn import network as network_module
 from maskline.models.rcnn.loss import Sampled
 from maskline.models.rcnn.network import CONFIGS, MaskRCNN
-from maskline.models.rcnn.rpn import Predictions, ProposalConfig, propose
+from maskline.models.rcnn.rpn import Predictions, ProposalConfig, candidates, propose
 from maskline.models.rcnn.weights import RENAME
 from maskline.models.roi_align import Regions
 from maskline.models.targets import Target
@@ -44,7 +45,9 @@ INPUTS = {
     "MaskRCNN-ResNet50-FPN": ("fixed", "img480x640", "img427x640"),
     "Cascade-MaskRCNN-ResNet50-vd-SSLDv2-FPN": ("fixed", "img480x640"),
 }
-TAP_TOLERANCE = 1e-4  # of a tap's largest magnitude; seen: 8e-6
+TAP_TOLERANCE = 1e-4  # of a tap's largest magnitude; seen: 4e-5
+MASK_TOLERANCE = 1e-3  # of the probabilities of masks, whose regions are boxes of ours; seen: 6.6e-4
+TIE = 1e-4  # of scores (logits up to 20) and overlaps
 SCORE_TOLERANCE = 1e-4  # seen: 1.2e-5
 BOX_TOLERANCE = 0.05  # pixels; seen: 0.003
 PIXEL_TOLERANCE = 1e-3  # share of a picture's pixels, for each mask
@@ -94,17 +97,21 @@ def test_forward_and_detections(network: MaskRCNN, tag: str) -> None:
     errors = errors_of_taps(network, case, padded, levels, predictions)
     size = torch.tensor([image.shape[2:]], dtype=torch.float32)
     proposals, valid = propose(predictions, size, network.config.proposals)
-    assert_same_boxes(proposals[valid], case["rpn/rois"])
+    if not same_boxes(proposals[valid], case["rpn/rois"]):
+        print(f"{name} {tag}: a tie of scores or overlaps made other proposals")
+        assert_chosen(predictions, size, network.config.proposals, torch.from_numpy(case["rpn/rois"]))
 
     for variant, aligned in variants.items():
         case = Case(name, tag, variant)
         network.config = replace(network.config, aligned=aligned)
         detections, head_errors = look_at(network, case, levels, size)
-        errors |= head_errors
+        errors |= {tap: max(error, errors.get(tap, 0)) for tap, error in head_errors.items()}
         assert_same_masks(case, detections, *partners(case, detections))
     if tag == "fixed":  # and all of it at once, from its own proposals
         partners(case, network(image))
-    print(f"{name} {tag}: taps {max(errors.values()):.1e}")
+    mask_error = errors.pop("mask.prob")
+    print(f"{name} {tag}: taps {max(errors.values()):.1e}, masks {mask_error:.1e}")
+    assert mask_error <= MASK_TOLERANCE
     assert max(errors.values()) <= TAP_TOLERANCE, errors
 
 
@@ -146,11 +153,36 @@ def look_at(network: MaskRCNN, case: Case, levels: list[Tensor], size: Tensor) -
     return detections, errors
 
 
-def assert_same_boxes(ours: Tensor, theirs: np.ndarray) -> None:
-    """Proposals, in any order."""
+def same_boxes(ours: Tensor, theirs: np.ndarray) -> bool:
+    """Whether proposals are the same, in any order."""
     assert ours.shape == theirs.shape
     apart = torch.cdist(ours, torch.from_numpy(theirs), p=torch.inf)
-    assert max(apart.amin(dim=0).max(), apart.amin(dim=1).max()) <= BOX_TOLERANCE
+    return bool(max(apart.amin(dim=0).max(), apart.amin(dim=1).max()) <= BOX_TOLERANCE)
+
+
+def assert_chosen(predictions: Predictions, size: Tensor, config: ProposalConfig, theirs: Tensor) -> None:
+    """The reference's proposals are what suppression leaves of our candidates, but for ties.
+
+    Where two scores are equal to the last digits, as many boxes may follow from which one is taken first. So: none of
+    theirs overlaps a clearly better one of theirs too much, and what they left out, above their last one, does overlap
+    one of theirs that is better, or as good.
+    """
+    levels = [candidates(*level, size, config.candidates) for level in zip(*predictions, strict=True)]
+    scores = torch.cat([score[0] for _, score in levels])
+    boxes = torch.cat([box[0] for box, _ in levels])
+    level = torch.repeat_interleave(torch.arange(len(levels)), torch.tensor([len(box[0]) for box, _ in levels]))
+    apart = torch.cdist(theirs, boxes, p=torch.inf)
+    assert apart.amin(dim=1).max() <= BOX_TOLERANCE  # each is a candidate of ours
+    kept = apart.argmin(dim=1)
+    alike = level[kept, None] == level
+    overlap = torch.where(alike, box_iou(boxes[kept, None], boxes), 0)
+    better = scores[kept, None] - scores
+    suppressed = (overlap[:, kept] > config.overlap + TIE) & (better[:, kept] > TIE)
+    assert not suppressed.any()
+    left_out = torch.isfinite(scores) & (scores > scores[kept].min() + TIE)
+    left_out[kept] = False
+    reason = ((overlap > config.overlap - TIE) & (better > -TIE)).any(dim=0)
+    assert reason[left_out].all() and left_out.any()
 
 
 def partners(case: Case, detections: Detections) -> tuple[np.ndarray, np.ndarray]:

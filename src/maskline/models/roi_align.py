@@ -89,7 +89,10 @@ def _layout(maps: Sequence[Tensor], strides: Sequence[float]) -> list[tuple[int,
 
 
 class _Axis(NamedTuple):
-    """Which cells bins take along one axis: as many as ``run``, from ``start``, with weights; 0 beyond the run."""
+    """Which cells bins take along one axis: as many as ``run``, from ``start``, with weights; 0 beyond the run.
+
+    A bin with points at 3.2 and 3.9 takes 0.45 of cell 3 and 0.55 of cell 4: (0.8 + 0.1) / 2 and (0.2 + 0.9) / 2.
+    """
 
     start: Tensor  # (R, side) int64, inside the map
     weights: Tensor  # (R, side, longest run)

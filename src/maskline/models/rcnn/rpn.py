@@ -88,7 +88,7 @@ def propose(predictions: Predictions, size: Tensor, config: ProposalConfig) -> t
     Returns:
         Boxes (B, N, 4), and which of the rows are any (B, N) bool.
     """
-    found = [_best(*level, size, config.candidates) for level in zip(*predictions, strict=True)]
+    found = [candidates(*level, size, config.candidates) for level in zip(*predictions, strict=True)]
     boxes, scores = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))  # (B, levels, candidates, ...)
     stays = suppress(boxes.flatten(0, 1), scores.flatten(0, 1)[:, None], overlap=config.overlap, keep=config.per_level)
     scores = torch.where(stays.view_as(scores), scores, -torch.inf).flatten(1)
@@ -96,7 +96,7 @@ def propose(predictions: Predictions, size: Tensor, config: ProposalConfig) -> t
     return boxes.flatten(1, 2).gather(1, best.indices[..., None].expand(-1, -1, 4)), best.values > LOWEST
 
 
-def _best(scores: Tensor, deltas: Tensor, anchors: Tensor, size: Tensor, number: int) -> tuple[Tensor, Tensor]:
+def candidates(scores: Tensor, deltas: Tensor, anchors: Tensor, size: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """Of a level, the ``number`` boxes (B, number, 4) with the best scores (B, number), -inf where there is no box."""
     best = F.pad(scores, (0, number), value=-torch.inf).topk(number, dim=1)
     index = best.indices.clamp(max=scores.shape[1] - 1)
