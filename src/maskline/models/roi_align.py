@@ -71,7 +71,7 @@ def _pool(
     start = first[level].long() + image * height * width
     index, weight, offsets = _bags(x, y, start, height, width)
     pooled = F.embedding_bag(index, cells, offsets, mode="sum", per_sample_weights=weight)
-    return pooled.view(len(boxes), side, side, cells.shape[1]).permute(0, 3, 1, 2)
+    return pooled.view(len(boxes), side, side, cells.shape[1]).permute(0, 3, 1, 2).contiguous()
 
 
 def _per_level(values: Sequence[float], like: Tensor) -> Tensor:
@@ -138,17 +138,7 @@ def _bags(x: _Axis, y: _Axis, first: Tensor, height: Tensor, width: Tensor) -> t
     return first[box] + cell_y * width[box] + cell_x, weight, offsets
 
 
-@torch.library.custom_op("maskline::roi_align", mutates_args=())
-def _roi_align(
-    maps: Sequence[Tensor],
-    boxes: Tensor,
-    image: Tensor,
-    level: Tensor,
-    strides: Sequence[float],
-    side: int,
-    aligned: bool,
-) -> Tensor:
-    return _pool(maps, boxes, image, level, strides, side, aligned).contiguous()
+_roi_align = torch.library.custom_op("maskline::roi_align", _pool, mutates_args=())
 
 
 @_roi_align.register_fake
