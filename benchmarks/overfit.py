@@ -4,8 +4,8 @@
         [--batch-size 4] [--learning-rate 5e-4] [--clip-norm G] [--weights scratch] [--points 3136]
         [--output output/overfit]
 
-The images with the fewest objects of the train split are both trained on, from scratch and without augmentation,
-and evaluated. Prints mask AP after each tenth of the run. With the weights of such a run it goes on as fine-tuning does:
+The images with the fewest objects of the train split are both trained on, from scratch and without augmentation, and
+evaluated. Prints mask AP after each tenth of the run. With the weights of such a run it goes on as fine-tuning does,
 with what the model's recipe freezes.
 """
 
