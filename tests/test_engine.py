@@ -186,7 +186,7 @@ def test_every_mode_is_done(
     mode: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_in(monkeypatch, {})
-    monkeypatch.setattr(hub, "make_model_dir", lambda *arguments: Path("made"))
+    monkeypatch.setattr(hub, "make_model_dir", lambda *arguments, **options: Path("made"))
     code = main(f"Global.mode={mode}", "Global.dataset_dir=d", f"Predict.model_dir={out}/nowhere")
     told = capsys.readouterr().err
     if mode in ("train", "evaluate"):
@@ -247,10 +247,12 @@ def test_export_takes_a_file_or_the_official_weights(
     out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(hub, "make_model_dir", lambda *arguments: calls.append(arguments) or Path("made"))
+    monkeypatch.setattr(
+        hub, "make_model_dir", lambda *arguments, unaligned: calls.append((*arguments, unaligned)) or Path("made")
+    )
     for override in ("Export.weight_path=mine.pdparams", "Export.weight_path=None", "Global.device=cpu"):
         assert main("Global.mode=export", override) == 0
-    assert calls == [("Mask-RT-DETR-S", Path("output"), weights) for weights in ("mine.pdparams", None, None)]
+    assert calls == [("Mask-RT-DETR-S", Path("output"), weights, False) for weights in ("mine.pdparams", None, None)]
     assert not (out / "export_result.json").exists()
     assert main("Global.mode=export", "Export.weight_path=https://example.com/a.pdparams") == 1
     assert "only the official one of Mask-RT-DETR-S is legal" in capsys.readouterr().err

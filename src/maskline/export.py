@@ -222,7 +222,8 @@ def name_sizes(graph: onnx.GraphProto) -> None:
     names = {size.dim_param: name for size, name in zip(sizes, SIZES, strict=False) if size.dim_param}
     for value in (*graph.input, *graph.output, *graph.value_info):
         for size in value.type.tensor_type.shape.dim:
-            size.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.dim_param)
+            if size.dim_param:  # to set it would unset a number
+                size.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.dim_param)
 
 
 def store_half(graph: onnx.GraphProto) -> None:

@@ -44,7 +44,7 @@ class TwoStage(nn.Module):
 @pytest.fixture
 def _two_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two-stage networks are small."""
-    monkeypatch.setattr(models, "build", lambda name, num_classes: TwoStage(num_classes))
+    monkeypatch.setattr(models, "build", lambda name, num_classes, unaligned: TwoStage(num_classes))
 
 
 def weights(classes: int, width: int = 5) -> dict[str, Tensor]:
