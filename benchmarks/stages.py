@@ -35,8 +35,8 @@ from predict import paired, table
 from torch import Tensor, nn
 
 from maskline import models
-from maskline.export import OPSET, fused
-from maskline.models import nms, padding, roi_align
+from maskline.export import OPSET, fused, onnx_translations
+from maskline.models import nms, roi_align
 from maskline.models.overlap import box_iou
 from maskline.models.rcnn.network import MaskRCNN
 from maskline.models.rcnn.rpn import Predictions, propose
@@ -133,7 +133,6 @@ def row(stage: Stage, network: nn.Module, threads: int, measure: Measure) -> dic
 
 def exported(part: nn.Module, inputs: Sequence[Tensor], threads: int) -> Any:
     """A session of ONNX Runtime, of a graph as `maskline.export` writes it, but for the fixed size."""
-    translations = nms.onnx_translations() | padding.onnx_translations() | roi_align.onnx_translations()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -142,7 +141,7 @@ def exported(part: nn.Module, inputs: Sequence[Tensor], threads: int) -> Any:
             dynamo=True,
             input_names=names(inputs),
             opset_version=OPSET,
-            custom_translation_table=translations,
+            custom_translation_table=onnx_translations(),
             verbose=False,
         )
     assert program is not None

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -194,9 +194,7 @@ def write_graph(deployed: Deployed, record: Record, path: Path, *, half: bool = 
             input_names=[INPUT],
             output_names=list(OUTPUTS),
             opset_version=OPSET,
-            custom_translation_table=nms.onnx_translations()
-            | padding.onnx_translations()
-            | roi_align.onnx_translations(),
+            custom_translation_table=onnx_translations(),
             verbose=False,
         )
     assert program is not None
@@ -214,6 +212,11 @@ def write_graph(deployed: Deployed, record: Record, path: Path, *, half: bool = 
         store_half(model.graph)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """How all operators of this project are written in ONNX, for `torch.onnx.export`."""
+    return nms.onnx_translations() | padding.onnx_translations() | roi_align.onnx_translations()
 
 
 def name_sizes(graph: onnx.GraphProto) -> None:

@@ -19,7 +19,7 @@ from tiny_solov2 import network as tiny
 from torch import Tensor, nn
 
 from maskline import catalog
-from maskline.models import padding
+from maskline.export import onnx_translations
 from maskline.models.solov2 import loss as loss_module
 from maskline.models.solov2.assigner import AssignerConfig, Assignment, assign, reduced
 from maskline.models.solov2.decode import covering, decayed, overlaps, peaks, tight_boxes
@@ -424,7 +424,7 @@ def test_the_graph_gives_the_network_s_numbers_at_any_size(tmp_path: Path) -> No
         input_names=["image"],
         opset_version=18,
         verbose=False,
-        custom_translation_table=padding.onnx_translations(),
+        custom_translation_table=onnx_translations(),
     )
     model = program.model_proto
     assert {node.domain for node in model.graph.node} == {""}

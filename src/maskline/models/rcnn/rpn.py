@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskline.models.fpn import STRIDES
 from maskline.models.layers import at_least_float
 from maskline.models.nms import LOWEST, suppress
 from maskline.models.rcnn.boxes import UNIT, anchors_of, base_anchors, clip, decode
@@ -20,7 +21,7 @@ SMALLEST_SIDE = 1.0  # pixels: boxes below are no proposals
 class AnchorConfig:
     """Which anchors there are: of each level, sides in pixels; ratios are height to width."""
 
-    strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    strides: tuple[int, ...] = STRIDES
     sizes: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
 
