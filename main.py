@@ -1,8 +1,6 @@
 """``python main.py -c CONFIG -o Section.key=value``, as the documents of the reference have it: see docs/config.md."""
 
-import sys
-
-from maskline.engine import main
+from maskline.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -35,7 +35,7 @@ from predict import paired, table
 from torch import Tensor, nn
 
 from maskline import models
-from maskline.export import OPSET, fused, onnx_translations
+from maskline.exporting import OPSET, fused, onnx_translations
 from maskline.models import nms, roi_align
 from maskline.models.overlap import box_iou
 from maskline.models.rcnn.network import MaskRCNN
@@ -132,7 +132,7 @@ def row(stage: Stage, network: nn.Module, threads: int, measure: Measure) -> dic
 
 
 def exported(part: nn.Module, inputs: Sequence[Tensor], threads: int) -> Any:
-    """A session of ONNX Runtime, of a graph as `maskline.export` writes it, but for the fixed size."""
+    """A session of ONNX Runtime, of a graph as `maskline.exporting` writes it, but for the fixed size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -32,7 +32,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model of three classes: real in every part, but tiny and untrained."""
     import tiny
 
-    from maskline.export import export_network
+    from maskline.exporting import export_network
 
     return export_network(
         tiny.network(), tiny.ROW, tmp_path_factory.mktemp("model"), labels=tiny.CLASSES, threshold=0.6

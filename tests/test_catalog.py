@@ -36,6 +36,7 @@ TWO_STAGE = [name for name in NAMES if "RCNN" in name]
 
 
 def test_the_fifteen_names_in_order_then_ours() -> None:
+    """F26."""
     assert list(catalog.MODELS) == [*NAMES, OURS]
     assert all(catalog.MODELS[name].name == name for name in NAMES)
     assert [name for name, row in catalog.MODELS.items() if row.ours] == [OURS]
@@ -43,7 +44,7 @@ def test_the_fifteen_names_in_order_then_ours() -> None:
 
 
 def test_the_phantom_sixteenth_is_absent() -> None:
-    """The reference's code names one more, which has no weights and no configuration."""
+    """B66: the reference's code names one more, which has no weights and no configuration."""
     with pytest.raises(UnknownNameError, match="MaskRCNN-ResNet50-vd-FPN"):
         catalog.get("MaskRCNN-ResNet50-vd-SSLDv2-FPN")
 
@@ -205,6 +206,7 @@ def test_coco_classes() -> None:
 
 
 def test_table_rows() -> None:
+    """F71."""
     rows = {row[0]: row[1:] for row in catalog.table_rows()}
     assert list(rows) == [*NAMES, OURS]
     assert rows["Mask-RT-DETR-L"] == ("Mask-RT-DETR", "45.7", "113.20", "1179.56", "113.6")

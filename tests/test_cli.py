@@ -19,11 +19,12 @@ PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
 
 
 def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "maskline.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "maskline", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | environment)
 
 
 def test_predict_prints_and_saves(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """B70: and says at the end how much there was."""
     folder = tmp_path / "photos"
     (folder / "deep").mkdir(parents=True)
     shutil.copy(PHOTO, folder / "a.jpg")
@@ -44,6 +45,7 @@ def test_predict_prints_and_saves(tiny_model_dir: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_saved_unless_asked(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """F03."""
     done = run("predict", PHOTO, "--model-dir", tiny_model_dir, "--threshold", 0.9999, "--quiet", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout == "" and not list(tmp_path.iterdir())
 
@@ -99,6 +101,7 @@ def test_a_damaged_model_gives_one_line(tiny_model_dir: Path, tmp_path: Path) ->
 
 
 def test_bad_files_can_be_skipped(bad: Path, tiny_model_dir: Path) -> None:
+    """B20."""
     done = run("predict", bad / "cut.jpg", PHOTO, bad / "text.png", "--model-dir", tiny_model_dir, "--skip-errors")
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
     assert "cut.jpg" in done.stderr and "text.png" in done.stderr and "images: 1" in done.stderr
@@ -149,6 +152,7 @@ def test_weights_of_another_model(pdparams: Path, tmp_path: Path) -> None:
 
 
 def test_offline_the_official_model_says_what_to_do(tmp_path: Path) -> None:
+    """F76."""
     done = run("predict", PHOTO, "--model", "Mask-RT-DETR-S", MASKLINE_HOME=str(tmp_path), MASKLINE_OFFLINE="1")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert (
@@ -159,6 +163,7 @@ def test_offline_the_official_model_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_models_prints_the_table() -> None:
+    """F71."""
     done = run("models")
     assert done.returncode == 0 and done.stdout.count("\n") >= 16 and "Mask-RT-DETR-H" in done.stdout
 

@@ -16,17 +16,18 @@ import pytest
 import sets
 
 import maskline
-from maskline import cli
+from maskline import catalog, cli
 from maskline.data.convert import convert
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHINESE = {ROOT / "README.zh-CN.md": None} | {p: ROOT / "docs" / p.name for p in (ROOT / "docs" / "zh").glob("*.md")}
 PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
     found = []
-    for path in DOCUMENTS:
+    for path in (p for p in DOCUMENTS if p.name != "tutorial.md"):  # tests/e2e/test_training_path.py runs that
         for i, block in enumerate(re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), re.S)):
             found.append((f"{path.name}-{i}", block))
     return found
@@ -61,7 +62,7 @@ def test_python_blocks_run(block: str, workplace: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-#: Command lines that can be run here, and what each must leave. tests/e2e/test_training_path.py runs those of training.
+#: Command lines that can be run here, and what each must leave.
 COMMANDS = {
     "maskline predict": "output/photo_res.json",
     "maskline check": "output/check_dataset/report.html",
@@ -99,8 +100,52 @@ def test_documents_have_such_blocks() -> None:
     assert len(blocks("python")) >= 2 and all(any(line.startswith(c) for line in shown) for c in COMMANDS)
 
 
+def test_pages_in_chinese_have_the_blocks_of_those_in_english() -> None:
+    """So that what is run above is theirs too. The README is a shorter one, with no block of Python of its own."""
+    assert len(CHINESE) == 5
+    for chinese, english in CHINESE.items():
+        text = chinese.read_text(encoding="utf-8")
+        if english is None:
+            assert all(block in (ROOT / "README.md").read_text(encoding="utf-8") for block in python_blocks(text))
+        else:
+            assert code(text) == code(english.read_text(encoding="utf-8")), chinese.name
+
+
+def python_blocks(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.S)
+
+
+def code(text: str) -> list[list[str]]:
+    """The blocks of a page, without remarks."""
+    blocks = re.findall(r"```\w*\n(.*?)```", text, re.S)
+    return [[line.partition(" #")[0].rstrip() for line in block.splitlines()] for block in blocks]
+
+
+def test_which_model_to_choose_is_told_of_each() -> None:
+    """F71, F72."""
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    advice = text.partition("| you want | take |")[2]
+    assert all(f"| {row.name} |" in text for row in catalog.MODELS.values())
+    for family in ("Mask-RT-DETR-L", "Cascade Mask R-CNN", "MaskRCNN-ResNeXt101-vd-FPN", "SOLOv2", "PP-YOLOE_seg-S"):
+        assert family in advice
+
+
+def test_the_tutorial_ends_with_one_s_own_weights_in_the_pipeline() -> None:
+    """F70, F82: annotate, train on, put the weights into the file."""
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    steps = (
+        "labelme my_labelme",
+        "maskline train",
+        "maskline evaluate",
+        "set `model_name`",
+        "--pipeline my_pipeline.yaml",
+    )
+    places = [text.index(step) for step in steps]
+    assert places == sorted(places)
+
+
 def test_links_lead_somewhere() -> None:
-    for path in DOCUMENTS:
+    for path in (*DOCUMENTS, *CHINESE):
         for link in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
             assert link.startswith("http") or (path.parent / link).exists(), f"{path.name}: {link}"
 
@@ -109,6 +154,7 @@ def test_links_lead_somewhere() -> None:
     ("page", "command"),
     [
         ("predict.md", cli.predict),
+        ("predict.md", cli.cli),
         ("data.md", cli.check),
         ("data.md", cli.convert),
         ("data.md", cli.split),
@@ -119,5 +165,11 @@ def test_links_lead_somewhere() -> None:
 )
 def test_options_are_documented(page: str, command: click.Command) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    options = [option for p in command.params for option in p.opts if option.startswith("--")]
+    options = [
+        option
+        for p in command.params
+        if not getattr(p, "hidden", False)
+        for option in p.opts
+        if option.startswith("--")
+    ]
     assert not [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)]

@@ -17,7 +17,7 @@ import pytest
 import sets
 
 import maskline
-from maskline import engine, hub, models
+from maskline import cli, engine, hub, models
 from maskline.config.module import MODES, load
 from maskline.data import check_dataset as step
 from maskline.data.split import Division
@@ -30,8 +30,17 @@ PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
 CONFIG = "paddlex/configs/modules/instance_segmentation/Mask-RT-DETR-S.yaml"
 
 
+def command(*arguments: str) -> int:
+    """The exit code of ``maskline`` and of ``main.py``."""
+    try:
+        cli.main(arguments)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
 def main(*overrides: str, config: str = CONFIG) -> int:
-    return engine.main(["-c", config, *(part for override in overrides for part in ("-o", override))])
+    return command("-c", config, *(part for override in overrides for part in ("-o", override)))
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +102,7 @@ def test_success_is_in_the_file(out: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_failure_is_in_the_file_and_one_line(
     out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """F75: a failure is in the result file, and one line."""
     error = DatasetError("too bad: a/b.json")
     error.details = {"check_pass": False, "done_flag": True, "errors": [1]}  # type: ignore[attr-defined]
     stand_in(monkeypatch, error)
@@ -138,7 +148,7 @@ def test_an_output_that_can_t_be_written(
 
 
 def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All keys of Train, the reference's and ours; what the pretrained path means."""
+    """F61, F65: all keys of Train, the reference's and ours; what the pretrained path means."""
     from maskline import train as package
     from maskline.train.augment import Augment
 
@@ -169,7 +179,7 @@ def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_weights_are_evaluated(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the name the documents have for them, on a data set with their classes."""
+    """F66, B38, B42: by the name the documents have for them, on a data set with their classes."""
     sets.make(out.parent / "data", val=2)
     network = models.build("PP-YOLOE_seg-N", 2)
     save_weights(network.state_dict(), out / "best_model" / "best_model.safetensors", "PP-YOLOE_seg-N", ("cat", "dog"))
@@ -207,6 +217,7 @@ def test_a_mode_that_is_not() -> None:
 
 
 def test_check_dataset_gets_what_is_configured(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F58, F59: conversion and division by -o."""
     made = stand_in(monkeypatch, {})
     assert main("Global.dataset_dir=d", "CheckDataset.split.train_percent=90") == 0
     assert made.arguments == [Path("d"), Path("output"), None, None, 0]
@@ -232,6 +243,7 @@ def test_check_dataset_gets_what_is_configured(out: Path, monkeypatch: pytest.Mo
 def test_check_dataset_says_what_is_missing(
     override: str, told: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """F60, B33: what is missing is said."""
     made = stand_in(monkeypatch, {})
     unusable = override.startswith("CheckDataset")
     assert main("Global.dataset_dir=d", override) == (2 if unusable else 1) and made.arguments == []
@@ -246,6 +258,7 @@ def test_check_dataset_says_what_is_missing(
 def test_export_takes_a_file_or_the_official_weights(
     out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """F67."""
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(
         hub, "make_model_dir", lambda *arguments, unaligned: calls.append((*arguments, unaligned)) or Path("made")
@@ -261,6 +274,7 @@ def test_export_takes_a_file_or_the_official_weights(
 def test_predict_prints_and_saves(
     out: Path, tmp_path: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """F68."""
     cv2.imwrite(str(tmp_path / "b.png"), np.full((80, 120, 3), 99, np.uint8))
     given = ("Global.mode=predict", f"Predict.model_dir={tiny_model_dir}", f"Predict.input=[{PHOTO}, b.png]",
              "Predict.batch_size=2", "Predict.threshold=0.55", "Global.device=cpu")  # fmt: skip
@@ -309,6 +323,7 @@ def dataset(folder: Path) -> Path:
 
 
 def test_the_documented_command_from_another_directory(tmp_path: Path) -> None:
+    """F55, F56, F57: main.py from anywhere."""
     dataset(tmp_path / "set")
     done = run("-c", CONFIG, "-o", "Global.mode=check_dataset", "-o", "Global.dataset_dir=./set", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout == "", done.stderr
@@ -338,17 +353,15 @@ def test_a_broken_data_set_from_the_command(tmp_path: Path) -> None:
 def test_a_configuration_that_can_t_be_used_is_one_line(
     arguments: list[str], told: str, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = engine.main(arguments)
+    code = command(*arguments)
     lines = [line for line in capsys.readouterr().err.splitlines() if "configuration: " not in line]
     assert code == (1 if "none" in told else 2) and len(lines) == 1 and told in lines[0]
     assert not out.exists()
 
 
 def test_the_command_line_of_the_reference(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert engine.main(["--config", CONFIG, "--override", "Global.mode=train", "-p", "x"]) == 1
-    with pytest.raises(SystemExit) as caught:
-        engine.main(["--conf", CONFIG])
-    assert caught.value.code == 2 and "unrecognized arguments: --conf" in capsys.readouterr().err
+    assert command("--config", CONFIG, "--override", "Global.mode=train", "-p", "x") == 1
+    assert command("--conf", CONFIG) == 2 and "No such option '--conf'" in capsys.readouterr().err
 
 
 def test_errors_are_of_the_right_kind(out: Path) -> None:

@@ -15,7 +15,7 @@ import yaml
 
 from maskline import verify
 from maskline.errors import ExportError, InputNotFoundError, OutputError, ParameterError, WeightsError
-from maskline.export import export, export_network, inference_yml, read_labels, write_graph
+from maskline.exporting import Target, export, export_network, inference_yml, read_labels, write_graph
 from maskline.models.deployed import Deployed
 from maskline.runtime.device import Device
 from maskline.runtime.graph import RECORD_KEY, Graph, Raw, Record
@@ -54,7 +54,7 @@ def test_the_graph_gives_the_networks_detections_at_any_batch(tiny_model_dir: Pa
 
 def test_half_precision_halves_the_file_and_keeps_the_detections(tiny_model_dir: Path, tmp_path: Path) -> None:
     """Weights are rounded, by a two thousandth at most; what is computed with them is float32."""
-    export_network(tiny.network(), tiny.ROW, tmp_path, labels=tiny.CLASSES, half=True)
+    export_network(tiny.network(), tiny.ROW, tmp_path, labels=tiny.CLASSES, target=Target(half=True))
     model, whole = (onnx.load(folder / "inference.onnx") for folder in (tmp_path, tiny_model_dir))
     onnx.checker.check_model(model, full_check=True)
     stored = {kind: sum(len(t.raw_data) for t in model.graph.initializer if t.data_type == kind) for kind in (1, 10)}
@@ -81,7 +81,7 @@ def test_files_and_only_these(tiny_model_dir: Path) -> None:
 def test_exporting_leaves_the_network_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = tiny.network().train()
     before = copy.deepcopy(network.state_dict())
-    monkeypatch.setattr("maskline.export.verify", lambda *_: None)
+    monkeypatch.setattr("maskline.exporting.make.verify", lambda *_, single: None)
     export_network(network, tiny.ROW, tmp_path, labels=tiny.CLASSES)
     assert network.training
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
@@ -92,14 +92,14 @@ def test_a_graph_that_disagrees_is_not_written(what: str, tmp_path: Path, monkey
     """The graph is made from a network one part of which is a little off."""
     real = write_graph
 
-    def sabotaged(deployed: Deployed, record: Record, path: Path, *, half: bool) -> None:
+    def sabotaged(deployed: Deployed, record: Record, path: Path, *, half: bool, single: bool) -> None:
         deployed = copy.deepcopy(deployed)
         with torch.no_grad():
             for parameter in getattr(deployed.network.decoder, what).parameters():
                 parameter.mul_(1.05)
-        real(deployed, record, path, half=half)
+        real(deployed, record, path, half=half, single=single)
 
-    monkeypatch.setattr("maskline.export.write_graph", sabotaged)
+    monkeypatch.setattr("maskline.exporting.make.write_graph", sabotaged)
     with pytest.raises(ExportError, match="disagrees with the network at batch 1.*not written"):
         export_network(tiny.network(), tiny.ROW, tmp_path / "new", labels=tiny.CLASSES)
     assert not (tmp_path / "new").exists()
@@ -108,10 +108,10 @@ def test_a_graph_that_disagrees_is_not_written(what: str, tmp_path: Path, monkey
 def test_a_failed_export_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "inference.onnx").write_bytes(b"old")
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, single: bool) -> None:
         raise ExportError("no")
 
-    monkeypatch.setattr("maskline.export.verify", refuse)
+    monkeypatch.setattr("maskline.exporting.make.verify", refuse)
     with pytest.raises(ExportError):
         export_network(tiny.network(), tiny.ROW, tmp_path, labels=tiny.CLASSES)
     assert [p.name for p in tmp_path.iterdir()] == ["inference.onnx"]

@@ -68,6 +68,7 @@ def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_red_stays_red() -> None:
+    """B02."""
     image = np.zeros((60, 80, 3), np.uint8)
     image[..., 2] = 255  # BGR
     picture = draw(image, make([], size=(60, 80)), NAMES)
@@ -87,6 +88,7 @@ def test_nothing_found_gives_the_image_and_leaves_it_as_it_is() -> None:
 @pytest.mark.parametrize("label", range(0, 45, 4))
 @pytest.mark.parametrize("alpha", [0.7, 0.0, 1.0, 0.35])
 def test_a_mask_is_blended_exactly(label: int, alpha: float) -> None:
+    """B11: no lightening from one to the next."""
     image = noise()
     instances = make([(40, 60, 200, 220)], [label])
     picture = draw(image, instances, NAMES, alpha=alpha, contour=False)
@@ -98,6 +100,7 @@ def test_a_mask_is_blended_exactly(label: int, alpha: float) -> None:
 
 
 def test_colours_depend_on_the_class_alone() -> None:
+    """B11."""
     boxes = [(10, 60, 60, 110), (80, 60, 130, 110), (150, 60, 200, 110), (220, 60, 270, 110)]
     image = np.zeros((240, 320, 3), np.uint8)
     for labels in ([3, 3, 3, 3], [7, 3, 27, 0], [0, 27, 3, 7]):
@@ -201,6 +204,7 @@ def test_scores_can_be_left_out(no_system_fonts: None) -> None:
 
 
 def test_without_a_font_classes_are_numbered_and_that_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """B10."""
     with caplog.at_level(logging.WARNING, "maskline"):
         assert render._text_and_font("自行车", 3, 20)[0] == "#3"
         assert render._text_and_font("猫", 4, 20)[0] == "#4"

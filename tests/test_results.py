@@ -12,7 +12,8 @@ import re
 import stat
 import sys
 import threading
-from collections.abc import Mapping
+import tracemalloc
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+import maskline
 from maskline import results
-from maskline.errors import OutputError, ParameterError, UnknownNameError
+from maskline.errors import MissingDependencyError, OutputError, ParameterError, UnknownNameError
 from maskline.instances import Instances, pixel_window
 from maskline.results import Result, Stems
 
@@ -57,6 +59,7 @@ def files(folder: Path) -> list[str]:
 
 
 def test_it_reads_like_a_dict() -> None:
+    """F27."""
     result = make("in/photo.jpg")
     assert isinstance(result, Mapping) and len(result) == 5
     assert list(result) == ["input_path", "page_index", "input_img", "boxes", "masks"]
@@ -68,6 +71,7 @@ def test_it_reads_like_a_dict() -> None:
 
 
 def test_boxes_are_plain_python() -> None:
+    """F28, B05, B07: the same four keys whatever the model, no NumPy numbers."""
     result = make()
     assert [list(box) for box in result["boxes"]] == [["cls_id", "label", "score", "coordinate"]] * 3
     for box in result["boxes"]:
@@ -78,6 +82,7 @@ def test_boxes_are_plain_python() -> None:
 
 
 def test_masks_cover_their_windows() -> None:
+    """B04: never without a pixel, also where rounding leaves no room; see `instances.outside` for what is cut."""
     result = make()
     assert [mask.shape for mask in result["masks"]] == [(35, 20), (60, 80), (8, 1)]
     assert all(mask.dtype == np.uint8 for mask in result["masks"])
@@ -97,6 +102,7 @@ def test_repr_is_short() -> None:
 
 
 def test_it_can_be_pickled(tmp_path: Path) -> None:
+    """B59."""
     result = make("in/photo.jpg", 1, stems=Stems())
     copy = pickle.loads(pickle.dumps(result))
     assert copy.json == result.json and copy.str == result.str and copy.stem == result.stem
@@ -106,6 +112,7 @@ def test_it_can_be_pickled(tmp_path: Path) -> None:
 
 
 def test_numpy_prints_as_before() -> None:
+    """B12."""
     before = np.get_printoptions()
     make().print()
     assert np.get_printoptions() == before
@@ -115,6 +122,7 @@ def test_numpy_prints_as_before() -> None:
 
 
 def test_print_gives_one_line_of_plain_python(capsys: pytest.CaptureFixture[str]) -> None:
+    """F27, F29, B07, B08, B59: to standard output, plain, `.str` is a text."""
     result = make("photo.jpg")
     result.print()
     out, err = capsys.readouterr()
@@ -127,6 +135,7 @@ def test_print_gives_one_line_of_plain_python(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("options", [{"json_format": True}, {"format_json": True}])
 def test_print_as_json(options: dict[str, bool], capsys: pytest.CaptureFixture[str]) -> None:
+    """F29, B06: by either name."""
     make("photo.jpg").print(**options)
     out = capsys.readouterr().out
     assert json.loads(out)["res"]["masks"] == "..." and '\n        "boxes"' in out and "自行车" in out
@@ -136,6 +145,7 @@ def test_print_as_json(options: dict[str, bool], capsys: pytest.CaptureFixture[s
 
 
 def test_the_old_name_wins_and_can_turn_it_off(capsys: pytest.CaptureFixture[str]) -> None:
+    """F29, B06."""
     make().print(True, format_json=False)
     assert capsys.readouterr().out.startswith("{'res'")
 
@@ -152,6 +162,7 @@ def test_print_where_the_terminal_lacks_characters(as_json: bool, monkeypatch: p
 
 
 def test_json_property() -> None:
+    """F32, F33."""
     result = make("photo.jpg", 3)
     content = result.json
     assert list(content) == ["res"] and list(content["res"]) == ["input_path", "page_index", "boxes", "masks"]
@@ -161,8 +172,66 @@ def test_json_property() -> None:
 
 
 def test_img_property() -> None:
+    """F32."""
     picture = make().img["res"]
     assert isinstance(picture, Image.Image) and picture.mode == "RGB" and picture.size == (80, 60)
+
+
+class Untouchable(list[Any]):
+    """Masks that nobody may look at."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError
+
+    __getitem__ = __reduce_ex__ = __len__ = __iter__  # type: ignore[assignment]
+
+
+def test_text_does_not_touch_image_and_masks(capsys: pytest.CaptureFixture[str]) -> None:
+    """B68: nothing is copied to print."""
+    result = make("photo.jpg")
+    result._content |= {"masks": Untouchable(), "input_img": Untouchable()}
+    result.print()
+    result.print(json_format=True)
+    assert result.str and capsys.readouterr().out.count("photo.jpg") == 2
+
+
+def test_json_property_leaves_the_image_alone() -> None:
+    """B68."""
+    result = make("photo.jpg")
+    result._content["input_img"] = Untouchable()
+    assert len(result.json["res"]["masks"]) == 3
+
+
+def test_supervision() -> None:
+    """`to_supervision` with the library itself: the same arrays, masks over the whole image, which it can filter."""
+    supervision = pytest.importorskip("supervision")
+    result = make()
+    found = result.to_supervision()
+    assert isinstance(found, supervision.Detections) and found.mask.shape == (3, *SIZE) and found.mask.dtype == bool
+    np.testing.assert_array_equal(found.mask, result.instances.full_masks())
+    np.testing.assert_array_equal(found.xyxy, result.instances.boxes)
+    np.testing.assert_array_equal(found.class_id, [0, 1, 2])
+    best = found[found.confidence > 0.6]
+    assert list(best["class_name"]) == NAMES[:2] and best.mask.shape == (2, *SIZE)
+    picture = supervision.MaskAnnotator().annotate(result["input_img"].copy(), found)
+    assert (picture != result["input_img"]).any()
+    assert len(make(n=0).to_supervision()) == 0
+
+
+def test_without_supervision_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(MissingDependencyError, match="pip install supervision"):
+        make().to_supervision()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.999])
+def test_a_grey_array_is_predicted_printed_and_saved(tiny_model_dir: Path, tmp_path: Path, threshold: float) -> None:
+    """B69, F80: also where nothing is found."""
+    (result,) = maskline.create_model(model_dir=tiny_model_dir).predict(np.zeros(SIZE, np.uint8), threshold=threshold)
+    assert result["input_img"].shape == (*SIZE, 3) and bool(result["boxes"]) == (threshold == 0)
+    result.print()
+    result.save_all(tmp_path)
+    assert len(files(tmp_path)) == 2 and result.img["res"].size == SIZE[::-1]
 
 
 # JSON files
@@ -175,6 +244,7 @@ def test_img_property() -> None:
 def test_the_file_is_what_json_dumps_would_write(
     n: int, indent: int | None, ensure_ascii: bool, path: str | None, tmp_path: Path
 ) -> None:
+    """F30, F33, B09: the standard library's text, but a row of a mask on one line."""
     result = make(path, n=n)
     written = result.save_to_json(tmp_path / "out.json", indent, ensure_ascii).read_text(encoding="utf-8")
     naive = (
@@ -196,8 +266,27 @@ def test_an_empty_mask_can_be_written() -> None:
     assert results._rows_text(np.zeros((4, 0), np.uint8), "\n", "\n ") == b"[[], [], [], []]"
 
 
+def test_a_named_file_is_just_that_file(tmp_path: Path) -> None:
+    """F34."""
+    assert make("photo.jpg").save_to_json(tmp_path / "output" / "res.json") == tmp_path / "output" / "res.json"
+    assert files(tmp_path / "output") == ["res.json"]
+
+
+def test_masks_are_compact(tmp_path: Path) -> None:
+    """B09: 20 masks of 450 x 500 pixels take two bytes a pixel, where the reference writes 86 MB."""
+    boxes = np.tile(np.asarray([[0, 0, 450, 500]], np.float32), (20, 1))
+    full, labels = np.ones((500, 450), np.uint8), np.zeros(20, np.int64)
+    scores = np.ones(20, np.float32)
+    found = Instances(boxes, scores, labels, (full,) * 20, np.zeros(20, np.float32), (500, 450))
+    result = Result(found, NAMES, np.zeros((500, 450, 3), np.uint8))
+    size = result.save_to_json(tmp_path / "x.json").stat().st_size
+    assert size < 20 * 500 * (2 * 450 + 30) and size < 10e6
+    assert result.save_to_json(tmp_path / "x.json", mask_format="rle").stat().st_size < 10e3
+
+
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools with NumPy 2
 def test_rle_is_of_the_whole_image(tmp_path: Path) -> None:
+    """B09."""
     result = make()
     content = json.loads(result.save_to_json(tmp_path, mask_format="rle").read_text())
     for i, rle in enumerate(content["masks"]):
@@ -217,6 +306,7 @@ def test_polygons_lie_on_the_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mask_format", ["list", "rle", "polygon"])
 def test_no_detections_can_be_written(mask_format: str, tmp_path: Path) -> None:
+    """F80."""
     content = json.loads(make(n=0).save_to_json(tmp_path, mask_format=mask_format).read_text())
     assert content == {"input_path": None, "page_index": None, "boxes": [], "masks": []}
 
@@ -249,6 +339,7 @@ def test_an_unknown_mask_format_is_refused(tmp_path: Path) -> None:
 def test_the_picture_has_the_suffix_of_the_input_if_that_can_be_written(
     given: str, written: str, tmp_path: Path
 ) -> None:
+    """F31, B60: where Pillow can't write it, PNG."""
     path = make(given).save_to_img(tmp_path / "new" / "folder")
     assert path == tmp_path / "new" / "folder" / written
     with Image.open(path) as picture:
@@ -257,6 +348,7 @@ def test_the_picture_has_the_suffix_of_the_input_if_that_can_be_written(
 
 @pytest.mark.parametrize("suffix", sorted(results.PICTURE_FORMATS))
 def test_a_picture_file_can_be_named(suffix: str, tmp_path: Path) -> None:
+    """F31."""
     path = make(n=0).save_to_img(str(tmp_path / "deep" / f"x{suffix}"))
     with Image.open(path) as picture:
         assert picture.size == (80, 60)
@@ -275,6 +367,7 @@ def test_the_picture_has_the_right_colours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x.txt", "x.json", "x.pdf", "x.mp4", "x.pgm", "x.json.gz"])
 def test_a_picture_is_not_written_to_a_file_of_another_kind(name: str, tmp_path: Path) -> None:
+    """B60."""
     with pytest.raises(ParameterError, match="expected a folder .*, or a file ending in .*jpg") as caught:
         make().save_to_img(tmp_path / name)
     assert name in str(caught.value) and not files(tmp_path)
@@ -282,6 +375,7 @@ def test_a_picture_is_not_written_to_a_file_of_another_kind(name: str, tmp_path:
 
 @pytest.mark.parametrize("name", ["x.txt", "x.jpg", "x.json.gz"])
 def test_json_is_not_written_to_a_file_of_another_kind(name: str, tmp_path: Path) -> None:
+    """B60."""
     with pytest.raises(ParameterError, match=r"or a file ending in \.json"):
         make().save_to_json(tmp_path / name)
     assert not files(tmp_path)
@@ -296,6 +390,7 @@ def test_save_all_takes_a_folder(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["out", "run.v2", "run.2024-01-01", "x.json/", "x.txt/"])
 def test_what_else_is_a_folder(name: str, tmp_path: Path) -> None:
+    """F30, F31."""
     make("photo.jpg").save_all(f"{tmp_path}/{name}")
     assert files(tmp_path / name) == ["photo_res.jpg", "photo_res.json"]
 
@@ -316,6 +411,7 @@ def test_paths_relative_to_the_working_directory(tmp_path: Path, monkeypatch: py
 
 
 def test_pages_and_arrays(tmp_path: Path) -> None:
+    """F79: one name for JSON and picture of an array."""
     make("in/d.tif", 0).save_all(tmp_path)
     assert files(tmp_path) == ["d_0_res.json", "d_0_res.tif"]
     array = make()
@@ -325,6 +421,7 @@ def test_pages_and_arrays(tmp_path: Path) -> None:
 
 
 def test_arrays_have_different_names() -> None:
+    """F79."""
     assert len({make(n=0).stem for _ in range(2000)}) == 2000
 
 
@@ -338,6 +435,7 @@ def test_files_get_the_usual_permissions(tmp_path: Path) -> None:
 
 
 def test_equal_names_in_one_run_do_not_overwrite_each_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """B19."""
     stems = Stems()
     run = [make(path, stems=stems) for path in ("k.png", "k.jpg", "q/k.png", "k_1.bmp")]
     with caplog.at_level(logging.WARNING, "maskline"):
@@ -353,6 +451,7 @@ def test_equal_names_in_one_run_do_not_overwrite_each_other(tmp_path: Path, capl
 
 
 def test_the_same_result_overwrites_its_own_files(tmp_path: Path) -> None:
+    """B19."""
     stems = Stems()
     first, second = make("k.png", stems=stems), make("q/k.png", stems=stems)
     for _ in range(2):
@@ -373,6 +472,7 @@ def test_names_are_free_in_another_folder_and_in_another_run(tmp_path: Path) -> 
 
 
 def test_pages_do_not_collide_with_each_other_but_with_files(tmp_path: Path) -> None:
+    """B19."""
     stems = Stems()
     names = [make(*source, stems=stems).save_to_json(tmp_path).name for source in (("d.tif", 0), ("d.tif", 1))]
     names.append(make("d_0.png", stems=stems).save_to_json(tmp_path).name)
@@ -381,6 +481,7 @@ def test_pages_do_not_collide_with_each_other_but_with_files(tmp_path: Path) -> 
 
 
 def test_many_equal_names_and_threads(tmp_path: Path) -> None:
+    """B19."""
     stems, claimed = Stems(), []
 
     def claim(first: int) -> None:
@@ -393,6 +494,17 @@ def test_many_equal_names_and_threads(tmp_path: Path) -> None:
         thread.join()
     assert len(set(claimed)) == 4000
     assert stems.claim(tmp_path, "image", "17") in claimed
+
+
+def test_names_cost_little() -> None:
+    """Large folders: a name costs less than 200 bytes, whatever its length."""
+    stems, folder = Stems(), Path("out")
+    tracemalloc.start()
+    for i in range(5000):
+        stems.claim(folder, f"{'x' * 100}{i}", f"{'y' * 200}{i}")
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert size < 5000 * 200
 
 
 # Failures

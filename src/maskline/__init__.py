@@ -18,23 +18,33 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from maskline.api import create_model, create_pipeline
     from maskline.errors import MasklineError
-    from maskline.export import export
+    from maskline.exporting import export
     from maskline.instances import Instances
     from maskline.results import Result
     from maskline.runtime.predictor import Predictor
+    from maskline.writers import CocoResultsWriter, CocoWriter, CsvWriter, LabelMeWriter, open_writers
 
 _HOMES = {
+    "CocoResultsWriter": "maskline.writers",
+    "CocoWriter": "maskline.writers",
     "create_model": "maskline.api",
     "create_pipeline": "maskline.api",
-    "export": "maskline.export",
+    "CsvWriter": "maskline.writers",
+    "export": "maskline.exporting",
     "Instances": "maskline.instances",
+    "LabelMeWriter": "maskline.writers",
     "MasklineError": "maskline.errors",
+    "open_writers": "maskline.writers",
     "Predictor": "maskline.runtime.predictor",
     "Result": "maskline.results",
 }
 
 __all__ = [
+    "CocoResultsWriter",
+    "CocoWriter",
+    "CsvWriter",
     "Instances",
+    "LabelMeWriter",
     "MasklineError",
     "Predictor",
     "Result",
@@ -42,6 +52,7 @@ __all__ = [
     "create_model",
     "create_pipeline",
     "export",
+    "open_writers",
 ]
 
 
@@ -49,7 +60,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'maskline' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # also replaces the submodule of the same name, which `import maskline.export` left here
+    globals()[name] = value
     return value
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from maskline import catalog, hub
 from maskline.config import load_pipeline
 from maskline.errors import ParameterError
+from maskline.runtime import acceleration
+from maskline.runtime.model_dir import GRAPH_FILES
 from maskline.runtime.predictor import Predictor, Threshold
 
 log = logging.getLogger("maskline")
@@ -24,6 +26,10 @@ def create_model(
     batch_size: int = 1,
     grow_boxes: bool = False,
     threads: int | None = None,
+    use_hpip: bool | None = None,
+    hpi_config: Mapping[str, Any] | None = None,
+    engine: str | None = None,
+    engine_config: Mapping[str, Any] | None = None,
 ) -> Predictor:
     """A model ready to predict. Without name and directory: the embedded one, which needs no download.
 
@@ -31,13 +37,17 @@ def create_model(
         model_name: a row of the catalog, ``embedded``, or (as older documents have it) a model directory of another
             name.
         model_dir: an exported model; without it the official one, fetched and exported on first use.
-        device, threshold, batch_size, grow_boxes, threads: see `Predictor`.
+        device, threshold, batch_size, grow_boxes: see `Predictor`.
+        threads, use_hpip, hpi_config, engine, engine_config: see `maskline.runtime.acceleration.choose`.
 
     Raises:
         UnknownNameError: no such model; the message names the nearest.
         DownloadError, MissingDependencyError: the official model can't be had here.
         ModelError, DeviceError, ParameterError: see there.
     """
+    chosen = acceleration.choose(
+        use_hpip=use_hpip, hpi_config=hpi_config, engine=engine, engine_config=engine_config, threads=threads
+    )
     if model_dir is None and model_name in (None, catalog.EMBEDDED):
         model_name, model_dir = None, hub.EMBEDDED
     if model_dir is None and model_name is not None and not catalog.has(model_name) and _is_path(model_name):
@@ -53,7 +63,7 @@ def create_model(
         threshold=threshold,
         batch_size=batch_size,
         grow_boxes=grow_boxes,
-        threads=threads,
+        acceleration=chosen,
     )
 
 
@@ -63,13 +73,26 @@ def create_pipeline(
     config: Mapping[str, Any] | None = None,
     device: str | None = None,
     threshold: Threshold | None = None,
+    batch_size: int | None = None,
+    grow_boxes: bool = False,
+    threads: int | None = None,
+    use_hpip: bool | None = None,
+    hpi_config: Mapping[str, Any] | None = None,
+    engine: str | None = None,
+    engine_config: Mapping[str, Any] | None = None,
+    pp_option: object = None,
+    hpi_params: object = None,
+    serial_number: object = None,
+    update_license: object = None,
 ) -> Predictor:
     """The instance segmentation pipeline, ready to predict.
 
     Args:
         pipeline: ``instance_segmentation`` or the path of a YAML file.
         config: the content of such a file; wins over ``pipeline``.
-        device, threshold: win over the file's.
+        device, threshold, batch_size, grow_boxes, threads, use_hpip, hpi_config, engine, engine_config: as for
+            `create_model`; what is given wins over the file's.
+        pp_option, hpi_params, serial_number, update_license: of the reference's; ignored, with a warning.
 
     Raises:
         ParameterError: neither is given, or a bad value. Else as `create_model`.
@@ -79,15 +102,35 @@ def create_pipeline(
     source = pipeline if config is None else config
     if source is None:
         raise ParameterError("create_pipeline() needs a pipeline name, a YAML file, or a config")
+    _tell_ignored(
+        pp_option=pp_option, hpi_params=hpi_params, serial_number=serial_number, update_license=update_license
+    )
     settings = load_pipeline(source)
     return create_model(
         settings.model_name,
         settings.model_dir,
         device=settings.device if device is None else device,
         threshold=settings.threshold if threshold is None else threshold,
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size if batch_size is None else batch_size,
+        grow_boxes=grow_boxes,
+        threads=threads,
+        use_hpip=settings.use_hpip if use_hpip is None else use_hpip,
+        hpi_config=settings.hpi_config if hpi_config is None else hpi_config,
+        engine=settings.engine if engine is None else engine,
+        engine_config=settings.engine_config if engine_config is None else engine_config,
     )
 
 
+def _tell_ignored(**given: object) -> None:
+    names = [name for name, value in given.items() if value is not None and value is not False]
+    if names:
+        log.warning("%s: of Paddle's plug-ins, without effect here", ", ".join(names))
+
+
 def _is_path(name: str) -> bool:
-    return Path(name).is_dir() or name.endswith(".onnx") or "/" in name or "\\" in name
+    return (
+        Path(name).is_dir()
+        or name.endswith(tuple(Path(file).suffix for file in GRAPH_FILES))
+        or "/" in name
+        or "\\" in name
+    )

@@ -1,4 +1,4 @@
-"""The form of the reference's documents: ``python main.py -c CONFIG -o Section.key=value …``, one mode a run.
+"""The jobs of the reference's documents: ``maskline -c CONFIG -o Section.key=value …``, one mode a run.
 
 Whatever runs it can read how it ended from ``<Global.output>/<mode>_result.json``: always after a failure, and after a
 success of the modes that have something to tell (check_dataset, evaluate).
@@ -6,20 +6,17 @@ success of the modes that have something to tell (check_dataset, evaluate).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskline import catalog
-from maskline.config.module import MODES, ModuleConfig, load
+from maskline.config.module import MODES, OFFICIAL, ModuleConfig
 from maskline.errors import MasklineError, ParameterError, UnknownNameError
 from maskline.files import replace_file
-from maskline.signals import terminable
 
 if TYPE_CHECKING:
     from maskline.train.settings import Precision
@@ -120,7 +117,7 @@ def _first_weights(config: ModuleConfig) -> str:
     given = config.Train.pretrain_weight_path
     if given is None:
         return "backbone"
-    return "official" if given == catalog.get(config.Global.model).pretrained_url else given
+    return OFFICIAL if given == catalog.get(config.Global.model).pretrained_url else given
 
 
 def _precision(config: ModuleConfig) -> Precision:
@@ -137,7 +134,7 @@ def _evaluate(config: ModuleConfig) -> dict[str, Any]:
 
     row, given = catalog.get(config.Global.model), config.Evaluate.weight_path
     dataset, output = load_split(_data(config)), _output(config)
-    weights = hub.weights_file(row) if given in (None, row.pretrained_url) else Path(str(given))
+    weights = hub.weights_file(row) if given in (None, OFFICIAL, row.pretrained_url) else Path(str(given))
     found = evaluate_weights(
         row.name,
         weights,
@@ -154,7 +151,7 @@ def _export(config: ModuleConfig) -> None:
     from maskline import hub
 
     row, weights = catalog.get(config.Global.model), config.Export.weight_path
-    if weights == row.pretrained_url:
+    if weights in (OFFICIAL, row.pretrained_url):
         weights = None  # which the hub takes as the official ones too, and fetches them
     elif weights is not None and "://" in weights:
         raise ParameterError(
@@ -171,7 +168,15 @@ def _predict(config: ModuleConfig) -> None:
     output, wanted = config.Global.output, config.Predict
     if output is not None:
         results.check_folder(output)
-    model = api.create_model(config.Global.model, wanted.model_dir, device=_first_device(config.Global.device))
+    model = api.create_model(
+        config.Global.model,
+        wanted.model_dir,
+        device=_first_device(config.Global.device),
+        use_hpip=wanted.use_hpip or None,
+        hpi_config=wanted.hpi_config,
+        engine=wanted.engine,
+        engine_config=wanted.engine_config,
+    )
     for result in model.predict(wanted.input, batch_size=wanted.batch_size, threshold=wanted.threshold):
         result.print()
         if output is not None:
@@ -213,60 +218,3 @@ def _write(record: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False).replace("/", "\\/") + "\n"
     data = text.encode("utf-8", "backslashreplace")  # half a surrogate, from a file name that is not UTF-8, as \udcxx
     replace_file(record, lambda file: file.write_bytes(data))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Returns:
-        0; 1 if the mode failed; 2 for a configuration or option that can't be used (1 if its file can't be read); 130
-        if interrupted. Errors made on purpose are one line on standard error; others are raised.
-
-    Raises:
-        SystemExit: SIGTERM, with 143; all is cleared away as after an interrupt.
-    """
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="maskline: %(message)s", stream=sys.stderr)
-    log.setLevel(logging.INFO)  # of maskline's own, because what the documents show is logged
-    try:
-        config = load(options.config, options.override)
-    except MasklineError as error:
-        return _end(str(error), error.exit_code)
-    try:
-        with terminable():
-            run(config)
-        sys.stdout.flush()
-    except MasklineError as error:
-        return _end(str(error), 1)
-    except KeyboardInterrupt:
-        return _end("interrupted", 130)
-    except BrokenPipeError:
-        sys.stdout = None  # or Python would try to write the rest, and fail again
-        return 1
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Check a data set, train, evaluate, export or predict, as Global.mode says.", allow_abbrev=False
-    )
-    parser.add_argument("-c", "--config", help="a module's YAML file, as in the documents, or the name of a model")
-    parser.add_argument(
-        "-o",
-        "--override",
-        action="append",
-        default=[],
-        metavar="Section.key=value",
-        help="set a key, whatever the file says; may be given again",
-    )
-    parser.add_argument("-p", "--profiler_options", help="without effect; here because the reference has it")
-    return parser
-
-
-def _end(message: str, code: int) -> int:
-    print(f"maskline: {message}", file=sys.stderr)
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -50,6 +50,10 @@ class InputNotFoundError(InputError, FileNotFoundError):
     http_status = 404
 
 
+class InputTypeError(InputError, TypeError):
+    """An input is of a type that is not accepted."""
+
+
 class DatasetError(InputError):
     """A data set, or a file of one, can't be used."""
 

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from maskline import catalog
+from maskline.download import fetch, home
 from maskline.errors import MissingDependencyError
 from maskline.runtime.model_dir import GRAPH_FILE
-from maskline.weights.download import fetch, home
 
 #: The model that is part of the package: trained on microscopy, see MODEL_CARD.md there.
 EMBEDDED = Path(__file__).with_name("assets") / "embedded"
@@ -36,8 +36,12 @@ def make_model_dir(
     threshold: float = 0.5,
     half: bool = False,
     unaligned: bool = False,
+    format: str = "onnx",
+    batch: int | str = "dynamic",
+    size: str | tuple[int, int] | None = None,
+    int8: str | Path | None = None,
 ) -> Path:
-    """Export weights, by default the official ones, into a model directory; see `maskline.export.export`.
+    """Export weights, by default the official ones, into a model directory; see `maskline.exporting.export`.
 
     Raises:
         MissingDependencyError: torch is not installed.
@@ -49,11 +53,23 @@ def make_model_dir(
             f"{row.name} has to be exported once, which needs torch: pip install 'maskline[train]', "
             f"or copy a directory exported elsewhere to {output}"
         )
-    from maskline.export import export, read_labels
+    from maskline.exporting import export, read_labels
 
     labels = None if labels_file is None else read_labels(labels_file)
     weights = weights_file(row) if weights is None else weights
-    return export(row.name, weights, output, labels=labels, threshold=threshold, half=half, unaligned=unaligned)
+    return export(
+        row.name,
+        weights,
+        output,
+        labels=labels,
+        threshold=threshold,
+        half=half,
+        unaligned=unaligned,
+        format=format,
+        batch=batch,
+        size=size,
+        int8=int8,
+    )
 
 
 def weights_file(row: catalog.Model) -> Path:

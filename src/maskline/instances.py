@@ -65,4 +65,8 @@ class Instances:
 
     def full_masks(self) -> npt.NDArray[np.bool_]:
         """All masks over the whole image: (N, H, W) bool. N x H x W bytes: mind large images."""
-        return np.stack([self.full_mask(i) for i in range(len(self))]) if len(self) else np.zeros((0, *self.size), bool)
+        full = np.zeros((len(self), *self.size), np.bool_)
+        for i, mask in enumerate(self.masks):
+            top, bottom, left, right = self.window(i)
+            full[i, top:bottom, left:right] = mask
+        return full

@@ -2,90 +2,37 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import logging
-import mimetypes
 import os
-import random
 import sys
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from maskline.errors import OutputError, ParameterError, UnknownNameError
+from maskline.errors import MissingDependencyError, ParameterError, UnknownNameError
 from maskline.files import replace_file
 from maskline.instances import ByteArray, Instances
 from maskline.masks import place_rle, polygons
+from maskline.naming import PICTURE_FORMATS, AnyPath, Stems, check_folder, named_file, stem_of
 from maskline.render import draw
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
+    from supervision import Detections
+
+__all__ = ["ENCODER_OPTIONS", "MASK_FORMATS", "PICTURE_FORMATS", "Result", "Stems", "check_folder"]
 
 MASK_FORMATS = ("list", "rle", "polygon")
-#: Suffixes a picture can be saved under, and Pillow's name of the format. No .pgm and .pbm: those hold no colours.
-PICTURE_FORMATS = {
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
-    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
-    **dict.fromkeys((".ppm", ".pnm"), "PPM"),
-    **dict.fromkeys((".bmp", ".dib"), "BMP"),
-    **{f".{kind.lower()}": kind for kind in ("PNG", "WEBP", "GIF")},
-}
 ENCODER_OPTIONS = {
     "JPEG": {"subsampling": 0},
     "PNG": {"compress_level": 3},
 }  # 3: twice the speed of 6, files 15% larger
 
 Text: TypeAlias = str  # inside Result, `str` is a property
-AnyPath: TypeAlias = "str | os.PathLike[str]"
 MaskWriter: TypeAlias = Callable[[int, tuple[str, str]], bytes]
-
-logger = logging.getLogger("maskline")
-_array_numbers = itertools.count(random.randrange(9000))  # one process: none twice within a second, up to 9000 arrays
-
-
-class Stems:
-    """The names taken in the folders results are saved to, so that inputs of the same name don't overwrite each other.
-
-    Only strings are kept.
-    """
-
-    def __init__(self) -> None:
-        self._owners: dict[tuple[str, str], str] = {}  # (folder, name) -> who has it
-        self._numbered: dict[tuple[str, str, str], str] = {}  # (folder, stem, owner) -> the name given instead
-        self._next: dict[tuple[str, str], int] = {}  # (folder, stem) -> number to try next
-        self._told = False
-
-    def claim(self, folder: Path, stem: str, owner: str) -> str:
-        """The stem, or if another owner has that in this folder, the stem with a number: ``k``, ``k_1``, ``k_2`` …
-
-        The same owner always gets the same answer. Names that differ in case only are taken for equal, as some file
-        systems do. May be called from several threads.
-        """
-        place = str(folder.resolve())
-        if self._take(place, stem, owner):
-            return stem
-        key = (place, stem.casefold(), owner)
-        if key not in self._numbered:
-            numbers = itertools.count(self._next.get(key[:2], 1))
-            number = next(n for n in numbers if self._take(place, f"{stem}_{n}", owner))
-            self._next[key[:2]] = number + 1
-            self._tell(stem, f"{stem}_{number}")
-            self._numbered.setdefault(key, f"{stem}_{number}")
-        return self._numbered[key]
-
-    def _take(self, place: str, name: str, owner: str) -> bool:
-        return self._owners.setdefault((place, name.casefold()), owner) == owner  # one step: safe among threads
-
-    def _tell(self, stem: str, name: str) -> None:
-        level = logging.INFO if self._told else logging.WARNING
-        logger.log(level, "several inputs are named %s: one is saved as %s", stem, name)
-        self._told = True
-
 
 _taken = Stems()  # by this process
 
@@ -135,7 +82,7 @@ class Result(Mapping[str, Any]):
         self.instances = instances
         self.names = tuple(names)
         path = None if input_path is None else os.fspath(input_path)
-        self.stem = _stem(path, page_index)
+        self.stem = stem_of(path, page_index)
         self._stems = _taken if stems is None else stems
         source = {"input_path": path, "page_index": page_index, "input_img": image}
         self._content = source | {"boxes": _boxes(instances, self.names), "masks": list(instances.masks)}
@@ -232,7 +179,7 @@ class Result(Mapping[str, Any]):
         """
         if mask_format not in MASK_FORMATS:
             raise UnknownNameError.of("mask_format", str(mask_format), MASK_FORMATS)
-        path = _named_file(save_path, (".json",)) or self._file_in(save_path, ".json")
+        path = named_file(save_path, (".json",)) or self.file_in(save_path, "_res.json")
         head = json.dumps(self._head(), indent=indent, ensure_ascii=ensure_ascii)
         chunks = _json_chunks(head, _mask_writer(self.instances, mask_format), len(self.instances), indent)
 
@@ -261,7 +208,7 @@ class Result(Mapping[str, Any]):
         encoders = _encoders()
         suffix = Path(self["input_path"] or "").suffix
         suffix = suffix if suffix.lower() in encoders else ".png"
-        path = _named_file(save_path, encoders) or self._file_in(save_path, suffix)
+        path = named_file(save_path, encoders) or self.file_in(save_path, f"_res{suffix}")
         kind = encoders[path.suffix.lower()]
         picture = self.img["res"]
         return replace_file(path, lambda file: picture.save(file, kind, **ENCODER_OPTIONS.get(kind, {})))
@@ -277,29 +224,44 @@ class Result(Mapping[str, Any]):
         self.save_to_json(save_path, mask_format=mask_format)
         self.save_to_img(save_path)
 
+    def file_in(self, folder: AnyPath, ending: Text) -> Path:
+        """The file ``<stem><ending>`` of this result in a folder, which is not made.
+
+        Where another input has the stem, this one's gets a number, the same for all its files in the folder. Arrays
+        have names of their own.
+        """
+        stem = self.stem
+        if self["input_path"] is not None:
+            owner = f"{Path(self['input_path']).resolve()}|{self['page_index']}"
+            stem = self._stems.claim(Path(folder), stem, owner)
+        return Path(folder) / f"{stem}{ending}"
+
+    def to_supervision(self) -> Detections:
+        """The same as `supervision.Detections`: xyxy, mask, confidence, class_id, and ``data["class_name"]``.
+
+        Masks are (N, H, W) bool over the whole image, so N x H x W bytes: mind large images.
+
+        Raises:
+            MissingDependencyError: the library supervision is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError:
+            raise MissingDependencyError("to_supervision() needs supervision: pip install supervision") from None
+        found = self.instances
+        return Detections(
+            xyxy=found.boxes.copy(),
+            mask=found.full_masks(),
+            confidence=found.scores.copy(),
+            class_id=found.labels.copy(),
+            data={"class_name": np.array([self.names[label] for label in found.labels.tolist()], np.str_)},
+        )
+
     def _head(self) -> dict[Text, Any]:
         return {key: self[key] for key in ("input_path", "page_index", "boxes")}
 
     def _summary(self) -> dict[Text, Any]:
         return {"res": self._head() | {"masks": "..."}}
-
-    def _file_in(self, folder: AnyPath, suffix: Text) -> Path:
-        """The file for this result in a folder. Arrays have names of their own; those of files may be taken."""
-        stem = self.stem
-        if self["input_path"] is not None:
-            owner = f"{Path(self['input_path']).resolve()}|{self['page_index']}"
-            stem = self._stems.claim(Path(folder), stem, owner)
-        return Path(folder) / f"{stem}_res{suffix}"
-
-
-def check_folder(save_path: AnyPath) -> None:
-    """Raise ParameterError or OutputError if a folder for results can't be made or written to. Makes nothing."""
-    _named_file(save_path, ())
-    path = Path(save_path).absolute()
-    nearest = next(p for p in (path, *path.parents) if os.path.lexists(p))
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        why = "can't be written to" if nearest.is_dir() else "is a file"
-        raise OutputError(f"can't save to {save_path}: {nearest} {why}; give a folder")
 
 
 def _boxes(instances: Instances, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -310,13 +272,6 @@ def _boxes(instances: Instances, names: Sequence[str]) -> list[dict[str, Any]]:
     return [{"cls_id": c, "label": names[c], "score": score, "coordinate": box} for c, score, box in rows]
 
 
-def _stem(path: str | None, page: int | None) -> str:
-    if path is None:
-        # Processes forked from this one go on from the same number: their ids set them apart.
-        return f"{int(time.time())}_{1000 + (next(_array_numbers) + 4001 * os.getpid()) % 9000}"
-    return Path(path).stem + ("" if page is None else f"_{page}")
-
-
 def _can_print(text: str) -> bool:
     """Whether standard output's encoding has all characters of a text."""
     try:
@@ -324,31 +279,6 @@ def _can_print(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _named_file(save_path: AnyPath, suffixes: Collection[str]) -> Path | None:
-    """The file a path names, or None for a folder: one that exists, ends in a slash, or has no suffix of known files.
-
-    Raises:
-        ParameterError: it has the suffix of a known kind of file, but none of ``suffixes``.
-    """
-    path = Path(save_path)
-    suffix = path.suffix.lower()
-    if os.fspath(save_path).endswith(("/", os.sep)) or path.is_dir():
-        return None
-    if suffix in suffixes:
-        return path
-    if suffix not in _known_suffixes():
-        return None
-    files = f", or a file ending in {', '.join(sorted(suffixes))}" if suffixes else ""
-    raise ParameterError(f"save_path is {str(path)!r}: expected a folder (if this is one, end it in /){files}")
-
-
-@lru_cache(maxsize=1)
-def _known_suffixes() -> frozenset[str]:
-    """Those Python knows of itself: what a machine has registered besides differs from one to the next."""
-    types = mimetypes.MimeTypes()
-    return frozenset({*types.types_map[True], *types.types_map[False], *types.encodings_map, *PICTURE_FORMATS})
 
 
 @lru_cache(maxsize=1)

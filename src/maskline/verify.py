@@ -30,18 +30,22 @@ ROUNDING_SLACK = 5  # what misses by less may be rounding, and is told
 log = logging.getLogger("maskline")
 
 
-def verify(deployed: Deployed, graph: Graph) -> None:
+def verify(deployed: Deployed, graph: Graph, *, single: bool = False) -> None:
     """Run graph and network side by side on photos; raise ExportError where they disagree.
 
     Compared are two photos and one of them turned, so that sizes differ, each alone and, where a batch can hold them,
     all three together, else one of them with its mirror image; then that a threshold nothing passes gives no instances.
     Where sizes are free, all but the first are small, because a full batch of the largest networks takes minutes and
     gigabytes.
+
+    Args:
+        single: the graph takes one image at a time, so nothing is compared in batches.
     """
     inputs = _verification_inputs(graph.record.preprocess)
     groups = [[pixels] for pixels in inputs]
     alike = len({pixels.shape for pixels in inputs}) == 1
-    groups += [inputs] if alike else [[inputs[1], np.ascontiguousarray(inputs[1][:, ::-1])]]
+    if not single:
+        groups += [inputs] if alike else [[inputs[1], np.ascontiguousarray(inputs[1][:, ::-1])]]
     unsteady = 0
     for group in groups:
         batch = np.stack(group)

@@ -27,6 +27,7 @@ from maskline.errors import ParameterError
     ],
 )
 def test_the_first_equals_sign_divides(text: str, key: tuple[str, ...], value: Any) -> None:
+    """B34: values may hold more of them."""
     assert parse(text) == (key, value)
 
 
@@ -38,6 +39,7 @@ def test_what_is_no_override(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["None", "none", "NULL", "Null", "null", "~", "", "  ", '""', "''"])
 def test_nothing(text: str) -> None:
+    """B34: what is None, and nothing else."""
     assert parse_value(text) is None
 
 
@@ -70,10 +72,12 @@ def test_values(text: str, value: Any) -> None:
     ],
 )  # fmt: skip
 def test_text_stays_text(text: str) -> None:
+    """B34: never evaluated."""
     assert parse_value(text) == text
 
 
 def test_tags_make_no_objects() -> None:
+    """B34: never evaluated."""
     assert parse_value("[!!python/object/apply:os.getcwd [], !!int x, !!timestamp y]") == [[], "x", "y"]
 
 

@@ -39,17 +39,24 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_by_name() -> None:
+    """F10."""
     assert load_pipeline("instance_segmentation") == PipelineConfig("Mask-RT-DETR-S")
 
 
 def test_new_form(tmp_path: Path) -> None:
+    """F06, F73."""
     assert load_pipeline(write(tmp_path, NEW)) == PipelineConfig("Mask-RT-DETR-L", None, 4, 0.25)
 
 
 def test_old_form(tmp_path: Path) -> None:
-    assert load_pipeline(str(write(tmp_path, OLD))) == PipelineConfig("Mask-RT-DETR-M", None, 2, None, "gpu")
+    """F07, B65."""
+    assert load_pipeline(str(write(tmp_path, OLD))) == PipelineConfig(
+        "Mask-RT-DETR-M", None, 2, None, "gpu", input="https://example.com/a.png"
+    )
     local = OLD.replace("Mask-RT-DETR-M", str(tmp_path))
-    assert load_pipeline(write(tmp_path, local)) == PipelineConfig(None, str(tmp_path), 2, None, "gpu")
+    assert load_pipeline(write(tmp_path, local)) == PipelineConfig(
+        None, str(tmp_path), 2, None, "gpu", input="https://example.com/a.png"
+    )
 
 
 def test_dict_and_defaults() -> None:
@@ -84,6 +91,28 @@ def test_missing_file(tmp_path: Path) -> None:
         load_pipeline(tmp_path / "none.yaml")
 
 
-def test_keys_without_effect_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    load_pipeline({"SubModules": {"InstanceSegmentation": {"use_hpip": True}}})
-    assert "use_hpip has no effect" in caplog.text
+def test_the_old_form_s_input_is_what_to_predict_by_default(tmp_path: Path) -> None:
+    """F07."""
+    assert load_pipeline(write(tmp_path, OLD)).input == "https://example.com/a.png"
+
+
+def test_acceleration_in_the_module_wins_over_the_top() -> None:
+    """F13, F52: the deepest level wins; mappings are merged."""
+    module = {"use_hpip": "False", "hpi_config": {"backend": "openvino"}, "engine": "openvino"}
+    found = load_pipeline(
+        {
+            "use_hpip": True,
+            "hpi_config": {"backend": "onnxruntime", "auto_config": False},
+            "engine_config": {"precision": "fp16"},
+            "SubModules": {"InstanceSegmentation": module | {"use_hpip": False}},
+        }
+    )
+    assert found.use_hpip is False and found.engine == "openvino" and found.engine_config == {"precision": "fp16"}
+    assert found.hpi_config == {"backend": "openvino", "auto_config": False}
+    assert load_pipeline({"use_hpip": True}).use_hpip is True and load_pipeline({}).use_hpip is None
+
+
+def test_acceleration_of_the_wrong_kind() -> None:
+    for config in ({"use_hpip": "maybe"}, {"hpi_config": 3}, {"engine": 3}):
+        with pytest.raises(ParameterError, match=next(iter(config))):
+            load_pipeline(config)

@@ -285,7 +285,9 @@ def test_every_kind_is_planted_somewhere() -> None:
     assert {code for code, _, _ in PLANTED} | by_reading == set(KINDS)  # the latter in the tests of the readers
 
 
-def test_all_faults_of_the_whole_set_in_one_go(tmp_path: Path) -> None:  # B28
+def test_all_faults_of_the_whole_set_in_one_go(tmp_path: Path) -> None:
+    """B28."""
+
     def plant(root: Path, train: sets.Json, val: sets.Json) -> None:
         for some in (unreadable, leak, twice, other_classes, unlisted, stated(area=999)):
             some(root, train, val)

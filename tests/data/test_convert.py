@@ -51,6 +51,7 @@ def without_crowds(root: Path) -> Path:
 @pytest.mark.parametrize("second", FORMATS)
 @pytest.mark.parametrize("first", FORMATS)
 def test_masks_survive_any_two_conversions(tmp_path: Path, first: str, second: str) -> None:
+    """B31: VOC too."""
     root = without_crowds(sets.make(tmp_path / "set"))
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     convert(root, tmp_path / "a", first)
@@ -130,7 +131,8 @@ def in_labelme(tmp_path: Path) -> Path:
     return root
 
 
-def test_labelme_in_place_as_the_reference_does(tmp_path: Path) -> None:  # SPEC 5.3
+def test_labelme_in_place_as_the_reference_does(tmp_path: Path) -> None:
+    """F58."""
     root = in_labelme(tmp_path)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     convert_in_place(root, "LabelMe")

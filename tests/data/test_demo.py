@@ -49,6 +49,7 @@ def dataset(folder: Path, names: Sequence[str], size: tuple[int, int] = (60, 90)
 
 
 def test_first_images_in_their_folders(tmp_path: Path) -> None:
+    """F57, B73: train and val have folders of their own."""
     found = dataset(tmp_path / "images", [f"sub/{number}.png" for number in range(12)])
     assert demo_images(found, tmp_path / "demo") == [f"train/sub/{number}.png" for number in range(10)]
     files = sorted(path.relative_to(tmp_path / "demo").as_posix() for path in (tmp_path / "demo").rglob("*.*"))

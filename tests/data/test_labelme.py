@@ -98,6 +98,7 @@ def filled(*rows_columns: tuple[slice, slice]) -> np.ndarray:
     ],
 )
 def test_outlines(tmp_path: Path, kind: str | None, points: Any) -> None:
+    """B30: other shapes than polygons."""
     dataset, faults = one(tmp_path, shape(kind=kind, points=points))
     assert faults == []
     assert (pixels(dataset) == filled((slice(5, 15), slice(5, 15)))).all()
@@ -212,6 +213,7 @@ def test_a_cut_png_is_told(tmp_path: Path) -> None:
 
 
 def test_groups_are_one_object_per_label(tmp_path: Path) -> None:
+    """B30: shapes of a group are one object."""
     right = [[20, 5], [30, 5], [30, 15], [20, 15]]
     dataset, faults = one(
         tmp_path,
@@ -394,6 +396,7 @@ def test_links_to_folders_are_followed_without_end(tmp_path: Path) -> None:
     ],
 )
 def test_pictures_are_found(tmp_path: Path, there: str, where: str, image_path: str | None) -> None:
+    """B30: also by Windows paths."""
     picture(tmp_path / there)
     sheet(tmp_path / where, (shape(),), image_path)
     reading = labelme.read(tmp_path)

@@ -20,7 +20,8 @@ def test_the_layout_of_the_reference_also_below(tmp_path: Path) -> None:
         assert all(dataset.folder == root / "images" for dataset in reading.splits.values())
 
 
-def test_a_nested_copy_does_not_confuse(tmp_path: Path) -> None:  # B74
+def test_a_nested_copy_does_not_confuse(tmp_path: Path) -> None:
+    """B74."""
     root = sets.make(tmp_path / "set")
     shutil.copytree(root, root / "backup")
     (root / "old" / "images").mkdir(parents=True)
@@ -174,7 +175,8 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
 
-def test_backups_are_numbered(tmp_path: Path) -> None:  # B32
+def test_backups_are_numbered(tmp_path: Path) -> None:
+    """B32."""
     path = tmp_path / "a.json"
     assert layout.back_up(path) is None
     for number, expected in enumerate(("a.json.bak", "a.json.bak2", "a.json.bak3")):
@@ -183,7 +185,8 @@ def test_backups_are_numbered(tmp_path: Path) -> None:  # B32
     assert [p.read_text() for p in sorted(tmp_path.glob("*.bak*"))] == ["0", "1", "2"]
 
 
-def test_unify_makes_one_list_of_classes(tmp_path: Path) -> None:  # B29, B30
+def test_unify_makes_one_list_of_classes(tmp_path: Path) -> None:
+    """B29, B30: classes that one part alone has."""
     root = sets.make(tmp_path)
     content = sets.load(root, "val")
     content["categories"] = [{"id": 3, "name": "dog"}, {"id": 9, "name": "emu"}]

@@ -33,7 +33,8 @@ def made(labels: list[list[int]], names: list[str] | None = None) -> Dataset:
 
 
 @given(st.integers(2, 60), st.floats(0, 100), st.integers(0, 5), st.booleans())
-def test_val_is_what_train_is_not(count: int, percent: float, seed: int, stratify: bool) -> None:  # B32
+def test_val_is_what_train_is_not(count: int, percent: float, seed: int, stratify: bool) -> None:
+    """B32."""
     dataset = made([[i % 3] * (i % 4) for i in range(count)])
     parts = divide(dataset, Division(percent, seed, stratify))
     ids = [{image.id for image in parts[name].images} for name in ("train", "val")]
@@ -43,12 +44,14 @@ def test_val_is_what_train_is_not(count: int, percent: float, seed: int, stratif
     assert (0 < percent < 100) <= bool(ids[0] and ids[1])
 
 
-def test_five_images_in_halves() -> None:  # the reference loses one
+def test_five_images_in_halves() -> None:
+    """B32: the reference loses one."""
     parts = divide(made([[0]] * 5), Division(50))
     assert (len(parts["train"].images), len(parts["val"].images)) == (3, 2)
 
 
 def test_the_same_images_and_seed_are_divided_alike() -> None:
+    """B32."""
     dataset = made([[i % 3] for i in range(40)])
     turned = Dataset("all", dataset.folder, dataset.images[::-1], dataset.annotations, dataset.categories)
 
@@ -166,6 +169,7 @@ def test_merge_keeps_ids_that_are_free_and_lists_no_picture_twice(tmp_path: Path
 
 
 def test_in_place_keeps_every_earlier_state(tmp_path: Path) -> None:
+    """F59, B32: the files that were there stay as .bak, .bak2 …"""
     root = sets.make(tmp_path, train=6, val=2)
     folder = root / "annotations"
     states = []

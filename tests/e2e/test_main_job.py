@@ -28,7 +28,7 @@ def model_dir(pdparams: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [
         sys.executable,
         "-m",
-        "maskline.cli",
+        "maskline",
         "export",
         "Mask-RT-DETR-S",
         "--weights",
@@ -44,7 +44,7 @@ def model_dir(pdparams: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_from_weights_to_pictures(model_dir: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "maskline.cli", "predict", PHOTO, "--model-dir", model_dir, "--threshold", "0.3"]
+    command = [sys.executable, "-m", "maskline", "predict", PHOTO, "--model-dir", model_dir, "--threshold", "0.3"]
     done = subprocess.run([*command, "--save-path", tmp_path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     saved = json.loads((tmp_path / "fruit_res.json").read_text())

@@ -66,6 +66,7 @@ def test_a_run_learns_evaluates_and_exports(run: Path) -> None:
 
 
 def test_results_have_the_keys_of_all_models(predictor: Predictor) -> None:
+    """B05."""
     result = next(iter(predictor.predict(pictures()[0])))
     assert len(result["boxes"]) == len(result["masks"]) >= 3
     for number, box in enumerate(result["boxes"]):

@@ -39,7 +39,7 @@ def run(python: Path, *arguments: object, cwd: Path) -> subprocess.CompletedProc
 @pytest.mark.slow
 def test_same_results_without_torch(bare_python: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
     assert run(bare_python, "-c", "import torch", cwd=tmp_path).returncode == 1
-    arguments = ["-m", "maskline.cli", "predict", PHOTO, "--model-dir", tiny_model_dir, "--threshold", 0.3]
+    arguments = ["-m", "maskline", "predict", PHOTO, "--model-dir", tiny_model_dir, "--threshold", 0.3]
     done = run(bare_python, *arguments, "--save-path", tmp_path / "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     here = next(create_model(model_dir=tiny_model_dir, threshold=0.3).predict(str(PHOTO)))
@@ -52,7 +52,7 @@ def test_same_results_without_torch(bare_python: Path, tiny_model_dir: Path, tmp
 @pytest.mark.slow
 def test_what_needs_torch_says_so(bare_python: Path, tmp_path: Path) -> None:
     done = run(
-        bare_python, "-m", "maskline.cli", "export", "Mask-RT-DETR-S", "--weights", PHOTO, "--output", "x", cwd=tmp_path
+        bare_python, "-m", "maskline", "export", "Mask-RT-DETR-S", "--weights", PHOTO, "--output", "x", cwd=tmp_path
     )
     assert done.returncode == 1 and "pip install 'maskline[train]'" in done.stderr and done.stderr.count("\n") <= 2
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""From pictures with LabelMe's annotations to a model that predicts, by the commands of docs/train.md."""
+"""From pictures with LabelMe's annotations to a model that predicts, by the commands of docs/tutorial.md."""
 
 from __future__ import annotations
 
@@ -21,23 +21,28 @@ PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
 QUICK = " --epochs 1 --batch-size 2 --workers 0"  # in place of a run worth its name
 
 
+def shown(language: str) -> list[str]:
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
 def commands() -> list[str]:
-    """The first block of the document, a line each, without remarks."""
-    text = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
-    block = re.findall(r"```bash\n(.*?)```", text, re.S)[0]
-    return [line.split("#")[0].strip() for line in block.splitlines()]
+    """Those of the tutorial, without remarks."""
+    lines = [line.split("#")[0].strip() for block in shown("bash") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("maskline ")]
 
 
 @pytest.mark.slow
 def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F67, F69, F70: the tutorial's commands and program, from LabelMe's files to pictures, and to LabelMe again."""
     monkeypatch.chdir(tmp_path)
     sets.make(tmp_path / "source", train=6, val=2)
     convert(tmp_path / "source", tmp_path / "my_labelme", "labelme")
-    shutil.rmtree(tmp_path / "source")
+    (tmp_path / "source" / "images").rename("new_photos")
     shutil.copy(PHOTO, "photo.jpg")
     lines = commands()
     assert [line.split()[1] for line in lines] == [
-        "check", "convert", "split", "train", "evaluate", "predict", "export",
+        "check", "convert", "split", "train", "evaluate", "predict", "config", "predict", "export",
     ]  # fmt: skip
     for line in lines:
         line += QUICK if line.startswith("maskline train") else ""
@@ -51,4 +56,12 @@ def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert results["done_flag"] and evaluated["done_flag"] and results["labels"] == ["cat", "dog"]
     assert evaluated["metrics"]["AP"] == pytest.approx(results["models"]["best"]["score"], abs=0.02)
     assert Path("output/evaluate/report.html").is_file() and Path("found/photo_res.json").is_file()
-    assert Path("last_epoch/inference.onnx").is_file()
+    assert Path("last_epoch/inference.onnx").is_file() and len(list(Path("found/labelme").glob("*.json"))) == 8
+    (program,) = shown("python")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("["), done.stderr
+    text = Path("my_pipeline.yaml").read_text().replace("Mask-RT-DETR-S", "PP-YOLOE_seg-N")
+    Path("my_pipeline.yaml").write_text(text.replace("model_dir: null", "model_dir: output/best_model/inference"))
+    command = "--pipeline my_pipeline.yaml --input photo.jpg --save_path as_pipeline"
+    subprocess.run([sys.executable, "-m", "maskline", *command.split()], capture_output=True, check=True)
+    assert Path("as_pipeline/photo_res.json").is_file()

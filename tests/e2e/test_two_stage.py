@@ -182,7 +182,7 @@ def test_a_graph_that_finds_nothing(trained: Trained, predictor: Predictor) -> N
 
 
 def test_a_batch_gives_what_its_pictures_give_one_by_one(predictor: Predictor) -> None:
-    """Neighbours of one size run together; results are equal to the last bit of their masks."""
+    """F24, B22: neighbours of one size run together; results are equal to the last bit of their masks."""
     images = pictures()
     alone = [next(iter(predictor.predict(image))).instances for image in images]
     assert all(len(found) >= 10 for found in alone)

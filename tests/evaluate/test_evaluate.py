@@ -83,7 +83,7 @@ def test_shifted_masks_are_never_better(seed: int, tmp_path_factory: pytest.Temp
 
 
 def test_background_images_count(data: Dataset) -> None:
-    """Detections in them are false positives, which those who leave such images out never see."""
+    """B41: detections in them are false positives, which those who leave such images out never see."""
     square = np.ones((9, 9), np.uint8)
 
     truth = Truth(data)
@@ -229,6 +229,7 @@ def test_options_out_of_range(data: Dataset, wrong: dict) -> None:
 
 
 def test_result_is_json(data: Dataset, tmp_path: Path) -> None:
+    """B42, B43: all figures, by class too."""
     done = evaluate(Truth(data, 1, 0.7), data, tmp_path / "out", title="m")
     content = json.loads(json.dumps(done.to_dict(), allow_nan=False))
     assert content["metrics"]["AP"] == done.ap and content["metrics"]["bbox_AP"] is not None

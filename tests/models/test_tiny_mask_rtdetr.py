@@ -8,7 +8,7 @@ import torch
 
 from maskline import catalog, models
 from maskline.errors import ParameterError, UnknownNameError
-from maskline.export import fused
+from maskline.exporting import fused
 from maskline.models.layers import bounded, centre_size, corners, inverse_sigmoid
 from maskline.models.mask_rtdetr.decoder import QueryDecoder, extent
 from maskline.models.mask_rtdetr.denoising import Noise, UnitTarget, denoising_queries

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from maskline import catalog, models
-from maskline.export import fused
+from maskline.exporting import fused
 from maskline.models.outputs import Detections
 from maskline.models.overlap import box_iou
 from maskline.models.rcnn.network import BACKGROUND, CONFIGS, MaskRCNN, RCNNConfig

@@ -19,7 +19,7 @@ from tiny_solov2 import network as tiny
 from torch import Tensor, nn
 
 from maskline import catalog
-from maskline.export import onnx_translations
+from maskline.exporting import onnx_translations
 from maskline.models.solov2 import loss as loss_module
 from maskline.models.solov2.assigner import AssignerConfig, Assignment, assign, reduced
 from maskline.models.solov2.decode import covering, decayed, overlaps, peaks, tight_boxes

@@ -98,7 +98,7 @@ def boxes_in(size: tuple[int, int], corners: np.ndarray) -> np.ndarray:
 def test_each_pixel_of_the_image_is_the_references(
     seed: int, cells: tuple[int, int], size: tuple[int, int], corners: tuple[float, ...], halves: bool
 ) -> None:
-    """Also beyond the box's pixels, where nothing is lost; the box is cut at the image first, as there."""
+    """Also beyond the box's pixels, where nothing is lost; and of a box that goes beyond the image, where it is cut."""
     values, boxes = probabilities(1, seed, cells), boxes_in(size, np.array([corners]))
     if halves:  # corners where rounding to pixels has a choice
         boxes = np.rint(boxes) + np.float32(0.5)
@@ -108,7 +108,7 @@ def test_each_pixel_of_the_image_is_the_references(
         assert len(found) == 0
         return
     np.testing.assert_array_equal(found.boxes, cut)
-    assert_pasted(found, 0, reference(values[0], cut[0], size))
+    assert_pasted(found, 0, reference(values[0], boxes[0], size))
 
 
 @pytest.mark.parametrize("size", [(480, 640), (427, 640), (1080, 1920), (33, 2000), (7, 5)])
@@ -126,14 +126,15 @@ def test_equal_to_grid_sample_over_the_whole_image(size: tuple[int, int]) -> Non
 
 
 def test_boxes_come_from_the_network_input() -> None:
-    """Scaled to the image, then cut, then pasted, as in the reference; how large the input is doesn't matter."""
+    """Scaled to the image, pasted and cut; how large the input is doesn't matter."""
     frame, boxes = Frame((427, 640), (800, 1199)), np.float32([[-30, 100.7, 500.3, 700], [900, 20, 1300.5, 900]])
     values = probabilities(2, 0)
     raw = Raw(boxes, np.float32([0.9, 0.8]), np.zeros(2, int), ringed(values))
     found = to_instances(raw, frame, (800, 1199), np.zeros(1, np.float32), mask_frame="box")
     np.testing.assert_allclose(found.boxes, [[0, 53.7486, 267.05, 373.625], [480.4, 10.675, 640, 427]], atol=1e-3)
     for i in range(2):
-        assert_pasted(found, i, reference(values[i], found.boxes[i], frame.size))
+        scaled = boxes[i] * np.float32([640 / 1199, 427 / 800] * 2)
+        assert_pasted(found, i, reference(values[i], scaled, frame.size))
     other = to_instances(raw, frame, (832, 1216), np.zeros(1, np.float32), mask_frame="box")
     for one, two in zip(found.masks, other.masks, strict=True):
         np.testing.assert_array_equal(one, two)
@@ -153,9 +154,10 @@ def test_a_box_beyond_the_image_on_all_sides() -> None:
     whole, faint = np.float32([[0, 0, 130, 90]]), np.full((1, CELLS, CELLS), 0.6, np.float32)
     found = paste(faint, whole * 3 - np.float32([100, 100, 0, 0]), size)  # cut at the image on all sides
     np.testing.assert_array_equal(found.boxes, whole)
-    assert_pasted(found, 0, reference(faint[0], whole[0], size))
-    # at the border, half a cell and less inside, the reference has faded towards its zeros
-    assert not found.masks[0][0].any() and found.masks[0][1:-1, 2:-2].all()
+    assert found.masks[0].all()  # the mask is cut too, not squeezed into what is left of its box
+    # at the border of a box, half a cell and less inside, the reference has faded towards its zeros
+    edge = paste(faint, whole, size).masks[0]
+    assert not edge[0].any() and edge[1:-1, 2:-2].all()
 
 
 def test_none_one_and_beyond() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ def thresholds(value: float) -> np.ndarray:
 
 
 def test_boxes_masks_and_labels_stay_together() -> None:
+    """B03."""
     boxes = [[0, 0, 32, 32], [10, 10, 10, 20], [16, 8, 200, 60], [-20, -20, -5, -5], [32, 32, 64, 64]]
     raw = raw_of(boxes, [0.9, 0.8, 0.7, 0.65, 0.6], blobs(5))
     found = to_instances(raw, FRAME, SIZE, thresholds(0.5))
@@ -56,6 +59,17 @@ def test_a_score_must_be_above_the_threshold_of_its_class() -> None:
 def test_rows_without_an_object_are_never_kept() -> None:
     raw = raw_of([[0, 0, 32, 32]] * 2, [0.3, 0.0], blobs(2))
     assert len(to_instances(raw, FRAME, SIZE, thresholds(0.0))) == 1
+
+
+def test_memory_is_that_of_the_masks_kept() -> None:
+    """B67: of 100 masks at full HD, three over the threshold and over a hundredth of the image."""
+    boxes = [[10, 10, 16, 16]] * 100
+    raw = raw_of(boxes, [0.9] * 3 + [0.1] * 97, np.repeat(blobs(1), 100, axis=0))
+    tracemalloc.start()
+    found = to_instances(raw, Frame((1080, 1920), (64, 64)), SIZE, thresholds(0.5))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 3 and peak < 2 << 20  # all masks as int32: 829 MB
 
 
 def test_nothing_found() -> None:

@@ -219,7 +219,7 @@ def test_an_official_model_is_exported_once(pdparams: Path, tmp_path: Path, monk
         (output / "inference.onnx").write_bytes(b"")
         return output
 
-    monkeypatch.setattr("maskline.export.export", export)
+    monkeypatch.setattr("maskline.exporting.export", export)
     for _ in range(2):
         with pytest.raises(ModelError):  # the stand-in wrote no graph
             create_model("Mask-RT-DETR-S")

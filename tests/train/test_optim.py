@@ -26,7 +26,7 @@ ADAMW = catalog.get("Mask-RT-DETR-L").recipe
 
 
 def test_milestones_move_with_the_length_of_the_run() -> None:
-    """8 and 11 of 12 epochs are two thirds and eleven twelfths of any run; the reference leaves them where they are."""
+    """B39: 8 and 11 of 12 epochs are two thirds and eleven twelfths of any run."""
     rate = LearningRate.of(SGD, steps=1200, warmup_steps=0)
     assert isinstance(SGD.schedule, Steps) and SGD.schedule.milestones == (8, 11)
     factors = [rate.factor(step) for step in (0, 799, 800, 1099, 1100, 1199)]
@@ -34,6 +34,7 @@ def test_milestones_move_with_the_length_of_the_run() -> None:
 
 
 def test_cosine_ends_where_the_recipe_s_would() -> None:
+    """B39."""
     recipe = replace(SGD, schedule=Cosine(96), epochs=80)
     rate = LearningRate.of(recipe, steps=100, warmup_steps=0)
     assert rate.factor(0) == 1
@@ -52,6 +53,7 @@ def test_warmup_rises_and_is_a_tenth_of_the_run_at_most() -> None:
 
 
 def test_learning_rate_follows_the_images_of_a_step() -> None:
+    """B40: rates for four devices are scaled to those there are."""
     assert scaled_learning_rate(SGD, 8) == SGD.learning_rate  # 2 on each of 4 devices
     assert scaled_learning_rate(SGD, 2) == pytest.approx(SGD.learning_rate / 4)
     assert scaled_learning_rate(ADAMW, 2) == pytest.approx(ADAMW.learning_rate / 2)

@@ -40,13 +40,10 @@ WITHOUT_EFFECT = frozenset(
         "Train.basic_config_path",
         "Train.uniform_output_enabled",
         "Predict.kernel_option.run_mode",
-        "Predict.use_hpip",
-        "Predict.hpi_config",
-        "Predict.engine",
-        "Predict.engine_config",
     )
 )
 UNREAD_SECTION = "Benchmark"
+OFFICIAL = "official"  # in the place of the address of the official weights
 OTHER_NAMES = {"Predict.hpip_config": "hpi_config"}  # as the newest document of the reference spells it
 
 _DEMO_IMAGE = "https://paddle-model-ecology.bj.bcebos.com/paddlex/imgs/demo_image/general_instance_segmentation_004.png"
@@ -255,7 +252,7 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> ModuleConfig:
             faults.append(fault)
     if given.pop(UNREAD_SECTION, None):
         log.warning("section %s has no effect", UNREAD_SECTION)
-    config = _section(ModuleConfig, given, _model_defaults(given, faults), "", faults)
+    config = _section(ModuleConfig, given, _given_model_defaults(given, faults), "", faults)
     if faults:
         raise _together(faults)
     _tell_without_effect(config)
@@ -307,7 +304,7 @@ def _put(given: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
     given[key[-1]] = value
 
 
-def _model_defaults(given: Mapping[str, Any], faults: list[ParameterError]) -> dict[str, Any]:
+def _given_model_defaults(given: Mapping[str, Any], faults: list[ParameterError]) -> dict[str, Any]:
     """The defaults that depend on the model; none for an unknown one, which the check of its key tells."""
     section = given.get("Global") or {}
     name = section.get("model") if isinstance(section, Mapping) else ""
@@ -315,12 +312,14 @@ def _model_defaults(given: Mapping[str, Any], faults: list[ParameterError]) -> d
         faults.append(ParameterError("Global.model is not set: give -c <Model>, or -o Global.model=<Model>"))
     if not isinstance(name, str) or not catalog.has(name):
         return {}
-    row = catalog.get(name)
-    train = {
-        "batch_size": row.recipe.batch_size,
-        "pretrain_weight_path": row.pretrained_url,
-    }
-    return {"Train": train, "Export": {"weight_path": row.pretrained_url}}
+    return model_defaults(catalog.get(name))
+
+
+def model_defaults(row: catalog.Model) -> dict[str, Any]:
+    """The defaults of a model, by section and key."""
+    weights = row.pretrained_url or OFFICIAL
+    train = {"batch_size": row.recipe.batch_size, "pretrain_weight_path": weights}
+    return {"Train": train, "Export": {"weight_path": weights}}
 
 
 def _section(kind: Any, given: Any, defaults: Mapping[str, Any], prefix: str, faults: list[ParameterError]) -> Any:

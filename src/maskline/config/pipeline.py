@@ -9,27 +9,38 @@ from pathlib import Path
 from typing import Any
 
 from maskline import catalog
+from maskline.config.values import as_switch
 from maskline.errors import InputNotFoundError, ParameterError, UnknownNameError
 from maskline.files import read_yaml
 
 PIPELINE = "instance_segmentation"
 MODULE = "InstanceSegmentation"
 
-#: Keys of the reference that are legal but don't do anything here yet, at the top and in the module.
-IGNORED = ("use_hpip", "hpi_config", "engine", "engine_config")
+#: Keys about what runs the network, at the top or in the module, whose word is the last.
+ACCELERATION = ("use_hpip", "hpi_config", "engine", "engine_config")
 
 log = logging.getLogger("maskline")
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineConfig:
-    """What a pipeline is made of. None: the default applies."""
+    """What a pipeline is made of. None: the default applies.
+
+    Attributes:
+        use_hpip, hpi_config, engine, engine_config: see `maskline.create_model`.
+        input: what an old file predicts when no input is given.
+    """
 
     model_name: str | None = catalog.DEFAULT_MODEL
     model_dir: str | None = None
     batch_size: int = 1
     threshold: float | None = None
     device: str | None = None
+    use_hpip: bool | None = None
+    hpi_config: Mapping[str, Any] | None = None
+    engine: str | None = None
+    engine_config: Mapping[str, Any] | None = None
+    input: str | None = None
 
 
 def load_pipeline(source: str | Path | Mapping[str, Any]) -> PipelineConfig:
@@ -64,24 +75,39 @@ def _from_dict(config: Any, where: str) -> PipelineConfig:
 
 
 def _from_new(config: Mapping[str, Any], where: str) -> PipelineConfig:
-    _refuse_unknown(config, ("pipeline_name", "SubModules", "Serving", *IGNORED), where)
+    _refuse_unknown(config, ("pipeline_name", "SubModules", "Serving", *ACCELERATION), where)
     if config.get("pipeline_name", PIPELINE) != PIPELINE:
         raise UnknownNameError.of(f"pipeline_name in {where}", str(config["pipeline_name"]), [PIPELINE])
     modules = _section(config, "SubModules", where)
     _refuse_unknown(modules, (MODULE,), f"{where}: SubModules")
     module = _section(modules, MODULE, where)
-    keys = ("module_name", "model_name", "model_dir", "batch_size", "threshold", *IGNORED)
+    keys = ("module_name", "model_name", "model_dir", "batch_size", "threshold", *ACCELERATION)
     _refuse_unknown(module, keys, f"{where}: {MODULE}")
-    for key in IGNORED:
-        if config.get(key) or module.get(key):
-            log.warning("%s: %s has no effect in this version", where, key)
     name = _text(module, "model_name", where)
     return PipelineConfig(
         model_name=catalog.DEFAULT_MODEL if name is None else name,
         model_dir=_text(module, "model_dir", where),
         batch_size=1 if module.get("batch_size") is None else module["batch_size"],
         threshold=module.get("threshold"),
+        use_hpip=_switch(_innermost(config, module, "use_hpip"), f"{where}: use_hpip"),
+        hpi_config=_merged(config, module, "hpi_config", where),
+        engine=_text({"engine": _innermost(config, module, "engine")}, "engine", where),
+        engine_config=_merged(config, module, "engine_config", where),
     )
+
+
+def _innermost(outer: Mapping[str, Any], inner: Mapping[str, Any], key: str) -> Any:
+    return outer.get(key) if inner.get(key) is None else inner[key]
+
+
+def _merged(outer: Mapping[str, Any], inner: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any] | None:
+    """Both mappings as one, in which the inner one wins; None if neither is given."""
+    given = [_section(part, key, where) for part in (outer, inner)]
+    return {**given[0], **given[1]} or None
+
+
+def _switch(value: object, where: str) -> bool | None:
+    return None if value is None else as_switch(value, where)
 
 
 def _from_old(config: Mapping[str, Any], where: str) -> PipelineConfig:
@@ -97,6 +123,7 @@ def _from_old(config: Mapping[str, Any], where: str) -> PipelineConfig:
         model_dir=model if local else None,
         batch_size=1 if pipeline.get("batch_size") is None else pipeline["batch_size"],
         device=_text(pipeline, "device", where),
+        input=_text(_section(config, "Global", where), "input", where),
     )
 
 

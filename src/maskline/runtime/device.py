@@ -1,20 +1,30 @@
-"""Devices: ``cpu``, ``gpu:0`` and their like, and what ONNX Runtime calls them."""
+"""Devices: ``cpu``, ``gpu:0``, ``gpu:0,1`` and their like, and what ONNX Runtime calls them."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from maskline.errors import DeviceError, ParameterError, UnknownNameError
 
-#: Device kinds and the ONNX Runtime providers that serve them, best first.
-PROVIDERS = {
+#: Kinds of devices and the ONNX Runtime providers that serve them, best first. Those without have none in public: they
+#: are names of the reference's, known so that the error can say so.
+PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": ("CPUExecutionProvider",),
     "gpu": ("CUDAExecutionProvider", "ROCMExecutionProvider", "MIGraphXExecutionProvider"),
-    "npu": ("CANNExecutionProvider",),
     "xpu": ("OpenVINOExecutionProvider",),
+    "npu": ("CANNExecutionProvider",),
+    "dcu": ("ROCMExecutionProvider", "MIGraphXExecutionProvider"),
     "mps": ("CoreMLExecutionProvider",),
+    "mlu": (),
+    "gcu": (),
+    "iluvatar_gpu": (),
+    "metax_gpu": (),
 }
-ALIASES = {"cuda": "gpu", "dcu": "gpu"}
+ALIASES = {"cuda": "gpu", "rocm": "gpu"}
+
+FALLBACK_VARIABLE = "MASKLINE_DEVICE_FALLBACK"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,42 +38,86 @@ class Device:
         return self.kind if self.index is None else f"{self.kind}:{self.index}"
 
 
-def parse_device(text: str) -> Device:
-    """``cpu``, ``gpu``, ``gpu:1``, ``cuda:0`` …, in any case. Without a number, the first.
+CPU = Device("cpu")
+
+
+def parse_devices(text: str) -> tuple[Device, ...]:
+    """``cpu``, ``gpu`` (the first), ``gpu:1``, ``cuda:0,1``, ``cpu,cpu`` …, in any case. One may be named twice.
 
     Raises:
-        ParameterError: not of the form ``kind`` or ``kind:number``, or a kind that is not known.
+        ParameterError: not ``kind`` or ``kind:number``, further ones after commas; or a kind that is not known.
     """
     if not isinstance(text, str):
         raise ParameterError(f"device is {text!r}: expected a text such as 'cpu' or 'gpu:0'")
-    kind, colon, number = text.strip().lower().partition(":")
+    devices: list[Device] = []
+    for part in text.strip().lower().split(","):
+        part = part.strip()
+        if _is_number(part) and devices and devices[-1].index is not None:
+            devices.append(Device(devices[-1].kind, int(part)))
+        else:
+            devices.append(_parse(part, text))
+    return tuple(devices)
+
+
+def _parse(part: str, text: str) -> Device:
+    kind, colon, number = part.partition(":")
     kind = ALIASES.get(kind, kind)
+    if not kind or kind.isdigit():
+        raise ParameterError(f"device {text!r}: expected kinds and numbers such as 'gpu:0', 'gpu:0,1' or 'cpu,cpu'")
     if kind not in PROVIDERS:
-        raise UnknownNameError.of("device", text, PROVIDERS)
+        raise UnknownNameError.of("device", part, [*PROVIDERS, *ALIASES])
     if kind == "cpu":
         if colon:
             raise ParameterError(f"device {text!r}: the CPU has no number, say 'cpu'")
-        return Device("cpu")
-    if colon and not number.isdigit():
-        raise ParameterError(f"device {text!r}: expected one whole number after the colon, such as '{kind}:0'")
+        return CPU
+    if colon and not _is_number(number):
+        raise ParameterError(f"device {text!r}: expected a whole number after the colon, such as '{kind}:0'")
     return Device(kind, int(number) if number else 0)
 
 
-def choose_device(text: str | None) -> Device:
-    """The device asked for, or by default the first GPU if this installation can use one, else the CPU.
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
-    Raises:
-        DeviceError: the device asked for can't be used; the message names those that can.
-    """
+
+def device_text(devices: Sequence[Device]) -> str:
+    """The shortest text that `parse_devices` turns back into these: ``gpu:0,1``, ``cpu,cpu``."""
+    parts: list[str] = []
+    for i, device in enumerate(devices):
+        goes_on = i > 0 and device.index is not None and devices[i - 1].kind == device.kind
+        parts.append(str(device.index) if goes_on else str(device))
+    return ",".join(parts)
+
+
+def default_device() -> Device:
+    """The first GPU if this ONNX Runtime is built for one, else the CPU."""
+    return Device("gpu", 0) if "gpu" in usable_kinds() else CPU
+
+
+def usable_kinds() -> list[str]:
+    """Kinds that the installed ONNX Runtime is built for; whether such a device is in this machine, it can't tell."""
     from onnxruntime import get_available_providers
 
-    usable = [kind for kind, names in PROVIDERS.items() if set(names) & set(get_available_providers())]
-    if text is None:
-        return Device("gpu", 0) if "gpu" in usable else Device("cpu")
-    device = parse_device(text)
-    if device.kind not in usable:
-        raise DeviceError(
-            f"device {text!r} is not available: this ONNX Runtime has {', '.join(usable)}; "
-            "use one of these, or install the ONNX Runtime build for that device"
+    there = set(get_available_providers())
+    return [kind for kind, providers in PROVIDERS.items() if there.intersection(providers)]
+
+
+def provider_of(device: Device) -> str:
+    """ONNX Runtime's best provider for a device. Raises DeviceError, naming what can be used, if there is none."""
+    from onnxruntime import get_available_providers
+
+    there = get_available_providers()
+    provider = next((name for name in PROVIDERS[device.kind] if name in there), None)
+    if provider is None:
+        remedy = (
+            "install the ONNX Runtime build for that device" if PROVIDERS[device.kind] else "none is built for that"
         )
-    return device
+        raise DeviceError(
+            f"device '{device}' is not available: this ONNX Runtime has {', '.join(usable_kinds())}; "
+            f"use one of these ({remedy})"
+        )
+    return provider
+
+
+def may_fall_back() -> bool:
+    """Whether the environment asks for the CPU in place of a device that is not there."""
+    return os.environ.get(FALLBACK_VARIABLE, "").lower() in ("1", "true", "yes", "on")

@@ -1,4 +1,4 @@
-"""A model file: an ONNX graph that follows the contract and describes itself.
+"""A model file: a graph, in ONNX or OpenVINO's form, that follows the contract and describes itself.
 
 The contract, the same for all families:
 
@@ -18,16 +18,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
 from maskline.checks import check_score
-from maskline.errors import DeviceError, ModelError
+from maskline.errors import ModelError, ParameterError
 from maskline.instances import FloatArray, IntArray
 from maskline.preprocess import Preprocess
-from maskline.runtime.device import PROVIDERS, Device
+from maskline.runtime.backend import Acceleration, Backend, RunError, unfit
+from maskline.runtime.device import Device, usable_kinds
+from maskline.runtime.onnxruntime_backend import OnnxRuntime
+from maskline.runtime.openvino_backend import OpenVino
 
 RECORD_KEY = "maskline"
 RECORD_VERSION = 1
@@ -36,7 +40,7 @@ OUTPUTS = ("boxes", "scores", "labels", "masks")
 
 #: How masks lie. ``image``: over the whole input. ``within``: so too, but of each only what is in its box means
 #: anything. ``box``: over its box, with a ring of one cell around it. Cells 1 to h - 2 cover the box's height and 1 to
-#: w - 2 its width, once the box is in the image and clipped to it; the ring lies outside and is background. (With
+#: w - 2 its width, also of a box that goes beyond the image; the ring lies outside and is background. (With
 #: probability - 0.5 in the box and -0.5 in the ring, that is Mask R-CNN's paste: zero beyond the box, then >= 0.5.)
 #: ``tight``: over the whole input, and a box is its mask's own: the graph's holds all of it, the image's is cut to it.
 MASK_FRAMES = ("image", "within", "box", "tight")
@@ -108,65 +112,62 @@ class Raw(NamedTuple):
 
 
 class Graph:
-    """An opened model file on one device."""
+    """An opened model file on one device. Several threads may run it at once.
 
-    def __init__(self, path: Path, device: Device, *, threads: int | None = None) -> None:
+    Attributes:
+        record: what the file says about itself.
+        backend: what runs it, a name of `BACKENDS`.
+        precision: what arithmetic is in.
+        threads: processor threads of a run; None: as many as the backend takes.
+        batch: images in a run, where the file fixes it; None: any number.
+    """
+
+    def __init__(self, path: Path, device: Device, options: Acceleration | None = None) -> None:
         """Open a file and check that it keeps the contract.
 
         Args:
-            threads: processor threads for one run; None leaves it to ONNX Runtime (one for each core).
+            options: with what; ``best`` and ``strict`` are for `open_graph`. Default: ONNX Runtime, if it can.
 
         Raises:
             ModelError: the file is damaged, or no maskline model.
-            DeviceError: the device is there in name only.
+            DeviceError: the device is not there, or in name only, or the backend named can't use it.
+            ParameterError: the backend named can't open such a file, or not in this precision.
+            MissingDependencyError: the backend's library is not installed.
         """
-        self.path, self.device = path, device
-        self._session = _open(path, device, threads)
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        if RECORD_KEY not in metadata:
-            raise ModelError(f"{path} is an ONNX file but not a maskline model: make one with `maskline export`")
-        self.record = Record.from_json(metadata[RECORD_KEY], path)
-        names = tuple(o.name for o in self._session.get_outputs()), tuple(i.name for i in self._session.get_inputs())
-        if names != (OUTPUTS, (INPUT,)):
-            raise ModelError(f"{path} has inputs and outputs {names}: expected {((INPUT,), OUTPUTS)}; export it again")
+        options = Acceleration() if options is None else options
+        self.path, self.device, self.threads = path, device, options.threads
+        self.backend = backend_for(path, device) if options.backend is None else options.backend
+        self._backend = _open(self.backend, path, device, options)
+        self.precision = self._backend.precision
+        if RECORD_KEY not in self._backend.metadata:
+            raise ModelError(f"{path} is a graph but not a maskline model: make one with `maskline export`")
+        self.record = Record.from_json(self._backend.metadata[RECORD_KEY], path)
+        if self._backend.names != ((INPUT,), OUTPUTS):
+            raise ModelError(
+                f"{path} has inputs and outputs {self._backend.names}: expected {((INPUT,), OUTPUTS)}; export it again"
+            )
+        self.batch = self._backend.batch
 
     def run(self, images: npt.NDArray[Any]) -> Raw:
         """(B, H, W, 3) to detections. Raises ModelError where the graph fails, for example for lack of memory."""
         try:
-            return Raw(*self._session.run(list(OUTPUTS), {INPUT: images}))
-        except _runtime_errors() as error:
-            raise ModelError(f"{self.path} failed on an input of shape {images.shape}: {_first_line(error)}") from None
+            return Raw(*self._backend.run(images))
+        except RunError as error:
+            raise ModelError(f"{self.path} failed on an input of shape {images.shape}: {error}") from None
 
 
-def _open(path: Path, device: Device, threads: int | None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # its own lines on stderr would repeat the error raised here
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    provider = next(p for p in PROVIDERS[device.kind] if p in onnxruntime.get_available_providers())
-    numbered = device.kind in ("gpu", "npu")  # the other providers don't know the option
-    providers: list[Any] = [(provider, {"device_id": device.index} if numbered else {})]
-    if device.kind != "cpu":
-        providers.append("CPUExecutionProvider")
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except _runtime_errors() as error:
-        raise ModelError(f"{path} can't be opened ({_first_line(error)}): fetch or export the model again") from None
-    if provider not in session.get_providers():
-        raise DeviceError(f"device {device} can't be used: ONNX Runtime could not start {provider} (driver, library?)")
-    return session
+def backend_for(path: Path, device: Device) -> str:
+    """The backend that runs a file on a device where none is named: ONNX Runtime, or OpenVINO where only that can."""
+    if path.suffix.lower() == ".xml":
+        return "openvino"
+    elsewhere = device.kind == "xpu" and "xpu" not in usable_kinds() and find_spec("openvino") is not None
+    return "openvino" if elsewhere else "onnxruntime"
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises: its own exceptions, which have no common base, and built-in ones."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    own = [v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception)]
-    return (RuntimeError, ValueError, *own)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _open(name: str, path: Path, device: Device, options: Acceleration) -> Backend:
+    reason = unfit(name, path, device, options.precision)
+    if reason:
+        raise ParameterError(reason)
+    if name == "openvino":
+        return OpenVino(path, device, options)
+    return OnnxRuntime(path, device, options, INPUT)

@@ -1,4 +1,4 @@
-"""A model directory: ``inference.onnx`` and, beside it, ``inference.yml`` in the reference's form.
+"""A model directory: ``inference.onnx`` (or ``.ort``, ``.xml``) and, beside it, ``inference.yml`` as the reference's.
 
 The graph describes itself; the YAML is for people and for compatibility. Where it is there, its ``draw_threshold`` and
 ``label_list`` win, so that they can be edited.
@@ -16,6 +16,7 @@ from maskline.files import read_yaml
 from maskline.runtime.graph import Record
 
 GRAPH_FILE = "inference.onnx"
+GRAPH_FILES = (GRAPH_FILE, "inference.ort", "inference.xml")  # the first one there is taken
 CONFIG_FILE = "inference.yml"
 FOREIGN_FILES = ("inference.pdmodel", "inference.json", "inference.pdiparams")
 
@@ -44,7 +45,7 @@ class ModelDir:
 
 
 def open_model_dir(path: Path, name: str | None = None) -> ModelDir:
-    """Look into a model directory, or take an ``.onnx`` file alone.
+    """Look into a model directory, or take a graph's file alone.
 
     Raises:
         InputNotFoundError: no such directory or file.
@@ -54,8 +55,8 @@ def open_model_dir(path: Path, name: str | None = None) -> ModelDir:
         return ModelDir(path, name)
     if not path.is_dir():
         raise InputNotFoundError(f"no model directory {path}: make one with `maskline export MODEL --output {path}`")
-    graph = path / GRAPH_FILE
-    if not graph.is_file():
+    graph = next((path / name for name in GRAPH_FILES if (path / name).is_file()), None)
+    if graph is None:
         foreign = next((f for f in FOREIGN_FILES if (path / f).exists()), None)
         told = f"{foreign} is a Paddle program, which only Paddle runs: " if foreign else ""
         raise ModelError(

@@ -45,13 +45,14 @@ def to_instances(
             boxes; with the others nothing is lost by cutting, and boxes don't grow. A ``tight`` mask without a pixel in
             the image is dropped.
     """
-    kept, boxes = _passing(raw, frame, thresholds)
+    scaled = _in_image(raw, frame)
+    kept, boxes = _passing(raw, scaled, frame.size, thresholds)
     grids = [raw.masks[row] for row in kept]
     outside = np.zeros(len(kept), np.float32)
     over_input = _over_input(frame, input_size, raw.masks.shape)
     places = [over_input] * len(kept)
     if mask_frame == "box":
-        places = [_over_box(box, grid.shape) for box, grid in zip(boxes, grids, strict=True)]
+        places = [_over_box(scaled[row], raw.masks.shape[1:]) for row in kept]
     elif mask_frame == "image" and grow_boxes:
         grown = [_grown(b, g, frame.size, over_input.step) for b, g in zip(boxes, grids, strict=True)]
         boxes = np.array(grown, np.float32).reshape(-1, 4)
@@ -76,15 +77,21 @@ def to_instances(
     )
 
 
-def _passing(raw: Raw, frame: Frame, thresholds: FloatArray) -> tuple[npt.NDArray[np.intp], FloatArray]:
-    """The rows above their thresholds and their boxes, (N, 4) in pixels of the image and clipped to it, none empty."""
-    kept = np.flatnonzero((raw.scores > thresholds[raw.labels]) & (raw.scores > 0))
-    height, width = frame.size
+def _in_image(raw: Raw, frame: Frame) -> FloatArray:
+    """All boxes in pixels of the image, where they may go beyond it."""
     scale_y, scale_x = frame.scale
-    boxes = raw.boxes[kept] * np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
-    boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-    real = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])  # also drops boxes with NaN
-    return kept[real], boxes[real]
+    return raw.boxes * np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
+
+
+def _passing(
+    raw: Raw, boxes: FloatArray, size: tuple[int, int], thresholds: FloatArray
+) -> tuple[npt.NDArray[np.intp], FloatArray]:
+    """The rows above their thresholds and their boxes, (N, 4), clipped to the image, none empty."""
+    kept = np.flatnonzero((raw.scores > thresholds[raw.labels]) & (raw.scores > 0))
+    height, width = size
+    clipped = np.clip(boxes[kept], 0, np.array([width, height, width, height], np.float32))
+    real = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])  # also drops boxes with NaN
+    return kept[real], clipped[real]
 
 
 def _over_input(frame: Frame, input_size: tuple[int, int], shape: tuple[int, ...]) -> Place:

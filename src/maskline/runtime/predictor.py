@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from maskline.errors import MasklineError, ParameterError, UnknownNameError
 from maskline.inputs import Picture, expand
 from maskline.instances import FloatArray, Instances
 from maskline.results import Result
-from maskline.runtime.device import choose_device
+from maskline.runtime.backend import Acceleration
+from maskline.runtime.device import device_text, parse_devices
 from maskline.runtime.graph import Graph
 from maskline.runtime.model_dir import open_model_dir
+from maskline.runtime.opening import open_graphs
+from maskline.runtime.parallel import spread
 from maskline.runtime.postprocess import to_instances
 
 Threshold = float | Mapping[int | str, float]
@@ -27,7 +31,9 @@ class Predictor:
     Attributes:
         model_name: name of the model, from its file.
         labels: class names, in the order of class indices.
-        device: where it runs, such as ``cpu`` or ``gpu:0``.
+        device: where it runs, such as ``cpu``, ``gpu:0`` or ``gpu:0,1``.
+        backend: what runs it: onnxruntime, openvino, tensorrt or om.
+        precision: what the network computes in, such as fp32.
         threshold: scores must be above it unless `predict` says otherwise.
     """
 
@@ -40,41 +46,51 @@ class Predictor:
         threshold: Threshold | None = None,
         batch_size: int = 1,
         grow_boxes: bool = False,
-        threads: int | None = None,
+        acceleration: Acceleration | None = None,
     ) -> None:
         """Open an exported model.
 
         Args:
-            model_dir: folder with ``inference.onnx`` (and ``inference.yml``), or the ``.onnx`` file itself.
+            model_dir: folder with ``inference.onnx`` (or ``.ort``, ``.xml``) and ``inference.yml``, or the file itself.
             model_name: if given, the model must be this one.
-            device: ``cpu``, ``gpu:0`` …; None takes the first GPU if there is one, else the CPU.
+            device: ``cpu``, ``gpu:0`` …; None takes the first GPU if there is one, else the CPU. With several, such as
+                ``gpu:0,1`` or ``cpu,cpu``, each has a copy of the model and batches go to whichever is free.
             threshold: see `predict`; None takes the model's own.
             batch_size: images in one run of the network, unless `predict` says otherwise.
             grow_boxes: enlarge boxes to hold all of their mask, rather than cut masks at their boxes. Without effect on
                 models whose masks mean something in their boxes only (PP-YOLOE-seg).
-            threads: processor threads; None leaves it to the runtime.
+            acceleration: with what to run it, see `maskline.runtime.acceleration.choose`; None: ONNX Runtime.
 
         Raises:
             ModelError, DeviceError, ParameterError: see there.
         """
         self._model = open_model_dir(Path(model_dir), model_name)
-        self._options: dict[str, Any] = {
-            "threads": None if threads is None else check_count(threads, "threads", most=1024)
-        }
-        self._graph = Graph(self._model.graph_path, choose_device(device), **self._options)
-        self._model.check(self._graph.record)
-        self.model_name = self._graph.record.model
-        self.labels = self._model.labels or self._graph.record.labels
+        self._acceleration = Acceleration() if acceleration is None else acceleration
+        self._graphs = self._open(device)
+        record = self._graphs[0].record
+        self._others: dict[str, tuple[Graph, ...]] = {}  # by the device that a call asked for
+        self.model_name = record.model
+        self.labels = self._model.labels or record.labels
         self.batch_size = check_count(batch_size, "batch_size")
         self.grow_boxes = grow_boxes
-        self._own_threshold = self._graph.record.threshold if self._model.threshold is None else self._model.threshold
+        self._own_threshold = record.threshold if self._model.threshold is None else self._model.threshold
         self.threshold: Threshold = self._own_threshold if threshold is None else threshold
         self._thresholds(self.threshold)  # refuse a bad value now
 
     @property
     def device(self) -> str:
         """Where the network runs."""
-        return str(self._graph.device)
+        return device_text([graph.device for graph in self._graphs])
+
+    @property
+    def backend(self) -> str:
+        """What runs the network."""
+        return self._graphs[0].backend
+
+    @property
+    def precision(self) -> str:
+        """What the network computes in."""
+        return self._graphs[0].precision
 
     def predict(
         self,
@@ -90,12 +106,13 @@ class Predictor:
         """Predict, lazily and in order.
 
         Args:
-            input: path of an image or folder, array (H, W, 3) uint8 **BGR**, PIL image, bytes of an image file, or a
-                list (nested too) or iterator of these. ``x`` is its old name.
+            input: path of an image, PDF file, video or folder, URL, array (H, W, 3) uint8 **BGR**, PIL image, bytes of
+                a file, number of a camera, or a list (nested too) or iterator of these: what `maskline.inputs.expand`
+                takes. ``x`` is its old name.
             batch_size: images in one run of the network, for this call. Results do not depend on it.
             threshold: a score in [0, 1], or a mapping from class index or name to one (other classes keep the model's
                 own); an instance's score must be above it.
-            device: run this call on another device.
+            device: run this call on another device. It stays open for the next such call, until `close`.
             grow_boxes: for this call.
             on_error: ``raise``, or ``skip`` to leave out inputs that can't be read, with a warning.
 
@@ -103,7 +120,7 @@ class Predictor:
             One `Result` for each image.
 
         Raises:
-            ParameterError: at once, for a bad argument.
+            ParameterError, DeviceError: at once, for a bad argument.
             InputError: when its turn comes, for an input that can't be read.
         """
         source = x if input is None else input
@@ -114,27 +131,43 @@ class Predictor:
         if on_error not in ("raise", "skip"):
             raise ParameterError(f"on_error is {on_error!r}: expected 'raise' or 'skip'")
         grow = self.grow_boxes if grow_boxes is None else grow_boxes
-        graph = self._graph
-        if device is not None and (chosen := choose_device(device)) != graph.device:
-            graph = Graph(self._model.graph_path, chosen, **self._options)
-        return self._results(graph, expand(source, on_error=on_error), size, thresholds, grow)
+        graphs = self._graphs if device is None else self._graphs_on(device)
+        return self._results(graphs, expand(source, on_error=on_error), size, thresholds, grow)
 
     __call__ = predict
 
     def close(self) -> None:
-        """Nothing to do; here because the reference has it."""
+        """Let go of the devices that calls asked for. The predictor's own stay, and it can still be used."""
+        self._others.clear()
+
+    def _open(self, device: str | None) -> tuple[Graph, ...]:
+        graphs = open_graphs(self._model.graph_path, device, self._acceleration)
+        self._model.check(graphs[0].record)
+        return graphs
+
+    def _graphs_on(self, device: str) -> tuple[Graph, ...]:
+        devices = parse_devices(device)
+        if devices == tuple(graph.device for graph in self._graphs):
+            return self._graphs
+        name = device_text(devices)
+        if name not in self._others:
+            self._others[name] = self._open(device)
+        return self._others[name]
 
     def _results(
-        self, graph: Graph, pictures: Iterator[Picture], size: int, thresholds: FloatArray, grow: bool
+        self, graphs: Sequence[Graph], pictures: Iterator[Picture], size: int, thresholds: FloatArray, grow: bool
     ) -> Iterator[Result]:
-        fault: MasklineError | None = None
-        while fault is None:
-            batch, fault = _take(pictures, size)
-            if not batch and fault is None:
-                return
-            for picture, instances in zip(batch, self._detect(graph, batch, thresholds, grow), strict=True):
-                yield Result(instances, self.labels, picture.pixels, picture.path, picture.page)
-        raise fault
+        def detect(graph: Graph, batch: list[Picture]) -> list[Instances]:
+            return self._detect(graph, batch, thresholds, grow)
+
+        try:
+            with closing(spread(_batches(pictures, size), graphs, detect)) as done:
+                for batch, found in done:
+                    for picture, instances in zip(batch, found, strict=True):
+                        yield Result(instances, self.labels, picture.pixels, picture.path, picture.page)
+        finally:
+            if isinstance(pictures, Generator):
+                pictures.close()  # a camera, a file
 
     def _detect(self, graph: Graph, batch: list[Picture], thresholds: FloatArray, grow: bool) -> list[Instances]:
         """Run a batch. Inputs of different size run apart, because padding one to the other would change its result."""
@@ -142,8 +175,9 @@ class Predictor:
         sizes: dict[tuple[int, ...], list[int]] = {}
         for number, (pixels, _) in enumerate(prepared):
             sizes.setdefault(pixels.shape, []).append(number)
+        runs = [(s, run) for s, numbers in sizes.items() for run in _cut(numbers, graph.batch or len(numbers))]
         found = {}
-        for shape, numbers in sizes.items():
+        for shape, numbers in runs:
             raw = graph.run(np.stack([prepared[number][0] for number in numbers]))
             for i, number in enumerate(numbers):
                 found[number] = to_instances(
@@ -173,14 +207,22 @@ class Predictor:
         raise UnknownNameError.of("class in threshold", str(key), self.labels)
 
 
-def _take(pictures: Iterator[Picture], size: int) -> tuple[list[Picture], MasklineError | None]:
-    """Up to ``size`` pictures, fewer at the end or where one can't be read; then also why."""
+def _cut(numbers: list[int], size: int) -> list[list[int]]:
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
+def _batches(pictures: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
+    """Of ``size``, fewer at the end or where a picture can't be read; then that is raised."""
     batch: list[Picture] = []
     try:
         for picture in pictures:
             batch.append(picture)
             if len(batch) == size:
-                break
-    except MasklineError as fault:
-        return batch, fault
-    return batch, None
+                yield batch
+                batch = []
+    except MasklineError:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch

@@ -8,15 +8,19 @@ from dataclasses import dataclass
 import torch
 
 from maskline.errors import DeviceError, ParameterError
+from maskline.runtime.device import parse_devices
 
-#: Kinds of devices as people call them, as torch does, and the variable that says which of them a process sees.
+#: Kinds of `maskline.runtime.device`: torch's name, and the variable that says which of them a process sees. Those of
+#: makers who keep to CUDA's names have torch's.
 KINDS = {
     "cpu": ("cpu", ""),
     "gpu": ("cuda", "CUDA_VISIBLE_DEVICES"),
-    "cuda": ("cuda", "CUDA_VISIBLE_DEVICES"),
     "dcu": ("cuda", "HIP_VISIBLE_DEVICES"),
+    "iluvatar_gpu": ("cuda", "CUDA_VISIBLE_DEVICES"),
+    "metax_gpu": ("cuda", "MACA_VISIBLE_DEVICES"),
     "npu": ("npu", "ASCEND_RT_VISIBLE_DEVICES"),
     "mlu": ("mlu", "MLU_VISIBLE_DEVICES"),
+    "gcu": ("gcu", "TOPS_VISIBLE_DEVICES"),
     "xpu": ("xpu", "ZE_AFFINITY_MASK"),
     "mps": ("mps", ""),
 }
@@ -45,27 +49,31 @@ def choose(device: str | None, processes: int) -> Devices:
     """What ``cpu``, ``gpu``, ``gpu:0,1`` ... mean here; None: the first GPU if there is one, else the CPU.
 
     Args:
+        device: as `parse_devices` takes it. ``cpu,cpu`` is two processes.
         processes: on the CPU.
 
     Raises:
-        ParameterError: no such kind, or several processes on one device.
+        ParameterError: not such a text, several kinds, or several processes on one device.
         DeviceError: this machine or this installation of torch has none of that kind, or too few.
     """
     if device is None:
         device = "gpu:0" if torch.cuda.is_available() else "cpu"
-    name, _, numbers = device.partition(":")
-    if name not in KINDS:
-        raise ParameterError(f"device is {device!r}: expected one of {', '.join(KINDS)}, with numbers such as gpu:0,1")
-    kind, variable = KINDS[name]
-    if kind == "cpu":
+    chosen = parse_devices(device)
+    if len({one.kind for one in chosen}) > 1:
+        raise ParameterError(f"device is {device!r}: training takes one kind of devices, with numbers such as gpu:0,1")
+    kind, variable = KINDS[chosen[0].kind]
+    if kind == "cpu" and len(chosen) == 1:
         return Devices(kind, processes)
-    chosen = tuple(int(number) for number in numbers.split(",")) if numbers else (0,)
-    there = _count(kind)
-    if max(chosen) >= there:
-        raise DeviceError(f"device is {device!r}, but torch sees {there} of these here: name another, or cpu")
     if processes not in (1, len(chosen)):
         raise ParameterError(f"processes is {processes}, but {device} is {len(chosen)} devices with one process each")
-    return Devices(kind, len(chosen), chosen, variable)
+    if kind == "cpu":
+        return Devices(kind, len(chosen))
+    if len(set(chosen)) < len(chosen):
+        raise ParameterError(f"device is {device!r}: to train on, each can be named once only")
+    numbers = tuple(one.index for one in chosen if one.index is not None)
+    if max(numbers) >= (there := _count(kind)):
+        raise DeviceError(f"device is {device!r}, but torch sees {there} of these here: name another, or cpu")
+    return Devices(kind, len(numbers), numbers, variable)
 
 
 def _count(kind: str) -> int:

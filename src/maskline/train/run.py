@@ -12,7 +12,7 @@ from maskline import catalog
 from maskline.data import layout
 from maskline.data.dataset import Dataset
 from maskline.errors import DatasetError, MasklineError, ParameterError
-from maskline.export import export_network
+from maskline.exporting import export_network
 from maskline.results import check_folder
 from maskline.train import checkpoint, devices, processes, results
 from maskline.train.augment import Augment

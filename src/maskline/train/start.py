@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from maskline import catalog, hub, models
+from maskline.download import fetch, home
 from maskline.errors import ParameterError, WeightsError
 from maskline.train.settings import BACKBONE, OFFICIAL, SCRATCH, Settings
-from maskline.weights.download import fetch, home
 from maskline.weights.load import empty_network, fit, read_state, weights_path
 
 log = logging.getLogger("maskline")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
 import gzip
 import hashlib
@@ -15,109 +14,21 @@ import socket
 import subprocess
 import sys
 import tarfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from web_server import BODY, Request, Scene, Server, running, serve, status
 
+from maskline import archive, download, transfer
+from maskline.download import extract_tar, fetch, home, offline
 from maskline.errors import DownloadError, ParameterError
-from maskline.weights import archive, download
-from maskline.weights.download import extract_tar, fetch, home, offline
 
-BODY = bytes(range(256)) * 2000  # half a megabyte: several blocks
 OTHER = bytes(reversed(BODY))
 SHA = hashlib.sha256(BODY).hexdigest()
-
-
-class Request(BaseHTTPRequestHandler):
-    """Hands every request to the next of the server's ``scenes``; the last one stays."""
-
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_GET(self) -> None:
-        self.close_connection = True
-        with self.server.lock:
-            self.server.seen.append({**self.headers, "path": self.path})
-            scene = self.server.scenes.pop(0) if len(self.server.scenes) > 1 else self.server.scenes[0]
-        with contextlib.suppress(ConnectionError):
-            scene(self)
-
-    def head(self, status: int, length: int | None, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        if length is not None:
-            self.send_header("Content-Length", str(length))
-        self.send_header("Connection", "close")
-        self.end_headers()
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Request)
-        self.lock = threading.Lock()
-        self.scenes: list[Scene] = [serve()]
-        self.seen: list[dict[str, str]] = []
-        self.done = threading.Event()  # ends the stalls
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/w.pdparams"
-
-    def play(self, *scenes: Scene) -> None:
-        self.scenes = list(scenes)
-
-    def handle_error(self, *args: object) -> None:
-        raise AssertionError("the test server failed") from sys.exc_info()[1]
-
-
-Scene = Callable[[Request], None]
-
-
-def serve(
-    body: bytes = BODY,
-    *,
-    upto: int | None = None,
-    stall: bool = False,
-    length: int | None = -1,
-    ranges: bool = True,
-    etag: str | None = '"one"',
-    check: bool = True,
-    **headers: str,
-) -> Scene:
-    """A server of `body`: stops (or stalls) after `upto` bytes of it, says `length`, honours ranges or not."""
-
-    def scene(request: Request) -> None:
-        start = int(request.headers.get("Range", "bytes=0-")[6:-1]) if ranges else 0
-        valid = (etag, headers.get("Last_Modified"))
-        if check and "If-Range" in request.headers and request.headers["If-Range"] not in valid:
-            start = 0
-        more = {**headers, **({"ETag": etag} if etag else {})}
-        told = len(body) - start if length == -1 else length
-        if start:
-            request.head(206, told, Content_Range=f"bytes {start}-{len(body) - 1}/{len(body)}", **more)
-        else:
-            request.head(200, told, **more)
-        request.wfile.write(body[start:upto])
-        if stall:
-            request.server.done.wait(10)
-
-    return scene
-
-
-def status(code: int, **headers: str) -> Scene:
-    return lambda request: request.head(code, 0, **headers)
 
 
 def endless_redirect(request: Request) -> None:
@@ -132,14 +43,8 @@ def hang_up(request: Request) -> None:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.done.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -400,11 +305,10 @@ def test_https_is_not_left() -> None:
     response = requests.Response()
     response.status_code, response.url = 302, "https://safe/a"
     response.headers["Location"] = "http://unsafe/a"
-    job = download._Job("https://safe/a", Path("t"), None, False, 1, 1.0, 1)
-    with pytest.raises(DownloadError, match="https://safe/a redirects to http://unsafe/a, which is not safe"):
-        download._next_url(job, response)
+    with pytest.raises(transfer.LastingError, match="https://safe/a redirects to http://unsafe/a, which is not safe"):
+        transfer.next_url(response)
     response.headers["Location"] = "//other/b"
-    assert download._next_url(job, response) == "https://other/b"
+    assert transfer.next_url(response) == "https://other/b"
 
 
 def test_https_needs_a_certificate(server: Server, target: Path) -> None:
@@ -460,6 +364,7 @@ def test_senseless_options(target: Path, options: dict[str, Any]) -> None:
 def test_damaged_copy_is_fetched_again(
     server: Server, target: Path, caplog: pytest.LogCaptureFixture, sha256: str | None
 ) -> None:
+    """B58."""
     get(server, target)
     target.write_bytes(BODY[:-1] + b"!")
     assert get(server, target, sha256=sha256).read_bytes() == BODY
@@ -505,7 +410,7 @@ def test_threads_fetch_once(server: Server, target: Path, caplog: pytest.LogCapt
 
 SCRIPT = """
 import pathlib, sys
-from maskline.weights.download import fetch
+from maskline.download import fetch
 fetch(sys.argv[1], pathlib.Path(sys.argv[2]))
 """
 
@@ -524,21 +429,116 @@ def test_processes_fetch_once(server: Server, target: Path) -> None:
 
 
 def test_interrupt_leaves_the_part(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = download._blocks
+    blocks = download.blocks
 
-    def interrupted(response: Any) -> Iterator[bytes]:
-        yield next(blocks(response))
+    def interrupted(response: Any, size: int) -> Iterator[bytes]:
+        yield next(blocks(response, size))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(download, "_blocks", interrupted)
+    monkeypatch.setattr(download, "blocks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         get(server, target)
     assert left(target) == {".part", ".part.json"}
     note = json.loads(target.with_name("w.pdparams.part.json").read_text())
     assert note == {"url": server.url, "validator": '"one"', "length": len(BODY)}
-    monkeypatch.setattr(download, "_blocks", blocks)
+    monkeypatch.setattr(download, "blocks", blocks)
+    have = target.with_name("w.pdparams.part").stat().st_size
     assert get(server, target, sha256=SHA).read_bytes() == BODY
-    assert server.seen[1]["Range"] == "bytes=65536-"
+    assert have > 0 and server.seen[1]["Range"] == f"bytes={have}-"
+
+
+# Kept up to date
+
+
+DATES = ["Sat, 01 Jan 2022 00:00:00 GMT", "Sun, 02 Jan 2022 00:00:00 GMT"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"etag": '"one"'}, {"etag": '"two"'}),
+        ({"etag": 'W/"one"'}, {"etag": 'W/"two"'}),
+        ({"etag": None, "Last_Modified": DATES[0]}, {"etag": None, "Last_Modified": DATES[1]}),
+    ],
+    ids=["strong", "weak", "date"],
+)
+def test_refresh(server: Server, target: Path, first: dict[str, Any], second: dict[str, Any]) -> None:
+    server.play(serve(**first))
+    for _ in range(3):
+        assert get(server, target, refresh=True).read_bytes() == BODY
+    assert len(server.seen) == 3 and left(target) == {"", ".sha256", ".version.json"}
+    server.play(serve(OTHER, **second))
+    assert get(server, target, refresh=True).read_bytes() == OTHER
+    server.play(serve(BODY, **second))
+    assert get(server, target, refresh=True).read_bytes() == OTHER  # what it calls the same is the same
+
+
+def test_refresh_without_a_version_fetches_again(server: Server, target: Path) -> None:
+    for body in (BODY, OTHER, BODY):
+        server.play(serve(body, etag=None))
+        assert get(server, target, refresh=True).read_bytes() == body
+    assert left(target) == {"", ".sha256"}
+
+
+def test_refresh_of_a_damaged_copy_or_another_url_sets_no_condition(server: Server, target: Path) -> None:
+    get(server, target, refresh=True)
+    target.write_bytes(b"damaged")
+    assert get(server, target, refresh=True).read_bytes() == BODY
+    version = target.with_name("w.pdparams.version.json")
+    for text in (version.read_text().replace("127.0.0.1", "elsewhere"), "{", "[1]", "{}"):
+        version.write_text(text)
+        get(server, target, refresh=True)
+    assert not any("If-None-Match" in seen for seen in server.seen)
+
+
+def test_a_version_is_not_taken_over_by_the_next_file(server: Server, target: Path) -> None:
+    """Not refreshed, the file is replaced without a note of its version: the old note must not stay."""
+    get(server, target, refresh=True)
+    server.play(serve(OTHER, etag='"two"'))
+    get(server, target, sha256=hashlib.sha256(OTHER).hexdigest())
+    assert left(target) == {"", ".sha256"}
+
+
+def test_refresh_offline(
+    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    get(server, target, refresh=True)
+    monkeypatch.setenv("MASKLINE_OFFLINE", "1")
+    assert get(server, target, refresh=True).read_bytes() == BODY
+    assert len(server.seen) == 1 and caplog.records[-1].levelname == "WARNING" and server.url in caplog.messages[-1]
+
+
+def test_a_304_nobody_asked_for(server: Server, target: Path) -> None:
+    server.play(status(304))
+    fails(server, target, "the server answers 304")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_deadline_of_a_server_that_trickles(server: Server, target: Path, chunked: bool) -> None:
+    """Silence never lasts long here, but the whole does."""
+
+    def trickle(request: Request) -> None:
+        more = {"Transfer_Encoding": "chunked"} if chunked else {"ETag": '"one"'}
+        request.head(200, None if chunked else 1000, **more)
+        while not request.server.done.wait(0.02):
+            request.wfile.write(b"1\r\nx\r\n" if chunked else b"x")
+
+    server.play(trickle)
+    start = time.monotonic()
+    fails(server, target, "it takes longer than 0.4 s", deadline=0.4)
+    assert 0.3 < time.monotonic() - start < 2 and len(server.seen) == 1
+
+
+def test_deadline_leaves_no_time_to_ask_again(server: Server, target: Path) -> None:
+    server.play(status(503, Retry_After="30"))
+    fails(server, target, "it takes longer than 5 s; the server answers 503", deadline=5.0)
+    assert len(server.seen) == 1
+
+
+def test_advice(server: Server, target: Path) -> None:
+    server.play(status(404))
+    with pytest.raises(DownloadError, match=r"404.*; give a file$"):
+        get(server, target, advice="give a file")
 
 
 # The environment
@@ -546,6 +546,7 @@ def test_interrupt_leaves_the_part(server: Server, target: Path, monkeypatch: py
 
 @pytest.mark.parametrize("word", ["1", "true", "YES", " on "])
 def test_offline(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """F76: the message names the address and the file."""
     monkeypatch.setenv("MASKLINE_OFFLINE", word)
     assert offline()
     fails(server, target, "MASKLINE_OFFLINE forbids the network")
@@ -562,12 +563,14 @@ def test_online(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
 
 
 def test_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    """B71: a variable is a yes or a no, by its word."""
     monkeypatch.setenv("MASKLINE_OFFLINE", "maybe")
     with pytest.raises(ParameterError, match="MASKLINE_OFFLINE is 'maybe'; expected 1, true"):
         offline()
 
 
 def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F76."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("MASKLINE_HOME", "PADDLE_PDX_CACHE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -586,9 +589,7 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_import_is_light() -> None:
-    code = (
-        "import sys, maskline.weights.download; print([m for m in ('requests', 'rich', 'torch') if m in sys.modules])"
-    )
+    code = "import sys, maskline.download; print([m for m in ('requests', 'rich', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 

@@ -1,7 +1,8 @@
 """Download files into a cache that can be trusted: checked, resumed, never half written.
 
 Beside a file ``NAME`` in the cache there may be ``NAME.sha256`` (what came, in the format of sha256sum), ``NAME.part``
-and ``NAME.part.json`` (an unfinished download and where it comes from) and ``NAME.lock``.
+and ``NAME.part.json`` (an unfinished download and where it comes from), ``NAME.version.json`` (what the server calls
+the version it sent, where the file is kept up to date) and ``NAME.lock``.
 """
 
 from __future__ import annotations
@@ -17,15 +18,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
 
 import filelock
 
+from maskline.archive import extract_tar
 from maskline.errors import DownloadError, ParameterError
-from maskline.weights.archive import extract_tar
+from maskline.transfer import LastingError, PassingError, blocks, get, new_session, retry_after, scheme
 
 __all__ = ["extract_tar", "fetch", "home", "offline"]
 
@@ -37,8 +37,8 @@ _log = logging.getLogger("maskline")
 _CHUNK = 1 << 16  # bytes
 _BACKOFF = 0.5  # seconds before the second attempt, doubled for each further one
 _LONGEST_WAIT = 60.0  # seconds, whatever a server asks for
-_MAX_REDIRECTS = 10
 _MAX_BYTES = 16 << 30
+_CONDITIONS = {"If-None-Match", "If-Modified-Since"}
 
 
 def home() -> Path:
@@ -73,7 +73,10 @@ def fetch(
     progress: bool | None = None,
     attempts: int = 5,
     timeout: float = 15.0,
+    deadline: float | None = None,
     max_bytes: int = _MAX_BYTES,
+    refresh: bool = False,
+    advice: str | None = None,
 ) -> Path:
     """Download ``url`` to the file ``target``, unless a good copy is there already.
 
@@ -87,7 +90,12 @@ def fetch(
         progress: a progress bar on stderr; None: if that is a terminal. Without a bar, lines in the log "maskline".
         attempts: how often to ask in all; faults that may pass (connection, silence, 408, 429, 5xx) are asked again.
         timeout: seconds of silence, when connecting and between bytes.
+        deadline: seconds for all of it, from the first request on (not while waiting for another process); None: any
+            number. What came by then is kept, to go on with.
         max_bytes: the largest file to accept.
+        refresh: ask the server, also if there is a good copy, whether it has another version by now. Where
+            ``MASKLINE_OFFLINE`` forbids that the copy is used, with a warning.
+        advice: what to do if it fails, the end of the message; None: how to put a file there by hand.
 
     Returns:
         ``target``, a complete file. It is put in place in one step: at no time is half a file there.
@@ -96,13 +104,24 @@ def fetch(
         DownloadError: what failed, the URL, the path, and what to do instead, in one line.
         ParameterError: an argument makes no sense.
     """
-    if _scheme(url) not in ("http", "https"):
+    if scheme(url) not in ("http", "https"):
         raise ParameterError(f"can't download {url!r}: expected a URL that begins with http:// or https://")
     if attempts < 1 or (sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256)):
         given = f"got {attempts} and {sha256!r}"
         raise ParameterError(f"expected attempts >= 1 and a sha256 of 64 hexadecimal digits, {given}; correct them")
     show = sys.stderr.isatty() if progress is None else progress
-    job = _Job(url, Path(target), sha256.lower() if sha256 else None, show, attempts, timeout, max_bytes)
+    job = _Job(
+        url=url,
+        target=Path(target),
+        sha256=sha256.lower() if sha256 else None,
+        show=show,
+        attempts=attempts,
+        timeout=timeout,
+        deadline=deadline,
+        max_bytes=max_bytes,
+        refresh=refresh,
+        advice=advice,
+    )
     try:
         return _fetch(job)
     except DownloadError:
@@ -121,17 +140,23 @@ class _Job:
     show: bool
     attempts: int
     timeout: float
+    deadline: float | None
     max_bytes: int
+    refresh: bool
+    advice: str | None
 
     def beside(self, suffix: str) -> Path:
         return self.target.with_name(self.target.name + suffix)
 
     def failure(self, reason: str) -> DownloadError:
-        by_hand = f"download it by hand with a browser and put it at {self.target}"
+        advice = self.advice or self._by_hand()
+        return DownloadError(f"can't download {self.url} to {self.target}: {' '.join(reason.split())}; {advice}")
+
+    def _by_hand(self) -> str:
+        advice = f"download it by hand with a browser and put it at {self.target}"
         if self.beside(".sha256").exists():  # of an earlier copy: it would call the new one damaged
-            by_hand += f" (and remove {self.beside('.sha256').name} beside it)"
-        by_hand += ", or name a file you have: --weights FILE of export, train and evaluate"
-        return DownloadError(f"can't download {self.url} to {self.target}: {' '.join(reason.split())}; {by_hand}")
+            advice += f" (and remove {self.beside('.sha256').name} beside it)"
+        return f"{advice}, or name a file you have: --weights FILE of export, train and evaluate"
 
 
 @dataclass(frozen=True)
@@ -143,23 +168,29 @@ class _Origin:
     length: int  # bytes of the whole file
 
 
-class _PassingError(Exception):
-    """A fault that may pass. ``wait``: seconds the server wants to be left alone; None: it did not say."""
+@dataclass(frozen=True)
+class _Version:
+    """What a server calls the file it sent: ``etag`` and ``modified`` as in its headers, empty where it has none."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
+    url: str
+    etag: str
+    modified: str
 
 
 def _fetch(job: _Job) -> Path:
-    if _is_good(job):
+    good = _is_good(job)
+    if good and not job.refresh:
         return job.target
     if offline():
-        raise job.failure("MASKLINE_OFFLINE forbids the network, and there is no good copy in the cache")
+        if not good:
+            raise job.failure("MASKLINE_OFFLINE forbids the network, and there is no good copy in the cache")
+        _log.warning("MASKLINE_OFFLINE forbids to ask for %s: its copy of an earlier day is used", job.url)
+        return job.target
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(job.beside(".lock")):
-        if not _is_good(job):  # else another process has fetched it meanwhile
-            _download(job)
+        good = _is_good(job)  # another process may have fetched it meanwhile
+        if job.refresh or not good:
+            _download(job, _conditions(job) if good else {})
     return job.target
 
 
@@ -205,49 +236,56 @@ def _digest(path: Path) -> str:
 # From here on the lock is held.
 
 
-def _session() -> requests.Session:
-    """A session that leaves redirects to us: requests reads their bodies whole, and trips over odd addresses."""
-    import requests
-
-    class Session(requests.Session):
-        def get_redirect_target(self, resp: requests.Response) -> None:
-            return None
-
-    return Session()
-
-
-def _download(job: _Job) -> None:
+def _download(job: _Job, conditions: dict[str, str]) -> None:
+    """Put the file in place. With ``conditions``, headers of a request, the server may say that it is what we have."""
     _log.info("downloading %s to %s", job.url, job.target)
-    with _session() as session:
+    ends = None if job.deadline is None else time.monotonic() + job.deadline
+    with new_session() as session:
         for attempt in range(1, job.attempts + 1):
             try:
-                _attempt(job, session)
+                _attempt(job, session, conditions, ends)
                 return
-            except _PassingError as error:
+            except LastingError as error:
+                raise job.failure(str(error)) from error
+            except PassingError as error:
                 if attempt == job.attempts:
                     raise job.failure(f"{error} (asked {attempt} times)") from error
                 wait = min(_BACKOFF * 2 ** (attempt - 1) if error.wait is None else error.wait, _LONGEST_WAIT)
+                _check_time(job, ends, wait, f"; {error}")
                 _log.info("%s: %s; asking again in %.1f s", job.url, error, wait)
                 time.sleep(wait)
 
 
-def _attempt(job: _Job, session: requests.Session) -> None:
-    """One request, from the answer to the file in place; raises `_PassingError` or a `DownloadError` for good."""
+def _check_time(job: _Job, ends: float | None, needed: float = 0.0, reason: str = "") -> None:
+    """Raise a DownloadError if the end comes before ``needed`` seconds have passed."""
+    if ends is not None and time.monotonic() + needed > ends:
+        raise job.failure(f"it takes longer than {job.deadline:g} s{reason}")
+
+
+def _attempt(job: _Job, session: requests.Session, conditions: dict[str, str], ends: float | None) -> None:
+    """One request, from the answer to the file in place; raises what says whether to ask again."""
     part, origin = job.beside(".part"), _read_origin(job)
     have = part.stat().st_size if origin else 0
-    with contextlib.closing(_request(job, session, origin, have)) as response:
+    headers = {"Accept-Encoding": "identity"}  # lengths are those of the file, then
+    headers |= {"Range": f"bytes={have}-", "If-Range": origin.validator} if origin else conditions
+    with contextlib.closing(get(session, job.url, headers, job.timeout)) as response:
+        _check_status(job, response, headers)
+        if response.status_code == 304:
+            return
         if response.status_code != 206:
             have = 0
         length = _promised(job, response, origin, have)
         _check_room(job, length, have)
         if not have:
             _write_origin(job, response, length)
-        _receive(job, response, part, have, length)
+        _receive(job, response, have, length, ends)
     size = part.stat().st_size
     if length is not None and size != length:
         _discard(job)
-        raise _PassingError(f"{size} bytes came, {length} were promised")
+        raise PassingError(f"{size} bytes came, {length} were promised")
     _finish(job, part, resumed=have > 0)
+    if job.refresh:
+        _write_version(job, response)
 
 
 def _finish(job: _Job, part: Path, resumed: bool) -> None:
@@ -257,92 +295,45 @@ def _finish(job: _Job, part: Path, resumed: bool) -> None:
         _discard(job)
         reason = f"its sha256 is {found}, expected {job.sha256}"
         # A file put together from two answers may be wrong where a fresh one is right.
-        raise _PassingError(reason) if resumed else job.failure(reason)
+        raise PassingError(reason) if resumed else job.failure(reason)
     record = job.beside(".sha256.new")
     record.write_text(f"{found}  {job.target.name}\n", "utf-8")
     record.replace(job.beside(".sha256"))
+    job.beside(".version.json").unlink(missing_ok=True)  # of the old file: never beside a new one
     part.replace(job.target)
     job.beside(".part.json").unlink(missing_ok=True)
 
 
-def _request(job: _Job, session: requests.Session, origin: _Origin | None, have: int) -> requests.Response:
-    """The answer with the file or the rest of it, redirects followed; the caller closes it."""
-    headers = {"Accept-Encoding": "identity"}  # lengths are those of the file, then
-    if origin:
-        headers |= {"Range": f"bytes={have}-", "If-Range": origin.validator}
-    url = job.url
-    for _ in range(_MAX_REDIRECTS + 1):
-        response = _get(job, session, url, headers)
-        if not response.is_redirect:
-            return _checked(job, response)
-        response.close()
-        url = _next_url(job, response)
-    raise job.failure(f"it redirects more than {_MAX_REDIRECTS} times")
-
-
-def _next_url(job: _Job, response: requests.Response) -> str:
-    """Where a redirect leads; a DownloadError if that is nowhere, or from https to anything else."""
+def _conditions(job: _Job) -> dict[str, str]:
+    """Headers that ask for the file only if it is another version than ours; none if ours has no name."""
     try:
-        url = urljoin(response.url, response.headers["Location"].encode("latin-1").decode("utf-8"))
-    except ValueError:  # also bad UTF-8
-        raise job.failure(f"{response.url} redirects to an address that makes no sense") from None
-    if _scheme(url) not in ("https", _scheme(response.url)):
-        raise job.failure(f"{response.url} redirects to {url}, which is not safe")
-    return url
+        version = _Version(**json.loads(job.beside(".version.json").read_text("utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
+    if version.url != job.url:
+        return {}
+    headers = {"If-None-Match": version.etag, "If-Modified-Since": version.modified}
+    return {name: value for name, value in headers.items() if value}
 
 
-def _scheme(url: str) -> str:
-    try:
-        return urlsplit(url).scheme
-    except ValueError:  # brackets that do not hold an address
-        return ""
+def _write_version(job: _Job, response: requests.Response) -> None:
+    version = _Version(job.url, response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))
+    if version.etag or version.modified:
+        job.beside(".version.json").write_text(json.dumps(asdict(version)), "utf-8")
 
 
-def _get(job: _Job, session: requests.Session, url: str, headers: dict[str, str]) -> requests.Response:
-    import requests
-
-    try:
-        return session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=job.timeout)
-    except requests.exceptions.SSLError as error:
-        raise job.failure(f"no safe connection: {_root(error)}") from error
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise _PassingError(f"no connection: {_root(error)}") from error
-    except requests.RequestException as error:
-        raise job.failure(str(error)) from error
-
-
-def _root(error: BaseException) -> str:
-    """The innermost reason of a fault of requests, which wraps those of urllib3, which wrap the system's."""
-    while True:
-        inner = getattr(error, "reason", None) or error.__cause__ or next(iter(error.args), None)
-        if not isinstance(inner, BaseException):
-            return str(error)
-        error = inner
-
-
-def _checked(job: _Job, response: requests.Response) -> requests.Response:
-    """``response`` if it brings the file; closed and raised if not."""
+def _check_status(job: _Job, response: requests.Response, asked: dict[str, str]) -> None:
+    """Raise unless the answer brings what was asked for, or says that we have it."""
     status = response.status_code
-    if status == 200 or (status == 206 and "Range" in response.request.headers):
-        return response
-    response.close()
+    if status == 200 or (status == 206 and "Range" in asked) or (status == 304 and _CONDITIONS & asked.keys()):
+        return
     reason = f"the server answers {status} {response.reason or ''}".rstrip()
     if status == 416:  # our part is longer than the file has become
         _discard(job)
-        raise _PassingError(reason, wait=0)
+        raise PassingError(reason, wait=0)
     if status in (408, 429) or status >= 500:
-        raise _PassingError(reason, _retry_after(response.headers.get("Retry-After", "")))
-    raise job.failure(reason)
-
-
-def _retry_after(text: str) -> float | None:
-    """Seconds from now, of a header that has seconds or a date; None if it makes no sense."""
-    if re.fullmatch("[0-9]{1,9}", text.strip()):
-        return float(text)
-    try:
-        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0)
-    except (TypeError, ValueError, OverflowError):
-        return None
+        raise PassingError(reason, retry_after(response.headers.get("Retry-After", "")))
+    raise LastingError(reason)
 
 
 def _promised(job: _Job, response: requests.Response, origin: _Origin | None, have: int) -> int | None:
@@ -355,7 +346,7 @@ def _promised(job: _Job, response: requests.Response, origin: _Origin | None, ha
     given = response.headers.get("Content-Range", "")
     if given != asked or (origin.validator.startswith('"') and etag != origin.validator):
         _discard(job)
-        raise _PassingError(f"the server sent another part than the one asked for ({given}, not {asked})", wait=0)
+        raise PassingError(f"the server sent another part than the one asked for ({given}, not {asked})", wait=0)
     return origin.length
 
 
@@ -394,33 +385,19 @@ def _discard(job: _Job) -> None:
         job.beside(suffix).unlink(missing_ok=True)
 
 
-def _receive(job: _Job, response: requests.Response, part: Path, have: int, length: int | None) -> None:
-    """Append the body to ``part``, which has ``have`` bytes, and see it safe on the disk."""
-    with part.open("ab") as file, _progress(job, have, length) as advance:
-        for block in _blocks(response):
+def _receive(job: _Job, response: requests.Response, have: int, length: int | None, ends: float | None) -> None:
+    """Append the body to the partial file, which has ``have`` bytes, and see it safe on the disk."""
+    with job.beside(".part").open("ab") as file, _progress(job, have, length) as advance:
+        for block in blocks(response, _CHUNK):
             have += len(block)
             if have > job.max_bytes:
                 _discard(job)
                 raise job.failure(f"more than the {job.max_bytes} bytes allowed came")
             file.write(block)
+            _check_time(job, ends)
             advance(len(block))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _blocks(response: requests.Response) -> Iterator[bytes]:
-    """The body as it is sent, not decoded; network faults become `_PassingError`, so that faults of the disk differ."""
-    import urllib3
-
-    blocks = response.raw.stream(_CHUNK, decode_content=False)
-    while True:
-        try:
-            block = next(blocks, None)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _PassingError(f"the connection broke: {_root(error)}") from error
-        if block is None:
-            return
-        yield block
 
 
 @contextlib.contextmanager

@@ -1,59 +1,20 @@
-"""Reading images, and turning whatever a user gives into a stream of them."""
+"""Reading image files: every format, every kind of damage."""
 
 from __future__ import annotations
 
-import io
-import logging
 import os
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
+from encoded import GREY_ONLY, LOSSLESS, Array, by_pillow, encoded, pages, paths, scene, write
 from PIL import Image
 
-from maskline.errors import InputError, InputNotFoundError, ParameterError
-from maskline.inputs import MAX_PIXELS, SUFFIXES, Picture, count, expand, read_image
-
-Array = npt.NDArray[Any]
-LOSSLESS = [suffix for suffix in SUFFIXES if suffix not in ("jpg", "jpeg", "webp")]
-GREY_ONLY = ("pgm", "pbm")
-
-
-def scene(height: int = 40, width: int = 50, seed: int = 0) -> Array:
-    """A smooth colourful picture: (height, width, 3) uint8."""
-    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    return np.asarray(cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX), np.uint8)
-
-
-def encoded(suffix: str, image: Array | None = None) -> bytes:
-    image = scene() if image is None else image
-    if suffix in GREY_ONLY:
-        image = image[..., 0]
-    done, data = cv2.imencode(f".{suffix}", image)
-    assert done
-    return data.tobytes()
-
-
-def by_pillow(form: str, image: Image.Image | None = None, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    (image or Image.fromarray(scene()[..., ::-1])).save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def write(path: Path, data: bytes | None = None) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(path.suffix[1:].lower()) if data is None else data)
-    return str(path)
-
-
-def paths(source: object, **options: Any) -> list[str | None]:
-    return [picture.path for picture in expand(source, **options)]
+from maskline.errors import InputError, InputNotFoundError
+from maskline.inputs import MAX_PIXELS, SUFFIXES, expand, read_image
 
 
 def oriented(image: Array, orientation: int) -> Array:
@@ -160,13 +121,9 @@ def test_content_counts_not_the_suffix(tmp_path: Path) -> None:
 # ---- pages
 
 
-def pages(number: int = 3, **options: Any) -> bytes:
-    images = [Image.fromarray(scene(20 + 2 * i, 30, seed=i)[..., ::-1]) for i in range(number)]
-    return by_pillow("TIFF", images[0], save_all=True, append_images=images[1:], **options)
-
-
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate"])
 def test_tiff_pages(tmp_path: Path, compression: str | None) -> None:
+    """F22: one picture a page, numbered from 0."""
     file = write(tmp_path / "a.tiff", pages(compression=compression))
     found = list(expand(file))
     assert [(picture.page, picture.path) for picture in found] == [(0, file), (1, file), (2, file)]
@@ -176,6 +133,7 @@ def test_tiff_pages(tmp_path: Path, compression: str | None) -> None:
 
 
 def test_a_single_tiff_page_is_page_0(tmp_path: Path) -> None:
+    """B61: as in the reference."""
     assert [picture.page for picture in expand(write(tmp_path / "a.tif"))] == [0]
     assert [picture.page for picture in expand(write(tmp_path / "a.png"))] == [None]
 
@@ -319,209 +277,3 @@ def test_a_large_image_warns_of_nothing() -> None:
     """Pillow warns from half the limit on; we do not."""
     (picture,) = expand(by_pillow("TIFF", Image.new("1", (10_000, 9_000)), compression="group4"))
     assert picture.pixels.shape == (9_000, 10_000, 3)
-
-
-# ---- what a user may give
-
-
-def test_folders_are_walked_and_sorted_by_full_path(tmp_path: Path) -> None:
-    for name in ("b.png", "a/z.JPG", "a.png", "a/b/c.bmp", "B.png", "a-1.png"):
-        write(tmp_path / name)
-    for name in ("notes.txt", "a/paper.pdf", "a/png", "film.mp4"):
-        write(tmp_path / name, b"text")
-    (tmp_path / "folder.png").mkdir()
-    expected = sorted(str(tmp_path / name) for name in ("b.png", "a/z.JPG", "a.png", "a/b/c.bmp", "B.png", "a-1.png"))
-    assert paths(str(tmp_path)) == paths(tmp_path) == expected
-    assert count(tmp_path) == 6
-
-
-def test_folder_prefix_is_kept_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "in" / "a.png")
-    monkeypatch.chdir(tmp_path)
-    assert paths("./in") == ["./in/a.png"]
-    assert paths("in/") == ["in/a.png"]
-    assert paths("in/a.png") == ["in/a.png"]
-
-
-def test_folder_without_images(tmp_path: Path) -> None:
-    write(tmp_path / "a.pdf", b"%PDF")
-    with pytest.raises(InputError, match="holds no image"):
-        list(expand(tmp_path))
-
-
-def test_nothing_is_a_folder_by_accident() -> None:
-    with pytest.raises(InputNotFoundError):
-        list(expand(""))
-
-
-def test_arrays() -> None:
-    image = scene()
-    (picture,) = expand(image)
-    assert isinstance(picture, Picture) and picture.pixels is not None
-    assert np.shares_memory(picture.pixels, image)
-    assert (picture.path, picture.page) == (None, None)
-    grey = np.repeat(image[..., :1], 3, axis=2)
-    for given, expected in [
-        (image[..., 0], grey),
-        (image[..., :1], grey),
-        (np.dstack([image, image[..., 0]]), image),
-        (image[::2, ::-1], image[::2, ::-1]),
-        (np.asfortranarray(image), image),
-    ]:
-        (picture,) = expand(given)
-        assert np.array_equal(picture.pixels, expected) and picture.pixels.flags.c_contiguous
-
-
-@pytest.mark.parametrize(
-    ("array", "reason"),
-    [
-        (np.zeros((4, 5, 3), np.float32), "array of float32.*expected uint8.*BGR"),
-        (np.zeros((4, 5, 3), np.float64), "float64"),
-        (np.zeros((4, 5, 3), bool), "bool"),
-        (np.zeros((4, 5, 3), np.uint16), "uint16"),
-        (np.zeros((0, 5, 3), np.uint8), "no pixels"),
-        (np.zeros((0, 5), np.uint8), "no pixels"),
-        (np.zeros((3, 4, 5), np.uint8), r"\(3, 4, 5\)"),
-        (np.zeros((4, 5, 2), np.uint8), "BGRA"),
-        (np.zeros((2, 4, 5, 3), np.uint8), "in a list"),
-        (np.zeros(7, np.uint8), r"shape \(7,\)"),
-    ],
-)
-def test_arrays_that_are_no_images(array: Array, reason: str) -> None:
-    with pytest.raises(InputError, match=reason):
-        list(expand(array))
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P", "CMYK", "YCbCr", "HSV", "RGBa", "LA", "RGBX"])
-def test_pil_images_are_rgb(mode: str) -> None:
-    image = Image.fromarray(scene()[..., ::-1])
-    image = image.convert("RGBA").convert("RGBa") if mode == "RGBa" else image.convert(mode)
-    (picture,) = expand(image)
-    shown = image.convert("RGBA").convert("RGB") if mode == "RGBa" else image.convert("RGB")
-    assert np.array_equal(picture.pixels, np.asarray(shown)[..., ::-1])
-    assert picture.pixels.flags.c_contiguous
-
-
-def test_pil_image_of_a_damaged_file() -> None:
-    with pytest.raises(InputError, match="the PIL image: damaged"):
-        list(expand(Image.open(io.BytesIO(encoded("jpg")[:700]))))
-
-
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_bytes(kind: type) -> None:
-    (picture,) = expand(kind(encoded("png")))
-    assert np.array_equal(picture.pixels, scene()) and picture.path is None
-    with pytest.raises(InputError, match="bytes: not an image"):
-        list(expand(kind(b"no image")))
-    with pytest.raises(InputError, match="bytes: not an image"):
-        list(expand(kind(b"")))
-
-
-def test_nested_lists_in_input_order(tmp_path: Path) -> None:
-    red, tiff = write(tmp_path / "red.png"), write(tmp_path / "pages.tif", pages(2))
-    inner = [write(tmp_path / "sub" / name) for name in ("a.png", "c.bmp")]
-    last = write(tmp_path / "B.JPG")
-    source = [red, (tmp_path / "sub", [scene(), tiff]), {"img": last}, iter([Path(red)]), [], {"input": [last, red]}]
-    assert paths(source) == [red, *inner, None, tiff, tiff, last, red, last, red]
-
-
-@pytest.mark.parametrize("key", ["img", "img_path", "input"])
-def test_dicts(tmp_path: Path, key: str) -> None:
-    file = write(tmp_path / "a.png")
-    assert paths({key: file, "note": "ignored"}) == [file]
-    assert paths([{key: tmp_path}, {key: scene()}]) == [file, None]
-    assert count({key: tmp_path}) == 1
-
-
-@pytest.mark.parametrize("given", [{}, {"image": "a.png"}, {"img": "a.png", "input": "b.png"}])
-def test_dicts_without_one_key(given: dict[str, str]) -> None:
-    with pytest.raises(InputError, match="exactly one of input, img, img_path"):
-        list(expand(given))
-
-
-@pytest.mark.parametrize("given", [None, 7, 1.5, {1, 2}, object(), [None], range(3)])
-def test_other_types_are_refused(given: object) -> None:
-    with pytest.raises(InputError, match=r"input of type (NoneType|int|float|set|object): expected the path"):
-        list(expand(given))
-
-
-@pytest.mark.parametrize("given", ["https://example.org/a.png", "HTTP://example.org/a.png", "a.pdf", "film.MP4"])
-def test_kinds_of_a_later_version(given: str) -> None:
-    with pytest.raises(InputError, match="not supported in this version"):
-        list(expand(given))
-
-
-# ---- laziness, skipping, counting
-
-
-def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
-    asked: list[int] = []
-
-    def source() -> Iterator[Array]:
-        for i in range(3):
-            asked.append(i)
-            yield scene(seed=i)
-
-    stream = expand(source())
-    assert asked == []
-    next(stream)
-    assert asked == [0]
-    stream = expand([write(tmp_path / "a.png"), "missing.png"])
-    assert next(stream).path == str(tmp_path / "a.png")
-    with pytest.raises(InputNotFoundError):
-        next(stream)
-
-
-def test_the_callers_own_errors_pass_through() -> None:
-    def source() -> Iterator[Array]:
-        yield scene()
-        raise RuntimeError("the camera fell")
-
-    stream = expand(source(), on_error="skip")
-    next(stream)
-    with pytest.raises(RuntimeError, match="the camera fell"):
-        next(stream)
-
-
-def test_skip_logs_and_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    good, cut = write(tmp_path / "a.png"), write(tmp_path / "b.jpg", encoded("jpg")[:300])
-    (tmp_path / "none").mkdir()
-    source = [cut, good, "missing.png", tmp_path, None, {"x": 1}, tmp_path / "none", np.zeros(3), good, "https://x.org"]
-    with caplog.at_level(logging.WARNING, "maskline"):
-        assert paths(source, on_error="skip") == [good, good, good]
-    assert len(caplog.records) == 8
-    assert {record.levelname for record in caplog.records} == {"WARNING"}
-    assert caplog.messages[0].startswith("skipped: ") and "b.jpg" in caplog.messages[0]
-
-
-def test_skip_keeps_the_good_pages(caplog: pytest.LogCaptureFixture) -> None:
-    data = bytearray(pages(3))
-    second = struct.unpack_from("<I", data, 4)[0]
-    for _ in range(2):
-        entries = struct.unpack_from("<H", data, second)[0]
-        second = struct.unpack_from("<I", data, second + 2 + 12 * entries)[0]
-    for entry in range(struct.unpack_from("<H", data, second)[0]):
-        start = second + 2 + 12 * entry
-        if struct.unpack_from("<H", data, start)[0] == 258:  # bits per sample: now of a kind nobody knows
-            struct.pack_into("<HHII", data, start, 258, 3, 1, 77)
-    found = list(expand([bytes(data), scene()], on_error="skip"))
-    assert [picture.page for picture in found] == [0, 1, None]
-    assert len(caplog.records) == 1
-
-
-def test_on_error_is_checked_at_once() -> None:
-    with pytest.raises(ParameterError, match="on_error is 'ignore'"):
-        expand([], on_error="ignore")
-
-
-def test_count(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.png")
-    write(tmp_path / "sub" / "b.png")
-    assert count(file) == count(scene()) == count(Image.new("RGB", (3, 3))) == count(encoded("png")) == 1
-    assert count([file, tmp_path, [scene(), {"img": file}]]) == 5
-    assert count([]) == 0
-    assert count("missing.png") == count(None) == count({}) == 1
-    stream = iter([file])
-    assert count(stream) is count([file, stream]) is None
-    assert next(stream) == file
-    assert count(write(tmp_path / "c.tif")) is count(encoded("tif")) is count(tmp_path) is None

@@ -1,0 +1,138 @@
+"""Memory and rate over a large folder: every picture predicted, and saved in every form, one after the other.
+
+    python benchmarks/folder.py [--images 2000] [--naive 300] [--side 192 256] [--model-dir DIR] [--json FILE]
+
+The pictures are crops of the packaged photo of nuclei, mirrored and turned, so that each is another; they are made in a
+temporary folder. The naive way keeps all results in a list and saves them then. Each way runs in a process of its own,
+one after the other, with the embedded model unless another is named.
+
+Memory is what the process holds (RSS) beyond what it held after its first picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+
+import maskline
+from maskline.results import Result
+from maskline.writers import WRITERS, open_writers
+
+PHOTO = Path(maskline.__file__).with_name("assets") / "nuclei.png"
+STEPS = 20  # of the row of figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--naive", type=int, default=300, help="images of the naive way")
+    parser.add_argument("--side", type=int, nargs=2, default=(192, 256), metavar=("FROM", "TO"), help="pixels")
+    parser.add_argument("--model-dir", help="an exported model, instead of the embedded one")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        pictures, few = Path(folder, "pictures"), Path(folder, "few")
+        make_pictures(pictures, options.images, options.side)
+        make_pictures(few, options.naive, options.side)
+        print(
+            f"{options.images} pictures of {options.side[0]} to {options.side[1]} pixels; saved: picture, JSON, ",
+            end="",
+        )
+        print(", ".join(WRITERS), "\n")
+        report = {
+            "streamed": in_process(streamed, pictures, Path(folder, "streamed"), options.model_dir),
+            "naive": in_process(naive, few, Path(folder, "naive"), options.model_dir),
+        }
+    for name, figures in report.items():
+        print(f"{name}: {figures['images per second']} images a second, {figures['instances']} instances")
+        print("| images | " + " | ".join(str(count) for count, _ in figures["MiB"]) + " |")
+        print("| MiB | " + " | ".join(f"{mib:+.1f}" for _, mib in figures["MiB"]) + " |\n")
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1))
+
+
+def make_pictures(folder: Path, count: int, side: tuple[int, int]) -> None:
+    """Write ``count`` different PNG files, in sub-folders of 100."""
+    photo, rng = cv2.imread(str(PHOTO)), np.random.default_rng(0)
+    for number in range(count):
+        height, width = (min(int(rng.integers(side[0], side[1] + 1)), limit) for limit in photo.shape[:2])
+        top, left = (int(rng.integers(0, whole - part + 1)) for whole, part in zip(photo.shape, (height, width)))  # noqa: B905
+        picture = np.rot90(photo[top : top + height, left : left + width], number % 4)
+        path = folder / f"{number // 100:03d}" / f"{number:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.ascontiguousarray(picture[:, :: 1 - 2 * (number // 4 % 2)]))
+
+
+def in_process(way: Any, pictures: Path, output: Path, model_dir: str | None) -> dict[str, Any]:
+    """Run one way in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=run, args=(theirs, way, pictures, output, model_dir))
+    process.start()
+    theirs.close()
+    figures = ours.recv()
+    process.join()
+    return dict(figures)
+
+
+def run(pipe: Connection, way: Any, pictures: Path, output: Path, model_dir: str | None) -> None:
+    pipe.send(way(pictures, output, model_dir))
+
+
+class Gauge:
+    """The memory of this process as images go by."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.count, self.instances = total, 0, 0
+        self.process, self.rows = psutil.Process(), [[0, 0.0]]
+        self.start, self.first = time.perf_counter(), 0
+
+    def tick(self, result: Result) -> None:
+        self.count, self.instances = self.count + 1, self.instances + len(result.instances)
+        if self.count == 1:
+            self.first, self.start = self.process.memory_info().rss, time.perf_counter()
+        if self.count in (1, self.total) or self.count % max(1, self.total // STEPS) == 0:
+            self.rows.append([self.count, round((self.process.memory_info().rss - self.first) / 2**20, 1)])
+
+    def figures(self) -> dict[str, Any]:
+        rate = (self.count - 1) / (time.perf_counter() - self.start)
+        return {"MiB": self.rows[1:], "images per second": round(rate, 1), "instances": self.instances}
+
+
+def streamed(pictures: Path, output: Path, model_dir: str | None) -> dict[str, Any]:
+    gauge = Gauge(sum(1 for _ in pictures.rglob("*.png")))
+    with open_writers(list(WRITERS), output) as writers:
+        for result in maskline.create_model(model_dir=model_dir).predict(pictures):
+            result.save_all(output)
+            for writer in writers:
+                writer.add(result)
+            gauge.tick(result)
+    return gauge.figures()
+
+
+def naive(pictures: Path, output: Path, model_dir: str | None) -> dict[str, Any]:
+    gauge = Gauge(sum(1 for _ in pictures.rglob("*.png")))
+    results = []
+    for result in maskline.create_model(model_dir=model_dir).predict(pictures):
+        results.append(result)
+        gauge.tick(result)
+    with open_writers(list(WRITERS), output) as writers:
+        for result in results:
+            result.save_all(output)
+            for writer in writers:
+                writer.add(result)
+    return gauge.figures()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+// A model that maskline has exported, in a browser: from a picture to instances. The decisions are those of the Python
+// package, and so are the numbers. `page.js` shows them.
+
+import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
+
+const RECORD_KEY = "maskline";
+const METADATA_PROPS = 14; // number of the field in ONNX's ModelProto
+
+/**
+ * Open a model, `inference.onnx` as `maskline export` writes it.
+ *
+ * @param {string} url
+ * @returns {Promise<{session: ort.InferenceSession, record: object}>} with what the file says about itself
+ */
+export async function openModel(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`no model at ${url} (${response.status}): export one there, see docs/edge.md`);
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  const text = metadata(bytes)[RECORD_KEY];
+  if (text === undefined) throw new Error(`${url} is no maskline model: make one with \`maskline export\``);
+  const record = JSON.parse(text);
+  const pre = record.preprocess;
+  const known = ["linear", "cubic"].includes(pre.interpolation) && ["image", "within"].includes(record.mask_frame);
+  if (pre.float_resize || !known) {
+    throw new Error(`${record.model} can't be run by this page, only Mask-RT-DETR and PP-YOLOE_seg`);
+  }
+  return { session: await ort.InferenceSession.create(bytes), record };
+}
+
+/** The metadata of an ONNX file, which onnxruntime-web does not hand out: the fields of a protocol buffer, in turn. */
+export function metadata(bytes) {
+  const found = {};
+  for (const [number, entry] of fields(bytes)) {
+    if (number !== METADATA_PROPS) continue;
+    const parts = Object.fromEntries([...fields(entry)].map(([part, value]) => [part, new TextDecoder().decode(value)]));
+    found[parts[1]] = parts[2];
+  }
+  return found;
+}
+
+function* fields(bytes) {
+  let at = 0;
+  const varint = () => {
+    let value = 0;
+    for (let factor = 1; ; factor *= 128) {
+      const byte = bytes[at++];
+      value += (byte & 127) * factor;
+      if (byte < 128) return value;
+    }
+  };
+  while (at < bytes.length) {
+    const tag = varint();
+    const kind = tag & 7; // 0: varint, 1: 8 bytes, 2: a length and so many bytes, 5: 4 bytes
+    const length = kind === 2 ? varint() : kind === 1 ? 8 : kind === 5 ? 4 : 0;
+    if (kind === 0) varint();
+    else yield [Math.floor(tag / 8), bytes.subarray(at, at + length)];
+    at += length;
+  }
+}
+
+/** The pixels of a picture (a File or Blob), as they are in the file, but turned as it says. */
+export async function readPicture(file) {
+  const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  return context.getImageData(0, 0, bitmap.width, bitmap.height);
+}
+
+/**
+ * Run the network on a picture.
+ *
+ * @param {{session: ort.InferenceSession, record: object}} model
+ * @param {ImageData} picture
+ * @returns {Promise<object>} what `decode` takes, at any threshold
+ */
+export async function run(model, picture) {
+  const { pixels, height, width, resized } = prepare(picture, model.record.preprocess);
+  const outputs = await model.session.run({ image: new ort.Tensor("uint8", pixels, [1, height, width, 3]) });
+  const [, count, rows, columns] = outputs.masks.dims;
+  return {
+    boxes: outputs.boxes.data,
+    scores: outputs.scores.data,
+    labels: outputs.labels.data,
+    masks: outputs.masks.data,
+    grid: { count, rows, columns },
+    input: [height, width],
+    resized,
+    size: [picture.height, picture.width],
+  };
+}
+
+/** A picture as the network takes it, RGB: scaled as the record says, then zeros right and below. */
+export function prepare(picture, pre) {
+  const resized = resizedSize(picture.height, picture.width, pre);
+  const small = resize(picture, ...resized, pre.interpolation === "cubic");
+  const stride = Math.max(pre.pad_stride, 1);
+  const [height, width] = resized.map((side) => Math.ceil(side / stride) * stride);
+  const pixels = new Uint8Array(height * width * 3);
+  const row = resized[1] * 3;
+  for (let y = 0; y < resized[0]; y++) pixels.set(small.subarray(y * row, (y + 1) * row), y * width * 3);
+  return { pixels, height, width, resized };
+}
+
+function resizedSize(height, width, pre) {
+  if (!pre.keep_ratio) return [pre.height, pre.width];
+  const [short, long] = [pre.height, pre.width].sort((a, b) => a - b);
+  const ratio = Math.min(short / Math.min(height, width), long / Math.max(height, width));
+  return [height, width].map((side) => Math.max(roundHalfEven(side * ratio), 1));
+}
+
+/** Bytes of RGB, as OpenCV makes them, linear in whole numbers: a network notices if all are a little brighter. */
+function resize({ data, height: fromHeight, width: fromWidth }, height, width, cubic) {
+  const rows = taps(fromHeight, height, cubic);
+  const columns = taps(fromWidth, width, cubic);
+  const line = width * 3;
+  const across = new Float64Array(fromHeight * line);
+  for (let y = 0; y < fromHeight; y++) {
+    for (let x = 0; x < width; x++) {
+      for (let k = 0; k < 4; k++) {
+        const weight = columns.weight[4 * x + k];
+        if (weight === 0) continue;
+        const source = 4 * (y * fromWidth + columns.from[4 * x + k]);
+        const target = y * line + 3 * x;
+        for (let c = 0; c < 3; c++) across[target + c] += weight * data[source + c];
+      }
+    }
+  }
+  const out = new Uint8ClampedArray(height * line);
+  for (let y = 0; y < height; y++) {
+    for (let i = 0; i < line; i++) {
+      let sum = 0;
+      for (let k = 0; k < 4; k++) {
+        const value = across[rows.from[4 * y + k] * line + i];
+        const weight = rows.weight[4 * y + k];
+        sum += cubic ? weight * value : (weight * (value >> 4)) >> 16;
+      }
+      out[y * line + i] = cubic ? sum : (sum + 2) >> 2; // the array rounds and clamps
+    }
+  }
+  return out;
+}
+
+/** For each place along an axis, the four it comes from and their weights, if linear in whole 2048ths. */
+function taps(from, to, cubic) {
+  const found = { from: new Int32Array(4 * to), weight: new Float64Array(4 * to) };
+  const a = -0.75; // the sharpness of OpenCV's cubic
+  const near = (x) => ((a + 2) * x - (a + 3)) * x * x + 1;
+  const far = (x) => ((a * x - 5 * a) * x + 8 * a) * x - 4 * a;
+  for (let i = 0; i < to; i++) {
+    const centre = (i + 0.5) * (from / to) - 0.5;
+    const before = Math.floor(centre);
+    const t = centre - before;
+    const linear = [0, 1 - t, t, 0].map((share) => roundHalfEven(2048 * share));
+    const weights = cubic ? [far(1 + t), near(t), near(1 - t), far(2 - t)] : linear;
+    for (let k = 0; k < 4; k++) {
+      found.from[4 * i + k] = Math.min(Math.max(before - 1 + k, 0), from - 1);
+      found.weight[4 * i + k] = weights[k];
+    }
+  }
+  return found;
+}
+
+/**
+ * The instances above a score, the best first.
+ *
+ * @param {object} raw of `run`
+ * @param {number} threshold a score in [0, 1]
+ * @returns {Array<{label: number, score: number, box: number[], window: number[], mask: Uint8Array, area: number}>}
+ *   box: x1 y1 x2 y2 in pixels of the picture; window: top, bottom, left, right, the pixels that the mask (0 or 1) covers
+ */
+export function decode(raw, threshold) {
+  const [height, width] = raw.size;
+  const scaleY = height / raw.resized[0];
+  const scaleX = width / raw.resized[1];
+  const step = [raw.grid.rows / (raw.input[0] * scaleY), raw.grid.columns / (raw.input[1] * scaleX)];
+  const found = [];
+  for (let i = 0; i < raw.grid.count; i++) {
+    if (!(raw.scores[i] > threshold)) continue;
+    const box = [0, 1, 2, 3].map((k) => {
+      const value = Math.fround(raw.boxes[4 * i + k] * Math.fround(k % 2 ? scaleY : scaleX));
+      return Math.min(Math.max(value, 0), k % 2 ? height : width);
+    });
+    if (!(box[2] > box[0] && box[3] > box[1])) continue;
+    const window = pixelWindow(box, height, width);
+    const mask = upsample(raw, i, window, step);
+    const area = mask.reduce((sum, value) => sum + value, 0);
+    found.push({ label: Number(raw.labels[i]), score: raw.scores[i], box, window, mask, area });
+  }
+  return found;
+}
+
+function pixelWindow(box, height, width) {
+  const [x1, y1, x2, y2] = box.map(roundHalfEven);
+  const top = Math.min(y1, height - 1);
+  const left = Math.min(x1, width - 1);
+  return [top, Math.max(y2, top + 1), left, Math.max(x2, left + 1)];
+}
+
+/** A pixel is foreground where the grid, bilinearly interpolated at the pixel's centre, is positive. */
+function upsample({ masks, grid: { rows, columns } }, index, [top, bottom, left, right], [stepY, stepX]) {
+  const grid = masks.subarray(index * rows * columns, (index + 1) * rows * columns);
+  const mask = new Uint8Array((bottom - top) * (right - left));
+  const across = Array.from({ length: right - left }, (_, x) => between(left + x, stepX, columns));
+  let at = 0;
+  for (let y = top; y < bottom; y++) {
+    const v = between(y, stepY, rows);
+    const upper = v.before * columns;
+    const lower = v.after * columns;
+    for (const h of across) {
+      const above = grid[upper + h.before] * (1 - h.share) + grid[upper + h.after] * h.share;
+      const below = grid[lower + h.before] * (1 - h.share) + grid[lower + h.after] * h.share;
+      mask[at++] = above * (1 - v.share) + below * v.share > 0 ? 1 : 0;
+    }
+  }
+  return mask;
+}
+
+/** The two cells of a grid that a pixel's centre lies between, and the share of the second. */
+function between(pixel, step, cells) {
+  const centre = (pixel + 0.5) * step - 0.5;
+  const before = Math.floor(centre);
+  const inside = (cell) => Math.min(Math.max(cell, 0), cells - 1);
+  return { before: inside(before), after: inside(before + 1), share: centre - before };
+}
+
+function roundHalfEven(value) {
+  const down = Math.floor(value);
+  if (value - down !== 0.5) return Math.round(value);
+  return down % 2 === 0 ? down : down + 1;
+}

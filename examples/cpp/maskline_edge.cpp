@@ -1,0 +1,248 @@
+// Instance segmentation on the device itself: a model that maskline has exported, OpenVINO, and nothing else.
+//
+//   maskline_edge MODEL PICTURE.ppm [OUTPUT.ppm]
+//
+// MODEL is inference.xml (`maskline export --format openvino`) or inference.onnx of a Mask-RT-DETR or PP-YOLOE_seg. A
+// line is printed for each instance, the best first: score x1 y1 x2 y2 pixels label, with tabs between. The box is in
+// pixels of the picture, and masks end at it. OUTPUT is the picture with the masks in colour. Pictures are PPM files so
+// that no library is needed to read them: to read others, replace read_ppm.
+
+#include <openvino/openvino.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <limits>
+#include <string>
+#include <vector>
+
+struct Picture {  // RGB, row by row from the top
+    int height = 0, width = 0;
+    std::vector<uint8_t> pixels;
+    const uint8_t* at(int y, int x) const { return &pixels[3 * (size_t(y) * width + x)]; }
+    uint8_t* at(int y, int x) { return &pixels[3 * (size_t(y) * width + x)]; }
+};
+
+struct Record {  // what a model file says about itself, as far as it is needed here
+    std::vector<std::string> labels;
+    int height, width, pad_stride;
+    bool keep_ratio, cubic;
+    float threshold;
+};
+
+struct Instance {
+    float score;
+    std::array<float, 4> box;  // x1 y1 x2 y2
+    int64_t label;
+    int top, left, height, width;  // of the mask, in pixels of the picture
+    std::vector<uint8_t> mask;     // 0 or 1
+};
+
+Picture read_ppm(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::string magic, token;
+    int values[3] = {0, 0, 0};  // width, height, highest value
+    file >> magic;
+    for (int& value : values) {
+        while (file >> token && token[0] == '#') file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+        value = std::atoi(token.c_str());
+    }
+    file.get();
+    Picture picture{values[1], values[0], {}};
+    if (!file || magic != "P6" || values[0] < 1 || values[1] < 1 || values[2] != 255)
+        throw std::runtime_error(path + " is no PPM file of 8 bits (P6): make one with `convert PICTURE NAME.ppm`");
+    picture.pixels.resize(size_t(3) * picture.height * picture.width);
+    if (!file.read(reinterpret_cast<char*>(picture.pixels.data()), std::streamsize(picture.pixels.size())))
+        throw std::runtime_error(path + " is cut short");
+    return picture;
+}
+
+void write_ppm(const std::string& path, const Picture& picture) {
+    std::ofstream file(path, std::ios::binary);
+    file << "P6\n" << picture.width << " " << picture.height << "\n255\n";
+    file.write(reinterpret_cast<const char*>(picture.pixels.data()), std::streamsize(picture.pixels.size()));
+    if (!file) throw std::runtime_error(path + " can't be written");
+}
+
+// The record is JSON of known keys, each of which is there once.
+size_t value_at(const std::string& json, const std::string& key) {
+    const size_t at = json.find("\"" + key + "\": ");
+    if (at == std::string::npos) throw std::runtime_error("the model's record has no " + key + ": export it again");
+    return at + key.size() + 4;
+}
+
+std::string text_at(const std::string& json, size_t& at) {  // `at` goes from the first quote behind the last
+    std::string text;
+    for (++at; json.at(at) != '"'; ++at) {
+        if (json[at] == '\\') ++at;  // of the escapes, only those of quotes and backslashes are expected in names
+        text += json.at(at);
+    }
+    ++at;
+    return text;
+}
+
+Record read_record(const ov::Model& model) {
+    if (!model.has_rt_info("maskline") && !model.has_rt_info("framework", "maskline"))
+        throw std::runtime_error("the model has no record: make it with `maskline export`");
+    const std::string json = model.has_rt_info("maskline") ? model.get_rt_info<std::string>("maskline")
+                                                           : model.get_rt_info<std::string>("framework", "maskline");
+    const auto number = [&](const char* key) { return std::stod(json.substr(value_at(json, key))); };
+    const auto text = [&](const char* key) { size_t at = value_at(json, key); return text_at(json, at); };
+    const auto flag = [&](const char* key) { return json.compare(value_at(json, key), 4, "true") == 0; };
+    const std::string frame = text("mask_frame"), interpolation = text("interpolation");
+    const bool known = interpolation == "linear" || interpolation == "cubic";
+    if (flag("float_resize") || !known || (frame != "image" && frame != "within"))
+        throw std::runtime_error(text("model") + " can't be run by this program, only Mask-RT-DETR and PP-YOLOE_seg");
+    Record record{{}, int(number("height")), int(number("width")), int(number("pad_stride")),
+                  flag("keep_ratio"), interpolation == "cubic", float(number("threshold"))};
+    for (size_t at = value_at(json, "labels") + 1; json.at(at) != ']'; at += json.at(at) == ',' ? 2 : 0)
+        record.labels.push_back(text_at(json, at));
+    return record;
+}
+
+struct Tap {  // where a value comes from along one axis: up to four neighbours and their weights
+    std::array<int, 4> from;
+    std::array<double, 4> weight;  // whole 2048ths if linear
+};
+
+std::vector<Tap> taps(int in, int out, bool cubic) {
+    const double scale = double(in) / out;
+    std::vector<Tap> all(out);
+    for (int i = 0; i < out; ++i) {
+        const double centre = (i + 0.5) * scale - 0.5;
+        const int before = int(std::floor(centre));
+        const double t = centre - before, a = -0.75;  // the sharpness of OpenCV's cubic
+        const auto near = [a](double x) { return ((a + 2) * x - (a + 3)) * x * x + 1; };
+        const auto far = [a](double x) { return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a; };
+        const std::array<double, 4> weight = {far(1 + t), near(t), near(1 - t), far(2 - t)}, linear = {0, 1 - t, t, 0};
+        for (int k = 0; k < 4; ++k) {
+            all[i].from[k] = std::clamp(before - 1 + k, 0, in - 1);
+            all[i].weight[k] = cubic ? weight[k] : std::nearbyint(2048 * linear[k]);
+        }
+    }
+    return all;
+}
+
+// As OpenCV does it, linear in whole numbers: a network notices if all pixels are a little brighter.
+Picture resize(const Picture& in, int height, int width, bool cubic) {
+    const auto rows = taps(in.height, height, cubic), columns = taps(in.width, width, cubic);
+    const size_t line = size_t(3) * width;
+    std::vector<double> across(line * in.height, 0);
+    for (int y = 0; y < in.height; ++y)
+        for (size_t i = 0; i < line; ++i)
+            for (int k = 0; k < 4; ++k)
+                across[y * line + i] += columns[i / 3].weight[k] * in.at(y, columns[i / 3].from[k])[i % 3];
+    Picture out{height, width, std::vector<uint8_t>(line * height)};
+    for (int y = 0; y < height; ++y)
+        for (size_t i = 0; i < line; ++i) {
+            double sum = 0;
+            for (int k = 0; k < 4; ++k) {
+                const double weight = rows[y].weight[k], value = across[rows[y].from[k] * line + i];
+                sum += cubic ? weight * value : double(int64_t(weight) * (int64_t(value) >> 4) >> 16);
+            }
+            const double rounded = cubic ? std::nearbyint(sum) : double((int64_t(sum) + 2) >> 2);
+            out.pixels[y * line + i] = uint8_t(std::clamp(rounded, 0.0, 255.0));
+        }
+    return out;
+}
+
+Picture resized(const Picture& picture, const Record& record) {
+    double ratio_y = double(record.height) / picture.height, ratio_x = double(record.width) / picture.width;
+    if (record.keep_ratio) {
+        const auto [low, high] = std::minmax(record.height, record.width);
+        const auto [short_side, long_side] = std::minmax(picture.height, picture.width);
+        ratio_y = ratio_x = std::min(double(low) / short_side, double(high) / long_side);
+    }
+    const auto side = [](double pixels) { return std::max(int(std::nearbyint(pixels)), 1); };
+    return resize(picture, side(picture.height * ratio_y), side(picture.width * ratio_x), record.cubic);
+}
+
+ov::Tensor to_input(const Picture& picture, int stride) {  // zeros right and below, to a multiple of `stride`
+    const auto padded = [n = std::max(stride, 1)](int side) { return (side + n - 1) / n * n; };
+    const size_t height = padded(picture.height), width = padded(picture.width), row = size_t(3) * picture.width;
+    ov::Tensor input(ov::element::u8, {1, height, width, 3});
+    std::fill_n(input.data<uint8_t>(), input.get_size(), uint8_t(0));
+    for (int y = 0; y < picture.height; ++y)
+        std::copy_n(&picture.pixels[row * y], row, input.data<uint8_t>() + 3 * width * y);
+    return input;
+}
+
+// A pixel is foreground where the grid, interpolated at the pixel's centre, is positive. `step`: cells for a pixel.
+void fill_mask(Instance& found, const float* grid, int rows, int columns, double step_y, double step_x) {
+    for (int y = 0; y < found.height; ++y)
+        for (int x = 0; x < found.width; ++x) {
+            const double row = (found.top + y + 0.5) * step_y - 0.5, column = (found.left + x + 0.5) * step_x - 0.5;
+            const int v = int(std::floor(row)), h = int(std::floor(column));
+            const float share_v = float(row - v), share_h = float(column - h);
+            const auto cell = [&](int i, int j) {
+                return grid[std::clamp(i, 0, rows - 1) * columns + std::clamp(j, 0, columns - 1)];
+            };
+            const float upper = cell(v, h) * (1 - share_h) + cell(v, h + 1) * share_h;
+            const float lower = cell(v + 1, h) * (1 - share_h) + cell(v + 1, h + 1) * share_h;
+            found.mask[size_t(y) * found.width + x] = upper * (1 - share_v) + lower * share_v > 0;
+        }
+}
+
+std::vector<Instance> find(ov::CompiledModel& model, const Record& record, const Picture& picture) {
+    const Picture small = resized(picture, record);
+    const ov::Tensor input = to_input(small, record.pad_stride);
+    ov::InferRequest request = model.create_infer_request();
+    request.set_input_tensor(input);
+    request.infer();
+    const ov::Tensor masks = request.get_tensor("masks");
+    const float* boxes = request.get_tensor("boxes").data<float>();
+    const float* scores = request.get_tensor("scores").data<float>();
+    const int64_t* labels = request.get_tensor("labels").data<int64_t>();
+    const int count = int(masks.get_shape()[1]), rows = int(masks.get_shape()[2]), columns = int(masks.get_shape()[3]);
+    const double scale_y = double(picture.height) / small.height, scale_x = double(picture.width) / small.width;
+    const double step_y = rows / (input.get_shape()[1] * scale_y), step_x = columns / (input.get_shape()[2] * scale_x);
+    std::vector<Instance> found;
+    for (int i = 0; i < count; ++i) {
+        if (!(scores[i] > record.threshold)) continue;
+        Instance one{scores[i], {}, labels[i], 0, 0, 0, 0, {}};
+        for (int k = 0; k < 4; ++k)
+            one.box[k] = std::clamp(boxes[4 * i + k] * float(k % 2 ? scale_y : scale_x), 0.0f,
+                                    float(k % 2 ? picture.height : picture.width));
+        if (!(one.box[2] > one.box[0] && one.box[3] > one.box[1])) continue;
+        const auto edge = [&](int k) { return int(std::nearbyint(one.box[k])); };  // half to even
+        one.left = std::min(edge(0), picture.width - 1), one.top = std::min(edge(1), picture.height - 1);
+        one.width = std::max(edge(2), one.left + 1) - one.left, one.height = std::max(edge(3), one.top + 1) - one.top;
+        one.mask.resize(size_t(one.height) * one.width);
+        fill_mask(one, masks.data<float>() + size_t(i) * rows * columns, rows, columns, step_y, step_x);
+        found.push_back(std::move(one));
+    }
+    return found;
+}
+
+void paint(Picture& picture, const std::vector<Instance>& found) {
+    constexpr uint8_t colours[][3] = {{230, 60, 60}, {60, 160, 230}, {60, 190, 90}, {240, 170, 40}, {170, 90, 220}};
+    for (size_t i = 0; i < found.size(); ++i)
+        for (int y = 0; y < found[i].height; ++y)
+            for (int x = 0; x < found[i].width; ++x) {
+                uint8_t* pixel = picture.at(found[i].top + y, found[i].left + x);
+                if (found[i].mask[size_t(y) * found[i].width + x])
+                    for (int c = 0; c < 3; ++c) pixel[c] = uint8_t((pixel[c] + colours[i % 5][c]) / 2);
+            }
+}
+
+int main(int argc, char** argv) try {
+    if (argc < 3 || argc > 4) return std::cerr << "usage: maskline_edge MODEL PICTURE.ppm [OUTPUT.ppm]\n", 2;
+    ov::Core core;
+    const auto network = core.read_model(argv[1]);
+    const Record record = read_record(*network);
+    auto model = core.compile_model(network, "CPU", ov::hint::inference_precision(ov::element::f32));
+    Picture picture = read_ppm(argv[2]);
+    const auto found = find(model, record, picture);
+    for (const Instance& one : found)
+        std::printf("%.6f\t%.3f\t%.3f\t%.3f\t%.3f\t%d\t%s\n", one.score, one.box[0], one.box[1], one.box[2], one.box[3],
+                    int(std::count(one.mask.begin(), one.mask.end(), 1)), record.labels.at(one.label).c_str());
+    if (argc == 4) paint(picture, found), write_ppm(argv[3], picture);
+    return 0;
+} catch (const std::exception& error) {
+    std::cerr << "error: " << error.what() << "\n";
+    return 1;
+}

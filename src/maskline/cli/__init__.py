@@ -1,0 +1,162 @@
+"""The command line: parse, one public call, print. Heavy imports wait for the command that needs them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Sequence
+
+import click
+from click.core import ParameterSource
+
+from maskline import __version__
+from maskline.cli.configs import config, save_pipeline_config
+from maskline.cli.datasets import check, convert, split
+from maskline.cli.predicting import predict, predict_by_pipeline, save_path_option, threshold_option
+from maskline.cli.running import Running, running_options
+from maskline.cli.training import compare, evaluate, export, train
+from maskline.errors import MasklineError
+from maskline.signals import terminable
+
+PLUGINS = (
+    "maskline has no plugins to install; pip install 'maskline[train]' trains, 'maskline[openvino]' speeds up CPUs"
+)
+
+
+class _Cli(click.Group):
+    """Commands, and beside them the options with which the reference does without."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        params = [p for p in self.get_params(context) if not getattr(p, "hidden", False)]
+        own = [p for p in params if {"--help", "--version"} & set(p.opts)]
+        self._write(context, formatter, "Options", own)
+        self.format_commands(context, formatter)
+        self._write(context, formatter, "Without a command, as PaddleX", [p for p in params if p not in own])
+
+    def _write(
+        self, context: click.Context, formatter: click.HelpFormatter, title: str, params: Sequence[click.Parameter]
+    ) -> None:
+        with formatter.section(title):
+            formatter.write_dl([record for p in params if (record := p.get_help_record(context))])
+
+
+def _hyphens(name: str) -> str:
+    """Options and commands may be written with underscores, as the reference's are."""
+    return name.replace("_", "-")
+
+
+def _install(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+    if given:
+        click.echo(PLUGINS, err=True)
+        context.exit()
+
+
+def _ignore(context: click.Context, parameter: click.Parameter, given: object) -> None:
+    if given:
+        click.echo(f"maskline: {parameter.opts[-1]} has no effect", err=True)
+
+
+@click.group(
+    cls=_Cli,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _hyphens},
+)
+@click.version_option(__version__, package_name="maskline")
+@click.option("--pipeline", metavar="NAME|YAML", help="instance_segmentation, or a configuration file.")
+@click.option("--input", "inputs", multiple=True, metavar="INPUT", help="What to predict; may be given again.")
+@threshold_option
+@save_path_option
+@running_options
+@click.option("--get-pipeline-config", metavar="NAME", help="Write the configuration file, to --save-path or here.")
+@click.option("--force", is_flag=True, help="Let --get-pipeline-config write over a file.")
+@click.option("-c", "--config", "config_file", metavar="CONFIG", help="Run a job: a module's YAML file, or a model.")
+@click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help="Section.key=value of -c.")
+@click.option("--install", is_flag=True, is_eager=True, expose_value=False, callback=_install, help="Tells of extras.")
+@click.option("-p", "--profiler-options", "--serial-number", hidden=True, expose_value=False, callback=_ignore)
+@click.option("--update-license", is_flag=True, hidden=True, expose_value=False, callback=_ignore)
+@click.pass_context
+def cli(
+    context: click.Context,
+    pipeline: str | None,
+    inputs: tuple[str, ...],
+    threshold: float | None,
+    save_path: str | None,
+    running: Running,
+    get_pipeline_config: str | None,
+    force: bool,
+    config_file: str | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Instance segmentation: a photo in, masks out."""
+    given = [p.opts[0] for p in cli.params if context.get_parameter_source(str(p.name)) is ParameterSource.COMMANDLINE]
+    if context.invoked_subcommand is not None:
+        if given:
+            raise click.UsageError(
+                f"{given[0]} is for use without a command; give it after {context.invoked_subcommand}"
+            )
+    elif get_pipeline_config is not None:
+        save_pipeline_config(get_pipeline_config, save_path, force)
+    elif config_file is not None or overrides:
+        _run_job(config_file, overrides)
+    elif pipeline is not None:
+        predict_by_pipeline(pipeline, inputs, threshold, save_path, running)
+    elif given:
+        raise click.UsageError(f"{given[0]} needs --pipeline instance_segmentation, or a pipeline's YAML file")
+    else:
+        click.echo(context.get_help(), err=True)
+        sys.exit(2)
+
+
+@click.command()
+def models() -> None:
+    """List the models: accuracy, published times, size."""
+    from maskline import catalog
+
+    click.echo(catalog.markdown_table())
+
+
+for command in (predict, train, evaluate, compare, export, check, convert, split, config, models):
+    cli.add_command(command)
+
+
+def _run_job(config_file: str | None, overrides: Sequence[str]) -> None:
+    """What ``python main.py -c CONFIG -o Section.key=value …`` does. Ends with 1 if the job fails."""
+    from maskline import engine
+    from maskline.config.module import load
+
+    logging.getLogger("maskline").setLevel(logging.INFO)  # because what the documents show is logged
+    settings = load(config_file, overrides)
+    try:
+        engine.run(settings)
+    except MasklineError as error:
+        _end(str(error), 1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors made on purpose become one line and an exit code."""
+    logging.basicConfig(level=logging.WARNING, format="maskline: %(message)s", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):  # file names and texts of others may hold what the terminal has no code for
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with terminable():
+            cli.main(arguments, standalone_mode=False)
+        sys.stdout.flush()
+    except MasklineError as error:
+        _end(str(error), error.exit_code)
+    except click.exceptions.Abort:
+        _end("interrupted", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except OSError as error:  # of standard output, as when its disk is full; errors of files are MasklineErrors
+        if error.filename is not None:
+            _end(f"{error.filename!r}: {error.strerror}", 1)
+        sys.stdout = None  # or Python would try to write the rest, and fail again
+        _end(f"can't write to standard output: {error.strerror or error}", 1)
+
+
+def _end(message: str, code: int) -> None:
+    click.echo(f"maskline: {message}", err=True)
+    sys.exit(code)

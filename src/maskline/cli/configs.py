@@ -1,0 +1,52 @@
+"""Configuration files to start from: ``config``, and the reference's ``--get_pipeline_config``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from maskline.errors import OutputError, UnknownNameError
+
+save_option = click.option("--save-path", metavar="PATH", help="A .yaml file, or a folder. Default: print it.")
+
+
+@click.command()
+@click.argument("name", metavar="NAME")
+@save_option
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+def config(name: str, save_path: str | None, force: bool) -> None:
+    """Print the configuration of a model's jobs, for `maskline -c`, or that of the pipeline: instance_segmentation."""
+    from maskline import catalog
+    from maskline.config.pipeline import PIPELINE
+    from maskline.config.reference import PIPELINE_YAML, module_yaml
+
+    if name != PIPELINE and not catalog.has(name):
+        raise UnknownNameError.of("configuration", name, [PIPELINE, *catalog.MODELS])
+    text = PIPELINE_YAML if name == PIPELINE else module_yaml(name)
+    if save_path is None:
+        click.echo(text, nl=False)
+    else:
+        click.echo(f"saved to {_write(text, name, save_path, force)}", err=True)
+
+
+def save_pipeline_config(name: str, save_path: str | None, force: bool) -> None:
+    """What ``maskline --get_pipeline_config NAME`` does; without a path the file comes into the working directory."""
+    from maskline.config.pipeline import PIPELINE
+    from maskline.config.reference import PIPELINE_YAML
+
+    if name != PIPELINE:
+        raise UnknownNameError.of("pipeline", name, [PIPELINE])
+    path = _write(PIPELINE_YAML, name, "." if save_path is None else save_path, force)
+    click.echo(f"The pipeline config has been saved to: {path}")
+
+
+def _write(text: str, name: str, save_path: str, force: bool) -> Path:
+    from maskline.files import replace_file
+
+    path = Path(save_path)
+    if path.suffix.lower() not in (".yaml", ".yml") or path.is_dir():
+        path = path / f"{name}.yaml"
+    if path.exists() and not force:
+        raise OutputError(f"{path} is there already: --force writes over it")
+    return replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))

@@ -1,0 +1,104 @@
+"""The options of every command that runs an exported model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import reduce, wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from maskline.errors import ParameterError
+
+if TYPE_CHECKING:
+    from maskline.runtime.predictor import Predictor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """Where and how a model runs. None: what the configuration says, else the default."""
+
+    device: str | None
+    batch_size: int | None
+    threads: int | None
+    use_hpip: bool | None
+    hpi_config: Mapping[str, Any] | None
+    engine: str | None
+    engine_config: Mapping[str, Any] | None
+
+    def model(
+        self, name: str | None, folder: str | None, *, threshold: float | None = None, grow_boxes: bool = False
+    ) -> Predictor:
+        """`maskline.create_model` with these options."""
+        from maskline.api import create_model
+
+        return create_model(
+            name,
+            folder,
+            device=self.device,
+            threshold=threshold,
+            batch_size=1 if self.batch_size is None else self.batch_size,
+            grow_boxes=grow_boxes,
+            threads=self.threads,
+            use_hpip=self.use_hpip,
+            hpi_config=self.hpi_config,
+            engine=self.engine,
+            engine_config=self.engine_config,
+        )
+
+    def pipeline(self, source: str, *, threshold: float | None = None) -> Predictor:
+        """`maskline.create_pipeline` with these options, which win over a file's."""
+        from maskline.api import create_pipeline
+
+        return create_pipeline(
+            source,
+            device=self.device,
+            threshold=threshold,
+            batch_size=self.batch_size,
+            threads=self.threads,
+            use_hpip=self.use_hpip,
+            hpi_config=self.hpi_config,
+            engine=self.engine,
+            engine_config=self.engine_config,
+        )
+
+
+def _mapping(context: click.Context, parameter: click.Parameter, text: str | None) -> Mapping[str, Any] | None:
+    """``{"backend": "openvino"}``, as JSON, YAML or Python write it."""
+    if text is None:
+        return None
+    from maskline.config.overrides import parse_value
+
+    value = parse_value(text)
+    if value is not None and not isinstance(value, Mapping):
+        raise ParameterError(f'{parameter.opts[0]} is {text}: expected a mapping, such as {{"backend": "openvino"}}')
+    return value
+
+
+def _talk(context: click.Context, parameter: click.Parameter, verbose: bool) -> None:
+    if verbose:
+        logging.getLogger("maskline").setLevel(logging.INFO)
+
+
+_OPTIONS = (
+    click.option("--device", help="cpu, gpu, gpu:1, gpu:0,1 … Default: the first GPU if there is one."),
+    click.option("--batch-size", type=int, metavar="N", help="Images in one run of the network. Default: 1."),
+    click.option("--threads", type=int, metavar="N", help="Processor threads. Default: one for each core."),
+    click.option("--engine", metavar="NAME", help="onnxruntime, openvino or tensorrt. Default: onnxruntime."),
+    click.option("--engine-config", metavar="{...}", callback=_mapping, help='Such as {"precision": "fp16"}.'),
+    click.option("--use-hpip", is_flag=True, default=None, help="Pick the backend that is fastest here."),
+    click.option("--hpi-config", metavar="{...}", callback=_mapping, help="Options of --use-hpip, as the reference's."),
+    click.option("--verbose", is_flag=True, expose_value=False, callback=_talk, help="Tell what is being done."),
+)
+
+
+def running_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options, which come to the function as one argument ``running``."""
+
+    @wraps(function)
+    def gathered(**values: Any) -> None:
+        function(running=Running(**{field.name: values.pop(field.name) for field in fields(Running)}), **values)
+
+    return reduce(lambda command, option: option(command), reversed(_OPTIONS), gathered)

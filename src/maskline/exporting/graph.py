@@ -1,0 +1,147 @@
+"""Writing a network as an ONNX graph that keeps the contract and describes itself."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from maskline import __version__
+from maskline.errors import ExportError, MissingDependencyError
+from maskline.models import nms, padding, roi_align
+from maskline.models.deployed import Deployed
+from maskline.models.layers import ConvNorm, RepVGG
+from maskline.runtime.graph import INPUT, OUTPUTS, RECORD_KEY, Record
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 18
+SIZES = ("batch", "height", "width")
+EXAMPLE_SIZE = (96, 160)  # pixels; any will do where the size is free
+SMALLEST_HALF = 256  # values of a weight that are worth storing in half precision
+
+
+def fused(network: nn.Module) -> nn.Module:
+    """A copy for inference in which every block that can be one convolution is one."""
+    network = copy.deepcopy(network)
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, RepVGG | ConvNorm):
+                setattr(parent, name, child.fuse())
+    return network
+
+
+def rounded(network: nn.Module) -> nn.Module:
+    """A copy whose weights are numbers of half precision."""
+    network = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(parameter.half())
+    return network
+
+
+def write_graph(deployed: Deployed, record: Record, path: Path, *, half: bool = False, single: bool = False) -> None:
+    """Write the graph with its record. The batch size is free; so are height and width where the ratio is kept.
+
+    Args:
+        half: store weights that are exact in half precision so.
+        single: the batch is one image, always.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch needs it to export
+    except ImportError as error:
+        raise MissingDependencyError(f"export needs {error.name}: pip install 'maskline[train]'") from error
+
+    pre = record.preprocess
+    free = [axis for axis, fixed in enumerate((single, not pre.has_free_size, not pre.has_free_size)) if not fixed]
+    kind = torch.float32 if pre.float_resize else torch.uint8
+    example = torch.zeros(
+        1 if single else 2, *EXAMPLE_SIZE if pre.has_free_size else (pre.height, pre.width), 3, dtype=kind
+    )
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            deployed,
+            (example,),
+            dynamo=True,
+            dynamic_shapes={INPUT: dict.fromkeys(free, torch.export.Dim.DYNAMIC)},
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            opset_version=OPSET,
+            custom_translation_table=onnx_translations(),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # where in which source file it came from
+    foreign = {n.domain for n in model.graph.node} - {"", "ai.onnx"}
+    if foreign:
+        raise ExportError(f"the graph of {record.model} uses operators outside the ONNX standard: {sorted(foreign)}")
+    del model.metadata_props[:]
+    model.metadata_props.add(key=RECORD_KEY, value=record.to_json())
+    model.producer_name, model.producer_version = "maskline", __version__
+    name_sizes(model.graph)
+    if half:
+        store_half(model.graph)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """How all operators of this project are written in ONNX, for `torch.onnx.export`."""
+    return nms.onnx_translations() | padding.onnx_translations() | roi_align.onnx_translations()
+
+
+def name_sizes(graph: onnx.GraphProto) -> None:
+    """Call the free sizes batch, height and width, where the exporter has numbered them."""
+    sizes = graph.input[0].type.tensor_type.shape.dim
+    names = {size.dim_param: name for size, name in zip(sizes, SIZES, strict=False) if size.dim_param}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:  # to set it would unset a number
+                size.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.dim_param)
+
+
+def store_half(graph: onnx.GraphProto) -> None:
+    """Store float32 weights that half precision can hold so, each with a cast, which runtimes compute once."""
+    import onnx
+    from onnx import numpy_helper
+
+    casts = []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < SMALLEST_HALF or (values.astype(np.float16) != values).any():
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's chatter, which tells a user nothing."""
+    loggers = [logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

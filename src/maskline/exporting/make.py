@@ -1,0 +1,195 @@
+"""From weights to a model directory: one graph that keeps the contract, and ``inference.yml``.
+
+Nothing is handed out unproved: the graph is run beside the network on real photos of several sizes, alone and in
+batches, and nothing is written where they disagree. What 8 bits change is measured, and told.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from maskline import __version__, catalog
+from maskline.errors import InputNotFoundError, ParameterError
+from maskline.exporting.formats import convert
+from maskline.exporting.graph import fused, rounded, write_graph
+from maskline.exporting.target import FORMATS, Target
+from maskline.exporting.yml import inference_yml
+from maskline.files import replace_file
+from maskline.models.deployed import Deployed
+from maskline.models.rcnn.network import MaskRCNN
+from maskline.results import check_folder
+from maskline.runtime.device import Device
+from maskline.runtime.graph import Graph, Record
+from maskline.runtime.model_dir import CONFIG_FILE
+from maskline.verify import verify
+from maskline.weights.load import labels_in_file, load_network, weights_path
+
+DEFAULT = Target()
+
+log = logging.getLogger("maskline")
+
+
+def export(
+    name: str,
+    weights: str | Path,
+    output: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    threshold: float = 0.5,
+    half: bool = False,
+    unaligned: bool = False,
+    format: str = "onnx",
+    batch: int | str = "dynamic",
+    size: str | tuple[int, int] | None = None,
+    int8: str | Path | None = None,
+) -> Path:
+    """Make a model directory from weights.
+
+    Args:
+        name: a row of the catalog.
+        weights: ``.pdparams`` of the reference or ``.safetensors``.
+        output: folder to write the graph and ``inference.yml`` into; made if need be.
+        labels: class names; default those in the file, else COCO's 80, or ``class_0`` … for another number of classes.
+        threshold: the model's own score threshold, used unless the user says otherwise.
+        half: store weights in half precision: half the size. Arithmetic stays in float32, so the speed is the same.
+        unaligned: Mask R-CNN only: the weights were trained with RoIAlign's first form (see `roi_align`), as by
+            PaddleDetection since August 2024, whatever its configuration says.
+        format: ``onnx``, ``ort`` (ONNX Runtime for phones) or ``openvino``.
+        batch: ``dynamic``, or 1 for runtimes that want a fixed shape.
+        size: fixed height and width of the input in pixels, such as ``640x640``, for models that leave them free.
+        int8: folder of pictures, or a data set, to calibrate convolutions in 8 bits with. What that costs is measured
+            on other pictures of it, logged, and kept in ``int8.json``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ParameterError: an option makes no sense, or not for this model.
+        InputError: the pictures can't be used.
+        WeightsError: the weights don't fit the network.
+        OutputError: the folder can't be written to.
+        ExportError: the graph does not give the network's results.
+    """
+    row = catalog.get(name)
+    target = Target.of(format, batch=batch, size=size, half=half, int8=int8)
+    target.preprocess(row.preprocess, row.name)  # refuse a bad size now
+    network = load_network(row.name, weights, unaligned=unaligned)
+    if labels is None:
+        labels = labels_in_file(weights_path(Path(weights)))
+    return export_network(network, row, output, labels=labels, threshold=threshold, target=target)
+
+
+def export_network(
+    network: nn.Module,
+    row: catalog.Model,
+    output: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    threshold: float = 0.5,
+    target: Target = DEFAULT,
+) -> Path:
+    """As `export`, from a network in memory, built for catalog row ``row``. The network is left as it was."""
+    check_folder(output)
+    form = ", RoIAlign unaligned" if isinstance(network, MaskRCNN) and not network.config.aligned else ""
+    record = Record(
+        model=row.name,
+        labels=_labels(network, labels),
+        preprocess=target.preprocess(row.preprocess, row.name),
+        threshold=threshold,
+        mask_frame=catalog.FAMILIES[row.family].mask_frame,
+        made_by=f"maskline {__version__}, torch {torch.__version__}{form}",
+    )
+    network = copy.deepcopy(network).eval()
+    with tempfile.TemporaryDirectory(prefix="maskline-") as scratch:
+        made = Path(scratch, "made")
+        made.mkdir()
+        (made / CONFIG_FILE).write_text(inference_yml(row, record, target.format), encoding="utf-8")
+        _make(network, record, target, Path(scratch), made)
+        for file in sorted(made.iterdir(), key=lambda path: path.name == target.file):  # what is looked for comes last
+            replace_file(Path(output, file.name), partial(shutil.copyfile, file))
+    _tell_of_others(Path(output), target)
+    return Path(output)
+
+
+def _make(network: nn.Module, record: Record, target: Target, scratch: Path, made: Path) -> None:
+    """Write the graph as wanted into the folder ``made``, proved; what else is needed goes into ``scratch``."""
+    exported = fused(network)
+    if target.half:  # the graph is compared with a network of the same, rounded weights
+        network = exported = rounded(exported)
+    plain, reference = scratch / FORMATS["onnx"], Deployed(network, record.preprocess)
+    write_graph(Deployed(exported, record.preprocess), record, plain, half=target.half, single=target.single)
+    verify(reference, Graph(plain, Device("cpu")), single=target.single)
+    if target.int8 is not None:
+        _make_small(plain, record, target, scratch, made)
+        return
+    convert(plain, record, made / target.file, half=target.half)
+    if target.format != "onnx":
+        verify(reference, Graph(made / target.file, Device("cpu")), single=target.single)
+
+
+def _make_small(plain: Path, record: Record, target: Target, scratch: Path, made: Path) -> None:
+    """As `_make`, in 8 bits, from the proved graph; and what that costs."""
+    from maskline.exporting import cost, samples  # they need the extra `data`, which predicting and export don't
+    from maskline.exporting.quantise import quantise
+
+    assert target.int8 is not None
+    found = samples.find(target.int8)
+    record = replace(record, made_by=f"{record.made_by}, int8")
+    small = scratch / "small.onnx"
+    quantise(plain, record, samples.batches(found.calibration, record.preprocess), small)
+    convert(small, record, made / target.file)
+    compared = scratch / "compared" / target.file  # in the same form, because sizes and times are compared
+    compared.parent.mkdir()
+    convert(plain, record, compared)
+    measured = cost.measure(compared, made / target.file, found)
+    (made / cost.COST_FILE).write_text(measured.to_json(), encoding="utf-8")
+    log.info("%s", measured.summary())
+    if measured.warning:
+        log.warning("%s", measured.warning)
+
+
+def _tell_of_others(output: Path, target: Target) -> None:
+    """Warn of graphs in other forms that an earlier export has left: the first of `FORMATS` is taken."""
+    others = [name for name in FORMATS.values() if name != target.file and (output / name).is_file()]
+    if others:
+        log.warning("%s holds %s too: name the file, not the folder, to say which is meant", output, ", ".join(others))
+
+
+def read_labels(path: str | Path) -> list[str]:
+    """Class names from a text file, one on each line; empty lines don't count.
+
+    Raises:
+        InputNotFoundError: no such file.
+        ParameterError: not a text, or no names in it.
+    """
+    if not Path(path).is_file():
+        raise InputNotFoundError(f"no labels file {path}")
+    try:
+        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        names = []
+    if not names:
+        raise ParameterError(f"{path} has no class names: expected a text file with one on each line")
+    return names
+
+
+def _labels(network: nn.Module, labels: Sequence[str] | None) -> tuple[str, ...]:
+    classes = int(network.num_classes)  # type: ignore[arg-type]
+    if labels is not None:
+        if len(labels) != classes:
+            raise ParameterError(f"{len(labels)} labels given, the weights have {classes} classes: give one for each")
+        return tuple(labels)
+    if classes == len(catalog.COCO_CLASSES):
+        return catalog.COCO_CLASSES
+    log.warning("the weights have %d classes, not COCO's 80: named class_0 …; name them with --labels", classes)
+    return tuple(f"class_{i}" for i in range(classes))

@@ -1,0 +1,108 @@
+"""What an export is for: the runtime that opens it, the shape of its input, and the numbers it is stored in."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from maskline.errors import ParameterError, UnknownNameError
+from maskline.preprocess import Preprocess
+from maskline.runtime.model_dir import GRAPH_FILE
+
+#: What can be written, and the name of its file. OpenVINO's has its weights in a second file, ``inference.bin``.
+FORMATS = {"onnx": GRAPH_FILE, "ort": "inference.ort", "openvino": "inference.xml"}
+BATCHES = ("dynamic", "1")
+SMALLEST, LARGEST = 32, 4096  # pixels of a fixed side
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is wanted of a graph. The default is the most general one.
+
+    Attributes:
+        format: of `FORMATS`.
+        single: every run has one image, rather than any number. Some runtimes of phones want all shapes fixed.
+        size: ``(height, width)`` of the input in pixels, where the model leaves it free; None: as the model has it.
+        half: store weights in half precision; arithmetic stays in float32.
+        int8: convolutions in 8 bits, calibrated with the pictures of this folder or data set; None: float32.
+    """
+
+    format: str = "onnx"
+    single: bool = False
+    size: tuple[int, int] | None = None
+    half: bool = False
+    int8: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise UnknownNameError.of("format", str(self.format), FORMATS)
+        if self.half and self.int8 is not None:
+            raise ParameterError("half and int8 can't both be: weights are stored in 16 bits or in 8, leave one out")
+        if self.half and self.format == "ort":
+            raise ParameterError(
+                "half and ort can't both be: ONNX Runtime writes weights as it computes; int8 is smaller"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        format: str = "onnx",
+        *,
+        batch: int | str = "dynamic",
+        size: str | tuple[int, int] | None = None,
+        half: bool = False,
+        int8: str | Path | None = None,
+    ) -> Target:
+        """From what users write: a batch of ``1`` or ``dynamic``, a size such as ``640x640``, a path.
+
+        Raises:
+            ParameterError: one of them makes no sense.
+        """
+        if str(batch) not in BATCHES:
+            raise ParameterError(f"batch is {batch!r}: expected 1, or 'dynamic' for any number of images")
+        return cls(format.lower(), str(batch) == "1", _size(size), half, None if int8 is None else Path(int8))
+
+    @property
+    def file(self) -> str:
+        """Name of the graph's file."""
+        return FORMATS[self.format]
+
+    def preprocess(self, own: Preprocess, model: str) -> Preprocess:
+        """How an image becomes an input of the wanted size, of a model that has its ``own`` way.
+
+        Where inputs have the size of their image, a fixed one is a square that the image is scaled into, its ratio
+        kept, and filled up with zeros right and below.
+
+        Raises:
+            ParameterError: the model can't have that size.
+        """
+        if self.size is None or (not own.has_free_size and self.size == (own.height, own.width)):
+            return own
+        if not own.has_free_size:
+            raise ParameterError(
+                f"size is {_told(self.size)}: {model} is made for {own.height}x{own.width} and nothing else; "
+                "leave the size out"
+            )
+        height, width = self.size
+        if height != width:
+            raise ParameterError(
+                f"size is {_told(self.size)}: {model} keeps an image's ratio, upright or lying, so a fixed size has "
+                f"to be a square, such as {max(self.size)}x{max(self.size)}"
+            )
+        return replace(own, height=height, width=width, pad_stride=height)
+
+
+def _size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", value.strip().lower())
+        if match is None:
+            raise ParameterError(f"size is {value!r}: expected HEIGHTxWIDTH in pixels, such as 640x640")
+        value = int(match[1]), int(match[2])
+    if value is not None and not all(SMALLEST <= side <= LARGEST for side in value):
+        raise ParameterError(f"size is {_told(value)}: expected sides from {SMALLEST} to {LARGEST} pixels")
+    return value
+
+
+def _told(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,39 @@
+"""Arrays and PIL images, which come decoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from maskline.errors import InputError
+from maskline.inputs.picture import check_size
+from maskline.instances import ByteArray
+
+
+def from_array(array: npt.NDArray[Any]) -> ByteArray:
+    """Any accepted array as (H, W, 3) BGR; the same memory where it already is. Raises InputError."""
+    given = f"an array of {array.dtype} with shape {array.shape}"
+    if array.dtype != np.uint8:
+        raise InputError(f"{given}: expected uint8, 0 to 255, (H, W, 3) in the order BGR; convert it first")
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise InputError(f"{given}: expected (H, W, 3) BGR, (H, W, 4) BGRA, (H, W) or (H, W, 1); several go in a list")
+    if array.size == 0:
+        raise InputError(f"{given}: it has no pixels")
+    if array.ndim == 2 or array.shape[2] == 1:
+        array = np.broadcast_to(array.reshape(*array.shape[:2], 1), (*array.shape[:2], 3))
+    return np.ascontiguousarray(array[..., :3])
+
+
+def from_pillow(image: Image.Image) -> ByteArray:
+    """A PIL image of any mode of up to 16 bits as (H, W, 3) BGR. Raises InputError, and what Pillow raises."""
+    check_size(*image.size)
+    if image.mode.startswith("I;16"):
+        return from_array((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise InputError(f"32-bit pixels (PIL mode {image.mode}): expected 8 or 16 bits a channel")
+    if image.mode == "RGBa":  # has no direct way to RGB
+        image = image.convert("RGBA")
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])

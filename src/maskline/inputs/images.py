@@ -1,0 +1,135 @@
+"""Encoded images: checked before OpenCV decodes them.
+
+Where a file is cut short OpenCV fills in grey or writes to stderr, depending on version and format, and we want one
+error that names the file. JPEG and PNG, which are most of all files, are walked without decoding; Pillow, which is
+strict, reads the other formats first; TIFF has a module of its own. What a file holds is told by its first bytes.
+
+Damage inside compressed data that leaves a JPEG's or TIFF's structure whole goes unseen: decoders conceal it, and
+libjpeg may say so on stderr.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from PIL import ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.SunImagePlugin import SunImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from maskline.errors import InputError
+from maskline.inputs.arrays import from_array
+from maskline.inputs.picture import Found, Picture, check_size, guarded
+from maskline.inputs.tiff import TIFF, decode_tiff
+from maskline.instances import ByteArray
+
+NOT_AN_IMAGE = "not an image: expected the content of a BMP, JPEG, PNG, WebP, PNM, Sun raster or TIFF file"
+JPEG = b"\xff\xd8\xff"
+PNG = b"\x89PNG\r\n\x1a\n"
+_OTHER: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
+    (re.compile(rb"BM"), BmpImageFile),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
+    (re.compile(rb"P[1-6]\s"), PpmImageFile),
+    (re.compile(rb"\x59\xa6\x6a\x95"), SunImageFile),
+)
+
+
+def decode(data: bytes, name: str, path: str | None) -> Iterator[Found]:
+    """The content of an image file: one picture, of TIFF one for each page. ``name`` is for messages."""
+    if data[:4] in TIFF:
+        yield from decode_tiff(data, name, path)
+        return
+    try:
+        yield Picture(guarded(_decode_single, data, name), path)
+    except InputError as error:
+        yield error
+
+
+def _decode_single(data: bytes) -> ByteArray:
+    """Any format but TIFF. Raises InputError without a name, and what Pillow and OpenCV raise on damage."""
+    if data[:3] == JPEG:
+        _check_jpeg(data)
+    elif data[:8] == PNG:
+        _check_png(data)
+    else:
+        _check_other(data)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ValueError("OpenCV could not decode it")
+    return from_array(np.asarray(pixels))
+
+
+# A JPEG marker is 0xFF and a code; in a scan, 0xFF 0x00 stands for a data byte and D0 to D7 restart the coder.
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_BARE_MARKERS = {0xD8, 0x01}
+_END_OF_IMAGE = 0xD9
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Walk the segments and scans to the image's own end marker: one inside a segment is a thumbnail's."""
+    position = 2
+    while marker := _MARKER.search(data, position):
+        code, position = marker[1][0], marker.end()
+        if code == _END_OF_IMAGE:
+            return
+        if code in _SIZE_MARKERS and position + 7 <= len(data):
+            height, width = struct.unpack_from(">HH", data, position + 3)
+            check_size(width, height)
+        if code not in _BARE_MARKERS:
+            position += int.from_bytes(data[position : position + 2], "big")
+    raise InputError("the JPEG data is cut short: it has no end marker")
+
+
+def _check_png(data: bytes) -> None:
+    """Walk the chunks to IEND and check the sums of the critical ones, as a decoder would."""
+    view, position = memoryview(data), len(PNG)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            break
+        critical = kind[:1].isupper()
+        if critical and zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            raise InputError(f"the PNG data is damaged: wrong checksum of the chunk {kind.decode('latin-1')}")
+        if kind == b"IHDR" and length >= 8:
+            check_size(*struct.unpack_from(">II", data, position + 8))
+        if kind == b"IEND":
+            return
+        position = end
+    raise InputError("the PNG data is cut short: it has no end chunk")
+
+
+def _check_other(data: bytes) -> None:
+    """BMP, WebP, portable maps and Sun rasters: let Pillow read them. It is strict where OpenCV is not or is noisy."""
+    reader = next((reader for magic, reader in _OTHER if magic.match(data)), None)
+    if reader is None:
+        raise InputError(NOT_AN_IMAGE)
+    with reader(io.BytesIO(data)) as image:
+        check_size(*image.size)
+        if reader is BmpImageFile:  # Pillow forgives a last row that lacks its padding, OpenCV does not
+            _check_bmp_rows(image, len(data))
+        if reader is not WebPImageFile:  # that one has read everything by now
+            image.load()
+
+
+def _check_bmp_rows(image: ImageFile.ImageFile, available: int) -> None:
+    """Raises InputError unless all rows of an uncompressed BMP are there."""
+    for tile in image.tile:
+        arguments = tile[3]
+        if tile[0] == "raw" and isinstance(arguments, tuple):
+            needed = tile[2] + int(arguments[1]) * image.size[1]
+            if needed > available:
+                raise InputError(f"the BMP data is cut short: {available} of {needed} bytes")
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins like this is an image of a kind we read."""
+    return head.startswith((JPEG, PNG, *TIFF)) or any(magic.match(head) for magic, _ in _OTHER)

@@ -1,0 +1,158 @@
+"""PDF pages, rendered one at a time by PDFium, which allows one call at a time in the whole process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maskline.errors import InputError, MissingDependencyError, ParameterError
+from maskline.inputs.picture import MAX_PIXELS, Found, Picture, fault
+from maskline.instances import ByteArray
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfDocument
+
+SCALE = 2.0  # pixels for a point (1/72 inch): 144 dpi
+LEAST_SCALE = 0.1  # below which a page is not shrunk to fit into `MAX_PIXELS`
+_SCALE_NAMES = ("MASKLINE_PDF_SCALE", "PADDLE_PDX_PDF_RENDER_SCALE")  # the first that is set counts
+_LEAST_SCALE_NAMES = ("MASKLINE_PDF_MIN_SCALE", "PADDLE_PDX_PDF_MIN_RENDER_SCALE")
+_END = b"%%EOF"
+_END_BYTES = 1024  # of the file, among which the end mark must be
+
+_lock = threading.RLock()  # may be entered again: closing what the garbage collector finds
+logger = logging.getLogger("maskline")
+
+
+def read_pdf(source: Path | bytes, name: str, path: str | None) -> Iterator[Found]:
+    """The pages of a PDF file, form fields drawn, one rendered at a time; for one that can't be, why.
+
+    Args:
+        source: the file or its content.
+        name: for messages.
+        path: of the pictures.
+
+    Raises:
+        ParameterError: an environment variable holds no scale.
+        MissingDependencyError: pypdfium2 is not installed.
+    """
+    scale, least = _scale(_SCALE_NAMES, SCALE), _scale(_LEAST_SCALE_NAMES, LEAST_SCALE)
+    try:
+        with _opened(source) as document:
+            if _END not in _last_bytes(source):  # PDFium makes the best of such files
+                logger.warning("%s has no end mark (%s): it may be cut short", name, _END.decode())
+            with _lock:
+                count = len(document)
+            for number in range(count):
+                yield _page(document, number, scale, least, name, path)
+    except (InputError, OSError, ValueError) as error:  # removed meanwhile; a name that is not Unicode
+        yield fault(name, error)
+
+
+def count_pages(source: Path) -> int:
+    """Pages of a PDF file; 1 if it can't be read."""
+    try:
+        with _opened(source) as document, _lock:
+            return len(document)
+    except (InputError, MissingDependencyError, OSError):
+        return 1
+
+
+def _last_bytes(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[-_END_BYTES:]
+    with source.open("rb") as file:
+        file.seek(max(source.stat().st_size - _END_BYTES, 0))
+        return file.read()
+
+
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator[PdfDocument]:
+    try:
+        from pypdfium2 import PdfDocument, PdfiumError
+    except ImportError as error:
+        raise MissingDependencyError("PDF files need pypdfium2: pip install pypdfium2") from error
+
+    with _lock:
+        try:
+            document = PdfDocument(source)
+        except PdfiumError as error:
+            if "password" in str(error).lower():
+                raise InputError("it is encrypted: save it without a password and give that") from error
+            raise InputError("a PDF file that is damaged, cut short or has no pages") from error
+        document.init_forms()
+    try:
+        yield document
+    finally:
+        with _lock:
+            document.close()
+
+
+def _scale(names: tuple[str, ...], default: float) -> float:
+    """The scale in the first of these variables that is set. Raises ParameterError."""
+    for name in names:
+        if given := os.environ.get(name, "").strip():
+            try:
+                scale = float(given)
+            except ValueError:
+                scale = math.nan
+            if not 0 < scale <= 100:
+                raise ParameterError(
+                    f"{name} is {given!r}: expected pixels for a point, above 0, at most 100 (2: 144 dpi)"
+                )
+            return scale
+    return default
+
+
+def _page(document: PdfDocument, number: int, scale: float, least: float, name: str, path: str | None) -> Found:
+    from pypdfium2 import PdfiumError
+
+    try:
+        with _lock:
+            return Picture(_render(document, number, scale, least), path, number)
+    except (PdfiumError, InputError, ValueError, OSError) as error:
+        reason = error if isinstance(error, InputError) else InputError(f"damaged ({error})")
+        return fault(f"{name}, page {number}", reason)
+
+
+def _render(document: PdfDocument, number: int, scale: float, least: float) -> ByteArray:
+    """A page as (H, W, 3) BGR on white. Raises InputError, and what pypdfium2 raises."""
+    page = document[number]
+    try:
+        width, height = page.get_size()
+        fitting = _fitting_scale(width, height, scale, least)
+        if fitting < scale:
+            logger.info(
+                "page %d is %g x %g points: rendered at scale %.3g, not %g", number, width, height, fitting, scale
+            )
+        bitmap = page.render(scale=fitting)
+        try:
+            return np.array(bitmap.to_numpy()[..., :3], np.uint8, order="C")
+        finally:
+            bitmap.close()
+    finally:
+        page.close()
+
+
+def _fitting_scale(width: float, height: float, scale: float, least: float) -> float:
+    """The largest scale up to ``scale`` at which a page of so many points has at most `MAX_PIXELS`.
+
+    Raises:
+        InputError: the page has no size, or that scale is below ``least``.
+    """
+    if not (0 < width < math.inf and 0 < height < math.inf):
+        raise InputError(f"{width:g} x {height:g} points: nothing to look at")
+    while math.ceil(width * scale) * math.ceil(height * scale) > MAX_PIXELS:
+        scale *= min(math.sqrt(MAX_PIXELS / (width * height)) / scale, 0.9999)  # the second where rounding up tips it
+        if scale < least:
+            raise InputError(
+                f"{width:g} x {height:g} points: over {MAX_PIXELS} pixels even at the least scale, {least:g}"
+            )
+    return scale

@@ -1,0 +1,67 @@
+"""`Picture`, what every kind of input becomes, and how a reader says what is wrong with one."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import cv2
+from PIL import Image
+
+from maskline.errors import DownloadError, InputError
+from maskline.instances import ByteArray
+
+MAX_PIXELS = 178_956_970  # of one picture; what claims more is taken for a decompression bomb
+# What Pillow and OpenCV raise on damaged files.
+DAMAGE = (
+    *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError),
+    *(struct.error, cv2.error, Image.DecompressionBombError),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """One image to look at.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, BGR, C-contiguous. May be the very array the user gave: not to be written to.
+        path: the file it is from, as given (a file found in a folder: the folder as given, and the way down; of a URL:
+            the copy in the cache; of a camera: ``camera_0``; of a stream: its address without the password); or None.
+        page: 0, 1, ... in a PDF or TIFF file, also if that has a single page, and of a frame; else None.
+        fps: of a frame of a video, camera or stream: how many of them are a second, 0.0 where nobody knows; else None.
+    """
+
+    pixels: ByteArray
+    path: str | None = None
+    page: int | None = None
+    fps: float | None = None
+
+
+#: What a reader finds, in order: a picture, or why there is none. So one bad page does not hide those after it.
+Found: TypeAlias = Picture | InputError | DownloadError
+
+
+def check_size(width: int, height: int) -> None:
+    """Pixels claimed by a header. Raises InputError if there are too many, or none."""
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{width} x {height} pixels: expected at most {MAX_PIXELS} in one image")
+    if min(width, height) <= 0:
+        raise InputError(f"{width} x {height} pixels: nothing to look at")
+
+
+def guarded(step: Callable[[Any], ByteArray], value: object, name: str) -> ByteArray:
+    """``step(value)``, whose complaints about the image become an InputError that names it."""
+    try:
+        return step(value)
+    except (*DAMAGE, InputError) as error:
+        raise fault(name, error) from error
+
+
+def fault(name: str, error: BaseException) -> InputError:
+    """The error about ``name``: our own words as they are; those of a decoder with what they mean."""
+    if isinstance(error, InputError):
+        return InputError(f"{name}: {error}")
+    reason = " ".join(str(error).split())
+    return InputError(f"{name}: damaged, or a variant of its format that can't be decoded ({reason})")

@@ -1,0 +1,250 @@
+"""From what a user gives to a stream of pictures, strictly in the order given, one at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from maskline.errors import DownloadError, InputError, InputTypeError, ParameterError
+from maskline.inputs import web
+from maskline.inputs.arrays import from_array, from_pillow
+from maskline.inputs.files import (
+    SUFFIXES,
+    VIDEO_SUFFIXES,
+    check_suffix,
+    files_in,
+    kind_meant,
+    kind_of,
+    read_bytes,
+    read_head,
+    suffix_of,
+)
+from maskline.inputs.images import NOT_AN_IMAGE, decode
+from maskline.inputs.pdf import count_pages, read_pdf
+from maskline.inputs.picture import Found, Picture, guarded
+from maskline.inputs.tiff import TIFF
+from maskline.inputs.video import camera_number, count_frames, is_stream, read_camera, read_stream, read_video
+from maskline.instances import ByteArray
+
+Source: TypeAlias = Any  # one of the kinds `expand` lists; checked there
+
+KEYS = ("input", "img", "img_path")  # of a dict that holds an input
+
+_ACCEPTED = (
+    "the path of an image, PDF, video or folder, a URL, the number of a camera, a uint8 BGR array, a PIL image, the "
+    f"bytes of an image or PDF file, a dict with the key {', '.join(KEYS[:-1])} or {KEYS[-1]}, or a list, tuple or "
+    "iterator of these"
+)
+_BYTES = (bytes, bytearray, memoryview)
+_NO_KIND = {
+    "image": NOT_AN_IMAGE,
+    "pdf": "not a PDF file: it has no %PDF- at its beginning",
+    "video": "not a video: expected the content of an MP4, QuickTime, AVI, Matroska, WebM, MPEG, ASF, FLV or Ogg file",
+    None: "neither an image nor a PDF file nor a video that can be read",
+}
+
+logger = logging.getLogger("maskline")
+
+
+def expand(source: Source, *, on_error: str = "raise") -> Iterator[Picture]:
+    """The pictures of ``source``, in order; each is read only when it is asked for.
+
+    Args:
+        source: one of
+            the path of a file (str or Path) whose suffix, in any case, is one of `SUFFIXES`, pdf, or one of
+            `VIDEO_SUFFIXES`: an image, the pages of a TIFF or PDF file, or the frames of a video;
+            the path of a folder: all images and PDF files in it and below, sorted by full path, character by character;
+            a URL (str): http:// or https://, of any of these files, also without suffix; see `maskline.inputs.web`;
+            a camera: its number, or the text ``camera:0``; or the address of a stream, such as ``rtsp://…``;
+            an array of uint8: (H, W, 3) BGR, (H, W, 4) BGRA (alpha is dropped), (H, W) or (H, W, 1) grey;
+            a PIL image, its grid as it is (PIL does not apply the EXIF orientation), its current frame only;
+            bytes: the content of an image or PDF file;
+            a dict with exactly one of the keys `KEYS` (others are ignored), whose value is any of these;
+            a list, tuple, other sequence or iterator of these, to any depth.
+        on_error: "raise", or "skip": log a warning for each input, page or end of a video that can't be used, and go
+            on. What can be used of a file comes in either case, up to the first fault or all of it.
+
+    Close the iterator to stop before its end: a camera is released, a file closed then.
+
+    Raises (at the picture concerned, but the ParameterError about ``on_error`` at once):
+        InputNotFoundError: no such file or folder.
+        InputError: not an image, damaged, too large, of a kind not accepted, or a folder without images.
+        DownloadError: a URL can't be had.
+        ParameterError: ``on_error`` is something else, or an environment variable makes no sense.
+        MissingDependencyError: PDF files can't be read in this installation.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ParameterError(f"on_error is {on_error!r}: expected 'raise' or 'skip'")
+    return _expand(source, skip=on_error == "skip")
+
+
+def count(source: Source) -> int | None:
+    """How many pictures `expand` gives if all can be read; None where only reading would tell.
+
+    That is so for iterators, TIFF files, cameras, streams, and URLs but those of images. Of PDF files and videos the
+    head is read; the number for a video is what that tells. Nothing else is opened, and nothing is checked: what can't
+    be used counts as one.
+    """
+    if isinstance(source, Iterator):
+        return None
+    try:
+        parts = _parts(source)
+    except InputError:
+        return 1
+    if parts is None:
+        return _count_single(source)
+    counts = [count(part) for part in parts]
+    known = [n for n in counts if n is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def read_image(path: str | os.PathLike[str]) -> ByteArray:
+    """The image at ``path`` as (H, W, 3) uint8 BGR: what OpenCV's colour flag gives, or an error.
+
+    Alpha is dropped, 16 bits become the upper 8, grey becomes three equal channels, the EXIF orientation is applied (in
+    WebP only where the installed OpenCV does so). Of a TIFF file the first page.
+
+    Raises:
+        InputNotFoundError: no such file.
+        InputError: a folder, another suffix than `SUFFIXES`, not an image, damaged or cut short, or over `MAX_PIXELS`.
+    """
+    name = os.fsdecode(path)
+    check_suffix(name, "an image", SUFFIXES)
+    found = next(decode(read_bytes(name, repr(name)), repr(name), name))
+    if isinstance(found, Picture):
+        return found.pixels
+    raise found
+
+
+def _expand(source: Source, skip: bool) -> Iterator[Picture]:
+    """`expand` without its check."""
+    with closing(_read(source)) as reading:
+        for found in reading:
+            if isinstance(found, Picture):
+                yield found
+            elif skip:
+                logger.warning("skipped: %s", found)
+            else:
+                raise found
+
+
+def _read(source: Source) -> Generator[Found, None, None]:
+    """What there is in ``source``, in order, faults included."""
+    try:
+        parts = _parts(source)
+        if parts is None:
+            yield from _read_single(source)
+            return
+    except (InputError, DownloadError) as error:
+        yield error
+        return
+    for part in parts:
+        yield from _read(part)
+
+
+def _parts(source: Source) -> Iterable[Source] | None:
+    """What a compound source is made of, or None if it is a single one. Raises InputError."""
+    if isinstance(source, Mapping):
+        keys = [key for key in KEYS if key in source]
+        if len(keys) != 1:
+            raise InputError(f"a dict with the keys {list(source)!r}: expected exactly one of {', '.join(KEYS)}")
+        return [source[keys[0]]]
+    if isinstance(source, (str, os.PathLike)):
+        name = os.fsdecode(source)
+        return files_in(name) if os.path.isdir(name) else None  # noqa: PTH112 (Path("") is a folder, and Path can raise)
+    if isinstance(source, _BYTES):
+        return None
+    if hasattr(source, "read"):
+        raise InputTypeError(f"{source!r} is an open file: give its path, or its bytes as from read()")
+    return source if isinstance(source, (Sequence, Iterator)) else None
+
+
+def _read_single(source: Source) -> Iterator[Found]:
+    """The pictures of what is not made of parts. Raises InputError, DownloadError."""
+    if isinstance(source, str):
+        return _read_text(source)
+    if isinstance(source, os.PathLike):
+        return _read_named(os.fsdecode(source))
+    if isinstance(source, np.ndarray):
+        return iter([Picture(from_array(source))])
+    if isinstance(source, Image.Image):
+        return iter([Picture(guarded(from_pillow, source, "the PIL image"))])
+    if isinstance(source, _BYTES):
+        return _read_content(bytes(source))
+    if (number := _camera(source)) is not None:
+        return read_camera(number)
+    raise InputTypeError(f"an input of type {type(source).__name__}: expected {_ACCEPTED}")
+
+
+def _camera(source: Source) -> int | None:
+    """The number of the camera that a number or text means; None if it means none. Raises InputError."""
+    if isinstance(source, str):
+        return camera_number(source)
+    if not isinstance(source, (int, np.integer)) or isinstance(source, bool):
+        return None
+    if source < 0:
+        raise InputError(f"camera {source}: expected its number, 0 or above")
+    return int(source)
+
+
+def _read_text(text: str) -> Iterator[Found]:
+    if web.is_url(text):
+        file = web.download(text)
+        return _read_file(str(file), repr(text), None)
+    if is_stream(text):
+        return read_stream(text)
+    number = _camera(text)
+    return _read_named(text) if number is None else read_camera(number)
+
+
+def _read_named(name: str) -> Iterator[Found]:
+    check_suffix(name, "an image, PDF or video", (*SUFFIXES, "pdf", *VIDEO_SUFFIXES))
+    return _read_file(name, repr(name), suffix_of(name))
+
+
+def _read_file(file: str, name: str, suffix: str | None) -> Iterator[Found]:
+    """The pictures of a file, by what it holds; ``suffix``, if any, says what it was meant to be."""
+    kind = kind_of(read_head(file, name))
+    if kind == "pdf":
+        return read_pdf(Path(file), name, file)
+    if kind == "video":
+        return read_video(Path(file), name, file)
+    if kind is None:
+        raise InputError(f"{name}: {_NO_KIND[kind_meant(suffix) if suffix else None]}")
+    return decode(read_bytes(file, name), name, file)
+
+
+def _read_content(data: bytes) -> Iterator[Found]:
+    kind = kind_of(data[:1024])
+    if kind == "pdf":
+        return read_pdf(data, "the PDF file given as bytes", None)
+    if kind == "video":
+        raise InputError("a video given as bytes: save it to a file and give its path")
+    return decode(data, "the image given as bytes", None)
+
+
+def _count_single(source: Source) -> int | None:
+    if isinstance(source, _BYTES):
+        return None if bytes(source[:4]) in TIFF or kind_of(bytes(source[:1024])) == "pdf" else 1
+    if isinstance(source, (int, np.integer)):
+        return None
+    return _count_named(os.fsdecode(source)) if isinstance(source, (str, os.PathLike)) else 1
+
+
+def _count_named(name: str) -> int | None:
+    suffix = suffix_of(name.partition("?")[0] if web.is_url(name) else name)
+    if is_stream(name) or _camera(name) is not None or suffix in ("tif", "tiff"):
+        return None
+    if web.is_url(name):
+        return 1 if suffix in SUFFIXES else None
+    kind = kind_meant(suffix) if os.path.isfile(name) else None  # noqa: PTH113 (Path can raise)
+    if kind == "pdf":
+        return count_pages(Path(name))
+    return count_frames(Path(name)) if kind == "video" else 1

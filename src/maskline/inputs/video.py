@@ -1,0 +1,204 @@
+"""Videos, cameras and network streams: frames read one by one by OpenCV, never more than one in memory."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from maskline.errors import InputError
+from maskline.inputs.arrays import from_array
+from maskline.inputs.containers import is_cut_short
+from maskline.inputs.files import suffix_of
+from maskline.inputs.picture import Found, Picture, check_size
+
+STREAM_TIMEOUT = (
+    15.0  # seconds of silence, when connecting and between frames, after which a network stream is given up
+)
+
+_STREAM = re.compile(r"(rtsps?|rtmps?|udp|srt)://", re.IGNORECASE)
+_CAMERA = re.compile(r"camera:([0-9]{1,4})", re.IGNORECASE)
+_TRIES = 3  # frames that can't be decoded, one after the other, after which a video has ended
+_MISSING = 0.1  # share of the frames promised that may be missing
+_EXACT = ("mp4", "m4v", "mov", "3gp", "avi")  # whose number of frames is written down; others' is guessed
+
+logger = logging.getLogger("maskline")
+
+
+def camera_number(text: str) -> int | None:
+    """N of ``camera:N``; None for any other text."""
+    match = _CAMERA.fullmatch(text)
+    return int(match[1]) if match else None
+
+
+def is_stream(text: str) -> bool:
+    """Whether a text is the address of a network stream, such as rtsp://."""
+    return _STREAM.match(text) is not None
+
+
+def read_video(file: Path, name: str, path: str) -> Iterator[Found]:
+    """The frames of a video file, turned as it says they are to be shown.
+
+    Where it is cut short or damaged the frames before that come first (the last may be half made up by the decoder),
+    then why it ends.
+
+    Args:
+        name: for messages.
+        path: of the pictures.
+    """
+    number = -1
+    try:
+        with _opened(lambda: _open_file(file)) as capture:
+            promised = _promised(capture)
+            for picture in _frames(capture, path):
+                number = picture.page or 0
+                yield picture
+        problem = _problem_at_end(file, number + 1, promised)
+    except _NotOpenedError:
+        problem = "cut short" if _is_cut(file) else "damaged, or a variant of its format that this OpenCV can't decode"
+    if problem:
+        yield InputError(f"{name}: {problem}")
+
+
+def count_frames(file: Path) -> int | None:
+    """Frames of a video file as its header tells; None if it does not, 1 if it can't be opened."""
+    try:
+        with _opened(lambda: _open_file(file)) as capture:
+            return _promised(capture)
+    except _NotOpenedError:
+        return 1
+
+
+def read_camera(number: int) -> Iterator[Found]:
+    """The frames of a camera of this machine, without end; it is released when the iterator is closed."""
+    try:
+        with _opened(lambda: cv2.VideoCapture(number)) as capture:
+            yield from _frames(capture, f"camera_{number}")
+    except _NotOpenedError:
+        yield InputError(f"camera {number} can't be opened: no such camera, or another program uses it")
+        return
+    yield InputError(f"camera {number} gives no more frames: was it unplugged?")
+
+
+def read_stream(address: str) -> Iterator[Found]:
+    """The frames of a network stream, until it ends; it is released when the iterator is closed."""
+    shown = re.sub(r"//[^/@]*@", "//", address)  # without user and password
+    wait = int(1000 * STREAM_TIMEOUT)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wait, cv2.CAP_PROP_READ_TIMEOUT_MSEC, wait]
+    given = False
+    try:
+        with _opened(lambda: cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)) as capture:
+            for picture in _frames(capture, shown):
+                given = True
+                yield picture
+    except _NotOpenedError:
+        yield InputError(f"{shown!r} can't be opened: no answer, or a stream that this OpenCV can't decode")
+        return
+    if given:
+        logger.warning("%s gives no more frames", shown)  # its end and a lost connection look the same
+    else:
+        yield InputError(f"{shown!r} gives no frames")
+
+
+class _NotOpenedError(Exception):
+    """OpenCV can't open it."""
+
+
+class _Quiet:
+    """Keeps OpenCV, and FFmpeg inside it, from writing to stderr meanwhile: we say what is wrong ourselves.
+
+    Their level of logging is one for the whole process, so the first thread to enter sets it and the last puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = self._level = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, when the first video is opened
+                self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                cv2.utils.logging.setLogLevel(self._level)
+
+
+_quiet = _Quiet()
+
+
+@contextmanager
+def _opened(start: Callable[[], cv2.VideoCapture]) -> Iterator[cv2.VideoCapture]:
+    """What ``start`` opens, to be released at the end. Raises _NotOpenedError."""
+    try:
+        with _quiet:
+            capture = start()
+    except (cv2.error, ValueError) as error:  # ValueError: a name that is not Unicode
+        raise _NotOpenedError from error
+    try:
+        if not capture.isOpened():
+            raise _NotOpenedError
+        yield capture
+    finally:
+        capture.release()
+
+
+def _open_file(file: Path) -> cv2.VideoCapture:
+    """With FFmpeg only: the other backends take some names for patterns. It takes a relative name for an address."""
+    return cv2.VideoCapture(str(file.absolute()), cv2.CAP_FFMPEG)
+
+
+def _frames(capture: cv2.VideoCapture, path: str) -> Iterator[Picture]:
+    """The frames that can be decoded, numbered as they come. Raises InputError if they are too large."""
+    check_size(*(int(capture.get(side)) or 1 for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)))
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    fps = float(rate) if 0 < rate < 10_000 else 0.0
+    number = failed = 0
+    while failed < _TRIES:
+        with _quiet:
+            done, pixels = capture.read()
+        if not done:
+            failed += 1
+            continue
+        failed = 0
+        yield Picture(from_array(np.asarray(pixels)), path, number, fps)
+        number += 1
+
+
+def _promised(capture: cv2.VideoCapture) -> int | None:
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    return int(count) if math.isfinite(count) and 0 < count < 1e9 else None
+
+
+def _problem_at_end(file: Path, given: int, promised: int | None) -> str:
+    """What is wrong with a video that has given so many frames; empty if nothing is known to be."""
+    if _is_cut(file):
+        return f"cut short after {given} frames"
+    if not given:
+        return "a video without frames that can be decoded"
+    if promised and given < (1 - _MISSING) * promised:
+        problem = f"only {given} of {promised} frames could be read"
+        if suffix_of(file.name) in _EXACT:
+            return f"damaged: {problem}"
+        logger.warning("%s: %s", file, problem)
+    return ""
+
+
+def _is_cut(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return is_cut_short(opened, file.stat().st_size)
+    except OSError:  # removed meanwhile
+        return False

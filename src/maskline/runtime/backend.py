@@ -1,0 +1,121 @@
+"""What opens and runs a model file. A file of this folder for each library; `Graph` is all that knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from maskline.runtime.device import PROVIDERS, Device
+
+#: Shape of the input: (B, H, W, 3).
+Shape = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What is known of a backend before it is asked."""
+
+    title: str
+    kinds: tuple[str, ...]  # of devices
+    suffixes: tuple[str, ...]  # of model files
+    precisions: tuple[str, ...] = ("fp32",)
+
+
+BACKENDS = {
+    "onnxruntime": Spec("ONNX Runtime", tuple(PROVIDERS), (".onnx", ".ort")),
+    "openvino": Spec("OpenVINO", ("cpu", "xpu"), (".onnx", ".xml"), ("fp32", "bf16", "fp16")),
+    "tensorrt": Spec("TensorRT", ("gpu",), (".onnx",), ("fp32", "fp16")),
+    "om": Spec("CANN", ("npu",), (".onnx",)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Acceleration:
+    """How a model is to be run. `maskline.runtime.acceleration.choose` makes it from what users write.
+
+    Attributes:
+        backend: a name of `BACKENDS`; None: ONNX Runtime, where it can open the file.
+        best: without a backend, take the one that was measured to be fastest.
+        strict: a backend that can't be used here is an error, rather than a warning and ONNX Runtime.
+        device: where, unless something else says so.
+        threads: processor threads for one run, on the CPU; None leaves it to the backend (all cores).
+        precision: of arithmetic, as in `Spec`. With less than fp32 results differ.
+        cache_dir: where compiled models are kept; None: ``.cache`` beside the model, for devices that compile slowly.
+        shapes: least, usual and largest input that TensorRT prepares for.
+    """
+
+    backend: str | None = None
+    best: bool = False
+    strict: bool = True
+    device: str | None = None
+    threads: int | None = None
+    precision: str = "fp32"
+    cache_dir: Path | None = None
+    shapes: tuple[Shape, Shape, Shape] | None = None
+
+
+class Backend(Protocol):
+    """An opened model file on one device. Several threads may run it at once."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the file says about itself, by key."""
+        ...
+
+    @property
+    def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Of the inputs and of the outputs."""
+        ...
+
+    @property
+    def batch(self) -> int | None:
+        """Images in a run, where the file fixes it."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """What arithmetic really is in."""
+        ...
+
+    def run(self, image: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+        """All outputs. Raises RunError."""
+        ...
+
+
+class RunError(Exception):
+    """A backend's own error, in one line. Users never see it: `Graph` says which file failed on what."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message that is no mere place in somebody's source code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    return (telling or lines or [type(error).__name__])[0]
+
+
+def cache_folder(path: Path, options: Acceleration, *, by_default: bool) -> Path | None:
+    """Where to keep what was compiled for a model file; None if nowhere. The folder is made."""
+    folder = options.cache_dir or (path.parent / ".cache" if by_default else None)
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # the package's own folder, say; without a cache it is only slower
+        return None
+    return folder
+
+
+def unfit(name: str, path: Path, device: Device, precision: str) -> str:
+    """Why a backend can't run this file on this device; empty if, for all that is known beforehand, it can."""
+    spec = BACKENDS[name]
+    if path.suffix.lower() not in spec.suffixes and any(path.suffix.lower() in s.suffixes for s in BACKENDS.values()):
+        return f"{spec.title} can't open {path.name}: it opens {' and '.join(spec.suffixes)}"
+    if device.kind not in spec.kinds:
+        return f"{spec.title} can't use device '{device}': it runs on {', '.join(spec.kinds)}"
+    if precision not in spec.precisions:
+        return f"{spec.title} can't compute in {precision}: it does in {', '.join(spec.precisions)}"
+    return ""

@@ -1,0 +1,101 @@
+"""ONNX Runtime, with the provider that serves the device: ``.onnx`` and ``.ort`` files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from maskline.errors import DeviceError, ModelError
+from maskline.runtime.backend import Acceleration, RunError, Shape, cache_folder, first_line
+from maskline.runtime.device import Device, provider_of, usable_kinds
+
+TENSORRT = "TensorrtExecutionProvider"
+NUMBERED = ("gpu", "dcu", "npu")  # kinds whose providers take a device_id
+
+
+class OnnxRuntime:
+    """See `Backend`."""
+
+    def __init__(self, path: Path, device: Device, options: Acceleration, input_name: str) -> None:
+        """Raises: ModelError: a damaged file. DeviceError: the device is not there, or in name only."""
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 4  # its own lines on stderr would repeat the error raised here
+        if options.threads is not None:
+            settings.intra_op_num_threads = options.threads
+        providers = _providers(path, device, options, input_name)
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
+        except _errors() as error:
+            raise ModelError(f"{path} can't be opened ({first_line(error)}): fetch or export the model again") from None
+        if providers[0][0] not in self._session.get_providers():
+            raise DeviceError(
+                f"device '{device}' can't be used: ONNX Runtime could not start {providers[0][0]} "
+                "(is the device there, are its driver and libraries?)"
+            )
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self.names = (
+            tuple(i.name for i in self._session.get_inputs()),
+            tuple(o.name for o in self._session.get_outputs()),
+        )
+        self.precision = options.precision
+
+    @property
+    def batch(self) -> int | None:
+        size = self._session.get_inputs()[0].shape[0]
+        return size if isinstance(size, int) else None  # else its name
+
+    def run(self, image: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+        try:
+            outputs: list[npt.NDArray[Any]] = self._session.run(None, {self.names[0][0]: image})
+        except _errors() as error:
+            raise RunError(first_line(error)) from None
+        return outputs
+
+
+def _providers(path: Path, device: Device, options: Acceleration, input_name: str) -> list[tuple[str, dict[str, Any]]]:
+    """Best first; each takes what those before it leave."""
+    provider = provider_of(device)
+    own: dict[str, Any] = {"device_id": device.index} if device.kind in NUMBERED else {}
+    if provider == "OpenVINOExecutionProvider":
+        own = {"device_type": f"GPU.{device.index}"}  # else it takes the processor
+    providers = [(provider, own)]
+    if options.backend == "tensorrt":
+        providers.insert(0, (TENSORRT, _tensorrt(path, device, options, input_name)))
+    if device.kind != "cpu":
+        providers.append(("CPUExecutionProvider", {}))
+    return providers
+
+
+def _tensorrt(path: Path, device: Device, options: Acceleration, input_name: str) -> dict[str, Any]:
+    """Options of the provider. Raises DeviceError where ONNX Runtime is built without it."""
+    from onnxruntime import get_available_providers
+
+    if TENSORRT not in get_available_providers():
+        raise DeviceError(
+            f"TensorRT is not available: this ONNX Runtime, for {', '.join(usable_kinds())}, is built without it"
+        )
+    settings: dict[str, Any] = {"device_id": device.index, "trt_fp16_enable": options.precision == "fp16"}
+    cache = cache_folder(path, options, by_default=True)
+    if cache is not None:
+        settings |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(cache)}
+    if options.shapes is not None:
+        for name, shape in zip(("min", "opt", "max"), options.shapes, strict=True):
+            settings[f"trt_profile_{name}_shapes"] = f"{input_name}:{_times(shape)}"
+    return settings
+
+
+def _times(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises: its own exceptions, which have no common base, and built-in ones."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = [v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception)]
+    return (RuntimeError, ValueError, *own)

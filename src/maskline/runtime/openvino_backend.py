@@ -1,0 +1,99 @@
+"""OpenVINO: ``.onnx`` files and its own form, ``.xml`` with the weights in ``.bin`` beside it."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from maskline.errors import DeviceError, MissingDependencyError, ModelError
+from maskline.runtime.backend import Acceleration, RunError, cache_folder, first_line
+from maskline.runtime.device import Device
+
+if TYPE_CHECKING:
+    import openvino
+
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # as we call them: as OpenVINO does
+
+
+class OpenVino:
+    """See `Backend`."""
+
+    def __init__(self, path: Path, device: Device, options: Acceleration) -> None:
+        """Raises: ModelError: a damaged file. DeviceError: no such device. MissingDependencyError: no OpenVINO."""
+        try:
+            import openvino
+        except ImportError:
+            raise MissingDependencyError("OpenVINO is not installed: pip install 'maskline[openvino]'") from None
+        core = openvino.Core()
+        target = _target(core, device)
+        try:
+            model = core.read_model(path)
+            self._compiled = core.compile_model(model, target, _settings(path, device, options))
+        except RuntimeError as error:
+            raise ModelError(
+                f"{path} can't be opened by OpenVINO ({first_line(error)}): fetch or export the model again"
+            ) from None
+        self.metadata = metadata(model)
+        self.names = (
+            tuple(i.get_any_name() for i in self._compiled.inputs),
+            tuple(o.get_any_name() for o in self._compiled.outputs),
+        )
+        real = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self.precision = next((ours for ours, theirs in PRECISIONS.items() if theirs == real), real)
+        self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
+
+    @property
+    def batch(self) -> int | None:
+        size = self._compiled.inputs[0].get_partial_shape()[0]
+        return size.get_length() if size.is_static else None
+
+    def run(self, image: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+        request = self._request()
+        try:
+            found = request.infer([image], share_inputs=True)  # copied, it would have to fit the last one's memory
+        except RuntimeError as error:
+            raise RunError(first_line(error)) from None
+        self._idle.put(request)
+        return list(found.to_tuple())
+
+    def _request(self) -> openvino.InferRequest:
+        """One that no other thread uses: each holds the memory for one run."""
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            return self._compiled.create_infer_request()
+
+
+def metadata(model: openvino.Model) -> dict[str, str]:
+    """What a model says about itself: texts in the ``rt_info`` of an ``.xml``, an ``.onnx``'s metadata_props.
+
+    An exporter writes the record with ``model.set_rt_info(record.to_json(), [RECORD_KEY])``.
+    """
+    info = dict(model.get_rt_info().items())
+    imported = info.pop("framework", {})  # where OpenVINO keeps what the format it read from had
+    texts = {**imported, **info} if isinstance(imported, Mapping) else info
+    return {key: value.astype(str) for key, value in texts.items() if not isinstance(value, Mapping)}
+
+
+def _target(core: openvino.Core, device: Device) -> str:
+    """OpenVINO's name of a device. Raises DeviceError, naming what there is."""
+    name = "CPU" if device.kind == "cpu" else f"GPU.{device.index}"
+    there = [f"{d}.0" if d == "GPU" else d for d in core.available_devices]
+    if name not in there:
+        raise DeviceError(f"device '{device}' is not available: OpenVINO has {', '.join(there)} here")
+    return name
+
+
+def _settings(path: Path, device: Device, options: Acceleration) -> dict[str, Any]:
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[options.precision]}  # else it takes bf16
+    if device.kind == "cpu" and options.threads is not None:
+        # Pinned, the threads of two copies would share one core.
+        settings |= {"INFERENCE_NUM_THREADS": options.threads, "ENABLE_CPU_PINNING": False}
+    cache = cache_folder(path, options, by_default=device.kind != "cpu")
+    if cache is not None:
+        settings["CACHE_DIR"] = str(cache)
+    return settings

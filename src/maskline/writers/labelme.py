@@ -1,0 +1,195 @@
+"""LabelMe: a JSON file for each picture, with polygons to correct by hand. https://github.com/wkentaro/labelme"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import cv2
+import numpy as np
+
+from maskline.errors import ParameterError
+from maskline.files import replace_file
+from maskline.instances import Instances
+from maskline.masks import outlines
+from maskline.naming import AnyPath, check_folder
+from maskline.writers.writer import Writer, relative, score_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from maskline.results import Result
+
+Json: TypeAlias = dict[str, Any]
+
+VERSION = "5.5.0"  # of LabelMe: the form that is written
+MARK = "maskline"  # a key of the file: the digest of what was predicted, by which we know what nobody has touched since
+
+logger = logging.getLogger("maskline")
+
+
+class LabelMeWriter(Writer):
+    """A folder with ``<stem>.json`` for each image, there as soon as its result is added.
+
+    ``imagePath`` leads from the JSON to the picture; what has no picture file of its own (a page, a frame, an array) is
+    saved beside it as ``<stem>.png``. Outlines are simplified, for fewer points to move. Parts of one object share a
+    ``group_id``. Holes are filled, because LabelMe's polygons have none. Each shape has its ``score`` besides.
+
+    A file that was made or corrected by hand is never overwritten: it is left, with a warning. To predict it anew,
+    delete it.
+    """
+
+    FILE_NAME = "labelme"
+
+    def __init__(self, path: AnyPath, *, tolerance: float = 1.0, copy_pictures: bool = False) -> None:
+        """Prepare; nothing is written yet.
+
+        Args:
+            path: the folder, made when needed.
+            tolerance: pixels that a simplified outline may lie off; 0 keeps every corner of every pixel.
+            copy_pictures: put a copy of each picture beside its JSON, so that the folder is a data set of its own;
+                without, `maskline convert` needs a folder that holds both.
+
+        Raises:
+            ParameterError, OutputError: the folder can't be one, or can't be written to; tolerance is negative.
+        """
+        super().__init__(path)
+        if not 0 <= tolerance < np.inf:
+            raise ParameterError(f"tolerance is {tolerance}: expected a number of pixels from 0 on")
+        check_folder(f"{self.path}/")
+        self.tolerance, self.copy_pictures = tolerance, copy_pictures
+        self._kept = self._filled = 0
+
+    @classmethod
+    def open(cls, folder: AnyPath) -> Self:
+        """A writer to this format's own place in a folder, with copies of the pictures."""
+        return cls(Path(folder) / cls.FILE_NAME, copy_pictures=True)
+
+    def _add(self, result: Result) -> None:
+        path = result.file_in(self.path, ".json")
+        own = self._own_picture(result, path)
+        if not _is_free(path, own):
+            level = logging.INFO if self._kept else logging.WARNING
+            logger.log(level, "%s was edited, or is not from maskline: it is left; delete it to write it anew", path)
+            self._kept += 1
+            return
+        self._write(path, Path(result["input_path"]) if own is None else own, result)
+        if own is not None:
+            replace_file(own, lambda file: _save_picture(result, file))
+
+    def _own_picture(self, result: Result, path: Path) -> Path | None:
+        """The picture to make beside a JSON file; None where LabelMe is to show the input itself."""
+        if not _is_picture(result):
+            return path.with_suffix(".png")
+        source = Path(result["input_path"])
+        copy = path.with_suffix(source.suffix)
+        elsewhere = source.is_file() and copy.resolve() != source.resolve()
+        return copy if self.copy_pictures and elsewhere else None
+
+    def _write(self, path: Path, picture: Path, result: Result) -> None:
+        shapes = list(self._shapes(result))
+        height, width = result.instances.size
+        content: Json = {
+            "version": VERSION,
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": relative(str(picture.absolute()), self.path.absolute()),
+            "imageData": None,
+            "imageHeight": height,
+            "imageWidth": width,
+            MARK: _digest(shapes),
+        }
+        data = _document(content).encode("utf-8", "backslashreplace")
+        replace_file(path, lambda file: file.write_bytes(data))
+
+    def _shapes(self, result: Result) -> Iterator[Json]:
+        groups = 0
+        for index, label in enumerate(result.instances.labels.tolist()):
+            rings = self._rings(result.instances, index)
+            groups += len(rings) > 1
+            for ring in rings:
+                yield {
+                    "label": result.names[label],
+                    "points": ring,
+                    "group_id": groups if len(rings) > 1 else None,
+                    "description": "",
+                    "shape_type": "polygon",
+                    "flags": {},
+                    "mask": None,
+                    "score": score_of(result.instances.scores[index]),
+                }
+
+    def _rings(self, found: Instances, index: int) -> list[list[list[float]]]:
+        window = found.window(index)
+        outer, holes = outlines(found.masks[index], (window[2], window[0]))
+        self._filled += bool(holes)
+        return [simplified(ring, self.tolerance) for ring in outer]
+
+    def _finish(self) -> None:
+        if self._filled:
+            logger.info("%d instances have holes: LabelMe's polygons have none, they are filled", self._filled)
+        if self._kept:
+            logger.warning("%d files in %s were left as they are", self._kept, self.path)
+
+    def _release(self) -> None:
+        """Nothing is held: each file is written at once."""
+
+
+def simplified(flat: list[float], tolerance: float) -> list[list[float]]:
+    """A ring with as few points as lie within a tolerance, by Douglas and Peucker (1973); as it is if fewer than 3.
+
+    Args:
+        flat: ``x1 y1 x2 y2 ...`` in pixels.
+        tolerance: pixels.
+
+    Returns:
+        Points ``[x, y]``.
+    """
+    ring = np.asarray(flat, np.float32).reshape(-1, 2)
+    fewer = cv2.approxPolyDP(ring[:, None], tolerance, closed=True)[:, 0] if tolerance else ring
+    kept = fewer if len(fewer) >= 3 else ring
+    return [[float(x), float(y)] for x, y in kept.tolist()]
+
+
+def _is_picture(result: Result) -> bool:
+    """Whether the input is a file that LabelMe can show: no page, frame or array."""
+    return result["input_path"] is not None and result["page_index"] is None
+
+
+def _save_picture(result: Result, file: Path) -> None:
+    if _is_picture(result):
+        shutil.copyfile(result["input_path"], file)
+    else:
+        _, data = cv2.imencode(".png", result["input_img"])
+        file.write_bytes(data.tobytes())
+
+
+def _is_free(path: Path, picture: Path | None) -> bool:
+    """Whether a JSON file, and a picture beside it, may be written: not there, or just as a prediction left them."""
+    try:
+        content = json.loads(path.read_bytes())
+        return bool(content[MARK] == _digest(content["shapes"]) and not content["flags"])
+    except FileNotFoundError:
+        return picture is None or not picture.exists()
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+def _digest(shapes: list[Json]) -> str:
+    return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _document(content: Json) -> str:
+    """JSON with a line for each key, and for each shape."""
+    shapes = ",".join(f"\n    {_dump(shape)}" for shape in content["shapes"])
+    values = {name: f"[{shapes}\n  ]" if name == "shapes" and shapes else _dump(content[name]) for name in content}
+    return "{\n" + ",\n".join(f"  {_dump(name)}: {value}" for name, value in values.items()) + "\n}\n"
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

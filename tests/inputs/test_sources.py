@@ -1,0 +1,290 @@
+"""Whatever a user gives becomes a stream of pictures."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from encoded import Array, encoded, pages, paths, scene, write
+from PIL import Image
+
+from maskline.errors import InputError, InputNotFoundError, InputTypeError, ParameterError
+from maskline.inputs import SUFFIXES, Picture, count, expand
+
+
+def test_every_suffix_of_the_list_in_any_case(tmp_path: Path) -> None:
+    """F16: all fourteen formats by path, upper and lower case, with the same pixels as when they are bytes."""
+    assert len(SUFFIXES) == 14 and {"sr", "ras"} < set(SUFFIXES)
+    files = [
+        write(tmp_path / f"{i}.{name}")
+        for i, suffix in enumerate(SUFFIXES)
+        for name in (suffix.upper(), suffix.title())
+    ]
+    found = list(expand(files))
+    assert [picture.path for picture in found] == files
+    for picture in found:
+        (same,) = expand(Path(picture.path or "").read_bytes())
+        assert np.array_equal(picture.pixels, same.pixels)
+
+
+def test_folders_are_walked_and_sorted_by_full_path(tmp_path: Path) -> None:
+    """F18: nested folders, in the order of full paths, and only what is an image or a PDF."""
+    for name in ("b.png", "a/z.JPG", "a.png", "a/b/c.bmp", "B.png", "a-1.png"):
+        write(tmp_path / name)
+    for name in ("notes.txt", "a/png", "film.mp4"):
+        write(tmp_path / name, b"text")
+    (tmp_path / "folder.png").mkdir()
+    expected = sorted(str(tmp_path / name) for name in ("b.png", "a/z.JPG", "a.png", "a/b/c.bmp", "B.png", "a-1.png"))
+    assert paths(str(tmp_path)) == paths(tmp_path) == expected
+    assert count(tmp_path) == 6
+
+
+def test_folder_prefix_is_kept_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "in" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert paths("./in") == ["./in/a.png"]
+    assert paths("in/") == ["in/a.png"]
+    assert paths("in/a.png") == ["in/a.png"]
+
+
+def test_folder_without_images(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", b"text")
+    write(tmp_path / "a.mp4", b"film")
+    with pytest.raises(InputError, match="holds no image"):
+        list(expand(tmp_path))
+
+
+def test_nothing_is_a_folder_by_accident() -> None:
+    with pytest.raises(InputNotFoundError):
+        list(expand(""))
+
+
+def test_arrays() -> None:
+    image = scene()
+    (picture,) = expand(image)
+    assert isinstance(picture, Picture) and picture.pixels is not None
+    assert np.shares_memory(picture.pixels, image)
+    assert (picture.path, picture.page) == (None, None)
+    grey = np.repeat(image[..., :1], 3, axis=2)
+    for given, expected in [
+        (image[..., 0], grey),
+        (image[..., :1], grey),
+        (np.dstack([image, image[..., 0]]), image),
+        (image[::2, ::-1], image[::2, ::-1]),
+        (np.asfortranarray(image), image),
+    ]:
+        (picture,) = expand(given)
+        assert np.array_equal(picture.pixels, expected) and picture.pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((4, 5, 3), np.float32), "array of float32.*expected uint8.*BGR"),
+        (np.zeros((4, 5, 3), np.float64), "float64"),
+        (np.zeros((4, 5, 3), bool), "bool"),
+        (np.zeros((4, 5, 3), np.uint16), "uint16"),
+        (np.zeros((0, 5, 3), np.uint8), "no pixels"),
+        (np.zeros((0, 5), np.uint8), "no pixels"),
+        (np.zeros((3, 4, 5), np.uint8), r"\(3, 4, 5\)"),
+        (np.zeros((4, 5, 2), np.uint8), "BGRA"),
+        (np.zeros((2, 4, 5, 3), np.uint8), "in a list"),
+        (np.zeros(7, np.uint8), r"shape \(7,\)"),
+    ],
+)
+def test_arrays_that_are_no_images(array: Array, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        list(expand(array))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P", "CMYK", "YCbCr", "HSV", "RGBa", "LA", "RGBX"])
+def test_pil_images_are_rgb(mode: str) -> None:
+    image = Image.fromarray(scene()[..., ::-1])
+    image = image.convert("RGBA").convert("RGBa") if mode == "RGBa" else image.convert(mode)
+    (picture,) = expand(image)
+    shown = image.convert("RGBA").convert("RGB") if mode == "RGBa" else image.convert("RGB")
+    assert np.array_equal(picture.pixels, np.asarray(shown)[..., ::-1])
+    assert picture.pixels.flags.c_contiguous
+
+
+def test_pil_image_of_a_damaged_file() -> None:
+    with pytest.raises(InputError, match="the PIL image: damaged"):
+        list(expand(Image.open(io.BytesIO(encoded("jpg")[:700]))))
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_bytes(kind: type) -> None:
+    (picture,) = expand(kind(encoded("png")))
+    assert np.array_equal(picture.pixels, scene()) and picture.path is None
+    with pytest.raises(InputError, match="bytes: not an image"):
+        list(expand(kind(b"no image")))
+    with pytest.raises(InputError, match="bytes: not an image"):
+        list(expand(kind(b"")))
+
+
+def test_nested_lists_in_input_order(tmp_path: Path) -> None:
+    """F19, B13, B15: lists of anything, to any depth; a folder among them stays in its place."""
+    red, tiff = write(tmp_path / "red.png"), write(tmp_path / "pages.tif", pages(2))
+    inner = [write(tmp_path / "sub" / name) for name in ("a.png", "c.bmp")]
+    last = write(tmp_path / "B.JPG")
+    source = [red, (tmp_path / "sub", [scene(), tiff]), {"img": last}, iter([Path(red)]), [], {"input": [last, red]}]
+    assert paths(source) == [red, *inner, None, tiff, tiff, last, red, last, red]
+
+
+@pytest.mark.parametrize("key", ["img", "img_path", "input"])
+def test_dicts(tmp_path: Path, key: str) -> None:
+    """F20, B13: a dict, and lists of dicts."""
+    file = write(tmp_path / "a.png")
+    assert paths({key: file, "note": "ignored"}) == [file]
+    assert paths([{key: tmp_path}, {key: scene()}]) == [file, None]
+    assert count({key: tmp_path}) == 1
+
+
+@pytest.mark.parametrize("given", [{}, {"image": "a.png"}, {"img": "a.png", "input": "b.png"}])
+def test_dicts_without_one_key(given: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="exactly one of input, img, img_path"):
+        list(expand(given))
+
+
+@pytest.mark.parametrize("given", [None, True, 1.5, 1j, {1, 2}, object(), [None]])
+def test_other_types_are_refused(given: object) -> None:
+    """B13: an error, not a warning and an empty answer."""
+    refused = r"input of type (NoneType|bool|float|complex|set|object): expected the path"
+    with pytest.raises(InputTypeError, match=refused):
+        list(expand(given))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a", "png", "http_local.txt", "a.tar.gz", "a.png.bak"])
+def test_files_of_other_kinds(tmp_path: Path, name: str) -> None:
+    """B14: one error that names the file, whether it is there or not."""
+    file = write(tmp_path / name, encoded("png"))
+    with pytest.raises(InputError, match=rf"{name}' is a file of another kind: expected .* suffix bmp, dib, .*, mp4"):
+        list(expand(file))
+    with pytest.raises(InputNotFoundError, match=rf"missing_{name}': no such file"):
+        list(expand(str(tmp_path / f"missing_{name}")))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("a.png", "not an image"), ("a.pdf", "not a PDF file"), ("a.mp4", "not a video"), ("a.webm", "not a video")],
+)
+def test_text_by_another_name(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(InputError, match=rf"{name}': {reason}"):
+        list(expand(write(tmp_path / name, b"Bonjour! " * 300)))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match="device or pipe"):
+        list(expand(tmp_path / "a.png"))
+
+
+def test_formats_in_the_container_of_mp4_are_no_films(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jpg", b"\0\0\0\x1cftypavif\0\0\0\0avifmif1" + b"\0" * 99)
+    with pytest.raises(InputError, match="not an image"):
+        list(expand(file))
+
+
+# ---- laziness, skipping, counting
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def source() -> Iterator[Array]:
+        for i in range(3):
+            asked.append(i)
+            yield scene(seed=i)
+
+    stream = expand(source())
+    assert asked == []
+    next(stream)
+    assert asked == [0]
+    stream = expand([write(tmp_path / "a.png"), "missing.png"])
+    assert next(stream).path == str(tmp_path / "a.png")
+    with pytest.raises(InputNotFoundError):
+        next(stream)
+
+
+def test_the_callers_own_errors_pass_through() -> None:
+    def source() -> Iterator[Array]:
+        yield scene()
+        raise RuntimeError("the camera fell")
+
+    stream = expand(source(), on_error="skip")
+    next(stream)
+    with pytest.raises(RuntimeError, match="the camera fell"):
+        next(stream)
+
+
+def test_skip_logs_and_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """B20: one bad input does not end the run."""
+    good, cut = write(tmp_path / "a.png"), write(tmp_path / "b.jpg", encoded("jpg")[:300])
+    (tmp_path / "none").mkdir()
+    source = [
+        cut,
+        good,
+        "missing.png",
+        tmp_path,
+        None,
+        {"x": 1},
+        tmp_path / "none",
+        np.zeros(3),
+        good,
+        "https://x.org/a.png",
+    ]
+    with caplog.at_level(logging.WARNING, "maskline"):
+        assert paths(source, on_error="skip") == [good, good, good]
+    assert len(caplog.records) == 8
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert caplog.messages[0].startswith("skipped: ") and "b.jpg" in caplog.messages[0]
+
+
+def break_page(data: bytes, page: int) -> bytes:
+    """A TIFF file whose page claims 77 bits a sample."""
+    broken = bytearray(data)
+    directory = struct.unpack_from("<I", broken, 4)[0]
+    for _ in range(page):
+        entries = struct.unpack_from("<H", broken, directory)[0]
+        directory = struct.unpack_from("<I", broken, directory + 2 + 12 * entries)[0]
+    for entry in range(struct.unpack_from("<H", broken, directory)[0]):
+        start = directory + 2 + 12 * entry
+        if struct.unpack_from("<H", broken, start)[0] == 258:
+            struct.pack_into("<HHII", broken, start, 258, 3, 1, 77)
+    return bytes(broken)
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+def test_skip_keeps_the_good_pages(caplog: pytest.LogCaptureFixture, bad: int) -> None:
+    """B20: also those after the bad one."""
+    found = list(expand([break_page(pages(3), bad), scene()], on_error="skip"))
+    assert [picture.page for picture in found] == [*({0, 1, 2} - {bad}), None]
+    assert len(caplog.records) == 1 and f"page {bad}: damaged" in caplog.messages[0]
+
+
+def test_on_error_is_checked_at_once() -> None:
+    with pytest.raises(ParameterError, match="on_error is 'ignore'"):
+        expand([], on_error="ignore")
+
+
+def test_count(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.png")
+    write(tmp_path / "sub" / "b.png")
+    assert count(file) == count(scene()) == count(Image.new("RGB", (3, 3))) == count(encoded("png")) == 1
+    assert count([file, tmp_path, [scene(), {"img": file}]]) == 5
+    assert count([]) == 0
+    assert count("missing.png") == count("missing.pdf") == count("missing.mp4") == count(None) == count({}) == 1
+    assert count("http://a.b/c.JPG?x=1.tif") == 1
+    assert count("http://a.b/c") is count("http://a.b/c.pdf") is count("http://a.b/c.tif") is None
+    assert count(0) is count("camera:0") is count("rtsp://a.b/live") is None
+    stream = iter([file])
+    assert count(stream) is count([file, stream]) is None
+    assert next(stream) == file
+    assert count(write(tmp_path / "c.tif")) is count(encoded("tif")) is count(tmp_path) is None

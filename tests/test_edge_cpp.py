@@ -1,0 +1,108 @@
+"""The program of `examples/cpp`: built here, it finds what Python finds."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+import tiny
+
+from maskline import create_model, hub
+from maskline.exporting import Target, export_network
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "cpp"
+ASSETS = hub.EMBEDDED.parent
+OPENVINO = find_spec("openvino")
+pytestmark = [
+    pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("c++")), reason="needs cmake and a C++ compiler"),
+    pytest.mark.skipif(OPENVINO is None, reason="needs OpenVINO, whose wheel has the headers: pip install openvino"),
+]
+
+
+class Line(NamedTuple):
+    score: float
+    box: list[float]
+    pixels: int
+    label: str
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    assert OPENVINO is not None and OPENVINO.origin is not None
+    build = tmp_path_factory.mktemp("cpp")
+    openvino = Path(OPENVINO.origin).parent / "cmake"
+    run("cmake", "-S", EXAMPLE, "-B", build, f"-DOpenVINO_DIR={openvino}", "-DCMAKE_CXX_FLAGS=-Werror")
+    run("cmake", "--build", build, "--config", "Release")
+    return build / "maskline_edge"
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return as_ppm(ASSETS / "nuclei.png", tmp_path_factory.mktemp("ppm"))
+
+
+def run(*command: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def as_ppm(picture: Path, folder: Path) -> Path:
+    pixels = cv2.imread(str(picture))
+    assert cv2.imwrite(str(folder / f"{picture.stem}.ppm"), pixels)
+    return folder / f"{picture.stem}.ppm"
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[Line]:
+    rows = [row.split("\t") for row in done.stdout.splitlines()]
+    return [Line(float(r[0]), [float(v) for v in r[1:5]], int(r[5]), r[6]) for r in rows]
+
+
+def check(found: list[Line], model_dir: Path, picture: Path, area: float = 0.01) -> None:
+    """The same instances as Python's: scores to 0.002, boxes to half a pixel, masks' areas to a share or 3 pixels.
+
+    Neighbours of nearly equal score may change places.
+    """
+    result = next(iter(create_model(model_dir=model_dir, device="cpu").predict(picture)))
+    assert len(found) == len(result.instances) > 0
+    free = list(zip(result["boxes"], result["masks"], strict=True))
+    for one in found:
+        apart = [np.abs(np.subtract(one.box, b["coordinate"])).max() + abs(one.score - b["score"]) for b, _ in free]
+        box, mask = free.pop(int(np.argmin(apart)))
+        assert min(apart) < 0.5 and one.label == box["label"]
+        assert one.score == pytest.approx(box["score"], abs=2e-3)
+        assert abs(one.pixels - int(mask.sum())) <= max(3, area * mask.sum())
+
+
+def test_it_runs_the_embedded_model(program: Path, cells: Path, tmp_path: Path) -> None:
+    """F54, B54: on the device itself, without Python; a picture comes out, changed where there are masks."""
+    found = lines(run(program, hub.EMBEDDED / "inference.onnx", cells, tmp_path / "out.ppm"))
+    check(found, hub.EMBEDDED, ASSETS / "nuclei.png")
+    before, after = cv2.imread(str(cells)), cv2.imread(str(tmp_path / "out.ppm"))
+    assert (before != after).any(axis=2).sum() == pytest.approx(sum(one.pixels for one in found), rel=0.02)
+
+
+def test_it_runs_openvinos_form_of_a_model_that_stretches(program: Path, tmp_path: Path) -> None:
+    """Mask-RT-DETR: cubic interpolation, the ratio not kept, masks that go on beyond boxes, several classes."""
+    labels = ('a "b"', "c, d]", "ψ")
+    network, target = tiny.network(), Target("openvino", single=True)
+    model_dir = export_network(network, tiny.ROW, tmp_path, labels=labels, threshold=0.3, target=target)
+    found = lines(run(program, model_dir / "inference.xml", as_ppm(ASSETS / "fruit.jpg", tmp_path)))
+    check(found, model_dir, ASSETS / "fruit.jpg", area=0.05)  # untrained, it notices a single level
+    assert {one.label for one in found} <= set(labels)
+
+
+def test_faults_are_told(program: Path, cells: Path, tmp_path: Path) -> None:
+    model = hub.EMBEDDED / "inference.onnx"
+    assert "usage: " in run(program, code=2).stderr
+    assert "is no PPM file" in run(program, model, ASSETS / "nuclei.png", code=1).stderr
+    short = tmp_path / "short.ppm"
+    short.write_bytes(cells.read_bytes()[:1000])
+    assert "is cut short" in run(program, model, short, code=1).stderr
+    assert "error: " in run(program, tmp_path / "nothing.onnx", cells, code=1).stderr
