@@ -2,7 +2,7 @@
 
     python benchmarks/overfit.py DATASET [--model Mask-RT-DETR-S] [--images 8] [--side 320] [--epochs 400]
         [--batch-size 4] [--learning-rate 5e-4] [--clip-norm G] [--weights scratch] [--points 3136]
-        [--output output/overfit]
+        [--grids 20,18,12,8,6] [--output output/overfit]
 
 The images with the fewest objects of the train split are both trained on, from scratch and without augmentation, and
 evaluated. Prints mask AP after each tenth of the run. With the weights of such a run it goes on as fine-tuning does,
@@ -23,6 +23,7 @@ from maskline.data import layout
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.models.mask_rtdetr import network
 from maskline.models.mask_rtdetr.loss import LossConfig
+from maskline.models.solov2 import network as solov2
 from maskline.train import Settings, checkpoint, train
 from maskline.train.augment import Augment
 
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--clip-norm", type=float, help="the gradient's largest norm")
     parser.add_argument("--weights", default="scratch", help="what to start from")
     parser.add_argument("--points", type=int, default=3136, help="of the mask loss of Mask-RT-DETR")
+    parser.add_argument("--grids", help="of SOLOv2, coarser ones for small images: 40,36,24,16,12 are for 800 pixels")
     parser.add_argument("--output", type=Path, default=Path("output/overfit"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -64,6 +66,9 @@ def main() -> None:
     if row.name in network.CONFIGS:
         loss = LossConfig(points=arguments.points)
         network.CONFIGS[row.name] = replace(network.CONFIGS[row.name], loss=loss)
+    if arguments.grids is not None:
+        grids = tuple(map(int, arguments.grids.split(",")))
+        solov2.CONFIGS[row.name] = replace(solov2.CONFIGS[row.name], grids=grids)
     dataset = layout.load(arguments.data)["train"]
     few = dataset.select(chosen(dataset, arguments.images))
     data = arguments.output / "data"

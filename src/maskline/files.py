@@ -38,11 +38,25 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, or in GB 18030 (GBK), as Chinese editions of Windows write it.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+        OSError: it can't be read.
+    """
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("gb18030")
+
+
 def read_yaml(path: Path) -> Any:
     """What a YAML file holds. Raises ParameterError if it is no YAML or no text."""
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(read_text(path))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # bytes that are no text, dates, depth
         raise ParameterError(f"{path} is not readable YAML ({' '.join(str(error).split())})") from None

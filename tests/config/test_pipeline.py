@@ -38,6 +38,13 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+def test_a_file_of_a_chinese_windows(tmp_path: Path) -> None:
+    """F06: the reference reads GBK too."""
+    path = tmp_path / "pipeline.yaml"
+    path.write_bytes(NEW.replace("model_dir: null", "model_dir: 模型").encode("gbk"))
+    assert load_pipeline(path).model_dir == "模型"
+
+
 def test_by_name() -> None:
     """F10."""
     assert load_pipeline("instance_segmentation") == PipelineConfig("Mask-RT-DETR-S")

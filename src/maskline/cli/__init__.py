@@ -110,7 +110,7 @@ def cli(
 
 @click.command()
 def models() -> None:
-    """List the models: accuracy, published times, size."""
+    """List the models, all of which can be trained, exported and run: accuracy, published times, size."""
     from maskline import catalog
 
     click.echo(catalog.markdown_table())

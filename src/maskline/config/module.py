@@ -22,6 +22,7 @@ from maskline.checks import check_count
 from maskline.config import values
 from maskline.config.overrides import parse, read_yaml
 from maskline.errors import InputError, InputNotFoundError, ParameterError, UnknownNameError
+from maskline.files import read_text
 
 MODES = ("check_dataset", "train", "evaluate", "export", "predict")
 
@@ -281,7 +282,7 @@ def _source(path: str | None) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """The content of a file. One called after a model need not say the model."""
     try:
-        content = read_yaml(path.read_text(encoding="utf-8-sig"))
+        content = read_yaml(read_text(path))
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from None
     except (UnicodeDecodeError, ParameterError) as error:

@@ -24,7 +24,7 @@ from maskline.exporting.formats import convert
 from maskline.exporting.graph import fused, rounded, write_graph
 from maskline.exporting.target import FORMATS, Target
 from maskline.exporting.yml import inference_yml
-from maskline.files import replace_file
+from maskline.files import read_text, replace_file
 from maskline.models.deployed import Deployed
 from maskline.models.rcnn.network import MaskRCNN
 from maskline.results import check_folder
@@ -175,7 +175,7 @@ def read_labels(path: str | Path) -> list[str]:
     if not Path(path).is_file():
         raise InputNotFoundError(f"no labels file {path}")
     try:
-        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(Path(path)).splitlines() if line.strip()]
     except UnicodeDecodeError:
         names = []
     if not names:
