@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,15 @@ def _no_real_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads or fills the user's cache, and none reaches the network."""
     os.environ["MASKLINE_HOME"] = str(tmp_path_factory.mktemp("home"))
     os.environ["MASKLINE_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _level() -> Iterator[None]:
+    """Some commands have maskline's log more talkative; other tests shall not."""
+    log = logging.getLogger("maskline")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture(scope="session")

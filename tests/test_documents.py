@@ -131,7 +131,7 @@ def test_which_model_to_choose_is_told_of_each() -> None:
 
 
 def test_the_tutorial_ends_with_one_s_own_weights_in_the_pipeline() -> None:
-    """F70, F82: annotate, train on, put the weights into the file."""
+    """Annotate, train on, put the weights into the file."""
     text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
     steps = (
         "labelme my_labelme",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import shutil
 import subprocess
@@ -14,8 +16,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from browser import needs_browser, opened
+from PIL import Image
 
 from maskline import create_model, hub
 from maskline.inputs import read_image
@@ -40,6 +44,31 @@ const [folder, picture, threshold, done] = arguments;
 })().catch((error) => done({ error: String(error) }));
 """
 
+READ = """
+const [picture, done] = arguments;
+(async () => {
+  const { readPicture } = await import("./maskline.js");
+  const { data, width, height } = await readPicture(await (await fetch(picture)).blob());
+  done({ data: Array.from(data), size: [height, width, 4] });
+})().catch((error) => done({ error: error.message }));
+"""
+
+DROP = """
+const names = Array.from(arguments);
+const blobs = await Promise.all(names.map(async (name) => (await fetch(name)).blob()));
+names.forEach((name, i) => {
+  const files = new DataTransfer();
+  files.items.add(new File([blobs[i]], name, { type: "image/png" }));
+  document.dispatchEvent(new DragEvent("drop", { dataTransfer: files, cancelable: true }));
+});
+"""
+
+SAVED = """
+const done = arguments[0];
+URL.createObjectURL = (blob) => (blob.text().then(done), "data:,");
+document.getElementById("save-json").click();
+"""
+
 
 class Quiet(SimpleHTTPRequestHandler):
     """Static files, as the page needs them, without a line for each."""
@@ -60,9 +89,25 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, cwd=site, capture_output=True, text=True, timeout=300)
     if done.returncode:
         pytest.skip(f"npm can't fetch onnxruntime-web: {done.stderr.strip().splitlines()[-1:]}")
-    shutil.copytree(hub.EMBEDDED, site / "model")
+    (site / "model").mkdir()
+    shutil.copy(hub.EMBEDDED / "inference.onnx", site / "model")
     shutil.copy(PICTURE, site / "nuclei.png")
     return site
+
+
+@pytest.fixture(scope="module")
+def golden(site: Path) -> Path:
+    """A model whose threshold no slider has, and a picture whose lower half is transparent, in one folder."""
+    folder = site / "golden"
+    folder.mkdir()
+    model = onnx.load(hub.EMBEDDED / "inference.onnx")
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "maskline")
+    entry.value = json.dumps(json.loads(entry.value) | {"threshold": 0.333})
+    onnx.save(model, folder / "inference.onnx")
+    pixels = cv2.cvtColor(cv2.imread(str(PICTURE)), cv2.COLOR_BGR2BGRA)
+    pixels[len(pixels) // 2 :, :, 3] = 0
+    cv2.imwrite(str(folder / "glass.png"), pixels)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +130,11 @@ def wait(page: Any, script: str) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     WebDriverWait(page, 120).until(lambda browser: browser.execute_script(f"return {script}"))
+
+
+def start(page: Any, address: str) -> None:
+    page.get(address)
+    wait(page, "!document.getElementById('file').disabled")
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -116,6 +166,7 @@ def test_the_browser_finds_what_python_finds(page: Any) -> None:
     seen = page.execute_async_script(LOOK, "model", "nuclei.png", 0.5)
     check(seen, hub.EMBEDDED, PICTURE, 0.5)
     assert len(seen["found"]) > 20
+    close(seen["input"], hub.EMBEDDED, PICTURE)
 
 
 def test_it_runs_a_model_that_stretches(page: Any, site: Path, tiny_model_dir: Path) -> None:
@@ -135,15 +186,68 @@ def close(seen: list[int], model_dir: Path, picture: Path) -> None:
     assert np.abs(theirs - ours).max() <= 1 and (theirs != ours).mean() < 0.001
 
 
-def test_the_input_is_pythons(page: Any) -> None:
-    close(page.execute_async_script(LOOK, "model", "nuclei.png", 0.99)["input"], hub.EMBEDDED, PICTURE)
+def encoded(form: str) -> bytes:
+    """A picture of noise, so that whoever turns it, or multiplies it by its alpha, is found out."""
+    noise = np.random.default_rng(0).integers(0, 256, (24, 40, 4), np.uint8)
+    file, turned = io.BytesIO(), Image.Exif()
+    turned[0x112] = 6
+    match form:
+        case "rgba.png" | "rgba.webp":
+            Image.fromarray(noise).save(file, form[5:], lossless=True, exact=True)
+        case "grey.png":
+            Image.fromarray(np.ascontiguousarray(noise[..., :2]), "LA").save(file, "png")
+        case "palette.png":
+            Image.fromarray(noise[..., :3]).quantize(64).save(file, "png", transparency=bytes(range(0, 256, 4)))
+        case "turned.jpg":
+            Image.fromarray(noise[..., :3]).save(file, "jpeg", exif=turned, quality=95, subsampling=0)
+        case "turned.png":
+            Image.fromarray(noise).save(file, "png", exif=turned)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["rgba.png", "rgba.webp", "grey.png", "palette.png", "turned.jpg"])
+def test_pixels_are_those_that_python_reads(page: Any, site: Path, form: str) -> None:
+    """Colours of transparent pixels too, and turned as EXIF data say."""
+    (site / form).write_bytes(encoded(form))
+    seen = page.execute_async_script(READ, form)
+    assert "error" not in seen, seen
+    pixels = np.reshape(seen["data"], seen["size"])
+    ours = read_image(site / form)[..., ::-1]
+    assert pixels.shape[:2] == ours.shape[:2] and (pixels[..., 3] == 255).all()
+    assert np.abs(pixels[..., :3] - ours.astype(int)).max() <= (
+        2 if form.endswith("jpg") else 0
+    )  # JPEG leaves some room
+
+
+def test_pixels_that_a_browser_does_not_give_are_told(page: Any, site: Path) -> None:
+    """Chromium multiplies by alpha when it turns."""
+    (site / "turned.png").write_bytes(encoded("turned.png"))
+    assert "save it without transparency" in page.execute_async_script(READ, "turned.png")["error"]
+
+
+def test_a_transparent_picture_and_an_odd_threshold(page: Any, address: str, golden: Path) -> None:
+    """The page's JSON is Python's: the same keys, and the same instances above the model's own threshold."""
+    start(page, f"{address}/index.html?model=golden/inference.onnx")
+    assert page.find_element("id", "above").text == "0.333"
+    page.find_element("id", "file").send_keys(str(golden / "glass.png"))
+    wait(page, "document.getElementById('status').textContent.includes(' ms')")
+    seen = json.loads(page.execute_async_script(SAVED))
+    model = create_model(model_dir=golden, device="cpu")
+    expected = next(iter(model.predict(golden / "glass.png"))).json["res"]
+    assert list(seen) == list(expected) and seen["input_path"] == "glass.png" and seen["page_index"] is None
+    assert len(seen["boxes"]) == len(seen["masks"]) == len(expected["boxes"]) > 20
+    for box, mask in zip(seen["boxes"], seen["masks"], strict=True):
+        apart = [np.abs(np.subtract(box["coordinate"], other["coordinate"])).max() for other in expected["boxes"]]
+        other = int(np.argmin(apart))
+        assert min(apart) < 0.5 and list(box) == list(expected["boxes"][other])
+        assert box["score"] == pytest.approx(expected["boxes"][other]["score"], abs=2e-3)
+        assert np.sum(mask) == pytest.approx(np.sum(expected["masks"][other]), rel=0.02, abs=3)
 
 
 def test_the_page_shows_and_lists_them(page: Any, address: str, tmp_path: Path) -> None:
     """With a file, a threshold moved, and no fault told by the browser; wide and narrow, light and dark."""
     page.get_log("browser")
-    page.get(f"{address}/index.html")
-    wait(page, "!document.getElementById('file').disabled")
+    start(page, f"{address}/index.html")
     page.find_element("id", "file").send_keys(str(PICTURE))
     wait(page, "document.getElementById('status').textContent.includes(' ms')")
     assert re.fullmatch(r"696 × 520, \d+ ms", page.find_element("id", "status").text)
@@ -167,13 +271,44 @@ def look(page: Any, width: int, scheme: str) -> None:
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
 
 
-def test_faults_are_told(page: Any, address: str, tmp_path: Path) -> None:
-    page.get(f"{address}/index.html?model=nowhere.onnx")
-    wait(page, "document.getElementById('model').className === 'error'")
-    assert "no model at nowhere.onnx (404)" in page.find_element("id", "model").text
-    page.get(f"{address}/index.html")
-    wait(page, "!document.getElementById('file').disabled")
-    (tmp_path / "text.png").write_text("no picture")
-    page.find_element("id", "file").send_keys(str(tmp_path / "text.png"))
+def test_the_picture_shown_is_the_one_looked_into(page: Any, address: str, site: Path) -> None:
+    """Of two dropped at once the second is shown; one that can't be used leaves what is there, to be saved as well."""
+    small = cv2.imread(str(PICTURE))[:200, :300]
+    cv2.imwrite(str(site / "small.png"), small)
+    (site / "text.png").write_text("no picture")
+    start(page, f"{address}/index.html")
+    canvas, status = page.find_element("id", "canvas"), page.find_element("id", "status")
+    for names, size in ((["nuclei.png", "small.png"], "300 × 200"), (["small.png", "nuclei.png"], "696 × 520")):
+        page.execute_script(DROP, *names)
+        wait(page, f"document.getElementById('status').textContent.startsWith('{size}')")
+        shown = f"{canvas.get_property('width')} × {canvas.get_property('height')}"
+        assert shown == size and canvas.accessible_name.startswith(names[1])
+    page.execute_script(DROP, "small.png", "text.png")
     wait(page, "document.getElementById('status').className === 'error'")
-    assert "text.png can't be used" in page.find_element("id", "status").text
+    assert "text.png can't be used" in status.text and canvas.accessible_name.startswith("nuclei.png")
+    assert json.loads(page.execute_async_script(SAVED))["input_path"] == "nuclei.png"
+
+
+def test_faults_are_told(page: Any, address: str, site: Path) -> None:
+    """Whatever the model's address leads to: nothing, another file, half a file."""
+    whole = (hub.EMBEDDED / "inference.onnx").read_bytes()
+    model = onnx.load(hub.EMBEDDED / "inference.onnx", load_external_data=False)
+    del model.graph.initializer[:], model.metadata_props[:]
+    faults = {
+        "ones.ort": b"\xff" * 100_000,  # a number without end
+        "text.xml": b'<?xml version="1.0"?><net name="n"/>',
+        "cut.onnx": whole[:100_000],
+        "foreign.onnx": model.SerializeToString(),
+        "empty.onnx": b"",
+    }
+    for name, content in faults.items():
+        (site / name).write_bytes(content)
+    for name in faults:
+        assert told(page, address, name).startswith(f"no maskline model at {name}: expected")
+    assert "no model at nowhere.onnx (404)" in told(page, address, "nowhere.onnx")
+
+
+def told(page: Any, address: str, model: str) -> str:
+    page.get(f"{address}/index.html?model={model}")
+    wait(page, "document.getElementById('model').className === 'error'")
+    return str(page.find_element("id", "model").text)

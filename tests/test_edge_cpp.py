@@ -92,17 +92,55 @@ def test_it_runs_openvinos_form_of_a_model_that_stretches(program: Path, tmp_pat
     """Mask-RT-DETR: cubic interpolation, the ratio not kept, masks that go on beyond boxes, several classes."""
     labels = ('a "b"', "c, d]", "ψ")
     network, target = tiny.network(), Target("openvino", single=True)
-    model_dir = export_network(network, tiny.ROW, tmp_path, labels=labels, threshold=0.3, target=target)
+    model_dir = export_network(network, tiny.ROW, tmp_path, labels=labels, threshold=0.333, target=target)
     found = lines(run(program, model_dir / "inference.xml", as_ppm(ASSETS / "fruit.jpg", tmp_path)))
     check(found, model_dir, ASSETS / "fruit.jpg", area=0.05)  # untrained, it notices a single level
     assert {one.label for one in found} <= set(labels)
 
 
-def test_faults_are_told(program: Path, cells: Path, tmp_path: Path) -> None:
+def test_faults_are_told(program: Path, cells: Path) -> None:
     model = hub.EMBEDDED / "inference.onnx"
     assert "usage: " in run(program, code=2).stderr
-    assert "is no PPM file" in run(program, model, ASSETS / "nuclei.png", code=1).stderr
-    short = tmp_path / "short.ppm"
-    short.write_bytes(cells.read_bytes()[:1000])
-    assert "is cut short" in run(program, model, short, code=1).stderr
-    assert "error: " in run(program, tmp_path / "nothing.onnx", cells, code=1).stderr
+    assert told(program, model, ASSETS / "nuclei.png").startswith(f"error: {ASSETS / 'nuclei.png'} is no PPM file")
+    assert told(program, model, cells.with_name("nothing.ppm")).endswith("nothing.ppm can't be opened\n")
+    assert told(program, cells.with_name("nothing.onnx"), cells).endswith("nothing.onnx can't be opened\n")
+
+
+def told(*command: object) -> str:
+    """The one line that a fault is told in."""
+    text = run(*command, code=1).stderr
+    assert text.startswith("error: ") and text.count("\n") == 1, text
+    return text
+
+
+@pytest.mark.parametrize("head", ["P6\n4 4\n255\n", "P6\n2000000000 2000000000\n255\n"])
+def test_a_picture_cut_short_is_told(program: Path, tmp_path: Path, head: str) -> None:
+    """Before room is made for it."""
+    (tmp_path / "short.ppm").write_text(head + "abc")
+    assert "short.ppm is cut short" in told(program, hub.EMBEDDED / "inference.onnx", tmp_path / "short.ppm")
+
+
+def test_comments_in_a_picture_are_skipped(program: Path, cells: Path, tmp_path: Path) -> None:
+    pixels = cells.read_bytes().removeprefix(b"P6\n696 520\n255\n")
+    assert len(pixels) == 696 * 520 * 3
+    (tmp_path / "noted.ppm").write_bytes(b"P6\n# by hand\n#\n696 520 # wide\n255\n" + pixels)
+    model = hub.EMBEDDED / "inference.onnx"
+    assert run(program, model, tmp_path / "noted.ppm").stdout == run(program, model, cells).stdout
+
+
+@pytest.mark.parametrize(
+    "name, content, fault",
+    [
+        ("model.ort", b"\x08\x00\x00\x00ORTM", "is no model"),
+        ("text.onnx", b"hello\n", "is no model"),
+        ("other.xml", b"<html></html>", "is no model"),
+        ("cut.onnx", (hub.EMBEDDED / "inference.onnx").read_bytes()[:100_000], "can't be read"),
+        ("cut.xml", b'<?xml version="1.0"?>\n<net name="n" version="11">\n', "can't be read"),
+    ],
+)
+def test_a_file_that_is_no_model_is_told(
+    program: Path, cells: Path, tmp_path: Path, name: str, content: bytes, fault: str
+) -> None:
+    """In our line alone, though OpenVINO would try all its formats."""
+    (tmp_path / name).write_bytes(content)
+    assert f"{name} {fault}" in told(program, tmp_path / name, cells)

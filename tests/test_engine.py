@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +40,6 @@ def command(*arguments: str) -> int:
 
 def main(*overrides: str, config: str = CONFIG) -> int:
     return command("-c", config, *(part for override in overrides for part in ("-o", override)))
-
-
-@pytest.fixture(autouse=True)
-def _level() -> Iterator[None]:
-    """The command has maskline's log more talkative; other tests shall not."""
-    level = engine.log.level
-    yield
-    engine.log.setLevel(level)
 
 
 def result(folder: Path, mode: str = "check_dataset") -> dict[str, Any]:
@@ -172,7 +163,9 @@ def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -
             augment=Augment(recipe.distort, recipe.expand, recipe.crop, 0, copy_paste=0.5, sizes=recipe.sizes),
         )
     ]  # fmt: skip
-    for path, meaning in (("None", "backbone"), ("scratch", "scratch"), ("x.pdparams", "x.pdparams")):
+    url = "https://example.com/x.pdparams?a=1"
+    meanings = {"None": "backbone", "scratch": "scratch", "x.pdparams": "x.pdparams", url: url, "official": "official"}
+    for path, meaning in meanings.items():
         assert main("Global.mode=train", "Global.dataset_dir=d", f"Train.pretrain_weight_path={path}") == 0
         assert seen[-1].weights == meaning and seen[-1].learning_rate is None and seen[-1].precision == "fp32"
     assert not (out / "train_result.json").exists()
@@ -295,8 +288,9 @@ def test_only_training_uses_several_devices(
     given = ("Global.mode=predict", f"Predict.model_dir={tiny_model_dir}", f"Predict.input={PHOTO}")
     assert main(*given, "Global.device=gpu:5,6") == 1
     assert "'gpu:5'" in capsys.readouterr().err
-    assert main(*given, "Global.device=tpu:0") == 1
+    assert main(*given, "Global.device=tpu:0") == 2
     assert "unknown device 'tpu:0'" in capsys.readouterr().err
+    assert main(*given, "Global.device=cpu,cpu") == 0
 
 
 # The command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,17 +23,19 @@ from maskline.errors import (
     ExportError,
     InputError,
     InputNotFoundError,
+    MasklineError,
     MissingDependencyError,
     ModelError,
     ParameterError,
     UnknownNameError,
 )
-from maskline.exporting import FORMATS, Target, export, export_network, formats, quantise, samples
+from maskline.exporting import Target, export, export_network, formats, quantise, samples
 from maskline.exporting import cost as costs
 from maskline.exporting.cost import Agreement, Cost, Figures, agreement, shared
 from maskline.instances import Instances
 from maskline.runtime.device import Device
 from maskline.runtime.graph import RECORD_KEY, Graph
+from maskline.runtime.model_dir import GRAPH_FILES
 
 ASSETS = hub.EMBEDDED.parent
 PHOTO = ASSETS / "fruit.jpg"
@@ -40,7 +43,7 @@ CPU = Device("cpu")
 
 
 def graph_of(folder: Path, form: str = "onnx") -> Graph:
-    return Graph(folder / FORMATS[form], CPU)
+    return Graph(folder / GRAPH_FILES[form], CPU)
 
 
 def shape_of(folder: Path) -> list[int | str]:
@@ -62,7 +65,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_other_forms_give_the_same_and_describe_themselves(form: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     """F54: ORT's form for phones, and OpenVINO's: the record travels in the file, the YAML beside it."""
     export_network(tiny.network(), tiny.ROW, tmp_path, labels=tiny.CLASSES, threshold=0.6, target=Target(form))
-    expected = {"inference.yml", FORMATS[form]} | ({"inference.bin"} if form == "openvino" else set())
+    expected = {"inference.yml", GRAPH_FILES[form]} | ({"inference.bin"} if form == "openvino" else set())
     assert {path.name for path in tmp_path.iterdir()} == expected
     assert yaml.safe_load((tmp_path / "inference.yml").read_text())["mode"] == form
     ours, theirs = graph_of(tmp_path, form), graph_of(tiny_model_dir)
@@ -131,6 +134,10 @@ def test_sizes_that_a_model_cannot_have() -> None:
     ("options", "told"),
     [
         ({"size": "640"}, "size is '640': expected HEIGHTxWIDTH in pixels, such as 640x640"),
+        ({"size": 640}, "size is 640: expected height and width"),
+        ({"size": (640,)}, "expected height and width"),
+        ({"size": ("640", "640")}, "a side of size is '640': expected a whole number"),
+        ({"format": None}, "unknown format 'none'"),
         ({"size": (16, 640)}, "size is 16x640: expected sides from 32 to 4096 pixels"),
         ({"batch": 4}, "batch is 4: expected 1, or 'dynamic'"),
         ({"batch": "many"}, "batch is 'many'"),
@@ -150,7 +157,14 @@ def test_bad_options_are_told_before_any_work(tmp_path: Path) -> None:
         export("Mask-RT-DETR-S", tmp_path / "none.pdparams", tmp_path, size="100x100")
 
 
-def test_the_hub_passes_all_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_options_are_told_before_anything_is_downloaded(tmp_path: Path) -> None:
+    """The tests are offline: a download would be an error of its own."""
+    for options, told in (({"format": "tflite"}, "unknown format"), ({"int8": tmp_path / "none"}, "no folder")):
+        with pytest.raises(MasklineError, match=told):
+            hub.make_model_dir("Mask-RT-DETR-S", tmp_path, **options)  # type: ignore[arg-type]
+
+
+def test_the_hub_passes_all_on(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, object] = {}
 
     def record(name: str, weights: Path, output: Path, **options: object) -> Path:
@@ -158,12 +172,12 @@ def test_the_hub_passes_all_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return output
 
     monkeypatch.setattr("maskline.exporting.export", record)
-    hub.make_model_dir("PP-YOLOE_seg-N", tmp_path, format="ort", batch="1", size="640x640", int8="photos")
+    hub.make_model_dir("PP-YOLOE_seg-N", tmp_path, format="ort", batch="1", size="640x640", int8=photos)
     assert {k: given[k] for k in ("format", "batch", "size", "int8")} == {
         "format": "ort",
         "batch": "1",
         "size": "640x640",
-        "int8": "photos",
+        "int8": photos,
     }
 
 
@@ -193,6 +207,10 @@ def test_8_bits_and_their_cost(
     assert cost["int8"]["milliseconds"] > 0 and cost["agreement"]["pictures"] == 2
     assert "calibrated on 5 pictures" in caplog.text and "size, MB" in caplog.text
     assert costs.read(tmp_path).to_json() == (tmp_path / "int8.json").read_text()
+    again = tmp_path / "again"
+    shutil.copytree(tmp_path, again, ignore=shutil.ignore_patterns("*.ort"))
+    export_network(tiny.network(), tiny.ROW, again, labels=tiny.CLASSES)
+    assert not (again / "int8.json").exists()
 
     model = onnx.load(tmp_path / "inference.onnx")
     onnx.checker.check_model(model, full_check=True)
@@ -217,11 +235,15 @@ def test_with_a_data_set_ap_is_measured_on_its_val_split(tmp_path: Path, caplog:
     found = samples.find(data)
     assert found.annotated is not None and len(found.calibration) == 4
     assert not set(found.calibration) & {found.annotated.path(image) for image in found.annotated.images}
+    content = sets.load(data, "train")
+    content["images"].append(sets.load(data, "val")["images"][0] | {"id": 99})
+    sets.save(data, "train", content)  # a picture of val in train too
+    assert samples.find(data).calibration == found.calibration
 
 
 def test_every_fifth_picture_is_held_out(tmp_path: Path) -> None:
     for i in range(23):
-        (tmp_path / f"{i:02}.png").write_bytes(b"")
+        shutil.copy(ASSETS / "nuclei.png", tmp_path / f"{i:02}.png")
     found = samples.find(tmp_path)
     assert [path.stem for path in found.held_out] == ["01", "06", "11", "16", "21"]
     assert len(found.calibration) == 18 and found.annotated is None
@@ -231,9 +253,12 @@ def test_pictures_for_8_bits_that_cannot_be_used(tmp_path: Path, caplog: pytest.
     with pytest.raises(InputNotFoundError, match="no folder .*int8 needs a data set, or a folder"):
         samples.find(tmp_path / "none")
     (tmp_path / "one.png").write_bytes(b"")
-    with pytest.raises(InputError, match="has 1 pictures: int8 needs 2 at least"):
+    with pytest.raises(InputError, match="has 0 pictures to calibrate with and 0 others to compare on"):
         samples.find(tmp_path)
-    assert not list(samples.pictures([tmp_path / "one.png"])) and "skipped: " in caplog.text
+    assert "skipped: " in caplog.text
+    shutil.copy(ASSETS / "nuclei.png", tmp_path / "two.png")
+    with pytest.raises(InputError, match="has 0 pictures to calibrate with and 1 others"):
+        samples.find(tmp_path)
     graph = hub.EMBEDDED / "inference.onnx"
     with pytest.raises(InputError, match="none of the pictures to calibrate with can be read"):
         quantise.quantise(graph, Graph(graph, CPU).record, iter(()), tmp_path / "small.onnx")
@@ -248,7 +273,7 @@ def test_the_table_of_a_cost_and_its_warning(tmp_path: Path) -> None:
     assert worse.warning.startswith("8 bits change 0.036 of mask AP: calibrate with")
     plain = Cost(Figures(9.0, 57.0), Figures(2.6, 49.0), Agreement(5, 10, 8, 8, None), 20, 5)
     assert plain.warning.startswith("8 bits change 20% of what is found") and "AP" not in plain.summary()
-    assert not replace(plain, agreement=Agreement(5, 0, 0, 0, None)).warning
+    assert "what 8 bits cost is not known" in replace(plain, agreement=Agreement(5, 0, 0, 0, None)).warning
     with pytest.raises(ModelError, match=r"int8\.json can't be read"):
         costs.read(tmp_path)
 

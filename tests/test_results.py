@@ -13,7 +13,7 @@ import stat
 import sys
 import threading
 import tracemalloc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ import maskline
 from maskline import results
 from maskline.errors import MissingDependencyError, OutputError, ParameterError, UnknownNameError
 from maskline.instances import Instances, pixel_window
-from maskline.results import Result, Stems
+from maskline.naming import Stems
+from maskline.results import Result
 
 NAMES = ["person", "自行车", "cat"]
 SIZE = (60, 80)
@@ -61,13 +62,27 @@ def files(folder: Path) -> list[str]:
 def test_it_reads_like_a_dict() -> None:
     """F27."""
     result = make("in/photo.jpg")
-    assert isinstance(result, Mapping) and len(result) == 5
+    assert isinstance(result, dict) and len(result) == 5
     assert list(result) == ["input_path", "page_index", "input_img", "boxes", "masks"]
     assert result["input_path"] == "in/photo.jpg" and result["page_index"] is None and "boxes" in result
     assert result["input_img"].shape == (*SIZE, 3)
     with pytest.raises(KeyError):
         result["box"]
     assert result == result and result != make("in/photo.jpg") and len({result, result}) == 1
+
+
+def test_a_copy_can_be_changed_the_result_not() -> None:
+    """F27: nobody shall filter boxes of which masks, pictures and files then know nothing."""
+    result = make()
+    for copy in (dict(result), result.copy(), result | {}):
+        copy["boxes"] = []
+        assert type(copy) is dict and len(result["boxes"]) == 3
+    for change in (
+        lambda: result.__setitem__("boxes", []), lambda: result.pop("boxes"), lambda: result.update(boxes=[]),
+        lambda: result.setdefault("more", 1), lambda: result.__ior__({"boxes": []}), result.clear, result.popitem,
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=r"change a copy, dict\(result\)"):
+            change()
 
 
 def test_boxes_are_plain_python() -> None:
@@ -189,7 +204,7 @@ class Untouchable(list[Any]):
 def test_text_does_not_touch_image_and_masks(capsys: pytest.CaptureFixture[str]) -> None:
     """B68: nothing is copied to print."""
     result = make("photo.jpg")
-    result._content |= {"masks": Untouchable(), "input_img": Untouchable()}
+    dict.update(result, masks=Untouchable(), input_img=Untouchable())
     result.print()
     result.print(json_format=True)
     assert result.str and capsys.readouterr().out.count("photo.jpg") == 2
@@ -198,7 +213,7 @@ def test_text_does_not_touch_image_and_masks(capsys: pytest.CaptureFixture[str])
 def test_json_property_leaves_the_image_alone() -> None:
     """B68."""
     result = make("photo.jpg")
-    result._content["input_img"] = Untouchable()
+    dict.update(result, input_img=Untouchable())
     assert len(result.json["res"]["masks"]) == 3
 
 

@@ -5,6 +5,9 @@ import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 
 const RECORD_KEY = "maskline";
 const METADATA_PROPS = 14; // number of the field in ONNX's ModelProto
+const AS_STORED = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
+const CLEAR_RED = // a PNG of one pixel, 255 0 0, its alpha 0
+  "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP4z8DAAAAEAQEAmFjYzgAAAABJRU5ErkJggg==";
 
 /**
  * Open a model, `inference.onnx` as `maskline export` writes it.
@@ -16,15 +19,23 @@ export async function openModel(url) {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`no model at ${url} (${response.status}): export one there, see docs/edge.md`);
   const bytes = new Uint8Array(await response.arrayBuffer());
-  const text = metadata(bytes)[RECORD_KEY];
-  if (text === undefined) throw new Error(`${url} is no maskline model: make one with \`maskline export\``);
-  const record = JSON.parse(text);
+  const record = readRecord(bytes, url);
   const pre = record.preprocess;
   const known = ["linear", "cubic"].includes(pre.interpolation) && ["image", "within"].includes(record.mask_frame);
   if (pre.float_resize || !known) {
     throw new Error(`${record.model} can't be run by this page, only Mask-RT-DETR and PP-YOLOE_seg`);
   }
   return { session: await ort.InferenceSession.create(bytes), record };
+}
+
+function readRecord(bytes, url) {
+  try {
+    const record = JSON.parse(metadata(bytes)[RECORD_KEY]);
+    if (record.preprocess && record.labels) return record;
+  } catch {
+    // not even a protocol buffer
+  }
+  throw new Error(`no maskline model at ${url}: expected a whole inference.onnx, as \`maskline export\` makes it`);
 }
 
 /** The metadata of an ONNX file, which onnxruntime-web does not hand out: the fields of a protocol buffer, in turn. */
@@ -42,30 +53,89 @@ function* fields(bytes) {
   let at = 0;
   const varint = () => {
     let value = 0;
-    for (let factor = 1; ; factor *= 128) {
+    for (let factor = 1; at < bytes.length; factor *= 128) {
       const byte = bytes[at++];
       value += (byte & 127) * factor;
       if (byte < 128) return value;
     }
+    throw new RangeError("a number goes on behind the end");
   };
   while (at < bytes.length) {
     const tag = varint();
     const kind = tag & 7; // 0: varint, 1: 8 bytes, 2: a length and so many bytes, 5: 4 bytes
-    const length = kind === 2 ? varint() : kind === 1 ? 8 : kind === 5 ? 4 : 0;
-    if (kind === 0) varint();
-    else yield [Math.floor(tag / 8), bytes.subarray(at, at + length)];
+    if (kind === 0) {
+      varint();
+      continue;
+    }
+    const length = kind === 2 ? varint() : kind === 1 ? 8 : kind === 5 ? 4 : NaN;
+    if (!(at + length <= bytes.length)) throw new RangeError(`a field of kind ${kind} goes on behind the end`);
+    yield [Math.floor(tag / 8), bytes.subarray(at, at + length)];
     at += length;
   }
 }
 
-/** The pixels of a picture (a File or Blob), as they are in the file, but turned as it says. */
+/**
+ * The pixels of a picture (a File or Blob), as they are in the file, but turned as it says, and all opaque: as Python,
+ * which reads the colours of transparent pixels too.
+ *
+ * @param {Blob} file
+ * @returns {Promise<ImageData>}
+ */
 export async function readPicture(file) {
-  const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+  const bitmap = await createImageBitmap(file, AS_STORED);
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
-  return context.getImageData(0, 0, bitmap.width, bitmap.height);
+  const picture = context.getImageData(0, 0, bitmap.width, bitmap.height);
+  for (let i = 3; i < picture.data.length; i += 4) {
+    if (picture.data[i] < 255) return transparent(file, bitmap);
+  }
+  return picture;
+}
+
+/** A 2d canvas multiplies colours by alpha, for good. WebGL need not, but browsers may, at least when they turn. */
+async function transparent(file, bitmap) {
+  const data = colours(bitmap);
+  const clear = await (await fetch(CLEAR_RED)).blob();
+  const exact = colours(await createImageBitmap(clear, AS_STORED))?.[0] === 255;
+  if (!data || !exact || orientation(new Uint8Array(await file.arrayBuffer())) !== 1) {
+    throw new Error("the colours of its transparent pixels can't be read here; save it without transparency");
+  }
+  return new ImageData(data, bitmap.width, bitmap.height);
+}
+
+/** How a PNG or WebP is to be turned, 1 to 8 as in EXIF; 1: as it is. */
+function orientation(bytes) {
+  const text = new TextDecoder("latin1").decode(bytes); // a character for each byte
+  const head = /(?:eXIf|EXIF[^]{4})(?:Exif\0\0)?(?=II\*\0|MM\0\*)/.exec(text);
+  if (!head) return 1;
+  const tiff = new DataView(bytes.buffer, head.index + head[0].length);
+  const little = tiff.getUint8(0) === 0x49;
+  const first = tiff.getUint32(4, little);
+  for (let entry = first + 2; entry < first + 2 + 12 * tiff.getUint16(first, little); entry += 12) {
+    if (tiff.getUint16(entry, little) === 0x112) return tiff.getUint16(entry + 8, little);
+  }
+  return 1;
+}
+
+/** The bytes of a bitmap, made opaque; null where there is no WebGL, or for a bitmap too large for it. */
+function colours(bitmap) {
+  const gl = document.createElement("canvas").getContext("webgl2");
+  if (!gl) return null;
+  const texture = gl.createTexture();
+  gl.bindTexture(gl.TEXTURE_2D, texture);
+  gl.pixelStorei(gl.UNPACK_PREMULTIPLY_ALPHA_WEBGL, false);
+  gl.pixelStorei(gl.UNPACK_COLORSPACE_CONVERSION_WEBGL, gl.NONE);
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+  const data = new Uint8ClampedArray(4 * bitmap.width * bitmap.height);
+  gl.readPixels(0, 0, bitmap.width, bitmap.height, gl.RGBA, gl.UNSIGNED_BYTE, data);
+  const done = gl.getError() === gl.NO_ERROR;
+  gl.getExtension("WEBGL_lose_context")?.loseContext(); // a page may have only a few
+  for (let i = 3; i < data.length; i += 4) data[i] = 255;
+  return done ? data : null;
 }
 
 /**
@@ -174,10 +244,11 @@ export function decode(raw, threshold) {
   const [height, width] = raw.size;
   const scaleY = height / raw.resized[0];
   const scaleX = width / raw.resized[1];
+  const least = Math.fround(threshold); // as scores are
   const step = [raw.grid.rows / (raw.input[0] * scaleY), raw.grid.columns / (raw.input[1] * scaleX)];
   const found = [];
   for (let i = 0; i < raw.grid.count; i++) {
-    if (!(raw.scores[i] > threshold)) continue;
+    if (!(raw.scores[i] > least)) continue;
     const box = [0, 1, 2, 3].map((k) => {
       const value = Math.fround(raw.boxes[4 * i + k] * Math.fround(k % 2 ? scaleY : scaleX));
       return Math.min(Math.max(value, 0), k % 2 ? height : width);
@@ -189,6 +260,25 @@ export function decode(raw, threshold) {
     found.push({ label: Number(raw.labels[i]), score: raw.scores[i], box, window, mask, area });
   }
   return found;
+}
+
+/**
+ * The instances as `Result.save_to_json` writes them, for a Blob.
+ *
+ * @param {ReturnType<typeof decode>} found
+ * @param {string[]} labels of the model's record
+ * @param {string} path what the picture is called
+ * @returns {string[]} in pieces: masks are rows of 0 and 1 over their windows, and a string has an end
+ */
+export function toJson(found, labels, path) {
+  const boxes = found.map(({ label, score, box }) => ({ cls_id: label, label: labels[label], score, coordinate: box }));
+  const head = JSON.stringify({ input_path: path, page_index: null, boxes }, null, 4);
+  const masks = found.map(({ window: [top, bottom, left, right], mask }, i) => {
+    const width = right - left;
+    const row = (_, y) => `\n            [${mask.subarray(y * width, (y + 1) * width).join()}]`;
+    return `${i ? "," : ""}\n        [${Array.from({ length: bottom - top }, row).join()}\n        ]`;
+  });
+  return [head.slice(0, -2), ',\n    "masks": [', ...masks, "\n    ]\n}\n"];
 }
 
 function pixelWindow(box, height, width) {

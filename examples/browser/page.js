@@ -1,11 +1,16 @@
 // What the page shows: a picture, the instances on it, and a list of them.
 
-import { decode, openModel, readPicture, run } from "./maskline.js";
+import { decode, openModel, readPicture, run, toJson } from "./maskline.js";
 
 const COLOURS = ["#e6194b", "#0aa5ff", "#2fbf4a", "#f58231", "#a15bff", "#00b3a4", "#e83ec0", "#c9a400"];
-const SHOWN = 200; // rows of the list
 const at = (id) => document.getElementById(id);
-const state = { model: null, picture: null, raw: null, found: [], name: "" };
+const state = {
+  model: null,
+  threshold: 0.5, // the model's own until the slider is moved, which would round it
+  ticket: 0, // of the latest picture
+  shown: null, // { picture, raw, name }, which belong together
+  found: [], // of `shown`, above the threshold
+};
 
 async function start() {
   try {
@@ -17,34 +22,41 @@ async function start() {
   }
   const { model, labels, threshold } = state.model.record;
   at("model").textContent = `${model} · ${labels.length === 1 ? labels[0] : `${labels.length} classes`} · runs here`;
-  at("threshold").value = threshold;
+  state.threshold = at("threshold").value = threshold;
   at("names").checked = labels.length > 1;
   at("file").disabled = false;
   showThreshold();
 }
 
+/** Show what is in a picture, unless another one is chosen meanwhile; one that can't be used changes nothing. */
 async function take(file) {
   if (!file || !state.model) return;
-  const status = at("status");
-  status.className = "";
-  status.textContent = "Looking …";
+  const ticket = ++state.ticket;
+  const latest = () => ticket === state.ticket;
+  tell("Looking …");
   try {
-    state.picture = await readPicture(file);
+    const picture = await readPicture(file);
     await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+    if (!latest()) return;
     const begin = performance.now();
-    state.raw = await run(state.model, state.picture);
-    status.textContent = `${state.picture.width} × ${state.picture.height}, ${Math.round(performance.now() - begin)} ms`;
-    state.name = file.name.replace(/\.[^.]*$/, "");
+    const raw = await run(state.model, picture);
+    if (!latest()) return;
+    state.shown = { picture, raw, name: file.name };
+    tell(`${picture.width} × ${picture.height}, ${Math.round(performance.now() - begin)} ms`);
     show();
   } catch (error) {
-    status.textContent = `${file.name} can't be used: ${error.message}`;
-    status.className = "error";
+    if (latest()) tell(`${file.name} can't be used: ${error.message}`, "error");
   }
 }
 
+function tell(text, kind = "") {
+  at("status").textContent = text;
+  at("status").className = kind;
+}
+
 function show() {
-  if (!state.raw) return;
-  state.found = decode(state.raw, Number(at("threshold").value));
+  if (!state.shown) return;
+  state.found = decode(state.shown.raw, state.threshold);
   list();
   at("canvas").hidden = false;
   draw(null);
@@ -54,9 +66,10 @@ function show() {
 
 function draw(chosen) {
   const canvas = at("canvas");
-  [canvas.width, canvas.height] = [state.picture.width, state.picture.height];
+  const { picture } = state.shown;
+  [canvas.width, canvas.height] = [picture.width, picture.height];
   const context = canvas.getContext("2d");
-  const image = new ImageData(new Uint8ClampedArray(state.picture.data), canvas.width, canvas.height);
+  const image = new ImageData(new Uint8ClampedArray(picture.data), canvas.width, canvas.height);
   const line = Math.max(1, Math.round(Math.max(canvas.width, canvas.height) / 400));
   if (at("masks").checked) state.found.forEach((one, i) => paint(image, one, colour(i), chosen === null || chosen === i));
   context.putImageData(image, 0, 0);
@@ -84,7 +97,6 @@ function paint(image, { window: [top, bottom, left, right], mask }, hex, strong)
       const share = edge ? 1 : strong ? 0.45 : 0.15;
       const pixel = 4 * ((top + y) * image.width + left + x);
       for (let c = 0; c < 3; c++) image.data[pixel + c] += share * (rgb[c] - image.data[pixel + c]);
-      image.data[pixel + 3] = 255;
     }
   }
 }
@@ -106,8 +118,10 @@ function write(context, one, i, size, taken) {
 
 function list() {
   const { found } = state;
-  at("count").textContent = found.length === 1 ? "1 instance" : `${found.length} instances`;
-  const rows = found.slice(0, SHOWN).map((one, i) => {
+  const count = found.length === 1 ? "1 instance" : `${found.length} instances`;
+  at("count").textContent = count;
+  at("canvas").setAttribute("aria-label", `${state.shown.name}, ${count} marked`);
+  const rows = found.map((one, i) => {
     const row = document.createElement("li");
     row.style.setProperty("--colour", colour(i));
     row.tabIndex = 0;
@@ -125,31 +139,40 @@ function list() {
 
 const colour = (i) => COLOURS[i % COLOURS.length];
 const told = (one) => `${state.model.record.labels[one.label]} ${one.score.toFixed(2)}`;
-const showThreshold = () => (at("above").textContent = Number(at("threshold").value).toFixed(2));
 
-function save(blob, suffix) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = `${state.name}_res.${suffix}`;
-  link.click();
-  URL.revokeObjectURL(link.href);
+function showThreshold() {
+  const short = state.threshold.toFixed(2);
+  at("above").textContent = Number(short) === state.threshold ? short : state.threshold;
 }
 
-function asJson() {
-  const boxes = state.found.map(({ label, score, box, area }) => {
-    return { cls_id: label, label: state.model.record.labels[label], score, coordinate: box, area };
-  });
-  return JSON.stringify({ input_path: state.name, boxes }, null, 2);
+function save(blob, suffix) {
+  if (!blob) return tell(`${state.shown.name} can't be saved: the browser has no room for it`, "error");
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = `${state.shown.name.replace(/\.[^.]*$/, "")}_res.${suffix}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // browsers may begin to read it later
+}
+
+function savePicture() {
+  draw(null);
+  at("canvas").toBlob((blob) => save(blob, "png"));
+}
+
+function saveJson() {
+  const pieces = toJson(state.found, state.model.record.labels, state.shown.name);
+  save(new Blob(pieces, { type: "application/json" }), "json");
 }
 
 at("file").addEventListener("change", (event) => take(event.target.files[0]));
 at("threshold").addEventListener("input", () => {
+  state.threshold = Number(at("threshold").value);
   showThreshold();
   show();
 });
-for (const id of ["masks", "boxes", "names"]) at(id).addEventListener("change", () => state.raw && draw(null));
-at("save-picture").addEventListener("click", () => at("canvas").toBlob((blob) => save(blob, "png")));
-at("save-json").addEventListener("click", () => save(new Blob([asJson()], { type: "application/json" }), "json"));
+for (const id of ["masks", "boxes", "names"]) at(id).addEventListener("change", () => state.shown && draw(null));
+at("save-picture").addEventListener("click", savePicture);
+at("save-json").addEventListener("click", saveJson);
 for (const event of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(event, (happened) => {
     happened.preventDefault();

@@ -3,9 +3,8 @@
 //   maskline_edge MODEL PICTURE.ppm [OUTPUT.ppm]
 //
 // MODEL is inference.xml (`maskline export --format openvino`) or inference.onnx of a Mask-RT-DETR or PP-YOLOE_seg. A
-// line is printed for each instance, the best first: score x1 y1 x2 y2 pixels label, with tabs between. The box is in
-// pixels of the picture, and masks end at it. OUTPUT is the picture with the masks in colour. Pictures are PPM files so
-// that no library is needed to read them: to read others, replace read_ppm.
+// line is printed for each instance, the best first: score x1 y1 x2 y2 pixels label, with tabs between, the box in
+// pixels of the picture. OUTPUT is the picture with masks in colour. For other pictures than PPM, replace read_ppm.
 
 #include <openvino/openvino.hpp>
 
@@ -16,15 +15,16 @@
 #include <cstdio>
 #include <fstream>
 #include <iostream>
-#include <limits>
+#include <memory>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 struct Picture {  // RGB, row by row from the top
     int height = 0, width = 0;
     std::vector<uint8_t> pixels;
-    const uint8_t* at(int y, int x) const { return &pixels[3 * (size_t(y) * width + x)]; }
-    uint8_t* at(int y, int x) { return &pixels[3 * (size_t(y) * width + x)]; }
+    size_t at(int y, int x) const { return 3 * (size_t(y) * width + x); }  // where a pixel begins
 };
 
 struct Record {  // what a model file says about itself, as far as it is needed here
@@ -44,20 +44,22 @@ struct Instance {
 
 Picture read_ppm(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
-    std::string magic, token;
-    int values[3] = {0, 0, 0};  // width, height, highest value
+    if (!file) throw std::runtime_error(path + " can't be opened");
+    std::string magic, comment;
+    long long width = 0, height = 0, highest = 0;
     file >> magic;
-    for (int& value : values) {
-        while (file >> token && token[0] == '#') file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
-        value = std::atoi(token.c_str());
+    for (long long* value : {&width, &height, &highest}) {
+        while ((file >> std::ws).peek() == '#') std::getline(file, comment);
+        file >> *value;
     }
     file.get();
-    Picture picture{values[1], values[0], {}};
-    if (!file || magic != "P6" || values[0] < 1 || values[1] < 1 || values[2] != 255)
+    if (!file || magic != "P6" || width < 1 || height < 1 || highest != 255)
         throw std::runtime_error(path + " is no PPM file of 8 bits (P6): make one with `convert PICTURE NAME.ppm`");
-    picture.pixels.resize(size_t(3) * picture.height * picture.width);
-    if (!file.read(reinterpret_cast<char*>(picture.pixels.data()), std::streamsize(picture.pixels.size())))
-        throw std::runtime_error(path + " is cut short");
+    const auto start = file.tellg();
+    const auto left = file.seekg(0, std::ios::end).tellg() - start;
+    if (height > left / 3 / width) throw std::runtime_error(path + " is cut short");
+    Picture picture{int(height), int(width), std::vector<uint8_t>(size_t(3) * height * width)};
+    file.seekg(start).read(reinterpret_cast<char*>(picture.pixels.data()), std::streamsize(picture.pixels.size()));
     return picture;
 }
 
@@ -81,8 +83,20 @@ std::string text_at(const std::string& json, size_t& at) {  // `at` goes from th
         if (json[at] == '\\') ++at;  // of the escapes, only those of quotes and backslashes are expected in names
         text += json.at(at);
     }
-    ++at;
-    return text;
+    return ++at, text;
+}
+
+// OpenVINO itself would try all its formats on a file that is no model, and print what each of them says.
+std::shared_ptr<ov::Model> read_model(ov::Core& core, const std::string& path) try {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw std::runtime_error(path + " can't be opened");
+    std::string head(64, ' '), suffix = path.substr(std::min(path.rfind('.'), path.size()));
+    file.read(&head[0], 64);
+    if (!(suffix == ".onnx" && head[0] == 8) && !(suffix == ".xml" && head.find("<net ") != std::string::npos))
+        throw std::runtime_error(path + " is no model: give inference.onnx or inference.xml of `maskline export`");
+    return core.read_model(path);
+} catch (const ov::Exception&) {
+    throw std::runtime_error(path + " can't be read: the file, or the .bin beside it, is cut short or missing");
 }
 
 Record read_record(const ov::Model& model) {
@@ -110,10 +124,9 @@ struct Tap {  // where a value comes from along one axis: up to four neighbours 
 };
 
 std::vector<Tap> taps(int in, int out, bool cubic) {
-    const double scale = double(in) / out;
     std::vector<Tap> all(out);
     for (int i = 0; i < out; ++i) {
-        const double centre = (i + 0.5) * scale - 0.5;
+        const double centre = (i + 0.5) * (double(in) / out) - 0.5;
         const int before = int(std::floor(centre));
         const double t = centre - before, a = -0.75;  // the sharpness of OpenCV's cubic
         const auto near = [a](double x) { return ((a + 2) * x - (a + 3)) * x * x + 1; };
@@ -135,7 +148,7 @@ Picture resize(const Picture& in, int height, int width, bool cubic) {
     for (int y = 0; y < in.height; ++y)
         for (size_t i = 0; i < line; ++i)
             for (int k = 0; k < 4; ++k)
-                across[y * line + i] += columns[i / 3].weight[k] * in.at(y, columns[i / 3].from[k])[i % 3];
+                across[y * line + i] += columns[i / 3].weight[k] * in.pixels[in.at(y, columns[i / 3].from[k]) + i % 3];
     Picture out{height, width, std::vector<uint8_t>(line * height)};
     for (int y = 0; y < height; ++y)
         for (size_t i = 0; i < line; ++i) {
@@ -178,9 +191,8 @@ void fill_mask(Instance& found, const float* grid, int rows, int columns, double
             const double row = (found.top + y + 0.5) * step_y - 0.5, column = (found.left + x + 0.5) * step_x - 0.5;
             const int v = int(std::floor(row)), h = int(std::floor(column));
             const float share_v = float(row - v), share_h = float(column - h);
-            const auto cell = [&](int i, int j) {
-                return grid[std::clamp(i, 0, rows - 1) * columns + std::clamp(j, 0, columns - 1)];
-            };
+            const auto inside = [](int place, int cells) { return std::clamp(place, 0, cells - 1); };
+            const auto cell = [&](int i, int j) { return grid[inside(i, rows) * columns + inside(j, columns)]; };
             const float upper = cell(v, h) * (1 - share_h) + cell(v, h + 1) * share_h;
             const float lower = cell(v + 1, h) * (1 - share_h) + cell(v + 1, h + 1) * share_h;
             found.mask[size_t(y) * found.width + x] = upper * (1 - share_v) + lower * share_v > 0;
@@ -223,7 +235,7 @@ void paint(Picture& picture, const std::vector<Instance>& found) {
     for (size_t i = 0; i < found.size(); ++i)
         for (int y = 0; y < found[i].height; ++y)
             for (int x = 0; x < found[i].width; ++x) {
-                uint8_t* pixel = picture.at(found[i].top + y, found[i].left + x);
+                uint8_t* pixel = &picture.pixels[picture.at(found[i].top + y, found[i].left + x)];
                 if (found[i].mask[size_t(y) * found[i].width + x])
                     for (int c = 0; c < 3; ++c) pixel[c] = uint8_t((pixel[c] + colours[i % 5][c]) / 2);
             }
@@ -232,7 +244,7 @@ void paint(Picture& picture, const std::vector<Instance>& found) {
 int main(int argc, char** argv) try {
     if (argc < 3 || argc > 4) return std::cerr << "usage: maskline_edge MODEL PICTURE.ppm [OUTPUT.ppm]\n", 2;
     ov::Core core;
-    const auto network = core.read_model(argv[1]);
+    const auto network = read_model(core, argv[1]);
     const Record record = read_record(*network);
     auto model = core.compile_model(network, "CPU", ov::hint::inference_precision(ov::element::f32));
     Picture picture = read_ppm(argv[2]);
@@ -241,7 +253,6 @@ int main(int argc, char** argv) try {
         std::printf("%.6f\t%.3f\t%.3f\t%.3f\t%.3f\t%d\t%s\n", one.score, one.box[0], one.box[1], one.box[2], one.box[3],
                     int(std::count(one.mask.begin(), one.mask.end(), 1)), record.labels.at(one.label).c_str());
     if (argc == 4) paint(picture, found), write_ppm(argv[3], picture);
-    return 0;
 } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << "\n";
     return 1;

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from maskline import catalog, hub
+from maskline.checks import check_count, check_score
 from maskline.config import load_pipeline
 from maskline.errors import ParameterError
 from maskline.runtime import acceleration
+from maskline.runtime.device import parse_devices
 from maskline.runtime.model_dir import GRAPH_FILES
 from maskline.runtime.predictor import Predictor, Threshold
 
@@ -18,7 +21,7 @@ log = logging.getLogger("maskline")
 
 
 def create_model(
-    model_name: str | None = None,
+    model_name: str | Path | None = None,
     model_dir: str | Path | None = None,
     *,
     device: str | None = None,
@@ -30,6 +33,8 @@ def create_model(
     hpi_config: Mapping[str, Any] | None = None,
     engine: str | None = None,
     engine_config: Mapping[str, Any] | None = None,
+    pp_option: object = None,
+    genai_config: object = None,
 ) -> Predictor:
     """A model ready to predict. Without name and directory: the embedded one, which needs no download.
 
@@ -39,6 +44,7 @@ def create_model(
         model_dir: an exported model; without it the official one, fetched and exported on first use.
         device, threshold, batch_size, grow_boxes: see `Predictor`.
         threads, use_hpip, hpi_config, engine, engine_config: see `maskline.runtime.acceleration.choose`.
+        pp_option, genai_config: of the reference's; ignored, with a warning.
 
     Raises:
         UnknownNameError: no such model; the message names the nearest.
@@ -48,6 +54,12 @@ def create_model(
     chosen = acceleration.choose(
         use_hpip=use_hpip, hpi_config=hpi_config, engine=engine, engine_config=engine_config, threads=threads
     )
+    _tell_ignored(pp_option=pp_option, genai_config=genai_config)
+    _check_now(device, threshold, batch_size)
+    if isinstance(model_name, os.PathLike):
+        model_name = os.fsdecode(model_name)
+    if not isinstance(model_name, str | None):
+        raise ParameterError(f"model_name is {model_name!r}: expected a model's name, or the path of its folder")
     if model_dir is None and model_name in (None, catalog.EMBEDDED):
         model_name, model_dir = None, hub.EMBEDDED
     if model_dir is None and model_name is not None and not catalog.has(model_name) and _is_path(model_name):
@@ -121,6 +133,16 @@ def create_pipeline(
     )
 
 
+def _check_now(device: str | None, threshold: object, batch_size: object) -> None:
+    """Refuse wrong values before anything is downloaded."""
+    check_count(batch_size, "batch_size")
+    if device is not None:
+        parse_devices(device)
+    for score in threshold.values() if isinstance(threshold, Mapping) else [threshold]:
+        if score is not None:
+            check_score(score)
+
+
 def _tell_ignored(**given: object) -> None:
     names = [name for name, value in given.items() if value is not None and value is not False]
     if names:
@@ -130,7 +152,7 @@ def _tell_ignored(**given: object) -> None:
 def _is_path(name: str) -> bool:
     return (
         Path(name).is_dir()
-        or name.endswith(tuple(Path(file).suffix for file in GRAPH_FILES))
+        or name.endswith(tuple(Path(file).suffix for file in GRAPH_FILES.values()))
         or "/" in name
         or "\\" in name
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numbers
+import os
+from collections.abc import Iterable
 
-from maskline.errors import ParameterError
+from maskline.errors import ParameterError, UnknownNameError
 
 
 def check_score(value: object, name: str = "threshold") -> float:
@@ -19,3 +21,21 @@ def check_count(value: object, name: str, most: int = 1 << 20) -> int:
     if not isinstance(value, bool) and isinstance(value, numbers.Integral) and 1 <= int(value) <= most:
         return int(value)
     raise ParameterError(f"{name} is {value!r}: expected a whole number from 1 to {most}")
+
+
+def environment_switch(name: str) -> bool:
+    """Whether a variable of the environment says yes; not set, or empty, is no. Raises ParameterError naming it."""
+    given = os.environ.get(name, "").strip().lower()
+    if given in ("1", "true", "yes", "on"):
+        return True
+    if given in ("", "0", "false", "no", "off"):
+        return False
+    raise ParameterError(f"{name} is {given!r}: expected 1, true, yes, on or 0, false, no, off")
+
+
+def refuse_unknown(given: Iterable[object], known: Iterable[str], where: str) -> None:
+    """Raise UnknownNameError for the first key that is not known."""
+    names = list(known)
+    for key in given:
+        if key not in names:
+            raise UnknownNameError.of(f"key in {where}", str(key), names)

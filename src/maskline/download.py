@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 
 import filelock
 
-from maskline.archive import extract_tar
+from maskline.checks import environment_switch
 from maskline.errors import DownloadError, ParameterError
-from maskline.transfer import LastingError, PassingError, blocks, get, new_session, retry_after, scheme
+from maskline.transfer import LastingError, PassingError, blocks, get, new_session, redacted, retry_after, scheme
 
-__all__ = ["extract_tar", "fetch", "home", "offline"]
+__all__ = ["fetch", "home", "offline"]
 
 if TYPE_CHECKING:
     import requests
@@ -57,12 +57,7 @@ def home() -> Path:
 
 def offline() -> bool:
     """Whether ``MASKLINE_OFFLINE`` forbids the network. A ParameterError if it is neither a yes nor a no."""
-    given = os.environ.get("MASKLINE_OFFLINE", "").strip().lower()
-    if given in ("1", "true", "yes", "on"):
-        return True
-    if given in ("", "0", "false", "no", "off"):
-        return False
-    raise ParameterError(f"MASKLINE_OFFLINE is {given!r}; expected 1, true, yes, on or 0, false, no, off; change it")
+    return environment_switch("MASKLINE_OFFLINE")
 
 
 def fetch(
@@ -150,7 +145,9 @@ class _Job:
 
     def failure(self, reason: str) -> DownloadError:
         advice = self.advice or self._by_hand()
-        return DownloadError(f"can't download {self.url} to {self.target}: {' '.join(reason.split())}; {advice}")
+        return DownloadError(
+            f"can't download {redacted(self.url)} to {self.target}: {' '.join(reason.split())}; {advice}"
+        )
 
     def _by_hand(self) -> str:
         advice = f"download it by hand with a browser and put it at {self.target}"
@@ -178,13 +175,12 @@ class _Version:
 
 
 def _fetch(job: _Job) -> Path:
-    good = _is_good(job)
-    if good and not job.refresh:
+    if not job.refresh and _is_good(job):
         return job.target
     if offline():
-        if not good:
+        if not job.refresh or not _is_good(job):
             raise job.failure("MASKLINE_OFFLINE forbids the network, and there is no good copy in the cache")
-        _log.warning("MASKLINE_OFFLINE forbids to ask for %s: its copy of an earlier day is used", job.url)
+        _log.warning("MASKLINE_OFFLINE forbids to ask for %s: its copy of an earlier day is used", redacted(job.url))
         return job.target
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(job.beside(".lock")):
@@ -238,7 +234,7 @@ def _digest(path: Path) -> str:
 
 def _download(job: _Job, conditions: dict[str, str]) -> None:
     """Put the file in place. With ``conditions``, headers of a request, the server may say that it is what we have."""
-    _log.info("downloading %s to %s", job.url, job.target)
+    _log.info("downloading %s to %s", redacted(job.url), job.target)
     ends = None if job.deadline is None else time.monotonic() + job.deadline
     with new_session() as session:
         for attempt in range(1, job.attempts + 1):
@@ -252,7 +248,7 @@ def _download(job: _Job, conditions: dict[str, str]) -> None:
                     raise job.failure(f"{error} (asked {attempt} times)") from error
                 wait = min(_BACKOFF * 2 ** (attempt - 1) if error.wait is None else error.wait, _LONGEST_WAIT)
                 _check_time(job, ends, wait, f"; {error}")
-                _log.info("%s: %s; asking again in %.1f s", job.url, error, wait)
+                _log.info("%s: %s; asking again in %.1f s", redacted(job.url), error, wait)
                 time.sleep(wait)
 
 
@@ -268,7 +264,7 @@ def _attempt(job: _Job, session: requests.Session, conditions: dict[str, str], e
     have = part.stat().st_size if origin else 0
     headers = {"Accept-Encoding": "identity"}  # lengths are those of the file, then
     headers |= {"Range": f"bytes={have}-", "If-Range": origin.validator} if origin else conditions
-    with contextlib.closing(get(session, job.url, headers, job.timeout)) as response:
+    with contextlib.closing(get(session, job.url, headers, job.timeout, ends)) as response:
         _check_status(job, response, headers)
         if response.status_code == 304:
             return

@@ -163,11 +163,12 @@ def _export(config: ModuleConfig) -> None:
 
 
 def _predict(config: ModuleConfig) -> None:
-    from maskline import api, results
+    from maskline import api
+    from maskline.naming import check_folder
 
     output, wanted = config.Global.output, config.Predict
     if output is not None:
-        results.check_folder(output)
+        check_folder(output)
     model = api.create_model(
         config.Global.model,
         wanted.model_dir,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,31 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
         with contextlib.suppress(OSError, ValueError):
             temporary.unlink(missing_ok=True)
     return path
+
+
+def replace_files(folder: Path, files: Sequence[Path]) -> None:
+    """Copy files into a folder, all or none: what can't be had room for is known before the first gets its name.
+
+    Args:
+        folder: made where missing.
+        files: in the order in which they appear.
+
+    Raises:
+        OutputError: they can't be written; what was there before is left.
+    """
+    temporary = [folder / f".{secrets.token_hex(8)}.tmp" for _ in files]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, copy in zip(files, temporary, strict=True):
+            shutil.copyfile(file, copy)
+        for file, copy in zip(files, temporary, strict=True):
+            copy.replace(folder / file.name)
+    except OSError as error:
+        raise OutputError(f"{folder} can't be written to: {error.strerror or error}") from error
+    finally:
+        for copy in temporary:
+            with contextlib.suppress(OSError):
+                copy.unlink(missing_ok=True)
 
 
 def read_text(path: Path) -> str:

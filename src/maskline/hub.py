@@ -8,7 +8,7 @@ from pathlib import Path
 from maskline import catalog
 from maskline.download import fetch, home
 from maskline.errors import MissingDependencyError
-from maskline.runtime.model_dir import GRAPH_FILE
+from maskline.runtime.model_dir import GRAPH_FILES
 
 #: The model that is part of the package: trained on microscopy, see MODEL_CARD.md there.
 EMBEDDED = Path(__file__).with_name("assets") / "embedded"
@@ -24,7 +24,7 @@ def model_dir(name: str) -> Path:
     if row.ours:
         return EMBEDDED
     folder = home() / "models" / row.name
-    return folder if (folder / GRAPH_FILE).is_file() else make_model_dir(row.name, folder)
+    return folder if (folder / GRAPH_FILES["onnx"]).is_file() else make_model_dir(row.name, folder)
 
 
 def make_model_dir(
@@ -53,8 +53,9 @@ def make_model_dir(
             f"{row.name} has to be exported once, which needs torch: pip install 'maskline[train]', "
             f"or copy a directory exported elsewhere to {output}"
         )
-    from maskline.exporting import export, read_labels
+    from maskline.exporting import Target, export, read_labels
 
+    Target.of(format, batch=batch, size=size, half=half, int8=int8).check(row)  # before anything is downloaded
     labels = None if labels_file is None else read_labels(labels_file)
     weights = weights_file(row) if weights is None else weights
     return export(

@@ -100,6 +100,8 @@ def named_file(save_path: AnyPath, suffixes: Collection[str]) -> Path | None:
 
 def check_folder(save_path: AnyPath) -> None:
     """Raise ParameterError or OutputError if a folder for results can't be made or written to. Makes nothing."""
+    if not os.fspath(save_path):
+        raise ParameterError("save_path is empty: expected a folder, such as output")
     named_file(save_path, ())
     path = Path(save_path).absolute()
     nearest = next(p for p in (path, *path.parents) if os.path.lexists(p))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
     from supervision import Detections
 
-__all__ = ["ENCODER_OPTIONS", "MASK_FORMATS", "PICTURE_FORMATS", "Result", "Stems", "check_folder"]
-
 MASK_FORMATS = ("list", "rle", "polygon")
 ENCODER_OPTIONS = {
     "JPEG": {"subsampling": 0},
@@ -37,8 +35,8 @@ MaskWriter: TypeAlias = Callable[[int, tuple[str, str]], bytes]
 _taken = Stems()  # by this process
 
 
-class Result(Mapping[str, Any]):
-    """What was found in one image: a read-only mapping of the keys below, in this order.
+class Result(dict[str, Any]):
+    """What was found in one image: a dict of the keys below, in this order, which can't be changed; `dict` copies it.
 
     ``input_path`` (str or None), ``page_index`` (int or None), ``input_img`` ((H, W, 3) uint8 BGR), ``boxes`` and
     ``masks``, best first. A box is a dict of ``cls_id`` (int), ``label`` (str), ``score`` (float) and ``coordinate``
@@ -85,28 +83,27 @@ class Result(Mapping[str, Any]):
         self.stem = stem_of(path, page_index)
         self._stems = _taken if stems is None else stems
         source = {"input_path": path, "page_index": page_index, "input_img": image}
-        self._content = source | {"boxes": _boxes(instances, self.names), "masks": list(instances.masks)}
+        super().__init__(source | {"boxes": _boxes(instances, self.names), "masks": list(instances.masks)})
 
-    def __getitem__(self, key: Text) -> Any:
-        return self._content[key]
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        """Files and pictures are made from ``instances``, and would not follow."""
+        raise TypeError("a Result can't be changed: change a copy, dict(result)")
 
-    def __iter__(self) -> Iterator[Text]:
-        return iter(self._content)
-
-    def __len__(self) -> int:
-        return len(self._content)
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
 
     def __eq__(self, other: object) -> bool:
         return self is other
 
-    def __hash__(self) -> int:
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def __hash__(self) -> int:  # type: ignore[override]
         return id(self)
 
-    def __getstate__(self) -> dict[Text, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_stems"}
-
-    def __setstate__(self, state: dict[Text, Any]) -> None:
-        self.__dict__.update(state, _stems=_taken)
+    def __reduce__(self) -> tuple[Any, ...]:
+        source = self["input_img"], self["input_path"], self["page_index"]
+        return _again, (self.instances, self.names, *source, self.stem)
 
     def __repr__(self) -> Text:
         count, (height, width) = len(self.instances), self.instances.size
@@ -262,6 +259,15 @@ class Result(Mapping[str, Any]):
 
     def _summary(self) -> dict[Text, Any]:
         return {"res": self._head() | {"masks": "..."}}
+
+
+def _again(
+    instances: Instances, names: Sequence[str], image: ByteArray, path: str | None, page: int | None, stem: str
+) -> Result:
+    """A result from what is pickled of it."""
+    result = Result(instances, names, image, path, page)
+    result.stem = stem
+    return result
 
 
 def _boxes(instances: Instances, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -35,6 +35,15 @@ def scheme(url: str) -> str:
         return ""
 
 
+def redacted(url: str) -> str:
+    """A URL without user and password, for messages; also one whose password has unescaped slashes or at signs."""
+    start, colon, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    if "@" not in authority and not authority.rpartition(":")[2].isdecimal() and ":" in authority:
+        authority, slash, path = rest, "", ""  # what looks like a port is a part of a password
+    return f"{start}{colon}{authority.rpartition('@')[2]}{slash}{path}"
+
+
 def new_session() -> requests.Session:
     """A session that leaves redirects to us: requests reads their bodies whole, and trips over odd addresses."""
     import requests
@@ -46,14 +55,23 @@ def new_session() -> requests.Session:
     return Session()
 
 
-def get(session: requests.Session, url: str, headers: Mapping[str, str], timeout: float) -> requests.Response:
+def get(
+    session: requests.Session, url: str, headers: Mapping[str, str], timeout: float, ends: float | None = None
+) -> requests.Response:
     """The answer to a GET, whatever its status, redirects followed; its body is not read, and the caller closes it.
+
+    Args:
+        timeout: seconds of silence.
+        ends: by `time.monotonic`, when to give up. A server that sends its headers byte by byte may pass it.
 
     Raises:
         PassingError, LastingError: there is none.
     """
     for _ in range(_MAX_REDIRECTS + 1):
-        response = _get(session, url, headers, timeout)
+        left = timeout if ends is None else min(timeout, ends - time.monotonic())
+        if left <= 0:
+            raise LastingError("its redirects take too long")
+        response = _get(session, url, headers, left)
         if not response.is_redirect:
             return response
         response.close()

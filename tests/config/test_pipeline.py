@@ -103,6 +103,18 @@ def test_the_old_form_s_input_is_what_to_predict_by_default(tmp_path: Path) -> N
     assert load_pipeline(write(tmp_path, OLD)).input == "https://example.com/a.png"
 
 
+def test_texts_that_spell_values(tmp_path: Path) -> None:
+    """F06: as the reference reads them; a folder knows its own model (B57)."""
+    module = {"model_dir": "m", "batch_size": "2", "threshold": "None"}
+    assert load_pipeline({"SubModules": {"InstanceSegmentation": module}}) == PipelineConfig(None, "m", 2, None)
+    assert load_pipeline(write(tmp_path, NEW.replace("0.25", "25e-2"))).threshold == 0.25
+
+
+def test_a_key_twice(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="threshold is set twice"):
+        load_pipeline(write(tmp_path, NEW + "    threshold: 0.5\n"))
+
+
 def test_acceleration_in_the_module_wins_over_the_top() -> None:
     """F13, F52: the deepest level wins; mappings are merged."""
     module = {"use_hpip": "False", "hpi_config": {"backend": "openvino"}, "engine": "openvino"}

@@ -154,7 +154,7 @@ FAULTS: Mapping[str, str] = {
     "B50": "service: the high-stability client fails without pictures",
     "B51": "devices that documents name are refused",
     "B52": "after falling back to the CPU, gpu:0 is reported; `cuda:0` is a bare AssertionError",
-    "B53": "high-performance inference brings nothing for 8 of 15 models",
+    "B53": "high-performance inference is promised for all models, and brings nothing for 8 of 15",
     "B54": "the edge is promised, no model of the kind supports it",
     "B55": "`engine='onnxruntime'` works for none of the models",
     "B56": "a warning about batches at every start",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -114,6 +115,34 @@ def test_every_name_is_a_model() -> None:
         if not row.ours:
             with pytest.raises(maskline.MasklineError, match=row.pretrained_url):
                 create_model(row.name)
+
+
+def test_what_a_model_s_name_may_be(place: Path) -> None:
+    """F23: a path as such too; nothing else."""
+    assert create_model(Path("home/models/Mask-RT-DETR-S")).model_name == "Mask-RT-DETR-S"
+    with pytest.raises(ValueError, match="model_name is 5"):
+        create_model(5)  # type: ignore[arg-type]
+
+
+def test_arguments_of_paddle_are_without_effect(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """F23: pp_option and genai_config."""
+    create_model("Mask-RT-DETR-S", pp_option=object(), genai_config={"a": 1})
+    assert "pp_option, genai_config" in caplog.text
+
+
+def test_a_camera_s_buffer_may_be_one_array(pipeline: Predictor) -> None:
+    """F15, F24: filled again and again by a generator."""
+
+    def frames() -> Iterator[np.ndarray]:
+        photo = cv2.imread("photo.jpg")
+        buffer = np.empty_like(photo)
+        for i in range(4):
+            buffer[:] = photo if i % 2 else 0
+            yield buffer
+
+    one, four = (list(pipeline.predict(frames(), batch_size=size)) for size in (1, 4))
+    assert [result["boxes"] for result in one] == [result["boxes"] for result in four]
+    assert one[0]["input_img"].max() == 0 < one[1]["input_img"].max()
 
 
 def test_arrays_are_bgr(pipeline: Predictor) -> None:

@@ -34,7 +34,7 @@ def commands() -> list[str]:
 
 @pytest.mark.slow
 def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """F67, F69, F70: the tutorial's commands and program, from LabelMe's files to pictures, and to LabelMe again."""
+    """F67, F69, F70, F82: the tutorial, from LabelMe's files to pictures, and to LabelMe again."""
     monkeypatch.chdir(tmp_path)
     sets.make(tmp_path / "source", train=6, val=2)
     convert(tmp_path / "source", tmp_path / "my_labelme", "labelme")

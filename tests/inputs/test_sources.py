@@ -288,3 +288,11 @@ def test_count(tmp_path: Path) -> None:
     assert count(stream) is count([file, stream]) is None
     assert next(stream) == file
     assert count(write(tmp_path / "c.tif")) is count(encoded("tif")) is count(tmp_path) is None
+
+
+def test_a_list_that_holds_itself() -> None:
+    endless: list[object] = []
+    endless.append(endless)
+    assert count(endless) is None
+    with pytest.raises(InputTypeError, match="does a list hold itself"):
+        list(expand(endless))

@@ -108,6 +108,7 @@ class Case:
 @pytest.mark.parametrize("tag", TAGS)
 @torch.no_grad()
 def test_parity(network: MaskRTDETR, tag: str) -> None:
+    """F26: each of the five at full size."""
     case, image, decoder = Case(network.name, tag), image_of(tag, network), network.decoder
     step = case.about["input"]["image"]["sub_step"]
     assert np.abs(image.numpy().reshape(-1)[::step] - case["in/image_sub"].ravel()).max() <= 1e-7

@@ -59,6 +59,7 @@ def image_of(case: Case) -> Tensor:
 @pytest.mark.parametrize("tag", TAGS)
 @torch.no_grad()
 def test_forward_and_detections(network: PPYOLOESeg, tag: str) -> None:
+    """F26: at full size."""
     case = Case(NAME, tag)
     image = image_of(case)
     assert case.input_error(image) <= 1e-7

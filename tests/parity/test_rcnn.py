@@ -82,6 +82,7 @@ def image_of(case: Case) -> Tensor:
 @pytest.mark.parametrize("tag", ["fixed", "img480x640", "img427x640"])
 @torch.no_grad()
 def test_forward_and_detections(network: MaskRCNN, tag: str) -> None:
+    """F26: each of the eight at full size."""
     name = str(network.name)
     if tag not in INPUTS.get(name, INPUTS_OF_THE_OTHERS) and not os.environ.get(EVERY_INPUT):
         pytest.skip(f"takes minutes: {EVERY_INPUT}=1 compares all models on all inputs")

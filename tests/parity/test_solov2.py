@@ -81,6 +81,7 @@ class Solo(Case):
 @pytest.mark.parametrize("tag", TAGS)
 @torch.no_grad()
 def test_forward_and_detections(network: SOLOv2, tag: str) -> None:
+    """F26: at full size."""
     case = Solo(tag)
     image = case.image()
     padded = F.pad(image, (0, -image.shape[3] % MULTIPLE, 0, -image.shape[2] % MULTIPLE))

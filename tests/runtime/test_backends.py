@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -228,7 +229,9 @@ def test_providers_know_which_device(device: Device, first: Any, sessions: list[
 
 
 def test_tensorrt_keeps_its_engines_beside_the_model(sessions: list[Any], tmp_path: Path) -> None:
-    """F52: the reference's cache, precision and shapes."""
+    """F52: the reference's cache, precision and shapes; a folder for each file's content, so that none is stale."""
+    (tmp_path / "g.onnx").write_bytes(b"weights")
+    own = tmp_path / ".cache" / hashlib.sha256(b"weights").hexdigest()[:16]
     shapes = ((1, 640, 640, 3), (1, 640, 640, 3), (8, 640, 640, 3))
     options = Acceleration(backend="tensorrt", precision="fp16", shapes=shapes)
     made = OnnxRuntime(tmp_path / "g.onnx", Device("gpu", 1), options, "image")
@@ -238,7 +241,7 @@ def test_tensorrt_keeps_its_engines_beside_the_model(sessions: list[Any], tmp_pa
         "device_id": 1,
         "trt_fp16_enable": True,
         "trt_engine_cache_enable": True,
-        "trt_engine_cache_path": str(tmp_path / ".cache"),
+        "trt_engine_cache_path": str(own),
         "trt_profile_min_shapes": "image:1x640x640x3",
         "trt_profile_opt_shapes": "image:1x640x640x3",
         "trt_profile_max_shapes": "image:8x640x640x3",

@@ -64,6 +64,24 @@ def test_no_more_is_taken_ahead_than_promised() -> None:
         assert job == i and len(taken) <= i + 2 * AHEAD
 
 
+def test_what_is_done_is_not_held_back_for_more_to_take() -> None:
+    """So that a camera's first frame is shown when it is done, not when the next ones have come."""
+    finished = threading.Event()
+
+    def work(worker: str, job: int) -> int:
+        finished.set()
+        return job
+
+    def slow() -> Iterator[int]:
+        yield 0
+        assert finished.wait(10)
+        time.sleep(0.05)  # for the outcome to be stored
+        yield 1
+        pytest.fail("a third job was taken before the first outcome was handed out")
+
+    assert next(spread(slow(), ["a", "b"], work)) == (0, 0)
+
+
 def test_one_worker_takes_nothing_ahead() -> None:
     jobs = iter(range(3))
     next(spread(jobs, ["a"], square))

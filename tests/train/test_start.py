@@ -17,7 +17,7 @@ from maskline import catalog, models
 from maskline.errors import WeightsError
 from maskline.train import start
 from maskline.train.settings import BACKBONE, Settings
-from maskline.train.start import load_all_but_classes, new_network
+from maskline.train.start import file_of, load_all_but_classes, new_network
 
 # Other classes
 
@@ -168,3 +168,18 @@ def test_a_backbone_without_one_of_its_weights_is_none(
     told = "is no backbone of Mask-RT-DETR-S: 2 weights are not in it, such as backbone.stem.down1.conv.weight"
     with pytest.raises(WeightsError, match=told):
         start_from(arrays, tmp_path / "w.pdparams", monkeypatch)
+
+
+def test_weights_at_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F65: fetched into the cache, under their own name."""
+    asked = []
+
+    def fetch(url: str, target: Path) -> Path:
+        asked.append(url)
+        return target
+
+    monkeypatch.setattr(start, "fetch", fetch)
+    monkeypatch.setenv("MASKLINE_HOME", str(tmp_path))
+    a, b = (file_of(f"https://example.com/{n}/mine.pdparams?key=1", ROW) for n in "ab")
+    assert a.name == b.name == "mine.pdparams" and a != b and a.is_relative_to(tmp_path)
+    assert asked == [f"https://example.com/{n}/mine.pdparams?key=1" for n in "ab"]

@@ -23,7 +23,8 @@ from maskline.data.shapes import crop, to_rle
 from maskline.errors import InputError, OutputError, ParameterError, UnknownNameError
 from maskline.instances import Instances, pixel_window
 from maskline.masks import rle_decode
-from maskline.results import Result, Stems
+from maskline.naming import Stems
+from maskline.results import Result
 from maskline.writers import (
     WRITERS,
     CocoResultsWriter,

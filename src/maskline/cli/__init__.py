@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import click
 from click.core import ParameterSource
@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from maskline import __version__
 from maskline.cli.configs import config, save_pipeline_config
 from maskline.cli.datasets import check, convert, split
-from maskline.cli.predicting import predict, predict_by_pipeline, save_path_option, threshold_option
+from maskline.cli.predicting import Showing, predict, predict_by_pipeline, showing_options
 from maskline.cli.running import Running, running_options
 from maskline.cli.training import compare, evaluate, export, train
 from maskline.errors import MasklineError
@@ -65,23 +65,22 @@ def _ignore(context: click.Context, parameter: click.Parameter, given: object) -
 @click.version_option(__version__, package_name="maskline")
 @click.option("--pipeline", metavar="NAME|YAML", help="instance_segmentation, or a configuration file.")
 @click.option("--input", "inputs", multiple=True, metavar="INPUT", help="What to predict; may be given again.")
-@threshold_option
-@save_path_option
+@showing_options
 @running_options
 @click.option("--get-pipeline-config", metavar="NAME", help="Write the configuration file, to --save-path or here.")
 @click.option("--force", is_flag=True, help="Let --get-pipeline-config write over a file.")
 @click.option("-c", "--config", "config_file", metavar="CONFIG", help="Run a job: a module's YAML file, or a model.")
 @click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help="Section.key=value of -c.")
 @click.option("--install", is_flag=True, is_eager=True, expose_value=False, callback=_install, help="Tells of extras.")
-@click.option("-p", "--profiler-options", "--serial-number", hidden=True, expose_value=False, callback=_ignore)
+@click.option("-p", "--profiler-options", hidden=True, expose_value=False, callback=_ignore)
+@click.option("--serial-number", hidden=True, expose_value=False, callback=_ignore)
 @click.option("--update-license", is_flag=True, hidden=True, expose_value=False, callback=_ignore)
 @click.pass_context
 def cli(
     context: click.Context,
     pipeline: str | None,
     inputs: tuple[str, ...],
-    threshold: float | None,
-    save_path: str | None,
+    showing: Showing,
     running: Running,
     get_pipeline_config: str | None,
     force: bool,
@@ -89,23 +88,35 @@ def cli(
     overrides: tuple[str, ...],
 ) -> None:
     """Instance segmentation: a photo in, masks out."""
-    given = [p.opts[0] for p in cli.params if context.get_parameter_source(str(p.name)) is ParameterSource.COMMANDLINE]
+    given = {str(p.name): p.opts[0] for p in cli.params if p.expose_value and _is_given(context, p)}
     if context.invoked_subcommand is not None:
-        if given:
-            raise click.UsageError(
-                f"{given[0]} is for use without a command; give it after {context.invoked_subcommand}"
-            )
+        _refuse(given, (), f"is for use without a command; give it after {context.invoked_subcommand}")
     elif get_pipeline_config is not None:
-        save_pipeline_config(get_pipeline_config, save_path, force)
+        _refuse(given, ("get_pipeline_config", "save_path", "force"), "does not go with --get-pipeline-config")
+        save_pipeline_config(get_pipeline_config, showing.save_path, force)
     elif config_file is not None or overrides:
+        _refuse(
+            given, ("config_file", "overrides"), "does not go with -c and -o: set the key, such as -o Predict.input=…"
+        )
         _run_job(config_file, overrides)
     elif pipeline is not None:
-        predict_by_pipeline(pipeline, inputs, threshold, save_path, running)
-    elif given:
-        raise click.UsageError(f"{given[0]} needs --pipeline instance_segmentation, or a pipeline's YAML file")
+        _refuse(given, [name for name in given if name != "force"], "goes with --get-pipeline-config")
+        predict_by_pipeline(pipeline, inputs, showing, running)
     else:
+        _refuse(given, (), "needs --pipeline instance_segmentation, or a pipeline's YAML file")
         click.echo(context.get_help(), err=True)
         sys.exit(2)
+
+
+def _is_given(context: click.Context, parameter: click.Parameter) -> bool:
+    return context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+
+
+def _refuse(given: Mapping[str, str], legal: Collection[str], why: str) -> None:
+    """Raise UsageError for the first option that does not belong to what is asked for."""
+    for name, option in given.items():
+        if name not in legal:
+            raise click.UsageError(f"{option} {why}")
 
 
 @click.command()
@@ -124,9 +135,12 @@ def _run_job(config_file: str | None, overrides: Sequence[str]) -> None:
     """What ``python main.py -c CONFIG -o Section.key=value …`` does. Ends with 1 if the job fails."""
     from maskline import engine
     from maskline.config.module import load
+    from maskline.runtime.device import parse_devices
 
     logging.getLogger("maskline").setLevel(logging.INFO)  # because what the documents show is logged
     settings = load(config_file, overrides)
+    if settings.Global.device is not None:
+        parse_devices(settings.Global.device)
     try:
         engine.run(settings)
     except MasklineError as error:
@@ -148,8 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.exceptions.Abort:
         _end("interrupted", 130)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        context = getattr(error, "ctx", None)
+        told = "" if context is None else f" ({context.command_path} --help tells what there is)"
+        _end(f"{error.format_message()}{told}", error.exit_code)
     except OSError as error:  # of standard output, as when its disk is full; errors of files are MasklineErrors
         if error.filename is not None:
             _end(f"{error.filename!r}: {error.strerror}", 1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from maskline.cli.running import Running, running_options
+from maskline.cli.running import Running, gathered, running_options
 from maskline.errors import InputError, ParameterError
 from maskline.progress import track
 
@@ -19,103 +20,110 @@ if TYPE_CHECKING:
 OUTSIDE_WORTH_TELLING = 0.1
 EMBEDDED_NOTE = "no --model given: the embedded one, which knows nuclei in microscopy; `maskline models` lists others"
 
-threshold_option = click.option(
-    "--threshold", type=float, metavar="SCORE", help="Keep scores above it, 0 to 1. Default: the model's own."
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Showing:
+    """What becomes of results."""
+
+    threshold: float | None
+    save_path: str | None
+    mask_format: str
+    exports: str | None
+    grow_boxes: bool
+    skip_errors: bool
+    quiet: bool
+
+
+_OPTIONS = (
+    click.option(
+        "--threshold", type=float, metavar="SCORE", help="Keep scores above it, 0 to 1. Default: the model's own."
+    ),
+    click.option("--save-path", metavar="DIR", help="Save pictures and JSON here."),
+    click.option(
+        "--mask-format", metavar="FORM", default="list", show_default=True, help="In the JSON: list, rle, polygon."
+    ),
+    click.option(
+        "--export", "exports", metavar="FORMATS", help="To --save-path too: coco, coco-results, labelme, csv."
+    ),
+    click.option("--grow-boxes", is_flag=True, help="Enlarge boxes to hold their whole mask, instead of cutting it."),
+    click.option("--skip-errors", is_flag=True, help="Leave out inputs that can't be read, with a warning."),
+    click.option("--quiet", is_flag=True, help="Don't print the results."),
 )
-save_path_option = click.option("--save-path", metavar="DIR", help="Save pictures and JSON here.")
+
+
+def showing_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options, which come to the function as one argument ``showing``."""
+    return gathered(function, "showing", Showing, _OPTIONS)
 
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--model", "model_name", metavar="NAME", help="A model of `maskline models`. Default: embedded.")
 @click.option("--model-dir", metavar="DIR", help="An exported model, instead of an official one.")
-@threshold_option
-@save_path_option
-@click.option("--mask-format", type=click.Choice(["list", "rle", "polygon"]), default="list", help="Masks in the JSON.")
-@click.option("--export", "exports", metavar="FORMATS", help="To --save-path too: coco, coco-results, labelme, csv.")
-@click.option("--grow-boxes", is_flag=True, help="Enlarge boxes to hold their whole mask, instead of cutting it.")
-@click.option("--skip-errors", is_flag=True, help="Leave out inputs that can't be read, with a warning.")
-@click.option("--quiet", is_flag=True, help="Don't print the results.")
+@showing_options
 @running_options
 def predict(
-    inputs: tuple[str, ...],
-    model_name: str | None,
-    model_dir: str | None,
-    threshold: float | None,
-    save_path: str | None,
-    mask_format: str,
-    exports: str | None,
-    grow_boxes: bool,
-    skip_errors: bool,
-    quiet: bool,
-    running: Running,
+    inputs: tuple[str, ...], model_name: str | None, model_dir: str | None, showing: Showing, running: Running
 ) -> None:
     """Find instances in images, folders, PDFs, videos or URLs; print them, and save them with --save-path."""
     if model_name is None and model_dir is None:
         click.echo(EMBEDDED_NOTE, err=True)
-    formats = [] if exports is None else [name.strip() for name in exports.split(",")]
-    if formats and save_path is None:
-        raise ParameterError(f"--export {exports} needs --save-path, the folder to write to")
-    with _saving(save_path, formats) as writers:
-        model = running.model(model_name, model_dir, threshold=threshold, grow_boxes=grow_boxes)
-        _show(model, inputs, save_path, writers, mask_format=mask_format, skip_errors=skip_errors, quiet=quiet)
+    with _saving(showing) as writers:
+        model = running.model(model_name, model_dir, threshold=showing.threshold, grow_boxes=showing.grow_boxes)
+        _show(model, inputs, showing, writers)
 
 
-def predict_by_pipeline(
-    pipeline: str, inputs: tuple[str, ...], threshold: float | None, save_path: str | None, running: Running
-) -> None:
+def predict_by_pipeline(pipeline: str, inputs: tuple[str, ...], showing: Showing, running: Running) -> None:
     """What ``maskline --pipeline NAME|YAML --input …`` does. Options win over the file."""
     from maskline.config import load_pipeline
 
     settings = load_pipeline(pipeline)
     if not inputs and settings.input is None:
         raise ParameterError("--input is missing: give an image, a folder, a PDF, a video or a URL")
-    with _saving(save_path, []):
-        model = running.pipeline(pipeline, threshold=threshold)
-        _show(model, inputs or (str(settings.input),), save_path)
+    with _saving(showing) as writers:
+        model = running.pipeline(pipeline, threshold=showing.threshold, grow_boxes=showing.grow_boxes)
+        _show(model, inputs or (str(settings.input),), showing, writers)
 
 
 @contextmanager
-def _saving(save_path: str | None, formats: Sequence[str]) -> Iterator[Sequence[Writer]]:
+def _saving(showing: Showing) -> Iterator[Sequence[Writer]]:
     """The writers of results, opened before anything slow is done: what can't be written to is told at once."""
+    from maskline.errors import UnknownNameError
     from maskline.naming import check_folder
+    from maskline.results import MASK_FORMATS
     from maskline.writers import open_writers
 
-    if save_path is None:
+    if showing.mask_format not in MASK_FORMATS:
+        raise UnknownNameError.of("--mask-format", showing.mask_format, MASK_FORMATS)
+    formats = [] if showing.exports is None else [name.strip() for name in showing.exports.split(",")]
+    if showing.save_path is None:
+        if formats:
+            raise ParameterError(f"--export {showing.exports} needs --save-path, the folder to write to")
         yield ()
         return
-    check_folder(save_path)
-    with open_writers(formats, save_path) as writers:
+    check_folder(showing.save_path)
+    with open_writers(formats, showing.save_path) as writers:
         yield writers
 
 
-def _show(
-    model: Predictor,
-    inputs: Sequence[str],
-    save_path: str | None,
-    writers: Sequence[Writer] = (),
-    *,
-    mask_format: str = "list",
-    skip_errors: bool = False,
-    quiet: bool = False,
-) -> None:
+def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Sequence[Writer]) -> None:
     """Predict, print, save, and tell how much there was."""
     from maskline import inputs as sources
 
-    found = model.predict(list(inputs), on_error="skip" if skip_errors else "raise")
+    found = model.predict(list(inputs), on_error="skip" if showing.skip_errors else "raise")
     images = instances = reaching = 0
     for result in track(found, "predict", lambda: sources.count(list(inputs))):
-        if not quiet:
+        if not showing.quiet:
             result.print()
-        if save_path is not None:
-            result.save_all(save_path, mask_format=mask_format)
+        if showing.save_path is not None:
+            result.save_all(showing.save_path, mask_format=showing.mask_format)
         for writer in writers:
             writer.add(result)
         images, instances = images + 1, instances + len(result.instances)
         reaching += int((result.instances.outside > OUTSIDE_WORTH_TELLING).sum())
     if not images:
         raise InputError("none of the inputs could be read")
-    saved = "" if save_path is None else f", saved to {save_path}"
+    saved = "" if showing.save_path is None else f", saved to {showing.save_path}"
     click.echo(f"images: {images}, instances: {instances}{saved}", err=True)
     if reaching:
         share = f"{OUTSIDE_WORTH_TELLING:.0%}"

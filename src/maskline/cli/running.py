@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import reduce, wraps
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class Running:
     """Where and how a model runs. None: what the configuration says, else the default."""
 
-    device: str | None
-    batch_size: int | None
-    threads: int | None
-    use_hpip: bool | None
-    hpi_config: Mapping[str, Any] | None
-    engine: str | None
-    engine_config: Mapping[str, Any] | None
+    device: str | None = None
+    batch_size: int | None = None
+    threads: int | None = None
+    use_hpip: bool | None = None
+    hpi_config: Mapping[str, Any] | None = None
+    engine: str | None = None
+    engine_config: Mapping[str, Any] | None = None
 
     def model(
         self, name: str | None, folder: str | None, *, threshold: float | None = None, grow_boxes: bool = False
@@ -48,7 +48,7 @@ class Running:
             engine_config=self.engine_config,
         )
 
-    def pipeline(self, source: str, *, threshold: float | None = None) -> Predictor:
+    def pipeline(self, source: str, *, threshold: float | None = None, grow_boxes: bool = False) -> Predictor:
         """`maskline.create_pipeline` with these options, which win over a file's."""
         from maskline.api import create_pipeline
 
@@ -57,6 +57,7 @@ class Running:
             device=self.device,
             threshold=threshold,
             batch_size=self.batch_size,
+            grow_boxes=grow_boxes,
             threads=self.threads,
             use_hpip=self.use_hpip,
             hpi_config=self.hpi_config,
@@ -96,9 +97,16 @@ _OPTIONS = (
 
 def running_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add the options, which come to the function as one argument ``running``."""
+    return gathered(function, "running", Running, _OPTIONS)
+
+
+def gathered(
+    function: Callable[..., None], name: str, kind: type[Any], options: Sequence[Callable[..., Any]]
+) -> Callable[..., None]:
+    """A command with these options, the values of which come as one argument: ``name``, of a dataclass ``kind``."""
 
     @wraps(function)
-    def gathered(**values: Any) -> None:
-        function(running=Running(**{field.name: values.pop(field.name) for field in fields(Running)}), **values)
+    def command(**values: Any) -> None:
+        function(**{name: kind(**{field.name: values.pop(field.name) for field in fields(kind)})}, **values)
 
-    return reduce(lambda command, option: option(command), reversed(_OPTIONS), gathered)
+    return reduce(lambda decorated, option: option(decorated), reversed(options), command)

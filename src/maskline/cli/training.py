@@ -135,11 +135,12 @@ def evaluate(
 
     Writes evaluate_result.json, evaluate/report.html, and evaluate/detections.json for `maskline compare`.
     """
-    from maskline import engine, results
+    from maskline import engine
     from maskline.evaluate import evaluate_model, load_split
+    from maskline.naming import check_folder
 
     dataset = load_split(folder, split)
-    results.check_folder(output)
+    check_folder(output)
     if unaligned and weights is None:
         raise ParameterError("--unaligned is for --weights: an exported model knows what it is")
     if weights is not None:
@@ -147,6 +148,8 @@ def evaluate(
 
         if model_name is None or model_dir is not None:
             raise ParameterError("--weights needs --model, the model they are of, and no --model-dir")
+        if running != Running(device=running.device):
+            raise ParameterError("--weights are run by torch: of the options of running a model, only --device applies")
         found = evaluate_weights(
             model_name,
             weights,
@@ -221,7 +224,7 @@ def export(
     half: bool,
     unaligned: bool,
 ) -> None:
-    """Turn weights into a model directory that predicts without torch: inference.onnx and inference.yml."""
+    """Turn weights into a model directory, which predicts without torch: a graph, and inference.yml beside it."""
     from maskline import hub
 
     with status(f"exporting {model_name}"):
@@ -238,11 +241,11 @@ def export(
             size=size,
             int8=int8,
         )
-    from maskline.exporting import FORMATS
+    from maskline.runtime.model_dir import GRAPH_FILES
 
     if int8 is not None:
         from maskline.exporting import cost
 
         click.echo(cost.read(folder).summary())
     proved = "checked against the network" if int8 is None else "measured against float32"
-    click.echo(f"{folder}: {FORMATS[format.lower()]} and inference.yml, {proved}", err=True)
+    click.echo(f"{folder}: {GRAPH_FILES[format.lower()]} and inference.yml, {proved}", err=True)

@@ -90,6 +90,13 @@ class _Loader(yaml.BaseLoader):
         text = super().construct_scalar(node)
         return parse_scalar(text) if node.style is None else text
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        names = [self.construct_object(key) for key, _ in node.value]
+        twice = [str(name) for place, name in enumerate(names) if name in names[:place]]
+        if twice:
+            raise yaml.YAMLError(f"{twice[0]} is set twice: leave one out")
+        return super().construct_mapping(node, deep)
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not supported: write the values out")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskline import catalog
+from maskline.checks import refuse_unknown
+from maskline.config.overrides import parse_value, read_yaml
 from maskline.config.values import as_switch
 from maskline.errors import InputNotFoundError, ParameterError, UnknownNameError
-from maskline.files import read_yaml
+from maskline.files import read_text
 
 PIPELINE = "instance_segmentation"
 MODULE = "InstanceSegmentation"
@@ -60,7 +62,11 @@ def load_pipeline(source: str | Path | Mapping[str, Any]) -> PipelineConfig:
         path = Path(source)
         if not path.is_file():
             raise InputNotFoundError(f"no configuration file {path}")
-        return _from_dict(read_yaml(path), str(source))
+        try:
+            content = read_yaml(read_text(path))
+        except (UnicodeDecodeError, ParameterError) as error:
+            raise ParameterError(f"{path} is no configuration: {error}") from None
+        return _from_dict(content, str(source))
     if str(source) != PIPELINE:
         raise UnknownNameError.of("pipeline", str(source), [PIPELINE])
     return PipelineConfig()
@@ -75,25 +81,35 @@ def _from_dict(config: Any, where: str) -> PipelineConfig:
 
 
 def _from_new(config: Mapping[str, Any], where: str) -> PipelineConfig:
-    _refuse_unknown(config, ("pipeline_name", "SubModules", "Serving", *ACCELERATION), where)
+    refuse_unknown(config, ("pipeline_name", "SubModules", "Serving", *ACCELERATION), where)
     if config.get("pipeline_name", PIPELINE) != PIPELINE:
         raise UnknownNameError.of(f"pipeline_name in {where}", str(config["pipeline_name"]), [PIPELINE])
     modules = _section(config, "SubModules", where)
-    _refuse_unknown(modules, (MODULE,), f"{where}: SubModules")
+    refuse_unknown(modules, (MODULE,), f"{where}: SubModules")
     module = _section(modules, MODULE, where)
     keys = ("module_name", "model_name", "model_dir", "batch_size", "threshold", *ACCELERATION)
-    _refuse_unknown(module, keys, f"{where}: {MODULE}")
-    name = _text(module, "model_name", where)
+    refuse_unknown(module, keys, f"{where}: {MODULE}")
+    name, folder = _text(module, "model_name", where), _text(module, "model_dir", where)
     return PipelineConfig(
-        model_name=catalog.DEFAULT_MODEL if name is None else name,
-        model_dir=_text(module, "model_dir", where),
-        batch_size=1 if module.get("batch_size") is None else module["batch_size"],
-        threshold=module.get("threshold"),
+        model_name=catalog.DEFAULT_MODEL if name is None and folder is None else name,  # a folder knows its own
+        model_dir=folder,
+        batch_size=_batch_size(module),
+        threshold=_literal(module.get("threshold")),
         use_hpip=_switch(_innermost(config, module, "use_hpip"), f"{where}: use_hpip"),
         hpi_config=_merged(config, module, "hpi_config", where),
         engine=_text({"engine": _innermost(config, module, "engine")}, "engine", where),
         engine_config=_merged(config, module, "engine_config", where),
     )
+
+
+def _batch_size(section: Mapping[str, Any]) -> Any:
+    value = _literal(section.get("batch_size"))
+    return 1 if value is None else value
+
+
+def _literal(value: Any) -> Any:
+    """What a text spells: ``'None'``, ``'0.5'``."""
+    return parse_value(value) if isinstance(value, str) else value
 
 
 def _innermost(outer: Mapping[str, Any], inner: Mapping[str, Any], key: str) -> Any:
@@ -112,16 +128,16 @@ def _switch(value: object, where: str) -> bool | None:
 
 def _from_old(config: Mapping[str, Any], where: str) -> PipelineConfig:
     log.info("%s is in the old form; the new one has pipeline_name and SubModules", where)
-    _refuse_unknown(config, ("Global", "Pipeline"), where)
-    _refuse_unknown(_section(config, "Global", where), ("pipeline_name", "input"), f"{where}: Global")
+    refuse_unknown(config, ("Global", "Pipeline"), where)
+    refuse_unknown(_section(config, "Global", where), ("pipeline_name", "input"), f"{where}: Global")
     pipeline = _section(config, "Pipeline", where)
-    _refuse_unknown(pipeline, ("model", "batch_size", "device"), f"{where}: Pipeline")
+    refuse_unknown(pipeline, ("model", "batch_size", "device"), f"{where}: Pipeline")
     model = _text(pipeline, "model", where) or catalog.DEFAULT_MODEL
     local = not catalog.has(model) and Path(model).is_dir()
     return PipelineConfig(
         model_name=None if local else model,
         model_dir=model if local else None,
-        batch_size=1 if pipeline.get("batch_size") is None else pipeline["batch_size"],
+        batch_size=_batch_size(pipeline),
         device=_text(pipeline, "device", where),
         input=_text(_section(config, "Global", where), "input", where),
     )
@@ -141,10 +157,3 @@ def _text(config: Mapping[str, Any], key: str, where: str) -> str | None:
     if not isinstance(value, str):
         raise ParameterError(f"{where}: {key} is {value!r}, expected a text")
     return value
-
-
-def _refuse_unknown(config: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    known = list(known)
-    for key in config:
-        if key not in known:
-            raise UnknownNameError.of(f"key in {where}", str(key), known)

@@ -64,9 +64,9 @@ def as_model(value: object, key: str) -> str:
 
 
 def as_devices(value: object, key: str) -> str:
-    """One kind of device, with any count of numbers. Which kinds there are, the runtime and training know."""
+    """Devices, with any count of numbers each. Which kinds there are, the runtime and training know."""
     text = as_text(value, key).replace(" ", "").lower()
-    if not re.fullmatch(r"[a-z]+(:[0-9]+(,[0-9]+)*)?", text):
+    if not re.fullmatch(r"[a-z_]+(:[0-9]+)?(,([0-9]+|[a-z_]+(:[0-9]+)?))*", text):
         raise wrong(value, key, "cpu, gpu, gpu:0, gpu:0,1 or the like")
     return text
 

@@ -7,11 +7,10 @@ is wanted of all this, `yml` what is told beside the graph, and `maskline.verify
 
 from maskline.exporting.graph import OPSET, fused, onnx_translations, rounded, write_graph
 from maskline.exporting.make import export, export_network, read_labels
-from maskline.exporting.target import FORMATS, Target
+from maskline.exporting.target import Target
 from maskline.exporting.yml import inference_yml
 
 __all__ = [
-    "FORMATS",
     "OPSET",
     "Target",
     "export",

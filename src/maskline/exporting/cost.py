@@ -16,13 +16,13 @@ from maskline.errors import ModelError
 from maskline.evaluate import evaluate_model
 from maskline.evaluate.detections import rle_objects
 from maskline.exporting.samples import Samples, batches, pictures
+from maskline.exporting.target import COST_FILE
 from maskline.instances import Instances
 from maskline.masks import place_rle
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
 from maskline.runtime.predictor import Predictor
 
-COST_FILE = "int8.json"
 RUNS, TIMED_PICTURES = 5, 3
 TOLERATED_LOSS = 0.02  # of mask AP, without a warning
 SHARE_EXPECTED = 0.9  # of instances that both models find, without a warning
@@ -79,11 +79,16 @@ class Cost:
 
     def to_json(self) -> str:
         """For the file beside the model."""
-        return json.dumps(asdict(self), indent=2)
+        return json.dumps(asdict(self), indent=2, allow_nan=False)
 
     @property
     def warning(self) -> str:
         """What is to be told of a model that has become much worse; empty if it has not."""
+        if self.float32.ap is None and not self.agreement.float32 and not self.agreement.int8:
+            return (
+                f"nothing is found on the {self.agreement.pictures} pictures held out, in float32 either: "
+                "what 8 bits cost is not known; give pictures with objects"
+            )
         lost = (self.float32.ap or 0) - (self.int8.ap or 0)
         found = max(self.agreement.float32, self.agreement.int8)
         share = self.agreement.shared / found if found else 1.0
@@ -156,7 +161,7 @@ def _milliseconds(files: Sequence[Path], paths: Sequence[Path]) -> list[float]:
             graph.run(images)  # the first of a shape is slow
         rounds = [[_seconds(graph, images) for graph in graphs] for _ in range(RUNS)]
         best.append(np.min(rounds, axis=0))
-    return [1e3 * float(value) for value in np.median(best, axis=0)] if best else [float("nan")] * len(files)
+    return [1e3 * float(value) for value in np.median(best, axis=0)]
 
 
 def _seconds(graph: Graph, images: npt.NDArray[Any]) -> float:

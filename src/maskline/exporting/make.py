@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import copy
 import logging
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,15 +20,15 @@ from maskline import __version__, catalog
 from maskline.errors import InputNotFoundError, ParameterError
 from maskline.exporting.formats import convert
 from maskline.exporting.graph import fused, rounded, write_graph
-from maskline.exporting.target import FORMATS, Target
+from maskline.exporting.target import COST_FILE, Target
 from maskline.exporting.yml import inference_yml
-from maskline.files import read_text, replace_file
+from maskline.files import read_text, replace_files
 from maskline.models.deployed import Deployed
 from maskline.models.rcnn.network import MaskRCNN
-from maskline.results import check_folder
+from maskline.naming import check_folder
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph, Record
-from maskline.runtime.model_dir import CONFIG_FILE
+from maskline.runtime.model_dir import CONFIG_FILE, GRAPH_FILES
 from maskline.verify import verify
 from maskline.weights.load import labels_in_file, load_network, weights_path
 
@@ -82,7 +80,7 @@ def export(
     """
     row = catalog.get(name)
     target = Target.of(format, batch=batch, size=size, half=half, int8=int8)
-    target.preprocess(row.preprocess, row.name)  # refuse a bad size now
+    target.check(row)
     network = load_network(row.name, weights, unaligned=unaligned)
     if labels is None:
         labels = labels_in_file(weights_path(Path(weights)))
@@ -115,8 +113,10 @@ def export_network(
         made.mkdir()
         (made / CONFIG_FILE).write_text(inference_yml(row, record, target.format), encoding="utf-8")
         _make(network, record, target, Path(scratch), made)
-        for file in sorted(made.iterdir(), key=lambda path: path.name == target.file):  # what is looked for comes last
-            replace_file(Path(output, file.name), partial(shutil.copyfile, file))
+        what_is_looked_for_last = sorted(made.iterdir(), key=lambda path: path.name == target.file)
+        replace_files(Path(output), what_is_looked_for_last)
+    if target.int8 is None:
+        Path(output, COST_FILE).unlink(missing_ok=True)  # of an earlier export
     _tell_of_others(Path(output), target)
     return Path(output)
 
@@ -126,7 +126,7 @@ def _make(network: nn.Module, record: Record, target: Target, scratch: Path, mad
     exported = fused(network)
     if target.half:  # the graph is compared with a network of the same, rounded weights
         network = exported = rounded(exported)
-    plain, reference = scratch / FORMATS["onnx"], Deployed(network, record.preprocess)
+    plain, reference = scratch / GRAPH_FILES["onnx"], Deployed(network, record.preprocess)
     write_graph(Deployed(exported, record.preprocess), record, plain, half=target.half, single=target.single)
     verify(reference, Graph(plain, Device("cpu")), single=target.single)
     if target.int8 is not None:
@@ -152,15 +152,15 @@ def _make_small(plain: Path, record: Record, target: Target, scratch: Path, made
     compared.parent.mkdir()
     convert(plain, record, compared)
     measured = cost.measure(compared, made / target.file, found)
-    (made / cost.COST_FILE).write_text(measured.to_json(), encoding="utf-8")
+    (made / COST_FILE).write_text(measured.to_json(), encoding="utf-8")
     log.info("%s", measured.summary())
     if measured.warning:
         log.warning("%s", measured.warning)
 
 
 def _tell_of_others(output: Path, target: Target) -> None:
-    """Warn of graphs in other forms that an earlier export has left: the first of `FORMATS` is taken."""
-    others = [name for name in FORMATS.values() if name != target.file and (output / name).is_file()]
+    """Warn of graphs in other forms that an earlier export has left: the first of `GRAPH_FILES` is taken."""
+    others = [name for name in GRAPH_FILES.values() if name != target.file and (output / name).is_file()]
     if others:
         log.warning("%s holds %s too: name the file, not the folder, to say which is meant", output, ", ".join(others))
 

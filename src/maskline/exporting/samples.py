@@ -20,7 +20,6 @@ from maskline.instances import ByteArray
 from maskline.preprocess import Preprocess
 
 TO_CALIBRATE, TO_COMPARE = 50, 25  # pictures at most
-FEWEST = 2  # pictures: one for each
 
 log = logging.getLogger("maskline")
 
@@ -32,7 +31,7 @@ class Samples:
     Attributes:
         calibration: files that ranges of values are measured on.
         held_out: other files, to compare on.
-        annotated: a data set to measure AP on, none of whose pictures is among the calibration's; None: there is none.
+        annotated: a data set to measure AP on, none of whose files is among the calibration's; None: there is none.
     """
 
     calibration: tuple[Path, ...]
@@ -53,17 +52,22 @@ def find(source: Path) -> Samples:
         raise InputNotFoundError(f"no folder {source}: int8 needs a data set, or a folder of some dozens of pictures")
     splits = _splits(source)
     if {"train", "val"} <= set(splits):
-        train, val = splits["train"], splits["val"]
-        return Samples(
-            _spread([train.path(image) for image in train.images], TO_CALIBRATE),
-            _spread([val.path(image) for image in val.images], TO_COMPARE),
-            val,
+        annotated = splits["val"]
+        train, val = ([part.path(image) for image in part.images] for part in (splits["train"], annotated))
+        measured_on = {path.resolve() for path in val}
+        train = [path for path in train if path.resolve() not in measured_on]
+    else:
+        annotated = None
+        paths = [Path(name) for name in files_in(str(source)) if not name.lower().endswith(".pdf")]
+        val = paths[1::5]
+        train = [path for path in paths if path not in set(val)]
+    calibration, held_out = _readable(_spread(train, TO_CALIBRATE)), _readable(_spread(val, TO_COMPARE))
+    if not calibration or not held_out:
+        raise InputError(
+            f"{source} has {len(calibration)} pictures to calibrate with and {len(held_out)} others to compare on: "
+            "int8 needs one of each at least, better some dozens"
         )
-    paths = [Path(name) for name in files_in(str(source)) if not name.lower().endswith(".pdf")]
-    if len(paths) < FEWEST:
-        raise InputError(f"{source} has {len(paths)} pictures: int8 needs {FEWEST} at least, better some dozens")
-    held_out = paths[1::5]
-    return Samples(_spread([p for p in paths if p not in set(held_out)], TO_CALIBRATE), _spread(held_out, TO_COMPARE))
+    return Samples(calibration, held_out, annotated)
 
 
 def batches(paths: Sequence[Path], preprocess: Preprocess) -> Iterator[npt.NDArray[Any]]:
@@ -73,12 +77,22 @@ def batches(paths: Sequence[Path], preprocess: Preprocess) -> Iterator[npt.NDArr
 
 
 def pictures(paths: Sequence[Path]) -> Iterator[ByteArray]:
-    """The pictures that can be read, BGR; of the others a warning tells."""
-    for path in paths:
-        try:
-            yield read_image(path)
-        except InputError as error:
-            log.warning("skipped: %s", error)
+    """The pictures, BGR."""
+    return map(read_image, paths)
+
+
+def _readable(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Those that can be read; of the others a warning tells."""
+    return tuple(path for path in paths if _can_be_read(path))
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        read_image(path)
+    except InputError as error:
+        log.warning("skipped: %s", error)
+        return False
+    return True
 
 
 def _splits(source: Path) -> dict[str, Dataset]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
-from maskline.errors import ParameterError, UnknownNameError
+from maskline import catalog
+from maskline.checks import check_count
+from maskline.errors import MissingDependencyError, ParameterError, UnknownNameError
 from maskline.preprocess import Preprocess
-from maskline.runtime.model_dir import GRAPH_FILE
+from maskline.runtime.model_dir import GRAPH_FILES
 
-#: What can be written, and the name of its file. OpenVINO's has its weights in a second file, ``inference.bin``.
-FORMATS = {"onnx": GRAPH_FILE, "ort": "inference.ort", "openvino": "inference.xml"}
+COST_FILE = "int8.json"  # beside a model in 8 bits: what they cost
 BATCHES = ("dynamic", "1")
 SMALLEST, LARGEST = 32, 4096  # pixels of a fixed side
 
@@ -21,7 +23,7 @@ class Target:
     """What is wanted of a graph. The default is the most general one.
 
     Attributes:
-        format: of `FORMATS`.
+        format: a key of `maskline.runtime.model_dir.GRAPH_FILES`.
         single: every run has one image, rather than any number. Some runtimes of phones want all shapes fixed.
         size: ``(height, width)`` of the input in pixels, where the model leaves it free; None: as the model has it.
         half: store weights in half precision; arithmetic stays in float32.
@@ -35,8 +37,8 @@ class Target:
     int8: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise UnknownNameError.of("format", str(self.format), FORMATS)
+        if self.format not in GRAPH_FILES:
+            raise UnknownNameError.of("format", str(self.format), GRAPH_FILES)
         if self.half and self.int8 is not None:
             raise ParameterError("half and int8 can't both be: weights are stored in 16 bits or in 8, leave one out")
         if self.half and self.format == "ort":
@@ -61,12 +63,28 @@ class Target:
         """
         if str(batch) not in BATCHES:
             raise ParameterError(f"batch is {batch!r}: expected 1, or 'dynamic' for any number of images")
-        return cls(format.lower(), str(batch) == "1", _size(size), half, None if int8 is None else Path(int8))
+        return cls(str(format).lower(), str(batch) == "1", _size(size), half, None if int8 is None else Path(int8))
 
     @property
     def file(self) -> str:
         """Name of the graph's file."""
-        return FORMATS[self.format]
+        return GRAPH_FILES[self.format]
+
+    def check(self, row: catalog.Model) -> None:
+        """Refuse now what would fail after minutes of work.
+
+        Raises:
+            ParameterError: the model can't have that size.
+            MissingDependencyError: the format needs what is not installed.
+            InputError: the pictures for 8 bits can't be used.
+        """
+        self.preprocess(row.preprocess, row.name)
+        if self.format == "openvino" and find_spec("openvino") is None:
+            raise MissingDependencyError("the format openvino needs it: pip install 'maskline[openvino]'")
+        if self.int8 is not None:
+            from maskline.exporting import samples  # which needs the extra `data`
+
+            samples.find(self.int8)
 
     def preprocess(self, own: Preprocess, model: str) -> Preprocess:
         """How an image becomes an input of the wanted size, of a model that has its ``own`` way.
@@ -99,9 +117,14 @@ def _size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
         if match is None:
             raise ParameterError(f"size is {value!r}: expected HEIGHTxWIDTH in pixels, such as 640x640")
         value = int(match[1]), int(match[2])
-    if value is not None and not all(SMALLEST <= side <= LARGEST for side in value):
-        raise ParameterError(f"size is {_told(value)}: expected sides from {SMALLEST} to {LARGEST} pixels")
-    return value
+    if value is None:
+        return None
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise ParameterError(f"size is {value!r}: expected height and width in pixels, such as 640x640")
+    height, width = (check_count(side, "a side of size", LARGEST) for side in value)
+    if min(height, width) < SMALLEST:
+        raise ParameterError(f"size is {height}x{width}: expected sides from {SMALLEST} to {LARGEST} pixels")
+    return height, width
 
 
 def _told(size: tuple[int, int]) -> str:

@@ -83,16 +83,24 @@ def _opened(source: Path | bytes) -> Iterator[PdfDocument]:
     with _lock:
         try:
             document = PdfDocument(source)
+            _with_forms(document)
         except PdfiumError as error:
             if "password" in str(error).lower():
                 raise InputError("it is encrypted: save it without a password and give that") from error
             raise InputError("a PDF file that is damaged, cut short or has no pages") from error
-        document.init_forms()
     try:
         yield document
     finally:
         with _lock:
             document.close()
+
+
+def _with_forms(document: PdfDocument) -> None:
+    try:
+        document.init_forms()
+    except BaseException:
+        document.close()
+        raise
 
 
 def _scale(names: tuple[str, ...], default: float) -> float:

@@ -42,6 +42,7 @@ _ACCEPTED = (
     f"bytes of an image or PDF file, a dict with the key {', '.join(KEYS[:-1])} or {KEYS[-1]}, or a list, tuple or "
     "iterator of these"
 )
+DEEPEST = 50  # lists in lists
 _BYTES = (bytes, bytearray, memoryview)
 _NO_KIND = {
     "image": NOT_AN_IMAGE,
@@ -100,7 +101,10 @@ def count(source: Source) -> int | None:
         return 1
     if parts is None:
         return _count_single(source)
-    counts = [count(part) for part in parts]
+    try:
+        counts = [count(part) for part in parts]
+    except RecursionError:  # a list that holds itself
+        return None
     known = [n for n in counts if n is not None]
     return sum(known) if len(known) == len(counts) else None
 
@@ -135,9 +139,12 @@ def _expand(source: Source, skip: bool) -> Iterator[Picture]:
                 raise found
 
 
-def _read(source: Source) -> Generator[Found, None, None]:
+def _read(source: Source, depth: int = 0) -> Generator[Found, None, None]:
     """What there is in ``source``, in order, faults included."""
+    borrowed = isinstance(source, Iterator)  # which may fill one array again and again
     try:
+        if depth > DEEPEST:
+            raise InputTypeError(f"inputs in lists in lists, {depth} deep: does a list hold itself?")
         parts = _parts(source)
         if parts is None:
             yield from _read_single(source)
@@ -146,7 +153,7 @@ def _read(source: Source) -> Generator[Found, None, None]:
         yield error
         return
     for part in parts:
-        yield from _read(part)
+        yield from _read(part.copy() if borrowed and isinstance(part, np.ndarray) else part, depth + 1)
 
 
 def _parts(source: Source) -> Iterable[Source] | None:

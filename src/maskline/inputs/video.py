@@ -18,11 +18,10 @@ from maskline.errors import InputError
 from maskline.inputs.arrays import from_array
 from maskline.inputs.containers import is_cut_short
 from maskline.inputs.files import suffix_of
-from maskline.inputs.picture import Found, Picture, check_size
+from maskline.inputs.picture import Found, Picture, check_size, fault
+from maskline.transfer import redacted
 
-STREAM_TIMEOUT = (
-    15.0  # seconds of silence, when connecting and between frames, after which a network stream is given up
-)
+STREAM_TIMEOUT = 15.0  # seconds of silence, when connecting and between frames, that end a network stream
 
 _STREAM = re.compile(r"(rtsps?|rtmps?|udp|srt)://", re.IGNORECASE)
 _CAMERA = re.compile(r"camera:([0-9]{1,4})", re.IGNORECASE)
@@ -90,7 +89,7 @@ def read_camera(number: int) -> Iterator[Found]:
 
 def read_stream(address: str) -> Iterator[Found]:
     """The frames of a network stream, until it ends; it is released when the iterator is closed."""
-    shown = re.sub(r"//[^/@]*@", "//", address)  # without user and password
+    shown = redacted(address)
     wait = int(1000 * STREAM_TIMEOUT)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wait, cv2.CAP_PROP_READ_TIMEOUT_MSEC, wait]
     given = False
@@ -162,7 +161,11 @@ def _open_file(file: Path) -> cv2.VideoCapture:
 
 def _frames(capture: cv2.VideoCapture, path: str) -> Iterator[Picture]:
     """The frames that can be decoded, numbered as they come. Raises InputError if they are too large."""
-    check_size(*(int(capture.get(side)) or 1 for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)))
+    sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+    try:
+        check_size(*(int(capture.get(side)) or 1 for side in sides))
+    except InputError as error:
+        raise fault(repr(path), error) from None
     rate = capture.get(cv2.CAP_PROP_FPS)
     fps = float(rate) if 0 < rate < 10_000 else 0.0
     number = failed = 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maskline.checks import check_count
+from maskline.checks import check_count, refuse_unknown
 from maskline.errors import ParameterError, UnknownNameError
 from maskline.runtime.backend import BACKENDS, Acceleration, Shape
 from maskline.runtime.device import parse_devices
@@ -95,7 +95,7 @@ def _from_hpi(hpi: Mapping[str, Any], options: Mapping[str, Any], threads: int |
 
 
 def _check_hpi(hpi: Mapping[str, Any]) -> None:
-    _refuse_unknown(hpi, (*HPI_KEYS, *HPI_UNUSED), "hpi_config")
+    refuse_unknown(hpi, (*HPI_KEYS, *HPI_UNUSED), "hpi_config")
     if not isinstance(hpi.get("auto_config", True), bool):
         raise ParameterError(f"auto_config of hpi_config is {hpi['auto_config']!r}: expected true or false")
     if hpi.get("backend") is not None and hpi["backend"] not in HPI_BACKENDS:
@@ -103,7 +103,7 @@ def _check_hpi(hpi: Mapping[str, Any]) -> None:
 
 
 def _instead_of_paddle(what: str, options: Mapping[str, Any], threads: int | None, where: str) -> Acceleration:
-    _refuse_unknown(options, (*OPTIONS, *PADDLE_OPTIONS), where)
+    refuse_unknown(options, (*OPTIONS, *PADDLE_OPTIONS), where)
     told = [key for key in options if key in PADDLE_OPTIONS]
     without = f", without {', '.join(told)}" if told else ""
     log.warning("%s runs Paddle programs: ONNX Runtime stands in for it%s", what, without)
@@ -112,7 +112,7 @@ def _instead_of_paddle(what: str, options: Mapping[str, Any], threads: int | Non
 
 def _options(options: Mapping[str, Any], threads: int | None, where: str) -> dict[str, Any]:
     """Fields of `Acceleration`."""
-    _refuse_unknown(options, OPTIONS, where)
+    refuse_unknown(options, OPTIONS, where)
     precision = str(options.get("precision", "fp32")).lower()
     if precision not in PRECISIONS:
         raise UnknownNameError.of(f"precision in {where}", precision, PRECISIONS)
@@ -202,10 +202,3 @@ def _mapping(value: object, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ParameterError(f"{where} is {value!r}: expected keys and values")
     return value
-
-
-def _refuse_unknown(given: Iterable[object], known: Iterable[str], where: str) -> None:
-    names = list(known)
-    for key in given:
-        if key not in names:
-            raise UnknownNameError.of(f"key in {where}", str(key), names)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from maskline.checks import environment_switch
 from maskline.errors import DeviceError, ParameterError, UnknownNameError
 
 #: Kinds of devices and the ONNX Runtime providers that serve them, best first. Those without have none in public: they
@@ -120,4 +120,4 @@ def provider_of(device: Device) -> str:
 
 def may_fall_back() -> bool:
     """Whether the environment asks for the CPU in place of a device that is not there."""
-    return os.environ.get(FALLBACK_VARIABLE, "").lower() in ("1", "true", "yes", "on")
+    return environment_switch(FALLBACK_VARIABLE)

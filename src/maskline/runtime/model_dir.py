@@ -15,8 +15,8 @@ from maskline.errors import InputNotFoundError, ModelError, ParameterError
 from maskline.files import read_yaml
 from maskline.runtime.graph import Record
 
-GRAPH_FILE = "inference.onnx"
-GRAPH_FILES = (GRAPH_FILE, "inference.ort", "inference.xml")  # the first one there is taken
+#: The graph's file by format; the first one there is taken. The weights of OpenVINO's are in ``inference.bin``.
+GRAPH_FILES = {"onnx": "inference.onnx", "ort": "inference.ort", "openvino": "inference.xml"}
 CONFIG_FILE = "inference.yml"
 FOREIGN_FILES = ("inference.pdmodel", "inference.json", "inference.pdiparams")
 
@@ -55,13 +55,13 @@ def open_model_dir(path: Path, name: str | None = None) -> ModelDir:
         return ModelDir(path, name)
     if not path.is_dir():
         raise InputNotFoundError(f"no model directory {path}: make one with `maskline export MODEL --output {path}`")
-    graph = next((path / name for name in GRAPH_FILES if (path / name).is_file()), None)
+    graph = next((path / name for name in GRAPH_FILES.values() if (path / name).is_file()), None)
     if graph is None:
         foreign = next((f for f in FOREIGN_FILES if (path / f).exists()), None)
         told = f"{foreign} is a Paddle program, which only Paddle runs: " if foreign else ""
         raise ModelError(
-            f"{path} has no {GRAPH_FILE}: {told}make one from the .pdparams weights with `maskline export MODEL "
-            f"--weights FILE.pdparams --output {path}`"
+            f"{path} has none of {', '.join(GRAPH_FILES.values())}: {told}make one from the .pdparams weights with "
+            f"`maskline export MODEL --weights FILE.pdparams --output {path}`"
         )
     labels, threshold = _read_config(path / CONFIG_FILE) if (path / CONFIG_FILE).is_file() else (None, None)
     return ModelDir(graph, name, labels, threshold)
@@ -72,7 +72,7 @@ def _read_config(path: Path) -> tuple[tuple[str, ...] | None, float | None]:
     config = _read_yaml(path)
     labels, threshold = config.get("label_list"), config.get("draw_threshold")
     if labels is not None and not (isinstance(labels, list) and all(isinstance(v, str | int) for v in labels)):
-        raise ModelError(f"{path}: label_list is {str(labels)[:60]}: expected a list of names")
+        raise ModelError(f"{path}: label_list is no list of names: mend it or export the model again")
     try:
         score = None if threshold is None else check_score(threshold, "draw_threshold")
     except ParameterError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,11 @@ def _tensorrt(path: Path, device: Device, options: Acceleration, input_name: str
         )
     settings: dict[str, Any] = {"device_id": device.index, "trt_fp16_enable": options.precision == "fp16"}
     cache = cache_folder(path, options, by_default=True)
-    if cache is not None:
-        settings |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(cache)}
+    if (
+        cache is not None
+    ):  # a file's own: by itself TensorRT tells engines by the path and form of a model, not its weights
+        own = cache / hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        settings |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(own)}
     if options.shapes is not None:
         for name, shape in zip(("min", "opt", "max"), options.shapes, strict=True):
             settings[f"trt_profile_{name}_shapes"] = f"{input_name}:{_times(shape)}"

@@ -46,7 +46,7 @@ def spread(
     try:
         for job in _until_fault(jobs, waiting):
             waiting.append(pool.submit(done, job))
-            if len(waiting) == AHEAD * len(workers):
+            while waiting and (waiting[0].done() or len(waiting) == AHEAD * len(workers)):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

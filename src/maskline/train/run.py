@@ -13,7 +13,7 @@ from maskline.data import layout
 from maskline.data.dataset import Dataset
 from maskline.errors import DatasetError, MasklineError, ParameterError
 from maskline.exporting import export_network
-from maskline.results import check_folder
+from maskline.naming import check_folder
 from maskline.train import checkpoint, devices, processes, results
 from maskline.train.augment import Augment
 from maskline.train.journal import LogFile

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +36,23 @@ def new_network(settings: Settings, num_classes: int) -> nn.Module:
     elif settings.weights == BACKBONE:
         _load_backbone(network, row)
     else:
-        path = hub.weights_file(row) if settings.weights == OFFICIAL else weights_path(Path(settings.weights))
+        path = file_of(settings.weights, row)
         state, _ = read_state(row, path)
         remade = load_all_but_classes(network, state, path, row)
         log.info("starting from %s", path)
         if remade:
             log.info("made anew, because the file has other classes than the data set's %d: %s", num_classes, remade)
     return network
+
+
+def file_of(weights: str, row: catalog.Model) -> Path:
+    """The file of the official weights, of those at an address, or of those named."""
+    if weights == OFFICIAL:
+        return hub.weights_file(row)
+    if weights.startswith(("http://", "https://")):
+        folder = hashlib.sha256(weights.encode()).hexdigest()[:16]
+        return fetch(weights, home() / "weights" / folder / Path(urlsplit(weights).path).name)
+    return weights_path(Path(weights))
 
 
 def load_all_but_classes(network: nn.Module, state: Mapping[str, Tensor], path: Path, row: catalog.Model) -> str:

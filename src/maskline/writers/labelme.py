@@ -75,7 +75,8 @@ class LabelMeWriter(Writer):
         own = self._own_picture(result, path)
         if not _is_free(path, own):
             level = logging.INFO if self._kept else logging.WARNING
-            logger.log(level, "%s was edited, or is not from maskline: it is left; delete it to write it anew", path)
+            what = result["input_path"] or "an array"
+            logger.log(level, "%s was edited, or is not from maskline: it is left, and %s not written", path, what)
             self._kept += 1
             return
         self._write(path, Path(result["input_path"]) if own is None else own, result)

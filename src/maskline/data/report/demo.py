@@ -11,8 +11,9 @@ from maskline.data.dataset import Dataset, ImageRecord
 from maskline.errors import InputError
 from maskline.files import replace_file
 from maskline.inputs import read_image
+from maskline.naming import PICTURE_FORMATS
 from maskline.render import draw
-from maskline.results import ENCODER_OPTIONS, PICTURE_FORMATS
+from maskline.results import ENCODER_OPTIONS
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
