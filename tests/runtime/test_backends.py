@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -143,6 +144,29 @@ def test_a_failing_run_is_told(graph_file: Path) -> None:
         graph.run(np.zeros((1, 5, 5, 3), np.uint8))
     assert "\n" not in str(caught.value)
     assert len(graph.run(batch(graph)).scores) == 2
+
+
+def test_signals_are_survived_after_graphs_have_come_and_gone(graph_file: Path) -> None:
+    """Where each graph had a core of its own, SIGTERM was a segmentation fault by now."""
+    program = f"""
+import os, pathlib, signal
+from maskline.runtime.backend import Acceleration
+from maskline.runtime.device import Device
+from maskline.runtime.graph import Graph
+from maskline.signals import terminable
+
+def opened():
+    return Graph(pathlib.Path({str(graph_file)!r}), Device("cpu"), Acceleration(backend="openvino"))
+
+a = opened()
+b = opened()
+del a
+c = opened()
+del b, c
+with terminable():
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == 143
 
 
 def test_without_openvino(graph_file: Path, ir_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

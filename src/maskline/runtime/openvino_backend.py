@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +26,10 @@ class OpenVino:
     def __init__(self, path: Path, device: Device, options: Acceleration) -> None:
         """Raises: ModelError: a damaged file. DeviceError: no such device. MissingDependencyError: no OpenVINO."""
         try:
-            import openvino
+            import openvino  # noqa: F401  # to say so if it is not there
         except ImportError:
             raise MissingDependencyError("OpenVINO is not installed: pip install 'maskline[openvino]'") from None
-        core = openvino.Core()
+        core = _core()
         target = _target(core, device)
         try:
             model = core.read_model(path)
@@ -66,6 +67,16 @@ class OpenVino:
             return self._idle.get_nowait()
         except queue.Empty:
             return self._compiled.create_infer_request()
+
+
+@lru_cache(maxsize=1)
+def _core() -> openvino.Core:
+    """One for the whole process: a core's CPU plugin gives its thread an alternate stack for signals and takes it back
+    when it goes; where several come and go, one stays that is freed, and the next signal ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def metadata(model: openvino.Model) -> dict[str, str]:
