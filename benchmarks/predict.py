@@ -159,7 +159,8 @@ def mask_row(graph: Graph, size: tuple[int, int], kept: int, options: argparse.N
 def naive_way(instances: Instances, raw: Raw, frame: Frame, threshold: float, mask_frame: str) -> Callable[[], Any]:
     """The same masks made naively. Raises AssertionError if they are not the same."""
     if mask_frame != "box":
-        assert equal(instances, *naive_masks(raw, frame, threshold)), "the two ways must give the same masks"
+        same = equal(instances, *naive_masks(raw, frame, threshold), tight=mask_frame == "tight")
+        assert same, "the two ways must give the same masks (of padded inputs they don't: choose another --image)"
         return lambda: naive_masks(raw, frame, threshold)
     import paste  # which imports this file
 
@@ -203,15 +204,22 @@ def naive_masks(raw: Raw, frame: Frame, threshold: float) -> tuple[np.ndarray, n
     return full[kept], raw.boxes[kept] * np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
 
 
-def equal(instances: Any, full: np.ndarray, boxes: np.ndarray) -> bool:
-    """Whether our masks are the naive ones, cut at the boxes."""
+def equal(instances: Any, full: np.ndarray, boxes: np.ndarray, *, tight: bool = False) -> bool:
+    """Whether our masks are the naive ones, cut at the boxes, and if ``tight`` then at their own pixels."""
     boxes = np.clip(boxes, 0, np.array(instances.size[::-1] * 2, np.float32))
     real = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    for mask, whole, box in zip(instances.masks, full[real], boxes[real], strict=True):
-        top, bottom, left, right = pixel_window(box, instances.size)
-        if not np.array_equal(mask, whole[top:bottom, left:right]):
-            return False
-    return True
+    windows = [pixel_window(box, instances.size) for box in boxes[real]]
+    masks = [
+        whole[top:bottom, left:right] for whole, (top, bottom, left, right) in zip(full[real], windows, strict=True)
+    ]
+    if tight:
+        masks = [cut_to_pixels(mask) for mask in masks if mask.any()]
+    return all(np.array_equal(ours, theirs) for ours, theirs in zip(instances.masks, masks, strict=True))
+
+
+def cut_to_pixels(mask: np.ndarray) -> np.ndarray:
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return mask[y : y + height, x : x + width]
 
 
 def paired(ways: list[Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter) -> list[float]:
