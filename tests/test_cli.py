@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import sets
 
 import maskline
 
@@ -174,3 +175,10 @@ def test_usage_errors_and_help() -> None:
     assert run("predikt").returncode == 2
     assert "--threshold" in run("predict", "--help").stdout
     assert maskline.__version__ in run("--version").stdout
+
+
+def test_weights_that_torch_runs_take_no_options_of_runtimes(tmp_path: Path) -> None:
+    data = sets.make(tmp_path / "data", train=1, val=1)
+    for option in (("--engine", "openvino"), ("--batch-size", 2), ("--threads", 1)):
+        done = run("evaluate", data, "--model", "SOLOv2", "--weights", "x.safetensors", *option, cwd=tmp_path)
+        assert done.returncode == 2 and "only --device applies" in done.stderr, done.stderr

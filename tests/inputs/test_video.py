@@ -318,3 +318,10 @@ def test_a_users_own_log_level_stays(tmp_path: Path, mp4: bytes, monkeypatch: py
     level = cv2.utils.logging.getLogLevel()
     next(expand(write(tmp_path / "a.mp4", mp4)))
     assert os.environ["OPENCV_FFMPEG_LOGLEVEL"] == "16" and cv2.utils.logging.getLogLevel() == level
+
+
+def test_a_video_that_is_too_large_is_named(tmp_path: Path, mp4: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "large.mp4").write_bytes(mp4)
+    monkeypatch.setattr("maskline.inputs.picture.MAX_PIXELS", 100)
+    with pytest.raises(InputError, match=r"large\.mp4'?: \d+ x \d+ pixels: expected at most 100"):
+        list(expand(tmp_path / "large.mp4"))
