@@ -55,9 +55,10 @@ def make_model_dir(
         )
     from maskline.exporting import Target, export, read_labels
 
-    Target.of(format, batch=batch, size=size, half=half, int8=int8).check(row)  # before anything is downloaded
     labels = None if labels_file is None else read_labels(labels_file)
-    weights = weights_file(row) if weights is None else weights
+    if weights is None:  # a wrong option is to be told before anything is downloaded
+        Target.of(format, batch=batch, size=size, half=half, int8=int8).check(row)
+        weights = weights_file(row)
     return export(
         row.name,
         weights,

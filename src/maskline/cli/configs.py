@@ -8,12 +8,10 @@ import click
 
 from maskline.errors import OutputError, UnknownNameError
 
-save_option = click.option("--save-path", metavar="PATH", help="A .yaml file, or a folder. Default: print it.")
-
 
 @click.command()
 @click.argument("name", metavar="NAME")
-@save_option
+@click.option("--save-path", metavar="PATH", help="A .yaml file, or a folder. Default: print it.")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 def config(name: str, save_path: str | None, force: bool) -> None:
     """Print the configuration of a model's jobs, for `maskline -c`, or that of the pipeline: instance_segmentation."""

@@ -139,14 +139,15 @@ def _make(network: nn.Module, record: Record, target: Target, scratch: Path, mad
 
 def _make_small(plain: Path, record: Record, target: Target, scratch: Path, made: Path) -> None:
     """As `_make`, in 8 bits, from the proved graph; and what that costs."""
-    from maskline.exporting import cost, samples  # they need the extra `data`, which predicting and export don't
+    from maskline.exporting import cost  # which needs the extra `data`, as predicting and export don't
     from maskline.exporting.quantise import quantise
+    from maskline.exporting.samples import batches
 
-    assert target.int8 is not None
-    found = samples.find(target.int8)
+    found = target.samples
+    assert found is not None
     record = replace(record, made_by=f"{record.made_by}, int8")
     small = scratch / "small.onnx"
-    quantise(plain, record, samples.batches(found.calibration, record.preprocess), small)
+    quantise(plain, record, batches(found.calibration, record.preprocess), small)
     convert(small, record, made / target.file)
     compared = scratch / "compared" / target.file  # in the same form, because sizes and times are compared
     compared.parent.mkdir()

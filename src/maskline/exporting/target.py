@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maskline import catalog
 from maskline.checks import check_count
@@ -13,12 +15,15 @@ from maskline.errors import MissingDependencyError, ParameterError, UnknownNameE
 from maskline.preprocess import Preprocess
 from maskline.runtime.model_dir import GRAPH_FILES
 
+if TYPE_CHECKING:
+    from maskline.exporting.samples import Samples
+
 COST_FILE = "int8.json"  # beside a model in 8 bits: what they cost
 BATCHES = ("dynamic", "1")
 SMALLEST, LARGEST = 32, 4096  # pixels of a fixed side
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target:
     """What is wanted of a graph. The default is the most general one.
 
@@ -81,10 +86,16 @@ class Target:
         self.preprocess(row.preprocess, row.name)
         if self.format == "openvino" and find_spec("openvino") is None:
             raise MissingDependencyError("the format openvino needs it: pip install 'maskline[openvino]'")
-        if self.int8 is not None:
-            from maskline.exporting import samples  # which needs the extra `data`
+        _ = self.samples
 
-            samples.find(self.int8)
+    @cached_property
+    def samples(self) -> Samples | None:
+        """The pictures for 8 bits, looked for once. Raises InputError if they can't be used."""
+        if self.int8 is None:
+            return None
+        from maskline.exporting.samples import find  # which needs the extra `data`
+
+        return find(self.int8)
 
     def preprocess(self, own: Preprocess, model: str) -> Preprocess:
         """How an image becomes an input of the wanted size, of a model that has its ``own`` way.

@@ -45,6 +45,12 @@ def file_name(url: str) -> str:
     return f"{stem[: _NAME_LENGTH - len(suffix) - 1]}.{suffix}"
 
 
+def place(url: str, folder: str) -> Path:
+    """Where the copy of a URL is kept: below this folder of the cache, in one of its own, under a readable name."""
+    digest = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return home() / folder / digest / file_name(url)
+
+
 def download(url: str) -> Path:
     """The file at ``url``, in ``predict_input`` of the cache folder.
 
@@ -65,10 +71,7 @@ def download(url: str) -> Path:
     limits = VIDEO_LIMITS if suffix_of(urlsplit(url).path) in VIDEO_SUFFIXES else LIMITS
     return fetch(
         url,
-        home()
-        / "predict_input"
-        / hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        / file_name(url),
+        place(url, "predict_input"),
         progress=False,  # a second bar would spoil that of the whole work
         attempts=_ATTEMPTS,
         timeout=TIMEOUT,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from maskline import catalog, hub, models
 from maskline.download import fetch, home
 from maskline.errors import ParameterError, WeightsError
+from maskline.inputs.web import is_url, place
 from maskline.train.settings import BACKBONE, OFFICIAL, SCRATCH, Settings
 from maskline.weights.load import empty_network, fit, read_state, weights_path
 
@@ -49,9 +48,8 @@ def file_of(weights: str, row: catalog.Model) -> Path:
     """The file of the official weights, of those at an address, or of those named."""
     if weights == OFFICIAL:
         return hub.weights_file(row)
-    if weights.startswith(("http://", "https://")):
-        folder = hashlib.sha256(weights.encode()).hexdigest()[:16]
-        return fetch(weights, home() / "weights" / folder / Path(urlsplit(weights).path).name)
+    if is_url(weights):
+        return fetch(weights, place(weights, "weights"))
     return weights_path(Path(weights))
 
 
