@@ -6,6 +6,7 @@ import io
 import logging
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 
 import click
 from click.core import ParameterSource
@@ -15,10 +16,12 @@ from maskline.cli.configs import config, save_pipeline_config
 from maskline.cli.datasets import check, convert, split
 from maskline.cli.predicting import Showing, predict, predict_by_pipeline, showing_options
 from maskline.cli.running import Running, running_options
+from maskline.cli.serving import HOST, PORT, Serving, serve, serve_pipeline
 from maskline.cli.training import compare, evaluate, export, train
 from maskline.errors import MasklineError
 from maskline.signals import terminable
 
+PIPELINE = "instance_segmentation"  # as in `maskline.config`, which is not imported until needed
 PLUGINS = (
     "maskline has no plugins to install; pip install 'maskline[train]' trains, 'maskline[openvino]' speeds up CPUs"
 )
@@ -67,6 +70,9 @@ def _ignore(context: click.Context, parameter: click.Parameter, given: object) -
 @click.option("--input", "inputs", multiple=True, metavar="INPUT", help="What to predict; may be given again.")
 @showing_options
 @running_options
+@click.option("--serve", "serving", is_flag=True, help="Answer HTTP requests; `maskline serve` has more options.")
+@HOST
+@PORT
 @click.option("--get-pipeline-config", metavar="NAME", help="Write the configuration file, to --save-path or here.")
 @click.option("--force", is_flag=True, help="Let --get-pipeline-config write over a file.")
 @click.option("-c", "--config", "config_file", metavar="CONFIG", help="Run a job: a module's YAML file, or a model.")
@@ -82,6 +88,9 @@ def cli(
     inputs: tuple[str, ...],
     showing: Showing,
     running: Running,
+    serving: bool,
+    host: str | None,
+    port: int | None,
     get_pipeline_config: str | None,
     force: bool,
     config_file: str | None,
@@ -99,8 +108,13 @@ def cli(
             given, ("config_file", "overrides"), "does not go with -c and -o: set the key, such as -o Predict.input=…"
         )
         _run_job(config_file, overrides)
+    elif serving:
+        legal = ("serving", "pipeline", "host", "port", "threshold", *(field.name for field in fields(Running)))
+        _refuse(given, legal, "does not go with --serve")
+        serve_pipeline(pipeline or PIPELINE, Serving(host=host, port=port), running, showing.threshold)
     elif pipeline is not None:
         _refuse(given, [name for name in given if name != "force"], "goes with --get-pipeline-config")
+        _refuse(given, [name for name in given if name not in ("host", "port")], "goes with --serve")
         predict_by_pipeline(pipeline, inputs, showing, running)
     else:
         _refuse(given, (), "needs --pipeline instance_segmentation, or a pipeline's YAML file")
@@ -127,7 +141,7 @@ def models() -> None:
     click.echo(catalog.markdown_table())
 
 
-for command in (predict, train, evaluate, compare, export, check, convert, split, config, models):
+for command in (predict, serve, train, evaluate, compare, export, check, convert, split, config, models):
     cli.add_command(command)
 
 

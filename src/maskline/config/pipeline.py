@@ -21,6 +21,9 @@ MODULE = "InstanceSegmentation"
 #: Keys about what runs the network, at the top or in the module, whose word is the last.
 ACCELERATION = ("use_hpip", "hpi_config", "engine", "engine_config")
 
+#: Keys about the service. Only the first has an effect; the others are for other pipelines of the reference.
+SERVING = ("visualize", "return_urls", "extra")
+
 log = logging.getLogger("maskline")
 
 
@@ -31,6 +34,7 @@ class PipelineConfig:
     Attributes:
         use_hpip, hpi_config, engine, engine_config: see `maskline.create_model`.
         input: what an old file predicts when no input is given.
+        visualize: whether a service's answers hold a rendered picture, unless a request says.
     """
 
     model_name: str | None = catalog.DEFAULT_MODEL
@@ -43,6 +47,7 @@ class PipelineConfig:
     engine: str | None = None
     engine_config: Mapping[str, Any] | None = None
     input: str | None = None
+    visualize: bool = True
 
 
 def load_pipeline(source: str | Path | Mapping[str, Any]) -> PipelineConfig:
@@ -99,7 +104,14 @@ def _from_new(config: Mapping[str, Any], where: str) -> PipelineConfig:
         hpi_config=_merged(config, module, "hpi_config", where),
         engine=_text({"engine": _innermost(config, module, "engine")}, "engine", where),
         engine_config=_merged(config, module, "engine_config", where),
+        visualize=_visualize(_section(config, "Serving", where), where),
     )
+
+
+def _visualize(serving: Mapping[str, Any], where: str) -> bool:
+    refuse_unknown(serving, SERVING, f"{where}: Serving")
+    value = _switch(serving.get("visualize"), f"{where}: Serving: visualize")
+    return True if value is None else value
 
 
 def _batch_size(section: Mapping[str, Any]) -> Any:

@@ -5,6 +5,7 @@
 """
 
 from maskline.inputs.files import FOLDER_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES
+from maskline.inputs.images import claimed_size
 from maskline.inputs.picture import MAX_PIXELS, Picture
 from maskline.inputs.sources import KEYS, Source, count, expand, read_image
 
@@ -16,6 +17,7 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "Picture",
     "Source",
+    "claimed_size",
     "count",
     "expand",
     "read_image",

@@ -20,13 +20,16 @@ import cv2
 import numpy as np
 from PIL import ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.SunImagePlugin import SunImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from maskline.errors import InputError
 from maskline.inputs.arrays import from_array
-from maskline.inputs.picture import Found, Picture, check_size, guarded
+from maskline.inputs.picture import DAMAGE, Found, Picture, check_size, fault, guarded
 from maskline.inputs.tiff import TIFF, decode_tiff
 from maskline.instances import ByteArray
 
@@ -39,6 +42,47 @@ _OTHER: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
     (re.compile(rb"P[1-6]\s"), PpmImageFile),
     (re.compile(rb"\x59\xa6\x6a\x95"), SunImageFile),
 )
+
+
+def claimed_size(data: bytes) -> tuple[int, int]:
+    """``(width, height)`` that the header of an encoded image claims. Nothing is decoded, nor room made for it.
+
+    Raises:
+        InputError: no image of a kind we read, or its header is damaged.
+    """
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _claimed_by_webp(data)
+    reader: type[ImageFile.ImageFile] | None = next((r for magic, r in _OTHER if magic.match(data)), None)
+    if data[:3] == JPEG:
+        reader = JpegImageFile
+    elif data[:8] == PNG:
+        reader = PngImageFile
+    elif data[:4] in TIFF:
+        reader = TiffImageFile
+    if reader is None:
+        raise InputError(NOT_AN_IMAGE)
+    try:
+        with reader(io.BytesIO(data)) as image:
+            return image.width, image.height
+    except DAMAGE as error:
+        raise fault("the header of the image", error) from error
+
+
+def _claimed_by_webp(data: bytes) -> tuple[int, int]:
+    """As the container specification of WebP has it (RFC 9649, sections 2.5 to 2.7); Pillow would make room first."""
+    kind = data[12:16]
+    try:
+        if kind == b"VP8X":
+            return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+        if kind == b"VP8L":
+            (bits,) = struct.unpack_from("<I", data, 21)
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        if kind == b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, 26)
+            return width & 0x3FFF, height & 0x3FFF
+    except struct.error:
+        pass
+    raise InputError("the WebP data is cut short or damaged: its header tells no size")
 
 
 def decode(data: bytes, name: str, path: str | None) -> Iterator[Found]:
@@ -112,8 +156,8 @@ def _check_other(data: bytes) -> None:
     reader = next((reader for magic, reader in _OTHER if magic.match(data)), None)
     if reader is None:
         raise InputError(NOT_AN_IMAGE)
+    check_size(*claimed_size(data))
     with reader(io.BytesIO(data)) as image:
-        check_size(*image.size)
         if reader is BmpImageFile:  # Pillow forgives a last row that lacks its padding, OpenCV does not
             _check_bmp_rows(image, len(data))
         if reader is not WebPImageFile:  # that one has read everything by now

@@ -12,7 +12,7 @@ import numpy as np
 from maskline.checks import check_count, check_score
 from maskline.errors import MasklineError, ParameterError, UnknownNameError
 from maskline.inputs import Picture, expand
-from maskline.instances import FloatArray, Instances
+from maskline.instances import ByteArray, FloatArray, Instances
 from maskline.results import Result
 from maskline.runtime.backend import Acceleration
 from maskline.runtime.device import device_text, parse_devices
@@ -136,6 +136,26 @@ class Predictor:
 
     __call__ = predict
 
+    def detect(
+        self, images: Sequence[ByteArray], thresholds: Sequence[Threshold | None] | None = None
+    ) -> list[Instances]:
+        """What is in some images, in one run of the network where their inputs have one size. For programs with a queue
+        of their own, such as a server; several threads may call it at once.
+
+        Args:
+            images: each (H, W, 3) uint8 BGR.
+            thresholds: one for each image, see `predict`; None is the predictor's own.
+
+        Raises:
+            ParameterError: a bad threshold, or not as many as images.
+            ModelError: the network failed, for example for lack of memory.
+        """
+        given = [None] * len(images) if thresholds is None else thresholds
+        if len(given) != len(images):
+            raise ParameterError(f"{len(given)} thresholds for {len(images)} images: expected one for each")
+        each = [self._thresholds(self.threshold if threshold is None else threshold) for threshold in given]
+        return self._detect(self._graphs[0], images, each, self.grow_boxes)
+
     def close(self) -> None:
         """Let go of the devices that calls asked for. The predictor's own stay, and it can still be used."""
         self._others.clear()
@@ -158,7 +178,7 @@ class Predictor:
         self, graphs: Sequence[Graph], pictures: Iterator[Picture], size: int, thresholds: FloatArray, grow: bool
     ) -> Iterator[Result]:
         def detect(graph: Graph, batch: list[Picture]) -> list[Instances]:
-            return self._detect(graph, batch, thresholds, grow)
+            return self._detect(graph, [picture.pixels for picture in batch], [thresholds] * len(batch), grow)
 
         try:
             with closing(spread(_batches(pictures, size), graphs, detect)) as done:
@@ -169,9 +189,11 @@ class Predictor:
             if isinstance(pictures, Generator):
                 pictures.close()  # a camera, a file
 
-    def _detect(self, graph: Graph, batch: list[Picture], thresholds: FloatArray, grow: bool) -> list[Instances]:
+    def _detect(
+        self, graph: Graph, images: Sequence[ByteArray], thresholds: Sequence[FloatArray], grow: bool
+    ) -> list[Instances]:
         """Run a batch. Inputs of different size run apart, because padding one to the other would change its result."""
-        prepared = [graph.record.preprocess.apply(picture.pixels) for picture in batch]
+        prepared = [graph.record.preprocess.apply(pixels) for pixels in images]
         sizes: dict[tuple[int, ...], list[int]] = {}
         for number, (pixels, _) in enumerate(prepared):
             sizes.setdefault(pixels.shape, []).append(number)
@@ -184,11 +206,11 @@ class Predictor:
                     raw.image(i),
                     prepared[number][1],
                     (shape[0], shape[1]),
-                    thresholds,
+                    thresholds[number],
                     grow_boxes=grow,
                     mask_frame=graph.record.mask_frame,
                 )
-        return [found[number] for number in range(len(batch))]
+        return [found[number] for number in range(len(images))]
 
     def _thresholds(self, threshold: Threshold) -> FloatArray:
         """One threshold for each class; classes that a mapping leaves out have the model's own."""

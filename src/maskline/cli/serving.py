@@ -1,0 +1,168 @@
+"""``serve``, and the reference's ``--serve``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from maskline.cli.running import Running, gathered, running_options
+from maskline.errors import MissingDependencyError, ParameterError
+
+if TYPE_CHECKING:
+    from maskline.serve import Settings
+
+DEFAULT_BATCH = 4
+KEY_VARIABLE = "MASKLINE_API_KEY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """How a service behaves, as written on the command line. None: the default of `maskline.serve.Settings`.
+
+    Attributes:
+        max_body: MiB.
+        max_pixels, queue_pixels: millions.
+    """
+
+    host: str | None = None
+    port: int | None = None
+    workers: int | None = None
+    timeout: float | None = None
+    drain: float | None = None
+    max_body: float | None = None
+    max_pixels: float | None = None
+    queue_pixels: float | None = None
+    api_key_file: str | None = None
+    cors: tuple[str, ...] = ()
+    allow_url_host: tuple[str, ...] = ()
+    allow_url_network: tuple[str, ...] = ()
+    visualize: bool | None = None
+    access_log: bool | None = None
+
+    def settings(self, batch_size: int, visualize: bool) -> Settings:
+        """Raises ParameterError for what makes no sense."""
+        from maskline.serve import Settings
+        from maskline.serve.fetch import UrlPolicy
+        from maskline.serve.settings import MB, MP
+
+        given = {
+            "host": self.host,
+            "port": self.port,
+            "visualize": visualize if self.visualize is None else self.visualize,
+            "timeout": self.timeout,
+            "drain": self.drain,
+            "max_body": None if self.max_body is None else int(self.max_body * MB),
+            "max_pixels": None if self.max_pixels is None else int(self.max_pixels * MP),
+            "queue_pixels": None if self.queue_pixels is None else int(self.queue_pixels * MP),
+            "api_key": self._api_key(),
+            "access_log": self.access_log,
+        }
+        urls = UrlPolicy.of(self.allow_url_host, self.allow_url_network)
+        named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return Settings(batch_size=batch_size, cors=self.cors, urls=urls, **named)
+
+    def _api_key(self) -> str | None:
+        if self.api_key_file is None:
+            return os.environ.get(KEY_VARIABLE) or None
+        try:
+            return Path(self.api_key_file).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise ParameterError(f"--api-key-file {self.api_key_file} can't be read: {reason}") from None
+
+
+HOST = click.option("--host", metavar="ADDRESS", help="Where to listen. Default: 127.0.0.1, this machine only.")
+PORT = click.option("--port", type=int, metavar="N", help="Default: 8080. 0: any that is free.")
+_OPTIONS = (
+    HOST,
+    PORT,
+    click.option("--workers", type=int, metavar="N", help="Processes with the model. Default: one for each device."),
+    click.option("--timeout", type=float, metavar="S", help="Seconds for an answer. Default: 60."),
+    click.option("--drain", type=float, metavar="S", help="Seconds that requests have to end in. Default: 30."),
+    click.option("--max-body", type=float, metavar="MB", help="Size of a request. Default: 64."),
+    click.option("--max-pixels", type=float, metavar="MP", help="Of one picture, in millions. Default: 64."),
+    click.option("--queue-pixels", type=float, metavar="MP", help="Of all that wait, in millions. Default: 256."),
+    click.option("--api-key-file", metavar="FILE", help=f"Ask for the key in it. Default: for that in {KEY_VARIABLE}."),
+    click.option("--cors", multiple=True, metavar="ORIGIN", help="Web pages that may call the service; * for all."),
+    click.option("--allow-url-host", multiple=True, metavar="HOST", help="Fetch URLs of it. Default: none is fetched."),
+    click.option("--allow-url-network", multiple=True, metavar="CIDR", help="Private addresses they may have."),
+    click.option("--visualize/--no-visualize", default=None, help="Whether answers hold a picture unless asked."),
+    click.option("--access-log/--no-access-log", default=None, help="A line of JSON for each request, on stdout."),
+)
+
+
+def serving_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options, which come to the function as one argument ``serving``."""
+    return gathered(function, "serving", Serving, _OPTIONS)
+
+
+@click.command()
+@click.option("--pipeline", metavar="NAME|YAML", help="instance_segmentation, or a configuration file.")
+@click.option("--model", "model_name", metavar="NAME", help="A model of `maskline models`. Default: embedded.")
+@click.option("--model-dir", metavar="DIR", help="An exported model, instead of an official one.")
+@click.option("--threshold", type=float, metavar="SCORE", help="Keep scores above it. Default: the model's own.")
+@serving_options
+@running_options
+def serve(
+    pipeline: str | None,
+    model_name: str | None,
+    model_dir: str | None,
+    threshold: float | None,
+    serving: Serving,
+    running: Running,
+) -> None:
+    """Answer HTTP requests: POST /instance-segmentation, and a page to try it."""
+    if pipeline is not None:
+        if model_name is not None or model_dir is not None:
+            raise click.UsageError("--pipeline goes without --model and --model-dir: it names the model")
+        serve_pipeline(pipeline, serving, running, threshold)
+        return
+    opener = partial(Running.model, name=model_name, folder=model_dir, threshold=threshold)
+    _serve(opener, running, running.batch_size or DEFAULT_BATCH, True, serving)
+
+
+def serve_pipeline(source: str, serving: Serving, running: Running, threshold: float | None = None) -> None:
+    """What ``maskline --serve --pipeline NAME|YAML`` does. Options win over the file."""
+    from maskline.config import load_pipeline
+
+    config = load_pipeline(source)
+    running = replace(running, device=config.device if running.device is None else running.device)
+    batch_size = running.batch_size or (config.batch_size if config.batch_size > 1 else DEFAULT_BATCH)
+    opener = partial(Running.pipeline, source=source, threshold=threshold)
+    _serve(opener, running, batch_size, config.visualize, serving)
+
+
+def _serve(opener: partial[Any], running: Running, batch_size: int, visualize: bool, serving: Serving) -> None:
+    try:
+        from maskline.serve import serve as run
+    except ImportError as error:
+        told = f"the HTTP service needs {error.name}: pip install 'maskline[serve]'"
+        raise MissingDependencyError(told) from None
+    settings = serving.settings(batch_size, visualize)
+    parts = divided(running, serving.workers)
+    run([partial(opener, part) for part in parts], settings, partial(click.echo, err=True))
+
+
+def divided(running: Running, workers: int | None) -> list[Running]:
+    """How each worker runs its model: devices in turns, and processor threads shared out.
+
+    Raises:
+        ParameterError: more devices than workers.
+        DeviceError: no such device.
+    """
+    from maskline.runtime.device import device_text, parse_devices
+
+    devices = [None] if running.device is None else [device_text([one]) for one in parse_devices(running.device)]
+    count = len(devices) if workers is None else workers
+    if count < len(devices):
+        raise ParameterError(f"--workers {count} for {len(devices)} devices: expected one for each at least")
+    threads = running.threads
+    if threads is None and count > 1:
+        threads = max(1, (os.cpu_count() or 1) // count)
+    return [replace(running, device=devices[i % len(devices)], threads=threads) for i in range(count)]

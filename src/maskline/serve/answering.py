@@ -1,0 +1,93 @@
+"""From the bytes of a picture to the JSON of a result: what a worker does, step by step, and all of it at once."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import Any
+
+from PIL import Image
+
+from maskline.errors import MasklineError
+from maskline.inputs import MAX_PIXELS, Picture
+from maskline.inputs.images import decode as decode_file
+from maskline.instances import ByteArray, Instances
+from maskline.masks import place_rle, polygons, rle_encode
+from maskline.render import draw
+from maskline.results import ENCODER_OPTIONS
+from maskline.runtime.predictor import Predictor
+from maskline.serve.images import from_base64, is_url, pixels_claimed
+from maskline.serve.protocol import Wanted, failure, new_log_id, parse, success
+from maskline.serve.refusal import RefusalError
+
+
+def decode(data: bytes) -> ByteArray:
+    """A picture as (H, W, 3) uint8 BGR; of a TIFF file the first page. Raises RefusalError (422)."""
+    found = next(decode_file(data, "the picture", None), None)
+    if isinstance(found, Picture):
+        return found.pixels
+    raise RefusalError.of_image("image_invalid", str(found or "the picture: a TIFF file without pages"))
+
+
+def encode(pixels: ByteArray, instances: Instances, labels: tuple[str, ...], wanted: Wanted) -> bytes:
+    """The JSON of a result."""
+    rows = zip(instances.boxes.tolist(), instances.labels.tolist(), instances.scores.tolist(), strict=True)
+    found = [
+        {
+            "bbox": box,
+            "categoryId": label,
+            "categoryName": labels[label],
+            "score": score,
+            "mask": _mask(instances, i, wanted),
+        }
+        for i, (box, label, score) in enumerate(rows)
+    ]
+    image = _picture(pixels, instances, labels) if wanted.visualize else None
+    result = {"instances": found, "image": image, "size": list(instances.size)}
+    return json.dumps(result, ensure_ascii=False).encode()
+
+
+def _mask(instances: Instances, index: int, wanted: Wanted) -> dict[str, Any]:
+    mask, window, size = instances.masks[index], instances.window(index), instances.size
+    if wanted.mask_format == "polygon":
+        return {"polygons": polygons(mask, (window[2], window[0])), "size": list(size)}
+    if wanted.mask_frame == "image":
+        return {"rleResult": place_rle(mask, window, size), "size": list(size)}
+    return {"rleResult": rle_encode(mask), "size": list(mask.shape)}
+
+
+def _picture(pixels: ByteArray, instances: Instances, labels: tuple[str, ...]) -> str:
+    """A JPEG of Pillow's default quality, 75, in Base64."""
+    file = io.BytesIO()
+    Image.fromarray(draw(pixels, instances, labels)).save(file, "JPEG", **ENCODER_OPTIONS["JPEG"])
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def answer(model: Predictor, request: bytes | str, *, visualize: bool = True) -> bytes:
+    """All of it in the calling thread, for programs with an HTTP service of their own.
+
+    Args:
+        request: the JSON of a request; its picture must be in it, not a URL.
+        visualize: whether the answer holds a rendered picture where the request does not say.
+
+    Returns:
+        The JSON of the answer, or of the envelope of an error. Nothing is raised for what is the client's fault.
+    """
+    log_id = new_log_id()
+    try:
+        given = parse(request.encode("utf-8", "surrogatepass") if isinstance(request, str) else request)
+        log_id = given.logId or log_id
+        if is_url(given.image):
+            raise RefusalError.of_image(
+                "url_not_allowed", "a URL, which is not fetched here: send the picture in Base64"
+            )
+        data = from_base64(given.image)
+        pixels_claimed(data, MAX_PIXELS)
+        wanted, pixels = Wanted.of(given, visualize), decode(data)
+        (instances,) = model.detect([pixels], [wanted.threshold])
+        return success(log_id, encode(pixels, instances, model.labels, wanted))
+    except RefusalError as refusal:
+        return failure(refusal.log_id or log_id, refusal.status, str(refusal))
+    except MasklineError as error:
+        return failure(log_id, 500, str(error))

@@ -1,0 +1,333 @@
+"""The routes of the service, as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastapi import Depends, FastAPI
+from fastapi import Request as HttpRequest
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from maskline import __version__
+from maskline.errors import ParameterError
+from maskline.serve import kserve, protocol
+from maskline.serve.metrics import CONTENT_TYPE
+from maskline.serve.refusal import RefusalError
+from maskline.serve.service import Entry, Service
+
+PAGE = Path(__file__).parent / "page"
+EXAMPLE = Path(__file__).parents[1] / "assets" / "nuclei.png"
+DESCRIPTION = "Instance segmentation: a picture in, instances with masks out."
+UNLOGGED = ("/health", "/metrics", "/v2/health/live", "/v2/health/ready")
+ELEMENTS = 16  # of a tensor of the inference protocol
+OF_THE_SERVICE = (429, 503, 504)  # statuses that tell nothing of the picture
+GONE = 499  # in the log, where a client did not wait for its answer
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+#: By status: why a request gets no result, in the metrics.
+REASONS = {
+    400: "invalid",
+    401: "unauthorised",
+    408: "slow_request",
+    413: "too_large",
+    422: "invalid",
+    429: "overload",
+    500: "fault",
+    503: "not_ready",
+    504: "timeout",
+}
+
+Result = TypeVar("Result")
+
+access = logging.getLogger("maskline.access")
+log = logging.getLogger("maskline")
+
+
+def application(service: Service) -> ASGIApp:
+    """The service's routes, with what is common to all requests around them."""
+    app = FastAPI(title="maskline", version=__version__, description=DESCRIPTION)
+    app.state.service = service
+    app.add_exception_handler(RefusalError, _refused)
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(ClientDisconnect, _gone_away)
+    app.add_exception_handler(Exception, _fault)
+    _add_routes(app, service)
+    if service.settings.cors:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(service.settings.cors),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+            expose_headers=["Retry-After"],
+        )
+    return Seen(app, service)
+
+
+class Seen:
+    """Outermost: gives each request its `Entry`, and writes the access log and the metrics when it has ended."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        entry, started, status, size = Entry(), time.perf_counter(), GONE, 0
+        scope["maskline"] = entry
+
+        async def sent(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._service.draining:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            size += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sent)
+        except Exception:
+            log.exception("a fault of the service (logId %s)", entry.log_id)
+        finally:
+            self._end(scope, entry, time.perf_counter() - started, status, size)
+
+    def _end(self, scope: Scope, entry: Entry, seconds: float, status: int, size: int) -> None:
+        if scope["path"].endswith(("/infer", "/instance-segmentation")):
+            self._count(entry, seconds, status)
+        if not self._service.settings.access_log or scope["path"] in UNLOGGED:
+            return
+        client = scope.get("client")
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "logId": entry.log_id,
+            "client": client[0] if client else None,
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "bytes": size,
+            "ms": round(seconds * 1000, 1),
+            "stages": {stage: round(value * 1000, 1) for stage, value in entry.stages.items()},
+            "instances": entry.instances,
+            "reason": entry.reason,
+        }
+        access.info("%s", json.dumps({key: value for key, value in line.items() if value not in (None, {})}))
+
+    def _count(self, entry: Entry, seconds: float, status: int) -> None:
+        metrics = self._service.metrics
+        metrics.requests.labels(status).inc()
+        if status >= 400:
+            metrics.rejections.labels("gone" if status == GONE else REASONS.get(status, "other")).inc()
+        own = {stage: value for stage, value in entry.stages.items() if stage in ("receive", "parse", "fetch")}
+        metrics.stage(own | {"total": seconds})
+        metrics.instances.inc(entry.instances or 0)
+
+
+def _entry(request: HttpRequest) -> Entry:
+    entry: Entry = request.scope["maskline"]
+    return entry
+
+
+async def _refused(request: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, RefusalError)
+    entry = _entry(request)
+    entry.log_id, entry.reason = error.log_id or entry.log_id, str(error)
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.status in (408, 413):
+        headers["Connection"] = "close"
+    return _failed(request, error.status, str(error), headers)
+
+
+async def _no_route(request: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _failed(request, error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+async def _gone_away(request: HttpRequest, error: Exception) -> Response:
+    return Response(status_code=GONE)  # which nobody gets, but the log
+
+
+async def _fault(request: HttpRequest, error: Exception) -> Response:
+    return _failed(request, 500, "Internal server error", {})
+
+
+def _failed(request: HttpRequest, status: int, message: str, headers: dict[str, str]) -> Response:
+    """An error in the form of the route that it is of."""
+    if request.url.path.startswith("/v2"):
+        return _json(kserve.error(message), status, headers)
+    return _json(protocol.failure(_entry(request).log_id, status, message), status, headers)
+
+
+def _json(content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(content, status, headers, "application/json")
+
+
+def _failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": protocol.Failure, "description": REASONS[status]} for status in statuses}
+
+
+def _add_routes(app: FastAPI, service: Service) -> None:
+    authorised = [Depends(_authorised)] if service.settings.api_key is not None else []
+
+    @app.post(
+        "/instance-segmentation",
+        operation_id="infer",
+        summary="Find instances in a picture",
+        dependencies=authorised,
+        responses={200: {"model": protocol.Answer}, **_failures(401, 408, 413, 422, 429, 500, 503, 504)},
+        openapi_extra={"requestBody": _request_body()},
+    )
+    async def infer(request: HttpRequest) -> Response:
+        entry = _entry(request)
+        service.check_ready()
+        body = await _body(request, service)
+        return _json(await _while_connected(request, service.answer(body, entry)))
+
+    @app.get(
+        "/health",
+        operation_id="checkHealth",
+        summary="Whether requests are answered",
+        responses={200: {"model": protocol.Health}, **_failures(503)},
+    )
+    async def health(request: HttpRequest) -> Response:
+        service.check_ready()
+        return _json(protocol.health(_entry(request).log_id))
+
+    @app.get("/metrics", summary="Numbers for Prometheus", dependencies=authorised, response_class=Response)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+    _add_inference_protocol(app, service, authorised)
+    _add_page(app)
+
+
+async def _authorised(request: HttpRequest) -> None:
+    """Raise RefusalError (401) unless the request carries the service's key."""
+    key: str = request.app.state.service.settings.api_key
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    given = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    if not secrets.compare_digest(given.encode(), key.encode()):
+        raise RefusalError(401, "the API key is missing or wrong: send it as X-API-Key or as a Bearer token")
+
+
+def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any]) -> None:
+    """The routes of `kserve`. What is wrong with a picture is told in its element of the output, with status 200."""
+    model = f"/v2/models/{kserve.MODEL}"
+    version = f"{model}/versions/{kserve.VERSION}"
+
+    @app.get("/v2", include_in_schema=False)
+    async def server_metadata() -> dict[str, Any]:
+        return kserve.server_metadata()
+
+    @app.get("/v2/health/live", include_in_schema=False)
+    async def live() -> Response:
+        return Response()
+
+    @app.get("/v2/health/ready", include_in_schema=False)
+    @app.get(f"{model}/ready", include_in_schema=False)
+    @app.get(f"{version}/ready", include_in_schema=False)
+    async def ready() -> Response:
+        service.check_ready()
+        return Response()
+
+    @app.get(model, include_in_schema=False)
+    @app.get(version, include_in_schema=False)
+    async def model_metadata() -> dict[str, Any]:
+        service.check_ready()
+        about = service.workers.about
+        return kserve.model_metadata(about["model"], about["labels"])
+
+    @app.post(f"{model}/infer", include_in_schema=False, dependencies=authorised)
+    @app.post(f"{version}/infer", include_in_schema=False, dependencies=authorised)
+    async def infer_tensor(request: HttpRequest) -> Response:
+        service.check_ready()
+        body = await _body(request, service)
+        try:
+            length = kserve.header_length(request.headers.get(kserve.HEADER))
+            asked = await asyncio.to_thread(kserve.parse, body, length, limit=ELEMENTS)
+        except ParameterError as error:
+            raise RefusalError(400, str(error)) from None
+        texts = await _while_connected(request, _elements(service, asked.texts, _entry(request)))
+        answer, length = await asyncio.to_thread(kserve.compose, asked, texts)
+        if length is None:
+            return _json(answer)
+        return Response(answer, headers={kserve.HEADER: str(length)}, media_type="application/octet-stream")
+
+
+async def _elements(service: Service, texts: Sequence[str], entry: Entry) -> list[str]:
+    """The answers to several requests, of which the first is told of in the log."""
+    entries = [entry, *(Entry() for _ in texts[1:])]
+    tasks = [asyncio.create_task(_element(service, *one)) for one in zip(texts, entries, strict=True)]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _element(service: Service, text: str, entry: Entry) -> str:
+    try:
+        return (await service.answer(text.encode(), entry)).decode()
+    except RefusalError as error:
+        if error.status in OF_THE_SERVICE:
+            raise
+        return protocol.failure(error.log_id or entry.log_id, error.status, str(error)).decode()
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(PAGE / "index.html", headers=HEADERS)
+
+    @app.get("/page/example.png", include_in_schema=False)
+    async def example() -> Response:
+        return FileResponse(EXAMPLE)
+
+    app.mount("/page", StaticFiles(directory=PAGE))
+
+
+def _request_body() -> dict[str, Any]:
+    schema = protocol.Request.model_json_schema()
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+async def _body(request: HttpRequest, service: Service) -> bytes:
+    length = request.headers.get("content-length", "")
+    return await service.receive(request.stream(), int(length) if length.isdecimal() else None, _entry(request))
+
+
+async def _while_connected(request: HttpRequest, work: Awaitable[Result]) -> Result:
+    """The outcome of work, which is given up once the client has gone. Its body must have been read."""
+    task, gone = asyncio.ensure_future(work), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(request: HttpRequest) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

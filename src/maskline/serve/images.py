@@ -1,0 +1,56 @@
+"""What a request says a picture is, as the bytes of its file; nothing is decoded here."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+
+from maskline.errors import InputError
+from maskline.inputs import claimed_size
+from maskline.inputs.picture import check_size
+from maskline.serve.refusal import RefusalError
+
+_URL = re.compile(r"https?://", re.IGNORECASE)
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+_LINE_ENDS = str.maketrans("", "", "\r\n")
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is to be fetched rather than decoded."""
+    return _URL.match(text) is not None
+
+
+def from_base64(text: str) -> bytes:
+    """The bytes of Base64 (RFC 4648, section 4), also in a data URL or in lines. Raises RefusalError (422)."""
+    start = 0
+    if text[:5].lower() == "data:":
+        prefix = _DATA_URL.match(text)
+        if prefix is None:
+            raise RefusalError.of_image("base64_invalid", "a data URL without `;base64,`: send the picture in Base64")
+        start = prefix.end()
+    body = text[start:]
+    if "\n" in body:
+        body = body.translate(_LINE_ENDS)
+    try:
+        data = base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:  # the latter for what is not ASCII
+        reason = "padding is missing or wrong" if "padding" in str(error).lower() else "it has other characters"
+        raise RefusalError.of_image("base64_invalid", f"not Base64 ({reason}), nor an http(s) URL") from None
+    if not data:
+        raise RefusalError.of_image("image_empty", "empty: send the bytes of a picture in Base64")
+    return data
+
+
+def pixels_claimed(data: bytes, most: int) -> int:
+    """Pixels of a picture by its header. Raises RefusalError: 422 if it is none, 413 if they are more than ``most``."""
+    try:
+        if b"%PDF-" in data[:1024]:
+            raise InputError("a PDF file: send its pages as pictures")
+        width, height = claimed_size(data)
+        if width * height > most:
+            raise RefusalError(413, f"the picture has {width} x {height} pixels: this service takes up to {most}")
+        check_size(width, height)
+    except InputError as error:
+        raise RefusalError.of_image("image_invalid", str(error)) from None
+    return width * height

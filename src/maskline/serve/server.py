@@ -1,0 +1,226 @@
+"""The process around the application: its socket, uvicorn, signals, the access log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from logging.handlers import QueueHandler, QueueListener
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from maskline.errors import ParameterError
+from maskline.serve.app import access, application
+from maskline.serve.service import Service
+from maskline.serve.settings import Settings
+from maskline.serve.workers import Opener
+
+HEAD_SECONDS = 10.0  # that the head of a request may take to come, the rest of a refused one, and the end of an answer
+IDLE_SECONDS = 30  # that a connection is kept open between requests
+CONNECTIONS = 800  # beyond which new ones are closed at once: fewer than the files that systems let a process open
+LAST_SECONDS = 5  # that connections have to close once everything is answered
+LOG_LINES = 10_000  # of the access log that wait to be written; more are lost
+
+log = logging.getLogger("maskline")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Protocol(H11Protocol):
+    """uvicorn's, but for two things it would do for ever: wait for a request's head, and accept connections."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:
+            transport.abort()
+            return
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unwatch()
+
+    def _watch(self) -> None:
+        """Have the time run while a connection is neither idle nor waiting for our answer."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering or self.timeout_keep_alive_task is not None:
+            self._unwatch()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._close)
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close(self) -> None:
+        """Close, also if the client does not take what is left to send."""
+        self.transport.close()
+        self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, whose signals are ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(openers: Sequence[Opener], settings: Settings, tell: Callable[[str], None] = print) -> None:
+    """Serve until SIGTERM or SIGINT; then what is under way is answered first. A second signal ends it at once.
+
+    Args:
+        openers: one for each worker: opens its model, in a process of its own.
+        tell: is told, in a line each, where the service listens and when it is ready.
+
+    Raises:
+        ParameterError: it can't listen there, or an opener can't be pickled.
+        StartError: the model can't be opened.
+    """
+    with _listening(settings.host, settings.port) as listener, _access_log(settings.access_log):
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it tells of what strangers do wrong
+        asyncio.run(_serve(openers, settings, listener, tell))
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=512)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ParameterError(
+            f"can't listen on {host} port {port}: {reason}; choose others with --host and --port"
+        ) from None
+    with listener:
+        yield listener
+
+
+@contextlib.contextmanager
+def _access_log(wanted: bool) -> Iterator[None]:
+    """Have access lines written to standard output by a thread, so that a reader who stalls stalls nothing else."""
+    if not wanted:
+        yield
+        return
+    lines: queue.Queue[logging.LogRecord] = queue.Queue(LOG_LINES)
+    handler, output = _Dropping(lines), logging.StreamHandler(sys.stdout)
+    listener = QueueListener(lines, output)
+    access.addHandler(handler)
+    access.setLevel(logging.INFO)
+    access.propagate = False
+    listener.start()
+    try:
+        yield
+    finally:
+        access.removeHandler(handler)
+        listener.stop()
+
+
+class _Dropping(QueueHandler):
+    """Loses what there is no room for."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+
+async def _serve(
+    openers: Sequence[Opener], settings: Settings, listener: socket.socket, tell: Callable[[str], None]
+) -> None:
+    service = Service(openers, settings)
+    config = uvicorn.Config(
+        application(service),
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=LAST_SECONDS,
+    )
+    server = _Server(config)
+    address = _address(listener)
+    if not _is_loopback(settings.host) and settings.api_key is None:
+        log.warning("%s can be reached from other machines, and no API key is asked for", address)
+    tell(f"listening on {address}, opening the model")
+    service.workers.start()
+    ending: list[asyncio.Task[None]] = []
+
+    def end() -> None:
+        server.force_exit = bool(ending)
+        server.should_exit = server.should_exit or server.force_exit
+        ending.append(asyncio.create_task(_drain(service, server)))
+
+    with _on_signals(end):
+        running = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await asyncio.wait({running, service.workers.first}, return_when=asyncio.FIRST_COMPLETED)
+            if service.workers.first.done() and service.workers.first.exception() is None:
+                about = service.workers.about
+                where = f"{about['device']}, {about['backend']}, {len(openers)} worker{'s' * (len(openers) > 1)}"
+                tell(f"serving {about['model']} on {address} ({where}); Ctrl-C ends it")
+                await running
+        finally:
+            server.should_exit = True
+            await running
+            await service.workers.stop()
+    if service.workers.first.done():
+        service.workers.first.result()
+
+
+async def _drain(service: Service, server: uvicorn.Server) -> None:
+    await service.drain()
+    server.should_exit = True
+
+
+@contextlib.contextmanager
+def _on_signals(end: Callable[[], None]) -> Iterator[None]:
+    """Call ``end``, in the event loop, for each signal that asks the process to end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(end))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

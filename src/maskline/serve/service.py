@@ -1,0 +1,191 @@
+"""One request from its bytes to its answer, in the event loop; what takes long is done by threads and workers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+from maskline.serve import images, protocol
+from maskline.serve.admission import Job, Outcome, Queue
+from maskline.serve.fetch import FetchError, fetch
+from maskline.serve.metrics import Metrics
+from maskline.serve.protocol import Request, Wanted
+from maskline.serve.refusal import RefusalError
+from maskline.serve.settings import Settings
+from maskline.serve.workers import Opener, Workers
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+BODIES = 8  # requests of the largest size for which there is room while they come in
+FETCHES = 16  # URLs that are fetched at once
+INLINE = 1 << 16  # bytes of a request that is read sooner than a thread would be
+SHORT = 1  # seconds after which to ask a service again that starts or ends
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is known of a request once it ends, for log and metrics.
+
+    Attributes:
+        stages: seconds by stage, see `Metrics`.
+        instances: how many were found; None without a result.
+        reason: why there is no result.
+    """
+
+    log_id: str = field(default_factory=protocol.new_log_id)
+    stages: dict[str, float] = field(default_factory=dict)
+    instances: int | None = None
+    reason: str | None = None
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time of what is done here as a stage's."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - started
+
+
+class Service:
+    """What is shared by all requests.
+
+    Attributes:
+        draining: it is about to end; nothing new is begun.
+    """
+
+    def __init__(self, openers: Sequence[Opener], settings: Settings) -> None:
+        """For the event loop that runs; `workers.start` starts it."""
+        self.settings, self.metrics = settings, Metrics()
+        self._queue = Queue(settings.queue_pixels, settings.timeout, self.metrics)
+        self.workers = Workers(
+            openers, self._queue, self.metrics, batch_size=settings.batch_size, timeout=settings.timeout
+        )
+        self.draining = False
+        self._receiving = 0  # bytes of requests that are coming in
+        self._under_way = 0  # requests
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._fetches = asyncio.Semaphore(FETCHES)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+        return self.workers.ready and not self.draining
+
+    def check_ready(self) -> None:
+        """Raise RefusalError (503) unless requests are answered."""
+        if not self.ready:
+            reason = "ending" if self.draining else "starting: no model is open yet"
+            raise RefusalError(503, f"the service is {reason}; try again", retry_after=SHORT)
+
+    async def drain(self) -> None:
+        """Begin nothing new, and wait until what is under way is done, or the time for that is over."""
+        self.draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), self.settings.drain)
+        except asyncio.TimeoutError:
+            return
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def receive(self, chunks: AsyncIterator[bytes], length: int | None, entry: Entry) -> bytes:
+        """The body of a request.
+
+        Args:
+            chunks: as they come.
+            length: what the request says it is.
+
+        Raises:
+            RefusalError: 413 too large, 429 no room for it now, 408 it comes too slowly.
+        """
+        if length is not None and length > self.settings.max_body:
+            raise self._too_large()
+        with entry.timed("receive"):
+            try:
+                return await asyncio.wait_for(self._collect(chunks), self.settings.body_timeout)
+            except asyncio.TimeoutError:
+                told = f"the request did not come within {self.settings.body_timeout:g} s"
+                raise RefusalError(408, told) from None
+
+    async def _collect(self, chunks: AsyncIterator[bytes]) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async for chunk in chunks:
+                size += len(chunk)
+                self._receiving += len(chunk)
+                parts.append(chunk)
+                if size > self.settings.max_body:
+                    raise self._too_large()
+                if self._receiving > BODIES * self.settings.max_body:
+                    raise RefusalError(429, "too many large requests at once", retry_after=self._queue.retry_after)
+            return b"".join(parts)
+        finally:
+            self._receiving -= size
+
+    def _too_large(self) -> RefusalError:
+        return RefusalError(413, f"the request is too large: this service takes up to {self.settings.max_body} bytes")
+
+    async def answer(self, body: bytes, entry: Entry) -> bytes:
+        """The answer to a request, with its envelope. Raises RefusalError; what is cancelled leaves no trace."""
+        self.check_ready()
+        with self._counted():
+            try:
+                return await asyncio.wait_for(self._answer(body, entry), self.settings.timeout)
+            except asyncio.TimeoutError:
+                raise RefusalError(504, f"no answer within {self.settings.timeout:g} s") from None
+
+    async def _answer(self, body: bytes, entry: Entry) -> bytes:
+        with entry.timed("parse"):
+            request = await _done(protocol.parse, body, len(body))
+        del body
+        entry.log_id = request.logId or entry.log_id
+        data = await self._file(request, entry)
+        with entry.timed("parse"):
+            pixels = await _done(partial(images.pixels_claimed, most=self.settings.max_pixels), data, len(data))
+        job = self._queue.admit(data, pixels, Wanted.of(request, self.settings.visualize))
+        outcome = await self._outcome(job)
+        entry.stages |= outcome.stages
+        entry.instances = outcome.instances
+        return protocol.success(entry.log_id, outcome.result)
+
+    async def _outcome(self, job: Job) -> Outcome:
+        self.workers.dispatch()
+        try:
+            return await job.outcome
+        finally:
+            job.outcome.cancel()  # a client that has gone, a deadline: nobody waits any more
+
+    async def _file(self, request: Request, entry: Entry) -> bytes:
+        if not images.is_url(request.image):
+            with entry.timed("parse"):
+                return await _done(images.from_base64, request.image, len(request.image))
+        if not self.settings.urls.enabled:
+            raise RefusalError.of_image("url_not_allowed", "this service fetches no URLs: send the picture in Base64")
+        with entry.timed("fetch"):
+            async with self._fetches:
+                try:
+                    return await fetch(request.image, self.settings.urls)
+                except FetchError as error:
+                    raise RefusalError.of_image(error.kind, str(error)) from None
+
+
+async def _done(step: Callable[[Given], Made], argument: Given, size: int) -> Made:
+    """``step(argument)``, in a thread unless the argument is small."""
+    return step(argument) if size <= INLINE else await asyncio.to_thread(step, argument)

@@ -1,0 +1,63 @@
+"""What a service is told when it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from maskline.checks import check_count
+from maskline.errors import ParameterError
+from maskline.serve.fetch import UrlPolicy
+
+MB = 1 << 20  # bytes
+MP = 1_000_000  # pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a service behaves; which model it serves is told apart.
+
+    Attributes:
+        host, port: where it listens. Port 0: any that is free.
+        batch_size: most pictures in one run of the network. Those that wait are taken together; none is waited for.
+        visualize: whether answers hold a rendered picture where a request does not say.
+        timeout: seconds from a request's last byte to its answer.
+        body_timeout: seconds that the bytes of a request may take to come.
+        drain: seconds that requests under way have once the service is told to end.
+        max_body: bytes of one request.
+        max_pixels: of one picture, by its header.
+        queue_pixels: of all pictures that wait or are worked on. Each counts as a million at least.
+        api_key: what requests must carry; None: nothing.
+        cors: origins of web pages that may call the service; ``*`` is any.
+        urls: which URLs are fetched for a client.
+        access_log: whether a line is written for each request.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    batch_size: int = 4
+    visualize: bool = True
+    timeout: float = 60.0
+    body_timeout: float = 30.0
+    drain: float = 30.0
+    max_body: int = 64 * MB
+    max_pixels: int = 64 * MP
+    queue_pixels: int = 256 * MP
+    api_key: str | None = field(default=None, repr=False)
+    cors: tuple[str, ...] = ()
+    urls: UrlPolicy = field(default_factory=UrlPolicy)
+    access_log: bool = True
+
+    def __post_init__(self) -> None:
+        check_count(self.port + 1, "port + 1", 1 << 16)
+        check_count(self.batch_size, "batch_size", 256)
+        for name in ("timeout", "body_timeout", "drain"):
+            value = getattr(self, name)
+            if not 0 < value <= 86400:
+                raise ParameterError(f"{name} is {value!r}: expected seconds, above 0, at most a day")
+        if min(self.max_body, self.max_pixels) < 1 or self.queue_pixels < self.max_pixels:
+            raise ParameterError(
+                f"max_body is {self.max_body}, max_pixels {self.max_pixels}, queue_pixels {self.queue_pixels}: "
+                "expected numbers above 0, and a queue that holds the largest picture"
+            )
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
+            raise ParameterError("the API key is empty or has characters that can't stand in a header: take others")

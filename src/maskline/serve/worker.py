@@ -1,0 +1,150 @@
+"""A worker: a process with a model of its own, which turns files of pictures into JSON. `workers` starts it.
+
+Messages come on standard input and go to what was standard output; what libraries print goes to standard error. The
+first is a pickled function that opens the model; it comes from the service, which started this process. Then come
+batches. Two are under way at once, so that one is decoded or encoded while the network runs on the other. The end of
+standard input, also because the service has died, ends the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from maskline.errors import MasklineError
+from maskline.instances import ByteArray, Instances
+from maskline.runtime.predictor import Predictor
+from maskline.serve import wire
+from maskline.serve.answering import decode, encode
+from maskline.serve.protocol import Wanted
+from maskline.serve.refusal import RefusalError
+
+AHEAD = 2  # batches under way
+WARM = 256  # pixels of a side
+OUT_OF_MEMORY = "there is not enough memory for this picture"
+FAILED = "the model could not be run on this picture"
+
+log = logging.getLogger("maskline")
+
+
+class Worker:
+    """A model, and the threads around it."""
+
+    def __init__(self, model: Predictor, out: BinaryIO) -> None:
+        self._model, self._out = model, out
+        self._running, self._sending = threading.Lock(), threading.Lock()
+        self._pictures = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="pictures")
+        self._batches = ThreadPoolExecutor(AHEAD, thread_name_prefix="batches")
+
+    def serve(self, source: BinaryIO) -> None:
+        """Answer batches until the source ends."""
+        head = {"model": self._model.model_name, "labels": list(self._model.labels), "device": self._model.device}
+        self.send(head | {"backend": self._model.backend})
+        while message := wire.read(source):
+            self._batches.submit(self._answer, message)
+        self._batches.shutdown(cancel_futures=True)
+
+    def send(self, head: dict[str, Any], parts: Sequence[bytes] = ()) -> None:
+        with self._sending:
+            self._out.write(wire.pack(head, parts))
+            self._out.flush()
+
+    def _answer(self, message: wire.Message) -> None:
+        try:
+            self._answer_batch(message)
+        except OSError:  # nobody is there to hear
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 (outermost: a fault of ours; the service starts another worker)
+            sys.excepthook(*sys.exc_info())
+            os._exit(70)
+
+    def _answer_batch(self, message: wire.Message) -> None:
+        wanted = [Wanted(**job) for job in message.head["jobs"]]
+        times = [time.perf_counter()]
+        decoded = list(self._pictures.map(_decode, message.parts))
+        times.append(time.perf_counter())
+        found = self._detect(decoded, wanted)
+        times.append(time.perf_counter())
+        done = list(self._pictures.map(self._encode, decoded, found, wanted))
+        times.append(time.perf_counter())
+        stages = {name: times[i + 1] - times[i] for i, name in enumerate(("decode", "predict", "encode"))}
+        head = {"batch": message.head["batch"], "stages": stages, "answers": [head for head, _ in done]}
+        self.send(head, [part for _, part in done])
+
+    def _detect(
+        self, decoded: Sequence[ByteArray | RefusalError], wanted: Sequence[Wanted]
+    ) -> list[Instances | RefusalError]:
+        """The instances of each picture, or why there are none."""
+        images, thresholds = [], []
+        for pixels, one in zip(decoded, wanted, strict=True):
+            if not isinstance(pixels, RefusalError):
+                images.append(pixels)
+                thresholds.append(one.threshold)
+        found = iter(self._run(images, thresholds) if images else ())
+        return [pixels if isinstance(pixels, RefusalError) else next(found) for pixels in decoded]
+
+    def _run(
+        self, images: Sequence[ByteArray], thresholds: Sequence[float | None]
+    ) -> Sequence[Instances | RefusalError]:
+        try:
+            with self._running:
+                return self._model.detect(images, thresholds)
+        except (MasklineError, MemoryError) as error:
+            log.error("%s", error)
+            return [RefusalError(500, FAILED)] * len(images)
+
+    def _encode(
+        self, pixels: ByteArray | RefusalError, found: Instances | RefusalError, wanted: Wanted
+    ) -> tuple[dict[str, Any], bytes]:
+        """What is told of a picture, and the JSON of its result."""
+        try:
+            if isinstance(pixels, RefusalError) or isinstance(found, RefusalError):
+                raise found if isinstance(found, RefusalError) else pixels  # type: ignore[misc]
+            return {"instances": len(found)}, encode(pixels, found, self._model.labels, wanted)
+        except RefusalError as refusal:
+            return {"status": refusal.status, "message": str(refusal)}, b""
+        except MemoryError:
+            return {"status": 500, "message": OUT_OF_MEMORY}, b""
+
+
+def _decode(data: bytes) -> ByteArray | RefusalError:
+    try:
+        return decode(data)
+    except RefusalError as refusal:
+        return refusal
+    except MemoryError:
+        return RefusalError(500, OUT_OF_MEMORY)
+
+
+def main() -> None:
+    """Open the model, then serve."""
+    logging.basicConfig(level=logging.WARNING, format="maskline: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is the service that decides when to end
+    source = sys.stdin.buffer
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    first = wire.read(source)
+    if first is None:
+        return
+    try:
+        model = pickle.loads(first.parts[0])()  # noqa: S301 (from the process that started this one)
+    except MasklineError as error:
+        out.write(wire.pack({"failed": str(error), "exit_code": error.exit_code}))
+        out.flush()
+        sys.exit(error.exit_code)
+    model.detect([np.zeros((WARM, WARM, 3), np.uint8)])  # the first run takes longest
+    Worker(model, out).serve(source)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""The processes that have the model: started, fed with batches, watched, and started again if they die."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from maskline.errors import MasklineError, ParameterError
+from maskline.serve import wire
+from maskline.serve.admission import Job, Outcome, Queue
+from maskline.serve.metrics import Metrics
+from maskline.serve.refusal import RefusalError
+
+if TYPE_CHECKING:
+    from maskline.runtime.predictor import Predictor
+
+#: Opens the model; called in a worker, so it must be one that can be pickled, such as a `functools.partial`.
+Opener: TypeAlias = "Callable[[], Predictor]"
+
+AHEAD = 2  # batches that a worker has at once: one that runs, one that is decoded meanwhile
+DEATHS = 2  # workers that may die on a picture before it is refused
+STUCK = 30.0  # seconds that a worker may go on after nobody waits for its batch any more
+PATIENCE = 10.0  # seconds that workers have to end by themselves
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a worker that died young is started again
+
+log = logging.getLogger("maskline")
+
+
+class StartError(MasklineError):
+    """A worker can't open its model, so that the service can't start."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    jobs: list[Job]
+    since: float
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """A process that is ready for batches."""
+
+    process: Process
+    batches: dict[int, _Batch] = field(default_factory=dict)
+    free_since: float = 0.0
+
+    def send(self, message: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(message)
+
+
+class Workers:
+    """All workers of a service.
+
+    Attributes:
+        about: what the first that was ready said of its model: ``model``, ``labels``, ``device``, ``backend``.
+        first: done when one is ready for the first time, or raises StartError.
+    """
+
+    def __init__(self, openers: Sequence[Opener], queue: Queue, metrics: Metrics, *, batch_size: int, timeout: float):
+        """Nothing is started yet.
+
+        Args:
+            openers: one for each worker.
+            batch_size: most jobs in a batch.
+            timeout: seconds that requests are waited for.
+        """
+        try:
+            self._openers = [pickle.dumps(opener) for opener in openers]
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ParameterError(
+                f"a model's opener can't be pickled ({error}): expected functools.partial(create_model, …) or alike"
+            ) from None
+        self._queue, self._metrics = queue, metrics
+        self._batch_size, self._timeout = batch_size, timeout
+        self._ready: list[_Worker] = []
+        self._numbers = itertools.count()
+        self._keepers: list[asyncio.Task[None]] = []
+        self._processes: set[Process] = set()
+        self.about: dict[str, Any] = {}
+        self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a worker that can take a batch."""
+        return bool(self._ready)
+
+    def start(self) -> None:
+        """Start all of them; they get ready by and by."""
+        self._keepers = [asyncio.create_task(self._keep(opener)) for opener in self._openers]
+
+    async def stop(self) -> None:
+        """End all of them."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*(_end(process) for process in self._processes))
+
+    def dispatch(self) -> None:
+        """Give waiting jobs to workers that are free. A second batch, whose work can only begin later, must be full."""
+        for worker in sorted(self._ready, key=lambda worker: len(worker.batches)):
+            while len(self._queue) and len(worker.batches) < AHEAD:
+                if worker.batches and len(self._queue) < self._batch_size:
+                    break
+                self._hand_out(worker, self._queue.take(self._batch_size))
+
+    def _hand_out(self, worker: _Worker, jobs: list[Job]) -> None:
+        number, now = next(self._numbers), asyncio.get_running_loop().time()
+        worker.batches[number] = _Batch(jobs, now)
+        for job in jobs:
+            self._metrics.stage({"queue": now - job.since})
+        self._metrics.batches.observe(len(jobs))
+        head = {"batch": number, "jobs": [asdict(job.wanted) for job in jobs]}
+        worker.send(wire.pack(head, [job.data for job in jobs]))
+        asyncio.get_running_loop().call_later(self._timeout + STUCK, self._kill_stuck, worker, number)
+
+    def _kill_stuck(self, worker: _Worker, number: int) -> None:
+        batch = worker.batches.get(number)
+        if batch is not None and all(job.outcome.done() for job in batch.jobs):
+            log.error("a worker has not answered for %.0f s: it is killed", self._timeout + STUCK)
+            with suppress(ProcessLookupError):
+                worker.process.kill()
+
+    async def _keep(self, opener: bytes) -> None:
+        """Have a worker at all times."""
+        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
+        while True:
+            born = loop.time()
+            await self._live(opener)
+            if self.first.done() and self.first.exception() is not None:
+                return
+            self._metrics.deaths.inc()
+            pause = FIRST_PAUSE if loop.time() - born > LONGEST_PAUSE else pause
+            log.error("a worker has died: another is started in %.1f s", pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _live(self, opener: bytes) -> None:
+        """One worker, from its start to its end."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "maskline.serve.worker"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            limit=1 << 20,
+            start_new_session=os.name == "posix",  # or Ctrl-C in a terminal would end it before the service
+        )
+        self._processes.add(process)
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(wire.pack({}, [opener]))
+        message = await wire.receive(process.stdout)
+        if message is None or "failed" in message.head:
+            self._failed(message)
+        else:
+            await self._work(_Worker(process), process.stdout, message.head)
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        self._processes.discard(process)
+
+    def _failed(self, message: wire.Message | None) -> None:
+        """A worker that did not get ready: where none ever was, the service can't start."""
+        reason = "a worker died before its model was open" if message is None else str(message.head["failed"])
+        if self.first.done():
+            log.error("a worker can't open its model: %s", reason)
+        else:
+            self.first.set_exception(StartError(reason, 1 if message is None else int(message.head["exit_code"])))
+
+    async def _work(self, worker: _Worker, answers: asyncio.StreamReader, about: dict[str, Any]) -> None:
+        self.about = self.about or about
+        self._ready.append(worker)
+        self._metrics.ready.set(len(self._ready))
+        if not self.first.done():
+            self.first.set_result(None)
+        try:
+            self.dispatch()
+            while message := await wire.receive(answers):
+                self._finish(worker, message)
+                self.dispatch()
+        finally:
+            self._ready.remove(worker)
+            self._metrics.ready.set(len(self._ready))
+            self._rescue(worker)
+
+    def _finish(self, worker: _Worker, message: wire.Message) -> None:
+        """Hand the answers of a batch to those who wait."""
+        batch, now = worker.batches.pop(message.head["batch"]), asyncio.get_running_loop().time()
+        self._queue.learn((now - max(batch.since, worker.free_since)) / len(self._ready), batch.jobs)
+        worker.free_since = now
+        self._metrics.stage(message.head["stages"])
+        for job, told, result in zip(batch.jobs, message.head["answers"], message.parts, strict=True):
+            if job.outcome.done():
+                continue
+            if "status" in told:
+                job.outcome.set_exception(RefusalError(told["status"], told["message"]))
+            else:
+                stages = {"queue": batch.since - job.since, **message.head["stages"]}
+                job.outcome.set_result(Outcome(result, told["instances"], stages))
+
+    def _rescue(self, worker: _Worker) -> None:
+        """What a dead worker had is done again, each picture alone, so that one that kills workers stands alone."""
+        jobs = [job for batch in worker.batches.values() for job in batch.jobs]
+        worker.batches.clear()
+        for job in jobs:
+            job.deaths += 1
+            if job.deaths >= DEATHS and not job.outcome.done():
+                job.outcome.set_exception(RefusalError(500, "Internal server error"))
+        self._queue.put_back(jobs)
+        self.dispatch()
+
+
+async def _end(process: Process) -> None:
+    """Have a worker end by itself, or kill it."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), PATIENCE)
+    except asyncio.TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
