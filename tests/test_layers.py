@@ -24,7 +24,7 @@ LAYERS = (
     ("data", "results"),
     ("writers",),
     ("runtime",),
-    ("evaluate",),
+    ("evaluate", "serve"),
     ("models",),
     ("weights",),
     ("verify",),

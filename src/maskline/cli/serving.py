@@ -107,6 +107,9 @@ def serving_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--model", "model_name", metavar="NAME", help="A model of `maskline models`. Default: embedded.")
 @click.option("--model-dir", metavar="DIR", help="An exported model, instead of an official one.")
 @click.option("--threshold", type=float, metavar="SCORE", help="Keep scores above it. Default: the model's own.")
+@click.option(
+    "--selftest", is_flag=True, help="Strain a service of these settings on this machine, and tell how it fares."
+)
 @serving_options
 @running_options
 def serve(
@@ -114,6 +117,7 @@ def serve(
     model_name: str | None,
     model_dir: str | None,
     threshold: float | None,
+    selftest: bool,
     serving: Serving,
     running: Running,
 ) -> None:
@@ -121,13 +125,15 @@ def serve(
     if pipeline is not None:
         if model_name is not None or model_dir is not None:
             raise click.UsageError("--pipeline goes without --model and --model-dir: it names the model")
-        serve_pipeline(pipeline, serving, running, threshold)
+        serve_pipeline(pipeline, serving, running, threshold, selftest)
         return
     opener = partial(Running.model, name=model_name, folder=model_dir, threshold=threshold)
-    _serve(opener, running, running.batch_size or DEFAULT_BATCH, True, serving)
+    _serve(opener, running, running.batch_size or DEFAULT_BATCH, True, serving, selftest)
 
 
-def serve_pipeline(source: str, serving: Serving, running: Running, threshold: float | None = None) -> None:
+def serve_pipeline(
+    source: str, serving: Serving, running: Running, threshold: float | None = None, selftest: bool = False
+) -> None:
     """What ``maskline --serve --pipeline NAME|YAML`` does. Options win over the file."""
     from maskline.config import load_pipeline
 
@@ -135,18 +141,24 @@ def serve_pipeline(source: str, serving: Serving, running: Running, threshold: f
     running = replace(running, device=config.device if running.device is None else running.device)
     batch_size = running.batch_size or (config.batch_size if config.batch_size > 1 else DEFAULT_BATCH)
     opener = partial(Running.pipeline, source=source, threshold=threshold)
-    _serve(opener, running, batch_size, config.visualize, serving)
+    _serve(opener, running, batch_size, config.visualize, serving, selftest)
 
 
-def _serve(opener: partial[Any], running: Running, batch_size: int, visualize: bool, serving: Serving) -> None:
+def _serve(
+    opener: partial[Any], running: Running, batch_size: int, visualize: bool, serving: Serving, selftest: bool
+) -> None:
     try:
         from maskline.serve import serve as run
+        from maskline.serve.selftest import selftest as strain
     except ImportError as error:
         told = f"the HTTP service needs {error.name}: pip install 'maskline[serve]'"
         raise MissingDependencyError(told) from None
     settings = serving.settings(batch_size, visualize)
-    parts = divided(running, serving.workers)
-    run([partial(opener, part) for part in parts], settings, partial(click.echo, err=True))
+    openers = [partial(opener, part) for part in divided(running, serving.workers)]
+    if not selftest:
+        run(openers, settings, partial(click.echo, err=True))
+    elif not strain(openers, settings, click.echo):
+        raise SystemExit(1)
 
 
 def divided(running: Running, workers: int | None) -> list[Running]:

@@ -203,7 +203,9 @@ def compare(a: Path, b: Path, folder: Path, split: str, resamples: int, max_dete
 @click.option("--output", required=True, type=click.Path(file_okay=False), metavar="DIR", help="Where to write it.")
 @click.option("--labels", "labels_file", metavar="FILE", help="Class names, one on each line. Default: COCO's.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="The model's own score threshold.")
-@click.option("--format", default="onnx", show_default=True, help="onnx, ort or openvino: the runtime that opens it.")
+@click.option(
+    "--format", default="onnx", show_default=True, help="onnx, ort or openvino: the runtime that opens it; or triton."
+)
 @click.option("--batch", default="dynamic", show_default=True, metavar="1|dynamic", help="Images of one run.")
 @click.option("--size", metavar="HxW", help="A fixed input, such as 640x640, where the model leaves it free.")
 @click.option(
@@ -224,7 +226,10 @@ def export(
     half: bool,
     unaligned: bool,
 ) -> None:
-    """Turn weights into a model directory, which predicts without torch: a graph, and inference.yml beside it."""
+    """Turn weights into a model directory, which predicts without torch: a graph, and inference.yml beside it.
+
+    The format triton is a model repository for Triton Inference Server, with such a directory in it.
+    """
     from maskline import hub
 
     with status(f"exporting {model_name}"):
@@ -241,11 +246,15 @@ def export(
             size=size,
             int8=int8,
         )
-    from maskline.runtime.model_dir import GRAPH_FILES
+    from maskline.exporting import Target
 
+    target = Target.of(format)
+    model_dir = target.model_dir(folder)
     if int8 is not None:
         from maskline.exporting import cost
 
-        click.echo(cost.read(folder).summary())
+        click.echo(cost.read(model_dir).summary())
     proved = "checked against the network" if int8 is None else "measured against float32"
-    click.echo(f"{folder}: {GRAPH_FILES[format.lower()]} and inference.yml, {proved}", err=True)
+    click.echo(f"{model_dir}: {target.file} and inference.yml, {proved}", err=True)
+    if model_dir != folder:
+        click.echo(f"{folder}: a model repository for `tritonserver --model-repository`", err=True)

@@ -1,8 +1,9 @@
 """Export: from a network in torch to a model directory with one graph that keeps the contract.
 
 `make` puts the steps together: `graph` writes ONNX, `quantise` makes its numbers small with pictures that `samples`
-finds, `formats` turns it into what other runtimes open, and `cost` measures what small numbers cost. `target` says what
-is wanted of all this, `yml` what is told beside the graph, and `maskline.verify` proves the graph.
+finds, `formats` turns it into what other runtimes open, `triton` makes it a repository for that server, and `cost`
+measures what small numbers cost. `target` says what is wanted of all this, `yml` what is told beside the graph, and
+`maskline.verify` proves the graph.
 """
 
 from maskline.exporting.graph import OPSET, fused, onnx_translations, rounded, write_graph

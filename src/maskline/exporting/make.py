@@ -18,6 +18,7 @@ from torch import nn
 
 from maskline import __version__, catalog
 from maskline.errors import InputNotFoundError, ParameterError
+from maskline.exporting import triton
 from maskline.exporting.formats import convert
 from maskline.exporting.graph import fused, rounded, write_graph
 from maskline.exporting.target import COST_FILE, Target
@@ -56,13 +57,14 @@ def export(
     Args:
         name: a row of the catalog.
         weights: ``.pdparams`` of the reference or ``.safetensors``.
-        output: folder to write the graph and ``inference.yml`` into; made if need be.
+        output: folder to write the graph and ``inference.yml`` into, or the repository; made if need be.
         labels: class names; default those in the file, else COCO's 80, or ``class_0`` … for another number of classes.
         threshold: the model's own score threshold, used unless the user says otherwise.
         half: store weights in half precision: half the size. Arithmetic stays in float32, so the speed is the same.
         unaligned: Mask R-CNN only: the weights were trained with RoIAlign's first form (see `roi_align`), as by
             PaddleDetection since August 2024, whatever its configuration says.
-        format: ``onnx``, ``ort`` (ONNX Runtime for phones) or ``openvino``.
+        format: ``onnx``, ``ort`` (ONNX Runtime for phones), ``openvino``, or ``triton``: a model repository for Triton
+            Inference Server, see `maskline.exporting.triton`.
         batch: ``dynamic``, or 1 for runtimes that want a fixed shape.
         size: fixed height and width of the input in pixels, such as ``640x640``, for models that leave them free.
         int8: folder of pictures, or a data set, to calibrate convolutions in 8 bits with. What that costs is measured
@@ -98,6 +100,8 @@ def export_network(
 ) -> Path:
     """As `export`, from a network in memory, built for catalog row ``row``. The network is left as it was."""
     check_folder(output)
+    model_dir = target.model_dir(Path(output))
+    check_folder(model_dir)
     form = ", RoIAlign unaligned" if isinstance(network, MaskRCNN) and not network.config.aligned else ""
     record = Record(
         model=row.name,
@@ -111,13 +115,16 @@ def export_network(
     with tempfile.TemporaryDirectory(prefix="maskline-") as scratch:
         made = Path(scratch, "made")
         made.mkdir()
-        (made / CONFIG_FILE).write_text(inference_yml(row, record, target.format), encoding="utf-8")
+        (made / CONFIG_FILE).write_text(inference_yml(row, record, target.graph), encoding="utf-8")
         _make(network, record, target, Path(scratch), made)
-        what_is_looked_for_last = sorted(made.iterdir(), key=lambda path: path.name == target.file)
-        replace_files(Path(output), what_is_looked_for_last)
+        if target.format == triton.FORMAT:
+            triton.replace_model(Path(output), made)
+        else:
+            what_is_looked_for_last = sorted(made.iterdir(), key=lambda path: path.name == target.file)
+            replace_files(Path(output), what_is_looked_for_last)
     if target.int8 is None:
-        Path(output, COST_FILE).unlink(missing_ok=True)  # of an earlier export
-    _tell_of_others(Path(output), target)
+        (model_dir / COST_FILE).unlink(missing_ok=True)  # of an earlier export
+    _tell_of_others(model_dir, target)
     return Path(output)
 
 
@@ -133,7 +140,7 @@ def _make(network: nn.Module, record: Record, target: Target, scratch: Path, mad
         _make_small(plain, record, target, scratch, made)
         return
     convert(plain, record, made / target.file, half=target.half)
-    if target.format != "onnx":
+    if target.graph != "onnx":
         verify(reference, Graph(made / target.file, Device("cpu")), single=target.single)
 
 
@@ -159,11 +166,12 @@ def _make_small(plain: Path, record: Record, target: Target, scratch: Path, made
         log.warning("%s", measured.warning)
 
 
-def _tell_of_others(output: Path, target: Target) -> None:
+def _tell_of_others(model_dir: Path, target: Target) -> None:
     """Warn of graphs in other forms that an earlier export has left: the first of `GRAPH_FILES` is taken."""
-    others = [name for name in GRAPH_FILES.values() if name != target.file and (output / name).is_file()]
+    others = [name for name in GRAPH_FILES.values() if name != target.file and (model_dir / name).is_file()]
     if others:
-        log.warning("%s holds %s too: name the file, not the folder, to say which is meant", output, ", ".join(others))
+        told = ", ".join(others)
+        log.warning("%s holds %s too: name the file, not the folder, to say which is meant", model_dir, told)
 
 
 def read_labels(path: str | Path) -> list[str]:

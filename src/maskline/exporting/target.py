@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from maskline import catalog
 from maskline.checks import check_count
 from maskline.errors import MissingDependencyError, ParameterError, UnknownNameError
+from maskline.exporting import triton
 from maskline.preprocess import Preprocess
 from maskline.runtime.model_dir import GRAPH_FILES
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from maskline.exporting.samples import Samples
 
 COST_FILE = "int8.json"  # beside a model in 8 bits: what they cost
+FORMATS = (*GRAPH_FILES, triton.FORMAT)
 BATCHES = ("dynamic", "1")
 SMALLEST, LARGEST = 32, 4096  # pixels of a fixed side
 
@@ -28,7 +30,7 @@ class Target:
     """What is wanted of a graph. The default is the most general one.
 
     Attributes:
-        format: a key of `maskline.runtime.model_dir.GRAPH_FILES`.
+        format: one of `FORMATS`: that of the graph, or ``triton``, a repository for that server around an ONNX graph.
         single: every run has one image, rather than any number. Some runtimes of phones want all shapes fixed.
         size: ``(height, width)`` of the input in pixels, where the model leaves it free; None: as the model has it.
         half: store weights in half precision; arithmetic stays in float32.
@@ -42,8 +44,8 @@ class Target:
     int8: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.format not in GRAPH_FILES:
-            raise UnknownNameError.of("format", str(self.format), GRAPH_FILES)
+        if self.format not in FORMATS:
+            raise UnknownNameError.of("format", str(self.format), FORMATS)
         if self.half and self.int8 is not None:
             raise ParameterError("half and int8 can't both be: weights are stored in 16 bits or in 8, leave one out")
         if self.half and self.format == "ort":
@@ -71,9 +73,18 @@ class Target:
         return cls(str(format).lower(), str(batch) == "1", _size(size), half, None if int8 is None else Path(int8))
 
     @property
+    def graph(self) -> str:
+        """Format of the graph, a key of `maskline.runtime.model_dir.GRAPH_FILES`."""
+        return "onnx" if self.format == triton.FORMAT else self.format
+
+    @property
     def file(self) -> str:
         """Name of the graph's file."""
-        return GRAPH_FILES[self.format]
+        return GRAPH_FILES[self.graph]
+
+    def model_dir(self, output: Path) -> Path:
+        """Where the model directory is, of an export to the folder ``output``."""
+        return triton.model_dir(output) if self.format == triton.FORMAT else output
 
     def check(self, row: catalog.Model) -> None:
         """Refuse now what would fail after minutes of work.

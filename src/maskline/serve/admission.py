@@ -65,6 +65,11 @@ class Queue:
         return len(self._waiting)
 
     @property
+    def suspected(self) -> bool:
+        """Whether a worker has died on the next job."""
+        return bool(self._waiting) and self._waiting[0].deaths > 0
+
+    @property
     def expected(self) -> float | None:
         """Seconds until all that is here now is done; None before the first batch is."""
         return None if self._pace is None else self._pixels * self._pace
@@ -76,7 +81,7 @@ class Queue:
 
     def admit(self, data: bytes, pixels: int, wanted: Wanted) -> Job:
         """A job at the end of the queue. Raises RefusalError (429) where there is no room, or no hope of an answer."""
-        cost = max(pixels, LEAST_COST, len(data) // BYTES_OF_PIXEL)
+        cost = min(max(pixels, LEAST_COST, len(data) // BYTES_OF_PIXEL), self._most)
         if self._pixels + cost > self._most or (self.expected or 0.0) > self._patience:
             raise RefusalError(429, "too many requests: the queue is full", retry_after=self.retry_after)
         loop = asyncio.get_running_loop()

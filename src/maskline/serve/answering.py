@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 from typing import Any
 
 from PIL import Image
@@ -20,6 +21,8 @@ from maskline.runtime.predictor import Predictor
 from maskline.serve.images import from_base64, is_url, pixels_claimed
 from maskline.serve.protocol import Wanted, failure, new_log_id, parse, success
 from maskline.serve.refusal import RefusalError
+
+log = logging.getLogger("maskline")
 
 
 def decode(data: bytes) -> ByteArray:
@@ -90,4 +93,5 @@ def answer(model: Predictor, request: bytes | str, *, visualize: bool = True) ->
     except RefusalError as refusal:
         return failure(refusal.log_id or log_id, refusal.status, str(refusal))
     except MasklineError as error:
-        return failure(log_id, 500, str(error))
+        log.error("%s", error)  # which may tell of files
+        return failure(log_id, 500, "Internal server error")

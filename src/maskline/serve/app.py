@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -262,11 +263,11 @@ def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any
         body = await _body(request, service)
         try:
             length = kserve.header_length(request.headers.get(kserve.HEADER))
-            asked = await asyncio.to_thread(kserve.parse, body, length, limit=ELEMENTS)
+            asked = await service.aside(partial(kserve.parse, header_length=length, limit=ELEMENTS), body, len(body))
         except ParameterError as error:
             raise RefusalError(400, str(error)) from None
         texts = await _while_connected(request, _elements(service, asked.texts, _entry(request)))
-        answer, length = await asyncio.to_thread(kserve.compose, asked, texts)
+        answer, length = await service.aside(partial(kserve.compose, asked), texts, sum(map(len, texts)))
         if length is None:
             return _json(answer)
         return Response(answer, headers={kserve.HEADER: str(length)}, media_type="application/octet-stream")

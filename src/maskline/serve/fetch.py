@@ -302,10 +302,7 @@ def _parsed(text: str, base: URL | None = None) -> URL:
         url = base.join(URL(text)) if base else URL(text)
         host = _host(url.raw_host)
         return url.with_host(host.strip("[]"))
-    except (
-        ValueError,
-        IndexError,
-    ):  # UnicodeError of what IDNA can't hold is the former; yarl trips over `http://[]@/`
+    except (ValueError, IndexError):  # the latter where yarl trips, as over `http://[]@/`
         raise FetchError("url_invalid", "no URL: expected http:// or https://, a host and a path") from None
 
 

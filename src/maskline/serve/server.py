@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import queue
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from logging.handlers import QueueHandler, QueueListener
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -21,13 +20,14 @@ from maskline.errors import ParameterError
 from maskline.serve.app import access, application
 from maskline.serve.service import Service
 from maskline.serve.settings import Settings
-from maskline.serve.workers import Opener
+from maskline.serve.workers import PATIENCE, Opener
 
 HEAD_SECONDS = 10.0  # that the head of a request may take to come, the rest of a refused one, and the end of an answer
 IDLE_SECONDS = 30  # that a connection is kept open between requests
 CONNECTIONS = 800  # beyond which new ones are closed at once: fewer than the files that systems let a process open
 LAST_SECONDS = 5  # that connections have to close once everything is answered
 LOG_LINES = 10_000  # of the access log that wait to be written; more are lost
+LAST_LINES = 1.0  # seconds that are left for them in the end
 
 log = logging.getLogger("maskline")
 
@@ -125,26 +125,42 @@ def _access_log(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    lines: queue.Queue[logging.LogRecord] = queue.Queue(LOG_LINES)
-    handler, output = _Dropping(lines), logging.StreamHandler(sys.stdout)
-    listener = QueueListener(lines, output)
+    handler = _Lines()
     access.addHandler(handler)
     access.setLevel(logging.INFO)
     access.propagate = False
-    listener.start()
     try:
         yield
     finally:
         access.removeHandler(handler)
-        listener.stop()
+        handler.close()
 
 
-class _Dropping(QueueHandler):
-    """Loses what there is no room for."""
+class _Lines(logging.Handler):
+    """Writes lines to standard output, and loses what there is no room for, or nobody to read."""
 
-    def enqueue(self, record: logging.LogRecord) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: queue.Queue[bytes | None] = queue.Queue(LOG_LINES)
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(queue.Full):
-            self.queue.put_nowait(record)
+            self._waiting.put_nowait(self.format(record).encode() + b"\n")
+
+    def close(self) -> None:
+        """Write what still waits, unless its reader stalls."""
+        with contextlib.suppress(queue.Full):
+            self._waiting.put_nowait(None)
+        self._thread.join(LAST_LINES)
+        super().close()
+
+    def _write(self) -> None:
+        """To the file itself: an interpreter that ends would wait for a thread that holds sys.stdout."""
+        while (line := self._waiting.get()) is not None:
+            with contextlib.suppress(OSError):
+                os.write(1, line)
 
 
 async def _serve(
@@ -187,7 +203,7 @@ async def _serve(
         finally:
             server.should_exit = True
             await running
-            await service.workers.stop()
+            await service.workers.stop(0.0 if server.force_exit else PATIENCE)
     if service.workers.first.done():
         service.workers.first.result()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from maskline.serve import images, protocol
 from maskline.serve.admission import Job, Outcome, Queue
@@ -24,6 +25,7 @@ Made = TypeVar("Made")
 
 BODIES = 8  # requests of the largest size for which there is room while they come in
 FETCHES = 16  # URLs that are fetched at once
+THREADS = 4  # that read large requests
 INLINE = 1 << 16  # bytes of a request that is read sooner than a thread would be
 SHORT = 1  # seconds after which to ask a service again that starts or ends
 
@@ -69,10 +71,12 @@ class Service:
         )
         self.draining = False
         self._receiving = 0  # bytes of requests that are coming in
-        self._under_way = 0  # requests
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._over = False  # the time for what was under way
         self._idle = asyncio.Event()
         self._idle.set()
         self._fetches = asyncio.Semaphore(FETCHES)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="requests")  # the loop's own look up names
 
     @property
     def ready(self) -> bool:
@@ -86,23 +90,34 @@ class Service:
             raise RefusalError(503, f"the service is {reason}; try again", retry_after=SHORT)
 
     async def drain(self) -> None:
-        """Begin nothing new, and wait until what is under way is done, or the time for that is over."""
+        """Begin nothing new, and wait until what is under way is done; refuse it once the time for that is over."""
         self.draining = True
         try:
             await asyncio.wait_for(self._idle.wait(), self.settings.drain)
         except asyncio.TimeoutError:
-            return
+            self._over = True
+            for task in self._under_way:
+                task.cancel()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        self._under_way += 1
+        """Keep track of the task that runs, which answers one request."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
         self._idle.clear()
         try:
             yield
         finally:
-            self._under_way -= 1
+            self._under_way.discard(task)
             if not self._under_way:
                 self._idle.set()
+
+    async def aside(self, step: Callable[[Given], Made], argument: Given, size: int) -> Made:
+        """``step(argument)``, in a thread unless the argument is small."""
+        if size <= INLINE:
+            return step(argument)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, step, argument)
 
     async def receive(self, chunks: AsyncIterator[bytes], length: int | None, entry: Entry) -> bytes:
         """The body of a request.
@@ -150,15 +165,19 @@ class Service:
                 return await asyncio.wait_for(self._answer(body, entry), self.settings.timeout)
             except asyncio.TimeoutError:
                 raise RefusalError(504, f"no answer within {self.settings.timeout:g} s") from None
+            except asyncio.CancelledError:
+                if not self._over:
+                    raise  # the client has gone
+                raise RefusalError(503, "the service has ended before the answer was there") from None
 
     async def _answer(self, body: bytes, entry: Entry) -> bytes:
         with entry.timed("parse"):
-            request = await _done(protocol.parse, body, len(body))
+            request = await self.aside(protocol.parse, body, len(body))
         del body
         entry.log_id = request.logId or entry.log_id
         data = await self._file(request, entry)
         with entry.timed("parse"):
-            pixels = await _done(partial(images.pixels_claimed, most=self.settings.max_pixels), data, len(data))
+            pixels = await self.aside(partial(images.pixels_claimed, most=self.settings.max_pixels), data, len(data))
         job = self._queue.admit(data, pixels, Wanted.of(request, self.settings.visualize))
         outcome = await self._outcome(job)
         entry.stages |= outcome.stages
@@ -175,7 +194,7 @@ class Service:
     async def _file(self, request: Request, entry: Entry) -> bytes:
         if not images.is_url(request.image):
             with entry.timed("parse"):
-                return await _done(images.from_base64, request.image, len(request.image))
+                return await self.aside(images.from_base64, request.image, len(request.image))
         if not self.settings.urls.enabled:
             raise RefusalError.of_image("url_not_allowed", "this service fetches no URLs: send the picture in Base64")
         with entry.timed("fetch"):
@@ -184,8 +203,3 @@ class Service:
                     return await fetch(request.image, self.settings.urls)
                 except FetchError as error:
                     raise RefusalError.of_image(error.kind, str(error)) from None
-
-
-async def _done(step: Callable[[Given], Made], argument: Given, size: int) -> Made:
-    """``step(argument)``, in a thread unless the argument is small."""
-    return step(argument) if size <= INLINE else await asyncio.to_thread(step, argument)

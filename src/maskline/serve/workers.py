@@ -31,6 +31,7 @@ AHEAD = 2  # batches that a worker has at once: one that runs, one that is decod
 DEATHS = 2  # workers that may die on a picture before it is refused
 STUCK = 30.0  # seconds that a worker may go on after nobody waits for its batch any more
 PATIENCE = 10.0  # seconds that workers have to end by themselves
+LAST_WORDS = 1.0  # seconds that one has which says nothing more; most are dead already
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a worker that died young is started again
 
 log = logging.getLogger("maskline")
@@ -40,8 +41,11 @@ class StartError(MasklineError):
     """A worker can't open its model, so that the service can't start."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
+        super().__init__(message, exit_code)  # both, so that it can be pickled
         self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @dataclass(slots=True, eq=False)
@@ -103,18 +107,23 @@ class Workers:
         """Start all of them; they get ready by and by."""
         self._keepers = [asyncio.create_task(self._keep(opener)) for opener in self._openers]
 
-    async def stop(self) -> None:
-        """End all of them."""
+    async def stop(self, patience: float) -> None:
+        """End all of them, by force those that have not ended by themselves after so many seconds."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        await asyncio.gather(*(_end(process) for process in self._processes))
+        await asyncio.gather(*(_end(process, patience) for process in self._processes))
 
     def dispatch(self) -> None:
-        """Give waiting jobs to workers that are free. A second batch, whose work can only begin later, must be full."""
+        """Give waiting jobs to workers that are free.
+
+        A second batch, whose work can only begin later, must be full; and a picture that a worker has died on shares
+        none, so that it takes no others with it.
+        """
         for worker in sorted(self._ready, key=lambda worker: len(worker.batches)):
             while len(self._queue) and len(worker.batches) < AHEAD:
-                if worker.batches and len(self._queue) < self._batch_size:
+                suspected = self._queue.suspected or any(batch.jobs[0].deaths for batch in worker.batches.values())
+                if worker.batches and (suspected or len(self._queue) < self._batch_size):
                     break
                 self._hand_out(worker, self._queue.take(self._batch_size))
 
@@ -151,13 +160,17 @@ class Workers:
 
     async def _live(self, opener: bytes) -> None:
         """One worker, from its start to its end."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "maskline.serve.worker"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            limit=1 << 20,
-            start_new_session=os.name == "posix",  # or Ctrl-C in a terminal would end it before the service
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "maskline.serve.worker"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                limit=1 << 20,
+                start_new_session=os.name == "posix",  # or Ctrl-C in a terminal would end it before the service
+            )
+        except OSError as error:  # there are too many processes or open files, or there is no memory
+            self._failed(wire.Message({"failed": f"no process can be started: {error.strerror}", "exit_code": 1}, []))
+            return
         self._processes.add(process)
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(wire.pack({}, [opener]))
@@ -166,9 +179,7 @@ class Workers:
             self._failed(message)
         else:
             await self._work(_Worker(process), process.stdout, message.head)
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        await _end(process, LAST_WORDS)
         self._processes.discard(process)
 
     def _failed(self, message: wire.Message | None) -> None:
@@ -222,12 +233,12 @@ class Workers:
         self.dispatch()
 
 
-async def _end(process: Process) -> None:
-    """Have a worker end by itself, or kill it."""
+async def _end(process: Process, patience: float) -> None:
+    """Have a worker end by itself within so many seconds, or kill it."""
     assert process.stdin is not None
     process.stdin.close()
     try:
-        await asyncio.wait_for(process.wait(), PATIENCE)
+        await asyncio.wait_for(process.wait(), patience)
     except asyncio.TimeoutError:
         with suppress(ProcessLookupError):
             process.kill()

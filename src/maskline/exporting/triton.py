@@ -1,0 +1,56 @@
+"""A model repository for Triton Inference Server: a model directory, and what its Python backend runs.
+
+    OUTPUT/instance-segmentation/config.pbtxt
+    OUTPUT/instance-segmentation/1/inference.onnx, inference.yml, model.py
+
+Names and tensors are those of the reference's high-stability service, see `maskline.serve.kserve`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from maskline.errors import OutputError
+from maskline.files import replace_files
+from maskline.runtime.model_dir import GRAPH_FILES
+
+FORMAT = "triton"  # as users call it
+MODEL, VERSION = "instance-segmentation", "1"
+
+_TEMPLATES = Path(__file__).with_name("triton_model")
+_CONFIG, _CODE = "config.pbtxt", "model.py"
+
+log = logging.getLogger("maskline")
+
+
+def model_dir(repository: Path) -> Path:
+    """The model directory within a repository."""
+    return repository / MODEL / VERSION
+
+
+def replace_model(repository: Path, made: Path) -> None:
+    """Copy a model directory, and what Triton runs, into a repository: all or none.
+
+    Args:
+        repository: made where missing. A configuration that is there is left, because users edit it.
+        made: the model directory; ``model.py`` is added to it.
+
+    Raises:
+        OutputError: they can't be written; what was there before is left.
+    """
+    shutil.copyfile(_TEMPLATES / f"{_CODE}.txt", made / _CODE)
+    config = repository / MODEL / _CONFIG
+    is_new = not config.exists()
+    if is_new:
+        replace_files(config.parent, [_TEMPLATES / _CONFIG])
+    else:
+        log.info("%s is left as it is", config)
+    try:
+        what_is_looked_for_last = sorted(made.iterdir(), key=lambda path: path.name == GRAPH_FILES["onnx"])
+        replace_files(model_dir(repository), what_is_looked_for_last)
+    except OutputError:
+        if is_new:
+            config.unlink(missing_ok=True)
+        raise

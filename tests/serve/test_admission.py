@@ -1,0 +1,114 @@
+"""The queue: bounded, in order, honest about time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from maskline.serve.admission import LEAST_COST, Job, Outcome, Queue
+from maskline.serve.metrics import Metrics
+from maskline.serve.protocol import Wanted
+from maskline.serve.refusal import RefusalError
+
+WANTED = Wanted(None, False, "rle", "box")
+MP = 1_000_000
+
+
+def run(test: Callable[[Queue], Awaitable[None]], *, most: int = 10 * MP, patience: float = 60.0) -> None:
+    async def inside() -> None:
+        await test(Queue(most, patience, Metrics()))
+
+    asyncio.run(inside())
+
+
+def refusal(queue: Queue, pixels: int, data: bytes = b"") -> RefusalError:
+    with pytest.raises(RefusalError) as caught:
+        queue.admit(data, pixels, WANTED)
+    assert caught.value.status == 429 and caught.value.retry_after is not None
+    return caught.value
+
+
+def test_pixels_are_counted_until_the_outcome() -> None:
+    """B47: full is full, whether jobs wait or are worked on; who is done or gone makes room at once."""
+
+    async def test(queue: Queue) -> None:
+        first, second = queue.admit(b"", 6 * MP, WANTED), queue.admit(b"", 3 * MP, WANTED)
+        refusal(queue, 2 * MP)
+        third = queue.admit(b"", 1 * MP, WANTED)
+        assert queue.take(2) == [first, second] and len(queue) == 1
+        refusal(queue, 1)
+        first.outcome.set_result(Outcome(b"", 0, {}))
+        await asyncio.sleep(0)
+        queue.admit(b"", 6 * MP, WANTED)
+        refusal(queue, 1)
+        third.outcome.cancel()
+        await asyncio.sleep(0)
+        assert len(queue) == 1
+        queue.admit(b"", 1, WANTED)
+
+    run(test)
+
+
+def test_small_pictures_and_large_files_have_their_price() -> None:
+    async def test(queue: Queue) -> None:
+        for _ in range(10 * MP // LEAST_COST):
+            queue.admit(b"", 1, WANTED)
+        refusal(queue, 1)
+
+    async def files(queue: Queue) -> None:
+        queue.admit(bytes(27 * MP), 1, WANTED)
+        refusal(queue, 2 * MP)
+
+    run(test)
+    run(files)
+
+
+def test_the_largest_has_a_place_of_its_own() -> None:
+    async def test(queue: Queue) -> None:
+        queue.admit(b"", 99 * MP, WANTED)
+        refusal(queue, 1)
+
+    run(test)
+
+
+def test_the_time_is_told_from_what_was_measured() -> None:
+    async def test(queue: Queue) -> None:
+        job = queue.admit(b"", 2 * MP, WANTED)
+        assert queue.expected is None and refusal(queue, 9 * MP).retry_after == 1
+        queue.learn(6.0, [job])  # three seconds a million
+        assert queue.expected == pytest.approx(6)
+        queue.admit(b"", 8 * MP, WANTED)
+        assert refusal(queue, 1).retry_after == 30
+        for _ in range(50):
+            queue.learn(60.0, [job])
+        assert refusal(queue, 1).retry_after == 60
+
+    async def hopeless(queue: Queue) -> None:
+        job = queue.admit(b"", 2 * MP, WANTED)
+        queue.learn(6.0, [job])
+        refusal(queue, 1)  # it would wait for longer than five seconds
+        job.outcome.cancel()
+        await asyncio.sleep(0)
+        queue.admit(b"", 1, WANTED)
+
+    run(test)
+    run(hopeless, patience=5.0)
+
+
+def test_what_a_worker_has_died_on_comes_first_and_alone() -> None:
+    async def test(queue: Queue) -> None:
+        jobs = [queue.admit(b"", 1, WANTED) for _ in range(6)]
+        taken = queue.take(4)
+        for job in taken:
+            job.deaths += 1
+        taken[1].outcome.cancel()
+        await asyncio.sleep(0)
+        queue.put_back(taken)
+        order: list[list[Job]] = []
+        while batch := queue.take(4):
+            order.append(batch)
+        assert order == [[jobs[0]], [jobs[2]], [jobs[3]], [jobs[4], jobs[5]]]
+
+    run(test)

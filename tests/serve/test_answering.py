@@ -1,0 +1,123 @@
+"""From one request's bytes to its answer, without a service; and the messages of workers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from service import PICTURE, encoded
+
+from maskline import Predictor, create_model
+from maskline.errors import InputError, ModelError
+from maskline.inputs import SUFFIXES, claimed_size
+from maskline.masks import rle_encode
+from maskline.serve import answer, wire
+
+
+@pytest.fixture(scope="module")
+def model() -> Predictor:
+    return create_model(threads=1)
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        (np.ones((24, 31)), "0Xg0"),
+        (np.ones((50, 50)), "0T^2"),
+        (np.ones((20, 20)), "0`<"),
+        (np.ones((10, 20)), "0X6"),
+        (np.array([[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]), "41202"),
+        (np.ones((4, 3)), "0<"),
+        (np.ones((4, 0)), "0"),
+    ],
+)
+def test_run_lengths_are_those_of_the_reference(mask: np.ndarray, expected: str) -> None:
+    """F47: its recorded vectors."""
+    assert rle_encode(mask) == expected
+
+
+def test_a_request_is_answered(model: Predictor) -> None:
+    body = json.dumps({"image": encoded(), "logId": "a", "visualize": False})
+    for request in (body, body.encode()):
+        told = json.loads(answer(model, request))
+        (result,) = model.predict(str(PICTURE))
+        assert (told["logId"], told["errorCode"]) == ("a", 0)
+        assert [one["score"] for one in told["result"]["instances"]] == [box["score"] for box in result["boxes"]]
+    assert json.loads(answer(model, json.dumps({"image": encoded()}), visualize=False))["result"]["image"] is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [("{", 422), ('{"image": "\ud800"}', 422), ('{"image": "http://a.b/c.png"}', 422), (b"\xff", 422)],
+)
+def test_the_client_s_faults_are_told(model: Predictor, request_: str | bytes, status: int) -> None:
+    told = json.loads(answer(model, request_))
+    assert set(told) == {"logId", "errorCode", "errorMsg"} and told["errorCode"] == status
+
+
+def test_the_model_s_faults_are_not_told(model: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ModelError("no memory")
+
+    monkeypatch.setattr(model, "detect", fail)
+    told = json.loads(answer(model, json.dumps({"image": encoded(), "logId": "a"})))
+    assert told == {"logId": "a", "errorCode": 500, "errorMsg": "Internal server error"}
+
+
+def test_each_picture_has_its_own_threshold(model: Predictor) -> None:
+    pixels = np.asarray(Image.open(PICTURE).convert("RGB"))[..., ::-1]
+    alone = [model.detect([pixels], [threshold])[0] for threshold in (0.3, None, {"nucleus": 0.8})]
+    together = model.detect([pixels] * 3, [0.3, None, {"nucleus": 0.8}])
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)
+        assert all((a == b).all() for a, b in zip(one.masks, other.masks, strict=True))
+    assert len(alone[0]) > len(alone[1]) > len(alone[2]) > 0
+    with pytest.raises(ValueError, match="1 thresholds for 2 images"):
+        model.detect([pixels] * 2, [0.5])
+
+
+@pytest.mark.parametrize("suffix", sorted(set(SUFFIXES) - {"dib", "sr", "ras", "pbm"}))
+def test_sizes_are_read_from_headers(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"a.{suffix}"
+    Image.new("L" if suffix == "pgm" else "RGB", (37, 23)).save(file)
+    assert claimed_size(file.read_bytes()) == (37, 23)
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"lossless": False}, {"exact": True}])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_sizes_of_each_kind_of_webp(mode: str, options: dict[str, bool]) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((3000, 17), 50).convert(mode).save(file, "WEBP", **options)
+    assert claimed_size(file.getvalue()) == (3000, 17)
+    with pytest.raises(InputError, match="cut short"):
+        claimed_size(file.getvalue()[:22])
+
+
+def test_a_webp_that_claims_too_much_takes_no_room() -> None:
+    bomb = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + (16_000_000).to_bytes(3, "little") * 2
+    assert claimed_size(bomb) == (16_000_001, 16_000_001)
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text()), st.lists(st.binary(max_size=99), max_size=5))
+def test_messages_arrive_as_they_were_sent(head: dict[str, int | str], parts: list[bytes]) -> None:
+    head.pop("sizes", None)
+    packed = wire.pack(head, parts)
+
+    async def received(data: bytes) -> list[wire.Message | None]:
+        stream = asyncio.StreamReader()
+        stream.feed_data(data)
+        stream.feed_eof()
+        return [await wire.receive(stream), await wire.receive(stream)]
+
+    sent = wire.Message({**head, "sizes": [len(part) for part in parts]}, parts)
+    assert asyncio.run(received(packed)) == [sent, None]
+    assert asyncio.run(received(packed[:-1])) == [None, None]
+    file = io.BytesIO(packed + packed[:-1])
+    assert [wire.read(file), wire.read(file), wire.read(file)] == [sent, None, None]

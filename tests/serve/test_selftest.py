@@ -1,0 +1,34 @@
+"""``maskline serve --selftest``: passes on a sound service, and says what does not hold on others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from service import PICTURE
+
+
+def selftest(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "maskline", "serve", "--selftest", "--threads", "1", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_a_sound_service_passes() -> None:
+    """B47: overload, slow clients, a killed worker and the end, on the user's own model and settings."""
+    done = selftest("--queue-pixels", "4", "--max-pixels", "4", "--port", "1")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lines[-1] == "8 of 8 checks passed" and all(line.startswith("pass  ") for line in lines[:-1])
+    (overload,) = [line for line in lines if "clients at once" in line]
+    assert "429: " in overload and "200: " in overload
+
+
+def test_what_does_not_hold_is_told() -> None:
+    done = selftest("--max-pixels", "0.1")  # too few for the picture that is asked about
+    assert done.returncode == 1
+    assert "FAIL  A picture is answered" in done.stdout and "413" in done.stdout
+
+
+def test_a_service_that_does_not_start() -> None:
+    done = selftest("--model-dir", str(PICTURE.parent / "nowhere"))
+    assert done.returncode == 1 and done.stderr.startswith("maskline: no model directory") and not done.stdout

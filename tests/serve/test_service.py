@@ -1,0 +1,426 @@
+"""The service as its clients see it: a real process, the embedded model, requests over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+from pycocotools import mask as coco
+from service import PICTURE, Service, encoded, png, running
+
+from maskline import Result, __version__, create_model
+
+#: pycocotools makes arrays in a way that NumPy has come to dislike.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+KEY = "a key of some length"
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with running("serve", "--max-pixels", "2", "--max-body", "8", "--threads", "1") as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Service]:
+    """With a key, without pictures in its answers, for a page of another origin."""
+    options = ("--no-visualize", "--cors", "https://a.example", "--no-access-log")
+    with running("serve", *options, environment={"MASKLINE_API_KEY": KEY, "OMP_NUM_THREADS": "1"}) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def expected() -> Result:
+    (result,) = create_model().predict(str(PICTURE))
+    return result
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    return encoded()
+
+
+def found(response: requests.Response) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    instances: list[dict[str, Any]] = response.json()["result"]["instances"]
+    return instances
+
+
+def faults(response: requests.Response) -> list[tuple[str, str]]:
+    """Type and place of what is wrong, of a sound 422."""
+    body = response.json()
+    assert response.status_code == body["errorCode"] == 422
+    listed = json.loads(body["errorMsg"])
+    assert all(set(fault) == {"type", "loc", "msg"} and fault["msg"] for fault in listed)
+    return [(fault["type"], fault["loc"]) for fault in listed]
+
+
+def test_an_answer_holds_what_predict_finds(service: Service, image: str, expected: Result) -> None:
+    """F38, F39, F45, F46, F47: boxes, classes, scores and masks are the model's; masks decode with COCO's tools."""
+    response = service.post({"image": image, "visualize": False})
+    instances = found(response)
+    assert response.json()["result"]["size"] == list(expected.instances.size)
+    assert len(instances) == len(expected["boxes"]) > 5
+    for i, (one, box) in enumerate(zip(instances, expected["boxes"], strict=True)):
+        assert set(one) == {"bbox", "categoryId", "categoryName", "score", "mask"}
+        assert one["bbox"] == box["coordinate"] and one["score"] == box["score"]
+        assert (one["categoryId"], one["categoryName"]) == (box["cls_id"], box["label"])
+        mask = coco.decode({"counts": one["mask"]["rleResult"].encode(), "size": one["mask"]["size"]})
+        assert (mask == expected["masks"][i]).all()
+        x1, y1, x2, y2 = (round(value) for value in one["bbox"])
+        assert one["mask"]["size"] == [y2 - y1, x2 - x1]
+        placed = np.zeros(expected.instances.size, np.bool_)
+        placed[y1:y2, x1:x2] = mask
+        assert (placed == expected.instances.full_mask(i)).all()
+
+
+def test_the_envelope(service: Service, image: str) -> None:
+    """F43, F44, B45: a new UUID unless the client has sent one, 0 and Success; the image is null if not wanted."""
+    body = service.post({"image": image, "visualize": False}).json()
+    assert set(body) == {"logId", "errorCode", "errorMsg", "result"}
+    assert (body["errorCode"], body["errorMsg"], body["result"]["image"]) == (0, "Success", None)
+    assert uuid.UUID(body["logId"]).version == 4
+    assert service.post({"image": image, "logId": "mine 猫", "visualize": False}).json()["logId"] == "mine 猫"
+    assert service.post({"logId": "mine"}).json()["logId"] == "mine"
+
+
+def test_thresholds(service: Service, image: str, expected: Result) -> None:
+    """F41: a higher one keeps fewer; texts are numbers too; beyond the range it is as the reference has it."""
+    scores = [box["score"] for box in expected["boxes"]]
+    middle = sorted(scores)[len(scores) // 2]
+    for threshold in (middle, str(middle)):
+        kept = found(service.post({"image": image, "threshold": threshold, "visualize": False}))
+        assert [one["score"] for one in kept] == [score for score in scores if score > middle]
+    assert found(service.post({"image": image, "threshold": 5})) == []
+    assert len(found(service.post({"image": image, "threshold": -1, "visualize": False}))) > len(scores)
+    assert len(found(service.post({"image": image, "threshold": None, "visualize": False}))) == len(scores)
+    assert faults(service.post({"image": image, "threshold": "high"})) == [("float_parsing", "body.threshold")]
+    body = f'{{"image": "{image}", "threshold": NaN}}'.encode()
+    assert faults(service.post(body)) == [("finite_number", "body.threshold")]
+
+
+def test_the_picture_in_the_answer(service: Service, guarded: Service, image: str, expected: Result) -> None:
+    """F42, F48: a JPEG of the picture's size with everything drawn in; the request wins over the service's setting."""
+    data = base64.b64decode(service.post({"image": image}).json()["result"]["image"], validate=True)
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.format == "JPEG" and picture.size == expected.instances.size[::-1]
+        drawn = np.asarray(picture.convert("RGB")).astype(float)
+    assert abs(drawn - np.asarray(expected.img["res"]).astype(float)).mean() < 4  # what JPEG loses
+    key = {"headers": {"X-API-Key": KEY}}
+    assert guarded.post({"image": image}, **key).json()["result"]["image"] is None
+    assert guarded.post({"image": image, "visualize": True}, **key).json()["result"]["image"].startswith("/9j/")
+
+
+def test_other_forms_of_masks(service: Service, image: str, expected: Result) -> None:
+    whole = found(service.post({"image": image, "maskFrame": "image", "visualize": False}))
+    outlines = found(service.post({"image": image, "maskFormat": "polygon", "visualize": False}))
+    size = list(expected.instances.size)
+    for i, (one, other) in enumerate(zip(whole, outlines, strict=True)):
+        assert one["mask"]["size"] == other["mask"]["size"] == size
+        mask = expected.instances.full_mask(i)
+        assert (coco.decode({"counts": one["mask"]["rleResult"].encode(), "size": size}) == mask).all()
+        rings = coco.merge(coco.frPyObjects(other["mask"]["polygons"], *size))
+        assert (coco.decode(rings).astype(bool) >= mask).all()  # holes are lost
+    assert faults(service.post({"image": image, "maskFormat": "png"})) == [("literal_error", "body.maskFormat")]
+
+
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain", "application/json"])
+def test_any_content_type_will_do(service: Service, image: str, kind: str | None) -> None:
+    """B46: the body is JSON, whatever it is said to be."""
+    headers = {} if kind is None else {"Content-Type": kind}
+    response = service.post(json.dumps({"image": image, "visualize": False}).encode(), headers=headers)
+    assert len(found(response)) > 5
+
+
+def test_data_urls_and_lines(service: Service, image: str) -> None:
+    lines = "\r\n".join(image[start : start + 76] for start in range(0, len(image), 76))
+    for text in (f"data:image/png;base64,{image}", lines):
+        assert len(found(service.post({"image": text, "visualize": False}))) > 5
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({}, ("missing", "body.image")),
+        ({"image": 1}, ("string_type", "body.image")),
+        ([], ("model_attributes_type", "body")),
+        (b"", ("json_invalid", "body[0]")),
+        (b"{x", ("json_invalid", "body[1]")),
+        (b"\xff\xfe\xfa", ("json_invalid", "body")),
+        (b"[" * 200_000, ("json_invalid", "body")),
+        (b'{"image": "a", "threshold": ' + b"9" * 5000 + b"}", ("json_invalid", "body")),
+        (b'{"image": "\\ud800"}', ("string_unicode", "body.image")),
+        ({"image": "QUJD", "logId": "x" * 300}, ("string_too_long", "body.logId")),
+        ({"image": "no, not this"}, ("base64_invalid", "body.image")),
+        ({"image": "QUJ"}, ("base64_invalid", "body.image")),
+        ({"image": "QU-_"}, ("base64_invalid", "body.image")),
+        ({"image": "猫"}, ("base64_invalid", "body.image")),
+        ({"image": "data:image/png,abc"}, ("base64_invalid", "body.image")),
+        ({"image": ""}, ("image_empty", "body.image")),
+        ({"image": encoded(b"a text")}, ("image_invalid", "body.image")),
+        ({"image": encoded(b"%PDF-1.7 and so on")}, ("image_invalid", "body.image")),
+        ({"image": encoded(PICTURE.read_bytes()[:5000])}, ("image_invalid", "body.image")),
+        ({"image": "/etc/passwd"}, ("base64_invalid", "body.image")),
+        ({"image": "file:///etc/passwd"}, ("base64_invalid", "body.image")),
+        ({"image": "http://127.0.0.1/a.png"}, ("url_not_allowed", "body.image")),
+    ],
+)
+def test_what_is_the_client_s_fault_is_told(service: Service, body: Any, expected: tuple[str, str]) -> None:
+    """F49, B44: 422 with the reference's structure, never 500."""
+    response = service.post(body)
+    assert faults(response) == [expected]
+    assert uuid.UUID(response.json()["logId"])
+    assert "/work" not in response.text and "Traceback" not in response.text and __version__ not in response.text
+
+
+def test_sizes_are_checked_before_anything_is_decoded(service: Service) -> None:
+    """B44, B47: 413 with what was given and what is taken."""
+    bomb = Image.new("1", (9000, 9000))
+    file = io.BytesIO()
+    bomb.save(file, "PNG")
+    started = time.monotonic()
+    response = service.post({"image": encoded(file.getvalue())})
+    assert time.monotonic() - started < 2
+    assert response.status_code == response.json()["errorCode"] == 413
+    assert re.search("9000 x 9000 pixels.* 2000000", response.json()["errorMsg"])
+    large = service.post({"image": "A" * (9 << 20)})
+    assert large.status_code == 413 and str(8 << 20) in large.json()["errorMsg"]
+    chunked = requests.post(f"{service.url}/instance-segmentation", data=iter([b"A" * (1 << 20)] * 9), timeout=30)
+    assert chunked.status_code == 413
+
+
+def test_large_pictures_and_requests_are_taken(image: str) -> None:
+    """No limit of a framework stands before ours: a request of 30 MB, a picture of 60 million pixels."""
+    with running("serve", "--threads", "1") as service:
+        noise = np.random.default_rng(0).integers(0, 255, (2600, 3000, 3), np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(noise).save(file, "BMP")
+        assert len(file.getvalue()) > 22 << 20
+        assert service.post({"image": encoded(file.getvalue()), "visualize": False}).status_code == 200
+        assert service.post({"image": encoded(png(6000, 10000)), "visualize": False}).status_code == 200
+
+
+def test_paths_and_methods(service: Service) -> None:
+    """F49: 404 and 405 in the envelope too."""
+    for response, status, told in (
+        (service.get("/nothing"), 404, "Not Found"),
+        (service.get("/instance-segmentation"), 405, "Method Not Allowed"),
+        (service.get("/page/../app.py"), 404, "Not Found"),
+        (service.get("/page/%2e%2e/app.py"), 404, "Not Found"),
+    ):
+        assert (response.status_code, response.json()["errorCode"], response.json()["errorMsg"]) == (
+            status,
+            status,
+            told,
+        )
+    assert service.get("/instance-segmentation").headers["Allow"] == "POST"
+
+
+def test_health(service: Service) -> None:
+    """F50: healthy, in the envelope."""
+    body = service.get("/health").json()
+    assert (body["errorCode"], body["errorMsg"]) == (0, "Healthy") and uuid.UUID(body["logId"])
+
+
+def test_the_description(service: Service) -> None:
+    """B49: OpenAPI with our own name and version."""
+    described = service.get("/openapi.json").json()
+    assert (described["info"]["title"], described["info"]["version"]) == ("maskline", __version__)
+    route = described["paths"]["/instance-segmentation"]["post"]
+    assert route["operationId"] == "infer"
+    schema = route["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["required"] == ["image"] and {"threshold", "visualize", "logId"} < set(schema["properties"])
+    assert {"200", "413", "422", "429", "503", "504"} <= set(route["responses"])
+    assert service.get("/docs").status_code == 200
+
+
+def test_metrics_and_the_access_log(service: Service, image: str) -> None:
+    before = service.get("/metrics").text
+    service.post({"image": image, "logId": "find me\n", "visualize": False})
+    service.post({"image": "x", "logId": "and me"})
+    after = service.get("/metrics")
+    assert after.headers["Content-Type"].startswith("text/plain")
+
+    def counted(text: str, name: str) -> float:
+        match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        return float(match[1]) if match else 0.0
+
+    for name, least in (
+        ('maskline_requests_total{status="200"}', 1),
+        ('maskline_requests_total{status="422"}', 1),
+        ('maskline_rejections_total{reason="invalid"}', 1),
+        *((f'maskline_stage_seconds_count{{stage="{stage}"}}', 1) for stage in ("parse", "queue", "predict", "total")),
+        ("maskline_batch_size_count", 1),
+        ("maskline_instances_total", 5),
+    ):
+        assert counted(after.text, name) >= counted(before, name) + least, name
+    assert counted(after.text, "maskline_workers_ready") == 1
+    assert counted(after.text, "maskline_queue_pixels") == 0
+    time.sleep(0.3)
+    lines = [json.loads(line) for line in service.lines]
+    (line,) = [line for line in lines if line["logId"] == "find me\n"]
+    assert (line["status"], line["method"], line["path"]) == (200, "POST", "/instance-segmentation")
+    assert line["instances"] > 5 and line["ms"] > 0
+    assert {"receive", "parse", "queue", "decode", "predict", "encode"} <= set(line["stages"])
+    (line,) = [line for line in lines if line["logId"] == "and me"]
+    assert line["status"] == 422 and "Base64" in line["reason"]
+    assert not [line for line in lines if line["path"] in ("/health", "/metrics")]
+
+
+def test_the_key(guarded: Service, image: str) -> None:
+    """Without it 401, also for an endless body; health and the page need none."""
+    for headers in ({}, {"X-API-Key": "wrong"}, {"Authorization": f"Basic {KEY}"}, {"X-API-Key": "schlüssel".encode()}):
+        response = guarded.post({"image": image}, headers=headers)
+        assert response.status_code == response.json()["errorCode"] == 401 and KEY not in response.text
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+    for headers in ({"X-API-Key": KEY}, {"Authorization": f"Bearer {KEY}"}):
+        assert len(found(guarded.post({"image": image}, headers=headers))) > 5
+    assert guarded.get("/metrics").status_code == 401
+    assert guarded.post({}, "/v2/models/instance-segmentation/infer").status_code == 401
+    for path in ("/health", "/", "/v2/health/live", "/v2/health/ready"):
+        assert guarded.get(path).status_code == 200
+
+
+def test_pages_of_other_origins(guarded: Service, service: Service) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,x-api-key"}
+    url = "/instance-segmentation"
+    allowed = requests.options(guarded.url + url, headers={"Origin": "https://a.example", **asked}, timeout=9)
+    assert allowed.headers["Access-Control-Allow-Origin"] == "https://a.example"
+    other = requests.options(guarded.url + url, headers={"Origin": "https://b.example", **asked}, timeout=9)
+    none = requests.options(service.url + url, headers={"Origin": "https://a.example", **asked}, timeout=9)
+    assert not {"Access-Control-Allow-Origin"} & {*other.headers, *none.headers}
+
+
+def test_the_page_is_served(service: Service) -> None:
+    page = service.get("/")
+    assert page.status_code == 200 and "text/html" in page.headers["Content-Type"]
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    names = re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)
+    assert names and all(service.get(f"/{name}").status_code == 200 for name in names)
+    assert service.get("/page/example.png").content == PICTURE.read_bytes()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_urls_of_hosts_that_are_allowed(image: str, tmp_path: Path) -> None:
+    """F40, B47: fetched by the service, which says what the other server answers; off unless hosts are listed."""
+    (tmp_path / "nuclei.png").write_bytes(PICTURE.read_bytes())
+    (tmp_path / "text.png").write_bytes(b"no picture")
+    handler = partial(_Quiet, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        options = ("--allow-url-host", host, "--allow-url-network", "127.0.0.0/8", "--threads", "1")
+        with running("serve", *options) as service:
+            by_url = found(service.post({"image": f"http://{host}/nuclei.png", "visualize": False}))
+            assert by_url == found(service.post({"image": image, "visualize": False}))
+            missing = service.post({"image": f"http://{host}/none.png"})
+            assert faults(missing) == [("url_status", "body.image")] and "404" in missing.text
+            assert faults(service.post({"image": f"http://{host}/text.png"})) == [("image_invalid", "body.image")]
+            for url in ("http://127.0.0.2/a.png", "http://169.254.169.254/latest/meta-data", "http://localhost/"):
+                assert faults(service.post({"image": url})) == [("url_not_allowed", "body.image")]
+        server.shutdown()
+
+
+def test_the_inference_protocol(service: Service, image: str) -> None:
+    """F53: the wire contract of the high-stability service, without Triton."""
+    model = "/v2/models/instance-segmentation"
+    assert service.get("/v2/health/live").status_code == service.get("/v2/health/ready").status_code == 200
+    assert service.get(f"{model}/ready").status_code == 200
+    about = service.get(model).json()
+    assert about["inputs"] == [{"name": "input", "datatype": "BYTES", "shape": [-1, 1]}]
+    assert about["parameters"] == {"model": "PP-YOLOE_seg-N", "classes": ["nucleus"]}
+
+    def tensor(*texts: str) -> dict[str, Any]:
+        one = {"name": "input", "shape": [len(texts), 1], "datatype": "BYTES", "data": list(texts)}
+        return {"inputs": [one], "outputs": [{"name": "output"}]}
+
+    asked = {"image": image, "visualize": False, "logId": "a"}
+    response = service.post(tensor(json.dumps(asked), "{}"), f"{model}/infer")
+    assert response.status_code == 200
+    first, second = (json.loads(text) for text in response.json()["outputs"][0]["data"])
+    assert first == service.post(asked).json()
+    assert second["errorCode"] == 422 and json.loads(second["errorMsg"])[0]["type"] == "missing"
+    wrong = service.post({"inputs": []}, f"{model}/infer")
+    assert wrong.status_code == 400 and set(wrong.json()) == {"error"}
+    assert set(service.get("/v2/models/other").json()) == {"error"}
+
+
+def test_the_documented_command(tmp_path: Path, image: str) -> None:
+    """F38, F06, F42, F52: `--serve --pipeline FILE.yaml`; the file's Serving.visualize is the default of answers."""
+    file = tmp_path / "pipeline.yaml"
+    module = {"module_name": "instance_segmentation", "model_name": None, "model_dir": str(PICTURE.parent / "embedded")}
+    config = {
+        "pipeline_name": "instance_segmentation",
+        "SubModules": {"InstanceSegmentation": {**module, "batch_size": 1, "threshold": 0.5}},
+        "Serving": {"visualize": False, "extra": {"max_num_input_imgs": None}},
+    }
+    file.write_text(json.dumps(config), "utf-8")
+    with running("--serve", "--pipeline", str(file), "--use_hpip", "--device", "cpu") as service:
+        assert service.post({"image": image}).json()["result"]["image"] is None
+        assert service.end() == 0
+
+
+def maskline(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "maskline", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--model", "Mask-RT-DETR-Z"), 2, "unknown model"),
+        (("--model-dir", "/nowhere"), 1, "/nowhere"),
+        (("--port", "70000"), 2, "port"),
+        (("--timeout", "-1"), 2, "timeout is -1"),
+        (("--max-pixels", "300"), 2, "queue"),
+        (("--device", "cpu,cpu", "--workers", "1"), 2, "--workers 1 for 2 devices"),
+        (("--api-key-file", "/nowhere"), 2, "can't be read"),
+        (("--pipeline", "instance_segmentation", "--model", "Mask-RT-DETR-S"), 2, "--pipeline goes without"),
+        (("--allow-url-host", "*", "--allow-url-network", "lan"), 2, "lan"),
+        (("--host", "999.1.1.1"), 2, "can't listen on 999.1.1.1"),
+    ],
+)
+def test_what_can_t_be_started_is_told_in_one_line(arguments: tuple[str, ...], code: int, told: str) -> None:
+    done = maskline("serve", "--port", "0", *arguments)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    assert told in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_port_in_use(service: Service) -> None:
+    done = maskline("serve", "--port", service.url.rpartition(":")[2])
+    assert done.returncode == 2 and "can't listen on 127.0.0.1" in done.stderr
+
+
+def test_several_workers_share_the_work(image: str) -> None:
+    """F37: a worker for each device; each request is answered once, with what one worker finds."""
+    with running("serve", "--device", "cpu,cpu", "--threads", "1") as service:
+        while len(service.workers()) < 2 or "maskline_workers_ready 2.0" not in service.get("/metrics").text:
+            time.sleep(0.1)
+        first = found(service.post({"image": image, "visualize": False}))
+        with ThreadPoolExecutor(8) as pool:
+            bodies = [{"image": image, "visualize": False, "logId": str(i)} for i in range(24)]
+            answers = [response.json() for response in pool.map(service.post, bodies)]
+        assert [answer["logId"] for answer in answers] == [body["logId"] for body in bodies]
+        assert all(answer["result"]["instances"] == first for answer in answers)
+        assert service.end() == 0
