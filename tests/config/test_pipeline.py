@@ -135,3 +135,18 @@ def test_acceleration_of_the_wrong_kind() -> None:
     for config in ({"use_hpip": "maybe"}, {"hpi_config": 3}, {"engine": 3}):
         with pytest.raises(ParameterError, match=next(iter(config))):
             load_pipeline(config)
+
+
+@pytest.mark.parametrize(
+    ("serving", "expected"), [({}, True), ({"visualize": False}, False), ({"visualize": None, "extra": {}}, True)]
+)
+def test_pictures_in_the_answers_of_a_service(serving: dict[str, object], expected: bool) -> None:
+    """F42: Serving.visualize; what is for other pipelines is accepted."""
+    assert load_pipeline({"Serving": serving}).visualize is expected
+
+
+def test_the_service_s_keys_are_checked() -> None:
+    with pytest.raises(UnknownNameError, match="'visualise'.*did you mean 'visualize'"):
+        load_pipeline({"Serving": {"visualise": False}})
+    with pytest.raises(ParameterError, match="Serving: visualize"):
+        load_pipeline({"Serving": {"visualize": "sometimes"}})
