@@ -199,8 +199,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def infer(request: HttpRequest) -> Response:
         entry = _entry(request)
         service.check_ready()
-        body = await _body(request, service)
-        return _json(await _while_connected(request, service.answer(body, entry)))
+        asked = await service.read(await _body(request, service), entry)
+        return _json(await _while_connected(request, service.answer(asked, entry)))
 
     @app.get(
         "/health",
@@ -286,7 +286,7 @@ async def _elements(service: Service, texts: Sequence[str], entry: Entry) -> lis
 
 async def _element(service: Service, text: str, entry: Entry) -> str:
     try:
-        return (await service.answer(text.encode(), entry)).decode()
+        return (await service.answer(await service.read(text.encode(), entry), entry)).decode()
     except RefusalError as error:
         if error.status in OF_THE_SERVICE:
             raise

@@ -203,7 +203,7 @@ async def _serve(
         finally:
             server.should_exit = True
             await running
-            await service.workers.stop(0.0 if server.force_exit else PATIENCE)
+            await service.workers.stop(0.0 if server.force_exit or service.over else PATIENCE)
     if service.workers.first.done():
         service.workers.first.result()
 

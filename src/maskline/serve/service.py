@@ -15,7 +15,7 @@ from maskline.serve import images, protocol
 from maskline.serve.admission import Job, Outcome, Queue
 from maskline.serve.fetch import FetchError, fetch
 from maskline.serve.metrics import Metrics
-from maskline.serve.protocol import Request, Wanted
+from maskline.serve.protocol import Wanted
 from maskline.serve.refusal import RefusalError
 from maskline.serve.settings import Settings
 from maskline.serve.workers import Opener, Workers
@@ -55,11 +55,21 @@ class Entry:
             self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - started
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A picture's file, or where it is, and what is wanted of it."""
+
+    data: bytes | None
+    url: str | None
+    wanted: Wanted
+
+
 class Service:
     """What is shared by all requests.
 
     Attributes:
         draining: it is about to end; nothing new is begun.
+        over: nor is anything waited for.
     """
 
     def __init__(self, openers: Sequence[Opener], settings: Settings) -> None:
@@ -72,7 +82,7 @@ class Service:
         self.draining = False
         self._receiving = 0  # bytes of requests that are coming in
         self._under_way: set[asyncio.Task[Any]] = set()
-        self._over = False  # the time for what was under way
+        self.over = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._fetches = asyncio.Semaphore(FETCHES)
@@ -95,7 +105,7 @@ class Service:
         try:
             await asyncio.wait_for(self._idle.wait(), self.settings.drain)
         except asyncio.TimeoutError:
-            self._over = True
+            self.over = True
             for task in self._under_way:
                 task.cancel()
 
@@ -157,28 +167,34 @@ class Service:
     def _too_large(self) -> RefusalError:
         return RefusalError(413, f"the request is too large: this service takes up to {self.settings.max_body} bytes")
 
-    async def answer(self, body: bytes, entry: Entry) -> bytes:
+    async def read(self, body: bytes, entry: Entry) -> Asked:
+        """What a request asks for. Raises RefusalError. Let go of the body then: it is larger than what is kept."""
+        with entry.timed("parse"):
+            request = await self.aside(protocol.parse, body, len(body))
+            entry.log_id = request.logId or entry.log_id
+            wanted = Wanted.of(request, self.settings.visualize)
+            if images.is_url(request.image):
+                return Asked(None, request.image, wanted)
+            return Asked(await self.aside(images.from_base64, request.image, len(request.image)), None, wanted)
+
+    async def answer(self, asked: Asked, entry: Entry) -> bytes:
         """The answer to a request, with its envelope. Raises RefusalError; what is cancelled leaves no trace."""
         self.check_ready()
         with self._counted():
             try:
-                return await asyncio.wait_for(self._answer(body, entry), self.settings.timeout)
+                return await asyncio.wait_for(self._answer(asked, entry), self.settings.timeout)
             except asyncio.TimeoutError:
                 raise RefusalError(504, f"no answer within {self.settings.timeout:g} s") from None
             except asyncio.CancelledError:
-                if not self._over:
+                if not self.over:
                     raise  # the client has gone
                 raise RefusalError(503, "the service has ended before the answer was there") from None
 
-    async def _answer(self, body: bytes, entry: Entry) -> bytes:
-        with entry.timed("parse"):
-            request = await self.aside(protocol.parse, body, len(body))
-        del body
-        entry.log_id = request.logId or entry.log_id
-        data = await self._file(request, entry)
+    async def _answer(self, asked: Asked, entry: Entry) -> bytes:
+        data = await self._fetched(asked.url or "", entry) if asked.data is None else asked.data
         with entry.timed("parse"):
             pixels = await self.aside(partial(images.pixels_claimed, most=self.settings.max_pixels), data, len(data))
-        job = self._queue.admit(data, pixels, Wanted.of(request, self.settings.visualize))
+        job = self._queue.admit(data, pixels, asked.wanted)
         outcome = await self._outcome(job)
         entry.stages |= outcome.stages
         entry.instances = outcome.instances
@@ -191,15 +207,12 @@ class Service:
         finally:
             job.outcome.cancel()  # a client that has gone, a deadline: nobody waits any more
 
-    async def _file(self, request: Request, entry: Entry) -> bytes:
-        if not images.is_url(request.image):
-            with entry.timed("parse"):
-                return await self.aside(images.from_base64, request.image, len(request.image))
+    async def _fetched(self, url: str, entry: Entry) -> bytes:
         if not self.settings.urls.enabled:
             raise RefusalError.of_image("url_not_allowed", "this service fetches no URLs: send the picture in Base64")
         with entry.timed("fetch"):
             async with self._fetches:
                 try:
-                    return await fetch(request.image, self.settings.urls)
+                    return await fetch(url, self.settings.urls)
                 except FetchError as error:
                     raise RefusalError.of_image(error.kind, str(error)) from None
