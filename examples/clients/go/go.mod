@@ -1,0 +1,3 @@
+module example.com/maskline-client
+
+go 1.18
