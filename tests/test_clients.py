@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ import cv2
 import numpy as np
 import pytest
 import requests
+from service import running
 
 from maskline import create_model, hub
 from maskline.masks import rle_encode
@@ -145,18 +145,8 @@ def client(request: pytest.FixtureRequest, builds: dict[str, Future[list[str]]])
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
     """The URL of maskline's own, with the embedded model."""
-    command = [sys.executable, "-m", "maskline", "serve", "--port", "0", "--no-access-log"]
-    env = {name: value for name, value in os.environ.items() if name != "MASKLINE_API_KEY"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
-        assert process.stderr is not None
-        try:
-            told = map(re.compile(r"serving .* on (http://\S+) ").match, iter(process.stderr.readline, ""))
-            ready = next((found[1] for found in told if found), None)
-            assert ready is not None, "the service did not start"
-            yield ready
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
+    with running("serve", "--no-access-log") as service:
+        yield service.url
 
 
 class Made(NamedTuple):

@@ -6,13 +6,16 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import onnx
 import pytest
+import service
 import sets
 
 import maskline
@@ -23,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CHINESE = {ROOT / "README.zh-CN.md": None} | {p: ROOT / "docs" / p.name for p in (ROOT / "docs" / "zh").glob("*.md")}
 PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
+ADDRESS = "http://127.0.0.1:8080"  # of the service that blocks ask
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -56,10 +60,44 @@ def workplace(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return tmp_path
 
 
-@pytest.mark.parametrize("block", [b for _, b in blocks("python")], ids=[n for n, _ in blocks("python")])
-def test_python_blocks_run(block: str, workplace: Path) -> None:
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a service that runs."""
+    with service.running("serve") as running:
+        yield running.url
+
+
+def python_lines() -> list[tuple[str, str]]:
+    return [(name, block) for name, block in blocks("python") if "serve(" not in block]
+
+
+@pytest.mark.parametrize("block", [b for _, b in python_lines()], ids=[n for n, _ in python_lines()])
+def test_python_blocks_run(block: str, workplace: Path, request: pytest.FixtureRequest) -> None:
+    if ADDRESS in block:
+        block = block.replace(ADDRESS, request.getfixturevalue("address"))
     done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=workplace)
     assert done.returncode == 0, done.stderr
+
+
+def test_python_that_serves_gets_ready_and_ends(workplace: Path) -> None:
+    (block,) = (block for _, block in blocks("python") if "serve(" in block)
+    command = [sys.executable, "-uc", block.replace("port=8080", "port=0")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=workplace) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2)]
+        process.send_signal(signal.SIGTERM)
+    assert lines[1].startswith("serving Mask-RT-DETR-S on ") and process.returncode == 0
+
+
+def requests_shown() -> list[tuple[str, str]]:
+    return [(name, line) for name, block in blocks("bash") for line in block.splitlines() if ADDRESS in line]
+
+
+@pytest.mark.parametrize("line", [line for _, line in requests_shown()], ids=[name for name, _ in requests_shown()])
+def test_requests_are_answered(line: str, workplace: Path, address: str) -> None:
+    command = ["bash", "-o", "pipefail", "-ec", line.replace(ADDRESS, address)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=workplace)
+    assert done.returncode == 0 and json.loads(done.stdout)["errorCode"] == 0, done.stderr
 
 
 #: Command lines that can be run here, and what each must leave.
@@ -97,12 +135,12 @@ def test_command_lines_run(lines: list[tuple[str, str]], workplace: Path) -> Non
 
 def test_documents_have_such_blocks() -> None:
     shown = [line for _, lines in runnable() for line, _ in lines]
-    assert len(blocks("python")) >= 2 and all(any(line.startswith(c) for line in shown) for c in COMMANDS)
+    assert len(blocks("python")) >= 2 and len(requests_shown()) >= 2 and all(any(line.startswith(c) for line in shown) for c in COMMANDS)
 
 
 def test_pages_in_chinese_have_the_blocks_of_those_in_english() -> None:
     """So that what is run above is theirs too. The README is a shorter one, with no block of Python of its own."""
-    assert len(CHINESE) == 5
+    assert len(CHINESE) == 6
     for chinese, english in CHINESE.items():
         text = chinese.read_text(encoding="utf-8")
         if english is None:
@@ -155,6 +193,7 @@ def test_links_lead_somewhere() -> None:
     [
         ("predict.md", cli.predict),
         ("predict.md", cli.cli),
+        ("serve.md", cli.serve),
         ("data.md", cli.check),
         ("data.md", cli.convert),
         ("data.md", cli.split),
@@ -169,7 +208,7 @@ def test_options_are_documented(page: str, command: click.Command) -> None:
         option
         for p in command.params
         if not getattr(p, "hidden", False)
-        for option in p.opts
+        for option in (*p.opts, *p.secondary_opts)
         if option.startswith("--")
     ]
     assert not [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)]

@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
+import service
 import sets
 
 import maskline
@@ -29,18 +31,18 @@ def shown(language: str) -> list[str]:
 def commands() -> list[str]:
     """Those of the tutorial, without remarks."""
     lines = [line.split("#")[0].strip() for block in shown("bash") for line in block.splitlines()]
-    return [line for line in lines if line.startswith("maskline ")]
+    return [line for line in lines if line.startswith(("maskline ", "(printf "))]
 
 
 @pytest.mark.slow
 def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """F67, F69, F70, F82: the tutorial, from LabelMe's files to pictures, and to LabelMe again."""
+    """F67, F69, F70, F82: the tutorial, from LabelMe's files to pictures, to LabelMe again, and to a service."""
     monkeypatch.chdir(tmp_path)
     sets.make(tmp_path / "source", train=6, val=2)
     convert(tmp_path / "source", tmp_path / "my_labelme", "labelme")
     (tmp_path / "source" / "images").rename("new_photos")
     shutil.copy(PHOTO, "photo.jpg")
-    lines = commands()
+    *lines, serve, ask = commands()
     assert [line.split()[1] for line in lines] == [
         "check", "convert", "split", "train", "evaluate", "predict", "config", "predict", "export",
     ]  # fmt: skip
@@ -57,9 +59,16 @@ def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert evaluated["metrics"]["AP"] == pytest.approx(results["models"]["best"]["score"], abs=0.02)
     assert Path("output/evaluate/report.html").is_file() and Path("found/photo_res.json").is_file()
     assert Path("last_epoch/inference.onnx").is_file() and len(list(Path("found/labelme").glob("*.json"))) == 8
-    (program,) = shown("python")
+    program, client = shown("python")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("["), done.stderr
+    with service.running(*shlex.split(serve)[1:]) as running:
+        for command in (["bash", "-c", ask], [sys.executable, "-c", client]):
+            command[-1] = command[-1].replace("http://127.0.0.1:8080", running.url)
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+    assert json.loads(Path("answer.json").read_text())["errorCode"] == 0 and done.stdout.startswith("[")
+    assert cv2.imread("found.jpg").shape == cv2.imread("photo.jpg").shape
     text = Path("my_pipeline.yaml").read_text().replace("Mask-RT-DETR-S", "PP-YOLOE_seg-N")
     Path("my_pipeline.yaml").write_text(text.replace("model_dir: null", "model_dir: output/best_model/inference"))
     command = "--pipeline my_pipeline.yaml --input photo.jpg --save_path as_pipeline"

@@ -11,6 +11,7 @@ import queue
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
@@ -100,7 +101,7 @@ def serve(openers: Sequence[Opener], settings: Settings, tell: Callable[[str], N
         ParameterError: it can't listen there, or an opener can't be pickled.
         StartError: the model can't be opened.
     """
-    with _listening(settings.host, settings.port) as listener, _access_log(settings.access_log):
+    with _listening(settings.host, settings.port) as listener, _access_log(settings.access_log), _no_warnings():
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it tells of what strangers do wrong
         asyncio.run(_serve(openers, settings, listener, tell))
 
@@ -134,6 +135,14 @@ def _access_log(wanted: bool) -> Iterator[None]:
     finally:
         access.removeHandler(handler)
         handler.close()
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Of Pillow's, about damaged files: Python would keep every wording of them for good."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
 
 
 class _Lines(logging.Handler):

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
@@ -129,6 +130,7 @@ def _decode(data: bytes) -> ByteArray | RefusalError:
 def main() -> None:
     """Open the model, then serve."""
     logging.basicConfig(level=logging.WARNING, format="maskline: %(message)s")
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged files: Python keeps every wording for good
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is the service that decides when to end
     source = sys.stdin.buffer
     out = os.fdopen(os.dup(1), "wb")
