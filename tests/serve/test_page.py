@@ -3,137 +3,26 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
 import threading
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from browser import needs_browser, opened
+from page_service import EXAMPLE, Reply, Service, success
 from PIL import Image
+from service import running
 
-import maskline
-from maskline import create_model, hub
+from maskline import create_model
 from maskline.errors import InputError
 from maskline.inputs.images import decode
 from maskline.masks import rle_decode, rle_encode
-from maskline.runtime.predictor import Predictor
 
-PAGE = Path(maskline.__file__).parent / "serve" / "page"
-EXAMPLE = hub.EMBEDDED.parent / "nuclei.png"
-MODEL = {"model": "PP-YOLOE_seg-N", "classes": ["nucleus"]}
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".png": "image/png"}
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src blob: data:"
 pytestmark = needs_browser
-
-
-@dataclass
-class Reply:
-    """What the stand-in answers instead of looking; ``gate``: not before it is opened."""
-
-    status: int
-    body: dict[str, Any] | str
-    headers: dict[str, str] = field(default_factory=dict)
-    gate: threading.Event | None = None
-
-    @classmethod
-    def refusal(cls, status: int, reason: str, **headers: str) -> Reply:
-        return cls(status, {"logId": "1", "errorCode": status, "errorMsg": reason}, headers)
-
-
-class Handler(BaseHTTPRequestHandler):
-    """The routes that the page asks for, below the prefix ``/seg/``."""
-
-    server: Service
-
-    def do_GET(self) -> None:
-        path = self.path.removeprefix("/seg/")
-        file = PAGE / (path.removeprefix("page/") or "index.html")
-        if path == "v2/models/instance-segmentation" and self.server.model_known:
-            self.send(200, "application/json", json.dumps({"name": path, "parameters": MODEL}).encode())
-        elif path == "page/example.png" and self.server.has_example:
-            self.send(200, "image/png", EXAMPLE.read_bytes())
-        elif self.path.startswith("/seg/") and file.parent == PAGE and file.is_file():
-            self.send(200, KINDS[file.suffix], file.read_bytes())
-        else:
-            self.send(404, "application/json", b"{}")
-
-    def do_POST(self) -> None:
-        assert self.path == "/seg/instance-segmentation"
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(asked | {"key": self.headers["X-API-Key"]})
-        reply = self.server.replies.popleft() if self.server.replies else self.server.look(asked)
-        if reply.gate:
-            reply.gate.wait(30)
-        body = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
-        with contextlib.suppress(ConnectionError):
-            self.send(reply.status, "application/json", body.encode(), reply.headers)
-
-    def send(self, status: int, kind: str, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        policy = {"Content-Security-Policy": POLICY, "Content-Type": f"{kind}; charset=utf-8"}
-        for name, value in (policy | {"Content-Length": str(len(body))} | (headers or {})).items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Service(ThreadingHTTPServer):
-    """Answers as `maskline serve` does, unless a test has prepared ``replies``; remembers what it was ``asked``."""
-
-    daemon_threads = True
-
-    def __init__(self, model: Predictor) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.model, self.lock = model, threading.Lock()
-        self.forget()
-
-    def forget(self) -> None:
-        self.replies: deque[Reply] = deque()
-        self.asked: list[dict[str, Any]] = []
-        self.has_example = self.model_known = True
-
-    def look(self, asked: dict[str, Any]) -> Reply:
-        found = next(decode(base64.b64decode(asked["image"], validate=True), "body.image", None), None)
-        if found is None or isinstance(found, InputError):
-            fault = {"type": "image", "loc": "body.image", "msg": str(found).removeprefix("body.image: ")}
-            return Reply.refusal(422, json.dumps([fault]))
-        with self.lock:
-            result = next(iter(self.model.predict(found.pixels, threshold=asked["threshold"])))
-        image = None
-        if asked["visualize"]:
-            result.img["res"].save(file := io.BytesIO(), "JPEG")
-            image = base64.b64encode(file.getvalue()).decode()
-        return Reply(200, success(entries(result), result.instances.size, image))
-
-
-def entries(result: Any) -> list[dict[str, Any]]:
-    """SPEC 6.3: the instances of a result, each with its mask over its box."""
-    return [
-        {
-            "bbox": box["coordinate"],
-            "categoryId": box["cls_id"],
-            "categoryName": box["label"],
-            "score": box["score"],
-            "mask": {"rleResult": rle_encode(mask), "size": list(mask.shape)},
-        }
-        for box, mask in zip(result["boxes"], result.instances.masks, strict=True)
-    ]
-
-
-def success(found: list[dict[str, Any]], size: tuple[int, int], image: str | None = None) -> dict[str, Any]:
-    result = {"instances": found, "image": image, "size": list(size)}
-    return {"logId": "1", "errorCode": 0, "errorMsg": "Success", "result": result}
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +65,19 @@ def expected(service: Service) -> list[dict[str, Any]]:
     reply = service.look({"image": image, "threshold": 0.05, "visualize": False})
     assert isinstance(reply.body, dict)
     return list(reply.body["result"]["instances"])
+
+
+def test_the_real_service_behind_it(browser: Any, expected: list[dict[str, Any]]) -> None:
+    """F81: from its own address, with its own headers, without a complaint of the browser."""
+    with running("serve", "--threads", "1", "--no-access-log") as real:
+        browser.get_log("browser")
+        browser.get(real.url)
+        wait(browser, "!document.getElementById('example').hidden")
+        browser.find_element("id", "example").click()
+        wait(browser, "document.getElementById('busy').hidden && document.querySelector('#list li') !== null")
+        assert len(rows(browser)) == sum(one["score"] > 0.5 for one in expected) > 5
+        assert "PP-YOLOE_seg-N" in text(browser, "model")
+        assert not [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]]
 
 
 def look(browser: Any, width: int, scheme: str, ratio: float = 1) -> None:

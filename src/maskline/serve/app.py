@@ -36,10 +36,11 @@ ELEMENTS = 16  # of a tensor of the inference protocol
 OF_THE_SERVICE = (429, 503, 504)  # statuses that tell nothing of the picture
 GONE = 499  # in the log, where a client did not wait for its answer
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",  # a new version of one file with an old one of another would not work
 }
 #: By status: why a request gets no result, in the metrics.
 REASONS = {
@@ -300,9 +301,18 @@ def _add_page(app: FastAPI) -> None:
 
     @app.get("/page/example.png", include_in_schema=False)
     async def example() -> Response:
-        return FileResponse(EXAMPLE)
+        return FileResponse(EXAMPLE, headers=HEADERS)
 
-    app.mount("/page", StaticFiles(directory=PAGE))
+    app.mount("/page", _Files(directory=PAGE))
+
+
+class _Files(StaticFiles):
+    """The page's, under the same headers as the page."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        response = super().file_response(*arguments, **options)
+        response.headers.update(HEADERS)
+        return response
 
 
 def _request_body() -> dict[str, Any]:
