@@ -231,6 +231,9 @@ def test_paths_and_methods(service: Service) -> None:
             told,
         )
     assert service.get("/instance-segmentation").headers["Allow"] == "POST"
+    for path in ("/", "/health"):
+        head = requests.head(service.url + path, timeout=9)
+        assert head.status_code == 200 and not head.content
 
 
 def test_health(service: Service) -> None:
@@ -306,6 +309,18 @@ def test_pages_of_other_origins(guarded: Service, service: Service) -> None:
     other = requests.options(guarded.url + url, headers={"Origin": "https://b.example", **asked}, timeout=9)
     none = requests.options(service.url + url, headers={"Origin": "https://a.example", **asked}, timeout=9)
     assert not {"Access-Control-Allow-Origin"} & {*other.headers, *none.headers}
+
+
+def test_other_names_than_this_machine_s(service: Service, guarded: Service, image: str) -> None:
+    """B47: a web page that has its own name lead to this machine can't read what runs here."""
+    for name, status in (("evil.example:80", 421), ("localhost:1", 200), ("[::1]", 200), ("127.0.0.1", 200)):
+        assert service.get("/health", headers={"Host": name}).status_code == status, name
+    refused = service.post({"image": image}, headers={"Host": "evil.example"})
+    assert refused.status_code == refused.json()["errorCode"] == 421 and "--trusted-host" in refused.text
+    assert guarded.get("/health", headers={"Host": "evil.example"}).status_code == 200  # a key is what it lacks
+    with running("serve", "--trusted-host", "a.example", "--threads", "1") as named:
+        for name, status in (("a.example", 200), ("b.example", 421)):
+            assert named.get("/health", headers={"Host": name}).status_code == status
 
 
 def test_the_page_is_served(service: Service) -> None:
@@ -393,8 +408,11 @@ def maskline(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("--model-dir", "/nowhere"), 1, "/nowhere"),
         (("--port", "70000"), 2, "port"),
         (("--timeout", "-1"), 2, "timeout is -1"),
-        (("--max-pixels", "300"), 2, "queue"),
+        (("--max-pixels", "300"), 2, "queue_pixels is 256 million, max_pixels 300 million"),
+        (("--max-body", "0"), 2, "max_body is 0"),
         (("--device", "cpu,cpu", "--workers", "1"), 2, "--workers 1 for 2 devices"),
+        (("--workers", "0"), 2, "--workers is 0"),
+        (("--cors", "foo bar"), 2, "cors is 'foo bar'"),
         (("--api-key-file", "/nowhere"), 2, "can't be read"),
         (("--pipeline", "instance_segmentation", "--model", "Mask-RT-DETR-S"), 2, "--pipeline goes without"),
         (("--allow-url-host", "*", "--allow-url-network", "lan"), 2, "lan"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from maskline.checks import check_count
 from maskline.cli.running import Running, gathered, running_options
 from maskline.errors import MissingDependencyError, ParameterError
 
@@ -39,6 +40,7 @@ class Serving:
     max_pixels: float | None = None
     queue_pixels: float | None = None
     api_key_file: str | None = None
+    trusted_host: tuple[str, ...] = ()
     cors: tuple[str, ...] = ()
     allow_url_host: tuple[str, ...] = ()
     allow_url_network: tuple[str, ...] = ()
@@ -65,7 +67,7 @@ class Serving:
         }
         urls = UrlPolicy.of(self.allow_url_host, self.allow_url_network)
         named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return Settings(batch_size=batch_size, cors=self.cors, urls=urls, **named)
+        return Settings(batch_size=batch_size, trusted_hosts=self.trusted_host, cors=self.cors, urls=urls, **named)
 
     def _api_key(self) -> str | None:
         if self.api_key_file is None:
@@ -89,6 +91,7 @@ _OPTIONS = (
     click.option("--max-pixels", type=float, metavar="MP", help="Of one picture, in millions. Default: 64."),
     click.option("--queue-pixels", type=float, metavar="MP", help="Of all that wait, in millions. Default: 256."),
     click.option("--api-key-file", metavar="FILE", help=f"Ask for the key in it. Default: for that in {KEY_VARIABLE}."),
+    click.option("--trusted-host", multiple=True, metavar="NAME", help="Behind a proxy on this machine: its name."),
     click.option("--cors", multiple=True, metavar="ORIGIN", help="Web pages that may call the service; * for all."),
     click.option("--allow-url-host", multiple=True, metavar="HOST", help="Fetch URLs of it. Default: none is fetched."),
     click.option("--allow-url-network", multiple=True, metavar="CIDR", help="Private addresses they may have."),
@@ -161,6 +164,11 @@ def _serve(
         raise SystemExit(1)
 
 
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def divided(running: Running, workers: int | None) -> list[Running]:
     """How each worker runs its model: devices in turns, and processor threads shared out.
 
@@ -171,10 +179,10 @@ def divided(running: Running, workers: int | None) -> list[Running]:
     from maskline.runtime.device import device_text, parse_devices
 
     devices = [None] if running.device is None else [device_text([one]) for one in parse_devices(running.device)]
-    count = len(devices) if workers is None else workers
+    count = len(devices) if workers is None else check_count(workers, "--workers", 256)
     if count < len(devices):
         raise ParameterError(f"--workers {count} for {len(devices)} devices: expected one for each at least")
     threads = running.threads
     if threads is None and count > 1:
-        threads = max(1, (os.cpu_count() or 1) // count)
+        threads = max(1, cores() // count)
     return [replace(running, device=devices[i % len(devices)], threads=threads) for i in range(count)]

@@ -27,6 +27,7 @@ from maskline.serve import kserve, protocol
 from maskline.serve.metrics import CONTENT_TYPE
 from maskline.serve.refusal import RefusalError
 from maskline.serve.service import Entry, Service
+from maskline.serve.settings import is_loopback
 
 PAGE = Path(__file__).parent / "page"
 EXAMPLE = Path(__file__).parents[1] / "assets" / "nuclei.png"
@@ -48,6 +49,7 @@ REASONS = {
     401: "unauthorised",
     408: "slow_request",
     413: "too_large",
+    421: "other_host",
     422: "invalid",
     429: "overload",
     500: "fault",
@@ -63,7 +65,9 @@ log = logging.getLogger("maskline")
 
 def application(service: Service) -> ASGIApp:
     """The service's routes, with what is common to all requests around them."""
-    app = FastAPI(title="maskline", version=__version__, description=DESCRIPTION)
+    trusting = not service.settings.is_local or service.settings.api_key is not None
+    by_name = [] if trusting else [Depends(_asked_by_its_name)]
+    app = FastAPI(title="maskline", version=__version__, description=DESCRIPTION, dependencies=by_name)
     app.state.service = service
     app.add_exception_handler(RefusalError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
@@ -111,7 +115,7 @@ class Seen:
             self._end(scope, entry, time.perf_counter() - started, status, size)
 
     def _end(self, scope: Scope, entry: Entry, seconds: float, status: int, size: int) -> None:
-        if scope["path"].endswith(("/infer", "/instance-segmentation")):
+        if scope["method"] == "POST" and scope["path"].endswith(("/infer", "/instance-segmentation")):
             self._count(entry, seconds, status)
         if not self._service.settings.access_log or scope["path"] in UNLOGGED:
             return
@@ -203,6 +207,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         asked = await service.read(await _body(request, service), entry)
         return _json(await _while_connected(request, service.answer(asked, entry)))
 
+    @app.head("/health", include_in_schema=False)
     @app.get(
         "/health",
         operation_id="checkHealth",
@@ -228,6 +233,14 @@ async def _authorised(request: HttpRequest) -> None:
     given = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
     if not secrets.compare_digest(given.encode(), key.encode()):
         raise RefusalError(401, "the API key is missing or wrong: send it as X-API-Key or as a Bearer token")
+
+
+async def _asked_by_its_name(request: HttpRequest) -> None:
+    """Raise RefusalError (421) for a name that is not this machine's: that of a web page that had it lead here."""
+    trusted = request.app.state.service.settings.trusted_hosts
+    name = request.url.hostname or ""
+    if not (is_loopback(name) or "*" in trusted or name in trusted):
+        raise RefusalError(421, f"this service is not {name!r}: add the name with --trusted-host, or ask for a key")
 
 
 def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any]) -> None:
@@ -295,6 +308,7 @@ async def _element(service: Service, text: str, entry: Entry) -> str:
 
 
 def _add_page(app: FastAPI) -> None:
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return FileResponse(PAGE / "index.html", headers=HEADERS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -103,6 +104,7 @@ async def _selftest(openers: Sequence[Opener], settings: Settings, tell: Callabl
 
 
 def _serve(openers: Sequence[Opener], settings: Settings, connection: Connection) -> None:
+    logging.basicConfig(level=logging.WARNING, format="      the service's log: %(message)s")
     try:
         serve(openers, settings, connection.send)
     except MasklineError as error:

@@ -96,8 +96,8 @@ class Service:
     def check_ready(self) -> None:
         """Raise RefusalError (503) unless requests are answered."""
         if not self.ready:
-            reason = "ending" if self.draining else "starting: no model is open yet"
-            raise RefusalError(503, f"the service is {reason}; try again", retry_after=SHORT)
+            reason = "the service is ending" if self.draining else "no worker has its model open at the moment"
+            raise RefusalError(503, f"{reason}; try again", retry_after=SHORT)
 
     async def drain(self) -> None:
         """Begin nothing new, and wait until what is under way is done; refuse it once the time for that is over."""

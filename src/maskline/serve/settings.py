@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass, field
 
 from maskline.checks import check_count
@@ -10,6 +12,14 @@ from maskline.serve.fetch import UrlPolicy
 
 MB = 1 << 20  # bytes
 MP = 1_000_000  # pixels
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address means this machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".").endswith("localhost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +37,8 @@ class Settings:
         max_pixels: of one picture, by its header.
         queue_pixels: of all pictures that wait or are worked on. Each counts as a million at least.
         api_key: what requests must carry; None: nothing.
+        trusted_hosts: names under which the service may be asked for besides this machine's own, where it listens on
+            loopback without a key; ``*`` is any. So a web page can't read it by having its own name lead here.
         cors: origins of web pages that may call the service; ``*`` is any.
         urls: which URLs are fetched for a client.
         access_log: whether a line is written for each request.
@@ -43,21 +55,34 @@ class Settings:
     max_pixels: int = 64 * MP
     queue_pixels: int = 256 * MP
     api_key: str | None = field(default=None, repr=False)
+    trusted_hosts: tuple[str, ...] = ()
     cors: tuple[str, ...] = ()
     urls: UrlPolicy = field(default_factory=UrlPolicy)
     access_log: bool = True
 
+    @property
+    def is_local(self) -> bool:
+        """Whether only programs on this machine can reach the service."""
+        return is_loopback(self.host)
+
     def __post_init__(self) -> None:
-        check_count(self.port + 1, "port + 1", 1 << 16)
+        if not 0 <= self.port < 1 << 16:
+            raise ParameterError(f"port is {self.port}: expected 1 to 65535, or 0 for any that is free")
         check_count(self.batch_size, "batch_size", 256)
         for name in ("timeout", "body_timeout", "drain"):
             value = getattr(self, name)
             if not 0 < value <= 86400:
                 raise ParameterError(f"{name} is {value!r}: expected seconds, above 0, at most a day")
-        if min(self.max_body, self.max_pixels) < 1 or self.queue_pixels < self.max_pixels:
+        for name in ("max_body", "max_pixels", "queue_pixels"):
+            if getattr(self, name) < 1:
+                raise ParameterError(f"{name} is {getattr(self, name)}: expected a number above 0")
+        if self.queue_pixels < self.max_pixels:
             raise ParameterError(
-                f"max_body is {self.max_body}, max_pixels {self.max_pixels}, queue_pixels {self.queue_pixels}: "
-                "expected numbers above 0, and a queue that holds the largest picture"
+                f"queue_pixels is {self.queue_pixels / MP:g} million, max_pixels {self.max_pixels / MP:g} million: the "
+                "queue has to hold the largest picture, so enlarge queue_pixels too"
             )
+        for origin in self.cors:
+            if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+                raise ParameterError(f"cors is {origin!r}: expected an origin such as https://example.org, or *")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
             raise ParameterError("the API key is empty or has characters that can't stand in a header: take others")

@@ -18,11 +18,11 @@ import time
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from maskline.errors import MasklineError
+from maskline.errors import MasklineError, ParameterError
 from maskline.instances import ByteArray, Instances
 from maskline.runtime.predictor import Predictor
 from maskline.serve import wire
@@ -127,11 +127,22 @@ def _decode(data: bytes) -> ByteArray | RefusalError:
         return RefusalError(500, OUT_OF_MEMORY)
 
 
+def _opened(opener: bytes) -> Predictor:
+    """What a pickled opener opens. Raises ParameterError if it is of a module that can't be imported here."""
+    try:
+        function = pickle.loads(opener)  # noqa: S301 (from the process that started this one)
+    except (AttributeError, ImportError) as error:
+        told = "an opener has to be a function of a module, such as functools.partial(create_model, …)"
+        raise ParameterError(f"a worker can't import what opens the model ({error}): {told}") from None
+    return cast("Predictor", function())
+
+
 def main() -> None:
     """Open the model, then serve."""
     logging.basicConfig(level=logging.WARNING, format="maskline: %(message)s")
     warnings.filterwarnings("ignore", module="PIL")  # of damaged files: Python keeps every wording for good
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is the service that decides when to end
+    for number in (signal.SIGINT, signal.SIGTERM):  # of a terminal or a supervisor: it is the service that decides
+        signal.signal(number, signal.SIG_IGN)
     source = sys.stdin.buffer
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -139,7 +150,7 @@ def main() -> None:
     if first is None:
         return
     try:
-        model = pickle.loads(first.parts[0])()  # noqa: S301 (from the process that started this one)
+        model = _opened(first.parts[0])
     except MasklineError as error:
         out.write(wire.pack({"failed": str(error), "exit_code": error.exit_code}))
         out.flush()

@@ -52,6 +52,7 @@ class StartError(MasklineError):
 class _Batch:
     jobs: list[Job]
     since: float
+    alarm: asyncio.TimerHandle
 
 
 @dataclass(slots=True, eq=False)
@@ -128,14 +129,15 @@ class Workers:
                 self._hand_out(worker, self._queue.take(self._batch_size))
 
     def _hand_out(self, worker: _Worker, jobs: list[Job]) -> None:
-        number, now = next(self._numbers), asyncio.get_running_loop().time()
-        worker.batches[number] = _Batch(jobs, now)
+        loop, number = asyncio.get_running_loop(), next(self._numbers)
+        now = loop.time()
+        alarm = loop.call_later(self._timeout + STUCK, self._kill_stuck, worker, number)
+        worker.batches[number] = _Batch(jobs, now, alarm)
         for job in jobs:
             self._metrics.stage({"queue": now - job.since})
         self._metrics.batches.observe(len(jobs))
         head = {"batch": number, "jobs": [asdict(job.wanted) for job in jobs]}
         worker.send(wire.pack(head, [job.data for job in jobs]))
-        asyncio.get_running_loop().call_later(self._timeout + STUCK, self._kill_stuck, worker, number)
 
     def _kill_stuck(self, worker: _Worker, number: int) -> None:
         batch = worker.batches.get(number)
@@ -209,6 +211,7 @@ class Workers:
     def _finish(self, worker: _Worker, message: wire.Message) -> None:
         """Hand the answers of a batch to those who wait."""
         batch, now = worker.batches.pop(message.head["batch"]), asyncio.get_running_loop().time()
+        batch.alarm.cancel()
         self._queue.learn((now - max(batch.since, worker.free_since)) / len(self._ready), batch.jobs)
         worker.free_since = now
         self._metrics.stage(message.head["stages"])
@@ -224,6 +227,8 @@ class Workers:
     def _rescue(self, worker: _Worker) -> None:
         """What a dead worker had is done again, each picture alone, so that one that kills workers stands alone."""
         jobs = [job for batch in worker.batches.values() for job in batch.jobs]
+        for batch in worker.batches.values():
+            batch.alarm.cancel()
         worker.batches.clear()
         for job in jobs:
             job.deaths += 1
