@@ -16,9 +16,11 @@ WANTED = Wanted(None, False, "rle", "box")
 MP = 1_000_000
 
 
-def run(test: Callable[[Queue], Awaitable[None]], *, most: int = 10 * MP, patience: float = 60.0) -> None:
+def run(
+    test: Callable[[Queue], Awaitable[None]], *, most: int = 10 * MP, batch: int = 4, patience: float = 60.0
+) -> None:
     async def inside() -> None:
-        await test(Queue(most, patience, Metrics()))
+        await test(Queue(most, (batch, 9 * MP), patience, Metrics()))
 
     asyncio.run(inside())
 
@@ -37,7 +39,7 @@ def test_pixels_are_counted_until_the_outcome() -> None:
         first, second = queue.admit(b"", 6 * MP, WANTED), queue.admit(b"", 3 * MP, WANTED)
         refusal(queue, 2 * MP)
         third = queue.admit(b"", 1 * MP, WANTED)
-        assert queue.take(2) == [first, second] and len(queue) == 1
+        assert queue.take() == [first, second] and len(queue) == 1  # with the third it would have too many pixels
         refusal(queue, 1)
         first.outcome.set_result(Outcome(b"", 0, {}))
         await asyncio.sleep(0)
@@ -100,15 +102,27 @@ def test_the_time_is_told_from_what_was_measured() -> None:
 def test_what_a_worker_has_died_on_comes_first_and_alone() -> None:
     async def test(queue: Queue) -> None:
         jobs = [queue.admit(b"", 1, WANTED) for _ in range(6)]
-        taken = queue.take(4)
+        taken = queue.take()
         for job in taken:
             job.deaths += 1
         taken[1].outcome.cancel()
         await asyncio.sleep(0)
         queue.put_back(taken)
         order: list[list[Job]] = []
-        while batch := queue.take(4):
+        while batch := queue.take():
             order.append(batch)
         assert order == [[jobs[0]], [jobs[2]], [jobs[3]], [jobs[4], jobs[5]]]
 
     run(test)
+
+
+def test_a_batch_is_bounded_in_pictures_and_pixels() -> None:
+    async def test(queue: Queue) -> None:
+        small = [queue.admit(b"", 1, WANTED) for _ in range(3)]
+        assert not queue.has_full_batch
+        large = [queue.admit(b"", pixels * MP, WANTED) for pixels in (12, 8, 1, 1)]
+        assert queue.has_full_batch
+        assert [queue.take(), queue.take(), queue.take()] == [small, large[:1], large[1:3]]
+        assert not queue.has_full_batch and queue.take() == large[3:] and queue.take() == []
+
+    run(test, most=30 * MP)

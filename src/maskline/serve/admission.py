@@ -52,17 +52,23 @@ class Queue:
 
     Args:
         most: pixels of the jobs that wait or are worked on.
+        batch: jobs, and pixels, that a worker gets at once. A job with more pixels comes alone.
         patience: seconds; a job that would wait longer is refused at once.
     """
 
-    def __init__(self, most: int, patience: float, metrics: Metrics) -> None:
-        self._most, self._patience, self._metrics = most, patience, metrics
+    def __init__(self, most: int, batch: tuple[int, int], patience: float, metrics: Metrics) -> None:
+        self._most, self._batch, self._patience, self._metrics = most, batch, patience, metrics
         self._waiting: deque[Job] = deque()
         self._pixels = 0
         self._pace: float | None = None  # seconds a pixel takes, of all workers together
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def has_full_batch(self) -> bool:
+        """Whether a batch taken now would be as large as they get."""
+        return len(self._waiting) >= self._batch[0] or sum(job.cost for job in self._waiting) >= self._batch[1]
 
     @property
     def suspected(self) -> bool:
@@ -92,13 +98,16 @@ class Queue:
         self._tell()
         return job
 
-    def take(self, most: int) -> list[Job]:
-        """The next jobs, at most so many. One that a worker has died on comes alone."""
+    def take(self) -> list[Job]:
+        """The next batch; none if nothing waits. A job that a worker has died on comes alone."""
         taken: list[Job] = []
-        while self._waiting and len(taken) < most and not (taken and self._waiting[0].deaths):
-            taken.append(self._waiting.popleft())
-            if taken[-1].deaths:
+        (jobs, room), alone = self._batch, self.suspected
+        while self._waiting and len(taken) < (1 if alone else jobs):
+            job = self._waiting[0]
+            if taken and (job.deaths or job.cost > room):
                 break
+            room -= job.cost
+            taken.append(self._waiting.popleft())
         self._tell()
         return taken
 

@@ -75,10 +75,9 @@ class Service:
     def __init__(self, openers: Sequence[Opener], settings: Settings) -> None:
         """For the event loop that runs; `workers.start` starts it."""
         self.settings, self.metrics = settings, Metrics()
-        self._queue = Queue(settings.queue_pixels, settings.timeout, self.metrics)
-        self.workers = Workers(
-            openers, self._queue, self.metrics, batch_size=settings.batch_size, timeout=settings.timeout
-        )
+        batch = settings.batch_size, settings.max_pixels
+        self._queue = Queue(settings.queue_pixels, batch, settings.timeout, self.metrics)
+        self.workers = Workers(openers, self._queue, self.metrics, timeout=settings.timeout)
         self.draining = False
         self._receiving = 0  # bytes of requests that are coming in
         self._under_way: set[asyncio.Task[Any]] = set()

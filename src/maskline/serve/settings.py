@@ -28,7 +28,8 @@ class Settings:
 
     Attributes:
         host, port: where it listens. Port 0: any that is free.
-        batch_size: most pictures in one run of the network. Those that wait are taken together; none is waited for.
+        batch_size: most pictures in one run of the network, which have together at most ``max_pixels``. Those that wait
+            are taken together; none is waited for.
         visualize: whether answers hold a rendered picture where a request does not say.
         timeout: seconds from a request's last byte to its answer.
         body_timeout: seconds that the bytes of a request may take to come.

@@ -76,12 +76,11 @@ class Workers:
         first: done when one is ready for the first time, or raises StartError.
     """
 
-    def __init__(self, openers: Sequence[Opener], queue: Queue, metrics: Metrics, *, batch_size: int, timeout: float):
+    def __init__(self, openers: Sequence[Opener], queue: Queue, metrics: Metrics, *, timeout: float):
         """Nothing is started yet.
 
         Args:
             openers: one for each worker.
-            batch_size: most jobs in a batch.
             timeout: seconds that requests are waited for.
         """
         try:
@@ -91,7 +90,7 @@ class Workers:
                 f"a model's opener can't be pickled ({error}): expected functools.partial(create_model, …) or alike"
             ) from None
         self._queue, self._metrics = queue, metrics
-        self._batch_size, self._timeout = batch_size, timeout
+        self._timeout = timeout
         self._ready: list[_Worker] = []
         self._numbers = itertools.count()
         self._keepers: list[asyncio.Task[None]] = []
@@ -124,9 +123,9 @@ class Workers:
         for worker in sorted(self._ready, key=lambda worker: len(worker.batches)):
             while len(self._queue) and len(worker.batches) < AHEAD:
                 suspected = self._queue.suspected or any(batch.jobs[0].deaths for batch in worker.batches.values())
-                if worker.batches and (suspected or len(self._queue) < self._batch_size):
+                if worker.batches and (suspected or not self._queue.has_full_batch):
                     break
-                self._hand_out(worker, self._queue.take(self._batch_size))
+                self._hand_out(worker, self._queue.take())
 
     def _hand_out(self, worker: _Worker, jobs: list[Job]) -> None:
         loop, number = asyncio.get_running_loop(), next(self._numbers)
