@@ -275,6 +275,7 @@ def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any
     async def infer_tensor(request: HttpRequest) -> Response:
         service.check_ready()
         body = await _body(request, service)
+        await service.aside(protocol.check_values, body, len(body))
         try:
             length = kserve.header_length(request.headers.get(kserve.HEADER))
             asked = await service.aside(partial(kserve.parse, header_length=length, limit=ELEMENTS), body, len(body))

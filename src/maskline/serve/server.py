@@ -136,7 +136,7 @@ def _access_log(wanted: bool) -> Iterator[None]:
         yield
     finally:
         access.removeHandler(handler)
-        handler.close()
+        handler.finish()
 
 
 @contextlib.contextmanager
@@ -160,12 +160,11 @@ class _Lines(logging.Handler):
         with contextlib.suppress(queue.Full):
             self._waiting.put_nowait(self.format(record).encode() + b"\n")
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Write what still waits, unless its reader stalls."""
         with contextlib.suppress(queue.Full):
             self._waiting.put_nowait(None)
         self._thread.join(LAST_LINES)
-        super().close()
 
     def _write(self) -> None:
         """To the file itself: an interpreter that ends would wait for a thread that holds sys.stdout."""
