@@ -62,7 +62,7 @@ def test_copies_on_the_processor_share_it(
     cores: int, copies: int, threads: int | None, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F37."""
-    monkeypatch.setattr(opening, "_cores", lambda: cores)
+    monkeypatch.setattr(opening, "cores", lambda: cores)
     graphs = open_graphs(path, ",".join(["cpu"] * copies), Acceleration())
     assert [g.threads for g in graphs] == [threads] * copies
     assert open_graphs(path, "cpu,cpu", Acceleration(threads=7))[1].threads == 7

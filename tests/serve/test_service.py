@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +28,9 @@ from pycocotools import mask as coco
 from service import PICTURE, Service, encoded, png, running
 
 from maskline import Result, __version__, create_model
+from maskline.cli.running import Running
+from maskline.cli.serving import divided, usual_batch
+from maskline.runtime.device import cores
 
 #: pycocotools makes arrays in a way that NumPy has come to dislike.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -34,7 +39,7 @@ KEY = "a key of some length"
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    with running("serve", "--max-pixels", "2", "--max-body", "8", "--threads", "1") as service:
+    with running("serve", "--max-pixels", "2", "--max-body", "8", "--threads", "1", "--workers", "1") as service:
         yield service
 
 
@@ -173,7 +178,8 @@ def test_data_urls_and_lines(service: Service, image: str) -> None:
         ({"image": "QU-_"}, ("base64_invalid", "body.image")),
         ({"image": "猫"}, ("base64_invalid", "body.image")),
         ({"image": "data:image/png,abc"}, ("base64_invalid", "body.image")),
-        ({"image": ""}, ("image_empty", "body.image")),
+        ({"image": ""}, ("string_too_short", "body.image")),
+        ({"image": "data:image/png;base64,"}, ("image_empty", "body.image")),
         ({"image": encoded(b"a text")}, ("image_invalid", "body.image")),
         ({"image": encoded(b"%PDF-1.7 and so on")}, ("image_invalid", "body.image")),
         ({"image": encoded(PICTURE.read_bytes()[:5000])}, ("image_invalid", "body.image")),
@@ -215,6 +221,31 @@ def test_large_pictures_and_requests_are_taken(image: str) -> None:
         assert len(file.getvalue()) > 22 << 20
         assert service.post({"image": encoded(file.getvalue()), "visualize": False}).status_code == 200
         assert service.post({"image": encoded(png(6000, 10000)), "visualize": False}).status_code == 200
+
+
+@pytest.mark.parametrize("size", [(1, 65_500), (1, 65_501), (70_000, 3)])
+def test_pictures_that_are_too_long_for_a_jpeg(service: Service, size: tuple[int, int]) -> None:
+    """They are looked at, but not drawn; and no worker dies of them."""
+    workers = service.workers()
+    result = service.post({"image": encoded(png(*size))}).json()["result"]
+    assert result["size"] == list(size) and (result["image"] is None) == (max(size) > 65_500)
+    assert service.workers() == workers
+
+
+def test_compressed_bodies_are_refused(service: Service) -> None:
+    response = service.post(b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert response.status_code == 415 and "Content-Encoding" in response.json()["errorMsg"]
+
+
+def test_json_of_too_many_values(service: Service) -> None:
+    """B47: it would take many times its size in memory."""
+    model = "/v2/models/instance-segmentation/infer"
+    for path, body, status in (
+        ("/instance-segmentation", b'{"image": "a", "x": [' + b"[]," * 200_000 + b"1]}", 422),
+        (model, b'{"inputs": [' + b"[]," * 200_000 + b"1]}", 400),
+    ):
+        response = service.post(body, path)
+        assert response.status_code == status and "values" in response.text
 
 
 def test_paths_and_methods(service: Service) -> None:
@@ -315,6 +346,9 @@ def test_other_names_than_this_machine_s(service: Service, guarded: Service, ima
     """B47: a web page that has its own name lead to this machine can't read what runs here."""
     for name, status in (("evil.example:80", 421), ("localhost:1", 200), ("[::1]", 200), ("127.0.0.1", 200)):
         assert service.get("/health", headers={"Host": name}).status_code == status, name
+    for path in ("/", "/openapi.json", "/docs", "/page/page.js", "/v2", "/metrics"):
+        for name in ("evil.example", "evil-localhost"):
+            assert service.get(path, headers={"Host": name}).status_code == 421
     refused = service.post({"image": image}, headers={"Host": "evil.example"})
     assert refused.status_code == refused.json()["errorCode"] == 421 and "--trusted-host" in refused.text
     assert guarded.get("/health", headers={"Host": "evil.example"}).status_code == 200  # a key is what it lacks
@@ -413,6 +447,7 @@ def maskline(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("--device", "cpu,cpu", "--workers", "1"), 2, "--workers 1 for 2 devices"),
         (("--workers", "0"), 2, "--workers is 0"),
         (("--cors", "foo bar"), 2, "cors is 'foo bar'"),
+        (("--trusted-host", "a/b"), 2, "trusted_hosts has 'a/b'"),
         (("--api-key-file", "/nowhere"), 2, "can't be read"),
         (("--pipeline", "instance_segmentation", "--model", "Mask-RT-DETR-S"), 2, "--pipeline goes without"),
         (("--allow-url-host", "*", "--allow-url-network", "lan"), 2, "lan"),
@@ -425,14 +460,42 @@ def test_what_can_t_be_started_is_told_in_one_line(arguments: tuple[str, ...], c
     assert told in done.stderr.strip().splitlines()[-1]
 
 
+def test_an_empty_key_is_none_that_anybody_meant() -> None:
+    command = [sys.executable, "-m", "maskline", "serve", "--port", "0"]
+    env = {**os.environ, "MASKLINE_API_KEY": " "}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    assert done.returncode == 2 and "the API key is empty" in done.stderr
+
+
+def test_few_files_and_no_standard_output() -> None:
+    """The service raises the limit of open files as far as it may, and writes its log into no socket."""
+    serve = f"{sys.executable} -m maskline serve --port 0 --threads 1"
+    done = subprocess.run(["bash", "-c", f"ulimit -n 60; {serve}"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "may open 60 files" in done.stderr
+    command = ["bash", "-c", f"ulimit -S -n 256; exec {serve} >&-"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if line.startswith("serving "))
+        url = line.partition(" on ")[2].split()[0]
+        host, port = url.removeprefix("http://").split(":")
+        held = [socket.create_connection((host, int(port))) for _ in range(300)]
+        assert requests.get(f"{url}/health", timeout=9).status_code == 200
+        for one in held:
+            one.close()
+        process.terminate()
+        assert process.wait(20) == 0 and "Traceback" not in process.stderr.read()
+
+
 def test_a_port_in_use(service: Service) -> None:
     done = maskline("serve", "--port", service.url.rpartition(":")[2])
     assert done.returncode == 2 and "can't listen on 127.0.0.1" in done.stderr
 
 
 def test_several_workers_share_the_work(image: str) -> None:
-    """F37: a worker for each device; each request is answered once, with what one worker finds."""
-    with running("serve", "--device", "cpu,cpu", "--threads", "1") as service:
+    """Each request is answered once, with what one worker finds."""
+    with running("serve", "--threads", "1") as service:  # two, on a processor with two cores or more
+        if len(os.sched_getaffinity(0)) < 2:
+            pytest.skip("needs two cores")
         while len(service.workers()) < 2 or "maskline_workers_ready 2.0" not in service.get("/metrics").text:
             time.sleep(0.1)
         first = found(service.post({"image": image, "visualize": False}))
@@ -442,3 +505,25 @@ def test_several_workers_share_the_work(image: str) -> None:
         assert [answer["logId"] for answer in answers] == [body["logId"] for body in bodies]
         assert all(answer["result"]["instances"] == first for answer in answers)
         assert service.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "devices", "threads", "batch"),
+    [
+        ("cpu", None, ["cpu"] * min(2, cores()), None, 1),
+        ("cpu", 1, ["cpu"], None, 1),
+        ("cpu", 8, ["cpu"] * 8, max(1, 2 * cores() // 8), 1),
+        ("gpu:0,1", None, ["gpu:0", "gpu:1"], None, 8),
+        ("gpu:0,1", 3, ["gpu:0", "gpu:1", "gpu:0"], max(1, 2 * cores() // 3), 8),
+        ("cpu,cpu,gpu:0", None, ["cpu", "cpu", "gpu:0"], max(1, 2 * cores() // 3), 1),
+    ],
+)
+def test_how_workers_share_what_there_is(
+    device: str, workers: int | None, devices: list[str], threads: int | None, batch: int
+) -> None:
+    """F37: devices in turns."""
+    running = Running(device=device)
+    parts = divided(running, workers)
+    assert [part.device for part in parts] == devices
+    assert {part.threads for part in parts} == {threads} and usual_batch(running) == batch
+    assert {part.threads for part in divided(Running(device=device, threads=3), workers)} == {3}

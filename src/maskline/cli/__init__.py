@@ -170,7 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with terminable():
             cli.main(arguments, standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except MasklineError as error:
         _end(str(error), error.exit_code)
     except click.exceptions.Abort:

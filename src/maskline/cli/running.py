@@ -85,10 +85,10 @@ def _talk(context: click.Context, parameter: click.Parameter, verbose: bool) -> 
 
 _OPTIONS = (
     click.option("--device", help="cpu, gpu, gpu:1, gpu:0,1 … Default: the first GPU if there is one."),
-    click.option("--batch-size", type=int, metavar="N", help="Images in one run. Default: 1; of a service, at most 4."),
     click.option(
-        "--threads", type=int, metavar="N", help="Processor threads. Default: one a core, of a worker its share."
+        "--batch-size", type=int, metavar="N", help="Images in one run. Default: 1; of a service on a GPU up to 8."
     ),
+    click.option("--threads", type=int, metavar="N", help="Processor threads. Default: one for each core."),
     click.option("--engine", metavar="NAME", help="onnxruntime, openvino or tensorrt. Default: onnxruntime."),
     click.option("--engine-config", metavar="{...}", callback=_mapping, help='Such as {"precision": "fp16"}.'),
     click.option("--use-hpip", is_flag=True, default=None, help="Pick the backend that is fastest here."),

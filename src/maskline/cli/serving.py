@@ -16,9 +16,11 @@ from maskline.cli.running import Running, gathered, running_options
 from maskline.errors import MissingDependencyError, ParameterError
 
 if TYPE_CHECKING:
+    from maskline.runtime.device import Device
     from maskline.serve import Settings
 
-DEFAULT_BATCH = 4
+CPU_WORKERS = 2
+OTHER_BATCH = 8  # on a GPU
 KEY_VARIABLE = "MASKLINE_API_KEY"
 
 
@@ -71,7 +73,8 @@ class Serving:
 
     def _api_key(self) -> str | None:
         if self.api_key_file is None:
-            return os.environ.get(KEY_VARIABLE) or None
+            key = os.environ.get(KEY_VARIABLE)
+            return None if key is None else key.strip()
         try:
             return Path(self.api_key_file).read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
@@ -84,7 +87,9 @@ PORT = click.option("--port", type=int, metavar="N", help="Default: 8080. 0: any
 _OPTIONS = (
     HOST,
     PORT,
-    click.option("--workers", type=int, metavar="N", help="Processes with the model. Default: one for each device."),
+    click.option(
+        "--workers", type=int, metavar="N", help="Processes with the model. Default: 2 on a CPU, else one a device."
+    ),
     click.option("--timeout", type=float, metavar="S", help="Seconds for an answer. Default: 60."),
     click.option("--drain", type=float, metavar="S", help="Seconds that requests have to end in. Default: 30."),
     click.option("--max-body", type=float, metavar="MB", help="Size of a request. Default: 64."),
@@ -131,7 +136,7 @@ def serve(
         serve_pipeline(pipeline, serving, running, threshold, selftest)
         return
     opener = partial(Running.model, name=model_name, folder=model_dir, threshold=threshold)
-    _serve(opener, running, running.batch_size or DEFAULT_BATCH, True, serving, selftest)
+    _serve(opener, running, running.batch_size or usual_batch(running), True, serving, selftest)
 
 
 def serve_pipeline(
@@ -142,7 +147,7 @@ def serve_pipeline(
 
     config = load_pipeline(source)
     running = replace(running, device=config.device if running.device is None else running.device)
-    batch_size = running.batch_size or (config.batch_size if config.batch_size > 1 else DEFAULT_BATCH)
+    batch_size = running.batch_size or (config.batch_size if config.batch_size > 1 else usual_batch(running))
     opener = partial(Running.pipeline, source=source, threshold=threshold)
     _serve(opener, running, batch_size, config.visualize, serving, selftest)
 
@@ -164,25 +169,38 @@ def _serve(
         raise SystemExit(1)
 
 
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def divided(running: Running, workers: int | None) -> list[Running]:
-    """How each worker runs its model: devices in turns, and processor threads shared out.
+    """How each worker runs its model: devices in turns, and the processor's cores shared.
+
+    Two workers on a processor do more than one, because what is done around the network is not parallel. Each may use
+    all the cores, because one alone shall be as quick as it can; but more than two share them.
 
     Raises:
         ParameterError: more devices than workers.
         DeviceError: no such device.
     """
-    from maskline.runtime.device import device_text, parse_devices
+    from maskline.runtime.device import CPU, cores, device_text
 
-    devices = [None] if running.device is None else [device_text([one]) for one in parse_devices(running.device)]
-    count = len(devices) if workers is None else check_count(workers, "--workers", 256)
+    devices = _devices(running)
+    usual = min(CPU_WORKERS, cores()) if devices == (CPU,) else len(devices)
+    count = usual if workers is None else check_count(workers, "--workers", 256)
     if count < len(devices):
         raise ParameterError(f"--workers {count} for {len(devices)} devices: expected one for each at least")
     threads = running.threads
-    if threads is None and count > 1:
-        threads = max(1, cores() // count)
-    return [replace(running, device=devices[i % len(devices)], threads=threads) for i in range(count)]
+    if threads is None and count > CPU_WORKERS:
+        threads = max(1, CPU_WORKERS * cores() // count)
+    names = [None if running.device is None else device_text([device]) for device in devices]
+    return [replace(running, device=names[i % len(names)], threads=threads) for i in range(count)]
+
+
+def _devices(running: Running) -> tuple[Device, ...]:
+    from maskline.runtime.device import default_device, parse_devices
+
+    return (default_device(),) if running.device is None else parse_devices(running.device)
+
+
+def usual_batch(running: Running) -> int:
+    """Pictures in one run: on a processor a batch takes as long as its pictures one by one, and more memory."""
+    from maskline.runtime.device import CPU
+
+    return 1 if CPU in _devices(running) else OTHER_BATCH

@@ -21,7 +21,6 @@ import numpy as np
 from PIL import ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.SunImagePlugin import SunImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -52,11 +51,11 @@ def claimed_size(data: bytes) -> tuple[int, int]:
     """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _claimed_by_webp(data)
+    if data[:8] == PNG:
+        return _claimed_by_png(data)
     reader: type[ImageFile.ImageFile] | None = next((r for magic, r in _OTHER if magic.match(data)), None)
     if data[:3] == JPEG:
         reader = JpegImageFile
-    elif data[:8] == PNG:
-        reader = PngImageFile
     elif data[:4] in TIFF:
         reader = TiffImageFile
     if reader is None:
@@ -66,6 +65,14 @@ def claimed_size(data: bytes) -> tuple[int, int]:
             return image.width, image.height
     except DAMAGE as error:
         raise fault("the header of the image", error) from error
+
+
+def _claimed_by_png(data: bytes) -> tuple[int, int]:
+    """From the first chunk, which must be IHDR; Pillow would unpack texts and profiles first."""
+    if len(data) < 24 or data[12:16] != b"IHDR":
+        raise InputError("the PNG data is cut short or damaged: its header tells no size")
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
 
 
 def _claimed_by_webp(data: bytes) -> tuple[int, int]:

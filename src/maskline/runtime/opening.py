@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from maskline.errors import DeviceError, MasklineError
 from maskline.runtime.backend import BACKENDS, Acceleration
-from maskline.runtime.device import CPU, Device, default_device, device_text, may_fall_back, parse_devices
+from maskline.runtime.device import CPU, Device, cores, default_device, device_text, may_fall_back, parse_devices
 from maskline.runtime.graph import Graph, backend_for
 
 #: Models that OpenVINO runs faster than ONNX Runtime on the CPU, in fp32, by more than a twentieth: what
@@ -64,13 +63,8 @@ def _default(path: Path, options: Acceleration) -> Device:
 def _open_each(path: Path, devices: Sequence[Device], options: Acceleration) -> tuple[Graph, ...]:
     copies = devices.count(CPU)
     if copies > 1 and options.threads is None:
-        options = replace(options, threads=max(1, _cores() // copies))
+        options = replace(options, threads=max(1, cores() // copies))
     return tuple(open_graph(path, device, options) for device in devices)
-
-
-def _cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_graph(path: Path, device: Device, options: Acceleration) -> Graph:

@@ -22,6 +22,8 @@ from maskline.serve.images import from_base64, is_url, pixels_claimed
 from maskline.serve.protocol import Wanted, failure, new_log_id, parse, success
 from maskline.serve.refusal import RefusalError
 
+JPEG_SIDE = 65_500  # pixels: libjpeg writes none that are longer
+
 log = logging.getLogger("maskline")
 
 
@@ -60,8 +62,10 @@ def _mask(instances: Instances, index: int, wanted: Wanted) -> dict[str, Any]:
     return {"rleResult": rle_encode(mask), "size": list(mask.shape)}
 
 
-def _picture(pixels: ByteArray, instances: Instances, labels: tuple[str, ...]) -> str:
-    """A JPEG of Pillow's default quality, 75, in Base64."""
+def _picture(pixels: ByteArray, instances: Instances, labels: tuple[str, ...]) -> str | None:
+    """A JPEG of Pillow's default quality, 75, in Base64; None of what is too long for one."""
+    if max(instances.size) > JPEG_SIDE:
+        return None
     file = io.BytesIO()
     Image.fromarray(draw(pixels, instances, labels)).save(file, "JPEG", **ENCODER_OPTIONS["JPEG"])
     return base64.b64encode(file.getvalue()).decode("ascii")

@@ -49,6 +49,7 @@ REASONS = {
     401: "unauthorised",
     408: "slow_request",
     413: "too_large",
+    415: "invalid",
     421: "other_host",
     422: "invalid",
     429: "overload",
@@ -65,9 +66,7 @@ log = logging.getLogger("maskline")
 
 def application(service: Service) -> ASGIApp:
     """The service's routes, with what is common to all requests around them."""
-    trusting = not service.settings.is_local or service.settings.api_key is not None
-    by_name = [] if trusting else [Depends(_asked_by_its_name)]
-    app = FastAPI(title="maskline", version=__version__, description=DESCRIPTION, dependencies=by_name)
+    app = FastAPI(title="maskline", version=__version__, description=DESCRIPTION)
     app.state.service = service
     app.add_exception_handler(RefusalError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
@@ -108,11 +107,23 @@ class Seen:
             await send(message)
 
         try:
-            await self._app(scope, receive, sent)
+            if (refused := self._other_name(HttpRequest(scope))) is not None:
+                await refused(scope, receive, sent)
+            else:
+                await self._app(scope, receive, sent)
         except Exception:
             log.exception("a fault of the service (logId %s)", entry.log_id)
         finally:
             self._end(scope, entry, time.perf_counter() - started, status, size)
+
+    def _other_name(self, request: HttpRequest) -> Response | None:
+        """What is answered to a name that is not this machine's: that of a web page that had it lead here."""
+        settings, name = self._service.settings, (request.url.hostname or "").lower()
+        safe = settings.api_key is not None or not settings.is_local or "*" in settings.trusted_hosts
+        if safe or is_loopback(name) or name in settings.trusted_hosts:
+            return None
+        told = f"this service is not {name!r}: add the name with --trusted-host, or ask for a key"
+        return _failed(request, 421, told, {})
 
     def _end(self, scope: Scope, entry: Entry, seconds: float, status: int, size: int) -> None:
         if scope["method"] == "POST" and scope["path"].endswith(("/infer", "/instance-segmentation")):
@@ -198,13 +209,14 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         operation_id="infer",
         summary="Find instances in a picture",
         dependencies=authorised,
-        responses={200: {"model": protocol.Answer}, **_failures(401, 408, 413, 422, 429, 500, 503, 504)},
+        responses={200: {"model": protocol.Answer}, **_failures(401, 408, 413, 415, 421, 422, 429, 500, 503, 504)},
         openapi_extra={"requestBody": _request_body()},
     )
     async def infer(request: HttpRequest) -> Response:
         entry = _entry(request)
         service.check_ready()
-        asked = await service.read(await _body(request, service), entry)
+        with service.room_for(entry):
+            asked = await service.read(await _body(request, service), entry)
         return _json(await _while_connected(request, service.answer(asked, entry)))
 
     @app.head("/health", include_in_schema=False)
@@ -212,7 +224,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         "/health",
         operation_id="checkHealth",
         summary="Whether requests are answered",
-        responses={200: {"model": protocol.Health}, **_failures(503)},
+        responses={200: {"model": protocol.Health}, **_failures(421, 503)},
     )
     async def health(request: HttpRequest) -> Response:
         service.check_ready()
@@ -233,14 +245,6 @@ async def _authorised(request: HttpRequest) -> None:
     given = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
     if not secrets.compare_digest(given.encode(), key.encode()):
         raise RefusalError(401, "the API key is missing or wrong: send it as X-API-Key or as a Bearer token")
-
-
-async def _asked_by_its_name(request: HttpRequest) -> None:
-    """Raise RefusalError (421) for a name that is not this machine's: that of a web page that had it lead here."""
-    trusted = request.app.state.service.settings.trusted_hosts
-    name = request.url.hostname or ""
-    if not (is_loopback(name) or "*" in trusted or name in trusted):
-        raise RefusalError(421, f"this service is not {name!r}: add the name with --trusted-host, or ask for a key")
 
 
 def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any]) -> None:
@@ -274,14 +278,17 @@ def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any
     @app.post(f"{version}/infer", include_in_schema=False, dependencies=authorised)
     async def infer_tensor(request: HttpRequest) -> Response:
         service.check_ready()
-        body = await _body(request, service)
-        await service.aside(protocol.check_values, body, len(body))
-        try:
-            length = kserve.header_length(request.headers.get(kserve.HEADER))
-            asked = await service.aside(partial(kserve.parse, header_length=length, limit=ELEMENTS), body, len(body))
-        except ParameterError as error:
-            raise RefusalError(400, str(error)) from None
-        texts = await _while_connected(request, _elements(service, asked.texts, _entry(request)))
+        entry = _entry(request)
+        with service.room_for(entry):
+            body = await _body(request, service)
+            try:
+                length = kserve.header_length(request.headers.get(kserve.HEADER))
+                parse = partial(kserve.parse, header_length=length, limit=ELEMENTS)
+                asked = await service.aside(parse, body, len(body))
+            except ParameterError as error:
+                raise RefusalError(400, str(error)) from None
+            del body
+            texts = await _while_connected(request, _elements(service, asked.texts, entry))
         answer, length = await service.aside(partial(kserve.compose, asked), texts, sum(map(len, texts)))
         if length is None:
             return _json(answer)
@@ -301,7 +308,7 @@ async def _elements(service: Service, texts: Sequence[str], entry: Entry) -> lis
 
 async def _element(service: Service, text: str, entry: Entry) -> str:
     try:
-        return (await service.answer(await service.read(text.encode(), entry), entry)).decode()
+        return (await service.answer(await service.read(text, entry), entry)).decode()
     except RefusalError as error:
         if error.status in OF_THE_SERVICE:
             raise
@@ -336,6 +343,9 @@ def _request_body() -> dict[str, Any]:
 
 
 async def _body(request: HttpRequest, service: Service) -> bytes:
+    coding = request.headers.get("content-encoding", "identity")
+    if coding != "identity":
+        raise RefusalError(415, f"the body is in {coding!r}: send it as it is, without Content-Encoding")
     length = request.headers.get("content-length", "")
     return await service.receive(request.stream(), int(length) if length.isdecimal() else None, _entry(request))
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from maskline import __version__
 from maskline.errors import ParameterError
+from maskline.serve.protocol import MOST_VALUES, has_too_many_values
 
 MODEL, VERSION, INPUT, OUTPUT = "instance-segmentation", "1", "input", "output"
 #: Bytes of JSON at the start of a body that goes on in binary form; 0: there is none; without it: all is JSON.
@@ -130,6 +131,8 @@ def _dump(value: dict[str, Any]) -> bytes:
 
 
 def _json(data: bytes) -> Any:
+    if has_too_many_values(data):
+        raise ParameterError(f"the JSON has more than {MOST_VALUES} values")
     text = _decoded(data, "the JSON")
     try:
         return json.loads(text)

@@ -28,8 +28,9 @@ class Request(BaseModel):
     image: Annotated[
         str,
         Field(
+            min_length=1,
             description="The bytes of a picture (JPEG, PNG, WebP, BMP, TIFF, PNM, Sun raster) in Base64, with or "
-            "without `data:image/…;base64,` before them; or, where the service allows it, a URL."
+            "without `data:image/…;base64,` before them; or, where the service allows it, a URL.",
         ),
     ]
     threshold: Annotated[
@@ -72,7 +73,9 @@ class Outcome(BaseModel):
     """What was found."""
 
     instances: list[Found] = Field(description="Best first.")
-    image: str | None = Field(description="The picture with everything drawn in, a JPEG in Base64; null if not wanted.")
+    image: str | None = Field(
+        description="The picture with everything drawn in, a JPEG in Base64; null if not wanted or longer than a JPEG."
+    )
     size: list[int] = Field(description="Height and width of the picture.")
 
 
@@ -125,9 +128,9 @@ def new_log_id() -> str:
     return str(uuid.uuid4())
 
 
-def parse(body: bytes) -> Request:
-    """A request from its bytes, whatever their content type was said to be. Raises RefusalError (422)."""
-    check_values(body)
+def parse(body: bytes | str) -> Request:
+    """A request from its JSON, whatever their content type was said to be. Raises RefusalError (422)."""
+    _check_values(body)
     try:
         values = json.loads(body)
     except json.JSONDecodeError as error:
@@ -136,7 +139,13 @@ def parse(body: bytes) -> Request:
         ) from None
     except (ValueError, RecursionError):  # bytes that are no text, a number of thousands of digits, depth
         raise RefusalError.of(
-            [Fault("json_invalid", "body", "JSON decode error: not JSON in UTF-8, or too deep")]
+            [
+                Fault(
+                    "json_invalid",
+                    "body",
+                    "JSON decode error: not JSON in UTF-8, too deep, or with a number of too many digits",
+                )
+            ]
         ) from None
     if not isinstance(values, dict):
         told = "Input should be a valid dictionary or object to extract fields from"
@@ -155,9 +164,14 @@ def parse(body: bytes) -> Request:
     return request
 
 
-def check_values(body: bytes) -> None:
-    """Refuse JSON (422) that would take many times its size in memory, and seconds in which nothing else is done."""
-    if body.count(b",") + body.count(b"[") + body.count(b"{") > MOST_VALUES:
+def has_too_many_values(body: bytes | str) -> bool:
+    """Whether JSON would take many times its size in memory, and seconds in which nothing else is done."""
+    signs = (",", "[", "{") if isinstance(body, str) else (b",", b"[", b"{")
+    return sum(map(body.count, signs)) > MOST_VALUES  # type: ignore[arg-type]
+
+
+def _check_values(body: bytes | str) -> None:
+    if has_too_many_values(body):
         raise RefusalError.of([Fault("json_invalid", "body", f"JSON decode error: more than {MOST_VALUES} values")])
 
 

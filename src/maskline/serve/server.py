@@ -25,7 +25,9 @@ from maskline.serve.workers import PATIENCE, Opener
 
 HEAD_SECONDS = 10.0  # that the head of a request may take to come, the rest of a refused one, and the end of an answer
 IDLE_SECONDS = 30  # that a connection is kept open between requests
-CONNECTIONS = 800  # beyond which new ones are closed at once: fewer than the files that systems let a process open
+CONNECTIONS = 800  # beyond which new ones are closed at once
+BACKLOG = 128  # connections that are taken at once, before any of them is closed for being too many
+OTHER_FILES = 100  # besides connections
 LAST_SECONDS = 5  # that connections have to close once everything is answered
 LOG_LINES = 10_000  # of the access log that wait to be written; more are lost
 LAST_LINES = 1.0  # seconds that are left for them in the end
@@ -38,13 +40,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Protocol(H11Protocol):
     """uvicorn's, but for two things it would do for ever: wait for a request's head, and accept connections."""
 
+    most = CONNECTIONS
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         # asyncio does this only where a socket names its protocol; without it heads wait 40 ms for their bodies
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if len(self.connections) > CONNECTIONS:
+        if len(self.connections) > self.most:
             transport.abort()
             return
         self._watch()
@@ -103,18 +106,53 @@ def serve(openers: Sequence[Opener], settings: Settings, tell: Callable[[str], N
         ParameterError: it can't listen there, or an opener can't be pickled.
         StartError: the model can't be opened.
     """
+    _have_standard_files()
+    Protocol.most = min(CONNECTIONS, _files() - BACKLOG - OTHER_FILES)
     with _listening(settings.host, settings.port) as listener, _access_log(settings.access_log), _no_warnings():
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it tells of what strangers do wrong
         asyncio.run(_serve(openers, settings, listener, partial(print, flush=True) if tell is None else tell))
+
+
+def _have_standard_files() -> None:
+    """Have none of the first three be another file: a socket, in which log lines would appear."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _files() -> int:
+    """How many files this process may open: more than it was given, where it may have more.
+
+    Raises:
+        ParameterError: too few to serve with.
+    """
+    wanted = CONNECTIONS + BACKLOG + OTHER_FILES
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft < 2 * (BACKLOG + OTHER_FILES):
+        raise ParameterError(f"this process may open {soft} files: expected 500 at least (ulimit -n, LimitNOFILE)")
+    return soft
 
 
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=512)
+        both = host == "::" and socket.has_dualstack_ipv6()  # then IPv4 too
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number and number > 0 else getattr(error, "strerror", None) or error
         raise ParameterError(
             f"can't listen on {host} port {port}: {reason}; choose others with --host and --port"
         ) from None
@@ -184,6 +222,7 @@ async def _serve(
         lifespan="off",
         log_config=None,
         access_log=False,
+        backlog=BACKLOG,
         server_header=False,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=LAST_SECONDS,

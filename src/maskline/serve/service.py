@@ -23,9 +23,9 @@ from maskline.serve.workers import Opener, Workers
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
-BODIES = 8  # requests of the largest size for which there is room while they come in
+BODIES = 4  # requests of the largest size for which there is room until they are read
 FETCHES = 16  # URLs that are fetched at once
-THREADS = 4  # that read large requests
+THREADS = 2  # that read large requests, each of which is three times in memory then
 INLINE = 1 << 16  # bytes of a request that is read sooner than a thread would be
 SHORT = 1  # seconds after which to ask a service again that starts or ends
 
@@ -38,12 +38,14 @@ class Entry:
         stages: seconds by stage, see `Metrics`.
         instances: how many were found; None without a result.
         reason: why there is no result.
+        held: bytes of it that have come and are not read yet.
     """
 
     log_id: str = field(default_factory=protocol.new_log_id)
     stages: dict[str, float] = field(default_factory=dict)
     instances: int | None = None
     reason: str | None = None
+    held: int = 0
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -79,7 +81,7 @@ class Service:
         self._queue = Queue(settings.queue_pixels, batch, settings.timeout, self.metrics)
         self.workers = Workers(openers, self._queue, self.metrics, timeout=settings.timeout)
         self.draining = False
-        self._receiving = 0  # bytes of requests that are coming in
+        self._held = 0  # bytes of requests that come in or are read
         self._under_way: set[asyncio.Task[Any]] = set()
         self.over = False
         self._idle = asyncio.Event()
@@ -128,8 +130,17 @@ class Service:
             return step(argument)
         return await asyncio.get_running_loop().run_in_executor(self._threads, step, argument)
 
+    @contextmanager
+    def room_for(self, entry: Entry) -> Iterator[None]:
+        """Count the bytes that are received here as held, until the end of the block."""
+        try:
+            yield
+        finally:
+            self._held -= entry.held
+            entry.held = 0
+
     async def receive(self, chunks: AsyncIterator[bytes], length: int | None, entry: Entry) -> bytes:
-        """The body of a request.
+        """The body of a request, within `room_for` its entry.
 
         Args:
             chunks: as they come.
@@ -140,33 +151,35 @@ class Service:
         """
         if length is not None and length > self.settings.max_body:
             raise self._too_large()
+        self._check_room(length or 0)
         with entry.timed("receive"):
             try:
-                return await asyncio.wait_for(self._collect(chunks), self.settings.body_timeout)
+                return await asyncio.wait_for(self._collect(chunks, entry), self.settings.body_timeout)
             except asyncio.TimeoutError:
                 told = f"the request did not come within {self.settings.body_timeout:g} s"
                 raise RefusalError(408, told) from None
 
-    async def _collect(self, chunks: AsyncIterator[bytes]) -> bytes:
+    async def _collect(self, chunks: AsyncIterator[bytes], entry: Entry) -> bytes:
         parts: list[bytes] = []
         size = 0
-        try:
-            async for chunk in chunks:
-                size += len(chunk)
-                self._receiving += len(chunk)
-                parts.append(chunk)
-                if size > self.settings.max_body:
-                    raise self._too_large()
-                if self._receiving > BODIES * self.settings.max_body:
-                    raise RefusalError(429, "too many large requests at once", retry_after=self._queue.retry_after)
-            return b"".join(parts)
-        finally:
-            self._receiving -= size
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > self.settings.max_body:
+                raise self._too_large()
+            self._check_room(len(chunk))
+            entry.held += len(chunk)
+            self._held += len(chunk)
+            parts.append(chunk)
+        return b"".join(parts)
+
+    def _check_room(self, size: int) -> None:
+        if self._held + size > BODIES * self.settings.max_body:
+            raise RefusalError(429, "too many large requests at once", retry_after=self._queue.retry_after)
 
     def _too_large(self) -> RefusalError:
         return RefusalError(413, f"the request is too large: this service takes up to {self.settings.max_body} bytes")
 
-    async def read(self, body: bytes, entry: Entry) -> Asked:
+    async def read(self, body: bytes | str, entry: Entry) -> Asked:
         """What a request asks for. Raises RefusalError. Let go of the body then: it is larger than what is kept."""
         with entry.timed("parse"):
             request = await self.aside(protocol.parse, body, len(body))

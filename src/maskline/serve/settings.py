@@ -19,7 +19,7 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host.lower().rstrip(".").endswith("localhost")
+        return f".{host.lower().rstrip('.')}".endswith(".localhost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8080
-    batch_size: int = 4
+    batch_size: int = 1
     visualize: bool = True
     timeout: float = 60.0
     body_timeout: float = 30.0
@@ -82,8 +82,13 @@ class Settings:
                 f"queue_pixels is {self.queue_pixels / MP:g} million, max_pixels {self.max_pixels / MP:g} million: the "
                 "queue has to hold the largest picture, so enlarge queue_pixels too"
             )
+        for host in self.trusted_hosts:
+            if not re.fullmatch(r"\*|[a-z0-9._:-]+", host):
+                raise ParameterError(f"trusted_hosts has {host!r}: expected a name such as masks.example.org, or *")
         for origin in self.cors:
             if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", origin):
                 raise ParameterError(f"cors is {origin!r}: expected an origin such as https://example.org, or *")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
-            raise ParameterError("the API key is empty or has characters that can't stand in a header: take others")
+            raise ParameterError(
+                "the API key is empty, or has characters that can't stand in a header: give another, or none at all"
+            )

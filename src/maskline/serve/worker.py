@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 
@@ -33,7 +33,7 @@ from maskline.serve.refusal import RefusalError
 AHEAD = 2  # batches under way
 WARM = 256  # pixels of a side
 OUT_OF_MEMORY = "there is not enough memory for this picture"
-FAILED = "the model could not be run on this picture"
+FAILED = "Internal server error"
 
 log = logging.getLogger("maskline")
 
@@ -56,15 +56,16 @@ class Worker:
         self._batches.shutdown(cancel_futures=True)
 
     def send(self, head: dict[str, Any], parts: Sequence[bytes] = ()) -> None:
-        with self._sending:
-            self._out.write(wire.pack(head, parts))
-            self._out.flush()
+        try:
+            with self._sending:
+                self._out.write(wire.pack(head, parts))
+                self._out.flush()
+        except OSError:  # the service has gone
+            os._exit(0)
 
     def _answer(self, message: wire.Message) -> None:
         try:
             self._answer_batch(message)
-        except OSError:  # nobody is there to hear
-            os._exit(0)
         except BaseException:  # noqa: BLE001 (outermost: a fault of ours; the service starts another worker)
             sys.excepthook(*sys.exc_info())
             os._exit(70)
@@ -97,34 +98,42 @@ class Worker:
     def _run(
         self, images: Sequence[ByteArray], thresholds: Sequence[float | None]
     ) -> Sequence[Instances | RefusalError]:
-        try:
-            with self._running:
-                return self._model.detect(images, thresholds)
-        except (MasklineError, MemoryError) as error:
-            log.error("%s", error)
-            return [RefusalError(500, FAILED)] * len(images)
+        """The model's instances. Where it fails on several pictures, each is tried alone."""
+        with self._running:
+            found = _or_refusal(self._model.detect, images, thresholds)
+        if not isinstance(found, RefusalError):
+            return cast("Sequence[Instances]", found)
+        if len(images) == 1:
+            return [found]
+        return [self._run([image], [threshold])[0] for image, threshold in zip(images, thresholds, strict=True)]
 
     def _encode(
         self, pixels: ByteArray | RefusalError, found: Instances | RefusalError, wanted: Wanted
     ) -> tuple[dict[str, Any], bytes]:
         """What is told of a picture, and the JSON of its result."""
-        try:
-            if isinstance(pixels, RefusalError) or isinstance(found, RefusalError):
-                raise found if isinstance(found, RefusalError) else pixels  # type: ignore[misc]
-            return {"instances": len(found)}, encode(pixels, found, self._model.labels, wanted)
-        except RefusalError as refusal:
-            return {"status": refusal.status, "message": str(refusal)}, b""
-        except MemoryError:
-            return {"status": 500, "message": OUT_OF_MEMORY}, b""
+        result: Any = found
+        if not isinstance(found, RefusalError):
+            result = _or_refusal(encode, pixels, found, self._model.labels, wanted)
+        if isinstance(result, RefusalError):
+            return {"status": result.status, "message": str(result)}, b""
+        return {"instances": len(cast("Instances", found))}, result
 
 
-def _decode(data: bytes) -> ByteArray | RefusalError:
+def _decode(data: bytes) -> Any:
+    return _or_refusal(decode, data)
+
+
+def _or_refusal(step: Callable[..., Any], *arguments: Any) -> Any:
+    """What a step gives; where it fails, why: a picture that nobody foresaw shall not take the worker with it."""
     try:
-        return decode(data)
+        return step(*arguments)
     except RefusalError as refusal:
         return refusal
     except MemoryError:
         return RefusalError(500, OUT_OF_MEMORY)
+    except Exception:  # outermost, of one picture
+        log.exception("a picture, or several together, could not be worked on")
+        return RefusalError(500, FAILED)
 
 
 def _opened(opener: bytes) -> Predictor:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from maskline.errors import MasklineError, ParameterError
+from maskline.runtime.onnxruntime_backend import PATIENT_VARIABLE
 from maskline.serve import wire
 from maskline.serve.admission import Job, Outcome, Queue
 from maskline.serve.metrics import Metrics
@@ -32,7 +33,7 @@ DEATHS = 2  # workers that may die on a picture before it is refused
 STUCK = 30.0  # seconds that a worker may go on after nobody waits for its batch any more
 PATIENCE = 10.0  # seconds that workers have to end by themselves
 LAST_WORDS = 1.0  # seconds that one has which says nothing more; most are dead already
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a worker that died young is started again
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before another worker is started; longer if it is for want of a model
 
 log = logging.getLogger("maskline")
 
@@ -147,49 +148,51 @@ class Workers:
 
     async def _keep(self, opener: bytes) -> None:
         """Have a worker at all times."""
-        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE
+        pause = FIRST_PAUSE
         while True:
-            born = loop.time()
-            await self._live(opener)
+            was_ready = await self._live(opener)
             if self.first.done() and self.first.exception() is not None:
                 return
             self._metrics.deaths.inc()
-            pause = FIRST_PAUSE if loop.time() - born > LONGEST_PAUSE else pause
+            pause = FIRST_PAUSE if was_ready else pause
             log.error("a worker has died: another is started in %.1f s", pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _live(self, opener: bytes) -> None:
-        """One worker, from its start to its end."""
+    async def _live(self, opener: bytes) -> bool:
+        """One worker, from its start to its end. Returns whether it had its model open."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "maskline.serve.worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 limit=1 << 20,
+                env={PATIENT_VARIABLE: "1", **os.environ},  # several share the cores
                 start_new_session=os.name == "posix",  # or Ctrl-C in a terminal would end it before the service
             )
         except OSError as error:  # there are too many processes or open files, or there is no memory
             self._failed(wire.Message({"failed": f"no process can be started: {error.strerror}", "exit_code": 1}, []))
-            return
+            return False
         self._processes.add(process)
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(wire.pack({}, [opener]))
         message = await wire.receive(process.stdout)
-        if message is None or "failed" in message.head:
-            self._failed(message)
-        else:
+        ready = message is not None and "failed" not in message.head
+        if message is not None and ready:
             await self._work(_Worker(process), process.stdout, message.head)
+        else:
+            self._failed(message)
         await _end(process, LAST_WORDS)
         self._processes.discard(process)
+        return ready
 
     def _failed(self, message: wire.Message | None) -> None:
         """A worker that did not get ready: where none ever was, the service can't start."""
         reason = "a worker died before its model was open" if message is None else str(message.head["failed"])
-        if self.first.done():
-            log.error("a worker can't open its model: %s", reason)
-        else:
+        if not self.first.done():
             self.first.set_exception(StartError(reason, 1 if message is None else int(message.head["exit_code"])))
+        elif self.first.exception() is None:  # or all have failed for the same reason
+            log.error("a worker can't open its model: %s", reason)
 
     async def _work(self, worker: _Worker, answers: asyncio.StreamReader, about: dict[str, Any]) -> None:
         self.about = self.about or about
@@ -202,6 +205,8 @@ class Workers:
             while message := await wire.receive(answers):
                 self._finish(worker, message)
                 self.dispatch()
+        except (KeyError, ValueError, TypeError):
+            log.exception("a worker sent what is no answer")
         finally:
             self._ready.remove(worker)
             self._metrics.ready.set(len(self._ready))

@@ -61,6 +61,7 @@ async function look(blob, name, bitmap, signal) {
   if (!size) throw new RangeError("it does not tell the picture's size");
   const instances = readInstances(answer.result.instances, size);
   show({ name, answer, instances, scores: instances.map(({ score }) => score) }, picture.bitmap, size);
+  if (!document.querySelector("aside:focus-within")) at("view").focus({ preventScroll: true }); // arrow keys go on from here
   at("facts").textContent = `${facts(name, size)} · ${duration(took)}${origin(picture)}`;
 }
 
@@ -269,12 +270,18 @@ function listenForControls() {
   });
 }
 
+function hasModifier({ ctrlKey, metaKey, altKey }) {
+  return ctrlKey || metaKey || altKey;
+}
+
 function listenForKeys() {
   const keys = { "+": () => view.zoomIn(), "=": () => view.zoomIn(), "-": () => view.zoomOut(), 0: () => view.fit() };
   at("view").addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key in keys) keys[event.key]();
-    else if (!list.step(event.key)) return;
+    if (!hasModifier(event) && list.step(event.key)) event.preventDefault();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (!(event.key in keys) || hasModifier(event) || event.target.matches("input[type=password], input[type=text]")) return;
+    keys[event.key]();
     event.preventDefault();
   });
   document.addEventListener("keydown", (event) => {

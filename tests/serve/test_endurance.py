@@ -1,0 +1,376 @@
+"""The service under strain: every request is answered once, with the right status, and memory stays as it is."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import hostile
+import numpy as np
+import psutil
+import pytest
+import requests
+from encoded import encoded as file_of
+from encoded import scene
+from service import Service, running
+from stub_service import DEADLY_IMAGE, INSTANT_IMAGE, SLOW_IMAGE, stub
+
+MB = 1 << 20
+HEAD = b"POST /instance-segmentation HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "
+
+
+class Reply(NamedTuple):
+    """An answer, whose envelope was as it should be."""
+
+    status: int
+    seconds: float
+    retry_after: str | None
+
+
+class Client:
+    """Keeps a connection for each thread, as each client would."""
+
+    def __init__(self, service: Service) -> None:
+        self._url, self._local = f"{service.url}/instance-segmentation", threading.local()
+        self._sessions = contextlib.ExitStack()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sessions.close()
+
+    def _session(self) -> requests.Session:
+        if not hasattr(self._local, "session"):
+            self._local.session = self._sessions.enter_context(requests.Session())
+        session: requests.Session = self._local.session
+        return session
+
+    def ask(self, body: dict[str, Any], log_id: str) -> Reply:
+        """Asserts that it is this request which was answered."""
+        started = time.monotonic()
+        response = self._session().post(self._url, json={"visualize": False, **body, "logId": log_id}, timeout=60)
+        answer = response.json()
+        assert answer["logId"] == log_id
+        assert answer["errorCode"] == (0 if response.status_code == 200 else response.status_code)
+        return Reply(response.status_code, time.monotonic() - started, response.headers.get("Retry-After"))
+
+    def show(self, image: str, log_id: str = "one") -> Reply:
+        return self.ask({"image": image}, log_id)
+
+
+@contextlib.contextmanager
+def asked(client: Client, images: Sequence[str]) -> Iterator[list[Future[Reply]]]:
+    """A client for each of the images, all at the same time."""
+    with ThreadPoolExecutor(len(images)) as pool:
+        yield [pool.submit(client.show, image, str(number)) for number, image in enumerate(images)]
+
+
+def statuses(replies: Sequence[Future[Reply]]) -> Counter[int]:
+    return Counter(reply.result().status for reply in replies)
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def metric(service: Service, name: str) -> float:
+    match = re.search(rf"^{re.escape(name)} (\S+)$", service.get("/metrics").text, re.MULTILINE)
+    return float(match[1]) if match else 0.0
+
+
+def is_idle(service: Service) -> bool:
+    """Nothing waits, and nothing that waits was forgotten."""
+    return metric(service, "maskline_queue_requests") == metric(service, "maskline_queue_pixels") == 0
+
+
+class Memory:
+    """What the service and its worker hold, in MB, and the most that they did."""
+
+    def __init__(self, service: Service) -> None:
+        self._processes = [psutil.Process(pid) for pid in (service.process.pid, *service.workers())]
+        self.most = self.now()
+        self._ended = threading.Event()
+
+    def now(self) -> list[float]:
+        return [process.memory_info().rss / MB for process in self._processes]
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        def watch() -> None:
+            while not self._ended.wait(0.01):
+                self.most = [max(pair) for pair in zip(self.most, self.now(), strict=True)]
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+
+
+def survived(service: Service, bodies: Sequence[dict[str, Any]]) -> Counter[int]:
+    """The statuses of so many requests, each of which is answered once; the service is none the worse for them."""
+    pids, count = service.workers(), len(bodies)
+    with Client(service) as client, ThreadPoolExecutor(6) as pool:
+        found = Counter(reply.status for reply in pool.map(client.ask, bodies, map(str, range(count))))
+    assert set(found) == {200, 413, 422} and found.total() == count
+    assert service.workers() == pids and service.get("/health").status_code == 200
+    assert sum(metric(service, f'maskline_requests_total{{status="{status}"}}') for status in found) == count
+    assert metric(service, "maskline_worker_deaths_total") == 0 and is_idle(service)
+    assert not [line for line in service.errors if "Traceback" in line or "Warning" in line]
+    return found
+
+
+def test_a_thousand_hostile_images() -> None:
+    """B44, B47: 200, 413 or 422, each once; the same processes afterwards, and no more memory than a picture needs.
+
+    A bomb of 109 kB would take 2.7 GB, and some that are small by their header unpack to 25 MB.
+    """
+    bodies = [body for _, body in hostile.requests(1000)]
+    with stub(max_pixels=2_000_000, queue_pixels=64_000_000) as service:
+        memory = Memory(service)
+        before = memory.now()
+        with memory.watched():
+            found = survived(service, bodies)
+        assert min(found.values()) > 100
+        growth = [most - first for first, most in zip(before, memory.most, strict=True)]
+        assert growth[0] < 60 and growth[1] < 250, growth
+        assert service.end() == 0
+
+
+def test_pictures_of_odd_shapes_and_kinds_meet_a_real_model() -> None:
+    """B44: a row of 60,000 pixels, one pixel, a palette, floats … each has a result, or a reason why not."""
+    bodies = [body for _, body in hostile.requests(len(hostile.FIXED))]
+    with running("serve", "--threads", "1", "--max-pixels", "2", "--queue-pixels", "64") as service:
+        survived(service, bodies)
+
+
+@pytest.mark.parametrize("path", ["/instance-segmentation", "/v2/models/instance-segmentation/infer"])
+def test_json_that_would_grow_is_refused_unread(path: str) -> None:
+    """B47: tens of millions of values in a body of the largest size; others are answered meanwhile."""
+    with stub() as service, ThreadPoolExecutor(1) as pool:
+        memory = Memory(service)
+        before = memory.now()[0]
+        with memory.watched():
+            bomb = pool.submit(service.post, b'{"image": "", "x": [' + b"{}," * (20 * MB) + b"0]}", path)
+            waits = []
+            while not bomb.done():
+                started = time.monotonic()
+                assert service.get("/health").status_code == 200
+                waits.append(time.monotonic() - started)
+        assert bomb.result().status_code in (400, 422) and max(waits) < 2
+        assert memory.most[0] - before < 300
+
+
+def connected(service: Service) -> socket.socket:
+    address = urlsplit(service.url)
+    assert address.hostname is not None
+    return socket.create_connection((address.hostname, address.port or 80), timeout=20)
+
+
+def test_answers_are_not_held_back() -> None:
+    """On a connection that is kept open, the two parts of an answer do not wait for each other (Nagle's algorithm)."""
+    with stub() as service, Client(service) as client:
+        assert np.median([client.show(INSTANT_IMAGE).seconds for _ in range(21)]) < 0.03
+
+
+def test_slow_clients_are_cut_off_and_hold_up_nobody() -> None:
+    """B47: heads that trickle in, bodies that never come whole, clients that leave: others are answered as before."""
+    with stub(head_seconds=1.0, body_timeout=1.0) as service, Client(service) as client:
+        started = time.monotonic()
+        heads = [connected(service) for _ in range(100)]
+        bodies = [connected(service) for _ in range(50)]
+        for number, body in enumerate(bodies):
+            body.sendall(HEAD + b"1000\r\n\r\n" + b'{"image": "' * (number % 2))
+        for leaver in [connected(service) for _ in range(50)]:
+            leaver.sendall(HEAD + b'1000\r\n\r\n{"image": "')
+            leaver.close()
+        for letter in itertools.islice(itertools.cycle(HEAD), 8):
+            for head in heads:
+                head.sendall(bytes([letter]))
+            reply = client.show(INSTANT_IMAGE)
+            assert reply.status == 200 and reply.seconds < 1
+            time.sleep(0.05)
+        for body in bodies:
+            assert body.recv(100).startswith(b"HTTP/1.1 408 ")
+        for connection in (*heads, *bodies):
+            with contextlib.suppress(ConnectionResetError):
+                while connection.recv(1000):
+                    pass
+            connection.close()
+        assert 1 < time.monotonic() - started < 8
+        assert client.show(INSTANT_IMAGE).status == 200 and is_idle(service)
+        until(lambda: len(psutil.Process(service.process.pid).net_connections()) <= 3)  # ours, and where it listens
+
+
+def test_connections_are_bounded() -> None:
+    """B47: more than it takes are closed at once; those that say nothing make room for others."""
+    with stub(head_seconds=1.0, connections=20) as service:
+        silent = [connected(service) for _ in range(30)]
+        with pytest.raises(requests.ConnectionError):
+            service.get("/health")
+        assert psutil.Process(service.process.pid).num_fds() < 60
+        time.sleep(1.2)
+        assert service.get("/health").status_code == 200
+        for connection in silent:
+            connection.close()
+
+
+def test_what_a_killed_worker_had_is_done_by_the_next() -> None:
+    """F52: kill -9 in the midst of it: all that was under way is answered with 200, by another process."""
+    with stub(seconds=0.05) as service, Client(service) as client:
+        (before,) = service.workers()
+        with asked(client, [SLOW_IMAGE] * 32) as replies:
+            time.sleep(0.3)
+            os.kill(before, signal.SIGKILL)
+            until(lambda: service.get("/health").status_code == 503)
+            assert service.post({"image": INSTANT_IMAGE}).status_code == 503
+            assert statuses(replies) == {200: 32}
+        assert service.get("/health").status_code == 200 and service.workers() != [before]
+        assert metric(service, "maskline_worker_deaths_total") == 1 and is_idle(service)
+
+
+def test_a_worker_does_not_outlive_its_service() -> None:
+    with stub() as service:
+        worker = psutil.Process(service.workers()[0])
+        service.process.kill()
+        worker.wait(10)
+
+
+def test_a_picture_that_kills_workers_stands_alone() -> None:
+    """500 for it when two have died; those that were in a batch with it, or in the next one, get their answers."""
+    with stub(seconds=0.05) as service, Client(service) as client:
+        images = [SLOW_IMAGE] * 32
+        images[5] = DEADLY_IMAGE
+        with asked(client, images) as replies:
+            assert replies[5].result().status == 500
+            assert statuses(replies) == {200: 31, 500: 1}
+        assert metric(service, "maskline_worker_deaths_total") == 2 and is_idle(service)
+        assert not [line for line in service.errors if "Traceback" in line]
+
+
+def test_overload() -> None:
+    """B47: 64 clients and room for four: each request gets 200, or 429 and when to come again; none is lost."""
+    with stub(seconds=0.02, queue_pixels=4_000_000, max_pixels=1_000_000) as service, Client(service) as client:
+        with asked(client, [SLOW_IMAGE] * 64) as first, asked(client, [SLOW_IMAGE] * 64) as second:
+            replies = [reply.result() for reply in (*first, *second)]
+        found = Counter(reply.status for reply in replies)
+        assert set(found) == {200, 429} and found.total() == 128 and found[200] >= 4
+        assert all(int(reply.retry_after or 0) >= 1 for reply in replies if reply.status == 429)
+        assert [metric(service, f'maskline_requests_total{{status="{status}"}}') for status in (200, 429)] == [
+            found[200],
+            found[429],
+        ]
+        assert is_idle(service) and client.show(INSTANT_IMAGE).status == 200
+
+
+def test_deadline() -> None:
+    """B47: 504 in time; what nobody waits for any more is not worked on."""
+    with stub(seconds=0.8, timeout=0.5, batch_size=1) as service, Client(service) as client:
+        started = time.monotonic()
+        with asked(client, [SLOW_IMAGE] * 6) as replies:
+            assert statuses(replies) == {504: 6}
+            assert all(0.5 <= reply.result().seconds < 1.2 for reply in replies)
+        assert is_idle(service)
+        time.sleep(max(0.0, started + 1.9 - time.monotonic()))  # two had been handed out, which take 1.6 s
+        assert client.show(INSTANT_IMAGE).status == 200
+
+
+def test_clients_that_leave_make_room() -> None:
+    """B47: a place in the queue is for those who wait."""
+    with (
+        stub(seconds=1.0, queue_pixels=4_000_000, max_pixels=1_000_000, batch_size=1) as service,
+        Client(service) as client,
+    ):
+        body = json.dumps({"image": SLOW_IMAGE}).encode()
+        leavers = [connected(service) for _ in range(4)]
+        for leaver in leavers:
+            leaver.sendall(HEAD + str(len(body)).encode() + b"\r\n\r\n" + body)
+        until(lambda: metric(service, "maskline_queue_pixels") == 4_000_000)
+        assert client.show(INSTANT_IMAGE).status == 429
+        for leaver in leavers:
+            leaver.close()
+        until(lambda: is_idle(service), 0.5)
+        assert client.show(INSTANT_IMAGE).status == 200
+
+
+def test_sigterm_drains() -> None:
+    """F52: what is under way gets its answer, what comes after is refused, and the exit code is 0."""
+    with stub(seconds=0.6) as service, Client(service) as client:
+        with asked(client, [SLOW_IMAGE] * 3) as replies:
+            until(lambda: metric(service, "maskline_queue_pixels") == 3_000_000)
+            service.process.terminate()
+            until(lambda: service.get("/health").status_code == 503)
+            late = service.post({"image": INSTANT_IMAGE})
+            assert (late.status_code, late.headers["Retry-After"], late.headers["Connection"]) == (503, "1", "close")
+            assert statuses(replies) == {200: 3}
+        assert service.process.wait(10) == 0
+        with pytest.raises(requests.ConnectionError):
+            service.get("/health")
+        assert not [line for line in service.errors if "Traceback" in line]
+
+
+def test_the_time_to_drain_is_bounded() -> None:
+    """Those who can't be answered in it are told so."""
+    with stub(seconds=20, drain=0.3) as service, Client(service) as client, asked(client, [SLOW_IMAGE] * 2) as replies:
+        until(lambda: metric(service, "maskline_queue_pixels") == 2_000_000)
+        started = time.monotonic()
+        assert service.end() == 0 and time.monotonic() - started < 5
+        assert statuses(replies) == {503: 2}
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    with stub(seconds=20) as service, ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(service.post, {"image": SLOW_IMAGE})
+        until(lambda: metric(service, "maskline_queue_pixels") == 1_000_000)
+        worker = psutil.Process(service.workers()[0])
+        service.process.terminate()
+        until(lambda: service.get("/health").status_code == 503)
+        started = time.monotonic()
+        service.end()
+        assert time.monotonic() - started < 3 and not worker.is_running()
+        assert reply.exception() is not None or reply.result().status_code == 500
+
+
+def test_nobody_reads_the_access_log() -> None:
+    """Lines are lost then, no requests, and the service can end."""
+    with stub(access_log=True) as service, requests.Session() as session:
+        for _ in range(600):  # a pipe holds about 300 lines
+            assert session.get(f"{service.url}/nothing", timeout=5).status_code == 404
+        session.close()
+        started = time.monotonic()
+        assert service.end() == 0 and time.monotonic() - started < 8
+
+
+def test_memory_is_flat() -> None:
+    """3,000 requests: after the first third neither process grows any more."""
+    pictures = [base64.b64encode(file_of("jpg", scene(96, 128, seed))).decode() for seed in range(20)]
+    with stub() as service, Client(service) as client:
+        memory, held = Memory(service), []
+        order = np.random.default_rng(0).integers(0, len(pictures), 3000)
+        with ThreadPoolExecutor(4) as pool:
+            for third in np.split(order, 3):
+                bodies = [{"image": pictures[number], "visualize": bool(number % 2)} for number in third]
+                assert {reply.status for reply in pool.map(client.ask, bodies, map(str, range(1000)))} == {200}
+                held.append(memory.now())
+        growth = [last - first for first, last in zip(held[0], held[-1], strict=True)]
+        assert max(growth) < 8, held
+        assert metric(service, 'maskline_requests_total{status="200"}') == 3000 and is_idle(service)

@@ -1,0 +1,116 @@
+"""Schemathesis against our own description of the service: whatever is sent, the answer is one that is described."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from service import Service, encoded, png, running
+
+IMAGE = encoded(png(24, 32, 128))
+PATHS = ("/instance-segmentation", "/v2/models/instance-segmentation/infer", "/health", "/page/", "/")
+BOUNDED = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+TOKENS = st.text("abcXYZ-019", min_size=1, max_size=12).map(lambda name: f"X-{name}")
+KNOWN = st.sampled_from(["Content-Type", "Accept", "Origin", "Authorization", "X-API-Key", "Expect", "Cookie", "Range"])
+LATIN = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=40)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    """With limits so small that requests run into them too; it must be the same process, and model, in the end."""
+    with running("serve", "--threads", "1", "--max-pixels", "1", "--max-body", "1", "--no-access-log") as service:
+        before = service.workers()
+        yield service
+        assert service.workers() == before and service.get("/health").status_code == 200
+        assert service.end() == 0 and not [line for line in service.errors if "Traceback" in line]
+
+
+def test_every_answer_is_one_that_is_described(service: Service, tmp_path: Path) -> None:
+    """B44, B49: statuses, schemas, content types, methods (405 with Allow), for requests right and wrong; never 5xx.
+
+    Not ``positive_data_acceptance``: a text is a valid `image` by its schema, but seldom a picture, and gets 422 then.
+    The next test has pictures.
+    """
+    command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run"]
+    options = {
+        "--checks": "all",
+        "--exclude-checks": "positive_data_acceptance",
+        "--phases": "examples,coverage,fuzzing",
+        "--max-examples": "20",
+        "--seed": "1",
+    }
+    parts = [part for option in options.items() for part in option]
+    flags = ["--generation-deterministic", "--continue-on-failure", "--no-color"]
+    done = subprocess.run(
+        [*command, f"{service.url}/openapi.json", *parts, *flags],
+        capture_output=True, text=True, timeout=60, cwd=tmp_path,  # where it leaves files of its own
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.findall(r"(\d+) generated", done.stdout)[0]) > 60
+    assert "Tested: 3" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def described(service: Service) -> schemathesis.BaseSchema:
+    return schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+
+
+def test_requests_with_a_picture_are_accepted(described: schemathesis.BaseSchema) -> None:
+    """F38, F49: all that the description allows beside the picture is legal, and the result is as described."""
+    seen = set()
+
+    @given(case=described["/instance-segmentation"]["POST"].as_strategy())
+    @settings(BOUNDED, max_examples=40)
+    def check(case: schemathesis.Case) -> None:
+        case.body["image"] = IMAGE
+        response = case.call()
+        assert response.status_code == 200, (case.body, response.text)
+        case.validate_response(response)
+        seen.update(case.body)
+
+    check()
+    assert {"threshold", "visualize", "logId", "maskFormat", "maskFrame"} <= seen
+
+
+@given(
+    method=st.sampled_from(["POST", "POST", "GET", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE", "QUERY"]),
+    path=st.sampled_from(PATHS),
+    body=st.binary(max_size=200) | st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text() | st.just(IMAGE),
+        lambda inner: st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["image", "threshold", "logId", "inputs", "x"]), inner, max_size=4),
+        max_leaves=8,
+    ).map(lambda value: json.dumps(value).encode()),
+    headers=st.dictionaries(TOKENS | KNOWN, LATIN, max_size=4),
+)  # fmt: skip
+@settings(BOUNDED, max_examples=200)
+def test_no_bytes_or_headers_are_too_much(
+    service: Service, method: str, path: str, body: bytes, headers: dict[str, str]
+) -> None:
+    """B44, B46: whatever comes, with whatever headers, gets an answer in the right form, and not of a fault of ours."""
+    connection = http.client.HTTPConnection(urlsplit(service.url).netloc, timeout=20)
+    connection.request(method, path, body, {name: value.encode("latin-1") for name, value in headers.items()})
+    response = connection.getresponse()
+    text = response.read()
+    connection.close()
+    assert response.status < 500, text
+    if method == "POST" and path == "/instance-segmentation":
+        answer = json.loads(text)
+        assert (response.status == 200) == (answer["errorCode"] == 0) and answer["logId"]
+    if response.status == 405:
+        assert response.headers["Allow"]
