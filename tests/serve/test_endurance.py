@@ -26,7 +26,7 @@ import requests
 from encoded import encoded as file_of
 from encoded import scene
 from service import Service, running
-from stub_service import DEADLY_IMAGE, INSTANT_IMAGE, SLOW_IMAGE, stub
+from stub_service import DEADLY_IMAGE, FAULTY_IMAGE, INSTANT_IMAGE, SLOW_IMAGE, stub
 
 MB = 1 << 20
 HEAD = b"POST /instance-segmentation HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "
@@ -265,6 +265,19 @@ def test_a_picture_that_kills_workers_stands_alone() -> None:
             assert statuses(replies) == {200: 31, 500: 1}
         assert metric(service, "maskline_worker_deaths_total") == 2 and is_idle(service)
         assert not [line for line in service.errors if "Traceback" in line]
+
+
+def test_a_fault_that_nobody_foresaw_is_of_one_picture() -> None:
+    """500 for it; no worker dies, and what was in a batch with it is answered."""
+    with stub(seconds=0.05) as service, Client(service) as client:
+        workers = service.workers()
+        images = [SLOW_IMAGE] * 16
+        images[5] = FAULTY_IMAGE
+        with asked(client, images) as replies:
+            assert replies[5].result().status == 500
+            assert statuses(replies) == {200: 15, 500: 1}
+        assert service.workers() == workers and metric(service, "maskline_worker_deaths_total") == 0
+        assert any("nobody foresaw this" in line for line in service.errors)  # for those who run it
 
 
 def test_overload() -> None:
