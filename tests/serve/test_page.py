@@ -309,6 +309,20 @@ def test_pointing_finds_the_instance(page: Any, expected: list[dict[str, Any]]) 
     assert active(page) == pinned(page) == [] and len(rows(page)) == 1
 
 
+def test_keys_work_from_the_start_and_from_the_list(page: Any) -> None:
+    """F81: as soon as there is a result, arrow keys go through it, and zoom keys zoom wherever the focus is."""
+    from selenium.webdriver.common.keys import Keys
+
+    give(page, EXAMPLE)
+    fitting = text(page, "fit")
+    page.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
+    assert page.switch_to.active_element.tag_name == "li"
+    page.switch_to.active_element.send_keys("+")
+    assert text(page, "fit") != fitting
+    page.switch_to.active_element.send_keys("0")
+    assert text(page, "fit") == fitting
+
+
 def test_the_keyboard_reaches_everything(page: Any) -> None:
     """Arrow keys in the picture and in the list; zoom; every control has a name and a visible focus."""
     from selenium.webdriver.common.keys import Keys

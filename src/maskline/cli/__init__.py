@@ -23,7 +23,8 @@ from maskline.signals import terminable
 
 PIPELINE = "instance_segmentation"  # as in `maskline.config`, which is not imported until needed
 PLUGINS = (
-    "maskline has no plugins to install; pip install 'maskline[train]' trains, 'maskline[openvino]' speeds up CPUs"
+    "maskline has no plugins to install; pip install 'maskline[train]' trains, 'maskline[serve]' answers HTTP, "
+    "'maskline[openvino]' speeds up CPUs"
 )
 
 

@@ -220,8 +220,6 @@ class Service:
             job.outcome.cancel()  # a client that has gone, a deadline: nobody waits any more
 
     async def _fetched(self, url: str, entry: Entry) -> bytes:
-        if not self.settings.urls.enabled:
-            raise RefusalError.of_image("url_not_allowed", "this service fetches no URLs: send the picture in Base64")
         with entry.timed("fetch"):
             async with self._fetches:
                 try:
