@@ -44,7 +44,7 @@ class Client:
     """Keeps a connection for each thread, as each client would."""
 
     def __init__(self, service: Service) -> None:
-        self._url, self._local = f"{service.url}/instance-segmentation", threading.local()
+        self._service, self._local = service, threading.local()
         self._sessions = contextlib.ExitStack()
 
     def __enter__(self) -> Client:
@@ -62,7 +62,12 @@ class Client:
     def ask(self, body: dict[str, Any], log_id: str) -> Reply:
         """Asserts that it is this request which was answered."""
         started = time.monotonic()
-        response = self._session().post(self._url, json={"visualize": False, **body, "logId": log_id}, timeout=60)
+        url, request = f"{self._service.url}/instance-segmentation", {"visualize": False, **body, "logId": log_id}
+        try:
+            response = self._session().post(url, json=request, timeout=60)
+        except requests.ConnectionError as error:
+            code, log = self._service.process.poll(), self._service.errors[-9:]
+            raise AssertionError(f"no answer after {time.monotonic() - started:.3f} s: {error}; {code}, {log}") from None
         answer = response.json()
         assert answer["logId"] == log_id
         assert answer["errorCode"] == (0 if response.status_code == 200 else response.status_code)
