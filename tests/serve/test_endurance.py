@@ -67,7 +67,9 @@ class Client:
             response = self._session().post(url, json=request, timeout=60)
         except requests.ConnectionError as error:
             code, log = self._service.process.poll(), self._service.errors[-9:]
-            raise AssertionError(f"no answer after {time.monotonic() - started:.3f} s: {error}; {code}, {log}") from None
+            raise AssertionError(
+                f"no answer after {time.monotonic() - started:.3f} s: {error}; {code}, {log}"
+            ) from None
         answer = response.json()
         assert answer["logId"] == log_id
         assert answer["errorCode"] == (0 if response.status_code == 200 else response.status_code)
