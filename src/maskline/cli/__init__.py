@@ -21,7 +21,6 @@ from maskline.cli.training import compare, evaluate, export, train
 from maskline.errors import MasklineError
 from maskline.signals import terminable
 
-PIPELINE = "instance_segmentation"  # as in `maskline.config`, which is not imported until needed
 PLUGINS = (
     "maskline has no plugins to install; pip install 'maskline[train]' trains, 'maskline[serve]' answers HTTP, "
     "'maskline[openvino]' speeds up CPUs"
@@ -112,7 +111,7 @@ def cli(
     elif serving:
         legal = ("serving", "pipeline", "host", "port", "threshold", *(field.name for field in fields(Running)))
         _refuse(given, legal, "does not go with --serve")
-        serve_pipeline(pipeline or PIPELINE, Serving(host=host, port=port), running, showing.threshold)
+        serve_pipeline(pipeline, Serving(host=host, port=port), running, showing.threshold)
     elif pipeline is not None:
         _refuse(given, [name for name in given if name != "force"], "goes with --get-pipeline-config")
         _refuse(given, [name for name in given if name not in ("host", "port")], "goes with --serve")

@@ -140,11 +140,13 @@ def serve(
 
 
 def serve_pipeline(
-    source: str, serving: Serving, running: Running, threshold: float | None = None, selftest: bool = False
+    source: str | None, serving: Serving, running: Running, threshold: float | None = None, selftest: bool = False
 ) -> None:
-    """What ``maskline --serve --pipeline NAME|YAML`` does. Options win over the file."""
+    """What ``maskline --serve [--pipeline NAME|YAML]`` does. Options win over the file."""
     from maskline.config import load_pipeline
+    from maskline.config.pipeline import PIPELINE
 
+    source = PIPELINE if source is None else source
     config = load_pipeline(source)
     running = replace(running, device=config.device if running.device is None else running.device)
     batch_size = running.batch_size or (config.batch_size if config.batch_size > 1 else usual_batch(running))

@@ -163,8 +163,10 @@ def _check_other(data: bytes) -> None:
     reader = next((reader for magic, reader in _OTHER if magic.match(data)), None)
     if reader is None:
         raise InputError(NOT_AN_IMAGE)
-    check_size(*claimed_size(data))
+    if reader is WebPImageFile:  # which makes room for the picture as it opens
+        check_size(*_claimed_by_webp(data))
     with reader(io.BytesIO(data)) as image:
+        check_size(*image.size)
         if reader is BmpImageFile:  # Pillow forgives a last row that lacks its padding, OpenCV does not
             _check_bmp_rows(image, len(data))
         if reader is not WebPImageFile:  # that one has read everything by now

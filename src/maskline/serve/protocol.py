@@ -130,37 +130,25 @@ def new_log_id() -> str:
 
 def parse(body: bytes | str) -> Request:
     """A request from its JSON, whatever their content type was said to be. Raises RefusalError (422)."""
-    _check_values(body)
+    if has_too_many_values(body):
+        raise _no_json(f"more than {MOST_VALUES} values")
     try:
         values = json.loads(body)
     except json.JSONDecodeError as error:
-        raise RefusalError.of(
-            [Fault("json_invalid", f"body[{error.pos}]", f"JSON decode error: {error.msg}")]
-        ) from None
+        raise _no_json(error.msg, f"body[{error.pos}]") from None
     except (ValueError, RecursionError):  # bytes that are no text, a number of thousands of digits, depth
-        raise RefusalError.of(
-            [
-                Fault(
-                    "json_invalid",
-                    "body",
-                    "JSON decode error: not JSON in UTF-8, too deep, or with a number of too many digits",
-                )
-            ]
-        ) from None
+        raise _no_json("not JSON in UTF-8, too deep, or with a number of too many digits") from None
     if not isinstance(values, dict):
         told = "Input should be a valid dictionary or object to extract fields from"
         raise RefusalError.of([Fault("model_attributes_type", "body", told)])
     log_id = _log_id(values)
     try:
         request = Request.model_validate(values)
-        request.image.encode()
     except ValidationError as error:
         faults = [Fault(e["type"], _place(e["loc"]), e["msg"]) for e in error.errors(include_url=False)]
         raise RefusalError.of(faults, log_id) from None
-    except UnicodeEncodeError:  # half of a surrogate pair
-        raise RefusalError.of(
-            [Fault("string_unicode", "body.image", "Input should be valid Unicode")], log_id
-        ) from None
+    if not _is_text(request.image):
+        raise RefusalError.of([Fault("string_unicode", "body.image", "Input should be valid Unicode")], log_id)
     return request
 
 
@@ -170,9 +158,8 @@ def has_too_many_values(body: bytes | str) -> bool:
     return sum(map(body.count, signs)) > MOST_VALUES  # type: ignore[arg-type]
 
 
-def _check_values(body: bytes | str) -> None:
-    if has_too_many_values(body):
-        raise RefusalError.of([Fault("json_invalid", "body", f"JSON decode error: more than {MOST_VALUES} values")])
+def _no_json(told: str, place: str = "body") -> RefusalError:
+    return RefusalError.of([Fault("json_invalid", place, f"JSON decode error: {told}")])
 
 
 def _log_id(values: dict[str, Any]) -> str | None:
@@ -182,6 +169,7 @@ def _log_id(values: dict[str, Any]) -> str | None:
 
 
 def _is_text(value: str) -> bool:
+    """Whether it can be encoded: has no half of a surrogate pair."""
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -59,7 +59,7 @@ class _Target:
 
     async def ask(self, image: str | bytes, **more: Any) -> tuple[int, dict[str, Any], Any]:
         """Status, body and headers."""
-        text = image if isinstance(image, str) else base64.b64encode(image).decode()
+        text = image if isinstance(image, str) else _encoded(image)
         body = {"image": text, "visualize": False, **more}
         async with self.client.post(self.url + ROUTE, json=body) as answer:
             return answer.status, json.loads(await answer.read()), answer.headers
@@ -136,6 +136,10 @@ async def _run(check: Callable[[_Target], Awaitable[str]], target: _Target, tell
     return outcome
 
 
+def _encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
 def _require(holds: bool, seen: str) -> str:
     if not holds:
         raise CheckError(seen)
@@ -166,7 +170,7 @@ async def a_bomb(target: _Target) -> str:
 
 async def overload(target: _Target) -> str:
     """64 clients at once: each is answered once, with a result or with when to come again."""
-    image = base64.b64encode(PICTURE.read_bytes()).decode()
+    image = _encoded(PICTURE.read_bytes())
     answers = await asyncio.gather(*(target.ask(image, logId=str(i)) for i in range(CLIENTS)))
     statuses = Counter(status for status, _, _ in answers)
     own = all(body["logId"] == str(i) for i, (_, body, _) in enumerate(answers))
@@ -191,7 +195,7 @@ async def slow_clients(target: _Target) -> str:
 
 async def health_under_load(target: _Target) -> str:
     """Health is answered within a second while the model works."""
-    image, longest = base64.b64encode(PICTURE.read_bytes()).decode(), 0.0
+    image, longest = _encoded(PICTURE.read_bytes()), 0.0
     work = [asyncio.create_task(target.ask(image)) for _ in range(8)]
     while not all(task.done() for task in work):
         started = time.perf_counter()
@@ -207,7 +211,7 @@ async def a_worker_killed(target: _Target) -> str:
     workers = await asyncio.to_thread(_children, target.process.pid)
     if not workers:
         return "not tried: this system does not tell which processes are the workers"
-    image = base64.b64encode(PICTURE.read_bytes()).decode()
+    image = _encoded(PICTURE.read_bytes())
     work = [asyncio.create_task(target.ask(image)) for _ in range(4)]
     await asyncio.sleep(0.05)
     os.kill(workers[0], signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
@@ -217,7 +221,7 @@ async def a_worker_killed(target: _Target) -> str:
 
 async def the_end(target: _Target) -> str:
     """Told to end, it answers what is under way and ends with 0."""
-    image = base64.b64encode(PICTURE.read_bytes()).decode()
+    image = _encoded(PICTURE.read_bytes())
     work = [asyncio.create_task(target.ask(image)) for _ in range(4)]
     await asyncio.sleep(0.05)
     target.process.terminate()

@@ -59,10 +59,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A picture's file, or where it is, and what is wanted of it."""
+    """A picture's file, or the URL of it, and what is wanted of it."""
 
-    data: bytes | None
-    url: str | None
+    picture: bytes | str
     wanted: Wanted
 
 
@@ -186,8 +185,8 @@ class Service:
             entry.log_id = request.logId or entry.log_id
             wanted = Wanted.of(request, self.settings.visualize)
             if images.is_url(request.image):
-                return Asked(None, request.image, wanted)
-            return Asked(await self.aside(images.from_base64, request.image, len(request.image)), None, wanted)
+                return Asked(request.image, wanted)
+            return Asked(await self.aside(images.from_base64, request.image, len(request.image)), wanted)
 
     async def answer(self, asked: Asked, entry: Entry) -> bytes:
         """The answer to a request, with its envelope. Raises RefusalError; what is cancelled leaves no trace."""
@@ -203,7 +202,7 @@ class Service:
                 raise RefusalError(503, "the service has ended before the answer was there") from None
 
     async def _answer(self, asked: Asked, entry: Entry) -> bytes:
-        data = await self._fetched(asked.url or "", entry) if asked.data is None else asked.data
+        data = await self._fetched(asked.picture, entry) if isinstance(asked.picture, str) else asked.picture
         with entry.timed("parse"):
             pixels = await self.aside(partial(images.pixels_claimed, most=self.settings.max_pixels), data, len(data))
         job = self._queue.admit(data, pixels, asked.wanted)

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple
 
+AHEAD = 2  # batches that a worker has at once: one that runs, one that is decoded or encoded meanwhile
 _LENGTHS = struct.Struct(">II")
 
 

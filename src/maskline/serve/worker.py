@@ -30,7 +30,6 @@ from maskline.serve.answering import decode, encode
 from maskline.serve.protocol import Wanted
 from maskline.serve.refusal import RefusalError
 
-AHEAD = 2  # batches under way
 WARM = 256  # pixels of a side
 OUT_OF_MEMORY = "there is not enough memory for this picture"
 FAILED = "Internal server error"
@@ -45,7 +44,7 @@ class Worker:
         self._model, self._out = model, out
         self._running, self._sending = threading.Lock(), threading.Lock()
         self._pictures = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="pictures")
-        self._batches = ThreadPoolExecutor(AHEAD, thread_name_prefix="batches")
+        self._batches = ThreadPoolExecutor(wire.AHEAD, thread_name_prefix="batches")
 
     def serve(self, source: BinaryIO) -> None:
         """Answer batches until the source ends."""

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 #: Opens the model; called in a worker, so it must be one that can be pickled, such as a `functools.partial`.
 Opener: TypeAlias = "Callable[[], Predictor]"
 
-AHEAD = 2  # batches that a worker has at once: one that runs, one that is decoded meanwhile
 DEATHS = 2  # workers that may die on a picture before it is refused
 STUCK = 30.0  # seconds that a worker may go on after nobody waits for its batch any more
 PATIENCE = 10.0  # seconds that workers have to end by themselves
@@ -122,7 +121,7 @@ class Workers:
         none, so that it takes no others with it.
         """
         for worker in sorted(self._ready, key=lambda worker: len(worker.batches)):
-            while len(self._queue) and len(worker.batches) < AHEAD:
+            while len(self._queue) and len(worker.batches) < wire.AHEAD:
                 suspected = self._queue.suspected or any(batch.jobs[0].deaths for batch in worker.batches.values())
                 if worker.batches and (suspected or not self._queue.has_full_batch):
                     break
@@ -177,11 +176,12 @@ class Workers:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(wire.pack({}, [opener]))
         message = await wire.receive(process.stdout)
-        ready = message is not None and "failed" not in message.head
-        if message is not None and ready:
-            await self._work(_Worker(process), process.stdout, message.head)
-        else:
+        ready = False
+        if message is None or "failed" in message.head:
             self._failed(message)
+        else:
+            ready = True
+            await self._work(_Worker(process), process.stdout, message.head)
         await _end(process, LAST_WORDS)
         self._processes.discard(process)
         return ready
