@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -187,10 +186,16 @@ def test_json_that_would_grow_is_refused_unread(path: str) -> None:
         assert memory.most[0] - before < 300
 
 
-def connected(service: Service) -> socket.socket:
+@contextlib.contextmanager
+def connected(service: Service, count: int) -> Iterator[list[socket.socket]]:
+    """So many connections, on which nothing was said yet."""
     address = urlsplit(service.url)
     assert address.hostname is not None
-    return socket.create_connection((address.hostname, address.port or 80), timeout=20)
+    with contextlib.ExitStack() as closing:
+        yield [
+            closing.enter_context(socket.create_connection((address.hostname, address.port or 80), timeout=20))
+            for _ in range(count)
+        ]
 
 
 def test_answers_are_not_held_back() -> None:
@@ -201,44 +206,47 @@ def test_answers_are_not_held_back() -> None:
 
 def test_slow_clients_are_cut_off_and_hold_up_nobody() -> None:
     """B47: heads that trickle in, bodies that never come whole, clients that leave: others are answered as before."""
-    with stub(head_seconds=1.0, body_timeout=1.0) as service, Client(service) as client:
+    with (
+        stub(head_seconds=1.0, body_timeout=1.0) as service,
+        Client(service) as client,
+        connected(service, 100) as heads,
+        connected(service, 50) as bodies,
+    ):
         started = time.monotonic()
-        heads = [connected(service) for _ in range(100)]
-        bodies = [connected(service) for _ in range(50)]
         for number, body in enumerate(bodies):
             body.sendall(HEAD + b"1000\r\n\r\n" + b'{"image": "' * (number % 2))
-        for leaver in [connected(service) for _ in range(50)]:
-            leaver.sendall(HEAD + b'1000\r\n\r\n{"image": "')
-            leaver.close()
-        for letter in itertools.islice(itertools.cycle(HEAD), 8):
+        with connected(service, 50) as leavers:
+            for leaver in leavers:
+                leaver.sendall(HEAD + b'1000\r\n\r\n{"image": "')
+        waits = []
+        for letter in HEAD[:8]:
             for head in heads:
-                head.sendall(bytes([letter]))
+                with contextlib.suppress(ConnectionError):  # it may be cut off already
+                    head.sendall(bytes([letter]))
             reply = client.show(INSTANT_IMAGE)
-            assert reply.status == 200 and reply.seconds < 1
+            assert reply.status == 200
+            waits.append(reply.seconds)
             time.sleep(0.05)
+        assert np.median(waits) < 0.5
         for body in bodies:
             assert body.recv(100).startswith(b"HTTP/1.1 408 ")
         for connection in (*heads, *bodies):
             with contextlib.suppress(ConnectionResetError):
                 while connection.recv(1000):
                     pass
-            connection.close()
-        assert 1 < time.monotonic() - started < 8
+        assert 1 < time.monotonic() - started < 15
         assert client.show(INSTANT_IMAGE).status == 200 and is_idle(service)
         until(lambda: len(psutil.Process(service.process.pid).net_connections()) <= 3)  # ours, and where it listens
 
 
 def test_connections_are_bounded() -> None:
     """B47: more than it takes are closed at once; those that say nothing make room for others."""
-    with stub(head_seconds=1.0, connections=20) as service:
-        silent = [connected(service) for _ in range(30)]
+    with stub(head_seconds=3.0, connections=20) as service, connected(service, 30):
         with pytest.raises(requests.ConnectionError):
             service.get("/health")
         assert psutil.Process(service.process.pid).num_fds() < 60
-        time.sleep(1.2)
+        time.sleep(3.2)
         assert service.get("/health").status_code == 200
-        for connection in silent:
-            connection.close()
 
 
 def test_what_a_killed_worker_had_is_done_by_the_next() -> None:
@@ -304,37 +312,35 @@ def test_overload() -> None:
 
 def test_deadline() -> None:
     """B47: 504 in time; what nobody waits for any more is not worked on."""
-    with stub(seconds=0.8, timeout=0.5, batch_size=1) as service, Client(service) as client:
+    with stub(seconds=2.0, timeout=0.5, batch_size=1) as service, Client(service) as client:
         started = time.monotonic()
         with asked(client, [SLOW_IMAGE] * 6) as replies:
             assert statuses(replies) == {504: 6}
-            assert all(0.5 <= reply.result().seconds < 1.2 for reply in replies)
+            assert all(0.5 <= reply.result().seconds < 1.9 for reply in replies)
         assert is_idle(service)
-        time.sleep(max(0.0, started + 1.9 - time.monotonic()))  # two had been handed out, which take 1.6 s
+        time.sleep(max(0.0, started + 4.5 - time.monotonic()))  # two had been handed out, which take 4 s
         assert client.show(INSTANT_IMAGE).status == 200
 
 
 def test_clients_that_leave_make_room() -> None:
     """B47: a place in the queue is for those who wait."""
     with (
-        stub(seconds=1.0, queue_pixels=4_000_000, max_pixels=1_000_000, batch_size=1) as service,
+        stub(seconds=3.0, queue_pixels=4_000_000, max_pixels=1_000_000, batch_size=1) as service,
         Client(service) as client,
     ):
         body = json.dumps({"image": SLOW_IMAGE}).encode()
-        leavers = [connected(service) for _ in range(4)]
-        for leaver in leavers:
-            leaver.sendall(HEAD + str(len(body)).encode() + b"\r\n\r\n" + body)
-        until(lambda: metric(service, "maskline_queue_pixels") == 4_000_000)
-        assert client.show(INSTANT_IMAGE).status == 429
-        for leaver in leavers:
-            leaver.close()
-        until(lambda: is_idle(service), 0.5)
+        with connected(service, 4) as leavers:
+            for leaver in leavers:
+                leaver.sendall(HEAD + str(len(body)).encode() + b"\r\n\r\n" + body)
+            until(lambda: metric(service, "maskline_queue_pixels") == 4_000_000)
+            assert client.show(INSTANT_IMAGE).status == 429
+        until(lambda: is_idle(service), 2.0)
         assert client.show(INSTANT_IMAGE).status == 200
 
 
 def test_sigterm_drains() -> None:
     """F52: what is under way gets its answer, what comes after is refused, and the exit code is 0."""
-    with stub(seconds=0.6) as service, Client(service) as client:
+    with stub(seconds=1.5) as service, Client(service) as client:
         with asked(client, [SLOW_IMAGE] * 3) as replies:
             until(lambda: metric(service, "maskline_queue_pixels") == 3_000_000)
             service.process.terminate()
