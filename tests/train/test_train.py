@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -112,6 +114,20 @@ def test_the_same_seed_gives_the_same_weights(settings: Settings, tmp_path: Path
     torch.rand(7)
     train(replace(settings, output=tmp_path / "again", workers=2))
     assert same(weights(settings.output), weights(tmp_path / "again"))
+
+
+def test_no_process_outlives_a_run(settings: Settings, tmp_path: Path) -> None:
+    """Not until the garbage collector comes, nor where a run fails."""
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1, workers=2)
+    gc.disable()
+    try:
+        train(settings)
+        assert multiprocessing.active_children() == []
+        with pytest.raises(MasklineError, match="the loss became"):
+            train(replace(settings, learning_rate=1e30, epochs=2))
+        assert multiprocessing.active_children() == []
+    finally:
+        gc.enable()
 
 
 def test_killed_and_resumed_is_as_uninterrupted(settings: Settings, tmp_path: Path) -> None:

@@ -277,6 +277,10 @@ class TrainingLoader:
         """Batches of an epoch, the same in each process."""
         return self.plan.share.batches(len(self.plan.chosen))
 
+    def close(self) -> None:
+        """End the workers, which would live on until the garbage collector comes. There are no more epochs then."""
+        del self._loader  # PyTorch ends them with the last reference
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from batch ``start`` on; those before are not prepared.
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -315,7 +315,8 @@ def run(job: Job) -> None:
         if file is not None:  # only now, when nothing more can be wrong with what was asked for
             results.begin(training.settings, job.labels, training.progress.epochs)
             file.open(training.settings.output)
-        training.train()
+        with closing(training.loader):
+            training.train()
 
 
 def make_accelerator(settings: Settings) -> Accelerator:
