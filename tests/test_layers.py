@@ -16,7 +16,7 @@ ROOT = Path(maskline.__file__).parent
 #: From the bottom up; a module imports from its own line and those above it in this list.
 LAYERS = (
     ("errors",),
-    ("checks", "files", "instances", "naming", "pages", "progress", "signals", "transfer"),
+    ("checks", "cores", "files", "instances", "naming", "pages", "progress", "signals", "transfer"),
     ("download",),
     ("masks", "preprocess", "upsample"),
     ("catalog", "inputs"),

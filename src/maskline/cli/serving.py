@@ -181,7 +181,8 @@ def divided(running: Running, workers: int | None) -> list[Running]:
         ParameterError: more devices than workers.
         DeviceError: no such device.
     """
-    from maskline.runtime.device import CPU, cores, device_text
+    from maskline.cores import cores
+    from maskline.runtime.device import CPU, device_text
 
     devices = _devices(running)
     usual = min(CPU_WORKERS, cores()) if devices == (CPU,) else len(devices)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from os import cpu_count
 
+from maskline.cores import cores
 from maskline.data import twins
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.data.faults import Fault
@@ -29,7 +29,7 @@ class Look:
 
 def look_at_all(dataset: Dataset) -> Iterator[Look]:
     """Decode every picture of a split, in threads; in the order of its images."""
-    threads = ThreadPoolExecutor(cpu_count())
+    threads = ThreadPoolExecutor(cores())
     try:
         yield from threads.map(lambda image: look(dataset, image), dataset.images)
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -122,8 +121,3 @@ def provider_of(device: Device) -> str:
 def may_fall_back() -> bool:
     """Whether the environment asks for the CPU in place of a device that is not there."""
     return environment_switch(FALLBACK_VARIABLE)
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,9 +8,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from maskline.cores import bound_cores, cores
 from maskline.errors import DeviceError, MasklineError
 from maskline.runtime.backend import BACKENDS, Acceleration
-from maskline.runtime.device import CPU, Device, cores, default_device, device_text, may_fall_back, parse_devices
+from maskline.runtime.device import CPU, Device, default_device, device_text, may_fall_back, parse_devices
 from maskline.runtime.graph import Graph, backend_for
 
 #: Models that OpenVINO runs faster than ONNX Runtime on the CPU, in fp32, by more than a twentieth: what
@@ -62,7 +63,7 @@ def _default(path: Path, options: Acceleration) -> Device:
 
 def _open_each(path: Path, devices: Sequence[Device], options: Acceleration) -> tuple[Graph, ...]:
     copies = devices.count(CPU)
-    if copies > 1 and options.threads is None:
+    if options.threads is None and (copies > 1 or (copies and cores() < bound_cores())):
         options = replace(options, threads=max(1, cores() // copies))
     return tuple(open_graph(path, device, options) for device in devices)
 

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from maskline.cores import cores
 from maskline.errors import MasklineError, ParameterError
 from maskline.instances import ByteArray, Instances
 from maskline.runtime.predictor import Predictor
@@ -43,7 +44,7 @@ class Worker:
     def __init__(self, model: Predictor, out: BinaryIO) -> None:
         self._model, self._out = model, out
         self._running, self._sending = threading.Lock(), threading.Lock()
-        self._pictures = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="pictures")
+        self._pictures = ThreadPoolExecutor(min(4, cores()), thread_name_prefix="pictures")
         self._batches = ThreadPoolExecutor(wire.AHEAD, thread_name_prefix="batches")
 
     def serve(self, source: BinaryIO) -> None:

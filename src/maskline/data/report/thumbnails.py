@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TypeAlias, cast
 import cv2
 import numpy as np
 
+from maskline.cores import cores
 from maskline.data.dataset import Annotation, ImageRecord
 from maskline.data.shapes import Polygons, Window, crop
 from maskline.errors import InputError
@@ -24,7 +24,7 @@ Bounds: TypeAlias = tuple[float, float, float, float]  # left, top, right, botto
 View: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right in pixels; may leave the image
 Windows: TypeAlias = dict[int, Window | None]  # by id() of an annotation
 
-THREADS = min(4, os.cpu_count() or 1)  # each holds one picture
+THREADS = min(4, cores())  # each holds one picture
 CONTEXT = 1.5  # side of a view over that of what it shows
 FAR = 0.1  # of its side: how much of a shape must be outside for a view of the whole image
 SMALLEST_VIEW = 64  # pixels: smaller things keep their surroundings

@@ -1,0 +1,50 @@
+"""How much of the processor this process may use."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+#: Linux: the control groups this process is in, a line each, and where their settings are.
+MEMBERSHIP = Path("/proc/self/cgroup")
+GROUPS = Path("/sys/fs/cgroup")
+
+
+def bound_cores() -> int:
+    """Processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores() -> int:
+    """Processor cores that this process can keep busy: those it may run on, unless its share of their time is less.
+
+    It is less in a container with a limit (``docker run --cpus 2``, Kubernetes) and in a systemd unit with
+    ``CPUQuota``. Threads for more cores use up the share early in each period; then all stand still until the next.
+    """
+    return min([bound_cores(), *(max(1, math.ceil(share)) for share in _shares())])
+
+
+def _shares() -> Iterator[float]:
+    """Limits of the control groups this process is in, in cores (cgroups(7), both versions)."""
+    try:
+        lines = MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        return  # not Linux
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            root, files = GROUPS, ["cpu.max"]
+        elif "cpu" in controllers.split(","):
+            root, files = GROUPS / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        else:
+            continue
+        path = PurePosixPath(group.lstrip("/"))
+        for folder in (path, *path.parents):  # in a container the last of them alone may be there
+            try:
+                quota, period = (word for name in files for word in (root / folder / name).read_text().split())
+                if quota not in ("max", "-1"):
+                    yield int(quota) / int(period)
+            except (OSError, ValueError, ZeroDivisionError):
+                continue
