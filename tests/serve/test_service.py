@@ -30,7 +30,7 @@ from service import PICTURE, Service, encoded, png, running
 from maskline import Result, __version__, create_model
 from maskline.cli.running import Running
 from maskline.cli.serving import divided, usual_batch
-from maskline.runtime.device import cores
+from maskline.cores import cores
 
 #: pycocotools makes arrays in a way that NumPy has come to dislike.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -152,6 +152,17 @@ def test_any_content_type_will_do(service: Service, image: str, kind: str | None
     headers = {} if kind is None else {"Content-Type": kind}
     response = service.post(json.dumps({"image": image, "visualize": False}).encode(), headers=headers)
     assert len(found(response)) > 5
+
+
+def test_a_picture_is_none_for_what_its_comment_says(service: Service) -> None:
+    """A PDF file may begin with other bytes, but not with a picture's."""
+    answers = []
+    for options in ({}, {"comment": b"made from %PDF-1.7"}):
+        file = io.BytesIO()
+        Image.open(PICTURE).convert("RGB").save(file, "JPEG", **options)
+        answers.append(found(service.post({"image": encoded(file.getvalue()), "visualize": False})))
+    assert b"%PDF-" in file.getvalue()[:1024]
+    assert answers[0] == answers[1] and len(answers[0]) > 5
 
 
 def test_data_urls_and_lines(service: Service, image: str) -> None:
@@ -331,6 +342,20 @@ def test_the_key(guarded: Service, image: str) -> None:
     assert guarded.post({}, "/v2/models/instance-segmentation/infer").status_code == 401
     for path in ("/health", "/", "/v2/health/live", "/v2/health/ready"):
         assert guarded.get(path).status_code == 200
+
+
+def test_the_description_tells_of_the_key(guarded: Service, service: Service) -> None:
+    """Clients that are made from it know how to send one."""
+    described = guarded.get("/openapi.json").json()
+    schemes = described["components"]["securitySchemes"]
+    assert {(s["type"], s.get("in"), s.get("name"), s.get("scheme")) for s in schemes.values()} == {
+        ("apiKey", "header", "X-API-Key", None),
+        ("http", None, None, "bearer"),
+    }
+    for path, method in (("/instance-segmentation", "post"), ("/metrics", "get")):  # either is enough
+        assert described["paths"][path][method]["security"] == [{name: []} for name in schemes]
+    assert "security" not in described["paths"]["/health"]["get"]
+    assert "securitySchemes" not in service.get("/openapi.json").json()["components"]
 
 
 def test_pages_of_other_origins(guarded: Service, service: Service) -> None:

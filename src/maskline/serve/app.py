@@ -10,11 +10,12 @@ import time
 from collections.abc import Awaitable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Security
 from fastapi import Request as HttpRequest
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response
@@ -238,11 +239,14 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     _add_page(app)
 
 
-async def _authorised(request: HttpRequest) -> None:
-    """Raise RefusalError (401) unless the request carries the service's key."""
+async def _authorised(
+    request: HttpRequest,
+    header: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
+) -> None:
+    """Raise RefusalError (401) unless the request carries the service's key, in one of two ways."""
     key: str = request.app.state.service.settings.api_key
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    given = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    given = bearer.credentials.strip() if bearer is not None else header or ""
     if not secrets.compare_digest(given.encode(), key.encode()):
         raise RefusalError(401, "the API key is missing or wrong: send it as X-API-Key or as a Bearer token")
 

@@ -8,6 +8,7 @@ import re
 
 from maskline.errors import InputError
 from maskline.inputs import claimed_size
+from maskline.inputs.files import kind_of
 from maskline.inputs.picture import check_size
 from maskline.serve.refusal import RefusalError
 
@@ -45,7 +46,7 @@ def from_base64(text: str) -> bytes:
 def pixels_claimed(data: bytes, most: int) -> int:
     """Pixels of a picture by its header. Raises RefusalError: 422 if it is none, 413 if they are more than ``most``."""
     try:
-        if b"%PDF-" in data[:1024]:
+        if kind_of(data) == "pdf":
             raise InputError("a PDF file: send its pages as pictures")
         width, height = claimed_size(data)
         if width * height > most:
