@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
@@ -22,17 +21,6 @@ def _no_real_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads or fills the user's cache, and none reaches the network."""
     os.environ["MASKLINE_HOME"] = str(tmp_path_factory.mktemp("home"))
     os.environ["MASKLINE_OFFLINE"] = "1"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _short_collections() -> None:
-    """What earlier modules left for good, such as the caches of torch's export, is looked through no more.
-
-    Else each full garbage collection comes to take seconds, in which all threads of this process stand still, and those
-    that are clients of a service in a test come too late.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
