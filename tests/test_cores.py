@@ -46,6 +46,7 @@ def write(folder: Path, membership: str, files: Mapping[str, str]) -> None:
         ("3:cpuacct,cpu:/d\n", {"cpu/d/cpu.cfs_quota_us": "150000\n", "cpu/d/cpu.cfs_period_us": "50000\n"}, 3),
         ("2:cpuset:/\n", {"cpu.max": "200000 100000\n"}, 8),
         ("0::/\n", {"cpu.max": "damaged\n"}, 8),
+        ("\nodd\n", {}, 8),
     ],
 )
 def test_limits(eight: Path, membership: str, files: Mapping[str, str], expected: int) -> None:

@@ -33,7 +33,7 @@ def _shares() -> Iterator[float]:
     except OSError:
         return  # not Linux
     for line in lines:
-        _, controllers, group = line.split(":", 2)
+        controllers, _, group = line.partition(":")[2].partition(":")
         if controllers == "":
             root, files = GROUPS, ["cpu.max"]
         elif "cpu" in controllers.split(","):
