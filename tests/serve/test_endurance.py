@@ -6,7 +6,6 @@ import base64
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import threading
@@ -96,14 +95,9 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def metric(service: Service, name: str) -> float:
-    match = re.search(rf"^{re.escape(name)} (\S+)$", service.get("/metrics").text, re.MULTILINE)
-    return float(match[1]) if match else 0.0
-
-
 def is_idle(service: Service) -> bool:
     """Nothing waits, and nothing that waits was forgotten."""
-    return metric(service, "maskline_queue_requests") == metric(service, "maskline_queue_pixels") == 0
+    return service.metric("maskline_queue_requests") == service.metric("maskline_queue_pixels") == 0
 
 
 class Memory:
@@ -139,8 +133,8 @@ def survived(service: Service, bodies: Sequence[dict[str, Any]]) -> Counter[int]
         found = Counter(reply.status for reply in pool.map(client.ask, bodies, map(str, range(count))))
     assert set(found) == {200, 413, 422} and found.total() == count
     assert service.workers() == pids and service.get("/health").status_code == 200
-    assert sum(metric(service, f'maskline_requests_total{{status="{status}"}}') for status in found) == count
-    assert metric(service, "maskline_worker_deaths_total") == 0 and is_idle(service)
+    assert sum(service.metric(f'maskline_requests_total{{status="{status}"}}') for status in found) == count
+    assert service.metric("maskline_worker_deaths_total") == 0 and is_idle(service)
     assert not [line for line in service.errors if "Traceback" in line or "Warning" in line]
     return found
 
@@ -260,7 +254,7 @@ def test_what_a_killed_worker_had_is_done_by_the_next() -> None:
             assert service.post({"image": INSTANT_IMAGE}).status_code == 503
             assert statuses(replies) == {200: 32}
         assert service.get("/health").status_code == 200 and service.workers() != [before]
-        assert metric(service, "maskline_worker_deaths_total") == 1 and is_idle(service)
+        assert service.metric("maskline_worker_deaths_total") == 1 and is_idle(service)
 
 
 def test_a_worker_does_not_outlive_its_service() -> None:
@@ -278,7 +272,7 @@ def test_a_picture_that_kills_workers_stands_alone() -> None:
         with asked(client, images) as replies:
             assert replies[5].result().status == 500
             assert statuses(replies) == {200: 31, 500: 1}
-        assert metric(service, "maskline_worker_deaths_total") == 2 and is_idle(service)
+        assert service.metric("maskline_worker_deaths_total") == 2 and is_idle(service)
         assert not [line for line in service.errors if "Traceback" in line]
 
 
@@ -291,7 +285,7 @@ def test_a_fault_that_nobody_foresaw_is_of_one_picture() -> None:
         with asked(client, images) as replies:
             assert replies[5].result().status == 500
             assert statuses(replies) == {200: 15, 500: 1}
-        assert service.workers() == workers and metric(service, "maskline_worker_deaths_total") == 0
+        assert service.workers() == workers and service.metric("maskline_worker_deaths_total") == 0
         assert any("nobody foresaw this" in line for line in service.errors)  # for those who run it
 
 
@@ -303,7 +297,7 @@ def test_overload() -> None:
         found = Counter(reply.status for reply in replies)
         assert set(found) == {200, 429} and found.total() == 128 and found[200] >= 4
         assert all(int(reply.retry_after or 0) >= 1 for reply in replies if reply.status == 429)
-        assert [metric(service, f'maskline_requests_total{{status="{status}"}}') for status in (200, 429)] == [
+        assert [service.metric(f'maskline_requests_total{{status="{status}"}}') for status in (200, 429)] == [
             found[200],
             found[429],
         ]
@@ -332,7 +326,7 @@ def test_clients_that_leave_make_room() -> None:
         with connected(service, 4) as leavers:
             for leaver in leavers:
                 leaver.sendall(HEAD + str(len(body)).encode() + b"\r\n\r\n" + body)
-            until(lambda: metric(service, "maskline_queue_pixels") == 4_000_000)
+            until(lambda: service.metric("maskline_queue_pixels") == 4_000_000)
             assert client.show(INSTANT_IMAGE).status == 429
         until(lambda: is_idle(service), 2.0)
         assert client.show(INSTANT_IMAGE).status == 200
@@ -342,7 +336,7 @@ def test_sigterm_drains() -> None:
     """F52: what is under way gets its answer, what comes after is refused, and the exit code is 0."""
     with stub(seconds=1.5) as service, Client(service) as client:
         with asked(client, [SLOW_IMAGE] * 3) as replies:
-            until(lambda: metric(service, "maskline_queue_pixels") == 3_000_000)
+            until(lambda: service.metric("maskline_queue_pixels") == 3_000_000)
             service.process.terminate()
             until(lambda: service.get("/health").status_code == 503)
             late = service.post({"image": INSTANT_IMAGE})
@@ -357,7 +351,7 @@ def test_sigterm_drains() -> None:
 def test_the_time_to_drain_is_bounded() -> None:
     """Those who can't be answered in it are told so."""
     with stub(seconds=20, drain=0.3) as service, Client(service) as client, asked(client, [SLOW_IMAGE] * 2) as replies:
-        until(lambda: metric(service, "maskline_queue_pixels") == 2_000_000)
+        until(lambda: service.metric("maskline_queue_pixels") == 2_000_000)
         started = time.monotonic()
         assert service.end() == 0 and time.monotonic() - started < 5
         assert statuses(replies) == {503: 2}
@@ -366,7 +360,7 @@ def test_the_time_to_drain_is_bounded() -> None:
 def test_a_second_signal_ends_it_at_once() -> None:
     with stub(seconds=20) as service, ThreadPoolExecutor(1) as pool:
         reply = pool.submit(service.post, {"image": SLOW_IMAGE})
-        until(lambda: metric(service, "maskline_queue_pixels") == 1_000_000)
+        until(lambda: service.metric("maskline_queue_pixels") == 1_000_000)
         worker = psutil.Process(service.workers()[0])
         service.process.terminate()
         until(lambda: service.get("/health").status_code == 503)
@@ -399,4 +393,4 @@ def test_memory_is_flat() -> None:
                 held.append(memory.now())
         growth = [last - first for first, last in zip(held[0], held[-1], strict=True)]
         assert max(growth) < 8, held
-        assert metric(service, 'maskline_requests_total{status="200"}') == 3000 and is_idle(service)
+        assert service.metric('maskline_requests_total{status="200"}') == 3000 and is_idle(service)

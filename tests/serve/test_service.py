@@ -25,7 +25,7 @@ import pytest
 import requests
 from PIL import Image
 from pycocotools import mask as coco
-from service import PICTURE, Service, encoded, png, running
+from service import PICTURE, Service, counted, encoded, png, ready, running
 
 from maskline import Result, __version__, create_model
 from maskline.cli.running import Running
@@ -304,10 +304,6 @@ def test_metrics_and_the_access_log(service: Service, image: str) -> None:
     after = service.get("/metrics")
     assert after.headers["Content-Type"].startswith("text/plain")
 
-    def counted(text: str, name: str) -> float:
-        match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
-        return float(match[1]) if match else 0.0
-
     for name, least in (
         ('maskline_requests_total{status="200"}', 1),
         ('maskline_requests_total{status="422"}', 1),
@@ -501,8 +497,7 @@ def test_few_files_and_no_standard_output() -> None:
     command = ["bash", "-c", f"ulimit -S -n 256; exec {serve} >&-"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        line = next(line for line in process.stderr if line.startswith("serving "))
-        url = line.partition(" on ")[2].split()[0]
+        url, _ = ready(process)
         host, port = url.removeprefix("http://").split(":")
         held = [socket.create_connection((host, int(port))) for _ in range(300)]
         assert requests.get(f"{url}/health", timeout=9).status_code == 200
@@ -520,9 +515,9 @@ def test_a_port_in_use(service: Service) -> None:
 def test_several_workers_share_the_work(image: str) -> None:
     """Each request is answered once, with what one worker finds."""
     with running("serve", "--threads", "1") as service:  # two, on a processor with two cores or more
-        if len(os.sched_getaffinity(0)) < 2:
+        if cores() < 2:
             pytest.skip("needs two cores")
-        while len(service.workers()) < 2 or "maskline_workers_ready 2.0" not in service.get("/metrics").text:
+        while len(service.workers()) < 2 or service.metric("maskline_workers_ready") != 2:
             time.sleep(0.1)
         first = found(service.post({"image": image, "visualize": False}))
         with ThreadPoolExecutor(8) as pool:
