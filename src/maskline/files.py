@@ -1,15 +1,46 @@
-"""Files: written so that they are never there in half, and YAML read with one line for what is wrong."""
+"""Files: listed without hidden ones, never written by halves, and YAML read with one line for what is wrong."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from maskline.errors import OutputError, ParameterError
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or a shadow that macOS leaves in archives (``._x``, ``__MACOSX``)."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def visible_files(
+    folder: Path, *, follow_links: bool = True, on_error: Callable[[OSError], object] | None = None
+) -> Iterator[str]:
+    """Paths of all files below a folder, relative to it, with forward slashes; folder by folder, sorted by name.
+
+    Hidden files and folders are skipped, and a folder that links lead to twice is listed once.
+
+    Args:
+        folder: where to start.
+        follow_links: enter folders that are symbolic links.
+        on_error: gets the error of each folder that can't be listed; None skips those folders.
+    """
+    seen: set[str] = set()
+    for here, folders, names in os.walk(folder, followlinks=follow_links, onerror=on_error):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        inner = os.path.relpath(here, folder).replace(os.sep, "/")
+        prefix = "" if inner == "." else f"{inner}/"
+        yield from (prefix + name for name in sorted(names) if not is_hidden(name))
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> Path:

@@ -4,7 +4,7 @@
 `pdf`, `video` (with `containers`), and `web`, which downloads first. `files` tells kinds of files apart.
 """
 
-from maskline.inputs.files import FOLDER_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES
+from maskline.inputs.files import FOLDER_SUFFIXES, SUFFIXES, UNREAD_SUFFIXES, VIDEO_SUFFIXES
 from maskline.inputs.images import claimed_size
 from maskline.inputs.picture import MAX_PIXELS, Picture
 from maskline.inputs.sources import KEYS, Source, count, expand, read_image
@@ -14,6 +14,7 @@ __all__ = [
     "KEYS",
     "MAX_PIXELS",
     "SUFFIXES",
+    "UNREAD_SUFFIXES",
     "VIDEO_SUFFIXES",
     "Picture",
     "Source",

@@ -15,6 +15,11 @@ from maskline.errors import InputError, InputNotFoundError
 from maskline.inputs.images import is_image
 
 SUFFIXES = ("bmp", "dib", "jpeg", "jpg", "png", "webp", "pbm", "pgm", "ppm", "pnm", "sr", "ras", "tiff", "tif")
+#: Images of other kinds, which are not read.
+UNREAD_SUFFIXES = (
+    *("heic", "heif", "hif", "gif", "jp2", "j2k", "jpx", "jxl", "svg", "psd", "xcf", "exr", "hdr", "tga", "dcm", "czi"),
+    *("svs", "ndpi", "mrxs", "nef", "cr2", "cr3", "arw", "dng", "orf", "rw2", "raf"),
+)
 VIDEO_SUFFIXES = (
     *("mp4", "m4v", "mov", "3gp", "avi", "mkv", "webm", "wmv", "asf", "flv"),
     *("mpg", "mpeg", "ts", "mts", "m2ts", "ogv"),

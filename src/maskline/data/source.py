@@ -1,0 +1,77 @@
+"""What a user named as a data set: a folder or an annotation file, and where its images are looked for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from maskline.data.kinds import kind_of
+from maskline.data.tree import Tree
+from maskline.errors import DatasetNotFoundError
+
+_ANNOTATION_FOLDERS = ("annotations", "labels")  # the images are beside these, not in them
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set to be read.
+
+    Attributes:
+        given: the folder or file as named by the user.
+        tree: the files of the data set.
+        images: the files among which images are looked for; the same, unless another folder was named.
+        file: the annotation file that was named, relative to ``tree.root``; None for a folder.
+    """
+
+    given: Path
+    tree: Tree
+    images: Tree
+    file: str | None = None
+
+    @classmethod
+    def of(cls, path: Path, images: Path | None = None) -> Source:
+        """List the files of a data set.
+
+        Args:
+            path: a folder or an annotation file.
+            images: the folder with the images, if it is another.
+
+        Raises:
+            DatasetNotFoundError: one of them does not exist, or ``images`` is not a folder.
+        """
+        if not path.exists():
+            raise DatasetNotFoundError(f"{path} does not exist: expected a data set's folder or annotation file")
+        if images is not None and not images.is_dir():
+            raise DatasetNotFoundError(f"{images} is not a folder: expected the folder with the images")
+        root = path if path.is_dir() else path.parent
+        if not path.is_dir() and root.name.lower() in _ANNOTATION_FOLDERS:
+            root = root.parent
+        tree = Tree.of(root)
+        file = None if path.is_dir() else path.relative_to(root).as_posix()
+        return cls(path, tree, tree if images is None else Tree.of(images), file)
+
+    @property
+    def root(self) -> Path:
+        """The folder of the data set."""
+        return self.tree.root
+
+    @cached_property
+    def files(self) -> Sequence[str]:
+        """The files that may hold annotations: all of the tree, or only the one that was named."""
+        return self.tree.files if self.file is None else (self.file,)
+
+    def of_kind(self, kind: str) -> list[str]:
+        """The annotation files of a kind of `maskline.data.kinds`."""
+        return self._by_kind.get(kind, [])
+
+    @cached_property
+    def _by_kind(self) -> Mapping[str, list[str]]:
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for path in self.files:
+            kind = kind_of(self.root, path)
+            if kind is not None:
+                found[kind].append(path)
+        return found
