@@ -26,6 +26,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,10 @@ def mask_row(graph: Graph, size: tuple[int, int], kept: int, options: argparse.N
 def naive_way(instances: Instances, raw: Raw, frame: Frame, threshold: float, mask_frame: str) -> Callable[[], Any]:
     """The same masks made naively. Raises AssertionError if they are not the same."""
     if mask_frame != "box":
-        same = equal(instances, *naive_masks(raw, frame, threshold), tight=mask_frame == "tight")
+        naive = partial(naive_masks, raw, frame, threshold, twice=mask_frame == "twice")
+        same = equal(instances, *naive(), tight=mask_frame == "tight")
         assert same, "the two ways must give the same masks (of padded inputs they don't: choose another --image)"
-        return lambda: naive_masks(raw, frame, threshold)
+        return naive
     import paste  # which imports this file
 
     scale_y, scale_x = frame.scale
@@ -193,15 +195,23 @@ def drawn(input_size: tuple[int, int], mask_frame: str, cells: int = 160) -> Raw
     return Raw(boxes.astype(np.float32), scores.astype(np.float32), np.zeros(ROWS, np.int64), masks)
 
 
-def naive_masks(raw: Raw, frame: Frame, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def naive_masks(raw: Raw, frame: Frame, threshold: float, *, twice: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """All masks at full size, then the threshold: (kept, H, W) and the boxes."""
     height, width = frame.size
     full = np.empty((len(raw.masks), height, width), np.bool_)
-    for mask, out in zip(raw.masks, full, strict=True):
-        np.greater(cv2.resize(mask, (width, height)), 0, out=out)
+    for mask, box, out in zip(raw.masks, raw.boxes, full, strict=True):
+        whole = cut_in_input(mask, box, frame.resized) if twice else mask
+        np.greater(cv2.resize(whole, (width, height)), 0, out=out)
     kept = raw.scores > threshold
     scale_y, scale_x = frame.scale
     return full[kept], raw.boxes[kept] * np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
+
+
+def cut_in_input(mask: np.ndarray, box: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
+    """A mask enlarged to the input's pixels, background outside its box: the first of two steps."""
+    y, x = np.ogrid[: input_size[0], : input_size[1]]
+    inside = (y >= box[1]) & (y < box[3]) & (x >= box[0]) & (x < box[2])
+    return np.where(inside, cv2.resize(mask, input_size[::-1]), np.float32(-0.5))
 
 
 def equal(instances: Any, full: np.ndarray, boxes: np.ndarray, *, tight: bool = False) -> bool:

@@ -175,9 +175,88 @@ def test_labels_do_not_cover_each_other() -> None:
     alone = sum(int(labels_drawn(make([(100, 100, 160, 160)], [i])).sum()) for i in range(2))
     assert labels_drawn(crowd).sum() >= alone
     picture = draw(np.zeros((240, 320, 3), np.uint8), crowd, NAMES)
-    tile = render._label_tile("class 0", 0, "0.95", text_size(320, 240), 320)
+    tile = render._Label.of("class 0", 0, "0.95", text_size(320, 240), 320).tile(PALETTE[0])
     top, left = 100 - tile.shape[0], 100
     np.testing.assert_array_equal(picture[top:100, left : left + tile.shape[1]], tile)  # the best one is whole
+
+
+#: What the embedded model finds in its example, 520x696, best first.
+NUCLEI = [
+    *((95, 31, 122, 63), (401, 260, 432, 285), (497, 433, 529, 464), (256, 418, 289, 441), (566, 99, 597, 131)),
+    *((28, 81, 59, 114), (374, 318, 399, 351), (384, 493, 414, 520), (78, 200, 103, 232), (630, 43, 659, 62)),
+    *((533, 285, 566, 313), (195, 362, 222, 394), (533, 347, 562, 378), (465, 383, 486, 415), (496, 147, 522, 167)),
+    *((278, 469, 308, 500), (373, 114, 398, 145), (527, 199, 550, 236), (190, 194, 213, 219), (224, 199, 245, 224)),
+    *((401, 139, 435, 160), (361, 1, 384, 20)),
+]
+
+
+def covered(instances: Instances, names: list[str]) -> list[float]:
+    """Which share of each box labels cover."""
+    labels = labels_drawn(instances, names)
+    windows = [instances.window(i) for i in range(len(instances))]
+    return [float(labels[top:bottom, left:right].mean()) for top, bottom, left, right in windows]
+
+
+def test_labels_do_not_hide_small_objects() -> None:
+    """Of 22 nuclei, the one at the upper edge and one beside another's label were hidden by their own."""
+    instances = make(NUCLEI, [0] * len(NUCLEI), size=(520, 696))
+    assert max(covered(instances, ["nucleus"])) <= render.MOST_HIDDEN
+    tile = render._Label.of("nucleus", 0, "0.95", 12, 696)
+    assert labels_drawn(instances, ["nucleus"]).sum() == len(NUCLEI) * tile.width * tile.height  # none is left out
+
+
+@pytest.mark.parametrize("side", ["left", "right", "middle"])
+@pytest.mark.parametrize("end", ["top", "bottom", "middle"])
+def test_a_label_finds_a_spot_beside_a_small_object(side: str, end: str) -> None:
+    """Wherever in the image, and with another object above it; there only one that hides nothing."""
+    x = {"left": 0, "right": 300, "middle": 150}[side]
+    y = {"top": 0, "bottom": 220, "middle": 110}[end]
+    boxes = [(x, y, x + 20, y + 20), (x, y - 21, x + 20, y - 1)]
+    assert covered(make(boxes[: 1 if end == "top" else 2]), NAMES) == [0.0] * (1 if end == "top" else 2)
+    flat = make([(x, 0, x + 20, 20)], size=(22, 320))  # no room above, nor below
+    assert covered(flat, NAMES) == [0.0]
+
+
+def test_a_large_object_may_have_its_label_inside() -> None:
+    assert 0 < covered(make([(0, 0, 320, 240)]), NAMES)[0] < 0.05
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_label_hides_as_little_as_it_can(seed: int) -> None:
+    """The first spot that hides little of all objects, else the one that hides least, none of another label's."""
+    rng, size = np.random.default_rng(seed), (240, 320)
+    corners = rng.integers(0, (200, 280), (60, 2))
+    sides = rng.integers(1, 40, (60, 2))
+    windows = np.stack([corners, corners + sides], axis=2).reshape(-1, 4)
+    windows, taken = windows[: seed + 1], windows[40 : 40 + seed // 2]
+    spots = render._spots(windows[0].tolist(), (16, 60), size)
+    free = [spot for spot in spots if not any(overlap(spot, other) for other in taken)]
+    hidden = [sum(overlap(spot, w) / ((w[1] - w[0]) * (w[3] - w[2])) for w in windows) for spot in free]
+    best = next((s for s, h in zip(free, hidden, strict=True) if h <= render.MOST_HIDDEN), None)
+    if best is None and free:
+        best = free[int(np.argmin(hidden))]
+    found = render._best_spot(spots, windows, taken)
+    assert (found is None) == (best is None)
+    if best is not None:
+        np.testing.assert_array_equal(found, best)
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> int:
+    both = np.zeros((2, 400, 400), bool)
+    for plane, (top, bottom, left, right) in zip(both, (one, other), strict=True):
+        plane[top:bottom, left:right] = True
+    return int(both.all(axis=0).sum())
+
+
+def test_small_objects_have_smaller_labels() -> None:
+    """Half the size, but not below what can be read; in a large image both are larger."""
+    heights = []
+    for size, sides in (((480, 640), (40, 60)), ((3000, 4000), (40, 400))):
+        for side in sides:
+            drawn = labels_drawn(make([(200, 200, 200 + side, 200 + side)], size=size))
+            heights.append(int(drawn.any(axis=1).sum()))
+    own = [render._Label.of("class 0", 0, "0.95", text, 4000).height for text in (12, 13, 37, 74)]
+    assert heights == own
 
 
 def test_text_keeps_its_proportion_but_can_be_read() -> None:
@@ -188,9 +267,9 @@ def test_text_keeps_its_proportion_but_can_be_read() -> None:
 def test_a_long_name_is_cut_but_its_score_is_not(no_system_fonts: None) -> None:
     font = render._font(render.BUNDLED, 12)
     assert font is not None
-    assert render._fitted("dog", "0.87", font, 500) == "dog 0.87" and render._fitted("", "0.87", font, 500) == "0.87"
-    cut = render._fitted("a very long name of a class", "0.87", font, 100)
-    assert cut.startswith("a very") and cut.endswith("… 0.87") and font.getlength(cut) <= 100
+    assert [render._fitted(name, "0.87", font, 500)[0] for name in ("dog", "")] == ["dog 0.87", "0.87"]
+    cut, length = render._fitted("a very long name of a class", "0.87", font, 100)
+    assert cut.startswith("a very") and cut.endswith("… 0.87") and font.getlength(cut) == length <= 100
 
 
 @pytest.mark.usefixtures("no_system_fonts")
@@ -199,8 +278,8 @@ def test_scores_can_be_left_out(no_system_fonts: None) -> None:
     with_score, without = (draw(image, instances, NAMES, scores=scores) for scores in (True, False))
     assert (with_score[:100, :].any(axis=(0, 2)).sum()) > without[:100, :].any(axis=(0, 2)).sum() > 0
     font = render._usable_font(render.BUNDLED, 20)
-    assert render._fitted("dog", "", font, 500) == "dog"
-    assert render._fitted("a very long name", "", font, 80).endswith("…")
+    assert render._fitted("dog", "", font, 500)[0] == "dog"
+    assert render._fitted("a very long name", "", font, 80)[0].endswith("…")
 
 
 def test_without_a_font_classes_are_numbered_and_that_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 const RECORD_KEY = "maskline";
 const METADATA_PROPS = 14; // number of the field in ONNX's ModelProto
 const AS_STORED = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
+const MASK_FRAMES = ["image", "within", "twice"]; // how masks may lie, see runtime/graph.py of the Python package
 const CLEAR_RED = // a PNG of one pixel, 255 0 0, its alpha 0
   "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP4z8DAAAAEAQEAmFjYzgAAAABJRU5ErkJggg==";
 
@@ -21,7 +22,7 @@ export async function openModel(url) {
   const bytes = new Uint8Array(await response.arrayBuffer());
   const record = readRecord(bytes, url);
   const pre = record.preprocess;
-  const known = ["linear", "cubic"].includes(pre.interpolation) && ["image", "within"].includes(record.mask_frame);
+  const known = ["linear", "cubic"].includes(pre.interpolation) && MASK_FRAMES.includes(record.mask_frame);
   if (pre.float_resize || !known) {
     throw new Error(`${record.model} can't be run by this page, only Mask-RT-DETR and PP-YOLOE_seg`);
   }
@@ -155,6 +156,7 @@ export async function run(model, picture) {
     labels: outputs.labels.data,
     masks: outputs.masks.data,
     grid: { count, rows, columns },
+    twice: model.record.mask_frame === "twice",
     input: [height, width],
     resized,
     size: [picture.height, picture.width],
@@ -245,7 +247,6 @@ export function decode(raw, threshold) {
   const scaleY = height / raw.resized[0];
   const scaleX = width / raw.resized[1];
   const least = Math.fround(threshold); // as scores are
-  const step = [raw.grid.rows / (raw.input[0] * scaleY), raw.grid.columns / (raw.input[1] * scaleX)];
   const found = [];
   for (let i = 0; i < raw.grid.count; i++) {
     if (!(raw.scores[i] > least)) continue;
@@ -255,7 +256,8 @@ export function decode(raw, threshold) {
     });
     if (!(box[2] > box[0] && box[3] > box[1])) continue;
     const window = pixelWindow(box, height, width);
-    const mask = upsample(raw, i, window, step);
+    const grid = raw.twice ? inInput(raw, i) : maskGrid(raw, i);
+    const mask = upsample(grid, window, [grid.rows / (raw.input[0] * scaleY), grid.columns / (raw.input[1] * scaleX)]);
     const area = mask.reduce((sum, value) => sum + value, 0);
     found.push({ label: Number(raw.labels[i]), score: raw.scores[i], box, window, mask, area });
   }
@@ -288,23 +290,48 @@ function pixelWindow(box, height, width) {
   return [top, Math.max(y2, top + 1), left, Math.max(x2, left + 1)];
 }
 
+function maskGrid({ masks, grid: { rows, columns } }, index) {
+  return { values: masks.subarray(index * rows * columns, (index + 1) * rows * columns), rows, columns };
+}
+
+/** A mask enlarged to the pixels of the network's input, background outside its box. */
+function inInput(raw, index) {
+  const grid = maskGrid(raw, index);
+  const [rows, columns] = raw.input;
+  const [x1, y1, x2, y2] = raw.boxes.subarray(4 * index, 4 * index + 4);
+  const values = new Float32Array(rows * columns).fill(-0.5);
+  const range = (from, to, end) => [Math.max(Math.ceil(from), 0), Math.min(Math.ceil(to), end)];
+  const [top, bottom] = range(y1, y2, rows);
+  const [left, right] = range(x1, x2, columns);
+  interpolate(grid, [top, bottom, left, right], [grid.rows / rows, grid.columns / columns], (y, x, value) => {
+    values[y * columns + x] = value;
+  });
+  return { values, rows, columns };
+}
+
 /** A pixel is foreground where the grid, bilinearly interpolated at the pixel's centre, is positive. */
-function upsample({ masks, grid: { rows, columns } }, index, [top, bottom, left, right], [stepY, stepX]) {
-  const grid = masks.subarray(index * rows * columns, (index + 1) * rows * columns);
+function upsample(grid, window, step) {
+  const [top, bottom, left, right] = window;
   const mask = new Uint8Array((bottom - top) * (right - left));
-  const across = Array.from({ length: right - left }, (_, x) => between(left + x, stepX, columns));
-  let at = 0;
+  interpolate(grid, window, step, (y, x, value) => {
+    mask[(y - top) * (right - left) + x - left] = value > 0 ? 1 : 0;
+  });
+  return mask;
+}
+
+/** Hand out the grid's value, bilinearly interpolated, at the centre of each pixel of a window. */
+function interpolate({ values, rows, columns }, [top, bottom, left, right], [stepY, stepX], take) {
+  const across = Array.from({ length: Math.max(right - left, 0) }, (_, x) => between(left + x, stepX, columns));
   for (let y = top; y < bottom; y++) {
     const v = between(y, stepY, rows);
     const upper = v.before * columns;
     const lower = v.after * columns;
-    for (const h of across) {
-      const above = grid[upper + h.before] * (1 - h.share) + grid[upper + h.after] * h.share;
-      const below = grid[lower + h.before] * (1 - h.share) + grid[lower + h.after] * h.share;
-      mask[at++] = above * (1 - v.share) + below * v.share > 0 ? 1 : 0;
-    }
+    across.forEach((h, x) => {
+      const above = values[upper + h.before] * (1 - h.share) + values[upper + h.after] * h.share;
+      const below = values[lower + h.before] * (1 - h.share) + values[lower + h.after] * h.share;
+      take(y, left + x, above * (1 - v.share) + below * v.share);
+    });
   }
-  return mask;
 }
 
 /** The two cells of a grid that a pixel's centre lies between, and the share of the second. */

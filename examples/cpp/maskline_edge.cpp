@@ -31,6 +31,7 @@ struct Record {  // what a model file says about itself, as far as it is needed 
     std::vector<std::string> labels;
     int height, width, pad_stride;
     bool keep_ratio, cubic;
+    bool twice;  // masks are enlarged to the input's pixels, cut at the box, and enlarged to the picture's
     float threshold;
 };
 
@@ -109,10 +110,10 @@ Record read_record(const ov::Model& model) {
     const auto flag = [&](const char* key) { return json.compare(value_at(json, key), 4, "true") == 0; };
     const std::string frame = text("mask_frame"), interpolation = text("interpolation");
     const bool known = interpolation == "linear" || interpolation == "cubic";
-    if (flag("float_resize") || !known || (frame != "image" && frame != "within"))
+    if (flag("float_resize") || !known || (frame != "image" && frame != "within" && frame != "twice"))
         throw std::runtime_error(text("model") + " can't be run by this program, only Mask-RT-DETR and PP-YOLOE_seg");
     Record record{{}, int(number("height")), int(number("width")), int(number("pad_stride")),
-                  flag("keep_ratio"), interpolation == "cubic", float(number("threshold"))};
+                  flag("keep_ratio"), interpolation == "cubic", frame == "twice", float(number("threshold"))};
     for (size_t at = value_at(json, "labels") + 1; json.at(at) != ']'; at += json.at(at) == ',' ? 2 : 0)
         record.labels.push_back(text_at(json, at));
     return record;
@@ -184,19 +185,23 @@ ov::Tensor to_input(const Picture& picture, int stride) {  // zeros right and be
     return input;
 }
 
+// A grid's value at a place between its cells; beyond the border the border's values go on.
+template <class Cell> float between(const Cell& cell, int rows, int columns, double row, double column) {
+    const int v = int(std::floor(row)), h = int(std::floor(column));
+    const float share_v = float(row - v), share_h = float(column - h);
+    const auto at = [&](int i, int j) { return cell(std::clamp(i, 0, rows - 1), std::clamp(j, 0, columns - 1)); };
+    const float upper = at(v, h) * (1 - share_h) + at(v, h + 1) * share_h;
+    const float lower = at(v + 1, h) * (1 - share_h) + at(v + 1, h + 1) * share_h;
+    return upper * (1 - share_v) + lower * share_v;
+}
+
 // A pixel is foreground where the grid, interpolated at the pixel's centre, is positive. `step`: cells for a pixel.
-void fill_mask(Instance& found, const float* grid, int rows, int columns, double step_y, double step_x) {
+template <class Cell>
+void fill_mask(Instance& found, const Cell& cell, int rows, int columns, double step_y, double step_x) {
     for (int y = 0; y < found.height; ++y)
-        for (int x = 0; x < found.width; ++x) {
-            const double row = (found.top + y + 0.5) * step_y - 0.5, column = (found.left + x + 0.5) * step_x - 0.5;
-            const int v = int(std::floor(row)), h = int(std::floor(column));
-            const float share_v = float(row - v), share_h = float(column - h);
-            const auto inside = [](int place, int cells) { return std::clamp(place, 0, cells - 1); };
-            const auto cell = [&](int i, int j) { return grid[inside(i, rows) * columns + inside(j, columns)]; };
-            const float upper = cell(v, h) * (1 - share_h) + cell(v, h + 1) * share_h;
-            const float lower = cell(v + 1, h) * (1 - share_h) + cell(v + 1, h + 1) * share_h;
-            found.mask[size_t(y) * found.width + x] = upper * (1 - share_v) + lower * share_v > 0;
-        }
+        for (int x = 0; x < found.width; ++x)
+            found.mask[size_t(y) * found.width + x] = between(cell, rows, columns, (found.top + y + 0.5) * step_y - 0.5,
+                                                              (found.left + x + 0.5) * step_x - 0.5) > 0;
 }
 
 std::vector<Instance> find(ov::CompiledModel& model, const Record& record, const Picture& picture) {
@@ -211,7 +216,8 @@ std::vector<Instance> find(ov::CompiledModel& model, const Record& record, const
     const int64_t* labels = request.get_tensor("labels").data<int64_t>();
     const int count = int(masks.get_shape()[1]), rows = int(masks.get_shape()[2]), columns = int(masks.get_shape()[3]);
     const double scale_y = double(picture.height) / small.height, scale_x = double(picture.width) / small.width;
-    const double step_y = rows / (input.get_shape()[1] * scale_y), step_x = columns / (input.get_shape()[2] * scale_x);
+    const int height = int(input.get_shape()[1]), width = int(input.get_shape()[2]);
+    const double step_y = rows / double(height), step_x = columns / double(width);  // for a pixel of the input
     std::vector<Instance> found;
     for (int i = 0; i < count; ++i) {
         if (!(scores[i] > record.threshold)) continue;
@@ -224,7 +230,14 @@ std::vector<Instance> find(ov::CompiledModel& model, const Record& record, const
         one.left = std::min(edge(0), picture.width - 1), one.top = std::min(edge(1), picture.height - 1);
         one.width = std::max(edge(2), one.left + 1) - one.left, one.height = std::max(edge(3), one.top + 1) - one.top;
         one.mask.resize(size_t(one.height) * one.width);
-        fill_mask(one, masks.data<float>() + size_t(i) * rows * columns, rows, columns, step_y, step_x);
+        const float *grid = masks.data<float>() + size_t(i) * rows * columns, *box = boxes + 4 * i;
+        const auto cell = [&](int y, int x) { return grid[y * columns + x]; };
+        const auto pixel = [&](int y, int x) {
+            const bool inside = box[0] <= x && x < box[2] && box[1] <= y && y < box[3];
+            return inside ? between(cell, rows, columns, (y + 0.5) * step_y - 0.5, (x + 0.5) * step_x - 0.5) : -0.5f;
+        };
+        if (record.twice) fill_mask(one, pixel, height, width, 1 / scale_y, 1 / scale_x);
+        else fill_mask(one, cell, rows, columns, step_y / scale_y, step_x / scale_x);
         found.push_back(std::move(one));
     }
     return found;

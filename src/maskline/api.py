@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from maskline import catalog, hub
-from maskline.checks import check_count, check_score
+from maskline.checks import check_count, check_threshold
 from maskline.config import load_pipeline
 from maskline.errors import ParameterError
 from maskline.runtime import acceleration
 from maskline.runtime.device import parse_devices
 from maskline.runtime.model_dir import GRAPH_FILES
-from maskline.runtime.predictor import Predictor, Threshold
+from maskline.runtime.predictor import Predictor
+from maskline.runtime.thresholds import Threshold
 
 log = logging.getLogger("maskline")
 
@@ -138,9 +139,8 @@ def _check_now(device: str | None, threshold: object, batch_size: object) -> Non
     check_count(batch_size, "batch_size")
     if device is not None:
         parse_devices(device)
-    for score in threshold.values() if isinstance(threshold, Mapping) else [threshold]:
-        if score is not None:
-            check_score(score)
+    if threshold is not None:
+        check_threshold(threshold)
 
 
 def _tell_ignored(**given: object) -> None:

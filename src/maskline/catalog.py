@@ -46,7 +46,7 @@ FAMILIES: dict[FamilyName, Family] = {
     "mask_rtdetr": Family("Mask-RT-DETR", "DETR", 3),
     "rcnn": Family("Mask R-CNN", "RCNN", 40, mask_frame="box"),
     "solov2": Family("SOLOv2", "SOLOv2", 60, mask_frame="tight"),
-    "ppyoloe_seg": Family("PP-YOLOE-seg", "PPYOLOE", 3, mask_frame="within"),
+    "ppyoloe_seg": Family("PP-YOLOE-seg", "PPYOLOE", 3, mask_frame="twice"),
 }
 
 
@@ -144,6 +144,7 @@ class Model:
         roi_align_aligned: two-stage models only: whether RoIAlign shifts boxes by half a pixel. The official weights
             were trained with True.
         ours: not one of the reference's: there are no official weights.
+        own_mask_frame: how masks lie, where not as in the rest of the family.
         pretrained_sha256, inference_sha256: of the official files. None: nobody has published them.
     """
 
@@ -157,6 +158,7 @@ class Model:
     recipe: Recipe
     roi_align_aligned: bool | None = None
     ours: bool = False
+    own_mask_frame: str | None = None
     pretrained_sha256: str | None = None
     inference_sha256: str | None = None
 
@@ -164,6 +166,11 @@ class Model:
     def arch(self) -> str:
         """The architecture tag in ``inference.yml``."""
         return FAMILIES[self.family].arch
+
+    @property
+    def mask_frame(self) -> str:
+        """How masks lie in the graph's output, one of `maskline.runtime.graph.MASK_FRAMES`."""
+        return self.own_mask_frame or FAMILIES[self.family].mask_frame
 
     @property
     def min_subgraph_size(self) -> int:
@@ -304,7 +311,7 @@ _ROWS = (
     Model("SOLOv2", "solov2", 35.5, Times(c=131.99, c_hpi=131.99), Times(c_hpi=2369.98), 179.1,
           _SOLOV2, _SOLOV2_RECIPE),
     Model("PP-YOLOE_seg-N", "ppyoloe_seg", None, Times(), Times(), 4.6,
-          _NANO, _NANO_RECIPE, ours=True),
+          _NANO, _NANO_RECIPE, ours=True, own_mask_frame="within"),
 )
 
 COCO_CLASSES = (  # in class-index order

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Mapping
 
 from maskline.errors import ParameterError, UnknownNameError
 
 
 def check_score(value: object, name: str = "threshold") -> float:
     """A number from 0 to 1, not a bool. Raises ParameterError naming it."""
-    if not isinstance(value, bool) and isinstance(value, numbers.Real) and 0 <= float(value) <= 1:
+    if not isinstance(value, bool) and isinstance(value, numbers.Real) and 0 <= value <= 1:  # type: ignore[operator]
         return float(value)
-    raise ParameterError(f"{name} is {value!r}: expected a number from 0 to 1")
+    raise ParameterError(f"{name} is {reprlib.repr(value)}: expected a number from 0 to 1")
+
+
+def check_threshold(value: object, name: str = "threshold") -> float | dict[int | str, float]:
+    """A score (see `check_score`), or a mapping from class index or name to one. Raises ParameterError naming it."""
+    if not isinstance(value, Mapping):
+        return check_score(value, name)
+    for key in value:
+        if isinstance(key, bool) or not isinstance(key, numbers.Integral | str):
+            raise ParameterError(f"{name} has the class {reprlib.repr(key)}: expected indices or names of classes")
+    return {key: check_score(score, f"{name} of {reprlib.repr(key)}") for key, score in value.items()}
 
 
 def check_count(value: object, name: str, most: int = 1 << 20) -> int:

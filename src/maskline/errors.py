@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST_NAME = 100  # characters of an unknown name that a message repeats
+
 
 class MasklineError(Exception):
     """Base of all errors raised on purpose."""
@@ -32,6 +34,7 @@ class UnknownNameError(ParameterError):
     def of(cls, kind: str, given: str, known: Iterable[str]) -> UnknownNameError:
         """Build the message: what was given, the nearest known name (if any is near), and all known names."""
         names = list(known)
+        given = given if len(given) <= LONGEST_NAME else f"{given[:LONGEST_NAME]}…"
         lowered = {name.lower(): name for name in names}
         near = difflib.get_close_matches(given.lower(), list(lowered), n=1)
         hint = f"did you mean {lowered[near[0]]!r}? " if near else ""

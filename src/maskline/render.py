@@ -12,13 +12,12 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from maskline.errors import ParameterError
-from maskline.instances import ByteArray, Instances
+from maskline.instances import ByteArray, Instances, IntArray
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -36,6 +35,8 @@ PALETTE = tuple(
 WHITE, DARK = (255, 255, 255), (0x14, 0x0E, 0x35)
 WHITE_BELOW = 112  # luminance of the ground, 0 to 255
 SMALLEST_TEXT = 12  # pixels
+SMALL = 4  # lines of text; labels of boxes with shorter sides are smaller
+MOST_HIDDEN = 0.15  # share of objects' boxes that a label may cover before another spot is tried
 SMALLEST_OUTLINED = 12  # pixels of a window's shorter side; in less, an outline would hide the mask
 ROWS_AT_ONCE = 256  # bounds the memory an instance needs
 
@@ -81,7 +82,8 @@ def draw(
     """Draw what was found: masks, then boxes, then labels, the best score on top.
 
     Nothing changes outside the windows of the instances but for the labels. A label stands above its box, or inside,
-    right or below where there is no room; in a crowd, one that would cover the label of a better instance is left out.
+    below or beside it, where it hides little of this and other objects; in a crowd, one that would cover the label of a
+    better instance is left out.
 
     Args:
         image: (H, W, 3) uint8 **BGR**; left as it is.
@@ -170,67 +172,105 @@ def _frame(window: ByteArray, colour: Colour, line: int) -> None:
 
 
 def _write_labels(canvas: ByteArray, instances: Instances, names: Sequence[str], scores: bool) -> None:
-    """Put labels where they don't cover those of better instances, in place; without such a spot they are left out."""
-    height, width = instances.size
-    size = text_size(width, height)
-    taken = np.zeros((len(instances), 4), np.int64)  # top, bottom, left, right of the labels so far
+    """Put labels where they cover no better instance's label and little of any object, in place.
+
+    A label that can't but cover another's is left out.
+    """
+    windows = np.array([instances.window(i) for i in range(len(instances))], np.int64).reshape(-1, 4)
+    taken = np.zeros_like(windows)  # by the labels so far
     for i, label in enumerate(instances.labels.tolist()):
         score = f"{instances.scores[i]:.2f}" if scores else ""
-        tile = _label_tile(names[label], label, score, size, width)[:height]
-        high, wide = tile.shape[:2]
-        for top, left in _spots(instances.window(i), (high, wide), instances.size):
-            spot = top, top + high, left, left + wide
-            if not _overlaps(spot, taken[:i]):
-                taken[i] = spot
-                canvas[top : top + high, left : left + wide] = tile
-                break
+        made = _Label.of(names[label], label, score, _label_text_size(windows[i], instances.size), instances.size[1])
+        high, wide = min(made.height, instances.size[0]), made.width
+        spot = _best_spot(_spots(windows[i].tolist(), (high, wide), instances.size), windows, taken[:i])
+        if spot is not None:
+            taken[i] = spot
+            canvas[spot[0] : spot[1], spot[2] : spot[3]] = made.tile(_colour(label))[:high]
 
 
-def _spots(window: tuple[int, int, int, int], tile: tuple[int, int], size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Where a label may go, ``(top, left)``, best first: on its box's upper left corner, inside, right, below.
+def _label_text_size(window: IntArray, size: tuple[int, int]) -> int:
+    """Pixels: as `text_size` for the image, or half of that on small objects, but never too small to read."""
+    top, bottom, left, right = window
+    full = text_size(size[1], size[0])
+    return full if max(bottom - top, right - left) >= SMALL * full else max(SMALLEST_TEXT, full // 2)
+
+
+def _spots(window: Sequence[int], tile: tuple[int, int], size: tuple[int, int]) -> IntArray:
+    """Where a label may go, in the image, (S, 4) ``top bottom left right``, best first.
+
+    On top of its box, inside, below or beside it, in line with one of its corners.
 
     Args:
         window: ``(top, bottom, left, right)`` of the instance.
         tile, size: ``(height, width)`` of the label and of the image, which the label fits.
     """
-    (top, bottom, left, right), (high, wide) = window, tile
-    lowest, rightmost = size[0] - high, size[1] - wide
-    x, x_right = min(left, rightmost), min(max(right - wide, 0), rightmost)
-    above = [(top - high, x), (top - high, x_right)] if top >= high else []
-    below = [(bottom, x)] if bottom <= lowest else []
-    return [*above[:1], (min(top, lowest), x), *above[1:], (min(top, lowest), x_right), *below]
+    (top, bottom, left, right), (high, wide), (height, width) = window, tile, size
+    x, x_right = min(left, width - wide), min(max(right - wide, 0), width - wide)
+    y = min(top, height - high)
+    corners = [
+        *((top - high, x), (y, x), (top - high, x_right), (y, x_right)),
+        *((bottom, x), (bottom, x_right), (y, right), (y, left - wide)),
+    ]
+    fitting = [(v, v + high, h, h + wide) for v, h in corners if 0 <= v <= height - high and 0 <= h <= width - wide]
+    return np.array(fitting, np.int64)
 
 
-def _overlaps(spot: tuple[int, int, int, int], taken: npt.NDArray[np.int64]) -> bool:
-    """Whether a rectangle shares a pixel with any of (N, 4); all are ``top, bottom, left, right``."""
-    top, bottom, left, right = spot
-    rows = (taken[:, 0] < bottom) & (taken[:, 1] > top)
-    return bool((rows & (taken[:, 2] < right) & (taken[:, 3] > left)).any())
+def _best_spot(spots: IntArray, windows: IntArray, taken: IntArray) -> IntArray | None:
+    """The first spot that hides little of all windows together, else the one that hides least; none that is taken."""
+    spots = spots[~_shared(spots, taken).any(axis=1)]
+    if not len(spots):
+        return None
+    area = (windows[:, 1] - windows[:, 0]) * (windows[:, 3] - windows[:, 2])
+    hidden = (_shared(spots, windows) / area).sum(axis=1)
+    good = np.flatnonzero(hidden <= MOST_HIDDEN)
+    return cast("IntArray", spots[good[0] if len(good) else hidden.argmin()])
 
 
-def _label_tile(name: str, label: int, score: str, size: int, room: int) -> ByteArray:
-    """``name 0.87`` on the colour of its class: (h, w, 3) uint8 RGB, ``size`` pixels of text, at most ``room`` wide."""
-    from PIL import Image, ImageDraw
-
-    colour = _colour(label)
-    text, font = _text_and_font(" ".join(name.split()), label, size)
-    pad = max(2, size // 6)
-    text = _fitted(text, score, font, room - 2 * pad)
-    ascent, descent = font.getmetrics()
-    tile = Image.new("RGB", (min(round(font.getlength(text)) + 2 * pad, room), ascent + descent + pad), colour)
-    pen = ImageDraw.Draw(tile)
-    pen.rectangle((0, 0, tile.width - 1, tile.height - 1), outline=_ink(colour))  # parts it from labels of its class
-    pen.text((pad, pad // 2), text, fill=_ink(colour), font=font)
-    return np.asarray(tile)
+def _shared(ours: IntArray, theirs: IntArray) -> IntArray:
+    """Pixels (M, N) that rectangles (M, 4) and (N, 4) share; all are ``top bottom left right``."""
+    ours = ours[:, None]
+    rows = np.minimum(ours[..., 1], theirs[:, 1]) - np.maximum(ours[..., 0], theirs[:, 0])
+    columns = np.minimum(ours[..., 3], theirs[:, 3]) - np.maximum(ours[..., 2], theirs[:, 2])
+    return cast("IntArray", rows.clip(0) * columns.clip(0))
 
 
-def _fitted(name: str, score: str, font: FreeTypeFont, room: int) -> str:
-    """Name and score in one line; a name too long for ``room`` pixels ends in an ellipsis."""
+class _Label(NamedTuple):
+    """``name 0.87``, not drawn yet."""
+
+    text: str
+    font: FreeTypeFont
+    pad: int  # pixels left and right of the text, half of it above and below
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, name: str, label: int, score: str, size: int, room: int) -> _Label:
+        """With ``size`` pixels of text, at most ``room`` pixels wide."""
+        text, font = _text_and_font(" ".join(name.split()), label, size)
+        pad = max(2, size // 6)
+        text, length = _fitted(text, score, font, room - 2 * pad)
+        return cls(text, font, pad, min(round(length) + 2 * pad, room), sum(font.getmetrics()) + pad)
+
+    def tile(self, colour: Colour) -> ByteArray:
+        """(height, width, 3) uint8 RGB, on the colour of its class."""
+        from PIL import Image, ImageDraw
+
+        tile = Image.new("RGB", (self.width, self.height), colour)
+        pen = ImageDraw.Draw(tile)
+        pen.rectangle(
+            (0, 0, self.width - 1, self.height - 1), outline=_ink(colour)
+        )  # parts it from others of its class
+        pen.text((self.pad, self.pad // 2), self.text, fill=_ink(colour), font=self.font)
+        return np.asarray(tile)
+
+
+def _fitted(name: str, score: str, font: FreeTypeFont, room: int) -> tuple[str, float]:
+    """Name and score in one line, and its length; a name too long for ``room`` pixels ends in an ellipsis."""
     text, kept = f"{name} {score}".strip(), len(name)
-    while kept and font.getlength(text) > room:
+    while (length := font.getlength(text)) > room and kept:
         kept -= 1
         text = f"{name[:kept]}… {score}".rstrip()
-    return text
+    return text, length
 
 
 def _text_and_font(text: str, label: int, size: int) -> tuple[str, FreeTypeFont]:

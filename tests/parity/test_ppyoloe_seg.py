@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import stand_in
 import torch
-import torch.nn.functional as F
 from reference import Case, pair
 from torch import Tensor
 
@@ -29,8 +28,7 @@ TAGS = ("img480x640", "img427x640", "fixed")
 TAP_TOLERANCE = 1e-4  # of a tap's largest magnitude
 SCORE_TOLERANCE = 1e-4
 BOX_TOLERANCE = 0.05  # pixels of the picture
-PIXEL_TOLERANCE = 1e-3  # share of a picture's pixels, over all masks
-MEDIAN_IOU = 0.97  # of masks as the runtime enlarges them: in one step, the reference in two
+PIXELS_APART = 10  # in one mask
 LOSS_TOLERANCE = 1e-3  # relative, of each component
 NORM_TOLERANCE = 1e-2  # relative, of a block's gradient
 
@@ -70,11 +68,9 @@ def test_forward_and_detections(network: PPYOLOESeg, tag: str) -> None:
 
     detections = network(image)
     assert detections.scores.shape == (1, 300)
-    partner = partners(detections, case)
-    assert pixels_apart(detections, partner, case) <= PIXEL_TOLERANCE
-    ious = runtime_ious(detections, partner, case)
-    print(f"{tag}: taps {max(errors.values()):.1e}; runtime: IoU median {np.median(ious):.4f}, least {min(ious):.4f}")
-    assert np.median(ious) > MEDIAN_IOU
+    different = pixels_apart(detections, partners(detections, case), case)
+    print(f"{tag}: taps {max(errors.values()):.1e}, {different.sum()} pixels, {different.max()} in one mask")
+    assert different.max() <= PIXELS_APART
 
 
 def taps_of(network: PPYOLOESeg, image: Tensor) -> dict[str, Tensor]:
@@ -110,29 +106,15 @@ def partners(detections: Detections, case: Case) -> np.ndarray:
     return ours
 
 
-def pixels_apart(detections: Detections, partner: np.ndarray, case: Case) -> float:
-    """Share of pixels that differ where our masks are enlarged by the reference's rule: to the input's size, cut at the
-    box, then to the picture's size."""
-    full = F.interpolate(detections.masks[:, partner] + 0.5, (640, 640), mode="bilinear", align_corners=False)[0]
-    x1, y1, x2, y2 = detections.boxes[0, partner].T[..., None]
-    at = torch.arange(640)
-    inside = ((at >= y1) & (at < y2))[:, :, None] & ((at >= x1) & (at < x2))[:, None]
-    ours = F.interpolate((full * inside)[None], case.size, mode="bilinear", align_corners=False)[0] > 0.5
-    different = (ours.numpy() != case.masks()).sum(axis=(1, 2))
-    print(f"{case.tag}: {different.sum()} pixels differ in {len(different)} masks, at most {different.max()} in one")
-    return float(different.max()) / (case.size[0] * case.size[1])
-
-
-def runtime_ious(detections: Detections, partner: np.ndarray, case: Case) -> list[float]:
-    """IoU of the masks as the runtime enlarges them with the reference's."""
-    raw = Raw(*(t.numpy() for t in detections)).image(0)
-    frame = catalog.get(NAME).preprocess.apply(np.zeros((*case.size, 3), np.uint8))[1]
-    found = to_instances(raw, frame, (640, 640), np.zeros(80, np.float32))
-    ours, theirs = found.full_masks(), case.masks()
-    assert len(ours) == len(theirs)
-    shared = (ours[partner].astype(bool) & theirs).sum(axis=(1, 2))
-    union = (ours[partner].astype(bool) | theirs).sum(axis=(1, 2))
-    return [float(s / u) if u else 1.0 for s, u in zip(shared, union, strict=True)]
+def pixels_apart(detections: Detections, partner: np.ndarray, case: Case) -> np.ndarray:
+    """Pixels of each mask that the runtime makes otherwise than the reference, whose masks PaddleX cuts at boxes."""
+    raw, row = Raw(*(t.numpy() for t in detections)).image(0), catalog.get(NAME)
+    frame = row.preprocess.apply(np.zeros((*case.size, 3), np.uint8))[1]
+    found = to_instances(raw, frame, (640, 640), np.zeros(80, np.float32), mask_frame=row.mask_frame)
+    theirs = case.masks()
+    assert len(found) == len(theirs)
+    cut = (theirs[i][slice(*w[:2]), slice(*w[2:])] for i, w in enumerate(map(found.window, partner)))
+    return np.array([(found.masks[i] != mask).sum() for i, mask in zip(partner, cut, strict=True)])
 
 
 @needs_records

@@ -66,7 +66,7 @@ def test_a_foreign_graph(tmp_path: Path) -> None:
         ({"preprocess": {"height": 3}}, "expected the keys"),
         ({"threshold": "high"}, "damaged description"),
         ({"threshold": 7}, "damaged description"),
-        ({"mask_frame": "boxes"}, "expected one of image, within, box"),
+        ({"mask_frame": "boxes"}, "expected one of image, within, twice, box"),
     ],
 )
 def test_damaged_records(model_dir: Path, changes: dict[str, object], told: str) -> None:
@@ -77,8 +77,10 @@ def test_damaged_records(model_dir: Path, changes: dict[str, object], told: str)
 
 @pytest.mark.parametrize("frame", MASK_FRAMES)
 def test_a_record_keeps_how_masks_lie(frame: str) -> None:
+    """And versions of maskline that can't do that, only those, say that they are too old."""
     record = Record("M", ("a",), tiny.ROW.preprocess, 0.5, frame, "me")
     assert Record.from_json(record.to_json(), Path("m.onnx")) == record
+    assert json.loads(record.to_json())["version"] == (2 if frame == "twice" else 1)
 
 
 def test_a_failing_run_is_told(tiny_model_dir: Path) -> None:

@@ -7,6 +7,8 @@ import tracemalloc
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from maskline.instances import pixel_window
 from maskline.preprocess import Frame
@@ -131,6 +133,42 @@ def test_masks_that_mean_something_in_their_boxes_only() -> None:
         assert found.outside.tolist() == [0.0] and cut.outside[0] > 0.5
         np.testing.assert_array_equal(found.boxes, cut.boxes)
         np.testing.assert_array_equal(found.masks[0], cut.masks[0])
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    seed=st.integers(0, 1000),
+    size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    box=st.tuples(*[st.floats(-10, 74, width=32)] * 4),
+    kept=st.sampled_from([(64, 64), (48, 64), (64, 40)]),
+)
+def test_masks_that_are_enlarged_twice(
+    seed: int, size: tuple[int, int], box: tuple[float, ...], kept: tuple[int, int]
+) -> None:
+    """The pixels of PaddleDetection's way over whole images: to the input, cut at the box, to the image."""
+    (x1, x2), (y1, y2) = sorted(box[::2]), sorted(box[1::2])
+    raw, frame = raw_of([[x1, y1, x2, y2]], [0.9], blobs(1, seed) * 0.1), Frame(size, kept)
+    found = to_instances(raw, frame, SIZE, thresholds(0.5), mask_frame="twice")
+    if not len(found):
+        return
+    first = cv2.resize(raw.masks[0], (64, 64), interpolation=cv2.INTER_LINEAR)
+    at = np.arange(64)
+    inside = ((at >= y1) & (at < y2))[:, None] & (at >= x1) & (at < x2)
+    second = bilinear(np.where(inside, first, -0.5), frame)
+    top, bottom, left, right = found.window(0)
+    clear = np.abs(second[top:bottom, left:right]) > 1e-5  # where rounding can't decide
+    np.testing.assert_array_equal(found.masks[0][clear], (second > 0)[top:bottom, left:right][clear])
+    assert found.outside.tolist() == [0.0]
+
+
+def bilinear(values: np.ndarray, frame: Frame) -> np.ndarray:
+    """An input's values at the centres of the image's pixels, in float64; beyond the border the border's go on."""
+    for axis in (0, 1):
+        place = (np.arange(frame.size[axis]) + 0.5) / frame.scale[axis] - 0.5
+        columns = np.moveaxis(values, axis, 0).T.astype(np.float64)
+        lines = np.stack([np.interp(place, np.arange(values.shape[axis]), line) for line in columns], axis=1)
+        values = np.moveaxis(lines, 0, axis)
+    return values
 
 
 @pytest.mark.parametrize("grow", [False, True])

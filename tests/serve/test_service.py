@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 import uuid
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,10 +30,11 @@ from PIL import Image
 from pycocotools import mask as coco
 from service import PICTURE, Service, counted, encoded, png, ready, running
 
-from maskline import Result, __version__, create_model
+from maskline import Predictor, Result, __version__, create_model
 from maskline.cli.running import Running
 from maskline.cli.serving import divided, usual_batch
 from maskline.cores import cores
+from maskline.errors import ParameterError
 
 #: pycocotools makes arrays in a way that NumPy has come to dislike.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -52,8 +56,13 @@ def guarded() -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def expected() -> Result:
-    (result,) = create_model().predict(str(PICTURE))
+def model() -> Predictor:
+    return create_model(threads=1)
+
+
+@pytest.fixture(scope="module")
+def expected(model: Predictor) -> Result:
+    (result,) = model.predict(str(PICTURE))
     return result
 
 
@@ -107,18 +116,37 @@ def test_the_envelope(service: Service, image: str) -> None:
 
 
 def test_thresholds(service: Service, image: str, expected: Result) -> None:
-    """F41: a higher one keeps fewer; texts are numbers too; beyond the range it is as the reference has it."""
+    """F41: a higher one keeps fewer; by class too."""
     scores = [box["score"] for box in expected["boxes"]]
     middle = sorted(scores)[len(scores) // 2]
-    for threshold in (middle, str(middle)):
+    for threshold in (middle, {"nucleus": middle}):
         kept = found(service.post({"image": image, "threshold": threshold, "visualize": False}))
         assert [one["score"] for one in kept] == [score for score in scores if score > middle]
-    assert found(service.post({"image": image, "threshold": 5})) == []
-    assert len(found(service.post({"image": image, "threshold": -1, "visualize": False}))) > len(scores)
-    assert len(found(service.post({"image": image, "threshold": None, "visualize": False}))) == len(scores)
-    assert faults(service.post({"image": image, "threshold": "high"})) == [("float_parsing", "body.threshold")]
-    body = f'{{"image": "{image}", "threshold": NaN}}'.encode()
-    assert faults(service.post(body)) == [("finite_number", "body.threshold")]
+    assert found(service.post({"image": image, "threshold": 1})) == []
+    assert len(found(service.post({"image": image, "threshold": 0, "visualize": False}))) > len(scores)
+    for default in (None, {}):
+        assert len(found(service.post({"image": image, "threshold": default, "visualize": False}))) == len(scores)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("0.3", "true", "-1", "5", '"0.3"', '"high"', "NaN", "-Infinity", "1" * 400, "[0.3]"),
+        *('{"nucleus": "0.3"}', '{"nucleus": 2}', '{"cell": 0.3}', '{"0": 0.3}', f'{{"{"x" * 5000}": 0.3}}'),
+    ],
+)
+def test_one_rule_for_thresholds(service: Service, model: Predictor, image: str, given: str) -> None:
+    """F41, B26: what Python takes, the service takes; what Python refuses, it refuses with the same words."""
+    response = service.post(f'{{"image": "{image}", "visualize": false, "threshold": {given}}}'.encode())
+    try:
+        model.predict(str(PICTURE), threshold=json.loads(given))
+    except ParameterError as error:
+        assert faults(response) == [("threshold_invalid", "body.threshold")]
+        assert json.loads(response.json()["errorMsg"])[0]["msg"] == str(error)
+        assert len(str(error)) < 250 and re.search("from 0 to 1|known: nucleus", str(error))
+        assert given != "0.3"
+    else:
+        assert given == "0.3" and found(response)
 
 
 def test_the_picture_in_the_answer(service: Service, guarded: Service, image: str, expected: Result) -> None:
@@ -244,9 +272,152 @@ def test_pictures_that_are_too_long_for_a_jpeg(service: Service, size: tuple[int
     assert service.workers() == workers
 
 
-def test_compressed_bodies_are_refused(service: Service) -> None:
-    response = service.post(b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
-    assert response.status_code == 415 and "Content-Encoding" in response.json()["errorMsg"]
+CODINGS = {"gzip": gzip.compress, "X-GZIP": gzip.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_compressed_bodies(service: Service, image: str, coding: str) -> None:
+    """Also in chunks, and those of the inference protocol, whose header tells of the JSON as it was."""
+    asked = {"image": image, "visualize": False, "logId": "a"}
+    plain, headers = service.post(asked).json(), {"Content-Encoding": coding}
+    body = CODINGS[coding](json.dumps(asked).encode())
+    assert service.post(body, headers=headers).json() == plain
+    pieces = (body[start : start + 7000] for start in range(0, len(body), 7000))
+    url = f"{service.url}/instance-segmentation"
+    assert requests.post(url, data=pieces, headers=headers, timeout=30).json() == plain
+
+    text = json.dumps(asked).encode()
+    tail = len(text).to_bytes(4, "little") + text
+    tensor = {"name": "input", "shape": [1, 1], "datatype": "BYTES", "parameters": {"binary_data_size": len(tail)}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    headers["Inference-Header-Content-Length"] = str(len(head))
+    response = service.post(CODINGS[coding](head + tail), "/v2/models/instance-segmentation/infer", headers=headers)
+    assert json.loads(response.json()["outputs"][0]["data"][0]) == plain
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "status", "told"),
+    [
+        ("br", b"\x0b\x02\x80{}\x03", 415, "'br': expected deflate, gzip, x-gzip or none"),
+        ("gzip, gzip", gzip.compress(gzip.compress(b"{}")), 415, "expected deflate, gzip"),
+        ("gzip", b'{"image": "QUJD"}', 400, "not whole gzip data.*incorrect header"),
+        ("gzip", b"", 400, "not whole gzip data.*cut short"),
+        ("gzip", gzip.compress(b"{}" * 999)[:-9], 400, "not whole gzip data.*cut short"),
+        ("gzip", gzip.compress(b"{}" * 999)[:-8] + bytes(8), 400, "not whole gzip data.*incorrect data check"),
+        ("gzip", gzip.compress(b"{}") * 2, 400, "not whole gzip data.*bytes follow its end"),
+        ("gzip", gzip.compress(bytes(1 << 18)) + b"x", 400, "not whole gzip data.*bytes follow its end"),
+        ("deflate", gzip.compress(b"{}"), 400, "not whole deflate data"),
+        ("deflate", zlib.compress(bytes(range(256)) * 99)[:200], 400, "not whole deflate data.*cut short"),
+    ],
+)
+def test_bodies_that_can_t_be_decompressed(service: Service, coding: str, body: bytes, status: int, told: str) -> None:
+    for path in ("/instance-segmentation", "/v2/models/instance-segmentation/infer"):
+        response = service.post(body, path, headers={"Content-Encoding": coding})
+        assert response.status_code == status and "\n" not in response.text
+        assert re.search(told, response.json().get("errorMsg") or response.json()["error"])
+        assert (response.headers.get("Accept-Encoding") == "deflate, gzip, x-gzip") == (status == 415)
+
+
+@pytest.mark.parametrize("path", ["/instance-segmentation", "/v2/models/instance-segmentation/infer"])
+def test_a_compressed_bomb(path: str) -> None:
+    """B47: 1 MB that stands for 1 GB is refused before more than the limit has been made of it, and read no further."""
+    layer = zlib.compressobj(9, wbits=31)
+    bomb = b"".join(layer.compress(bytes(1 << 20)) for _ in range(1024)) + layer.flush()
+    assert len(bomb) < 1 << 20
+    with running("serve", "--max-body", "8", "--threads", "1", "--workers", "1") as service:
+        memory = Path(f"/proc/{service.process.pid}/status")
+        before = peak(memory)
+        started = time.monotonic()
+        response = service.post(bomb, path, headers={"Content-Encoding": "gzip"})
+        assert time.monotonic() - started < 5
+        assert response.status_code == 413 and re.search(f"up to {8 << 20} bytes, decompressed", response.text)
+        assert peak(memory) - before < 64 << 20
+        assert counted(service.get("/metrics").text, 'maskline_rejections_total{reason="too_large"}') == 1
+
+
+def peak(status: Path) -> int:
+    """The most memory that a process had, in bytes."""
+    (line,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text("ascii"))
+    return int(line) << 10
+
+
+def form(*fields: tuple[str, str | None, bytes], boundary: bytes = b"----a-boundary", end: bytes = b"--\r\n") -> bytes:
+    """multipart/form-data of names, file names and contents."""
+    lines = []
+    for name, file, content in fields:
+        lines += [b"--" + boundary, f'Content-Disposition: form-data; name="{name}"'.encode()]
+        lines[-1] += b"" if file is None else f'; filename="{file}"\r\nContent-Type: image/png'.encode()
+        lines += [b"", content]
+    return b"\r\n".join([*lines, b"--" + boundary + end])
+
+
+@pytest.mark.parametrize("kind", [None, "image/png", "application/octet-stream", "application/x-www-form-urlencoded"])
+def test_the_image_file_may_be_the_body(service: Service, image: str, kind: str | None) -> None:
+    """Its first bytes tell, so that `curl --data-binary @photo.jpg` needs no more."""
+    headers = {} if kind is None else {"Content-Type": kind}
+    response = service.post(PICTURE.read_bytes(), headers=headers)
+    expected = service.post({"image": image}).json()["result"]
+    assert response.status_code == 200 and response.json()["result"] == expected
+
+
+def test_forms(service: Service, image: str) -> None:
+    """As requests sends them, and as other clients do."""
+    asked = {"threshold": 0.7, "visualize": False, "logId": "7", "maskFormat": "polygon"}
+    expected = service.post({"image": image, **asked}).json()
+    texts = {"threshold": "0.7", "visualize": "false", "logId": "7", "maskFormat": "polygon"}
+    url, file = f"{service.url}/instance-segmentation", ("photo.png", PICTURE.read_bytes(), "image/png")
+    assert requests.post(url, files={"image": file}, data=texts, timeout=30).json() == expected
+    in_base64 = {"image": (None, image), "unknown": file}
+    assert requests.post(url, files=in_base64, data=texts, timeout=30).json() == expected
+    fields = [(name, None, value.encode()) for name, value in texts.items()]
+    own = form(("image", "名; name=x.png", PICTURE.read_bytes()), *fields)
+    for body in (
+        own,  # without any Content-Type that tells the boundary
+        own.replace(b'name="image"', b"name=image").replace(b"Content-Disposition", b"content-disposition"),
+        form(*fields, ("image", "a", PICTURE.read_bytes()), end=b"--"),
+    ):
+        assert service.post(body).json() == expected
+    by_class = form(("image", "a", PICTURE.read_bytes()), ("threshold", None, b'{"nucleus": 0.7}'))
+    assert len(found(service.post(by_class))) == len(expected["result"]["instances"])
+
+
+IMAGE_FIELD = ("image", "a.png", b"QUJD")
+
+
+@pytest.mark.parametrize(
+    ("body", "fault", "told"),
+    [
+        (form(("file", "a.png", b"QUJD")), ("missing", "body.image"), "required"),
+        (form(("image", "", b"")), ("image_empty", "body.image"), "send the bytes"),
+        (form(("image", "a.txt", b"a text")), ("image_invalid", "body.image"), "not an image"),
+        (form(IMAGE_FIELD, ("threshold", None, b"high")), ("threshold_invalid", "body.threshold"), "'high'"),
+        (form(IMAGE_FIELD, ("threshold", None, b'"0.3"')), ("threshold_invalid", "body.threshold"), "'0.3'"),
+        (form(IMAGE_FIELD, IMAGE_FIELD), ("form_invalid", "body"), "'image' is given twice"),
+        (form(("image", None, b"\xff\xd8")), ("form_invalid", "body"), "which has a filename"),
+        (form(IMAGE_FIELD, end=b""), ("form_invalid", "body"), "no end"),
+        (form(IMAGE_FIELD, boundary=b"x" * 80), ("form_invalid", "body"), "70 characters"),
+        (form(*[("x", None, b"")] * 200), ("form_invalid", "body"), "100 fields"),
+        (b"--a\r\n\r\n\r\n--a--", ("form_invalid", "body"), "Content-Disposition"),
+        (b"--", ("form_invalid", "body"), "no end"),
+        (PICTURE.read_bytes()[:5000], ("image_invalid", "body.image"), "cut short"),
+        (b"GIF89a" + bytes(20), ("json_invalid", "body[0]"), "or the file alone: JPEG"),
+        (b"\0\0\0\x18ftypheic" + bytes(20), ("json_invalid", "body"), "or the file alone: JPEG"),
+        (b"%PDF-1.7", ("json_invalid", "body[0]"), "or the file alone: JPEG"),
+        (b"image=QUJD", ("json_invalid", "body[0]"), "in Base64.*a form.*see /docs"),
+        (b'"QUJD"', ("model_attributes_type", "body"), "in Base64.*a form.*see /docs"),
+    ],
+)
+def test_bodies_that_are_no_request(service: Service, body: bytes, fault: tuple[str, str], told: str) -> None:
+    """F49: what to send is said."""
+    response = service.post(body)
+    assert faults(response) == [fault]
+    assert re.search(told, json.loads(response.json()["errorMsg"])[0]["msg"])
+
+
+def test_images_are_told_where_they_go(service: Service) -> None:
+    for body in (PICTURE.read_bytes(), form(IMAGE_FIELD)):
+        response = service.post(body, "/v2/models/instance-segmentation/infer")
+        assert response.status_code == 400 and "POST /instance-segmentation takes" in response.json()["error"]
 
 
 def test_json_of_too_many_values(service: Service) -> None:
@@ -293,7 +464,13 @@ def test_the_description(service: Service) -> None:
     assert route["operationId"] == "infer"
     schema = route["requestBody"]["content"]["application/json"]["schema"]
     assert schema["required"] == ["image"] and {"threshold", "visualize", "logId"} < set(schema["properties"])
-    assert {"200", "413", "422", "429", "503", "504"} <= set(route["responses"])
+    assert {"200", "400", "413", "422", "429", "503", "504"} <= set(route["responses"])
+    assert {"multipart/form-data", "image/*"} < set(route["requestBody"]["content"])
+    assert {path for path in described["paths"] if path.startswith("/v2")} == {
+        "/v2",
+        *(f"/v2/health/{question}" for question in ("live", "ready")),
+        *(f"/v2/models/instance-segmentation{path}" for path in ("", "/ready", "/infer")),
+    }
     assert service.get("/docs").status_code == 200
 
 
@@ -413,11 +590,45 @@ def test_urls_of_hosts_that_are_allowed(image: str, tmp_path: Path) -> None:
         server.shutdown()
 
 
+#: What KServe's own client parses: `live` and `ready` of these.
+HEALTH: dict[str, dict[str, Any]] = {
+    "/v2/health/live": {"live": True},
+    "/v2/health/ready": {"ready": True},
+    "/v2/models/instance-segmentation/ready": {"name": "instance-segmentation", "ready": True},
+    "/v2/models/instance-segmentation/versions/1/ready": {"name": "instance-segmentation", "ready": True},
+}
+
+
+def test_a_service_that_is_not_ready_says_so(image: str) -> None:
+    """F53: alive, but 503 with the reason as long as no worker has its model."""
+    with running("serve", "--threads", "1", "--workers", "1") as service:
+        (first,) = service.workers()
+        os.kill(first, signal.SIGKILL)
+        while not (workers := [pid for pid in service.workers() if pid != first]):
+            time.sleep(0.01)
+        (worker,) = workers  # the next, which is about to open its model
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            for path, body in HEALTH.items():
+                response = service.get(path)
+                if "live" in path:
+                    assert (response.status_code, response.json()) == (200, body)
+                    continue
+                told = response.json()
+                assert response.status_code == 503 and int(response.headers["Retry-After"]) > 0
+                assert "no worker has its model open" in told.pop("error")
+                assert told == body | {"ready": False}
+        finally:
+            os.kill(worker, signal.SIGCONT)
+
+
 def test_the_inference_protocol(service: Service, image: str) -> None:
     """F53: the wire contract of the high-stability service, without Triton."""
     model = "/v2/models/instance-segmentation"
-    assert service.get("/v2/health/live").status_code == service.get("/v2/health/ready").status_code == 200
-    assert service.get(f"{model}/ready").status_code == 200
+    for path, body in HEALTH.items():
+        response = service.get(path)
+        assert (response.status_code, response.json()) == (200, body)
+        assert response.headers["Content-Type"] == "application/json"
     about = service.get(model).json()
     assert about["inputs"] == [{"name": "input", "datatype": "BYTES", "shape": [-1, 1]}]
     assert about["parameters"] == {"model": "PP-YOLOE_seg-N", "classes": ["nucleus"]}

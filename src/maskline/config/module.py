@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeAlias, cast, get_args, get_type_hints
 
 from maskline import catalog
-from maskline.checks import check_count
+from maskline.checks import check_count, check_threshold
 from maskline.config import values
 from maskline.config.overrides import parse, read_yaml
 from maskline.errors import InputError, InputNotFoundError, ParameterError, UnknownNameError
@@ -211,7 +211,7 @@ class PredictSection:
     batch_size: Count = 1
     model_dir: Text = "output/best_model/inference"
     input: Annotated[str | list[str], values.as_inputs] = _DEMO_IMAGE
-    threshold: Annotated[float | dict[int | str, float] | None, values.as_threshold] = None
+    threshold: Annotated[float | dict[int | str, float] | None, check_threshold] = None
     kernel_option: KernelOptionSection = KernelOptionSection()
     use_hpip: Switch = False
     hpi_config: Options = None

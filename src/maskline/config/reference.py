@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_type_hints
 
 from maskline import catalog
-from maskline.checks import check_count
+from maskline.checks import check_count, check_threshold
 from maskline.config import values
 from maskline.config.module import WITHOUT_EFFECT, ModuleConfig, model_defaults
 from maskline.config.pipeline import MODULE, PIPELINE
@@ -50,7 +50,7 @@ KINDS: Mapping[Callable[..., Any], Text] = {
     values.as_precision: Text("`OFF`, `O1`, `O2`", "`OFF`、`O1`、`O2`"),
     values.as_mapping: Text("mapping", "映射"),
     values.as_inputs: Text("text, or a list of them", "文本或其列表"),
-    values.as_threshold: Text("number, 0 to 1, or a mapping from class to one", "0 到 1 的数，或类别到它的映射"),
+    check_threshold: Text("number, 0 to 1, or a mapping from class to one", "0 到 1 的数，或类别到它的映射"),
     check_count: Text("whole number from 1", "正整数"),
 }
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskline import catalog
-from maskline.checks import check_score
 from maskline.errors import ParameterError, UnknownNameError
 
 #: Truth values that the reference takes besides true and false: YAML 1.1's, and those of its ``-o``.
@@ -74,16 +73,6 @@ def as_devices(value: object, key: str) -> str:
 def as_precision(value: object, key: str) -> str:
     """OFF, O1 or O2. Reads false as OFF, which is what YAML 1.1 makes of it."""
     return one_of(("OFF", "O1", "O2"), "OFF" if value is False else str(value).upper(), key)
-
-
-def as_threshold(value: object, key: str) -> float | dict[int | str, float]:
-    """A score, or one for each of some classes, by index or name."""
-    if not isinstance(value, Mapping):
-        return check_score(value, key)
-    for name in value:
-        if isinstance(name, bool) or not isinstance(name, int | str):
-            raise wrong(value, key, "class indices or names with a score each")
-    return {name: check_score(score, f"{key}.{name}") for name, score in value.items()}
 
 
 def as_inputs(value: object, key: str) -> str | list[str]:

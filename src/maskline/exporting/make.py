@@ -108,7 +108,7 @@ def export_network(
         labels=_labels(network, labels),
         preprocess=target.preprocess(row.preprocess, row.name),
         threshold=threshold,
-        mask_frame=catalog.FAMILIES[row.family].mask_frame,
+        mask_frame=row.mask_frame,
         made_by=f"maskline {__version__}, torch {torch.__version__}{form}",
     )
     network = copy.deepcopy(network).eval()

@@ -11,7 +11,7 @@ output masks             float32 (B, K, h, w), foreground where positive; `MASK_
 ====== ================= ======= ===========================================================================
 
 A pixel is foreground where the bilinear interpolation of its mask at the pixel's centre is positive, and beyond the
-mask's border the border's values go on.
+mask's border the border's values go on. Only ``twice`` interpolates more than once.
 """
 
 from __future__ import annotations
@@ -34,16 +34,18 @@ from maskline.runtime.onnxruntime_backend import OnnxRuntime
 from maskline.runtime.openvino_backend import OpenVino
 
 RECORD_KEY = "maskline"
-RECORD_VERSION = 1
+RECORD_VERSION = 2  # the newest that is read; 2 is written only where mask_frame is ``twice``, which 1 did not have
 INPUT = "image"
 OUTPUTS = ("boxes", "scores", "labels", "masks")
 
 #: How masks lie. ``image``: over the whole input. ``within``: so too, but of each only what is in its box means
-#: anything. ``box``: over its box, with a ring of one cell around it. Cells 1 to h - 2 cover the box's height and 1 to
-#: w - 2 its width, also of a box that goes beyond the image; the ring lies outside and is background. (With
-#: probability - 0.5 in the box and -0.5 in the ring, that is Mask R-CNN's paste: zero beyond the box, then >= 0.5.)
-#: ``tight``: over the whole input, and a box is its mask's own: the graph's holds all of it, the image's is cut to it.
-MASK_FRAMES = ("image", "within", "box", "tight")
+#: anything. ``twice``: as ``within``, but enlarged in PaddleDetection's two steps: to the input's pixels, of which
+#: those outside the box become background (-0.5), and then to the image's; a cell is a whole number of pixels high
+#: and wide. ``box``: over its box, with a ring of one cell around it. Cells 1 to h - 2 cover the box's height and 1 to
+#: w - 2 its width, also of a box that goes beyond the image; the ring lies outside and is background. (With probability
+#: - 0.5 in the box and -0.5 in the ring, that is Mask R-CNN's paste: zero beyond the box, then >= 0.5.) ``tight``: over
+#: the whole input, and a box is its mask's own: the graph's holds all of it, the image's is cut to it.
+MASK_FRAMES = ("image", "within", "twice", "box", "tight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Record:
         """The text kept in the graph's metadata."""
         return json.dumps(
             {
-                "version": RECORD_VERSION,
+                "version": 2 if self.mask_frame == "twice" else 1,
                 "model": self.model,
                 "labels": list(self.labels),
                 "preprocess": self.preprocess.to_dict(),

@@ -41,9 +41,9 @@ def to_instances(
         input_size: ``(height, width)`` of the input.
         thresholds: (classes,) a row is kept if its score is above its class's.
         grow_boxes: enlarge boxes to hold all of their mask, rather than cut the mask at the box.
-        mask_frame: how masks lie, of `maskline.runtime.graph.MASK_FRAMES`. Only those of ``image`` go on beyond their
-            boxes; with the others nothing is lost by cutting, and boxes don't grow. A ``tight`` mask without a pixel in
-            the image is dropped.
+        mask_frame: how masks lie, of `maskline.runtime.graph.MASK_FRAMES`. Only those of ``image`` extend beyond their
+            boxes; with the others cutting loses nothing, and boxes don't grow. A ``tight`` mask without a pixel in the
+            image is dropped.
     """
     scaled = _in_image(raw, frame)
     kept, boxes = _passing(raw, scaled, frame.size, thresholds)
@@ -60,7 +60,11 @@ def to_instances(
         shares = [_share_outside(g, b, over_input.step) for g, b in zip(grids, boxes, strict=True)]
         outside = np.array(shares, np.float32)
     windows = [pixel_window(box, frame.size) for box in boxes]
-    masks = [upsample_window(g, w, *p) for g, w, p in zip(grids, windows, places, strict=True)]
+    if mask_frame == "twice":
+        found = zip(grids, raw.boxes[kept], windows, strict=True)
+        masks = [_enlarged_twice(grid, box, window, frame, input_size) for grid, box, window in found]
+    else:
+        masks = [upsample_window(g, w, *p) for g, w, p in zip(grids, windows, places, strict=True)]
     if mask_frame == "tight":
         real = [i for i, mask in enumerate(masks) if mask.any()]
         kept, outside = kept[real], outside[real]
@@ -106,6 +110,29 @@ def _over_box(box: FloatArray, shape: tuple[int, ...]) -> Place:
     rows, columns = shape[-2] - 2, shape[-1] - 2
     step = rows / (y2 - y1), columns / (x2 - x1)
     return Place(step, (y1 - (y2 - y1) / rows, x1 - (x2 - x1) / columns))
+
+
+def _enlarged_twice(
+    grid: FloatArray, box: FloatArray, window: tuple[int, int, int, int], frame: Frame, input_size: tuple[int, int]
+) -> ByteArray:
+    """A window of the image of a mask (h, w) over the input: to the input's pixels, cut at the box, to the image's.
+
+    Only pixels of the input with ``x1 <= x < x2`` and ``y1 <= y < y2`` are computed; a ring of background around them
+    stands for all others.
+    """
+    (height, width), (scale_y, scale_x) = input_size, frame.scale
+    left, top, right, bottom = (int(v) for v in np.ceil(np.clip(box, 0, [width, height, width, height])))
+    ring_top, ring_left = max(top - 1, 0), max(left - 1, 0)
+    enlarged = np.full((min(bottom + 1, height) - ring_top, min(right + 1, width) - ring_left), -0.5, np.float32)
+    if top < bottom and left < right:
+        y, x = height // grid.shape[0], width // grid.shape[1]  # pixels of a cell
+        first_row, first_column = max(top // y - 1, 0), max(left // x - 1, 0)  # a cell more, which pixels lie beside
+        cells = grid[first_row : (bottom - 1) // y + 2, first_column : (right - 1) // x + 2]
+        pixels = cv2.resize(cells, (cells.shape[1] * x, cells.shape[0] * y), interpolation=cv2.INTER_LINEAR)
+        enlarged[top - ring_top : bottom - ring_top, left - ring_left : right - ring_left] = pixels[
+            top - first_row * y : bottom - first_row * y, left - first_column * x : right - first_column * x
+        ]
+    return upsample_window(enlarged, window, (1 / scale_y, 1 / scale_x), (ring_top * scale_y, ring_left * scale_x))
 
 
 def _tight(mask: ByteArray, window: tuple[int, int, int, int]) -> tuple[list[int], ByteArray]:

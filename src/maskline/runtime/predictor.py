@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskline.checks import check_count, check_score
-from maskline.errors import MasklineError, ParameterError, UnknownNameError
+from maskline.checks import check_count
+from maskline.errors import MasklineError, ParameterError
 from maskline.inputs import Picture, expand
 from maskline.instances import ByteArray, FloatArray, Instances
 from maskline.results import Result
@@ -21,8 +21,7 @@ from maskline.runtime.model_dir import open_model_dir
 from maskline.runtime.opening import open_graphs
 from maskline.runtime.parallel import spread
 from maskline.runtime.postprocess import to_instances
-
-Threshold = float | Mapping[int | str, float]
+from maskline.runtime.thresholds import Threshold, by_class
 
 
 class Predictor:
@@ -214,19 +213,7 @@ class Predictor:
 
     def _thresholds(self, threshold: Threshold) -> FloatArray:
         """One threshold for each class; classes that a mapping leaves out have the model's own."""
-        if not isinstance(threshold, Mapping):
-            return np.full(len(self.labels), check_score(threshold), np.float32)
-        thresholds = np.full(len(self.labels), check_score(self._own_threshold), np.float32)
-        for key, value in threshold.items():
-            thresholds[self._class_index(key)] = check_score(value)
-        return thresholds
-
-    def _class_index(self, key: object) -> int:
-        if isinstance(key, str) and key in self.labels:
-            return self.labels.index(key)
-        if isinstance(key, int | np.integer) and not isinstance(key, bool) and 0 <= key < len(self.labels):
-            return int(key)
-        raise UnknownNameError.of("class in threshold", str(key), self.labels)
+        return by_class(threshold, self.labels, self._own_threshold)
 
 
 def _cut(numbers: list[int], size: int) -> list[list[int]]:

@@ -1,9 +1,9 @@
 """The HTTP service: `maskline serve`, and `serve` for programs. Needs the extra ``serve``.
 
-A front process takes requests: `app` (routes), `service` (one request's way), `protocol` and `kserve` (bytes to
-requests and answers to bytes), `images` and `fetch` (where a picture is), `admission` (the queue), `workers`
-(processes), `server` (socket and signals), `metrics`. It decodes no picture. A `worker` has a model and does what
-`answering` has step by step; `wire` is how they talk.
+A front process takes requests: `app` (routes), `service` (one request's way), `coding` (compressed bodies), `protocol`
+and `kserve` (bytes to requests and answers to bytes), `images` and `fetch` (where an image is), `admission` (the
+queue), `workers` (processes), `server` (socket and signals), `metrics`. It decodes no image. A `worker` has a model and
+does what `answering` has step by step; `wire` is how they talk.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from maskline.masks import place_rle, polygons, rle_encode
 from maskline.render import draw
 from maskline.results import ENCODER_OPTIONS
 from maskline.runtime.predictor import Predictor
-from maskline.serve.images import from_base64, is_url, pixels_claimed
+from maskline.serve.images import file_of, is_url, pixels_claimed
 from maskline.serve.protocol import Wanted, failure, new_log_id, parse, success
 from maskline.serve.refusal import RefusalError
 
@@ -75,7 +75,7 @@ def answer(model: Predictor, request: bytes | str, *, visualize: bool = True) ->
     """All of it in the calling thread, for programs with an HTTP service of their own.
 
     Args:
-        request: the JSON of a request; its picture must be in it, not a URL.
+        request: the body of a request, see docs/serve.md; its image must be in it, not a URL.
         visualize: whether the answer holds a rendered picture where the request does not say.
 
     Returns:
@@ -83,13 +83,12 @@ def answer(model: Predictor, request: bytes | str, *, visualize: bool = True) ->
     """
     log_id = new_log_id()
     try:
-        given = parse(request.encode("utf-8", "surrogatepass") if isinstance(request, str) else request)
+        body = request.encode("utf-8", "surrogatepass") if isinstance(request, str) else request
+        given = parse(body, model.labels)
         log_id = given.logId or log_id
         if is_url(given.image):
-            raise RefusalError.of_image(
-                "url_not_allowed", "a URL, which is not fetched here: send the picture in Base64"
-            )
-        data = from_base64(given.image)
+            raise RefusalError.of_image("url_not_allowed", "a URL, which is not fetched here: send the image in Base64")
+        data = file_of(given.image)
         pixels_claimed(data, MAX_PIXELS)
         wanted, pixels = Wanted.of(given, visualize), decode(data)
         (instances,) = model.detect([pixels], [wanted.threshold])

@@ -16,6 +16,7 @@ from fastapi import Depends, FastAPI, Security
 from fastapi import Request as HttpRequest
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response
@@ -25,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from maskline import __version__
 from maskline.errors import ParameterError
 from maskline.serve import kserve, protocol
+from maskline.serve.coding import CODINGS
 from maskline.serve.metrics import CONTENT_TYPE
 from maskline.serve.refusal import RefusalError
 from maskline.serve.service import Entry, Service
@@ -34,6 +36,7 @@ PAGE = Path(__file__).parent / "page"
 EXAMPLE = Path(__file__).parents[1] / "assets" / "nuclei.png"
 DESCRIPTION = "Instance segmentation: a picture in, instances with masks out."
 UNLOGGED = ("/health", "/metrics", "/v2/health/live", "/v2/health/ready")
+ACCEPTED = ", ".join(sorted(CODINGS))  # codings of bodies
 ELEMENTS = 16  # of a tensor of the inference protocol
 OF_THE_SERVICE = (429, 503, 504)  # statuses that tell nothing of the picture
 GONE = 499  # in the log, where a client did not wait for its answer
@@ -166,12 +169,18 @@ async def _refused(request: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, RefusalError)
     entry = _entry(request)
     entry.log_id, entry.reason = error.log_id or entry.log_id, str(error)
+    return _failed(request, error.status, str(error), _headers(error))
+
+
+def _headers(error: RefusalError) -> dict[str, str]:
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if error.status == 415:
+        headers["Accept-Encoding"] = ACCEPTED
     if error.status in (408, 413):
         headers["Connection"] = "close"
-    return _failed(request, error.status, str(error), headers)
+    return headers
 
 
 async def _no_route(request: HttpRequest, error: Exception) -> Response:
@@ -198,8 +207,8 @@ def _json(content: bytes, status: int = 200, headers: dict[str, str] | None = No
     return Response(content, status, headers, "application/json")
 
 
-def _failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": protocol.Failure, "description": REASONS[status]} for status in statuses}
+def _failures(*statuses: int, model: type[BaseModel] = protocol.Failure) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": model, "description": REASONS[status]} for status in statuses}
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
@@ -210,7 +219,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         operation_id="infer",
         summary="Find instances in a picture",
         dependencies=authorised,
-        responses={200: {"model": protocol.Answer}, **_failures(401, 408, 413, 415, 421, 422, 429, 500, 503, 504)},
+        responses={200: {"model": protocol.Answer}, **_failures(400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504)},
         openapi_extra={"requestBody": _request_body()},
     )
     async def infer(request: HttpRequest) -> Response:
@@ -252,34 +261,70 @@ async def _authorised(
 
 
 def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any]) -> None:
-    """The routes of `kserve`. What is wrong with a picture is told in its element of the output, with status 200."""
+    """The routes of `kserve`. What is wrong with a picture is told in its element of the output, with status 200.
+
+    Routes below a version are the same; the description has those without.
+    """
     model = f"/v2/models/{kserve.MODEL}"
     version = f"{model}/versions/{kserve.VERSION}"
+    shown: dict[str, Any] = {"tags": ["Open Inference Protocol (KServe v2)"]}
+    failures = partial(_failures, model=kserve.Failure)
 
-    @app.get("/v2", include_in_schema=False)
+    @app.get("/v2", summary="About the service", response_model=kserve.ServerMetadata, responses=failures(421), **shown)
     async def server_metadata() -> dict[str, Any]:
         return kserve.server_metadata()
 
-    @app.get("/v2/health/live", include_in_schema=False)
-    async def live() -> Response:
-        return Response()
+    @app.get(
+        "/v2/health/live",
+        summary="Whether the process answers",
+        response_model=kserve.Live,
+        responses=failures(421),
+        **shown,
+    )
+    async def live() -> dict[str, Any]:
+        return {"live": True}
 
-    @app.get("/v2/health/ready", include_in_schema=False)
-    @app.get(f"{model}/ready", include_in_schema=False)
-    @app.get(f"{version}/ready", include_in_schema=False)
+    @app.get(
+        "/v2/health/ready",
+        summary="Whether requests are answered",
+        responses={200: {"model": kserve.Ready}, 503: {"model": kserve.Ready}, **failures(421)},
+        **shown,
+    )
     async def ready() -> Response:
-        service.check_ready()
-        return Response()
+        return _readiness(service, None)
 
-    @app.get(model, include_in_schema=False)
+    @app.get(version + "/ready", include_in_schema=False)
+    @app.get(
+        model + "/ready",
+        summary="Whether requests to the model are answered",
+        responses={200: {"model": kserve.ModelReady}, 503: {"model": kserve.ModelReady}, **failures(421)},
+        **shown,
+    )
+    async def model_ready() -> Response:
+        return _readiness(service, kserve.MODEL)
+
     @app.get(version, include_in_schema=False)
+    @app.get(
+        model,
+        summary="About the model",
+        response_model=kserve.ModelMetadata,
+        responses=failures(421, 503),
+        **shown,
+    )
     async def model_metadata() -> dict[str, Any]:
         service.check_ready()
         about = service.workers.about
         return kserve.model_metadata(about["model"], about["labels"])
 
-    @app.post(f"{model}/infer", include_in_schema=False, dependencies=authorised)
-    @app.post(f"{version}/infer", include_in_schema=False, dependencies=authorised)
+    @app.post(version + "/infer", dependencies=authorised, include_in_schema=False)
+    @app.post(
+        model + "/infer",
+        summary="Find instances in up to 16 pictures",
+        dependencies=authorised,
+        responses={200: kserve.ANSWER, **failures(400, 401, 408, 413, 415, 421, 429, 500, 503, 504)},
+        openapi_extra={"requestBody": kserve.REQUEST_BODY},
+        **shown,
+    )
     async def infer_tensor(request: HttpRequest) -> Response:
         service.check_ready()
         entry = _entry(request)
@@ -297,6 +342,15 @@ def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any
         if length is None:
             return _json(answer)
         return Response(answer, headers={kserve.HEADER: str(length)}, media_type="application/octet-stream")
+
+
+def _readiness(service: Service, model: str | None) -> Response:
+    """Of the service or, if it is named, of the model."""
+    try:
+        service.check_ready()
+    except RefusalError as error:
+        return _json(kserve.readiness(model, str(error)), error.status, _headers(error))
+    return _json(kserve.readiness(model, None))
 
 
 async def _elements(service: Service, texts: Sequence[str], entry: Entry) -> list[str]:
@@ -343,15 +397,23 @@ class _Files(StaticFiles):
 
 def _request_body() -> dict[str, Any]:
     schema = protocol.Request.model_json_schema()
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+    file = {"type": "string", "format": "binary", "description": "An image file."}
+    texts = {"visualize": {"type": "string", "description": "`true` or `false`."}}  # what else is like these, is taken
+    form = schema | {"properties": schema["properties"] | {"image": file} | texts}
+    kinds = {"application/json": schema, "multipart/form-data": form, "image/*": file}
+    return {"required": True, "content": {kind: {"schema": value} for kind, value in kinds.items()}}
 
 
 async def _body(request: HttpRequest, service: Service) -> bytes:
-    coding = request.headers.get("content-encoding", "identity")
-    if coding != "identity":
-        raise RefusalError(415, f"the body is in {coding!r}: send it as it is, without Content-Encoding")
+    """As it was before it was compressed, if it was."""
+    coding: str | None = request.headers.get("content-encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        coding = None
+    elif coding not in CODINGS:
+        raise RefusalError(415, f"Content-Encoding is {coding!r}: expected {ACCEPTED} or none")
     length = request.headers.get("content-length", "")
-    return await service.receive(request.stream(), int(length) if length.isdecimal() else None, _entry(request))
+    known = int(length) if length.isdecimal() else None
+    return await service.receive(request.stream(), known, _entry(request), coding)
 
 
 async def _while_connected(request: HttpRequest, work: Awaitable[Result]) -> Result:

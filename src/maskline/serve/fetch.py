@@ -44,6 +44,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = (301, 302, 303, 307, 308)
 _LONGEST_URL = 8192  # characters
 _HEADERS = {"User-Agent": f"maskline/{__version__}", "Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"}
+_INSTEAD = "send the image in Base64, or have the service started with --allow-url-host {host}"
 _ODD = re.compile(r"[\x00-\x1f\x7f\\]")  # what parsers of URLs drop, or take for a slash
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # the last label of a host that is an IPv4 address in some spelling
@@ -276,7 +277,8 @@ async def fetch(url: str, policy: UrlPolicy, *, look_up: LookUp = look_up) -> by
         FetchError: there are none for this client; see its ``kind``.
     """
     if not policy.enabled:
-        raise FetchError("url_not_allowed", "a URL, which this service does not fetch: send the picture in Base64")
+        told = f"a URL, which this service does not fetch: {_INSTEAD.format(host='HOST')}"
+        raise FetchError("url_not_allowed", told)
     try:
         return await asyncio.wait_for(_fetch(url, policy, look_up), policy.timeout)
     except asyncio.TimeoutError:
@@ -318,7 +320,9 @@ async def _checked(url: URL, policy: UrlPolicy, look_up: LookUp) -> _Hop:
         raise FetchError("url_not_allowed", "a URL must be of http or https, without user and password")
     port = url.port or 0
     if not policy.lists(host, url.scheme, port):
-        raise FetchError("url_not_allowed", f"URLs of {host}, port {port}, are not fetched by this service")
+        named = host if port == _DEFAULT_PORTS[url.scheme] else f"{host}:{port}"
+        told = f"URLs of {named} are not fetched by this service: {_INSTEAD.format(host=named)}"
+        raise FetchError("url_not_allowed", told)
     literal = _address(host)
     addresses = (literal,) if literal else await _addresses(host, port, look_up)
     if not addresses or not all(policy.allows(address) for address in addresses):

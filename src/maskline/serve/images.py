@@ -17,12 +17,20 @@ _DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 _LINE_ENDS = str.maketrans("", "", "\r\n")
 
 
-def is_url(text: str) -> bool:
-    """Whether a text is to be fetched rather than decoded."""
-    return _URL.match(text) is not None
+def is_url(image: str | bytes) -> bool:
+    """Whether an image is to be fetched; else it is in Base64, or a file as it is."""
+    return isinstance(image, str) and _URL.match(image) is not None
 
 
-def from_base64(text: str) -> bytes:
+def file_of(image: str | bytes) -> bytes:
+    """The bytes of an image file that came as it is, or in Base64. Raises RefusalError (422)."""
+    data = image if isinstance(image, bytes) else _from_base64(image)
+    if not data:
+        raise RefusalError.of_image("image_empty", "empty: send the bytes of an image file")
+    return data
+
+
+def _from_base64(text: str) -> bytes:
     """The bytes of Base64 (RFC 4648, section 4), also in a data URL or in lines. Raises RefusalError (422)."""
     start = 0
     if text[:5].lower() == "data:":
@@ -34,13 +42,10 @@ def from_base64(text: str) -> bytes:
     if "\n" in body:
         body = body.translate(_LINE_ENDS)
     try:
-        data = base64.b64decode(body, validate=True)
+        return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:  # the latter for what is not ASCII
         reason = "padding is missing or wrong" if "padding" in str(error).lower() else "it has other characters"
         raise RefusalError.of_image("base64_invalid", f"not Base64 ({reason}), nor an http(s) URL") from None
-    if not data:
-        raise RefusalError.of_image("image_empty", "empty: send the bytes of a picture in Base64")
-    return data
 
 
 def pixels_claimed(data: bytes, most: int) -> int:

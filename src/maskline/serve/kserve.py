@@ -17,15 +17,146 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from maskline import __version__
 from maskline.errors import ParameterError
-from maskline.serve.protocol import MOST_VALUES, has_too_many_values
+from maskline.serve.protocol import MOST_VALUES, has_too_many_values, is_file_or_form
 
 MODEL, VERSION, INPUT, OUTPUT = "instance-segmentation", "1", "input", "output"
 #: Bytes of JSON at the start of a body that goes on in binary form; 0: there is none; without it: all is JSON.
 HEADER = "Inference-Header-Content-Length"
 
 _LENGTH = 4  # bytes of the little-endian number before each element in binary form
+
+
+class Failure(BaseModel):
+    """A request without an answer."""
+
+    model_config = ConfigDict(title="KServeFailure")
+
+    error: str
+
+
+class Live(BaseModel):
+    """That the process answers."""
+
+    live: bool
+
+
+class Ready(BaseModel):
+    """Whether requests are answered."""
+
+    ready: bool
+    error: str | None = Field(None, description="Why not.")
+
+
+class ModelReady(Ready):
+    """Whether requests to the model are answered."""
+
+    name: str
+
+
+class ServerMetadata(BaseModel):
+    """Of the service."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(BaseModel):
+    """Of the input or the output."""
+
+    name: str
+    datatype: str
+    shape: list[int] = Field(description="-1: any number.")
+
+
+class ModelMetadata(BaseModel):
+    """Of the model."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: dict[str, Any] = Field(description="The `model` behind it, and the names of its `classes`.")
+
+
+class OutputTensor(BaseModel):
+    """The answers, each the JSON of one of `POST /instance-segmentation`."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[str]
+
+
+class InferResponse(BaseModel):
+    """An inference request's answer."""
+
+    id: str | None = Field(None, description="The request's.")
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+
+
+_BINARY = {"type": "string", "format": "binary"}
+#: An answer to an inference request, for OpenAPI.
+ANSWER: dict[str, Any] = {
+    "model": InferResponse,
+    "content": {"application/octet-stream": {"schema": _BINARY}},
+    "description": f"The answers; in binary form where that is asked for, after JSON whose length {HEADER} tells.",
+}
+#: The body of an inference request, for OpenAPI.
+REQUEST_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["inputs"],
+                "properties": {
+                    "id": {"type": ["string", "null"]},
+                    "inputs": {
+                        "type": "array",
+                        "minItems": 1,
+                        "maxItems": 1,
+                        "items": {
+                            "type": "object",
+                            "required": ["name", "datatype", "shape", "data"],
+                            "properties": {
+                                "name": {"const": "input"},
+                                "datatype": {"const": "BYTES"},
+                                "shape": {
+                                    "type": "array",
+                                    "items": {"type": "integer", "minimum": 1},
+                                    "minItems": 1,
+                                    "maxItems": 2,
+                                    "description": "`[N, 1]` or `[N]` for N requests.",
+                                },
+                                "data": {
+                                    "type": "array",
+                                    "items": {"type": "string"},
+                                    "minItems": 1,
+                                    "description": "The JSON of a request for `POST /instance-segmentation` each.",
+                                },
+                            },
+                        },
+                    },
+                    "outputs": {
+                        "type": ["array", "null"],
+                        "items": {"type": "object", "required": ["name"], "properties": {"name": {"const": "output"}}},
+                    },
+                },
+            }
+        },
+        "application/octet-stream": {
+            "schema": _BINARY | {"description": f"JSON, whose length {HEADER} tells, and the tensor in binary form."}
+        },
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +198,8 @@ def parse(body: bytes, header_length: int | None, *, limit: int) -> InferRequest
     """
     if header_length == 0:
         return InferRequest(None, (_decoded(body, "the body"),), (1, 1), binary=True)
+    if is_file_or_form(body):
+        raise ParameterError("the body is an image or a form, which POST /instance-segmentation takes: expected JSON")
     if header_length is not None and not 0 < header_length <= len(body):
         raise ParameterError(f"the header {HEADER} is {header_length}, the body has {len(body)} bytes")
     head, tail = body[:header_length], memoryview(body)[len(body) if header_length is None else header_length :]
@@ -101,6 +234,18 @@ def compose(request: InferRequest, texts: Sequence[str]) -> tuple[bytes, int | N
 def error(message: str) -> bytes:
     """The body of an answer to what can't be answered; its status says what kind of fault it is."""
     return _dump({"error": message})
+
+
+def readiness(name: str | None, reason: str | None) -> bytes:
+    """What questions for readiness are answered.
+
+    Args:
+        name: of the model; None: the server is asked for.
+        reason: why it is not ready; None: it is.
+    """
+    answer: dict[str, Any] = {} if name is None else {"name": name}
+    answer["ready"] = reason is None
+    return _dump(answer if reason is None else answer | {"error": reason})
 
 
 def server_metadata() -> dict[str, Any]:

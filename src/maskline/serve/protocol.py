@@ -1,23 +1,70 @@
 """Requests and answers of ``POST /instance-segmentation`` as bytes: no web framework, no model.
 
-The form is that of PaddleX's service for this pipeline; ``maskFormat``, ``maskFrame`` and ``result.size`` are ours.
+The fields are those of PaddleX's service for this pipeline; ``maskFormat``, ``maskFrame`` and ``result.size`` are ours.
+A body is JSON, a form (multipart/form-data) with the image as a file, or the image file alone. Its first bytes say
+which of these, because clients are known to send any content type.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from maskline.errors import ParameterError
+from maskline.inputs.images import is_image
+from maskline.runtime.thresholds import Threshold, by_class
 from maskline.serve.refusal import Fault, RefusalError
 
 MaskFormat: TypeAlias = Literal["rle", "polygon"]
 MaskFrame: TypeAlias = Literal["box", "image"]
 LONGEST_LOG_ID = 200  # characters
 MOST_VALUES = 100_000  # in the JSON of a request; there is no need for more than a few
+MOST_FIELDS = 100  # of a form
+EXPECTED = (
+    'send JSON with the image in Base64, {"image": "…"}, a form (multipart/form-data) with the file as its field '
+    "`image`, or the file alone: JPEG, PNG, WebP, BMP, TIFF, PNM or Sun raster; see /docs"
+)
+
+_LONGEST_BOUNDARY = 72  # bytes, with the hyphens before it (RFC 2046, section 5.1.1)
+_DISPOSITION = re.compile(
+    rb'^content-disposition:\s*form-data\s*;\s*name="?([^";\r\n]*)"?(.*;\s*filename\*?\s*=)?', re.I | re.M
+)
+_SCORE_SCHEMA = {"type": "number", "minimum": 0, "maximum": 1}
+
+
+def _image(value: object) -> str | bytes:
+    if not isinstance(value, str | bytes):
+        raise PydanticKnownError("string_type")
+    if value == "":
+        raise PydanticKnownError("string_too_short", {"min_length": 1})
+    if isinstance(value, str) and not _is_text(value):
+        raise PydanticKnownError("string_unicode")
+    return value
+
+
+def _threshold(value: object, info: ValidationInfo) -> object:
+    """As `maskline.Predictor.predict` takes it, for the classes in the context; None too."""
+    try:
+        if value is not None:
+            by_class(value, info.context, default=0)  # type: ignore[arg-type]
+    except ParameterError as error:
+        raise PydanticCustomError("threshold_invalid", "{told}", {"told": str(error)}) from None
+    return value
 
 
 class Request(BaseModel):
@@ -26,16 +73,24 @@ class Request(BaseModel):
     model_config = ConfigDict(title="InstanceSegmentationRequest", hide_input_in_errors=True)
 
     image: Annotated[
-        str,
+        str | bytes,
+        PlainValidator(_image),
+        WithJsonSchema({"type": "string", "minLength": 1}),
         Field(
-            min_length=1,
-            description="The bytes of a picture (JPEG, PNG, WebP, BMP, TIFF, PNM, Sun raster) in Base64, with or "
+            description="The bytes of an image file (JPEG, PNG, WebP, BMP, TIFF, PNM, Sun raster) in Base64, with or "
             "without `data:image/…;base64,` before them; or, where the service allows it, a URL.",
         ),
     ]
     threshold: Annotated[
-        float | None,
-        Field(allow_inf_nan=False, description="Keep scores above it. Default: the model's own."),
+        Threshold | None,
+        PlainValidator(_threshold),
+        WithJsonSchema(
+            {"anyOf": [_SCORE_SCHEMA, {"type": "object", "additionalProperties": _SCORE_SCHEMA}, {"type": "null"}]}
+        ),
+        Field(
+            description="Keep scores above it. Or an object with the names of classes and a score for each; other "
+            "classes have the model's own. Default: the model's own."
+        ),
     ] = None
     visualize: Annotated[
         bool | None, Field(description="Whether the answer holds a rendered picture. Default: as the service is set.")
@@ -110,17 +165,16 @@ class Health(BaseModel):
 class Wanted:
     """How a picture is to be looked at, and what is to be told of it."""
 
-    threshold: float | None
+    threshold: Threshold | None
     visualize: bool
     mask_format: MaskFormat
     mask_frame: MaskFrame
 
     @classmethod
     def of(cls, request: Request, visualize: bool) -> Wanted:
-        """What a request wants; ``visualize`` where it does not say. Any threshold is legal, as in the reference."""
-        threshold = None if request.threshold is None else min(max(request.threshold, 0.0), 1.0)
+        """What a request wants; ``visualize`` where it does not say."""
         drawn = visualize if request.visualize is None else request.visualize
-        return cls(threshold, drawn, request.maskFormat, request.maskFrame)
+        return cls(request.threshold, drawn, request.maskFormat, request.maskFrame)
 
 
 def new_log_id() -> str:
@@ -128,28 +182,88 @@ def new_log_id() -> str:
     return str(uuid.uuid4())
 
 
-def parse(body: bytes | str) -> Request:
-    """A request from its JSON, whatever their content type was said to be. Raises RefusalError (422)."""
+def parse(body: bytes | str, classes: Sequence[str]) -> Request:
+    """A request from its body; ``classes`` has the names that a threshold may be for. Raises RefusalError (422)."""
+    values = _file_or_form(body) if isinstance(body, bytes) else None
+    if values is None:
+        values = _object(body)
+    log_id = _log_id(values)
+    try:
+        return Request.model_validate(values, context=classes)
+    except ValidationError as error:
+        faults = [Fault(e["type"], _place(e["loc"]), e["msg"]) for e in error.errors(include_url=False)]
+        raise RefusalError.of(faults, log_id) from None
+
+
+def is_file_or_form(body: bytes) -> bool:
+    """Whether a body is an image file or a form, by its first bytes."""
+    return is_image(body) or body.startswith(b"--")
+
+
+def _file_or_form(body: bytes) -> dict[str, Any] | None:
+    """The fields of a request that comes as an image file or as a form; None for anything else."""
+    if not is_file_or_form(body):
+        return None
+    return {"image": body} if is_image(body) else _form(body)
+
+
+def _form(body: bytes) -> dict[str, Any]:
+    """The fields of multipart/form-data: of the image its file, or a text as in JSON, of others what JSON would have.
+
+    A boundary need not be told: it begins the body.
+    """
+    boundary = body[: _LONGEST_BOUNDARY + 2].partition(b"\r\n")[0]
+    delimiter = b"\r\n" + boundary
+    if len(boundary) > _LONGEST_BOUNDARY or body.count(delimiter) > MOST_FIELDS:
+        raise _no_form(f"no boundary of up to 70 characters, or more than {MOST_FIELDS} fields")
+    *parts, end = body[len(boundary) :].split(delimiter)
+    if not end.startswith(b"--"):
+        raise _no_form("it has no end")
+    values: dict[str, Any] = {}
+    for part in parts:
+        head, _, content = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        disposition = _DISPOSITION.search(head)
+        if disposition is None:
+            raise _no_form("a part without Content-Disposition: form-data; name=…")
+        name = disposition[1].decode("utf-8", "replace")
+        if name in values:
+            raise _no_form(f"{name!r} is given twice; each image needs a request of its own")
+        if name not in Request.model_fields:
+            continue
+        values[name] = content if name == "image" and disposition[2] else _field(name, content)
+    return values
+
+
+def _field(name: str, content: bytes) -> Any:
+    """The value of a field, which a form has as a text."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise _no_form(f"{name!r} is neither a text in UTF-8 nor a file, which has a filename=…") from None
+    if name not in ("threshold", "visualize"):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _object(body: bytes | str) -> dict[str, Any]:
+    """The fields of a request that comes as JSON."""
     if has_too_many_values(body):
         raise _no_json(f"more than {MOST_VALUES} values")
     try:
         values = json.loads(body)
     except json.JSONDecodeError as error:
-        raise _no_json(error.msg, f"body[{error.pos}]") from None
+        hint = f"; {EXPECTED}" if error.pos == 0 else ""
+        raise _no_json(f"{error.msg}{hint}", f"body[{error.pos}]") from None
     except (ValueError, RecursionError):  # bytes that are no text, a number of thousands of digits, depth
-        raise _no_json("not JSON in UTF-8, too deep, or with a number of too many digits") from None
+        told = f"not JSON in UTF-8, too deep, or with a number of too many digits; {EXPECTED}"
+        raise _no_json(told) from None
     if not isinstance(values, dict):
-        told = "Input should be a valid dictionary or object to extract fields from"
+        told = f"Input should be a valid dictionary or object to extract fields from; {EXPECTED}"
         raise RefusalError.of([Fault("model_attributes_type", "body", told)])
-    log_id = _log_id(values)
-    try:
-        request = Request.model_validate(values)
-    except ValidationError as error:
-        faults = [Fault(e["type"], _place(e["loc"]), e["msg"]) for e in error.errors(include_url=False)]
-        raise RefusalError.of(faults, log_id) from None
-    if not _is_text(request.image):
-        raise RefusalError.of([Fault("string_unicode", "body.image", "Input should be valid Unicode")], log_id)
-    return request
+    return values
 
 
 def has_too_many_values(body: bytes | str) -> bool:
@@ -160,6 +274,12 @@ def has_too_many_values(body: bytes | str) -> bool:
 
 def _no_json(told: str, place: str = "body") -> RefusalError:
     return RefusalError.of([Fault("json_invalid", place, f"JSON decode error: {told}")])
+
+
+def _no_form(told: str) -> RefusalError:
+    return RefusalError.of(
+        [Fault("form_invalid", "body", f"the form is damaged or not as expected: {told}; {EXPECTED}")]
+    )
 
 
 def _log_id(values: dict[str, Any]) -> str | None:

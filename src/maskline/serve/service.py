@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from maskline.serve import images, protocol
 from maskline.serve.admission import Job, Outcome, Queue
+from maskline.serve.coding import decompressed
 from maskline.serve.fetch import FetchError, fetch
 from maskline.serve.metrics import Metrics
 from maskline.serve.protocol import Wanted
@@ -138,19 +139,25 @@ class Service:
             self._held -= entry.held
             entry.held = 0
 
-    async def receive(self, chunks: AsyncIterator[bytes], length: int | None, entry: Entry) -> bytes:
+    async def receive(
+        self, chunks: AsyncIterator[bytes], length: int | None, entry: Entry, coding: str | None = None
+    ) -> bytes:
         """The body of a request, within `room_for` its entry.
 
         Args:
             chunks: as they come.
             length: what the request says it is.
+            coding: how it is compressed, of `coding.CODINGS`; it is decompressed within the same limits.
 
         Raises:
-            RefusalError: 413 too large, 429 no room for it now, 408 it comes too slowly.
+            RefusalError: 413 too large, 429 no room for it now, 408 it comes too slowly, 400 it can't be decompressed.
         """
         if length is not None and length > self.settings.max_body:
             raise self._too_large()
         self._check_room(length or 0)
+        chunks = self._bounded(chunks)
+        if coding is not None:
+            chunks = self._bounded(decompressed(chunks, coding))
         with entry.timed("receive"):
             try:
                 return await asyncio.wait_for(self._collect(chunks, entry), self.settings.body_timeout)
@@ -158,13 +165,18 @@ class Service:
                 told = f"the request did not come within {self.settings.body_timeout:g} s"
                 raise RefusalError(408, told) from None
 
-    async def _collect(self, chunks: AsyncIterator[bytes], entry: Entry) -> bytes:
-        parts: list[bytes] = []
+    async def _bounded(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The same, up to ``max_body`` bytes."""
         size = 0
         async for chunk in chunks:
             size += len(chunk)
             if size > self.settings.max_body:
                 raise self._too_large()
+            yield chunk
+
+    async def _collect(self, chunks: AsyncIterator[bytes], entry: Entry) -> bytes:
+        parts: list[bytes] = []
+        async for chunk in chunks:
             self._check_room(len(chunk))
             entry.held += len(chunk)
             self._held += len(chunk)
@@ -176,17 +188,19 @@ class Service:
             raise RefusalError(429, "too many large requests at once", retry_after=self._queue.retry_after)
 
     def _too_large(self) -> RefusalError:
-        return RefusalError(413, f"the request is too large: this service takes up to {self.settings.max_body} bytes")
+        told = f"the request is too large: this service takes up to {self.settings.max_body} bytes, decompressed"
+        return RefusalError(413, told)
 
     async def read(self, body: bytes | str, entry: Entry) -> Asked:
         """What a request asks for. Raises RefusalError. Let go of the body then: it is larger than what is kept."""
         with entry.timed("parse"):
-            request = await self.aside(protocol.parse, body, len(body))
+            parse = partial(protocol.parse, classes=self.workers.about["labels"])
+            request = await self.aside(parse, body, len(body))
             entry.log_id = request.logId or entry.log_id
             wanted = Wanted.of(request, self.settings.visualize)
             if images.is_url(request.image):
                 return Asked(request.image, wanted)
-            return Asked(await self.aside(images.from_base64, request.image, len(request.image)), wanted)
+            return Asked(await self.aside(images.file_of, request.image, len(request.image)), wanted)
 
     async def answer(self, asked: Asked, entry: Entry) -> bytes:
         """The answer to a request, with its envelope. Raises RefusalError; what is cancelled leaves no trace."""

@@ -34,7 +34,7 @@ class Settings:
         timeout: seconds from a request's last byte to its answer.
         body_timeout: seconds that the bytes of a request may take to come.
         drain: seconds that requests under way have once the service is told to end.
-        max_body: bytes of one request.
+        max_body: bytes of one request, as it comes and decompressed.
         max_pixels: of one picture, by its header.
         queue_pixels: of all pictures that wait or are worked on. Each counts as a million at least.
         api_key: what requests must carry; None: nothing.

@@ -26,6 +26,7 @@ from maskline.cores import cores
 from maskline.errors import MasklineError, ParameterError
 from maskline.instances import ByteArray, Instances
 from maskline.runtime.predictor import Predictor
+from maskline.runtime.thresholds import Threshold
 from maskline.serve import wire
 from maskline.serve.answering import decode, encode
 from maskline.serve.protocol import Wanted
@@ -87,7 +88,8 @@ class Worker:
         self, decoded: Sequence[ByteArray | RefusalError], wanted: Sequence[Wanted]
     ) -> list[Instances | RefusalError]:
         """The instances of each picture, or why there are none."""
-        images, thresholds = [], []
+        images: list[ByteArray] = []
+        thresholds: list[Threshold | None] = []
         for pixels, one in zip(decoded, wanted, strict=True):
             if not isinstance(pixels, RefusalError):
                 images.append(pixels)
@@ -96,7 +98,7 @@ class Worker:
         return [pixels if isinstance(pixels, RefusalError) else next(found) for pixels in decoded]
 
     def _run(
-        self, images: Sequence[ByteArray], thresholds: Sequence[float | None]
+        self, images: Sequence[ByteArray], thresholds: Sequence[Threshold | None]
     ) -> Sequence[Instances | RefusalError]:
         """The model's instances. Where it fails on several pictures, each is tried alone."""
         with self._running:

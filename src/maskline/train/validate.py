@@ -131,7 +131,7 @@ def predict_stream(
     every = np.zeros(int(network.num_classes), np.float32)  # type: ignore[arg-type]
     for image in images:
         pixels, frame = row.preprocess.apply(image)
-        raw, mask_frame = deployed.run(pixels[None]).image(0), catalog.FAMILIES[row.family].mask_frame
+        raw, mask_frame = deployed.run(pixels[None]).image(0), row.mask_frame
         yield to_instances(raw, frame, pixels.shape[:2], every, mask_frame=mask_frame)
 
 
