@@ -26,7 +26,10 @@ from maskline.weights.load import is_unaligned, load_network
 log = logging.getLogger("maskline")
 
 #: Settings that may change when a run is resumed.
-FREE = ("data", "output", "resume", "device", "processes", "log_interval", "keep", "workers", "export", "num_classes")
+FREE = (
+    *("data", "output", "resume", "device", "processes", "log_interval", "keep", "workers", "threads"),
+    *("export", "num_classes"),
+)
 
 
 def train(settings: Settings) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def train(settings: Settings) -> dict[str, Any]:
     job = prepare(replace(settings, processes=processes.count(chosen.processes)), splits)
     check_folder(job.settings.output)
     chosen.select()
-    processes.run(run, job, chosen.processes)
+    processes.run(run, job, chosen.processes, settings.threads)
     if not processes.is_first():
         return {}
     if job.settings.export:
