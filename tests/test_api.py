@@ -17,6 +17,8 @@ import maskline
 from maskline import Predictor, Result, create_model, create_pipeline
 from maskline.errors import DeviceError, InputError, ParameterError, UnknownNameError
 from maskline.inputs import read_image
+from maskline.runtime import opening, predictor
+from maskline.runtime.opening import open_graphs
 
 PHOTO = read_image(Path(maskline.__file__).with_name("assets") / "fruit.jpg")
 
@@ -83,7 +85,7 @@ def test_a_device_for_one_call(single: Predictor) -> None:
     for _ in range(2):
         for ours, theirs in zip(single.predict(photos(4), device="cpu,cpu"), expected, strict=True):
             assert_same(ours, theirs)
-    assert list(single._others) == ["cpu,cpu"] and single.device == "cpu"
+    assert [device for device, _ in single._others] == ["cpu,cpu"] and single.device == "cpu"
     assert len(list(single.predict(photos(1), device="CPU"))) == 1 and len(single._others) == 1
     single.close()
     assert single._others == {} and len(list(single.predict(photos(1)))) == 1
@@ -100,7 +102,7 @@ def test_a_pipelines_call_takes_a_device_too(tiny_model_dir: Path) -> None:
 def test_a_device_that_is_not_there_is_told_at_once(tiny_model_dir: Path) -> None:
     """F36, B51: recognised, and told what is here."""
     for device in ("gpu:0", "npu:0", "xpu:0", "mlu:0", "dcu:0", "gcu", "iluvatar_gpu:1", "metax_gpu", "mps"):
-        with pytest.raises(DeviceError, match=r"is not available: (this ONNX Runtime|OpenVINO) has .*(cpu|CPU)"):
+        with pytest.raises(DeviceError, match=r"is not available: (ONNX Runtime|OpenVINO) has cpu.* here; "):
             create_model(model_dir=tiny_model_dir, device=device)
 
 
@@ -128,6 +130,49 @@ def test_acceleration_changes_no_result(
             a, b = ours.instances.full_mask(i), theirs.instances.full_mask(i)
             assert (a != b).sum() <= max(4, 0.01 * b.sum())
     assert caplog.text == ""
+
+
+def test_the_fastest_backend_for_one_call(single: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F13: a line of the documents' table for `predict`. False is the default there, so it changes nothing."""
+    monkeypatch.setattr(opening, "FASTER_BY_OPENVINO", (single.model_name,))
+    (photo,) = photos(1)
+    opened = []
+    monkeypatch.setattr(predictor, "open_graphs", lambda *given: opened.append(open_graphs(*given)) or opened[-1])
+    plain, fast, again, off = (next(single.predict(photo, use_hpip=u)) for u in (None, True, True, False))
+    assert [graph.backend for graphs in opened for graph in graphs] == ["openvino"]  # once
+    for found in (fast, again, off):
+        np.testing.assert_allclose(found.instances.scores, plain.instances.scores, atol=5e-4)
+    np.testing.assert_array_equal(off.instances.scores, plain.instances.scores)
+    with pytest.raises(ParameterError, match="use_hpip is 1"):
+        single.predict(photo, use_hpip=1)  # type: ignore[arg-type]
+    single.close()
+
+
+def test_a_device_of_the_file_that_is_not_there(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """B52: the CPU, with a warning; an argument is a wish of one's own, and an error unless it may fall back."""
+    monkeypatch.delenv("MASKLINE_DEVICE_FALLBACK", raising=False)
+    old = {"Pipeline": {"model": str(tiny_model_dir), "device": "gpu:0"}}
+    assert create_pipeline(config=old).device == "cpu"
+    assert len(caplog.messages) == 1 and caplog.messages[0].endswith("; using the CPU")
+    with pytest.raises(DeviceError, match="'gpu:1'.*MASKLINE_DEVICE_FALLBACK=1"):
+        create_pipeline(config=old, device="gpu:1")
+    assert create_pipeline(config=old, device="gpu:1", cpu_fallback=True).device == "cpu"
+    assert create_model(model_dir=tiny_model_dir, device="gpu:1", cpu_fallback=True).device == "cpu"
+    monkeypatch.setenv("MASKLINE_DEVICE_FALLBACK", "0")
+    with pytest.raises(DeviceError):
+        create_pipeline(config=old)
+
+
+@pytest.mark.parametrize(("pipeline", "told"), [(None, 0), ("instance_segmentation", 0), ("other.yaml", 1)])
+def test_a_configuration_and_a_name(
+    pipeline: str | None, told: int, tiny_model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """F11: a warning, which names both, only where they differ."""
+    create_pipeline(pipeline, config=pipeline_config(tiny_model_dir))
+    assert len(caplog.messages) == told
+    assert all("'other.yaml'" in line and "'instance_segmentation'" in line for line in caplog.messages)
 
 
 def test_a_pipelines_file_says_what_to_run_and_arguments_win(tiny_model_dir: Path) -> None:

@@ -209,10 +209,18 @@ def test_table_rows() -> None:
     """F71."""
     rows = {row[0]: row[1:] for row in catalog.table_rows()}
     assert list(rows) == [*NAMES, OURS]
-    assert rows["Mask-RT-DETR-L"] == ("Mask-RT-DETR", "45.7", "113.20", "1179.56", "113.6")
-    assert rows["SOLOv2"] == ("SOLOv2", "35.5", "131.99", "-", "179.1")
+    assert rows["Mask-RT-DETR-L"] == ("Mask-RT-DETR", "45.7", "113.20 / 113.20", "1179.56 / 1179.56", "113.6")
+    assert rows["PP-YOLOE_seg-S"] == ("PP-YOLOE-seg", "32.5", "243.41 / 222.30", "2507.70 / 1282.35", "31.5")
+    assert rows["SOLOv2"] == ("SOLOv2", "35.5", "131.99 / 131.99", "- / 2369.98", "179.1")
+    assert rows[OURS] == ("PP-YOLOE-seg", "-", "-", "-", "4.6")
     assert all(len(row) + 1 == len(catalog.TABLE_HEADER) for row in rows.values())
-    assert len(catalog.markdown_table().splitlines()) == 18
+    plain, linked = (catalog.markdown_table(links=links).splitlines() for links in (False, True))
+    assert len(plain) == len(linked) == 18 and not any("https" in line for line in plain)
+    weights = "https://paddle-model-ecology.bj.bcebos.com/paddlex/official_pretrained_model/SOLOv2_pretrained.pdparams"
+    program = "https://paddle-model-ecology.bj.bcebos.com/paddlex/official_inference_model/paddle3.0.0/SOLOv2_infer.tar"
+    (line,) = (line for line in linked if line.startswith("| SOLOv2 "))
+    assert line.endswith(f"| 179.1 | [weights]({weights}), [Paddle program]({program}) |")
+    assert linked[-1].endswith("| 4.6 | - |")
 
 
 def test_import_brings_no_torch() -> None:

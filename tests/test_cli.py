@@ -164,9 +164,12 @@ def test_offline_the_official_model_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_models_prints_the_table() -> None:
-    """F71."""
-    done = run("models")
-    assert done.returncode == 0 and done.stdout.count("\n") >= 16 and "Mask-RT-DETR-H" in done.stdout
+    """F71: with what the figures are from, and the addresses where they are asked for."""
+    plain, linked = run("models"), run("models", "--links")
+    for done in (plain, linked):
+        assert done.returncode == 0 and "| Mask-RT-DETR-H | Mask-RT-DETR | 50.6 | 180.83 / 180.83 |" in done.stdout
+        assert "documents of 3.0.3" in done.stdout and "NVIDIA T4" in done.stdout and "Xeon Gold 6271C" in done.stdout
+    assert "https" not in plain.stdout and linked.stdout.count("_pretrained.pdparams") == 15
 
 
 def test_usage_errors_and_help() -> None:

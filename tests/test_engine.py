@@ -149,7 +149,7 @@ def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -
         "num_classes": "3", "epochs_iters": "7", "batch_size": "5", "learning_rate": "0.25", "warmup_steps": "11",
         "resume_path": "a/b.pdparams", "log_interval": "2", "eval_interval": "4", "save_interval": "6", "amp": "O1",
         "processes": "8", "workers": "0", "accumulate": "9", "patience": "12", "clip_norm": "0.5",
-        "drop_background": "True", "augment": "{flip: 0, copy_paste: 0.5}", "seed": "13",
+        "drop_background": "True", "threads": "3", "augment": "{flip: 0, copy_paste: 0.5}", "seed": "13",
     }  # fmt: skip
     given = [f"Train.{key}={value}" for key, value in keys.items()]
     assert main("Global.mode=train", "Global.dataset_dir=d", "Global.device=cpu", *given) == 0
@@ -159,7 +159,7 @@ def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -
             model="Mask-RT-DETR-S", data=Path("d"), output=Path("output"), num_classes=3, epochs=7, batch_size=5,
             learning_rate=0.25, warmup_steps=11, resume=Path("a/b.pdparams"), device="cpu", processes=8,
             precision="bf16", accumulate=9, clip_norm=0.5, log_interval=2, eval_interval=4, save_interval=6,
-            patience=12, drop_background=True, workers=0, seed=13, weights="official",
+            patience=12, drop_background=True, workers=0, threads=3, seed=13, weights="official",
             augment=Augment(recipe.distort, recipe.expand, recipe.crop, 0, copy_paste=0.5, sizes=recipe.sizes),
         )
     ]  # fmt: skip
@@ -242,9 +242,7 @@ def test_check_dataset_says_what_is_missing(
     assert main("Global.dataset_dir=d", override) == (2 if unusable else 1) and made.arguments == []
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and told in line
-    if unusable:
-        assert not out.exists()
-    elif "output" not in override:
+    if "output" not in override:
         assert told in result(out)["err_msg"] and result(out)["done_flag"] is False
 
 
@@ -283,11 +281,11 @@ def test_predict_prints_and_saves(
 
 
 def test_only_training_uses_several_devices(
-    out: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str]
+    out: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     given = ("Global.mode=predict", f"Predict.model_dir={tiny_model_dir}", f"Predict.input={PHOTO}")
-    assert main(*given, "Global.device=gpu:5,6") == 1
-    assert "'gpu:5'" in capsys.readouterr().err
+    assert main(*given, "Global.device=gpu:5,6") == 0
+    assert "'gpu:5' is not available" in caplog.text and "using the CPU" in caplog.text and "gpu:6" not in caplog.text
     assert main(*given, "Global.device=tpu:0") == 2
     assert "unknown device 'tpu:0'" in capsys.readouterr().err
     assert main(*given, "Global.device=cpu,cpu") == 0
@@ -336,21 +334,121 @@ def test_a_broken_data_set_from_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "told", "mode"),
     [
-        (["-c", "none.yaml"], "no configuration file none.yaml"),
-        (["-o", "Global.mode=train"], "Global.model is not set"),
-        (["-c", CONFIG, "-o", "Train.epoch_iters=1"], "did you mean 'epochs_iters'"),
-        (["-c", CONFIG, "-o", "Train"], "expected Section.key=value"),
+        (["-c", "none.yaml"], "no configuration file none.yaml", None),
+        (["-c", "none.yaml", "-o", "Global.mode=train"], "no configuration file none.yaml", None),
+        (["-c", "none.yaml", "-o", "Global.mode=train", "-o", "Global.output=output"], "no configuration", "train"),
+        (["-o", "Global.mode=train"], "Global.model is not set", "train"),
+        (["-c", CONFIG, "-o", "Train.epoch_iters=1"], "did you mean 'epochs_iters'", "check_dataset"),
+        (["-c", CONFIG, "-o", "Train"], "expected Section.key=value", "check_dataset"),
+        (["-c", CONFIG, "-o", "Global.mode=evaluate", "-o", "Global.device=tpu"], "unknown device 'tpu'", "evaluate"),
+        (["-c", CONFIG, "-o", "Global.mode=trian"], "did you mean 'train'", None),
+        (["-c", CONFIG, "-o", "Global.output=None", "-o", "Train.seed=x"], "Train.seed is 'x'", None),
+        (["-c", CONFIG, "-o", "Global.output={a: 1}"], "Global.output is {'a': 1}", None),
     ],
 )
-def test_a_configuration_that_can_t_be_used_is_one_line(
-    arguments: list[str], told: str, out: Path, capsys: pytest.CaptureFixture[str]
+def test_a_configuration_that_is_refused_is_one_line_and_the_result(
+    arguments: list[str], told: str, mode: str | None, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """F75: also before the job starts, where mode and folder are known. No result of an earlier run stays."""
+    files = {name: out / f"{name}_result.json" for name in MODES}
+    out.mkdir()
+    for file in files.values():
+        file.write_text('{"done_flag": true}')
     code = command(*arguments)
     lines = [line for line in capsys.readouterr().err.splitlines() if "configuration: " not in line]
-    assert code == (1 if "none" in told else 2) and len(lines) == 1 and told in lines[0]
-    assert not out.exists()
+    assert code == (1 if "none" in arguments[1] else 2) and len(lines) == 1 and told in lines[0]
+    assert {name for name in MODES if not result(out, name)["done_flag"]} == {mode} - {None}
+    if mode is not None:
+        found = result(out, mode)
+        assert list(found) == ["done_flag", "err_type", "err_msg"] and told in found["err_msg"]
+        assert found["err_type"].startswith("<class 'maskline.errors.")
+
+
+def test_a_training_that_is_refused_is_not_done(out: Path) -> None:
+    """The list of an earlier run's checkpoints stays, but nobody can take it for this run's success."""
+    out.mkdir()
+    listed = {"model_name": "SOLOv2", "models": {"best": {"score": 0.5, "pdparams": "best_model/x"}}, "done_flag": True}
+    for name in ("train_result.json", "train_results.json"):
+        (out / name).write_text(json.dumps(listed))
+    assert main("Global.mode=train", "Train.epochs_iters=0") == 2
+    assert result(out, "train")["done_flag"] is False and "Train.epochs_iters is 0" in result(out, "train")["err_msg"]
+    assert json.loads((out / "train_results.json").read_text()) == listed | {"done_flag": False}
+
+
+def test_an_evaluation_that_fails_leaves_no_result_of_before(out: Path) -> None:
+    """In our own form of the command too."""
+    out.mkdir()
+    (out / "evaluate_result.json").write_text('{"done_flag": true}')
+    assert command("evaluate", "nowhere", "--device", "cpu") == 1
+    assert not (out / "evaluate_result.json").exists()
+
+
+def test_the_settings_of_a_run_are_no_configuration(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, with what they are for."""
+    (out.parent / "run").mkdir()
+    (out.parent / "run" / "config.yaml").write_text("model: SOLOv2\ndata: d\noutput: run\nepochs: 3\n")
+    assert command("-c", "run/config.yaml") == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "has the settings of a training run" in told and "--resume run`" in told
+
+
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_the_processor_stands_in_for_the_documents_devices(
+    mode: str,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """B40: what PaddleX's own files ask for is not there. Unless the environment forbids it; then nothing is read."""
+    from maskline.train import devices
+
+    monkeypatch.delenv("MASKLINE_DEVICE_FALLBACK", raising=False)
+    monkeypatch.setattr(devices, "_count", lambda kind: 0)
+    given = (f"Global.mode={mode}", "Global.dataset_dir=nowhere", "Global.device=gpu:0,1,2,3")
+    assert main(*given) == 1
+    warned = caplog.messages[-1]
+    assert "device 'gpu:0' is not available: torch has cpu here" in warned and warned.endswith("; using the CPU")
+    assert "nowhere does not exist" in capsys.readouterr().err
+    monkeypatch.setenv("MASKLINE_DEVICE_FALLBACK", "0")
+    assert main(*given) == 1
+    assert "device 'gpu:0' is not available" in result(out, mode)["err_msg"]
+
+
+@pytest.mark.parametrize("command_", ["train SOLOv2 nowhere", "evaluate nowhere --model SOLOv2 --weights x.pdparams"])
+def test_our_own_forms_take_the_processor_only_if_the_environment_asks_for_it(
+    command_: str,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Before any data is read."""
+    from maskline.train import devices
+
+    monkeypatch.delenv("MASKLINE_DEVICE_FALLBACK", raising=False)
+    monkeypatch.setattr(devices, "_count", lambda kind: 0)
+    assert command(*command_.split(), "--device", "gpu:0") == 1
+    told = capsys.readouterr().err
+    assert "device 'gpu:0' is not available" in told and "MASKLINE_DEVICE_FALLBACK=1" in told
+    monkeypatch.setenv("MASKLINE_DEVICE_FALLBACK", "1")
+    assert command(*command_.split(), "--device", "gpu:0") == 1
+    assert "; using the CPU" in caplog.text and "nowhere does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["gpu:0", "npu"])
+def test_a_device_is_looked_for_before_a_model(
+    device: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is fetched, exported or read first."""
+    monkeypatch.delenv("MASKLINE_DEVICE_FALLBACK", raising=False)
+    monkeypatch.setattr(hub, "model_dir", lambda name: pytest.fail("the model was looked for"))
+    for line in ("predict x.jpg --model SOLOv2", "evaluate nowhere --model SOLOv2", "serve --model SOLOv2"):
+        assert command(*line.split(), "--device", device) == 1
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert "is not available: ONNX Runtime has" in last and "MASKLINE_DEVICE_FALLBACK=1" in last
 
 
 def test_the_command_line_of_the_reference(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from maskline import catalog, hub
 from maskline.checks import check_count, check_threshold
 from maskline.config import load_pipeline
+from maskline.config.pipeline import PIPELINE
 from maskline.errors import ParameterError
-from maskline.runtime import acceleration
-from maskline.runtime.device import parse_devices
-from maskline.runtime.model_dir import GRAPH_FILES
+from maskline.runtime import acceleration, opening
+from maskline.runtime.device import device_text, parse_devices
+from maskline.runtime.model_dir import GRAPH_FILES, WEIGHTS_SUFFIXES
 from maskline.runtime.predictor import Predictor
 from maskline.runtime.thresholds import Threshold
 
@@ -34,6 +36,7 @@ def create_model(
     hpi_config: Mapping[str, Any] | None = None,
     engine: str | None = None,
     engine_config: Mapping[str, Any] | None = None,
+    cpu_fallback: bool = False,
     pp_option: object = None,
     genai_config: object = None,
 ) -> Predictor:
@@ -42,9 +45,12 @@ def create_model(
     Args:
         model_name: a row of the catalog, ``embedded``, or (as older documents have it) a model directory of another
             name.
-        model_dir: an exported model; without it the official one, fetched and exported on first use.
+        model_dir: an exported model, see `maskline.runtime.model_dir.open_model_dir`; without it the official one,
+            fetched and exported on first use.
         device, threshold, batch_size, grow_boxes: see `Predictor`.
         threads, use_hpip, hpi_config, engine, engine_config: see `maskline.runtime.acceleration.choose`.
+        cpu_fallback: the CPU stands in, with a warning, for a device that is not there; else that is an error. The
+            variable ``MASKLINE_DEVICE_FALLBACK``, if set, wins.
         pp_option, genai_config: of the reference's; ignored, with a warning.
 
     Raises:
@@ -55,6 +61,7 @@ def create_model(
     chosen = acceleration.choose(
         use_hpip=use_hpip, hpi_config=hpi_config, engine=engine, engine_config=engine_config, threads=threads
     )
+    chosen = replace(chosen, cpu_fallback=cpu_fallback)
     _tell_ignored(pp_option=pp_option, genai_config=genai_config)
     _check_now(device, threshold, batch_size)
     if isinstance(model_name, os.PathLike):
@@ -68,6 +75,7 @@ def create_model(
     name = None if model_name is None else catalog.get(model_name).name
     if model_dir is None:
         assert name is not None
+        device = device_text(opening.settle(device, chosen))  # before anything is fetched
         model_dir = hub.model_dir(name)
     return Predictor(
         model_dir,
@@ -84,6 +92,8 @@ def create_pipeline(
     pipeline: str | Path | None = None,
     *,
     config: Mapping[str, Any] | None = None,
+    model_name: str | None = None,
+    model_dir: str | Path | None = None,
     device: str | None = None,
     threshold: Threshold | None = None,
     batch_size: int | None = None,
@@ -93,6 +103,7 @@ def create_pipeline(
     hpi_config: Mapping[str, Any] | None = None,
     engine: str | None = None,
     engine_config: Mapping[str, Any] | None = None,
+    cpu_fallback: bool = False,
     pp_option: object = None,
     hpi_params: object = None,
     serial_number: object = None,
@@ -103,22 +114,24 @@ def create_pipeline(
     Args:
         pipeline: ``instance_segmentation`` or the path of a YAML file.
         config: the content of such a file; wins over ``pipeline``.
+        model_name, model_dir: the model in place of the file's; a name that is the file's own keeps its ``model_dir``.
         device, threshold, batch_size, grow_boxes, threads, use_hpip, hpi_config, engine, engine_config: as for
             `create_model`; what is given wins over the file's.
+        cpu_fallback: as for `create_model`; always so for a device that the file names, as in the reference.
         pp_option, hpi_params, serial_number, update_license: of the reference's; ignored, with a warning.
 
     Raises:
         ParameterError: neither is given, or a bad value. Else as `create_model`.
     """
-    if config is not None and pipeline is not None:
-        log.warning("both pipeline %r and config are given: config is used", str(pipeline))
     source = pipeline if config is None else config
     if source is None:
         raise ParameterError("create_pipeline() needs a pipeline name, a YAML file, or a config")
+    if config is not None and pipeline is not None and str(pipeline) != PIPELINE:
+        log.warning("pipeline is %r, but config is given too and names %r: config is used", str(pipeline), PIPELINE)
     _tell_ignored(
         pp_option=pp_option, hpi_params=hpi_params, serial_number=serial_number, update_license=update_license
     )
-    settings = load_pipeline(source)
+    settings = load_pipeline(source).with_model(model_name, model_dir)
     return create_model(
         settings.model_name,
         settings.model_dir,
@@ -131,6 +144,7 @@ def create_pipeline(
         hpi_config=settings.hpi_config if hpi_config is None else hpi_config,
         engine=settings.engine if engine is None else engine,
         engine_config=settings.engine_config if engine_config is None else engine_config,
+        cpu_fallback=cpu_fallback or (device is None and settings.device is not None),
     )
 
 
@@ -152,7 +166,7 @@ def _tell_ignored(**given: object) -> None:
 def _is_path(name: str) -> bool:
     return (
         Path(name).is_dir()
-        or name.endswith(tuple(Path(file).suffix for file in GRAPH_FILES.values()))
+        or name.endswith((*WEIGHTS_SUFFIXES, *(Path(file).suffix for file in GRAPH_FILES.values())))
         or "/" in name
         or "\\" in name
     )

@@ -25,6 +25,7 @@ import filelock
 
 from maskline.checks import environment_switch
 from maskline.errors import DownloadError, ParameterError
+from maskline.progress import shown_bar
 from maskline.transfer import LastingError, PassingError, blocks, get, new_session, redacted, retry_after, scheme
 
 __all__ = ["fetch", "home", "offline"]
@@ -402,10 +403,9 @@ def _progress(job: _Job, have: int, length: int | None) -> Iterator[Callable[[in
     if not job.show:
         yield lambda count: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    name = TextColumn("{task.description}", markup=False)
+    with shown_bar(name, BarColumn(), DownloadColumn(), TransferSpeedColumn(), transient=False) as bar:
         task = bar.add_task(job.target.name, total=length, completed=have)
         yield lambda count: bar.advance(task, count)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ from maskline.files import replace_file
 
 if TYPE_CHECKING:
     from maskline.train.settings import Precision
+
+TRAIN_RESULTS = "train_results.json"
 
 log = logging.getLogger("maskline")
 
@@ -34,22 +36,50 @@ def run(config: ModuleConfig) -> dict[str, Any] | None:
         UnknownNameError: there is no such mode.
         MasklineError: what the mode raises. Any error is in the result file too, with what it has in ``details``.
     """
-    mode = config.Global.mode
-    if mode not in MODES:
-        raise UnknownNameError.of("Global.mode", mode, MODES)
-    record = None if config.Global.output is None else Path(config.Global.output, f"{mode}_result.json")
-    if record is not None:
-        with contextlib.suppress(OSError):  # that it can't be written is told when it is
-            record.unlink(missing_ok=True)  # nobody shall take an earlier run's for this one's
-    try:
+    if config.Global.mode not in MODES:
+        raise UnknownNameError.of("Global.mode", config.Global.mode, MODES)
+    with recorded(config.Global.mode, config.Global.output):
         content = _dispatch(config)
-    except Exception as error:
-        if record is not None:
-            _write_failure(record, error)
-        raise
-    if content is not None and record is not None:
-        write_result(record, content)
+        if content is not None and config.Global.output is not None:
+            write_result(result_file(config.Global.output, config.Global.mode), content)
     return content
+
+
+def result_file(output: str | Path, mode: str) -> Path:
+    """Where the result of a mode is written."""
+    return Path(output, f"{mode}_result.json")
+
+
+@contextlib.contextmanager
+def recorded(mode: str | None, output: str | None) -> Iterator[None]:
+    """While a job is prepared or done: the result of an earlier run goes at the start, and a failure is written.
+
+    Args:
+        mode, output: what says where; None where that is not known, or there is no such place.
+    """
+    if mode is None or output is None:
+        yield
+        return
+    record = result_file(output, mode)
+    clear_result(record)
+    try:
+        yield
+    except Exception as error:
+        _write_failure(record, error)
+        raise
+
+
+def clear_result(record: Path) -> None:
+    """Remove the result of an earlier run, so that nobody takes it for that of the one that begins.
+
+    `TRAIN_RESULTS`, which lists the checkpoints that are still there, stays, but no longer says that all is done.
+    """
+    with contextlib.suppress(OSError):  # that it can't be written is told when it is
+        record.unlink(missing_ok=True)
+    listed = record.with_name(TRAIN_RESULTS)
+    if record.name == "train_result.json" and listed.is_file():
+        with contextlib.suppress(OSError, ValueError, MasklineError):
+            _write(listed, json.loads(listed.read_text(encoding="utf-8")) | {"done_flag": False})
 
 
 def _dispatch(config: ModuleConfig) -> dict[str, Any] | None:
@@ -79,10 +109,10 @@ def _check_dataset(config: ModuleConfig) -> dict[str, Any]:
 
 
 def _train(config: ModuleConfig) -> None:
-    from maskline.train import Settings, train
+    from maskline.train import Settings, devices, train
     from maskline.train.settings import as_augment
 
-    wanted = config.Train
+    wanted, device = config.Train, devices.settle(config.Global.device, cpu_fallback=True)
     settings = Settings(
         model=config.Global.model,
         data=_data(config),
@@ -94,9 +124,9 @@ def _train(config: ModuleConfig) -> None:
         warmup_steps=wanted.warmup_steps,
         weights=_first_weights(config),
         resume=None if wanted.resume_path is None else Path(wanted.resume_path),
-        device=config.Global.device,
+        device=device,
         processes=wanted.processes,
-        precision=_precision(config),
+        precision=_precision(wanted.amp, device),
         accumulate=wanted.accumulate,
         augment=None if wanted.augment is None else as_augment(wanted.augment, config.Global.model),
         clip_norm=wanted.clip_norm,
@@ -106,6 +136,7 @@ def _train(config: ModuleConfig) -> None:
         patience=wanted.patience,
         drop_background=wanted.drop_background,
         workers=wanted.workers,
+        threads=wanted.threads,
         seed=wanted.seed,
         unaligned=wanted.unaligned,
     )
@@ -120,18 +151,20 @@ def _first_weights(config: ModuleConfig) -> str:
     return OFFICIAL if given == catalog.get(config.Global.model).pretrained_url else given
 
 
-def _precision(config: ModuleConfig) -> Precision:
+def _precision(amp: str, device: str) -> Precision:
     """O1 and O2 are the reference's fp16; a CPU has bf16 for it."""
-    if config.Train.amp == "OFF":
+    if amp == "OFF":
         return "fp32"
-    return "bf16" if config.Global.device == "cpu" else "fp16"
+    return "bf16" if device.startswith("cpu") else "fp16"
 
 
 def _evaluate(config: ModuleConfig) -> dict[str, Any]:
     from maskline import hub
     from maskline.evaluate import load_split
+    from maskline.train import devices
     from maskline.train.validate import evaluate_weights
 
+    device = devices.settle(_first_device(config.Global.device), cpu_fallback=True)
     row, given = catalog.get(config.Global.model), config.Evaluate.weight_path
     dataset, output = load_split(_data(config)), _output(config)
     weights = hub.weights_file(row) if given in (None, OFFICIAL, row.pretrained_url) else Path(str(given))
@@ -140,7 +173,7 @@ def _evaluate(config: ModuleConfig) -> dict[str, Any]:
         weights,
         dataset,
         output,
-        device=_first_device(config.Global.device),
+        device=device,
         unaligned=config.Evaluate.unaligned,
     )
     print(found.summary())
@@ -177,6 +210,7 @@ def _predict(config: ModuleConfig) -> None:
         hpi_config=wanted.hpi_config,
         engine=wanted.engine,
         engine_config=wanted.engine_config,
+        cpu_fallback=True,
     )
     for result in model.predict(wanted.input, batch_size=wanted.batch_size, threshold=wanted.threshold):
         result.print()

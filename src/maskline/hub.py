@@ -8,6 +8,7 @@ from pathlib import Path
 from maskline import catalog
 from maskline.download import fetch, home
 from maskline.errors import MissingDependencyError
+from maskline.progress import status
 from maskline.runtime.model_dir import GRAPH_FILES
 
 #: The model that is part of the package: trained on microscopy, see MODEL_CARD.md there.
@@ -24,7 +25,10 @@ def model_dir(name: str) -> Path:
     if row.ours:
         return EMBEDDED
     folder = home() / "models" / row.name
-    return folder if (folder / GRAPH_FILES["onnx"]).is_file() else make_model_dir(row.name, folder)
+    if not (folder / GRAPH_FILES["onnx"]).is_file():
+        with status(f"first use of {row.name}: fetching and exporting it takes minutes"):
+            make_model_dir(row.name, folder)
+    return folder
 
 
 def make_model_dir(

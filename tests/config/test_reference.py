@@ -61,3 +61,8 @@ def test_the_pipeline_s_file_is_the_reference_s() -> None:
         "SubModules": {"InstanceSegmentation": module | {"batch_size": 1, "threshold": 0.5}},
     }
     assert load_pipeline(content) == PipelineConfig("Mask-RT-DETR-S", None, 1, 0.5)
+
+
+def test_a_written_file_refers_to_nothing_beyond_it() -> None:
+    text = module_yaml("SOLOv2")
+    assert "see below" not in text and "images on each device\n" in text and "](" not in text

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
-from maskline import __version__
+from maskline import __version__, cli
 from maskline.config.reference import PIPELINE_YAML
+from maskline.errors import UnknownNameError
 
 ROOT = Path(__file__).parents[2]
 LOW = "--threshold 0.3"  # the tiny network is sure of nothing
 
 
-def run(line: str) -> subprocess.CompletedProcess[str]:
+def run(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "maskline", *shlex.split(line)]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment)
 
 
 def results(line: str) -> list[dict[str, Any]]:
@@ -82,11 +86,53 @@ def test_options_win_over_the_file(place: Path) -> None:
         "Global:\n  pipeline_name: instance_segmentation\n  input: photo.jpg\n"
         "Pipeline:\n  model: Mask-RT-DETR-S\n  batch_size: 1\n  device: npu\n"
     )
-    assert run("--pipeline old.yaml").returncode == 1  # no such device here
+    done = run("--pipeline old.yaml")
+    assert done.returncode == 0 and "'npu:0' is not available" in done.stderr and "using the CPU" in done.stderr
+    assert "not available" not in run("--pipeline old.yaml --device cpu --quiet").stderr
     assert count(f"--pipeline old.yaml --device cpu {LOW}") > 0
     Path("new.yaml").write_text(PIPELINE_YAML.replace("threshold: 0.5", "threshold: 0.99"))
     assert count("--pipeline new.yaml --input photo.jpg") == 0
     assert count(f"--pipeline new.yaml --input photo.jpg {LOW}") > 0
+
+
+def test_the_model_may_be_named_beside_the_pipeline(place: Path) -> None:
+    """F09: `--model` and `--model-dir` win over the file's; its own name keeps its folder."""
+    Path("large.yaml").write_text(PIPELINE_YAML.replace("Mask-RT-DETR-S", "Mask-RT-DETR-L"))
+    offline = run("--pipeline large.yaml --input photo.jpg")
+    assert offline.returncode == 1 and "Mask-RT-DETR-L_pretrained.pdparams" in offline.stderr
+    assert count(f"--pipeline large.yaml --model Mask-RT-DETR-S --input photo.jpg {LOW}") > 0
+    assert count(f"--pipeline large.yaml --model-dir home/models/Mask-RT-DETR-S --input photo.jpg {LOW}") > 0
+    other = run("--pipeline instance_segmentation --model Mask-RT-DETR-L --input photo.jpg")
+    assert other.returncode == 1 and "Mask-RT-DETR-L_pretrained.pdparams" in other.stderr
+    Path("mine.yaml").write_text(PIPELINE_YAML.replace("model_dir: null", "model_dir: nowhere"))
+    assert "nowhere" in run("--pipeline mine.yaml --model Mask-RT-DETR-S --input photo.jpg").stderr
+
+
+def test_no_gpu_is_no_error_in_the_documents_commands(place: Path) -> None:
+    """F01, B52: a warning that says what to install, and the CPU; unless the environment forbids it."""
+    line = "--pipeline instance_segmentation --input photo.jpg --device gpu:0 --quiet"
+    job = "-c Mask-RT-DETR-S -o Global.mode=predict -o Predict.model_dir=None -o Predict.input=photo.jpg"
+    for command in (line, f"{job} -o Global.device=gpu:0,1,2,3"):
+        done = run(command)
+        told = [text for text in done.stderr.splitlines() if "not available" in text]
+        assert done.returncode == 0 and len(told) == 1, done.stderr
+        assert "'gpu:0' is not available" in told[0] and "pip install 'maskline[gpu]'" in told[0]
+        assert told[0].endswith("; using the CPU")
+    done = run(line, MASKLINE_DEVICE_FALLBACK="0")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "MASKLINE_DEVICE_FALLBACK=1" in done.stderr
+
+
+def test_serving_has_one_list_of_options() -> None:
+    """F38: all that `maskline serve` has, `maskline --serve` has, with the same help."""
+    with click.Context(cli.cli) as root, click.Context(cli.serve) as own:
+        there = {tuple(p.opts): p.get_help_record(root) for p in cli.cli.params}
+        missing = [p.opts for p in cli.serve.params if there.get(tuple(p.opts)) != p.get_help_record(own)]
+    assert len(cli.serve.params) > 20 and missing == []
+    for parameter in cli.serve.params:
+        assert isinstance(parameter, click.Option)
+        value = [] if parameter.is_flag else ["{}" if "config" in parameter.opts[0] else "1"]
+        with pytest.raises(UnknownNameError, match="unknown pipeline 'OCR'"):  # only that is wrong
+            cli.cli.main(["--serve", parameter.opts[0], *value, "--pipeline", "OCR"], standalone_mode=False)
 
 
 def test_acceleration_is_accepted(place: Path) -> None:
@@ -107,7 +153,8 @@ def test_acceleration_is_accepted(place: Path) -> None:
         ("--pipeline none.yaml --input photo.jpg", 1, "no configuration file none.yaml"),
         ("--pipeline instance_segmentation --input none.jpg", 1, "none.jpg"),
         ("--pipeline instance_segmentation --input photo.jpg --threshold 2", 2, "threshold is 2.0"),
-        ("--pipeline instance_segmentation --input photo.jpg --device gpu:0", 1, "gpu"),
+        ("--pipeline instance_segmentation --input photo.jpg --workers 2", 2, "--workers goes with --serve"),
+        ("predict photo.jpg --model Mask-RT-DETR-S --device gpu:0", 1, "pip install 'maskline[gpu]'"),
         ("--get_pipeline_config OCR", 2, "unknown pipeline 'OCR'"),
         ("--device cpu predict photo.jpg", 2, "give it after predict"),
         ("--pipeline instance_segmentation --input photo.jpg --hpi_config 3", 2, "expected a mapping"),

@@ -181,12 +181,19 @@ def no_images(root: Path, train: sets.Json, val: sets.Json) -> None:
         path.unlink()
 
 
+def no_training_images(root: Path, train: sets.Json, val: sets.Json) -> None:
+    train["images"], train["annotations"] = [], []
+    for path in (root / "images").rglob("train*"):
+        path.unlink()
+
+
 def bad_record(root: Path, train: sets.Json, val: sets.Json) -> None:
     train["annotations"][0]["segmentation"] = [[1, 2]]
 
 
 PLANTED: list[tuple[str, str, Plant]] = [
-    ("no-images", "no image that could be used", no_images),
+    ("no-images", "no image that could be used", no_training_images),
+    ("empty-list", "no image is listed: nothing can be evaluated", no_images),
     ("image-missing", "train0.png", missing),
     ("image-missing", "xxx.png", too_long),
     ("name", r"image 1 has the file_name '.ud800.png'; 5 annotations of it are left out too", half_a_character),

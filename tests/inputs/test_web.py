@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,24 @@ def test_the_copy_is_used_while_the_server_has_the_same(server: Server) -> None:
     server.play(serve(encoded("png", scene(seed=1)), etag='"two"'))
     changed = next(expand(server.at("a.png")))
     assert changed.path == first.path and np.array_equal(changed.pixels, scene(seed=1))
+
+
+def test_copies_of_long_ago_go(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a process, when another is fetched; not the one that is asked for, and none without the network."""
+    server.play(serve(encoded("png"), etag='"one"'))
+    for name in ("old", "new", "asked"):
+        next(expand(server.at(f"{name}.png")))
+    places = {path.name: path.parent for path in cache.rglob("*.png")}
+    for name in ("old.png", "asked.png"):
+        os.utime(places[name], (time.time() - 31 * 24 * 3600,) * 2)
+    web._tidied.clear()
+    monkeypatch.setenv("MASKLINE_OFFLINE", "1")
+    next(expand(server.at("new.png")))
+    assert all(path.is_dir() for path in places.values())
+    monkeypatch.delenv("MASKLINE_OFFLINE")
+    next(expand(server.at("asked.png")))
+    assert {name for name, path in places.items() if path.is_dir()} == {"new.png", "asked.png"}
+    assert "If-None-Match" in server.seen[-1]
 
 
 def test_offline(server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

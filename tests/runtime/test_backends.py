@@ -192,7 +192,7 @@ def test_what_a_backend_can_not(backend: str, device: Device, precision: str, to
 
 
 def test_a_device_that_openvino_has_not(graph_file: Path) -> None:
-    with pytest.raises(DeviceError, match="device 'xpu:7' is not available: OpenVINO has CPU"):
+    with pytest.raises(DeviceError, match="device 'xpu:7' is not available: OpenVINO has cpu.* here; .*docs/gpu.md"):
         Graph(graph_file, Device("xpu", 7), OPENVINO)
 
 
@@ -211,7 +211,7 @@ class Session:
     made: ClassVar[list[Any]] = []
     start = True
 
-    def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
+    def __init__(self, path: str, options: Any, providers: list[Any], enable_fallback: int) -> None:
         Session.made.append((options, providers))
 
     def get_providers(self) -> list[str]:
@@ -239,8 +239,8 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.mark.parametrize(
     ("device", "first"),
     [
-        (Device("gpu", 2), ("CUDAExecutionProvider", {"device_id": 2})),
-        (Device("npu", 1), ("CANNExecutionProvider", {"device_id": 1})),
+        (Device("gpu", 2), ("CUDAExecutionProvider", {"device_id": "2"})),
+        (Device("npu", 1), ("CANNExecutionProvider", {"device_id": "1"})),
         (Device("xpu", 1), ("OpenVINOExecutionProvider", {"device_type": "GPU.1"})),
         (Device("mps", 0), ("CoreMLExecutionProvider", {})),
     ],
@@ -284,7 +284,7 @@ def test_a_provider_that_does_not_start_is_an_error(
 ) -> None:
     """B52: never the CPU under another name."""
     monkeypatch.setattr(Session, "start", False)
-    with pytest.raises(DeviceError, match="device 'gpu:0' can't be used: .* CUDAExecutionProvider"):
+    with pytest.raises(DeviceError, match="device 'gpu:0' is not available: .* CUDAExecutionProvider"):
         OnnxRuntime(tmp_path / "g.onnx", Device("gpu", 0), Acceleration(), "image")
 
 
@@ -293,6 +293,20 @@ def test_tensorrt_that_is_not_built_in(graph_file: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
     with pytest.raises(DeviceError, match="TensorRT is not available: this ONNX Runtime, for cpu, gpu"):
         Graph(graph_file, Device("gpu", 0), Acceleration(backend="tensorrt"))
+
+
+def test_tensorrt_without_its_libraries(sessions: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The model is not to blame."""
+
+    def session(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("state.cc:729 void RegisterTensorRTPlugins() Please install TensorRT libraries")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", session)
+    (tmp_path / "g.onnx").write_bytes(b"weights")
+    with pytest.raises(DeviceError, match="TensorRT could not be started .*Please install TensorRT libraries"):
+        OnnxRuntime(tmp_path / "g.onnx", Device("gpu", 0), Acceleration(backend="tensorrt"), "image")
+    with pytest.raises(ModelError, match="can't be opened"):
+        OnnxRuntime(tmp_path / "g.onnx", CPU, Acceleration(), "image")
 
 
 def test_first_line_is_one_that_tells() -> None:

@@ -7,16 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskline.errors import DeviceError, ParameterError, UnknownNameError
-from maskline.runtime.device import (
-    CPU,
-    PROVIDERS,
-    Device,
-    default_device,
-    device_text,
-    may_fall_back,
-    parse_devices,
-    provider_of,
-)
+from maskline.runtime.device import CPU, PROVIDERS, Device, available, device_text, may_fall_back, parse_devices
 
 
 @pytest.mark.parametrize(
@@ -83,29 +74,41 @@ def test_unknown_kind_names_the_nearest() -> None:
         parse_devices(0)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PROVIDERS if kind != "cpu"])
-def test_a_device_that_is_not_there_is_an_error(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """F36, B51, B52: known by name, and told what there is."""
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    assert default_device() == CPU
-    remedy = "install the ONNX Runtime build" if PROVIDERS[kind] else "none is built for that"
-    with pytest.raises(DeviceError, match=f"'{kind}:0' is not available: this ONNX Runtime has cpu; .*{remedy}"):
-        provider_of(Device(kind, 0))
+@pytest.mark.parametrize("form", [False, True])
+@pytest.mark.parametrize(
+    ("ours", "paddlex", "may"),
+    [
+        (None, None, None),
+        ("", None, None),
+        ("0", None, False),
+        ("1", None, True),
+        ("True", "1", True),
+        (None, "True", False),
+        (None, "0", None),
+    ],
+)
+def test_falling_back_is_as_the_environment_says_else_as_the_form_does(
+    ours: str | None, paddlex: str | None, may: bool | None, form: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None: as the form of the command has it."""
+    for name, value in (("MASKLINE_DEVICE_FALLBACK", ours), ("PADDLE_PDX_DISABLE_DEVICE_FALLBACK", paddlex)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert may_fall_back(form) == (form if may is None else may)
 
 
-def test_providers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """F12: a GPU that this ONNX Runtime is built for is the default."""
-    providers = ["MIGraphXExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
-    assert default_device() == Device("gpu", 0)
-    assert provider_of(CPU) == "CPUExecutionProvider"
-    assert provider_of(Device("gpu", 1)) == "CUDAExecutionProvider"
-    assert provider_of(Device("dcu", 1)) == "MIGraphXExecutionProvider"
+def test_one_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    """B52: told in one way, whatever misses it, with what to do; or the CPU in its place, under its own name."""
 
+    def problem(device: Device) -> str | None:
+        return f"'{device}' has burnt" if device.index else None
 
-@pytest.mark.parametrize(("value", "may"), [(None, False), ("", False), ("0", False), ("1", True), ("True", True)])
-def test_falling_back_is_asked_for(value: str | None, may: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MASKLINE_DEVICE_FALLBACK", raising=False)
-    if value is not None:
-        monkeypatch.setenv("MASKLINE_DEVICE_FALLBACK", value)
-    assert may_fall_back() == may
+    assert available((Device("gpu", 0), CPU), problem, cpu_fallback=False) == (Device("gpu", 0), CPU)
+    with pytest.raises(
+        DeviceError, match="^'gpu:1' has burnt; or run on the CPU: device cpu, or MASKLINE_DEVICE_FALLBACK=1$"
+    ):
+        available((CPU, Device("gpu", 1)), problem, cpu_fallback=False)
+    assert caplog.messages == []
+    assert available((Device("gpu", 0), Device("gpu", 1), Device("gpu", 2)), problem, cpu_fallback=True) == (CPU,)
+    assert caplog.messages == ["'gpu:1' has burnt; using the CPU"]

@@ -89,12 +89,10 @@ def test_a_failing_run_is_told(tiny_model_dir: Path) -> None:
 
 
 def test_directories(tmp_path: Path, model_dir: Path) -> None:
-    with pytest.raises(InputNotFoundError, match="no model directory"):
+    with pytest.raises(InputNotFoundError, match="no model directory .*none: `maskline export MODEL --output .*none`"):
         open_model_dir(tmp_path / "none")
     (tmp_path / "paddle").mkdir()
-    with pytest.raises(
-        ModelError, match=r"has none of inference.onnx, inference.ort, inference.xml: make one from the .pdparams"
-    ):
+    with pytest.raises(ModelError, match=r"has none of inference.onnx, inference.ort, inference.xml: make one from"):
         open_model_dir(tmp_path / "paddle")
     (tmp_path / "paddle" / "inference.pdiparams").write_bytes(b"")
     with pytest.raises(ModelError, match="inference.pdiparams is a Paddle program, which only Paddle runs"):
@@ -102,6 +100,67 @@ def test_directories(tmp_path: Path, model_dir: Path) -> None:
     assert open_model_dir(model_dir / "inference.onnx").labels is None
     (model_dir / "inference.yml").unlink()
     assert open_model_dir(model_dir).threshold is None
+
+
+@pytest.fixture
+def training(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory with ``out put``, what a training leaves there."""
+    best = tmp_path / "out put" / "best_model"
+    shutil.copytree(model_dir, best / "inference")
+    (best / "best_model.safetensors").write_bytes(b"weights")
+    (tmp_path / "out put" / "model_final").mkdir()
+    (tmp_path / "out put" / "model_final" / "model_final.safetensors").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    return best
+
+
+BEST = "out put/best_model"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["out put", BEST, f"{BEST}/inference", f"{BEST}/best_model.safetensors", f"{BEST}/best_model.pdparams",
+     f"./{BEST}/inference/inference.onnx"],
+)  # fmt: skip
+def test_what_a_training_leaves_stands_for_its_export(given: str, training: Path) -> None:
+    """F69: whatever of it is named, as in the documents ("path of the fine-tuned weights")."""
+    assert open_model_dir(Path(given)).graph_path.resolve() == training / "inference" / "inference.onnx"
+
+
+def test_weights_named_within_their_folder(training: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(training)
+    assert open_model_dir(Path("best_model.pdparams")).graph_path == Path("inference/inference.onnx")
+
+
+EXPORT = f"maskline export SOLOv2 --weights '{BEST}/best_model.safetensors' --output '{BEST}/inference'"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("out put", f"has none of .*: make one from the weights with `{EXPORT}`"),
+        (BEST, f"make one from the weights with `{EXPORT}`"),
+        (f"{BEST}/best_model.pdparams", f"names weights, not an exported model: `{EXPORT}`"),
+        (f"{BEST}/best_model.safetensors", f"names weights, not an exported model: `{EXPORT}`"),
+        (
+            "out put/model_final/model_final.safetensors",
+            "`maskline export SOLOv2 --weights 'out put/model_final/model_final.safetensors' "
+            "--output 'out put/model_final/inference'`",
+        ),
+        ("v1.2.pdparams", "no file v1.2.pdparams, and no export of it: expected the folder .*best_model/inference"),
+    ],
+)
+def test_weights_without_an_export_tell_the_command_that_makes_it(given: str, told: str, training: Path) -> None:
+    """An export is only taken for that of other weights where a training has put both."""
+    shutil.rmtree(training / "inference")
+    with pytest.raises((ModelError, InputNotFoundError), match=told):
+        open_model_dir(Path(given), "SOLOv2")
+
+
+def test_weights_beside_the_export_of_others(training: Path) -> None:
+    (training / "mine.pdparams").write_bytes(b"weights")
+    with pytest.raises(ModelError, match="mine.pdparams names weights, not an exported model"):
+        open_model_dir(training / "mine.pdparams")
 
 
 def test_the_yaml_beside_the_graph_wins(model_dir: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from maskline import catalog
 from maskline.errors import DeviceError, MissingDependencyError, ModelError, ParameterError
 from maskline.runtime import opening
 from maskline.runtime.backend import Acceleration
-from maskline.runtime.device import CPU
+from maskline.runtime.device import CPU, parse_devices
 from maskline.runtime.opening import open_graph, open_graphs
 
 BEST = Acceleration(best=True, strict=False)
@@ -27,18 +28,23 @@ def path(tiny_model_dir: Path) -> Path:
 
 
 @pytest.fixture
-def gpu_in_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def gpu_in_name_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """ONNX Runtime built for CUDA, on a machine without: it says that it can, and then takes the processor."""
     import onnxruntime
 
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     real = onnxruntime.InferenceSession
 
-    def without_cuda(path: str, options: Any, providers: list[Any]) -> Any:
-        return real(path, options, providers=[p for p in providers if p[0] != names[0]])
+    def without_cuda(model: Any, options: Any, providers: list[Any], **kept: Any) -> Any:
+        here = [p for p in providers if p[0] != names[0]] or ["CPUExecutionProvider"]
+        return real(model, options, providers=here, **kept)
 
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
     monkeypatch.setattr("onnxruntime.InferenceSession", without_cuda)
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None, raising=False)
+    opening.providers._fault.cache_clear()
+    yield
+    opening.providers._fault.cache_clear()
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -74,7 +80,9 @@ def test_a_device_asked_for_is_an_error_if_it_is_not_there(
     """F36, B52."""
     monkeypatch.delenv("MASKLINE_DEVICE_FALLBACK", raising=False)
     for device in ("gpu:0", "npu", "mlu:1", "cpu,gpu:0"):
-        with pytest.raises(DeviceError, match="is not available: this ONNX Runtime has"):
+        with pytest.raises(
+            DeviceError, match="is not available: ONNX Runtime has cpu here; .*MASKLINE_DEVICE_FALLBACK=1"
+        ):
             open_graphs(path, device, Acceleration())
     with pytest.raises(DeviceError, match="'gpu:1'"):
         open_graphs(path, None, Acceleration(device="gpu:1"))
@@ -92,9 +100,25 @@ def test_the_processor_stands_in_if_the_environment_asks_for_it(
     assert len(warnings(caplog)) == 1 and "'gpu:0' is not available" in caplog.text and "using the CPU" in caplog.text
 
 
+def test_the_processor_stands_in_where_the_options_allow_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the backend that was named, if that has the processor; and the environment has the last word."""
+    monkeypatch.delenv("MASKLINE_DEVICE_FALLBACK", raising=False)
+    for options in (Acceleration(cpu_fallback=True), replace(OPENVINO, cpu_fallback=True)):
+        device = "xpu" if options.backend else "gpu:0"
+        (graph,) = open_graphs(path, device, options)
+        assert graph.device == CPU and graph.backend == (options.backend or "onnxruntime")
+        assert len(warnings(caplog)) == 1 and f"'{parse_devices(device)[0]}' is not available" in caplog.text
+        caplog.clear()
+    monkeypatch.setenv("MASKLINE_DEVICE_FALLBACK", "0")
+    with pytest.raises(DeviceError, match="'gpu:0' is not available"):
+        open_graphs(path, "gpu:0", Acceleration(cpu_fallback=True))
+
+
 def test_a_gpu_in_name_only(gpu_in_name_only: None, path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """F12, B52: an error if it was asked for, else a warning and the processor."""
-    with pytest.raises(DeviceError, match="'gpu:0' can't be used"):
+    with pytest.raises(DeviceError, match="'gpu:0' is not available: ONNX Runtime could not start CUDA"):
         open_graphs(path, "gpu:0", Acceleration())
     assert open_graphs(path, None, Acceleration())[0].device == CPU
     assert len(warnings(caplog)) == 1 and "using the CPU" in caplog.text

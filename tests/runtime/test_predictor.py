@@ -183,7 +183,7 @@ def test_create_pipeline(tiny_model_dir: Path, tmp_path: Path, caplog: pytest.Lo
     pipeline = create_pipeline(config=config, device="cpu")
     assert (pipeline.batch_size, pipeline.threshold, pipeline.device) == (2, 0.4, "cpu")
     assert all(box["score"] > 0.4 for box in next(pipeline.predict(str(PHOTO)))["boxes"])
-    create_pipeline("instance_segmentation", config=config)
+    create_pipeline("other.yaml", config=config)
     assert "config is used" in caplog.text
     old = tmp_path / "old.yaml"
     old.write_text(

@@ -18,6 +18,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,6 +36,7 @@ from maskline.cli.running import Running
 from maskline.cli.serving import divided, usual_batch
 from maskline.cores import cores
 from maskline.errors import ParameterError
+from maskline.runtime.device import CPU, parse_devices
 
 #: pycocotools makes arrays in a way that NumPy has come to dislike.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -682,7 +684,8 @@ def maskline(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("--cors", "foo bar"), 2, "cors is 'foo bar'"),
         (("--trusted-host", "a/b"), 2, "trusted_hosts has 'a/b'"),
         (("--api-key-file", "/nowhere"), 2, "can't be read"),
-        (("--pipeline", "instance_segmentation", "--model", "Mask-RT-DETR-S"), 2, "--pipeline goes without"),
+        (("--pipeline", "instance_segmentation", "--model", "SOLOv2"), 1, "SOLOv2_pretrained.pdparams"),
+        (("--model", "SOLOv2", "--device", "gpu:0"), 1, "pip install 'maskline[gpu]'"),
         (("--allow-url-host", "*", "--allow-url-network", "lan"), 2, "lan"),
         (("--host", "999.1.1.1"), 2, "can't listen on 999.1.1.1"),
     ],
@@ -754,8 +757,15 @@ def test_how_workers_share_what_there_is(
     device: str, workers: int | None, devices: list[str], threads: int | None, batch: int
 ) -> None:
     """F37: devices in turns."""
-    running = Running(device=device)
-    parts = divided(running, workers)
+    running, there = Running(device=device), parse_devices(device)
+    parts = divided(running, there, workers)
     assert [part.device for part in parts] == devices
-    assert {part.threads for part in parts} == {threads} and usual_batch(running) == batch
-    assert {part.threads for part in divided(Running(device=device, threads=3), workers)} == {3}
+    assert {part.threads for part in parts} == {threads} and usual_batch(there) == batch
+    assert {part.threads for part in divided(replace(running, threads=3), there, workers)} == {3}
+
+
+def test_workers_of_a_processor_that_stands_in() -> None:
+    """As many, with the same batches, as had it been asked for."""
+    running = Running(device="gpu:0", cpu_fallback=True)
+    assert running.devices() == (CPU,)
+    assert [part.device for part in divided(running, running.devices(), 3)] == ["cpu"] * 3

@@ -187,8 +187,9 @@ def test_the_command_resumes_from_a_checkpoint_that_is_pruned_meanwhile(
 
 
 def test_resuming_from_what_is_no_checkpoint(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(MasklineError, match="no checkpoint to resume"):
-        train(replace(settings, resume=tmp_path))
+    for path in (tmp_path, tmp_path / "nofile.pdparams"):  # the path as it was given is told
+        with pytest.raises(MasklineError, match=f"no checkpoint to resume at {path}: expected the output folder"):
+            train(replace(settings, resume=path))
     folder = tmp_path / "3"
     folder.mkdir()
     (folder / "3.json").write_text('{"version": 1')

@@ -7,8 +7,8 @@ import torch
 
 from maskline.errors import DeviceError, ParameterError
 from maskline.runtime.device import PROVIDERS
-from maskline.train import devices
-from maskline.train.devices import KINDS, Devices, choose
+from maskline.train import devices, processes
+from maskline.train.devices import KINDS, Devices, choose, settle
 
 
 @pytest.fixture
@@ -48,13 +48,32 @@ def test_what_is_meant(text: str, processes: int, chosen: Devices, four_gpus: No
         ("gpu:1,1", 1, ParameterError, "each can be named once only"),
         ("gpu:a", 1, ParameterError, "a whole number"),
         ("tpu", 1, ParameterError, "unknown device 'tpu'"),
-        ("gpu:4", 1, DeviceError, "torch sees 4 of these here"),
-        ("mlu", 1, DeviceError, "torch sees 0 of these here"),
+        ("gpu:4", 1, DeviceError, "device 'gpu:4' is not available: torch has gpu:0,1,2,3 here"),
+        ("gpu:2,4", 1, DeviceError, "device 'gpu:4' is not available"),
+        ("mlu", 1, DeviceError, "device 'mlu:0' is not available: torch has cpu, cuda here; .*FALLBACK=1"),
     ],
 )
 def test_what_can_not_be(text: str, processes: int, error: type[Exception], told: str, four_gpus: None) -> None:
     with pytest.raises(error, match=told):
         choose(text, processes)
+
+
+def test_the_processor_stands_in_for_a_kind_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the environment says, or PaddleX's own forms; but never for one number of several."""
+    monkeypatch.delenv("MASKLINE_DEVICE_FALLBACK", raising=False)
+    monkeypatch.setattr(devices, "_count", lambda kind: 0)
+    assert settle("gpu:0,1,2,3", cpu_fallback=True) == "cpu"
+    assert settle("cpu,cpu", cpu_fallback=True) == "cpu,cpu" and settle("cpu") == "cpu"
+    with pytest.raises(DeviceError, match="device 'gpu:0' is not available: torch has cpu here"):
+        choose("gpu:0,1", 1)
+    monkeypatch.setenv("MASKLINE_DEVICE_FALLBACK", "1")
+    assert choose("gpu:0,1", 1) == Devices("cpu", 1)
+    assert [message.endswith("; using the CPU") for message in caplog.messages] == [True, True]
+    monkeypatch.setattr(devices, "_count", lambda kind: 1 if kind == "cuda" else 0)
+    with pytest.raises(DeviceError, match="torch has gpu:0 here; choose among these"):
+        choose("gpu:0,1", 1)
 
 
 def test_by_default_the_first_gpu_else_the_processor(four_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,3 +82,11 @@ def test_by_default_the_first_gpu_else_the_processor(four_gpus: None, monkeypatc
     assert choose(None, 1) == Devices("cpu", 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose(None, 1).numbers == (0,)
+
+
+@pytest.mark.parametrize("threads", [1, 3, None])
+def test_threads_of_the_only_process(threads: int | None) -> None:
+    """For the run alone: the program's own stay."""
+    before, seen = torch.get_num_threads(), list[int]()
+    processes.run(lambda _: seen.append(torch.get_num_threads()), "job", 1, threads)
+    assert seen == [threads or before] and torch.get_num_threads() == before

@@ -6,7 +6,7 @@ import io
 import logging
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 
 import click
 from click.core import ParameterSource
@@ -15,10 +15,11 @@ from maskline import __version__
 from maskline.cli.configs import config, save_pipeline_config
 from maskline.cli.datasets import check, convert, split
 from maskline.cli.predicting import Showing, predict, predict_by_pipeline, showing_options
-from maskline.cli.running import Running, running_options
-from maskline.cli.serving import HOST, PORT, Serving, serve, serve_pipeline
+from maskline.cli.running import MODEL, MODEL_DIR, Running, running_options
+from maskline.cli.serving import PIPELINE, SELFTEST, Serving, serve, serve_pipeline, serving_options
 from maskline.cli.training import compare, evaluate, export, train
 from maskline.errors import MasklineError
+from maskline.progress import log_to_terminal
 from maskline.signals import terminable
 
 PLUGINS = (
@@ -66,18 +67,20 @@ def _ignore(context: click.Context, parameter: click.Parameter, given: object) -
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _hyphens},
 )
 @click.version_option(__version__, package_name="maskline")
-@click.option("--pipeline", metavar="NAME|YAML", help="instance_segmentation, or a configuration file.")
+@PIPELINE
+@MODEL
+@MODEL_DIR
 @click.option("--input", "inputs", multiple=True, metavar="INPUT", help="What to predict; may be given again.")
 @showing_options
 @running_options
-@click.option("--serve", "serving", is_flag=True, help="Answer HTTP requests; `maskline serve` has more options.")
-@HOST
-@PORT
 @click.option("--get-pipeline-config", metavar="NAME", help="Write the configuration file, to --save-path or here.")
 @click.option("--force", is_flag=True, help="Let --get-pipeline-config write over a file.")
 @click.option("-c", "--config", "config_file", metavar="CONFIG", help="Run a job: a module's YAML file, or a model.")
 @click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help="Section.key=value of -c.")
 @click.option("--install", is_flag=True, is_eager=True, expose_value=False, callback=_install, help="Tells of extras.")
+@click.option("--serve", "serves", is_flag=True, help="Answer HTTP requests, with the options below too.")
+@SELFTEST
+@serving_options
 @click.option("-p", "--profiler-options", hidden=True, expose_value=False, callback=_ignore)
 @click.option("--serial-number", hidden=True, expose_value=False, callback=_ignore)
 @click.option("--update-license", is_flag=True, hidden=True, expose_value=False, callback=_ignore)
@@ -85,19 +88,22 @@ def _ignore(context: click.Context, parameter: click.Parameter, given: object) -
 def cli(
     context: click.Context,
     pipeline: str | None,
+    model_name: str | None,
+    model_dir: str | None,
     inputs: tuple[str, ...],
     showing: Showing,
     running: Running,
-    serving: bool,
-    host: str | None,
-    port: int | None,
     get_pipeline_config: str | None,
     force: bool,
     config_file: str | None,
     overrides: tuple[str, ...],
+    serves: bool,
+    selftest: bool,
+    serving: Serving,
 ) -> None:
     """Instance segmentation: a photo in, masks out."""
     given = {str(p.name): p.opts[0] for p in cli.params if p.expose_value and _is_given(context, p)}
+    running = replace(running, cpu_fallback=True)
     if context.invoked_subcommand is not None:
         _refuse(given, (), f"is for use without a command; give it after {context.invoked_subcommand}")
     elif get_pipeline_config is not None:
@@ -108,18 +114,21 @@ def cli(
             given, ("config_file", "overrides"), "does not go with -c and -o: set the key, such as -o Predict.input=…"
         )
         _run_job(config_file, overrides)
-    elif serving:
-        legal = ("serving", "pipeline", "host", "port", "threshold", *(field.name for field in fields(Running)))
-        _refuse(given, legal, "does not go with --serve")
-        serve_pipeline(pipeline, Serving(host=host, port=port), running, showing.threshold)
+    elif serves:
+        _refuse(given, ("serves", *_names(serve)), "does not go with --serve")
+        serve_pipeline(pipeline, model_name, model_dir, showing.threshold, selftest, serving, running)
     elif pipeline is not None:
         _refuse(given, [name for name in given if name != "force"], "goes with --get-pipeline-config")
-        _refuse(given, [name for name in given if name not in ("host", "port")], "goes with --serve")
-        predict_by_pipeline(pipeline, inputs, showing, running)
+        _refuse(given, ("pipeline", *_names(predict)), "goes with --serve")
+        predict_by_pipeline(pipeline, model_name, model_dir, inputs, showing, running)
     else:
         _refuse(given, (), "needs --pipeline instance_segmentation, or a pipeline's YAML file")
         click.echo(context.get_help(), err=True)
         sys.exit(2)
+
+
+def _names(command: click.Command) -> list[str]:
+    return [str(parameter.name) for parameter in command.params]
 
 
 def _is_given(context: click.Context, parameter: click.Parameter) -> bool:
@@ -134,11 +143,13 @@ def _refuse(given: Mapping[str, str], legal: Collection[str], why: str) -> None:
 
 
 @click.command()
-def models() -> None:
+@click.option("--links", is_flag=True, help="With the addresses of the official weights and Paddle programs.")
+def models(links: bool) -> None:
     """List the models, all of which can be trained, exported and run: accuracy, published times, size."""
     from maskline import catalog
 
-    click.echo(catalog.markdown_table())
+    click.echo(catalog.markdown_table(links=links))
+    click.echo(f"\n{catalog.EDITION}")
 
 
 for command in (predict, serve, train, evaluate, compare, export, check, convert, split, config, models):
@@ -148,22 +159,24 @@ for command in (predict, serve, train, evaluate, compare, export, check, convert
 def _run_job(config_file: str | None, overrides: Sequence[str]) -> None:
     """What ``python main.py -c CONFIG -o Section.key=value …`` does. Ends with 1 if the job fails."""
     from maskline import engine
-    from maskline.config.module import load
+    from maskline.config.module import gather
     from maskline.runtime.device import parse_devices
 
     logging.getLogger("maskline").setLevel(logging.INFO)  # because what the documents show is logged
-    settings = load(config_file, overrides)
-    if settings.Global.device is not None:
-        parse_devices(settings.Global.device)
-    try:
-        engine.run(settings)
-    except MasklineError as error:
-        _end(str(error), 1)
+    given = gather(config_file, overrides)
+    with engine.recorded(given.mode, given.output):
+        config = given.checked()
+        if config.Global.device is not None:
+            parse_devices(config.Global.device)
+        try:
+            engine.run(config)
+        except MasklineError as error:
+            _end(str(error), 1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors made on purpose become one line and an exit code."""
-    logging.basicConfig(level=logging.WARNING, format="maskline: %(message)s", stream=sys.stderr)
+    log_to_terminal()
     for stream in (sys.stdout, sys.stderr):  # file names and texts of others may hold what the terminal has no code for
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from maskline.cli.running import Running, gathered, running_options
+from maskline.cli.running import MODEL, MODEL_DIR, THRESHOLD, Running, gathered, running_options
 from maskline.errors import InputError, ParameterError
 from maskline.progress import track
 
@@ -35,9 +35,7 @@ class Showing:
 
 
 _OPTIONS = (
-    click.option(
-        "--threshold", type=float, metavar="SCORE", help="Keep scores above it, 0 to 1. Default: the model's own."
-    ),
+    THRESHOLD,
     click.option("--save-path", metavar="DIR", help="Save pictures and JSON here."),
     click.option(
         "--mask-format", metavar="FORM", default="list", show_default=True, help="In the JSON: list, rle, polygon."
@@ -58,8 +56,8 @@ def showing_options(function: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("--model", "model_name", metavar="NAME", help="A model of `maskline models`. Default: embedded.")
-@click.option("--model-dir", metavar="DIR", help="An exported model, instead of an official one.")
+@MODEL
+@MODEL_DIR
 @showing_options
 @running_options
 def predict(
@@ -73,7 +71,14 @@ def predict(
         _show(model, inputs, showing, writers)
 
 
-def predict_by_pipeline(pipeline: str, inputs: tuple[str, ...], showing: Showing, running: Running) -> None:
+def predict_by_pipeline(
+    pipeline: str,
+    model_name: str | None,
+    model_dir: str | None,
+    inputs: tuple[str, ...],
+    showing: Showing,
+    running: Running,
+) -> None:
     """What ``maskline --pipeline NAME|YAML --input …`` does. Options win over the file."""
     from maskline.config import load_pipeline
 
@@ -81,7 +86,9 @@ def predict_by_pipeline(pipeline: str, inputs: tuple[str, ...], showing: Showing
     if not inputs and settings.input is None:
         raise ParameterError("--input is missing: give an image, a folder, a PDF, a video or a URL")
     with _saving(showing) as writers:
-        model = running.pipeline(pipeline, threshold=showing.threshold, grow_boxes=showing.grow_boxes)
+        model = running.pipeline(
+            pipeline, model_name, model_dir, threshold=showing.threshold, grow_boxes=showing.grow_boxes
+        )
         _show(model, inputs or (str(settings.input),), showing, writers)
 
 
@@ -112,19 +119,21 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
 
     found = model.predict(list(inputs), on_error="skip" if showing.skip_errors else "raise")
     images = instances = reaching = 0
-    for result in track(found, "predict", lambda: sources.count(list(inputs))):
-        if not showing.quiet:
-            result.print()
-        if showing.save_path is not None:
-            result.save_all(showing.save_path, mask_format=showing.mask_format)
-        for writer in writers:
-            writer.add(result)
-        images, instances = images + 1, instances + len(result.instances)
-        reaching += int((result.instances.outside > OUTSIDE_WORTH_TELLING).sum())
+    with closing(track(found, "predict", lambda: sources.count(list(inputs)))) as tracked:
+        for result in tracked:
+            if not showing.quiet:
+                result.print()
+            if showing.save_path is not None:
+                result.save_all(showing.save_path, mask_format=showing.mask_format)
+            for writer in writers:
+                writer.add(result)
+            images, instances = images + 1, instances + len(result.instances)
+            reaching += int((result.instances.outside > OUTSIDE_WORTH_TELLING).sum())
     if not images:
         raise InputError("none of the inputs could be read")
     saved = "" if showing.save_path is None else f", saved to {showing.save_path}"
     click.echo(f"images: {images}, instances: {instances}{saved}", err=True)
     if reaching:
+        masks = "1 mask lies" if reaching == 1 else f"{reaching} masks lie"
         share = f"{OUTSIDE_WORTH_TELLING:.0%}"
-        click.echo(f"{reaching} masks lie more than {share} outside their box and were cut: --grow-boxes", err=True)
+        click.echo(f"{masks} more than {share} outside the box that cuts it: add --grow-boxes to keep all", err=True)

@@ -13,12 +13,17 @@ import click
 from maskline.errors import ParameterError
 
 if TYPE_CHECKING:
+    from maskline.runtime.device import Device
     from maskline.runtime.predictor import Predictor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """Where and how a model runs. None: what the configuration says, else the default."""
+    """Where and how a model runs. None: what the configuration says, else the default.
+
+    Attributes:
+        cpu_fallback: the CPU stands in for a device that is not there, as in PaddleX's own forms of the command line.
+    """
 
     device: str | None = None
     batch_size: int | None = None
@@ -27,6 +32,7 @@ class Running:
     hpi_config: Mapping[str, Any] | None = None
     engine: str | None = None
     engine_config: Mapping[str, Any] | None = None
+    cpu_fallback: bool = False
 
     def model(
         self, name: str | None, folder: str | None, *, threshold: float | None = None, grow_boxes: bool = False
@@ -34,36 +40,34 @@ class Running:
         """`maskline.create_model` with these options."""
         from maskline.api import create_model
 
-        return create_model(
-            name,
-            folder,
-            device=self.device,
-            threshold=threshold,
-            batch_size=1 if self.batch_size is None else self.batch_size,
-            grow_boxes=grow_boxes,
-            threads=self.threads,
-            use_hpip=self.use_hpip,
-            hpi_config=self.hpi_config,
-            engine=self.engine,
-            engine_config=self.engine_config,
-        )
+        options = self._options() | {"batch_size": 1 if self.batch_size is None else self.batch_size}
+        return create_model(name, folder, threshold=threshold, grow_boxes=grow_boxes, **options)
 
-    def pipeline(self, source: str, *, threshold: float | None = None, grow_boxes: bool = False) -> Predictor:
+    def pipeline(
+        self,
+        source: str,
+        name: str | None,
+        folder: str | None,
+        *,
+        threshold: float | None = None,
+        grow_boxes: bool = False,
+    ) -> Predictor:
         """`maskline.create_pipeline` with these options, which win over a file's."""
         from maskline.api import create_pipeline
 
         return create_pipeline(
-            source,
-            device=self.device,
-            threshold=threshold,
-            batch_size=self.batch_size,
-            grow_boxes=grow_boxes,
-            threads=self.threads,
-            use_hpip=self.use_hpip,
-            hpi_config=self.hpi_config,
-            engine=self.engine,
-            engine_config=self.engine_config,
+            source, model_name=name, model_dir=folder, threshold=threshold, grow_boxes=grow_boxes, **self._options()
         )
+
+    def devices(self) -> tuple[Device, ...]:
+        """The devices to run on, all of them there: see `maskline.runtime.opening.settle`."""
+        from maskline.runtime.backend import Acceleration
+        from maskline.runtime.opening import settle
+
+        return settle(self.device, Acceleration(cpu_fallback=self.cpu_fallback))
+
+    def _options(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def _mapping(context: click.Context, parameter: click.Parameter, text: str | None) -> Mapping[str, Any] | None:
@@ -83,6 +87,13 @@ def _talk(context: click.Context, parameter: click.Parameter, verbose: bool) -> 
         logging.getLogger("maskline").setLevel(logging.INFO)
 
 
+MODEL = click.option(
+    "--model", "model_name", metavar="NAME", help="A model of `maskline models`. Default: the pipeline's, or embedded."
+)
+MODEL_DIR = click.option("--model-dir", metavar="DIR", help="An exported model, such as a training's best_model.")
+THRESHOLD = click.option(
+    "--threshold", type=float, metavar="SCORE", help="Keep scores above it, 0 to 1. Default: the model's own."
+)
 _OPTIONS = (
     click.option("--device", help="cpu, gpu, gpu:1, gpu:0,1 … Default: the first GPU if there is one."),
     click.option(
@@ -109,6 +120,7 @@ def gathered(
 
     @wraps(function)
     def command(**values: Any) -> None:
-        function(**{name: kind(**{field.name: values.pop(field.name) for field in fields(kind)})}, **values)
+        given = {field.name: values.pop(field.name) for field in fields(kind) if field.name in values}
+        function(**{name: kind(**given)}, **values)
 
     return reduce(lambda decorated, option: option(decorated), reversed(options), command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from maskline.checks import check_count
-from maskline.cli.running import Running, gathered, running_options
+from maskline.cli.running import MODEL, MODEL_DIR, THRESHOLD, Running, gathered, running_options
 from maskline.errors import MissingDependencyError, ParameterError
 
 if TYPE_CHECKING:
@@ -82,11 +82,13 @@ class Serving:
             raise ParameterError(f"--api-key-file {self.api_key_file} can't be read: {reason}") from None
 
 
-HOST = click.option("--host", metavar="ADDRESS", help="Where to listen. Default: 127.0.0.1, this machine only.")
-PORT = click.option("--port", type=int, metavar="N", help="Default: 8080. 0: any that is free.")
+PIPELINE = click.option("--pipeline", metavar="NAME|YAML", help="instance_segmentation, or a configuration file.")
+SELFTEST = click.option(
+    "--selftest", is_flag=True, help="Strain a service of these settings on this machine, and tell how it fares."
+)
 _OPTIONS = (
-    HOST,
-    PORT,
+    click.option("--host", metavar="ADDRESS", help="Where to listen. Default: 127.0.0.1, this machine only."),
+    click.option("--port", type=int, metavar="N", help="Default: 8080. 0: any that is free."),
     click.option(
         "--workers", type=int, metavar="N", help="Processes with the model. Default: 2 on a CPU, else one a device."
     ),
@@ -111,13 +113,11 @@ def serving_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.option("--pipeline", metavar="NAME|YAML", help="instance_segmentation, or a configuration file.")
-@click.option("--model", "model_name", metavar="NAME", help="A model of `maskline models`. Default: embedded.")
-@click.option("--model-dir", metavar="DIR", help="An exported model, instead of an official one.")
-@click.option("--threshold", type=float, metavar="SCORE", help="Keep scores above it. Default: the model's own.")
-@click.option(
-    "--selftest", is_flag=True, help="Strain a service of these settings on this machine, and tell how it fares."
-)
+@PIPELINE
+@MODEL
+@MODEL_DIR
+@THRESHOLD
+@SELFTEST
 @serving_options
 @running_options
 def serve(
@@ -131,47 +131,54 @@ def serve(
 ) -> None:
     """Answer HTTP requests: POST /instance-segmentation, and a page to try it."""
     if pipeline is not None:
-        if model_name is not None or model_dir is not None:
-            raise click.UsageError("--pipeline goes without --model and --model-dir: it names the model")
-        serve_pipeline(pipeline, serving, running, threshold, selftest)
+        serve_pipeline(pipeline, model_name, model_dir, threshold, selftest, serving, running)
         return
     opener = partial(Running.model, name=model_name, folder=model_dir, threshold=threshold)
-    _serve(opener, running, running.batch_size or usual_batch(running), True, serving, selftest)
+    _serve(opener, running, 1, True, serving, selftest)
 
 
 def serve_pipeline(
-    source: str | None, serving: Serving, running: Running, threshold: float | None = None, selftest: bool = False
+    source: str | None,
+    model_name: str | None,
+    model_dir: str | None,
+    threshold: float | None,
+    selftest: bool,
+    serving: Serving,
+    running: Running,
 ) -> None:
     """What ``maskline --serve [--pipeline NAME|YAML]`` does. Options win over the file."""
     from maskline.config import load_pipeline
-    from maskline.config.pipeline import PIPELINE
+    from maskline.config.pipeline import PIPELINE as DEFAULT
 
-    source = PIPELINE if source is None else source
+    source = DEFAULT if source is None else source
     config = load_pipeline(source)
-    running = replace(running, device=config.device if running.device is None else running.device)
-    batch_size = running.batch_size or (config.batch_size if config.batch_size > 1 else usual_batch(running))
-    opener = partial(Running.pipeline, source=source, threshold=threshold)
-    _serve(opener, running, batch_size, config.visualize, serving, selftest)
+    if running.device is None and config.device is not None:
+        running = replace(running, device=config.device, cpu_fallback=True)
+    opener = partial(Running.pipeline, source=source, name=model_name, folder=model_dir, threshold=threshold)
+    _serve(opener, running, config.batch_size, config.visualize, serving, selftest)
 
 
 def _serve(
     opener: partial[Any], running: Running, batch_size: int, visualize: bool, serving: Serving, selftest: bool
 ) -> None:
+    """Run a service; ``batch_size`` is the file's, of which 1 says nothing."""
     try:
         from maskline.serve import serve as run
         from maskline.serve.selftest import selftest as strain
     except ImportError as error:
         told = f"the HTTP service needs {error.name}: pip install 'maskline[serve]'"
         raise MissingDependencyError(told) from None
-    settings = serving.settings(batch_size, visualize)
-    openers = [partial(opener, part) for part in divided(running, serving.workers)]
+    devices = running.devices()
+    size = running.batch_size or (batch_size if batch_size > 1 else usual_batch(devices))
+    settings = serving.settings(size, visualize)
+    openers = [partial(opener, part) for part in divided(running, devices, serving.workers)]
     if not selftest:
         run(openers, settings, partial(click.echo, err=True))
     elif not strain(openers, settings, click.echo):
         raise SystemExit(1)
 
 
-def divided(running: Running, workers: int | None) -> list[Running]:
+def divided(running: Running, devices: Sequence[Device], workers: int | None) -> list[Running]:
     """How each worker runs its model: devices in turns, and the processor's cores shared.
 
     Two workers on a processor do more than one, because what is done around the network is not parallel. Each may use
@@ -179,13 +186,11 @@ def divided(running: Running, workers: int | None) -> list[Running]:
 
     Raises:
         ParameterError: more devices than workers.
-        DeviceError: no such device.
     """
     from maskline.cores import cores
     from maskline.runtime.device import CPU, device_text
 
-    devices = _devices(running)
-    usual = min(CPU_WORKERS, cores()) if devices == (CPU,) else len(devices)
+    usual = min(CPU_WORKERS, cores()) if tuple(devices) == (CPU,) else len(devices)
     count = usual if workers is None else check_count(workers, "--workers", 256)
     if count < len(devices):
         raise ParameterError(f"--workers {count} for {len(devices)} devices: expected one for each at least")
@@ -196,14 +201,8 @@ def divided(running: Running, workers: int | None) -> list[Running]:
     return [replace(running, device=names[i % len(names)], threads=threads) for i in range(count)]
 
 
-def _devices(running: Running) -> tuple[Device, ...]:
-    from maskline.runtime.device import default_device, parse_devices
-
-    return (default_device(),) if running.device is None else parse_devices(running.device)
-
-
-def usual_batch(running: Running) -> int:
-    """Pictures in one run: on a processor a batch takes as long as its pictures one by one, and more memory."""
+def usual_batch(devices: Sequence[Device]) -> int:
+    """Images in one run: on a processor a batch takes as long as its images one by one, and more memory."""
     from maskline.runtime.device import CPU
 
-    return 1 if CPU in _devices(running) else OTHER_BATCH
+    return 1 if CPU in devices else OTHER_BATCH

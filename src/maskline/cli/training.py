@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import click
 
 from maskline.cli.dataset_options import dataset_options
-from maskline.cli.running import Running, running_options
+from maskline.cli.running import MODEL, MODEL_DIR, Running, running_options
 from maskline.errors import ParameterError
 from maskline.progress import status
 
@@ -37,6 +38,7 @@ UNALIGNED = "For Mask R-CNN weights that PaddleDetection has trained since Augus
 @click.option("--save-interval", type=int, help="Epochs between checkpoints. Default: as --eval-interval.")
 @click.option("--patience", type=int, help="End after so many evaluations without a better AP.")
 @click.option("--workers", type=int, default=2, show_default=True, help="Processes that read images, for each device.")
+@click.option("--threads", type=int, help="Of each process that trains, on the CPU. Default: one for each core.")
 @click.option("--drop-background", is_flag=True, help="Leave out training images without objects.")
 @click.option("--seed", type=int, default=0, show_default=True, help="All randomness follows from it.")
 @click.option("--unaligned", is_flag=True, help=UNALIGNED)
@@ -62,6 +64,7 @@ def train(
     save_interval: int | None,
     patience: int | None,
     workers: int,
+    threads: int | None,
     drop_background: bool,
     seed: int,
     unaligned: bool,
@@ -104,6 +107,7 @@ def train(
         save_interval=save_interval,
         patience=patience,
         workers=workers,
+        threads=threads,
         drop_background=drop_background,
         seed=seed,
         unaligned=unaligned,
@@ -117,8 +121,8 @@ def train(
 @click.command()
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
 @dataset_options
-@click.option("--model", "model_name", metavar="NAME", help="A model of `maskline models`.")
-@click.option("--model-dir", metavar="DIR", help="An exported model.")
+@MODEL
+@MODEL_DIR
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights of --model, not exported.")
 @click.option("--split", default="val", show_default=True, help="Of the data set.")
 @click.option("--output", default="output", show_default=True, type=click.Path(path_type=Path), help="For the report.")
@@ -147,18 +151,28 @@ def evaluate(
     from maskline import engine
     from maskline.evaluate import evaluate_model, load_split
     from maskline.naming import check_folder
+    from maskline.runtime.device import device_text
 
-    dataset = load_split(folder, split, data_format, images)
-    check_folder(output)
     if unaligned and weights is None:
         raise ParameterError("--unaligned is for --weights: an exported model knows what it is")
+    if weights is not None and (model_name is None or model_dir is not None):
+        raise ParameterError("--weights needs --model, the model they are of, and no --model-dir")
+    if weights is not None and running != Running(device=running.device):
+        raise ParameterError("--weights are run by torch: of the options of running a model, only --device applies")
+    record = engine.result_file(output, "evaluate")
+    engine.clear_result(record)
+    if weights is not None:
+        from maskline.train import devices
+
+        running = Running(device=devices.settle(running.device))
+    elif running.device is not None:
+        running = replace(running, device=device_text(running.devices()))
+    dataset = load_split(folder, split, data_format, images)
+    check_folder(output)
     if weights is not None:
         from maskline.train.validate import evaluate_weights
 
-        if model_name is None or model_dir is not None:
-            raise ParameterError("--weights needs --model, the model they are of, and no --model-dir")
-        if running != Running(device=running.device):
-            raise ParameterError("--weights are run by torch: of the options of running a model, only --device applies")
+        assert model_name is not None
         found = evaluate_weights(
             model_name,
             weights,
@@ -179,7 +193,7 @@ def evaluate(
             max_detections=max_detections,
             threshold=threshold,
         )
-    engine.write_result(output / "evaluate_result.json", found.to_dict())
+    engine.write_result(record, found.to_dict())
     click.echo(found.summary())
     click.echo(f"report: {output / found.files['report']}", err=True)
 

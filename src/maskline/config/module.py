@@ -21,7 +21,7 @@ from maskline import catalog
 from maskline.checks import check_count, check_threshold
 from maskline.config import values
 from maskline.config.overrides import parse, read_yaml
-from maskline.errors import InputError, InputNotFoundError, ParameterError, UnknownNameError
+from maskline.errors import InputError, InputNotFoundError, MasklineError, ParameterError, UnknownNameError
 from maskline.files import read_text
 
 MODES = ("check_dataset", "train", "evaluate", "export", "predict")
@@ -167,6 +167,7 @@ class TrainSection:
     amp: Annotated[str, values.as_precision] = "OFF"
     processes: Count = 1
     workers: Natural = 2
+    threads: MaybeCount = None
     accumulate: Count = 1
     patience: MaybeCount = None
     clip_norm: Annotated[float | None, values.as_rate] = None
@@ -245,19 +246,71 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> ModuleConfig:
         UnknownNameError: a section, key, model or mode that does not exist; the message names the nearest.
         ParameterError: not YAML, or values of the wrong type or out of range.
     """
-    given, faults = _source(path), list[ParameterError]()
+    return gather(path, overrides).checked()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What is given for a module's configuration, before it is checked.
+
+    Attributes:
+        content: of the file and the overrides.
+        faults: what was wrong so far.
+        readable: whether ``content`` has that of the file.
+    """
+
+    content: dict[str, Any]
+    faults: list[MasklineError]
+    readable: bool
+
+    def checked(self) -> ModuleConfig:
+        """The configuration. Raises as `load`."""
+        if not self.readable:
+            raise self.faults[0]
+        given, faults = {key: value for key, value in self.content.items() if key != UNREAD_SECTION}, list(self.faults)
+        if self.content.get(UNREAD_SECTION):
+            log.warning("section %s has no effect", UNREAD_SECTION)
+        config = _section(ModuleConfig, given, _given_model_defaults(given, faults), "", faults)
+        if faults:
+            raise _together(faults)
+        _tell_without_effect(config)
+        return cast(ModuleConfig, config)
+
+    @property
+    def mode(self) -> str | None:
+        """``Global.mode``, if it is known and legal."""
+        mode = self._global("mode")
+        return mode if mode in MODES else None
+
+    @property
+    def output(self) -> str | None:
+        """``Global.output``, if it is known and legal."""
+        output = self._global("output")
+        try:
+            return None if output in (None, "", "None") else values.as_text(output, "Global.output")
+        except ParameterError:
+            return None
+
+    def _global(self, key: str) -> Any:
+        section = self.content.get("Global")
+        default = next(field.default for field in fields(GlobalSection) if field.name == key) if self.readable else None
+        return section.get(key, default) if isinstance(section, Mapping) else default
+
+
+def gather(path: str | None, overrides: Sequence[str] = ()) -> Given:
+    """Read a module's configuration without checking it; ``path`` and ``overrides`` as for `load`."""
+    faults, readable = list[MasklineError](), True
+    try:
+        content = _source(path)
+    except MasklineError as fault:
+        faults.append(fault)
+        content, readable = {}, False
     for override in overrides:
         try:
-            _put(given, *parse(override))
+            _put(content, *parse(override))
         except ParameterError as fault:
             faults.append(fault)
-    if given.pop(UNREAD_SECTION, None):
-        log.warning("section %s has no effect", UNREAD_SECTION)
-    config = _section(ModuleConfig, given, _given_model_defaults(given, faults), "", faults)
-    if faults:
-        raise _together(faults)
-    _tell_without_effect(config)
-    return cast(ModuleConfig, config)
+    return Given(content, faults, readable)
 
 
 def _source(path: str | None) -> dict[str, Any]:
@@ -289,6 +342,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise ParameterError(f"{path} is no configuration: {error}") from None
     if not isinstance(content, dict):
         raise ParameterError(f"{path} is no configuration: expected sections such as Global, with keys and values")
+    if {"model", "data", "output"} <= content.keys():
+        raise ParameterError(
+            f"{path} has the settings of a training run, not the sections of a configuration: to go on with the run, "
+            f"`maskline train MODEL DATA --resume {path.parent}`; `maskline config MODEL` prints a configuration"
+        )
     if catalog.has(path.stem) and isinstance(content.setdefault("Global", {}), dict):
         content["Global"].setdefault("model", path.stem)
     return content
@@ -305,7 +363,7 @@ def _put(given: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
     given[key[-1]] = value
 
 
-def _given_model_defaults(given: Mapping[str, Any], faults: list[ParameterError]) -> dict[str, Any]:
+def _given_model_defaults(given: Mapping[str, Any], faults: list[MasklineError]) -> dict[str, Any]:
     """The defaults that depend on the model; none for an unknown one, which the check of its key tells."""
     section = given.get("Global") or {}
     name = section.get("model") if isinstance(section, Mapping) else ""
@@ -323,7 +381,7 @@ def model_defaults(row: catalog.Model) -> dict[str, Any]:
     return {"Train": train, "Export": {"weight_path": weights}}
 
 
-def _section(kind: Any, given: Any, defaults: Mapping[str, Any], prefix: str, faults: list[ParameterError]) -> Any:
+def _section(kind: Any, given: Any, defaults: Mapping[str, Any], prefix: str, faults: list[MasklineError]) -> Any:
     """A dataclass ``kind`` from what is given for it. None, and something in ``faults``, if that won't do.
 
     Args:
@@ -348,7 +406,7 @@ def _section(kind: Any, given: Any, defaults: Mapping[str, Any], prefix: str, fa
         return None
 
 
-def _known(given: Any, hints: Mapping[str, Any], prefix: str, faults: list[ParameterError]) -> dict[str, Any]:
+def _known(given: Any, hints: Mapping[str, Any], prefix: str, faults: list[MasklineError]) -> dict[str, Any]:
     """What is given for keys that exist."""
     if given is not None and not isinstance(given, Mapping):
         faults.append(values.wrong(given, prefix.rstrip(".") or "the configuration", "keys and values"))
@@ -364,7 +422,7 @@ def _known(given: Any, hints: Mapping[str, Any], prefix: str, faults: list[Param
     return known
 
 
-def _checked(key: str, value: Any, hint: Any, prefix: str, faults: list[ParameterError]) -> dict[str, Any]:
+def _checked(key: str, value: Any, hint: Any, prefix: str, faults: list[MasklineError]) -> dict[str, Any]:
     """The key with its value; nothing if that is wrong, or if it is None and the default has to do."""
     kind, check = get_args(hint)
     if value in (None, "", "None"):  # quoted, the last two come as text
@@ -376,7 +434,7 @@ def _checked(key: str, value: Any, hint: Any, prefix: str, faults: list[Paramete
         return {}
 
 
-def _together(faults: Sequence[ParameterError]) -> ParameterError:
+def _together(faults: Sequence[MasklineError]) -> MasklineError:
     """One error that tells all."""
     if len(faults) == 1:
         return faults[0]

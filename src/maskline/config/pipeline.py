@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,12 @@ class PipelineConfig:
     engine_config: Mapping[str, Any] | None = None
     input: str | None = None
     visualize: bool = True
+
+    def with_model(self, name: str | None, folder: str | Path | None) -> PipelineConfig:
+        """With another model, if one is given by name, directory or both; its own name keeps its directory."""
+        if folder is None and name in (None, self.model_name):
+            return self
+        return replace(self, model_name=name, model_dir=None if folder is None else str(folder))
 
 
 def load_pipeline(source: str | Path | Mapping[str, Any]) -> PipelineConfig:

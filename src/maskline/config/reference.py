@@ -130,6 +130,10 @@ MEANINGS: Mapping[str, Text] = {
         "ours: processes on the CPU; each GPU has its own", "新增：CPU 上的进程数；每块 GPU 各有一个"
     ),
     "Train.workers": Text("ours: processes that read images, for each device", "新增：每块设备读取图像的进程数"),
+    "Train.threads": Text(
+        "ours: processor threads of each process that trains; None: one for each core",
+        "新增：每个训练进程的处理器线程数；None：每个核一个",
+    ),
     "Train.accumulate": Text("ours: batches of one step", "新增：一步累积的批数"),
     "Train.patience": Text(
         "ours: end after so many evaluations without a better AP", "新增：AP 连续若干次评估不再提高即停止"
@@ -278,5 +282,5 @@ def _scalar(value: Any) -> str:
 
 
 def _plain(markdown: str) -> str:
-    """Without links and code marks."""
-    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", markdown).replace("`", "")
+    """Without links, code marks, and references to tables of the page."""
+    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", markdown).replace("`", "").replace(", see below", "")

@@ -53,7 +53,7 @@ def check_splits(splits: Mapping[str, Dataset]) -> list[Fault]:
     prints: Prints = {}
     for split, dataset in splits.items():
         if not dataset.images:
-            faults.append(Fault("no-images", split, dataset.source.name, "no image that could be used"))
+            faults.append(_without_images(split, dataset, told))
         looks = track(check_pictures.look_at_all(dataset), f"pictures of {split}", len(dataset.images))
         for image, look in zip(dataset.images, looks, strict=True):
             faults.extend(look.faults)
@@ -64,6 +64,13 @@ def check_splits(splits: Mapping[str, Dataset]) -> list[Fault]:
     faults.extend(_category_faults(list(splits.values())))
     faults.extend(_twin_faults(prints))
     return faults
+
+
+def _without_images(split: str, dataset: Dataset, told: Sequence[Fault]) -> Fault:
+    """An error, unless a split that nothing is learned from was left empty, to be filled when the set is divided."""
+    if split in ("val", "test") and not any(fault.split == split for fault in told):
+        return Fault("empty-list", split, dataset.source.name, "no image is listed: nothing can be evaluated")
+    return Fault("no-images", split, dataset.source.name, "no image that could be used")
 
 
 def _ordered(faults: list[Fault]) -> list[Fault]:

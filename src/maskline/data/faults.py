@@ -72,6 +72,9 @@ _ROWS = (
     ),
     Kind("no-images", "error", "a split without images", "add images, or make the split anew (maskline split)"),
     Kind(
+        "empty-list", "warning", "a val or test split that lists no image", "divide anew (maskline split), or add some"
+    ),
+    Kind(
         *("image-id", "error", "different images with one id: which one an annotation is of can't be told"),
         *("give each image an id of its own, and correct image_id of their annotations", "all of them are left out"),
         True,

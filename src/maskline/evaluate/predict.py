@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -50,12 +51,13 @@ def predict_dataset(predict: PredictStream, dataset: Dataset, classes: Classes) 
     source = _Pictures(dataset)
     images, found, foreign = [], [], 0
     start = time.perf_counter()
-    for instances in track(predict(iter(source)), "evaluate", len(dataset.images)):
-        image = source.next_given(instances)
-        detections, left_out = detections_of(instances, classes)
-        images.append(image)
-        found.append(detections)
-        foreign += left_out
+    with closing(track(predict(iter(source)), "evaluate", len(dataset.images))) as tracked:
+        for instances in tracked:
+            image = source.next_given(instances)
+            detections, left_out = detections_of(instances, classes)
+            images.append(image)
+            found.append(detections)
+            foreign += left_out
     seconds = time.perf_counter() - start - source.seconds
     if source.given:
         raise ParameterError(f"predict gave {len(images)} results for {len(images) + len(source.given)} pictures")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
+import time
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urlsplit
 
-from maskline.download import fetch, home
+from maskline.download import fetch, home, offline
 from maskline.errors import InputError
 from maskline.inputs.files import VIDEO_SUFFIXES, suffix_of
 
@@ -24,6 +26,9 @@ class Limits(NamedTuple):
     deadline: float
 
 
+FOLDER = "predict_input"  # of the cache
+KEPT_DAYS = 30
+_tidied: set[Path] = set()
 TIMEOUT = 15.0  # seconds of silence, when connecting and between bytes
 LIMITS = Limits(200 << 20, 300.0)  # of images and PDF files
 VIDEO_LIMITS = Limits(4 << 30, 3600.0)  # of a URL whose path has the suffix of a video
@@ -55,7 +60,8 @@ def download(url: str) -> Path:
     """The file at ``url``, in ``predict_input`` of the cache folder.
 
     The copy there is used if the server says that it still has the same version, or, with a warning, if
-    ``MASKLINE_OFFLINE`` forbids to ask. Copies are never removed; anybody may.
+    ``MASKLINE_OFFLINE`` forbids to ask. Copies of more than `KEPT_DAYS` days are removed, once a process; anybody may
+    remove any.
 
     Raises:
         DownloadError: it can't be had, or exceeds the limits above.
@@ -68,10 +74,14 @@ def download(url: str) -> Path:
         host = None
     if not host:
         raise InputError(f"{url!r} is no URL: expected http:// or https://, a host and a path")
+    target = place(url, FOLDER)
+    if target.parents[1] not in _tidied and not offline():
+        _tidied.add(target.parents[1])
+        _remove_old(target.parents[1], target.parent)
     limits = VIDEO_LIMITS if suffix_of(urlsplit(url).path) in VIDEO_SUFFIXES else LIMITS
     return fetch(
         url,
-        place(url, "predict_input"),
+        target,
         progress=False,  # a second bar would spoil that of the whole work
         attempts=_ATTEMPTS,
         timeout=TIMEOUT,
@@ -80,3 +90,14 @@ def download(url: str) -> Path:
         refresh=True,
         advice="download it yourself and give the path of the file",
     )
+
+
+def _remove_old(folder: Path, wanted: Path) -> None:
+    """Remove copies that nobody has fetched anew for `KEPT_DAYS` days, but not the one that is ``wanted``."""
+    oldest = time.time() - KEPT_DAYS * 24 * 3600
+    for copy in folder.iterdir() if folder.is_dir() else ():
+        try:
+            if copy != wanted and copy.is_dir() and copy.stat().st_mtime < oldest:
+                shutil.rmtree(copy)
+        except OSError:  # another process has it open, or has been quicker
+            continue

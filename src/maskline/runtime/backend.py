@@ -46,6 +46,7 @@ class Acceleration:
         precision: of arithmetic, as in `Spec`. With less than fp32 results differ.
         cache_dir: where compiled models are kept; None: ``.cache`` beside the model, for devices that compile slowly.
         shapes: least, usual and largest input that TensorRT prepares for.
+        cpu_fallback: the CPU stands in, with a warning, for a device that is not there.
     """
 
     backend: str | None = None
@@ -56,6 +57,7 @@ class Acceleration:
     precision: str = "fp32"
     cache_dir: Path | None = None
     shapes: tuple[Shape, Shape, Shape] | None = None
+    cpu_fallback: bool = False
 
 
 class Backend(Protocol):

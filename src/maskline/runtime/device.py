@@ -1,15 +1,17 @@
-"""Devices: ``cpu``, ``gpu:0``, ``gpu:0,1`` and their like, and what ONNX Runtime calls them."""
+"""Devices: ``cpu``, ``gpu:0``, ``gpu:0,1`` and their like; what ONNX Runtime calls them; what if one is not there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from maskline.checks import environment_switch
 from maskline.errors import DeviceError, ParameterError, UnknownNameError
 
-#: Kinds of devices and the ONNX Runtime providers that serve them, best first. Those without have none in public: they
-#: are names of the reference's, known so that the error can say so.
+#: Kinds of devices and the ONNX Runtime providers that serve them, best first. Kinds without a provider are known only
+#: so that the error can say so.
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": ("CPUExecutionProvider",),
     "gpu": ("CUDAExecutionProvider", "ROCMExecutionProvider", "MIGraphXExecutionProvider"),
@@ -25,6 +27,9 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
 ALIASES = {"cuda": "gpu", "rocm": "gpu"}
 
 FALLBACK_VARIABLE = "MASKLINE_DEVICE_FALLBACK"
+NO_FALLBACK_VARIABLE = "PADDLE_PDX_DISABLE_DEVICE_FALLBACK"  # PaddleX's, for the forms that are its own
+
+log = logging.getLogger("maskline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,36 +93,34 @@ def device_text(devices: Sequence[Device]) -> str:
     return ",".join(parts)
 
 
-def default_device() -> Device:
-    """The first GPU if this ONNX Runtime is built for one, else the CPU."""
-    return Device("gpu", 0) if "gpu" in usable_kinds() else CPU
+def may_fall_back(by_default: bool = False) -> bool:
+    """Whether the CPU stands in for a device that is not there: as the environment says, else ``by_default``."""
+    if os.environ.get(FALLBACK_VARIABLE, "").strip():
+        return environment_switch(FALLBACK_VARIABLE)
+    return by_default and not environment_switch(NO_FALLBACK_VARIABLE)
 
 
-def usable_kinds() -> list[str]:
-    """Kinds that the installed ONNX Runtime is built for; whether such a device is in this machine, it can't tell."""
-    from onnxruntime import get_available_providers
+def available(
+    devices: Sequence[Device], problem: Callable[[Device], str | None], *, cpu_fallback: bool
+) -> tuple[Device, ...]:
+    """These devices, if all are there; or the CPU alone, which always is.
 
-    there = set(get_available_providers())
-    return [kind for kind, providers in PROVIDERS.items() if there.intersection(providers)]
+    Args:
+        problem: what is wrong with a device, see `missing`; None: nothing.
+        cpu_fallback: the CPU stands in where something is wrong, with a warning, rather than an error.
 
-
-def provider_of(device: Device) -> str:
-    """ONNX Runtime's best provider for a device. Raises DeviceError, naming what can be used, if there is none."""
-    from onnxruntime import get_available_providers
-
-    there = get_available_providers()
-    provider = next((name for name in PROVIDERS[device.kind] if name in there), None)
-    if provider is None:
-        remedy = (
-            "install the ONNX Runtime build for that device" if PROVIDERS[device.kind] else "none is built for that"
-        )
-        raise DeviceError(
-            f"device '{device}' is not available: this ONNX Runtime has {', '.join(usable_kinds())}; "
-            f"use one of these ({remedy})"
-        )
-    return provider
+    Raises:
+        DeviceError: one of the devices can't be used.
+    """
+    found = next((told for device in devices if device != CPU and (told := problem(device))), None)
+    if found is None:
+        return tuple(devices)
+    if not cpu_fallback:
+        raise DeviceError(f"{found}; or run on the CPU: device cpu, or {FALLBACK_VARIABLE}=1")
+    log.warning("%s; using the CPU", found)
+    return (CPU,)
 
 
-def may_fall_back() -> bool:
-    """Whether the environment asks for the CPU in place of a device that is not there."""
-    return environment_switch(FALLBACK_VARIABLE)
+def missing(device: Device, library: str, there: Iterable[str], remedy: str) -> str:
+    """The one wording for a device that a library can't use: what it has instead, and what to do."""
+    return f"device '{device}' is not available: {library} has {', '.join(there)} here; {remedy}"

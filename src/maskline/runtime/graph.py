@@ -29,9 +29,10 @@ from maskline.errors import ModelError, ParameterError
 from maskline.instances import FloatArray, IntArray
 from maskline.preprocess import Preprocess
 from maskline.runtime.backend import Acceleration, Backend, RunError, unfit
-from maskline.runtime.device import Device, usable_kinds
+from maskline.runtime.device import Device
 from maskline.runtime.onnxruntime_backend import OnnxRuntime
 from maskline.runtime.openvino_backend import OpenVino
+from maskline.runtime.providers import usable_kinds
 
 RECORD_KEY = "maskline"
 RECORD_VERSION = 2  # the newest that is read; 2 is written only where mask_frame is ``twice``, which 1 did not have

@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from maskline.checks import environment_switch
 from maskline.errors import DeviceError, ModelError
+from maskline.runtime import providers
 from maskline.runtime.backend import Acceleration, RunError, Shape, cache_folder, first_line
-from maskline.runtime.device import Device, provider_of, usable_kinds
+from maskline.runtime.device import CPU, Device
 
 #: Have threads sleep, not spin, while they wait for their next part: 2 to 6 % slower alone, but other work on the same
 #: cores gets them meanwhile.
 PATIENT_VARIABLE = "MASKLINE_NO_SPINNING"
 TENSORRT = "TensorrtExecutionProvider"
-NUMBERED = ("gpu", "dcu", "npu")  # kinds whose providers take a device_id
 
 
 class OnnxRuntime:
@@ -26,24 +26,22 @@ class OnnxRuntime:
 
     def __init__(self, path: Path, device: Device, options: Acceleration, input_name: str) -> None:
         """Raises: ModelError: a damaged file. DeviceError: the device is not there, or in name only."""
-        import onnxruntime
-
+        onnxruntime = providers.library()
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 4  # its own lines on stderr would repeat the error raised here
         if environment_switch(PATIENT_VARIABLE):
             settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if options.threads is not None:
             settings.intra_op_num_threads = options.threads
-        providers = _providers(path, device, options, input_name)
+        wanted = _providers(path, device, options, input_name)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
+            self._session = onnxruntime.InferenceSession(str(path), settings, providers=wanted, enable_fallback=0)
         except _errors() as error:
+            if options.backend == "tensorrt" and "TensorRT" in str(error):
+                raise DeviceError(f"TensorRT could not be started ({first_line(error)}); see docs/gpu.md") from None
             raise ModelError(f"{path} can't be opened ({first_line(error)}): fetch or export the model again") from None
-        if providers[0][0] not in self._session.get_providers():
-            raise DeviceError(
-                f"device '{device}' can't be used: ONNX Runtime could not start {providers[0][0]} "
-                "(is the device there, are its driver and libraries?)"
-            )
+        if wanted[0][0] not in self._session.get_providers():
+            raise DeviceError(f"device '{device}' is not available: ONNX Runtime could not start {wanted[0][0]}")
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         self.names = (
             tuple(i.name for i in self._session.get_inputs()),
@@ -66,26 +64,22 @@ class OnnxRuntime:
 
 def _providers(path: Path, device: Device, options: Acceleration, input_name: str) -> list[tuple[str, dict[str, Any]]]:
     """Best first; each takes what those before it leave."""
-    provider = provider_of(device)
-    own: dict[str, Any] = {"device_id": device.index} if device.kind in NUMBERED else {}
-    if provider == "OpenVINOExecutionProvider":
-        own = {"device_type": f"GPU.{device.index}"}  # else it takes the processor
-    providers = [(provider, own)]
+    provider = providers.provider_of(device)
+    if provider is None:
+        raise DeviceError(str(providers.problem(device)))
+    found: list[tuple[str, dict[str, Any]]] = [(provider, providers.options_of(provider, device))]
     if options.backend == "tensorrt":
-        providers.insert(0, (TENSORRT, _tensorrt(path, device, options, input_name)))
-    if device.kind != "cpu":
-        providers.append(("CPUExecutionProvider", {}))
-    return providers
+        found.insert(0, (TENSORRT, _tensorrt(path, device, options, input_name)))
+    if device != CPU:
+        found.append(("CPUExecutionProvider", {}))
+    return found
 
 
 def _tensorrt(path: Path, device: Device, options: Acceleration, input_name: str) -> dict[str, Any]:
     """Options of the provider. Raises DeviceError where ONNX Runtime is built without it."""
-    from onnxruntime import get_available_providers
-
-    if TENSORRT not in get_available_providers():
-        raise DeviceError(
-            f"TensorRT is not available: this ONNX Runtime, for {', '.join(usable_kinds())}, is built without it"
-        )
+    if TENSORRT not in providers.library().get_available_providers():
+        built_for = ", ".join(providers.usable_kinds())
+        raise DeviceError(f"TensorRT is not available: this ONNX Runtime, for {built_for}, is built without it")
     settings: dict[str, Any] = {"device_id": device.index, "trt_fp16_enable": options.precision == "fp16"}
     cache = cache_folder(path, options, by_default=True)
     if (

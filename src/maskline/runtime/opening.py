@@ -5,44 +5,67 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from maskline.cores import bound_cores, cores
-from maskline.errors import DeviceError, MasklineError
-from maskline.runtime.backend import BACKENDS, Acceleration
-from maskline.runtime.device import CPU, Device, default_device, device_text, may_fall_back, parse_devices
+from maskline.errors import MasklineError
+from maskline.runtime import openvino_backend, providers
+from maskline.runtime.backend import BACKENDS, Acceleration, unfit
+from maskline.runtime.device import CPU, Device, available, device_text, may_fall_back, parse_devices
 from maskline.runtime.graph import Graph, backend_for
+from maskline.runtime.model_dir import GRAPH_FILES
 
 #: Models that OpenVINO runs faster than ONNX Runtime on the CPU, in fp32, by more than a twentieth: what
 #: `benchmarks/backends.py` measured, on one machine. The others were slower, equal, or not measured.
 FASTER_BY_OPENVINO = ("PP-YOLOE_seg-S", "SOLOv2", "MaskRCNN-ResNet50-FPN", "MaskRCNN-ResNet101-FPN")
 
+SOME_GRAPH = Path(GRAPH_FILES["onnx"])  # of a model that is not there yet
+
 log = logging.getLogger("maskline")
 
 
 def open_graphs(path: Path, device: str | None, options: Acceleration) -> tuple[Graph, ...]:
-    """One graph for each device.
+    """One graph for each device, see `settle`.
+
+    Raises:
+        DeviceError: a device can't be used.
+        ModelError, ParameterError, MissingDependencyError: see `Graph`.
+    """
+    graphs = _open_each(path, settle(device, options, path), options)
+    log.info("%s", told(graphs))
+    return graphs
+
+
+def settle(device: str | None, options: Acceleration, path: Path = SOME_GRAPH) -> tuple[Device, ...]:
+    """The devices to run on, all of them there. Opens no graph: to be asked before anything slow is done.
+
+    The CPU stands in, with a warning, for a device that is not there if ``options`` allow it, or if none was named.
 
     Args:
         device: as `parse_devices` takes it; None: what ``options`` name, else the first GPU, else the CPU.
+        path: the graph's file; its form may say which backend is asked.
 
     Raises:
-        DeviceError: a device can't be used. If none was named, or the environment asks for it, the CPU stands in with
-            a warning.
-        ModelError, ParameterError, MissingDependencyError: see `Graph`.
+        DeviceError: a device can't be used.
+        ParameterError: ``device`` is not of that form.
     """
     text = options.device if device is None else device
     devices = (_default(path, options),) if text is None else parse_devices(text)
-    try:
-        graphs = _open_each(path, devices, options)
-    except DeviceError as error:
-        if devices == (CPU,) or not (text is None or may_fall_back()):
-            raise
-        log.warning("%s; using the CPU", error)
-        graphs = _open_each(path, (CPU,), options)
-    log.info("%s", told(graphs))
-    return graphs
+    may = text is None or may_fall_back(options.cpu_fallback)
+    return available(devices, partial(_problem, path, options), cpu_fallback=may)
+
+
+def _problem(path: Path, options: Acceleration, device: Device) -> str | None:
+    """What is wrong with a device, as the backend says that will run on it."""
+    name = options.backend
+    if name is not None and unfit(name, path, device, options.precision):
+        if options.strict:
+            return None  # the backend is what is wrong, which is told when it opens the graph
+        name = None
+    openvino = (name or backend_for(path, device)) == "openvino"
+    return openvino_backend.problem(device) if openvino else providers.problem(device)
 
 
 def told(graphs: Sequence[Graph]) -> str:
@@ -57,7 +80,7 @@ def told(graphs: Sequence[Graph]) -> str:
 
 def _default(path: Path, options: Acceleration) -> Device:
     """The first GPU, else the CPU; that also where the backend can't use the GPU."""
-    device, kinds = default_device(), BACKENDS[options.backend or backend_for(path, CPU)].kinds
+    device, kinds = providers.default_device(), BACKENDS[options.backend or backend_for(path, CPU)].kinds
     return CPU if device.kind not in kinds and "cpu" in kinds else device
 
 
@@ -91,7 +114,7 @@ def open_graph(path: Path, device: Device, options: Acceleration) -> Graph:
 
 def plain(options: Acceleration) -> Acceleration:
     """Of the options those that hold for the default backend."""
-    return Acceleration(device=options.device, threads=options.threads)
+    return Acceleration(device=options.device, threads=options.threads, cpu_fallback=options.cpu_fallback)
 
 
 def _open_best(path: Path, device: Device, options: Acceleration) -> Graph:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from maskline.errors import DeviceError, MissingDependencyError, ModelError
 from maskline.runtime.backend import Acceleration, RunError, cache_folder, first_line
-from maskline.runtime.device import Device
+from maskline.runtime.device import CPU, Device, missing
 
 if TYPE_CHECKING:
     import openvino
@@ -29,8 +29,9 @@ class OpenVino:
             import openvino  # noqa: F401  # to say so if it is not there
         except ImportError:
             raise MissingDependencyError("OpenVINO is not installed: pip install 'maskline[openvino]'") from None
-        core = _core()
-        target = _target(core, device)
+        if device != CPU and (found := problem(device)):
+            raise DeviceError(found)
+        core, target = _core(), "CPU" if device == CPU else f"GPU.{device.index}"
         try:
             model = core.read_model(path)
             self._compiled = core.compile_model(model, target, _settings(path, device, options))
@@ -90,13 +91,23 @@ def metadata(model: openvino.Model) -> dict[str, str]:
     return {key: value.astype(str) for key, value in texts.items() if not isinstance(value, Mapping)}
 
 
-def _target(core: openvino.Core, device: Device) -> str:
-    """OpenVINO's name of a device. Raises DeviceError, naming what there is."""
-    name = "CPU" if device.kind == "cpu" else f"GPU.{device.index}"
-    there = [f"{d}.0" if d == "GPU" else d for d in core.available_devices]
-    if name not in there:
-        raise DeviceError(f"device '{device}' is not available: OpenVINO has {', '.join(there)} here")
-    return name
+def problem(device: Device) -> str | None:
+    """Why OpenVINO can't run on a device, and what to do; None if it can, or is not installed, which is told later."""
+    try:
+        there = [_device(name) for name in _core().available_devices]
+    except ImportError:
+        return None
+    if device in there:
+        return None
+    return missing(device, "OpenVINO", [str(one) for one in there if one], "is its driver installed? see docs/gpu.md")
+
+
+def _device(name: str) -> Device | None:
+    """A device by OpenVINO's name for it; None for kinds that are not used."""
+    kind, _, number = name.partition(".")
+    if kind == "GPU":
+        return Device("xpu", int(number or 0))
+    return CPU if kind == "CPU" else None
 
 
 def _settings(path: Path, device: Device, options: Acceleration) -> dict[str, Any]:

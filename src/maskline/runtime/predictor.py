@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,9 @@ class Predictor:
         """
         self._model = open_model_dir(Path(model_dir), model_name)
         self._acceleration = Acceleration() if acceleration is None else acceleration
-        self._graphs = self._open(device)
+        self._graphs = self._open(device, self._acceleration)
         record = self._graphs[0].record
-        self._others: dict[str, tuple[Graph, ...]] = {}  # by the device that a call asked for
+        self._others: dict[tuple[str, Acceleration], tuple[Graph, ...]] = {}  # that calls asked for
         self.model_name = record.model
         self.labels = self._model.labels or record.labels
         self.batch_size = check_count(batch_size, "batch_size")
@@ -100,6 +101,7 @@ class Predictor:
         device: str | None = None,
         grow_boxes: bool | None = None,
         on_error: str = "raise",
+        use_hpip: bool | None = None,
         x: Any = None,
     ) -> Iterator[Result]:
         """Predict, lazily and in order.
@@ -113,6 +115,8 @@ class Predictor:
                 own); an instance's score must be above it.
             device: run this call on another device. It stays open for the next such call, until `close`.
             grow_boxes: for this call.
+            use_hpip: run this call on the backend that was measured to be fastest for the model, as
+                `maskline.create_model` does with it. None or False: as the predictor was made. Stays open as a device.
             on_error: ``raise``, or ``skip`` to leave out inputs that can't be read, with a warning.
 
         Yields:
@@ -130,7 +134,9 @@ class Predictor:
         if on_error not in ("raise", "skip"):
             raise ParameterError(f"on_error is {on_error!r}: expected 'raise' or 'skip'")
         grow = self.grow_boxes if grow_boxes is None else grow_boxes
-        graphs = self._graphs if device is None else self._graphs_on(device)
+        if not isinstance(use_hpip, bool | None):
+            raise ParameterError(f"use_hpip is {use_hpip!r}: expected True or False")
+        graphs = self._graphs if device is None and not use_hpip else self._graphs_on(device, bool(use_hpip))
         return self._results(graphs, expand(source, on_error=on_error), size, thresholds, grow)
 
     __call__ = predict
@@ -156,22 +162,25 @@ class Predictor:
         return self._detect(self._graphs[0], images, each, self.grow_boxes)
 
     def close(self) -> None:
-        """Let go of the devices that calls asked for. The predictor's own stay, and it can still be used."""
+        """Let go of the devices and backends that calls asked for. Its own stay, and it can still be used."""
         self._others.clear()
 
-    def _open(self, device: str | None) -> tuple[Graph, ...]:
-        graphs = open_graphs(self._model.graph_path, device, self._acceleration)
+    def _open(self, device: str | None, options: Acceleration) -> tuple[Graph, ...]:
+        graphs = open_graphs(self._model.graph_path, device, options)
         self._model.check(graphs[0].record)
         return graphs
 
-    def _graphs_on(self, device: str) -> tuple[Graph, ...]:
-        devices = parse_devices(device)
-        if devices == tuple(graph.device for graph in self._graphs):
+    def _graphs_on(self, device: str | None, use_hpip: bool) -> tuple[Graph, ...]:
+        """The graphs of a call that asks for a device, None for the predictor's own, or for the fastest backend."""
+        devices = parse_devices(self.device if device is None else device)
+        best = replace(self._acceleration, backend=None, best=True, strict=False)
+        options = best if use_hpip else self._acceleration
+        if options == self._acceleration and devices == tuple(graph.device for graph in self._graphs):
             return self._graphs
-        name = device_text(devices)
-        if name not in self._others:
-            self._others[name] = self._open(device)
-        return self._others[name]
+        key = device_text(devices), options
+        if key not in self._others:
+            self._others[key] = self._open(key[0], options)
+        return self._others[key]
 
     def _results(
         self, graphs: Sequence[Graph], pictures: Iterator[Picture], size: int, thresholds: FloatArray, grow: bool

@@ -170,13 +170,14 @@ def find(path: Path) -> Path:
     Raises:
         InputNotFoundError: there is none.
     """
-    if path.suffix and not path.is_dir():  # the reference names a file, NAME/NAME.pdparams
-        path = path.parent
-    found = [path, *path.iterdir()] if path.is_dir() else []
+    folder = (
+        path.parent if path.suffix and not path.is_dir() else path
+    )  # the reference names a file, NAME/NAME.pdparams
+    found = [folder, *folder.iterdir()] if folder.is_dir() else []
     usable = {folder: read(folder) for folder in found if _is_resumable(folder)}
     if not usable:
         raise InputNotFoundError(
-            f"no checkpoint to resume in {path}: expected the output folder of a training run, or NAME/NAME.json and "
+            f"no checkpoint to resume at {path}: expected the output folder of a training run, or NAME/NAME.json and "
             "NAME/NAME.state.safetensors in it"
         )
     return max(usable, key=lambda folder: (usable[folder].epochs, folder.name))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from maskline.errors import DeviceError, ParameterError
-from maskline.runtime.device import parse_devices
+from maskline.runtime.device import Device, available, device_text, may_fall_back, missing, parse_devices
 
 #: Kinds of `maskline.runtime.device`: torch's name, and the variable that says which of them a process sees. Those of
 #: makers who keep to CUDA's names have torch's.
@@ -45,6 +45,23 @@ class Devices:
             os.environ[self.variable] = ",".join(map(str, self.numbers))
 
 
+def settle(device: str | None, *, cpu_fallback: bool = False) -> str:
+    """Where to train, in the form of ``device``; to be asked before anything slow is done.
+
+    Args:
+        device: as `parse_devices` takes it; None: the first GPU if there is one, else the CPU.
+        cpu_fallback: the CPU stands in, with a warning, where torch has no such device at all;
+            `maskline.runtime.device.FALLBACK_VARIABLE` wins.
+
+    Raises:
+        ParameterError: not such a text.
+        DeviceError: this machine or this installation of torch has none of that kind.
+    """
+    if device is None:
+        return "gpu:0" if torch.cuda.is_available() else "cpu"
+    return device_text(available(parse_devices(device), _problem, cpu_fallback=may_fall_back(cpu_fallback)))
+
+
 def choose(device: str | None, processes: int) -> Devices:
     """What ``cpu``, ``gpu``, ``gpu:0,1`` ... mean here; None: the first GPU if there is one, else the CPU.
 
@@ -56,9 +73,7 @@ def choose(device: str | None, processes: int) -> Devices:
         ParameterError: not such a text, several kinds, or several processes on one device.
         DeviceError: this machine or this installation of torch has none of that kind, or too few.
     """
-    if device is None:
-        device = "gpu:0" if torch.cuda.is_available() else "cpu"
-    chosen = parse_devices(device)
+    chosen = parse_devices(settle(device))
     if len({one.kind for one in chosen}) > 1:
         raise ParameterError(f"device is {device!r}: training takes one kind of devices, with numbers such as gpu:0,1")
     kind, variable = KINDS[chosen[0].kind]
@@ -70,10 +85,21 @@ def choose(device: str | None, processes: int) -> Devices:
         return Devices(kind, len(chosen))
     if len(set(chosen)) < len(chosen):
         raise ParameterError(f"device is {device!r}: to train on, each can be named once only")
-    numbers = tuple(one.index for one in chosen if one.index is not None)
-    if max(numbers) >= (there := _count(kind)):
-        raise DeviceError(f"device is {device!r}, but torch sees {there} of these here: name another, or cpu")
-    return Devices(kind, len(numbers), numbers, variable)
+    there = [Device(chosen[0].kind, number) for number in range(_count(kind))]
+    for one in chosen:
+        if one not in there:
+            raise DeviceError(missing(one, "torch", [device_text(there)], "choose among these"))
+    return Devices(kind, len(chosen), tuple(one.index for one in chosen if one.index is not None), variable)
+
+
+def _problem(device: Device) -> str | None:
+    """Why torch can't train on a kind of device, and what to do; None if it can."""
+    if _count(KINDS[device.kind][0]):
+        return None
+    there = [name for name in dict.fromkeys(name for name, _ in KINDS.values()) if name == "cpu" or _count(name)]
+    built = KINDS[device.kind][0] == "cuda" and torch.version.cuda is not None
+    remedy = "is its driver installed?" if built else "install a build of torch for it,"
+    return missing(device, "torch", there, f"{remedy} see docs/gpu.md")
 
 
 def _count(kind: str) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from logging.handlers import MemoryHandler
@@ -17,7 +17,7 @@ import torch
 
 from maskline.errors import OutputError
 from maskline.files import replace_file
-from maskline.progress import new_bar
+from maskline.progress import steps_bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -75,6 +75,7 @@ class Journal:
         self.losses: list[tuple[int, float]] = []
         self._recent: deque[tuple[float, float, float, int]] = deque(maxlen=RECENT)  # loss, step s, data s, images
         self._bar: Bar | None = None
+        self._shown = ExitStack()
 
     def __enter__(self) -> Journal:
         from torch.utils.tensorboard import SummaryWriter
@@ -88,25 +89,14 @@ class Journal:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._lines_to_terminal(True)
+        self._shown.close()
         self._board.close()
 
     def _open_bar(self) -> None:
-        self._bar = new_bar(transient=False)
+        self._bar = self._shown.enter_context(steps_bar(transient=False))
         self._task = self._bar.add_task("training", total=self.epochs * self.epoch_steps)
-        self._bar.start()
+        self._shown.callback(self._lines_to_terminal, True)
         self._lines_to_terminal(False)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Without the bar, for other work that has its own."""
-        if self._bar is not None:
-            self._bar.stop()
-        yield
-        if self._bar is not None:
-            self._bar.start()
 
     @staticmethod
     def _lines_to_terminal(shown: bool) -> None:

@@ -226,7 +226,7 @@ class Run:
         if self.job.val is None:
             return
         pictures = self.settings.output / SAMPLES_FOLDER / f"epoch_{epoch}.jpg"
-        with averaged_weights(self.state), nullcontext() if journal is None else journal.paused():
+        with averaged_weights(self.state):
             metrics, skipped = validate(self.network, self.job.row, self.job.val, self.accelerator, pictures)
         for picture in (picture for picture in skipped if picture not in self.unread):
             log.warning("%s is left out of the evaluation: %s", picture.file, picture.reason)

@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import os
 import socket
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from maskline.errors import MasklineError
+from maskline.progress import log_to_terminal
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
@@ -32,23 +32,31 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def run(function: Callable[[T], None], job: T, processes: int) -> None:
+def run(function: Callable[[T], None], job: T, processes: int, threads: int | None = None) -> None:
     """Call ``function(job)`` in each of some processes that know of each other, and wait for all.
 
     One process is this one. If one fails, the others are ended.
+
+    Args:
+        threads: processor threads of each; None: torch's, which several processes share.
 
     Raises:
         MasklineError: the first error made on purpose in one of them.
     """
     if processes == 1 or "RANK" in os.environ:  # then this is one of them
-        function(job)
+        usual = torch.get_num_threads()
+        torch.set_num_threads(threads or usual)
+        try:
+            function(job)
+        finally:
+            torch.set_num_threads(usual)
         return
     faults = multiprocessing.get_context("spawn").SimpleQueue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     talk = bool(logging.getLogger().handlers)  # as this process does
-    threads = max(torch.get_num_threads() // processes, 1)
+    threads = threads or max(torch.get_num_threads() // processes, 1)
     try:
         start_processes(  # type: ignore[no-untyped-call]
             _child, (function, job, processes, port, threads, talk, faults), processes, start_method="spawn"
@@ -73,7 +81,7 @@ def _child(
     faults: SimpleQueue[tuple[type[MasklineError], str]],
 ) -> None:
     if rank == 0 and talk:
-        logging.basicConfig(level=logging.WARNING, format="maskline: %(message)s", stream=sys.stderr)
+        log_to_terminal()
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

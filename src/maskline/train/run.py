@@ -29,6 +29,7 @@ log = logging.getLogger("maskline")
 #: Settings that may change when a run is resumed.
 FREE = (
     *("data", "data_format", "images", "output", "resume", "device", "processes", "log_interval", "keep", "workers"),
+    "threads",
     *("export", "num_classes"),
 )
 
@@ -51,7 +52,7 @@ def train(settings: Settings) -> dict[str, Any]:
     job = prepare(replace(settings, processes=processes.count(chosen.processes)), splits)
     check_folder(job.settings.output)
     chosen.select()
-    processes.run(run, job, chosen.processes)
+    processes.run(run, job, chosen.processes, settings.threads)
     if not processes.is_first():
         return {}
     if job.settings.export:

@@ -80,6 +80,7 @@ class Settings:
         keep: checkpoints that stay, beside the best.
         drop_background: leave out training images without objects.
         workers: processes that read images, for each device.
+        threads: processor threads of each process that trains; None leaves it to torch: one for each core.
         seed: all randomness follows from it.
         unaligned: the weights to start from, of a Mask R-CNN, were trained with RoIAlign's first form, see
             `maskline.models.build`. Files of ours say so themselves.
@@ -111,6 +112,7 @@ class Settings:
     keep: int = 5
     drop_background: bool = False
     workers: int = 2
+    threads: int | None = None
     seed: int = 0
     unaligned: bool = False
     export: bool = True
@@ -118,7 +120,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("epochs", "processes", "accumulate", "log_interval", "eval_interval", "keep"):
             check_count(getattr(self, name), name)
-        for name in ("batch_size", "num_classes", "save_interval", "patience"):
+        for name in ("batch_size", "num_classes", "save_interval", "patience", "threads"):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name)
         if self.precision not in PRECISIONS:

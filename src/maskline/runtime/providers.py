@@ -1,0 +1,116 @@
+"""What the installed ONNX Runtime can run on, and what to install where it can't."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import cast
+
+from maskline.errors import MissingDependencyError
+from maskline.runtime.device import CPU, PROVIDERS, Device, missing
+
+#: ONNX Runtime's packages share one folder: of two, the one installed last has overwritten the other.
+PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+REPAIR = "pip uninstall -y onnxruntime, then pip install --force-reinstall --no-deps onnxruntime-gpu"
+REMEDIES = {
+    "gpu": "for NVIDIA GPUs: pip install 'maskline[gpu]', see docs/gpu.md",
+    "xpu": "for Intel GPUs: pip install 'maskline[openvino]', see docs/gpu.md",
+}
+
+#: An ONNX graph that returns its input: to find out whether a provider starts.
+PROBE = (
+    b'\x08\x07\x12\x00:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+SILENT, WARNINGS = 4, 2  # severities of ONNX Runtime's own log; warnings are its default
+
+
+def library() -> ModuleType:
+    """ONNX Runtime. Raises MissingDependencyError if it is not whole."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(f"ONNX Runtime can't be imported ({error}): pip install onnxruntime") from None
+    if not hasattr(onnxruntime, "InferenceSession"):  # its folder is there, without its files
+        repair = REPAIR if _is_installed("onnxruntime-gpu") else "pip install --force-reinstall --no-deps onnxruntime"
+        raise MissingDependencyError(
+            f"ONNX Runtime is incomplete, as after `pip uninstall` of one of {' and '.join(PACKAGES)}: {repair}"
+        )
+    return cast(ModuleType, onnxruntime)
+
+
+def usable_kinds() -> list[str]:
+    """Kinds of devices that the installed ONNX Runtime is built for; whether one is in this machine, `problem` says."""
+    there = set(library().get_available_providers())
+    return [kind for kind, providers in PROVIDERS.items() if there.intersection(providers)]
+
+
+def default_device() -> Device:
+    """The first GPU if this ONNX Runtime is built for one, else the CPU."""
+    return Device("gpu", 0) if "gpu" in usable_kinds() else CPU
+
+
+def provider_of(device: Device) -> str | None:
+    """ONNX Runtime's best provider for a device, None if it has none."""
+    there = library().get_available_providers()
+    return next((name for name in PROVIDERS[device.kind] if name in there), None)
+
+
+def options_of(provider: str, device: Device) -> dict[str, str]:
+    """What tells a provider which device."""
+    if provider == "OpenVINOExecutionProvider":
+        return {"device_type": f"GPU.{device.index}"}  # else it takes the processor
+    return {"device_id": str(device.index)} if device.kind in ("gpu", "dcu", "npu") else {}
+
+
+def problem(device: Device) -> str | None:
+    """Why ONNX Runtime can't run on a device other than the CPU, and what to do; None if it can."""
+    provider = provider_of(device)
+    if provider is None:
+        return missing(device, "ONNX Runtime", usable_kinds(), _remedy(device))
+    reason = _fault(provider, device)
+    if reason is None:
+        return None
+    return f"device '{device}' is not available: ONNX Runtime could not start {provider} ({reason}); see docs/gpu.md"
+
+
+def _remedy(device: Device) -> str:
+    if not PROVIDERS[device.kind]:
+        return "there is no provider for it"
+    if device.kind == "gpu" and all(map(_is_installed, PACKAGES)):
+        return f"{' and '.join(PACKAGES)} are both installed and overwrite each other: {REPAIR}"
+    return REMEDIES.get(device.kind, "install the build of ONNX Runtime for it")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
+@lru_cache
+def _fault(provider: str, device: Device) -> str | None:
+    """Why a provider that is built in does not start; None if it does. ONNX Runtime would take the CPU instead."""
+    runtime, lines = library(), ""
+    if provider == "CUDAExecutionProvider" and hasattr(runtime, "preload_dlls"):
+        with redirect_stdout(io.StringIO()) as told:
+            runtime.preload_dlls()  # CUDA and cuDNN as pip installs them
+        lines = told.getvalue()
+    runtime.set_default_logger_severity(SILENT)  # what it would print is told here
+    settings = runtime.SessionOptions()
+    settings.log_severity_level = SILENT
+    try:
+        providers = [(provider, options_of(provider, device))]
+        session = runtime.InferenceSession(PROBE, settings, providers=providers, enable_fallback=0)
+        if provider in session.get_providers():
+            return None
+        reason = "is the device there, are its driver and libraries?"
+    except Exception as error:  # noqa: BLE001  # those of ONNX Runtime have no common base
+        reason = str(error).splitlines()[0]
+    finally:
+        runtime.set_default_logger_severity(WARNINGS)
+    return lines.splitlines()[0] if lines else reason
