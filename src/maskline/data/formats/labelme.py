@@ -9,7 +9,6 @@ in several parts is several shapes of one label with one ``group_id``. https://g
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,7 +35,7 @@ from maskline.data.shapes import Segmentation, crop, from_mask, union
 from maskline.data.sources import is_file, picture_size, relative_name
 from maskline.data.texts import dump, encode
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
-from maskline.files import replace_file
+from maskline.files import read_json, replace_file
 from maskline.inputs import MAX_PIXELS, SUFFIXES
 
 TITLE = "LabelMe"
@@ -300,10 +299,10 @@ class _Sheet:
 def _parse(path: Path) -> Json:
     """The content of a JSON file that has a list of shapes. Raises UnusableError."""
     try:
-        content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        content = read_json(path)
     except OSError as error:
         raise UnusableError("record", f"can't be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UnusableError("record", f"is not readable JSON ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise UnusableError("record", "has no list of shapes: expected LabelMe's JSON")
