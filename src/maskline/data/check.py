@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TypeAlias
 
-from maskline.data import check_masks, check_pictures, twins
+from maskline.data import check_masks, check_pictures, check_sizes, twins
 from maskline.data.convert import read
 from maskline.data.dataset import Dataset
 from maskline.data.faults import KINDS, Fault, Reading
@@ -50,12 +50,18 @@ def check_splits(splits: Mapping[str, Dataset], told: Sequence[Fault] = ()) -> l
         if not dataset.images:
             faults.append(Fault("no-images", split, dataset.source.name, "no image that could be used"))
         looks = track(check_pictures.look_at_all(dataset), f"pictures of {split}", len(dataset.images))
+        shown = []
         for image, look in zip(dataset.images, looks, strict=True):
             faults.extend(look.faults)
             if look.fingerprint is not None:
                 prints[split, image.file_name] = look.fingerprint
+            if look.shown is not None:
+                shown.append(look.shown)
+        findings = list(check_sizes.of_sizes(dataset, shown))
+        faults.extend(finding.fault for finding in findings)
+        drawn = {finding.image.id: finding.drawn for finding in findings}
         for image in track(dataset.images, f"masks of {split}", len(dataset.images)):
-            faults.extend(check_masks.of_image(dataset, image))
+            faults.extend(check_masks.of_image(dataset, drawn.get(image.id) or image))
     refused = {splits[split].folder / name for fault in told for split, name in fault.others if split in splits}
     if not any(fault.code == "file" for fault in told):  # it may list them
         faults.extend(_unlisted(list(splits.values()), refused))
