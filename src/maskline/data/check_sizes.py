@@ -87,12 +87,14 @@ def _drawn_on_file(dataset: Dataset, shown: Shown, frame: Frame | None) -> Image
     what became of its masks then.
     """
     annotations = dataset.of(shown.image)
+    if not annotations:
+        return _resized(shown)
     if any(isinstance(annotation.segmentation, str) for annotation in annotations):
         return None  # run lengths are of the size listed
     if frame is None:
         fits = all(_beyond(annotation, shown.size) <= OUTSIDE for annotation in annotations)
         leaves = any(_beyond(annotation, shown.image.size) > OUTSIDE for annotation in annotations)
-        return _resized(shown) if fits and (leaves or shown.is_swapped or not annotations) else None
+        return _resized(shown) if fits and (leaves or shown.is_swapped) else None
     return _resized(shown) if frame == "file" else None
 
 
