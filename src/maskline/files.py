@@ -1,8 +1,9 @@
-"""Files: listed without hidden ones, never written by halves, and YAML read with one line for what is wrong."""
+"""Files: listed without hidden ones, never written by halves; text, JSON and YAML read in the encodings in use."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -95,18 +96,51 @@ def replace_files(folder: Path, files: Sequence[Path]) -> None:
                 copy.unlink(missing_ok=True)
 
 
-def read_text(path: Path) -> str:
-    """A text file in UTF-8, or in GB 18030 (GBK), as Chinese editions of Windows write it.
+def decode_text(data: bytes, errors: str = "strict") -> str:
+    """Text in UTF-8, UTF-16 or UTF-32, with or without a byte order mark, or else in GB 18030 (GBK).
+
+    The latter is what Chinese editions of Windows write. Half a character (a surrogate) stays one.
+
+    Args:
+        data: the content of a file.
+        errors: what becomes of bytes that are none of these, see `bytes.decode`.
 
     Raises:
-        UnicodeDecodeError: it is neither.
+        UnicodeDecodeError: there are such bytes, and ``errors`` is ``strict``.
+    """
+    encoding = json.detect_encoding(data)
+    if not encoding.startswith("utf-8"):
+        return data.decode(encoding, errors)
+    try:
+        return data.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("gb18030", errors)
+
+
+def read_text(path: Path) -> str:
+    """A text file, as `decode_text` reads it. Raises UnicodeDecodeError, OSError."""
+    return decode_text(path.read_bytes())
+
+
+def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """What a JSON file holds, in any encoding that `decode_text` knows.
+
+    Args:
+        path: the file.
+        object_hook: see `json.loads`.
+
+    Raises:
+        ValueError: it is not JSON; the message says why.
         OSError: it can't be read.
     """
-    data = path.read_bytes()
     try:
-        return data.decode("utf-8-sig")
+        text = decode_text(path.read_bytes())
     except UnicodeDecodeError:
-        return data.decode("gb18030")
+        raise ValueError("neither UTF-8, UTF-16 nor GB 18030") from None
+    try:
+        return json.loads(text, object_hook=object_hook)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def read_yaml(path: Path) -> Any:

@@ -54,6 +54,20 @@ def test_ids_of_any_kind(tmp_path: Path, ids: tuple[Any, Any]) -> None:
     assert not faults and len(dataset.of(dataset.images[0])) == 5 and {i.id for i in dataset.images} == set(ids)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
+def test_encodings(tmp_path: Path, encoding: str) -> None:
+    content = sets.content(["图/水果 1.png"])
+    content["categories"][0]["name"] = "裂纹"
+    path = tmp_path / "a.json"
+    path.write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
+    dataset, faults, _ = coco.read(path, tmp_path, "train")
+    assert not faults and dataset.names == ["裂纹", "dog"] and dataset.images[0].file_name == "图/水果 1.png"
+    assert len(dataset.annotations) == 5
+    path.write_bytes(path.read_bytes()[:-9] + b"\xff\xff")
+    with pytest.raises(DatasetError, match="a.json is not readable JSON"):
+        coco.read(path, tmp_path, "train")
+
+
 def test_what_is_written_is_what_was_read(tmp_path: Path) -> None:
     content = sets.content(["a.png", "b.png"])
     content["images"][0]["flickr_url"] = "http://example.org/ä"

@@ -287,14 +287,15 @@ def test_lists_name_the_splits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
-def test_encodings_of_lists_and_names_with_spaces(tmp_path: Path, encoding: str) -> None:
+def test_encodings_and_names_with_spaces(tmp_path: Path, encoding: str) -> None:
     picture(tmp_path / "images/水果 1.jpg")
-    sheet(tmp_path / "annotations/水果 1.json", (shape("苹果"),), "../images/水果 1.jpg")
+    path = sheet(tmp_path / "annotations/水果 1.json", (shape("苹果"),), "../images/水果 1.jpg")
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
     (tmp_path / "train_anno_list.txt").write_bytes("annotations/水果 1.json\n".encode(encoding))
     (tmp_path / "label.txt").write_bytes("苹果\n梨\n".encode(encoding))
     reading = read(tmp_path)
     assert reading.faults == []
-    assert reading.splits["train"].names == ["苹果", "梨"]
+    assert reading.splits["train"].names == ["苹果", "梨"] and len(reading.splits["train"].annotations) == 1
     assert [image.file_name for image in reading.splits["train"].images] == ["水果 1.jpg"]
 
 

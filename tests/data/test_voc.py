@@ -207,7 +207,7 @@ def _bomb(path: Path) -> None:
             lambda r: Image.new("RGB", SIZE[::-1]).save(r / "SegmentationObject/1.png", format="JPEG"),
             *("record", "SegmentationObject/1.png", "no readable PNG file"),
         ),
-        (lambda r: _cut(r / "JPEGImages/1.jpg"), "image-unreadable", "JPEGImages/1.jpg", "not a readable picture"),
+        (lambda r: _cut(r / "JPEGImages/1.jpg"), "image-unreadable", "JPEGImages/1.jpg", "not a readable image"),
         (lambda r: (r / "JPEGImages/1.jpg").unlink(), "image-missing", "ImageSets/Segmentation", "no image '1'"),
     ],
 )

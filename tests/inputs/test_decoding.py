@@ -10,20 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from encoded import GREY_ONLY, LOSSLESS, Array, by_pillow, encoded, pages, paths, scene, write
+from encoded import GREY_ONLY, LOSSLESS, by_pillow, encoded, pages, paths, scene, write
 from PIL import Image
 
 from maskline.errors import InputError, InputNotFoundError
 from maskline.inputs import MAX_PIXELS, SUFFIXES, expand, read_image
-
-
-def oriented(image: Array, orientation: int) -> Array:
-    """What a viewer shows of ``image`` stored with this EXIF orientation."""
-    turned = np.swapaxes(image, 0, 1) if orientation >= 5 else image
-    rows = -1 if orientation in (3, 4, 7, 8) else 1
-    columns = -1 if orientation in (2, 3, 6, 7) else 1
-    return turned[::rows, ::columns]
-
 
 # ---- reading files
 
@@ -50,19 +41,6 @@ def test_names_beyond_ascii(tmp_path: Path) -> None:
     assert paths(str(tmp_path)) == [file]
     with pytest.raises(InputNotFoundError, match="狗"):
         read_image(tmp_path / "狗.png")
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
-def test_exif_orientation(orientation: int, form: str) -> None:
-    image = np.zeros((32, 48, 3), np.uint8)
-    image[:8, :16] = 200, 40, 120
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = by_pillow(form, Image.fromarray(image[..., ::-1]), exif=exif)
-    (picture,) = expand(data)
-    assert np.abs(picture.pixels.astype(int) - oriented(image, orientation)).mean() <= (2 if form == "JPEG" else 0)
-    assert picture.pixels.flags.c_contiguous
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

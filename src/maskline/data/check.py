@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from maskline.data import check_masks, check_pictures, twins
+from maskline.data import check_masks, check_pictures, check_sizes, twins
 from maskline.data.dataset import Dataset
 from maskline.data.faults import KINDS, Fault, Reading
 from maskline.data.reading import read
@@ -39,7 +39,7 @@ def check(root: Path, format_: str | None = None, images: Path | None = None) ->
     told = {(fault.code, fault.split, fault.image_id) for fault in reading.faults if fault.annotation_id is None}
     found = [
         fault
-        for fault in check_splits(reading.splits)
+        for fault in check_splits(reading.splits, reading.faults)
         if fault.image_id is None
         or fault.annotation_id is not None
         or (fault.code, fault.split, fault.image_id) not in told
@@ -47,7 +47,7 @@ def check(root: Path, format_: str | None = None, images: Path | None = None) ->
     return replace(reading, faults=_ordered(reading.faults + found))
 
 
-def check_splits(splits: Mapping[str, Dataset]) -> list[Fault]:
+def check_splits(splits: Mapping[str, Dataset], told: Sequence[Fault] = ()) -> list[Fault]:
     """All faults beyond those that reading has told."""
     faults: list[Fault] = []
     prints: Prints = {}
@@ -55,12 +55,18 @@ def check_splits(splits: Mapping[str, Dataset]) -> list[Fault]:
         if not dataset.images:
             faults.append(_without_images(split, dataset, told))
         looks = track(check_pictures.look_at_all(dataset), f"pictures of {split}", len(dataset.images))
+        shown = []
         for image, look in zip(dataset.images, looks, strict=True):
             faults.extend(look.faults)
             if look.fingerprint is not None:
                 prints[split, image.file_name] = look.fingerprint
+            if look.shown is not None:
+                shown.append(look.shown)
+        findings = list(check_sizes.of_sizes(dataset, shown))
+        faults.extend(finding.fault for finding in findings)
+        drawn = {finding.image.id: finding.drawn for finding in findings}
         for image in track(dataset.images, f"masks of {split}", len(dataset.images)):
-            faults.extend(check_masks.of_image(dataset, image))
+            faults.extend(check_masks.of_image(dataset, drawn.get(image.id) or image))
     faults.extend(_category_faults(list(splits.values())))
     faults.extend(_twin_faults(prints))
     return faults

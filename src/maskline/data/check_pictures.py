@@ -1,4 +1,4 @@
-"""The pictures of a data set: there, whole, of the size their records say, and the right way up."""
+"""The images of a data set, each decoded: there, and whole."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from dataclasses import dataclass
 
 from maskline.cores import cores
 from maskline.data import twins
+from maskline.data.check_sizes import Shown
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.data.faults import Fault
-from maskline.data.sources import SIDEWAYS, UPRIGHT, orientation
+from maskline.data.sources import orientation_of
 from maskline.errors import InputError, InputNotFoundError
 from maskline.inputs import read_image
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one picture showed.
-
-    Attributes:
-        fingerprint: None if it could not be read.
-    """
+    """What one image file showed. Either it could not be read, or the rest is there."""
 
     faults: tuple[Fault, ...]
-    fingerprint: twins.Fingerprint | None
+    fingerprint: twins.Fingerprint | None = None
+    shown: Shown | None = None
 
 
 def look_at_all(dataset: Dataset) -> Iterator[Look]:
@@ -42,27 +40,12 @@ def look(dataset: Dataset, image: ImageRecord) -> Look:
     try:
         pixels = read_image(path)
     except InputNotFoundError:
-        return Look(
-            (_fault("image-missing", dataset, image, f"there is no file {dataset.folder.name}/{image.file_name}"),),
-            None,
-        )
+        what = f"there is no file {dataset.folder.name}/{image.file_name}"
+        return Look((_fault("image-missing", dataset, image, what),))
     except InputError as error:
-        return Look((_fault("image-unreadable", dataset, image, str(error)),), None)
-    return Look(tuple(_size_faults(dataset, image, pixels.shape[:2])), twins.fingerprint(pixels))
-
-
-def _size_faults(dataset: Dataset, image: ImageRecord, size: tuple[int, ...]) -> Iterator[Fault]:
-    """``size``: ``(height, width)`` as read, that is upright."""
-    turned = orientation(dataset.path(image))
-    stated, real = f"{image.width} x {image.height}", f"{size[1]} x {size[0]}"
-    if size == image.size:
-        if turned != UPRIGHT:
-            yield _fault("image-exif", dataset, image, f"its EXIF orientation is {turned}")
-    elif turned in SIDEWAYS and size == image.size[::-1]:
-        what = f"listed as {stated}, but {real} once its EXIF orientation ({turned}) is applied"
-        yield _fault("image-turned", dataset, image, what)
-    else:
-        yield _fault("image-size", dataset, image, f"listed as {stated}, the file is {real}")
+        return Look((_fault("image-unreadable", dataset, image, str(error)),))
+    shown = Shown(image, pixels.shape[:2], orientation_of(path))
+    return Look((), twins.fingerprint(pixels), shown)
 
 
 def _fault(code: str, dataset: Dataset, image: ImageRecord, what: str) -> Fault:

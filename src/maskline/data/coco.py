@@ -80,6 +80,7 @@ class _Reader:
 
     Attributes:
         names: of images, for messages.
+        mask_sizes: by image id, the sizes ``(height, width)`` that its run lengths state; None among them for others.
         unused, ambiguous: ids of images and of categories (by the name of their list) whose record could not be used,
             and that several records have. Annotations of the former go with them, those of the latter are faults.
     """
@@ -98,6 +99,11 @@ class _Reader:
             "images": Counter(values.identity(record, "image_id") for record in self.annotations),
             "categories": Counter(values.identity(record, "category_id") for record in self.annotations),
         }
+        self.mask_sizes: dict[Id | None, set[tuple[int, int] | None]] = {}
+        for record in self.annotations:
+            shape = values.get(record, "segmentation")
+            if isinstance(shape, dict):
+                self.mask_sizes.setdefault(values.identity(record, "image_id"), set()).add(values.size(shape))
 
     def read(self, folder: Path | Locate) -> Read:
         if isinstance(folder, Path):
@@ -260,18 +266,22 @@ class _Reader:
         return ImageRecord(key, inside, size[1], size[0], self.extra(record, _OF_IMAGE, f"image {key!r}", key))
 
     def size(self, record: Json, key: Id, name: str, folder: Path) -> tuple[int, int] | None:
-        """``(height, width)`` as stated; or, where that can be no size, as the picture has it."""
+        """``(height, width)`` as stated; as the file has it where that is no size, or its run lengths are of that."""
         width, height = (values.whole(record.get(side)) for side in ("width", "height"))
+        told = f"image {key!r} ({short(name)})"
         if width is not None and height is not None and min(width, height) > 0 and width * height <= MAX_PIXELS:
-            return height, width
+            swapped = (width, height)
+            if width == height or self.mask_sizes.get(key) != {swapped} or _real_size(folder / name) != swapped:
+                return height, width
+            self.fault("image-size", f"{told} is listed as {width} x {height}, the file is {height} x {width}", key)
+            return swapped
         given = f"width {short(record.get('width'))} and height {short(record.get('height'))}"
-        told = f"image {key!r} ({short(name)}) has {given}: expected pixels, at most {MAX_PIXELS} in all"
-        try:
-            real = picture_size(folder / name)
-        except InputError:
+        told = f"{told} has {given}: expected pixels, at most {MAX_PIXELS} in all"
+        real = _real_size(folder / name)
+        if real is None:
             self.refuse("record", "images", key, told, [name])
-            return None
-        self.fault("image-size", f"{told}; the file is {real[1]} x {real[0]}", key)
+        else:
+            self.fault("image-size", f"{told}; the file is {real[1]} x {real[0]}", key)
         return real
 
     # -- annotations
@@ -400,6 +410,13 @@ def _ring(given: Any) -> Ring | None:
     """A polygon as it should be written, or as a list of points."""
     ring = values.flat_ring(given)
     return values.ring_of_points(given) if ring is None else ring
+
+
+def _real_size(path: Path) -> tuple[int, int] | None:
+    try:
+        return picture_size(path)
+    except InputError:
+        return None
 
 
 # ---- writing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from maskline.data.faults import short
 from maskline.data.shapes import Polygons, Ring
 from maskline.data.texts import is_plain, plain
 from maskline.errors import DatasetError, DatasetNotFoundError, ParameterError
+from maskline.files import read_json
 from maskline.masks import rle_runs, runs_rle
 
 Json: TypeAlias = dict[str, Any]
@@ -46,12 +46,12 @@ class Rings:
 def parse(path: Path) -> Json:
     """The content of a file, its polygons packed. Raises DatasetNotFoundError, DatasetError."""
     try:
-        content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), object_hook=_pack)
+        content = read_json(path, object_hook=_pack)
     except FileNotFoundError:
         raise DatasetNotFoundError(f"{path} does not exist") from None
     except OSError as error:
         raise DatasetError(f"{path} can't be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DatasetError(f"{path} is not readable JSON ({error})") from None
     if not isinstance(content, dict):
         raise DatasetError(f"{path} holds {type(content).__name__}: expected images, annotations and categories")
@@ -127,6 +127,15 @@ def box(given: Any) -> tuple[float, float, float, float] | None:
     if isinstance(given, list) and len(given) == 4 and all(map(is_number, given)):
         x, y, width, height = map(float, given)
         return x, y, width, height
+    return None
+
+
+def size(run_lengths: Json) -> tuple[int, int] | None:
+    """``(height, width)`` that run lengths state."""
+    given = run_lengths.get("size")
+    if isinstance(given, list) and len(given) == 2:
+        height, width = map(whole, given)
+        return None if height is None or width is None else (height, width)
     return None
 
 

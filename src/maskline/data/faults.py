@@ -88,16 +88,21 @@ _ROWS = (
     Kind("image-unreadable", "error", "an image file that can't be read", "replace the file", *_OUT),
     Kind(
         *("image-size", "error", "width and height are not those of the file"),
-        *("correct them; if the picture was resized or cropped, do the same to its annotations",),
+        *("correct them; if the image was resized or cropped, do the same to its annotations",),
         "those of the file where the masks show that they were drawn on it, else it is left out",
     ),
     Kind(
         *("image-turned", "error", "annotated without the EXIF rotation that readers apply"),
-        *("save the picture without an EXIF orientation", "a JPEG is saved as annotated, others left out"),
+        "save the image without an EXIF orientation",
+        "the orientation in the file is set to 1; where that is not possible, the image is left out",
+    ),
+    Kind(
+        *("image-rotation", "error", "width and height are swapped, and masks do not show if the EXIF rotation is why"),
+        "compare one with the image as shown: where it fits, swap width and height, else remove the EXIF orientation",
     ),
     Kind(
         *("image-exif", "warning", "an EXIF orientation"),
-        "see that it was annotated turned as readers show it; tools that ignore the orientation disagree",
+        "make sure that it was annotated as shown: a tool that ignores the orientation shows it differently",
     ),
     Kind("image-unlisted", "warning", "files that no split lists", "annotate or list them, or take them away"),
     Kind(

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
-from maskline.data import check_masks, layout
+from maskline.data import layout
+from maskline.data.check_sizes import Shown, of_sizes
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading
 from maskline.data.shapes import clip, crop, from_mask
-from maskline.data.sources import EXIF_ORIENTATION, UPRIGHT
+from maskline.data.sources import orientation_of
 from maskline.data.texts import dump, encode
 from maskline.data.tree import SPLITS
 from maskline.files import replace_file
-from maskline.inputs import read_image
+from maskline.inputs import can_be_set, read_image, set_upright
 
 LOG = "fixes.json"
 
@@ -71,7 +69,8 @@ def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
         OutputError: the folder is there already, or can't be written; nothing is left of it then.
     """
     splits = {split: _fixed(dataset, reading.faults) for split, dataset in reading.splits.items()}
-    done = [_done(fault, reading.splits, splits) for fault in reading.faults]
+    unclear = {(fault.split, fault.image_id) for fault in reading.faults if fault.code == "image-rotation"}
+    done = [_done(fault, reading.splits, splits, unclear) for fault in reading.faults]
     counts = {s: (reading.count(s), Count(len(new.images), len(new.annotations))) for s, new in splits.items()}
     result = Fixed(reading.faults, done, counts)
     with layout.new_folder(target, source) as folder:
@@ -80,7 +79,8 @@ def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
             turned = {fault.image_id for fault in _of(dataset, reading.faults) if fault.code == "image-turned"}
             for image in dataset.images:
                 if image.id in turned:
-                    set_upright(dataset.path(image))
+                    with dataset.path(image).open("r+b") as file:
+                        set_upright(file)
         layout.write_annotations(placed, folder)
         data = encode(dump(result.as_dict(), indent=1))
         replace_file(folder / LOG, lambda file: file.write_bytes(data))
@@ -92,32 +92,27 @@ def _of(dataset: Dataset, faults: Sequence[Fault]) -> list[Fault]:
 
 
 def _fixed(dataset: Dataset, faults: Sequence[Fault]) -> Dataset:
-    """A split without what can't be used, and with annotations mended; its pictures are still the old ones."""
+    """A split without what can't be used, and with annotations mended; its images are still the old ones."""
     own = _of(dataset, faults)
-    dropped = {image.id for image in _unusable(dataset, own)} | _leaked(dataset, faults)
-    resized = [image for image in _with(dataset, own, "image-size") if image.id not in dropped]
-    real = {image.id: _of_real_size(dataset, image) for image in resized}
-    dropped |= {key for key, image in real.items() if image is None}
-    images = [real.get(image.id) or image for image in dataset.images if image.id not in dropped]
+    unusable = {image.id for image in _unusable(dataset, own)}
+    dropped = unusable | _leaked(dataset, faults)
+    misfits = _with(dataset, own, "image-size", "image-turned", "image-rotation")
+    drawn = _as_drawn(dataset, [image for image in misfits if image.id not in unusable])
+    dropped |= {key for key, image in drawn.items() if image is None}
+    unclear = {image.id for image in _with(dataset, own, "image-rotation")}
+    images = [drawn.get(image.id) or image for image in dataset.images if image.id not in dropped]
     kept = replace(dataset, images=images)
     codes: dict[Id | None, set[str]] = {}
     for fault in own:
         codes.setdefault(fault.annotation_id, set()).add(fault.code)
     annotations: list[Annotation] = []
     for image in images:
-        if image.size != dataset.by_id[image.id].size:  # what was told of its masks was told of another frame
-            codes |= _codes(kept, image)
+        if image.id in unclear:  # what was told of its masks may have been told of another frame
+            annotations += kept.of(image)
+            continue
         mended = (_mended(annotation, image, codes.get(annotation.id, set())) for annotation in kept.of(image))
         annotations += [annotation for annotation in mended if annotation is not None]
     return replace(kept, annotations=annotations)
-
-
-def _codes(dataset: Dataset, image: ImageRecord) -> dict[Id | None, set[str]]:
-    """The codes of the faults of an image's annotations, by their ids."""
-    codes: dict[Id | None, set[str]] = {annotation.id: set() for annotation in dataset.of(image)}
-    for fault in check_masks.of_image(dataset, image):
-        codes[fault.annotation_id].add(fault.code)
-    return codes
 
 
 def _with(dataset: Dataset, faults: Sequence[Fault], *codes: str) -> list[ImageRecord]:
@@ -126,12 +121,22 @@ def _with(dataset: Dataset, faults: Sequence[Fault], *codes: str) -> list[ImageR
     return [image for image in dataset.images if image.id in found]
 
 
+def _as_drawn(dataset: Dataset, images: Iterable[ImageRecord]) -> dict[Id, ImageRecord | None]:
+    """Those of images that are not of the size listed, by id; see `Finding.drawn`."""
+    paths = ((image, dataset.path(image)) for image in images)
+    found = [Shown(image, read_image(path).shape[:2], orientation_of(path)) for image, path in paths]
+    return {finding.image.id: finding.drawn for finding in of_sizes(dataset, found)}
+
+
 def _unusable(dataset: Dataset, faults: Sequence[Fault]) -> list[ImageRecord]:
     """The images whose files can't be used."""
+
+    def stays_turned(image: ImageRecord) -> bool:
+        with dataset.path(image).open("rb") as file:
+            return not can_be_set(file)
+
     turned = _with(dataset, faults, "image-turned")
-    return _with(dataset, faults, "image-missing", "image-unreadable") + [
-        image for image in turned if not is_jpeg(dataset.path(image))
-    ]
+    return [*_with(dataset, faults, "image-missing", "image-unreadable"), *filter(stays_turned, turned)]
 
 
 def _leaked(dataset: Dataset, faults: Sequence[Fault]) -> set[Id]:
@@ -152,8 +157,22 @@ def _leak(fault: Fault) -> tuple[str, str]:
 # ---- what was done
 
 
-def _done(fault: Fault, before: Mapping[str, Dataset], after: Mapping[str, Dataset]) -> Done:
-    """What became of a fault, as the data sets before and after show it."""
+_OF_MASKS = ("polygon-crossing", "mask-empty", "mask-outside", "box-mismatch", "area-mismatch", "annotation-twice")
+
+
+def _done(
+    fault: Fault,
+    before: Mapping[str, Dataset],
+    after: Mapping[str, Dataset],
+    unclear: Set[tuple[str, Id | None]],
+) -> Done:
+    """What became of a fault, as the data sets before and after show it.
+
+    Args:
+        unclear: splits and ids of images of which it is not known on which size their masks were drawn.
+    """
+    if (fault.split, fault.image_id) in unclear and fault.code in ("image-rotation", *_OF_MASKS):
+        return Done("left", "left as it is: the masks do not show on which size they were drawn")
     if fault.kind.fix is None:
         return Done("left", "nothing")
     split, name = _leak(fault) if fault.code == "leak" else (fault.split, fault.file)
@@ -171,54 +190,9 @@ def _done(fault: Fault, before: Mapping[str, Dataset], after: Mapping[str, Datas
         return Done("left out", "the annotation is left out")
     if fault.code == "image-size" and key is not None:
         return Done("mended", f"width and height are now {new.by_id[key].width} and {new.by_id[key].height}")
-    if key in new.by_id and fault.annotation_id is not None and new.by_id[key].size != old.by_id[key].size:
-        return Done("mended", "the image has other width and height now, see its own fault")
+    if fault.code == "image-turned":
+        return Done("mended", "the orientation in the copied file is 1")
     return Done("left out" if fault.kind.loses else "mended", fault.kind.fix)
-
-
-# ---- pictures
-
-
-def _of_real_size(dataset: Dataset, image: ImageRecord) -> ImageRecord | None:
-    """The image with the size of its file; None unless the masks show that they were drawn on that.
-
-    They do if they leave the size listed but not the file's, or if the two are swapped and they fit the file's. A
-    picture that was resized or cropped gives no such sign: nothing tells what became of its masks then.
-    """
-    height, width = read_image(dataset.path(image)).shape[:2]
-    new = replace(image, width=width, height=height)
-    annotations = dataset.of(image)
-    unstated_or_swapped = new.size in (image.size, image.size[::-1])
-    drawn_on_it = _fit(annotations, new, image) and (unstated_or_swapped or not _fit(annotations, image, image))
-    return new if drawn_on_it or not annotations else None
-
-
-def _fit(annotations: Sequence[Annotation], image: ImageRecord, listed: ImageRecord) -> bool:
-    """Whether all masks lie inside an image. Run lengths are of the size listed."""
-    shapes = [annotation.segmentation for annotation in annotations]
-    rings = [ring for shape in shapes if not isinstance(shape, str) for ring in shape]
-    limit = np.asarray([image.width, image.height]) + check_masks.OUTSIDE
-    inside = all((ring >= -check_masks.OUTSIDE).all() and (ring <= limit).all() for ring in rings)
-    return inside and (image.size == listed.size or not any(isinstance(shape, str) for shape in shapes))
-
-
-def is_jpeg(path: Path) -> bool:
-    """By its first bytes."""
-    with path.open("rb") as file:
-        return file.read(3) == b"\xff\xd8\xff"
-
-
-def set_upright(path: Path) -> None:
-    """Set a JPEG's EXIF orientation to 1, in place; its pixels stay as they are stored, to the last bit."""
-    data = bytearray(path.read_bytes())
-    tiff = data.index(b"Exif\0\0") + 6
-    order = "<" if data[tiff : tiff + 2] == b"II" else ">"
-    (directory,) = struct.unpack_from(f"{order}I", data, tiff + 4)
-    (entries,) = struct.unpack_from(f"{order}H", data, tiff + directory)
-    for position in range(tiff + directory + 2, tiff + directory + 2 + 12 * entries, 12):
-        if struct.unpack_from(f"{order}H", data, position) == (EXIF_ORIENTATION,):
-            struct.pack_into(f"{order}H", data, position + 8, UPRIGHT)
-    path.write_bytes(data)
 
 
 # ---- annotations

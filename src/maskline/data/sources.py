@@ -1,63 +1,43 @@
-"""Files of data sets from elsewhere: pictures by their headers, texts in the encodings that tools and editors leave."""
+"""Files of data sets from elsewhere: sizes of images by their headers, names, texts."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-import struct
-import warnings
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 
-from PIL import Image
-
 from maskline.errors import DatasetError, InputError
-from maskline.inputs import MAX_PIXELS
-
-#: What Pillow raises on damaged files.
-DAMAGE = (
-    *(OSError, ValueError, SyntaxError, LookupError, TypeError, OverflowError),
-    *(struct.error, Image.DecompressionBombError),
-)
-EXIF_ORIENTATION = 0x0112
-UPRIGHT, SIDEWAYS = 1, range(5, 9)  # orientations; the latter swap width and height
+from maskline.files import decode_text
+from maskline.inputs import MAX_PIXELS, UPRIGHT, header_size, orientation
 
 
 def picture_size(source: Path | io.BytesIO) -> tuple[int, int]:
-    """``(height, width)`` of a picture once its EXIF orientation is applied; only its header is read.
+    """``(height, width)`` that `read_image` will give; only the header is read.
 
     Raises:
         InputError: it can't be read, or claims more than `MAX_PIXELS`.
     """
-    name = source if isinstance(source, Path) else "the picture"
+    name = source if isinstance(source, Path) else "the image"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we have our own limit
-            with Image.open(source) as picture:
-                width, height = picture.size
-                sideways = _orientation(picture) in SIDEWAYS
-    except DAMAGE as error:
-        raise InputError(f"{name} is not a readable picture ({' '.join(str(error).split())})") from None
+        with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+            height, width = header_size(file)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name} is not a readable image ({' '.join(str(reason).split())})") from None
     if not 0 < width * height <= MAX_PIXELS:
         raise InputError(f"{name} has {width} x {height} pixels: expected at most {MAX_PIXELS} in all")
-    return (width, height) if sideways else (height, width)
+    return height, width
 
 
-def orientation(path: Path) -> int:
-    """The EXIF orientation of a picture, 1 to 8; 1 is upright, and what a file without one has."""
+def orientation_of(path: Path) -> int:
+    """The orientation of an image file, 1 to 8; 1 is upright, and what a file has that can't be read."""
     try:
-        with Image.open(path) as picture:
-            return _orientation(picture)
-    except DAMAGE:
+        with path.open("rb") as file:
+            return orientation(file)
+    except OSError:
         return UPRIGHT
-
-
-def _orientation(picture: Image.Image) -> int:
-    try:
-        value = picture.getexif().get(EXIF_ORIENTATION)
-    except DAMAGE:
-        return UPRIGHT
-    return value if isinstance(value, int) and value in range(1, 9) else UPRIGHT
 
 
 def relative_name(name: str) -> str | None:
@@ -74,14 +54,8 @@ def is_file(path: Path) -> bool:
 
 
 def text_of(path: Path) -> str:
-    """A text file: UTF-8, or UTF-16 with its mark; what is neither is taken for GB 18030. Raises DatasetError."""
+    """A text file, as `decode_text` reads it, with a mark for what is not text. Raises DatasetError."""
     try:
-        data = path.read_bytes()
+        return decode_text(path.read_bytes(), errors="replace")
     except OSError as error:
         raise DatasetError(f"{path} can't be read: {error.strerror}") from error
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("gb18030", "replace")  # what users of the reference who don't write UTF-8 mostly write

@@ -20,7 +20,7 @@ from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
 from maskline.data.shapes import to_rle
 from maskline.errors import InputError, InputNotFoundError, ParameterError
 from maskline.evaluate.classes import Classes
-from maskline.files import replace_file
+from maskline.files import read_json, replace_file
 from maskline.instances import Instances, IntArray
 from maskline.masks import place_rle, rle_runs
 
@@ -193,8 +193,8 @@ def read(path: Path, dataset: Dataset, classes: Classes) -> dict[Id, Detections]
     """
     path = find(path)
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"{path} is not readable JSON ({reason})") from None
     if not isinstance(content, list):

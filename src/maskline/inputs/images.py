@@ -15,12 +15,12 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 from PIL import ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.SunImagePlugin import SunImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -28,6 +28,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from maskline.errors import InputError
 from maskline.inputs.arrays import from_array
+from maskline.inputs.orientation import SIDEWAYS, jpeg_segments, orientation, turn
 from maskline.inputs.picture import DAMAGE, Found, Picture, check_size, fault, guarded
 from maskline.inputs.tiff import TIFF, decode_tiff
 from maskline.instances import ByteArray
@@ -35,6 +36,7 @@ from maskline.instances import ByteArray
 NOT_AN_IMAGE = "not an image: expected the content of a BMP, JPEG, PNG, WebP, PNM, Sun raster or TIFF file"
 JPEG = b"\xff\xd8\xff"
 PNG = b"\x89PNG\r\n\x1a\n"
+_HEAD = 64  # bytes, enough to tell kinds apart and for the sizes of PNG and WebP files
 _OTHER: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
     (re.compile(rb"BM"), BmpImageFile),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
@@ -43,28 +45,52 @@ _OTHER: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
 )
 
 
-def claimed_size(data: bytes) -> tuple[int, int]:
-    """``(width, height)`` that the header of an encoded image claims. Nothing is decoded, nor room made for it.
+def header_size(file: BinaryIO) -> tuple[int, int]:
+    """``(height, width)`` of an encoded image as it will be decoded, by what its header claims.
+
+    Nothing is decoded, nor room made for it, and no more is read than needed. Of a TIFF file it is the first page's.
 
     Raises:
         InputError: no image of a kind we read, or its header is damaged.
     """
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _claimed_by_webp(data)
-    if data[:8] == PNG:
-        return _claimed_by_png(data)
-    reader: type[ImageFile.ImageFile] | None = next((r for magic, r in _OTHER if magic.match(data)), None)
-    if data[:3] == JPEG:
-        reader = JpegImageFile
-    elif data[:4] in TIFF:
+    file.seek(0)
+    head = file.read(_HEAD)
+    width, height = _stored_size(file, head)
+    return (width, height) if orientation(file) in SIDEWAYS else (height, width)
+
+
+def _stored_size(file: BinaryIO, head: bytes) -> tuple[int, int]:
+    """``(width, height)`` as claimed, before the image is turned. Raises InputError."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return _claimed_by_webp(head)
+    if head[:8] == PNG:
+        return _claimed_by_png(head)
+    if head[:3] == JPEG:
+        return _claimed_by_jpeg(file)
+    reader: type[ImageFile.ImageFile] | None = next((r for magic, r in _OTHER if magic.match(head)), None)
+    if head[:4] in TIFF:
         reader = TiffImageFile
     if reader is None:
         raise InputError(NOT_AN_IMAGE)
     try:
-        with reader(io.BytesIO(data)) as image:
+        file.seek(0)
+        with reader(file) as image:
+            if isinstance(image, TiffImageFile):  # whose size is the upright one in some versions of Pillow
+                return int(image.tag_v2[256]), int(image.tag_v2[257])
             return image.width, image.height
     except DAMAGE as error:
         raise fault("the header of the image", error) from error
+
+
+def _claimed_by_jpeg(file: BinaryIO) -> tuple[int, int]:
+    """From the frame header; Pillow would read EXIF data first, and complain of it."""
+    for code, start, _ in jpeg_segments(file):
+        if code in _SIZE_MARKERS:
+            file.seek(start + 1)
+            if len(sides := file.read(4)) == 4:
+                height, width = struct.unpack(">HH", sides)
+                return width, height
+    raise InputError("the JPEG data is cut short or damaged: its header tells no size")
 
 
 def _claimed_by_png(data: bytes) -> tuple[int, int]:
@@ -111,10 +137,10 @@ def _decode_single(data: bytes) -> ByteArray:
         _check_png(data)
     else:
         _check_other(data)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ValueError("OpenCV could not decode it")
-    return from_array(np.asarray(pixels))
+    return turn(from_array(np.asarray(pixels)), orientation(io.BytesIO(data)))
 
 
 # A JPEG marker is 0xFF and a code; in a scan, 0xFF 0x00 stands for a data byte and D0 to D7 restart the coder.

@@ -16,7 +16,7 @@ from maskline.instances import ByteArray
 MAX_PIXELS = 178_956_970  # of one picture; what claims more is taken for a decompression bomb
 # What Pillow and OpenCV raise on damaged files.
 DAMAGE = (
-    *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError),
+    *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, OverflowError),
     *(struct.error, cv2.error, Image.DecompressionBombError),
 )
 

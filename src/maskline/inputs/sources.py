@@ -112,8 +112,8 @@ def count(source: Source) -> int | None:
 def read_image(path: str | os.PathLike[str]) -> ByteArray:
     """The image at ``path`` as (H, W, 3) uint8 BGR: what OpenCV's colour flag gives, or an error.
 
-    Alpha is dropped, 16 bits become the upper 8, grey becomes three equal channels, the EXIF orientation is applied (in
-    WebP only where the installed OpenCV does so). Of a TIFF file the first page.
+    Alpha is dropped, 16 bits become the upper 8, grey becomes three equal channels, and the orientation is applied, see
+    `maskline.inputs.orientation`. Of a TIFF file the first page.
 
     Raises:
         InputNotFoundError: no such file.

@@ -7,7 +7,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from maskline.inputs.arrays import from_pillow
 from maskline.inputs.picture import DAMAGE, MAX_PIXELS, Found, Picture, check_size, fault
 
 TIFF: dict[bytes, Literal["<", ">"]] = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # byte orders
+ORIENTATION = 0x0112  # the tag that says how a page is turned, here and in EXIF data
+_XMP = "xmp"  # Pillow's key; where there is no tag, it would turn pages by the orientation in XMP
 _TYPE_BYTES = dict(zip(range(1, 14), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), strict=True)) | {16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}  # type of a field: NumPy's
 _PIXEL_FIELDS = ((273, 279), (324, 325))  # offsets and lengths of strips; of tiles
@@ -84,6 +86,13 @@ def _require(inside: bool | np.bool_) -> None:
         raise ValueError("past the end")
 
 
+def page_orientation(image: TiffImageFile) -> int:
+    """The orientation that the tag of the current page states, 1 to 8; 1 (upright) where there is none."""
+    image.info.pop(_XMP, None)
+    value: Any = image.getexif().get(ORIENTATION)
+    return int(value) if value in range(1, 9) else 1
+
+
 def _load_page(frame: Image.Image) -> None:
     """Decode a page without Pillow's warning that it is large: our own limit has been applied."""
     if frame.width * frame.height <= MAX_PIXELS // 2:
@@ -113,6 +122,7 @@ def decode_tiff(data: bytes, name: str, path: str | None) -> Iterator[Found]:
 def _page(image: TiffImageFile, page: int, name: str, path: str | None) -> Found:
     try:
         image.seek(page)
+        image.info.pop(_XMP, None)
         check_size(*image.size)
         _load_page(image)
         return Picture(from_pillow(ImageOps.exif_transpose(image)), path, page)

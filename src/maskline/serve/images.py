@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import re
 
 from maskline.errors import InputError
-from maskline.inputs import claimed_size
+from maskline.inputs import header_size
 from maskline.inputs.files import kind_of
 from maskline.inputs.picture import check_size
 from maskline.serve.refusal import RefusalError
@@ -53,7 +54,7 @@ def pixels_claimed(data: bytes, most: int) -> int:
     try:
         if kind_of(data) == "pdf":
             raise InputError("a PDF file: send its pages as pictures")
-        width, height = claimed_size(data)
+        height, width = header_size(io.BytesIO(data))
         if width * height > most:
             raise RefusalError(413, f"the picture has {width} x {height} pixels: this service takes up to {most}")
         check_size(width, height)

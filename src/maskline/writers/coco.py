@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from maskline.errors import InputError, UnknownNameError
+from maskline.files import read_json
 from maskline.instances import ByteArray, Instances
 from maskline.masks import place_rle, polygons
 from maskline.naming import AnyPath
@@ -219,12 +220,12 @@ class _Ids:
         self.path = path
         self._images: dict[str, list[tuple[tuple[str, ...], Id]]] = {}  # by bare name: parts of the whole name, id
         try:
-            content = json.loads(path.read_bytes())
+            content = read_json(path)
             self.categories: dict[str, Id] = {record["name"]: record["id"] for record in content["categories"]}
             for record in content["images"]:
                 parts = _parts(record["file_name"])
                 self._images.setdefault(parts[-1], []).append((parts, record["id"]))
-        except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise InputError(f"{path} is no readable COCO data set ({reason})") from None
 

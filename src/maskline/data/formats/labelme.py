@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,7 +38,7 @@ from maskline.data.sources import is_file, picture_size, relative_name
 from maskline.data.texts import dump, encode
 from maskline.data.tree import SPLIT_WORDS, UNSPLIT, key_of, suffix_of
 from maskline.errors import DatasetError, InputError
-from maskline.files import replace_file
+from maskline.files import read_json, replace_file
 from maskline.inputs import MAX_PIXELS, SUFFIXES
 
 TITLE = "LabelMe"
@@ -322,10 +321,10 @@ def _is_blank(path: Path) -> bool:
 def _parse(path: Path) -> Json:
     """The content of a JSON file that has a list of shapes. Raises UnusableError."""
     try:
-        content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        content = read_json(path)
     except OSError as error:
         raise UnusableError("record", f"can't be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UnusableError("record", f"is not readable JSON ({error})") from None
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise UnusableError("record", "has no list of shapes: expected LabelMe's JSON")

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from maskline.data.sources import DAMAGE
 from maskline.errors import InputError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS
+from maskline.inputs.picture import DAMAGE
 from maskline.masks import runs_rle
 
 Numbers: TypeAlias = npt.NDArray[np.int32]

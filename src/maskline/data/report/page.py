@@ -34,9 +34,9 @@ FAULT_EDGE = 224  # pixels
 COMMON_SIZES = 3  # image sizes named in the summary
 
 #: Kinds that tell of a picture which can't be relied on: no samples are taken from those.
-_UNRELIABLE = ("image-missing", "image-unreadable", "image-size", "image-turned")
+_UNRELIABLE = ("image-missing", "image-unreadable", "image-size", "image-turned", "image-rotation")
 #: Kinds for which a picture is shown with all its masks as they are listed.
-_MISPLACED = ("image-size", "image-turned", "image-exif")
+_MISPLACED = ("image-size", "image-turned", "image-rotation", "image-exif")
 
 Names: TypeAlias = Mapping[str, Dataset]
 

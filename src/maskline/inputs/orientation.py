@@ -1,0 +1,201 @@
+"""How an encoded image is turned to be seen upright: the one reader of orientations, for decoding and for headers.
+
+What counts is the EXIF data of a JPEG (an APP1 segment before the image data), PNG (the eXIf chunk, before or after
+the pixels) or WebP file (the EXIF chunk), and the tag of a TIFF page. As in OpenCV, XMP and ImageMagick's "Raw profile"
+text chunks do not count. Versions of OpenCV and Pillow differ in what they read, so neither of them is asked to decide.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO, Literal, NamedTuple
+
+import cv2
+import numpy as np
+from PIL.TiffImagePlugin import TiffImageFile
+
+from maskline.inputs.picture import DAMAGE
+from maskline.inputs.tiff import ORIENTATION, TIFF, page_orientation
+from maskline.instances import ByteArray
+
+UPRIGHT, SIDEWAYS = 1, range(5, 9)  # orientations; the latter swap width and height
+
+_MOST_PARTS = 100_000  # segments or chunks that are walked through
+_SHORT = 3  # the type of a TIFF field
+_WEBP_HAS_EXIF = 0x08
+_JPEG_PIXELS = (0xD9, 0xDA)  # markers: end of image, start of scan
+_JPEG_BARE = (0x01, *range(0xD0, 0xD9))  # markers without a length
+_JPEG_APP1, _JPEG_EXIF = 0xE1, b"Exif\0\0"
+_TURNS: dict[int, Callable[[ByteArray], object]] = {
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.flip(cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE), 0),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+
+
+def orientation(file: BinaryIO) -> int:
+    """The orientation of an encoded image, 1 to 8 as EXIF numbers them: 1 (upright) where none is stated.
+
+    Only headers are read, and damaged ones state none. Of a TIFF file it is the first page's.
+    """
+    file.seek(0)
+    if file.read(4) in TIFF:
+        try:
+            file.seek(0)
+            with TiffImageFile(file) as image:
+                return page_orientation(image)
+        except DAMAGE:
+            return UPRIGHT
+    field = _find(file)
+    return UPRIGHT if field is None else field.value
+
+
+def can_be_set(file: BinaryIO) -> bool:
+    """Whether `set_upright` can be used: an orientation is stated, and not in a BigTIFF or a TIFF of several pages."""
+    return _find(file) is not None
+
+
+def set_upright(file: BinaryIO) -> None:
+    """Overwrite the orientation in a file with 1 (upright). The pixels stay as they are stored, to the last bit.
+
+    ``file`` is open for reading and writing. Raises ValueError if the orientation can't be set, see `can_be_set`.
+    """
+    field = _find(file)
+    if field is None:
+        raise ValueError("no orientation that can be set")
+    file.seek(field.entry)
+    file.write(struct.pack(f"{field.order}HHIHH", ORIENTATION, _SHORT, 1, UPRIGHT, 0))
+    if field.checked:
+        start, end = field.checked
+        file.seek(start)
+        checksum = zlib.crc32(file.read(end - start))
+        file.seek(end)
+        file.write(struct.pack(">I", checksum))
+
+
+def turn(pixels: ByteArray, orientation: int) -> ByteArray:
+    """Pixels (H, W, 3) as they are stored, made upright."""
+    if orientation == UPRIGHT:
+        return pixels
+    return np.ascontiguousarray(_TURNS[orientation](pixels), np.uint8)
+
+
+def jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """The segments of a JPEG file before its image data: marker code, and where the content starts and ends."""
+    position = 2
+    for _ in range(_MOST_PARTS):
+        mark = _at(file, position, 2)
+        if len(mark) < 2 or (mark[0] == 0xFF and mark[1] in _JPEG_PIXELS):
+            return
+        if mark[0] != 0xFF or mark[1] in (0x00, 0xFF):  # junk, which decoders pass over, or filling
+            position += 1
+        elif mark[1] in _JPEG_BARE:
+            position += 2
+        else:
+            start, end = position + 4, position + 2 + int.from_bytes(_at(file, position + 2, 2), "big")
+            yield mark[1], start, end
+            position = max(start, end)
+
+
+# ---- EXIF data, which is a small TIFF file inside the image's
+
+
+class _Block(NamedTuple):
+    """Where EXIF data lies in a file; ``checked``: the range, if any, that is followed by its CRC-32."""
+
+    start: int
+    end: int
+    checked: tuple[int, int] | None = None
+
+
+class _Field(NamedTuple):
+    """An orientation in a file: its value, the offset of its entry of 12 bytes, the byte order there; see `_Block`."""
+
+    value: int
+    entry: int
+    order: Literal["<", ">"]
+    checked: tuple[int, int] | None
+
+
+def _find(file: BinaryIO) -> _Field | None:
+    """The first orientation that a file states."""
+    file.seek(0)
+    head = file.read(12)
+    blocks: Iterable[_Block] = ()
+    if head[:3] == b"\xff\xd8\xff":
+        blocks = _in_jpeg(file)
+    elif head[:8] == b"\x89PNG\r\n\x1a\n":
+        blocks = _in_png(file)
+    elif head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        blocks = _in_webp(file)
+    elif head[:4] in TIFF:
+        blocks = [_Block(0, file.seek(0, io.SEEK_END))]
+    fields = (_field(file, block) for block in blocks)
+    return next((field for field in fields if field is not None), None)
+
+
+def _field(file: BinaryIO, block: _Block) -> _Field | None:
+    """The orientation in the first directory of a block; none if that is a TIFF file with more directories."""
+    mark = _at(file, block.start, 8)
+    order = TIFF.get(mark[:4])
+    if order is None or len(mark) < 8 or b"+" in mark[:4]:  # BigTIFF
+        return None
+    start = block.start + int(struct.unpack_from(f"{order}I", mark, 4)[0]) + 2
+    count = _at(file, start - 2, 2)
+    if len(count) < 2 or start > block.end:
+        return None
+    size = 12 * int(struct.unpack(f"{order}H", count)[0])
+    if block.start == 0 and any(_at(file, start + size, 4)):
+        return None
+    entries = _at(file, start, min(size, block.end - start))
+    for number, (tag, value) in enumerate(struct.iter_unpack(f"{order}H6xH2x", entries[: len(entries) // 12 * 12])):
+        if tag == ORIENTATION:  # its first 16 bits, whatever its type: so OpenCV reads it
+            return _Field(value if value in _TURNS else UPRIGHT, start + 12 * number, order, block.checked)
+    return None
+
+
+def _in_jpeg(file: BinaryIO) -> Iterator[_Block]:
+    for code, start, end in jpeg_segments(file):
+        if code == _JPEG_APP1 and _at(file, start, len(_JPEG_EXIF)) == _JPEG_EXIF:
+            yield _Block(start + len(_JPEG_EXIF), end)
+
+
+def _in_png(file: BinaryIO) -> Iterator[_Block]:
+    position = 8
+    for _ in range(_MOST_PARTS):
+        head = _at(file, position, 8)
+        if len(head) < 8 or head[4:] == b"IEND":
+            return
+        length, kind = struct.unpack(">I4s", head)
+        start, end = position + 8, position + 8 + length
+        if kind == b"eXIf" and _at(file, end, 4) == zlib.crc32(_at(file, position + 4, length + 4)).to_bytes(4, "big"):
+            yield _Block(start, end, (position + 4, end))
+        position = end + 4
+
+
+def _in_webp(file: BinaryIO) -> Iterator[_Block]:
+    """Of the extended format, if its header says that there is any."""
+    head = _at(file, 0, 21)
+    if len(head) < 21 or head[12:16] != b"VP8X" or not head[20] & _WEBP_HAS_EXIF:
+        return
+    position, end = 12, 8 + int.from_bytes(head[4:8], "little")
+    for _ in range(_MOST_PARTS):
+        head = _at(file, position, 8)
+        if len(head) < 8 or position + 8 > end:
+            return
+        kind, length = struct.unpack("<4sI", head)
+        if kind == b"EXIF":
+            yield _Block(position + 8, min(position + 8 + length, end))
+        position += 8 + length + length % 2
+
+
+def _at(file: BinaryIO, position: int, length: int) -> bytes:
+    file.seek(position)
+    return file.read(length)
