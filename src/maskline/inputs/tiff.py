@@ -1,13 +1,16 @@
-"""TIFF: its structure is walked first, then Pillow decodes one page at a time."""
+"""TIFF: its structure is walked first, then Pillow decodes one page at a time.
+
+Not every page is an image: GeoTIFF, whole slides and camera files keep reduced copies and masks as pages of their own.
+"""
 
 from __future__ import annotations
 
 import io
 import struct
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +18,32 @@ from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from maskline.errors import InputError
-from maskline.inputs.arrays import from_pillow
-from maskline.inputs.picture import DAMAGE, MAX_PIXELS, Found, Picture, check_size, fault
+from maskline.inputs.arrays import from_pillow, wrong_pixels
+from maskline.inputs.picture import DAMAGE, MAX_PIXELS, Found, Levels, Picture, check_size, fault
 
 TIFF: dict[bytes, Literal["<", ">"]] = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # byte orders
 _TYPE_BYTES = dict(zip(range(1, 14), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), strict=True)) | {16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}  # type of a field: NumPy's
 _PIXEL_FIELDS = ((273, 279), (324, 325))  # offsets and lengths of strips; of tiles
+# Tags and values by their names in the specification, TIFF 6.0.
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _IMAGE_WIDTH, _IMAGE_LENGTH, _BITS_PER_SAMPLE = 254, 255, 256, 257, 258
+_PHOTOMETRIC, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 262, 277, 338, 339
+_REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2  # bits of NewSubfileType, a SubfileType
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE = 0, 1, 3  # of PhotometricInterpretation: those of one channel
+_ALPHA = (1, 2)  # of ExtraSamples
+_FORMATS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex int", 6: "complex"}  # 4: undefined
+_COMMON_BITS = (8, 16, 32, 64, 128)  # other numbers are damage, or known to the decoder
+_MOST_ENTRIES = 20_000  # of directories looked through for a size: a fraction of a second
+_CUT = "the TIFF data is cut short or damaged: parts of it would lie past its end"
+_NO_PAGES = "a TIFF file without pages"
+
+
+class _Field(NamedTuple):
+    """Integers of a page: their type, how many, and where they are."""
+
+    kind: int = 1
+    number: int = 0
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,52 +58,212 @@ class _Tiff:
     def of(cls, data: bytes) -> _Tiff:
         return cls(data, TIFF[data[:4]], "Q" if b"+" in data[:4] else "I")
 
+    @property
+    def start(self) -> int:
+        """Where the position of the first directory is written."""
+        return 8 if self.offset == "Q" else 4
+
     def numbers(self, codes: str, position: int) -> tuple[int, ...]:
         return struct.unpack_from(self.order + codes, self.data, position)
 
-    def array(self, kind: int, number: int, position: int) -> npt.NDArray[np.uint64]:
-        dtype = np.dtype(_INTEGERS[kind]).newbyteorder(self.order)
-        return np.frombuffer(self.data, dtype, number, position).astype(np.uint64)
+    def dtype(self, field: _Field) -> npt.DTypeLike:
+        return f"{self.order}{_INTEGERS[field.kind]}"
+
+    def array(self, field: _Field) -> npt.NDArray[np.uint64]:
+        return np.frombuffer(self.data, self.dtype(field), field.number, field.position).astype(np.uint64)
 
 
-def _check_tiff(data: bytes) -> int:
-    """Follow all directories and see that they, and the pixels they point to, lie inside the file. Returns how many."""
-    tiff = _Tiff.of(data)
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A page as its directory describes it.
+
+    Attributes:
+        index: 0, 1, ... in the file.
+        position: of the directory.
+        fields: those of integers, by tag.
+    """
+
+    tiff: _Tiff
+    index: int
+    position: int
+    fields: Mapping[int, _Field]
+
+    def values(self, tag: int) -> npt.NDArray[np.uint64]:
+        """All values of a field; none where there is no such field."""
+        return self.tiff.array(self.fields.get(tag, _Field()))
+
+    def value(self, tag: int, default: int) -> int:
+        """The first value of a field."""
+        field = self.fields.get(tag, _Field())
+        return int(self.tiff.array(field._replace(number=1))[0]) if field.number else default
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(width, height)`` as stored."""
+        return self.value(_IMAGE_WIDTH, 0), self.value(_IMAGE_LENGTH, 0)
+
+    @property
+    def is_mask(self) -> bool:
+        return bool(self.value(_NEW_SUBFILE_TYPE, 0) & _MASK)
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether it is a smaller copy of another page."""
+        return bool(self.value(_NEW_SUBFILE_TYPE, 0) & _REDUCED) or self.value(_SUBFILE_TYPE, 0) == _OLD_REDUCED
+
+    @property
+    def bits(self) -> int:
+        """Bits of a sample."""
+        return self.value(_BITS_PER_SAMPLE, 1)
+
+    @property
+    def photometric(self) -> int:
+        return self.value(_PHOTOMETRIC, _WHITE_IS_ZERO)  # without one, Pillow's default
+
+    def put_first(self, file: io.BytesIO, *, black_is_zero: bool) -> None:
+        """Make the file begin with this page: Pillow decodes none of a file whose first page it can't.
+
+        Args:
+            file: with the content of the whole file; its position is 0 afterwards.
+            black_is_zero: say that the lowest level is black, whether or not it is.
+        """
+        first = struct.pack(self.tiff.order + self.tiff.offset, self.position)
+        file.seek(self.tiff.start)
+        if file.read(len(first)) != first:  # the first change copies the whole file: none is made in vain
+            file.seek(self.tiff.start)
+            file.write(first)
+        if black_is_zero and _PHOTOMETRIC in self.fields:
+            field = self.fields[_PHOTOMETRIC]
+            file.seek(field.position)
+            file.write(np.array(_BLACK_IS_ZERO, self.tiff.dtype(field)).tobytes())
+        file.seek(0)
+
+    def check_pixels(self) -> None:
+        """Raise InputError if its pixels are of a kind that is not read."""
+        kind = _FORMATS.get(self.value(_SAMPLE_FORMAT, 1))
+        if kind and self.bits in _COMMON_BITS and (kind != "uint" or self.bits > 16):
+            raise InputError(wrong_pixels(f"{kind}{self.bits}"))
+        alpha = np.isin(self.values(_EXTRA_SAMPLES), _ALPHA).sum()
+        channels = self.value(_SAMPLES_PER_PIXEL, 1) - int(alpha)
+        grey = self.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE)
+        if channels not in (1, 3, 4) or (grey and channels != 1):
+            marked = " that are not marked as RGB" if channels in (3, 4) else ""
+            raise InputError(f"{channels} channels{marked}: expected 1, 3 or 4; save the three to look at as RGB")
+
+    def check_place(self) -> None:
+        """Raise InputError if its pixels would lie past the end of the file."""
+        for offsets, lengths in _PIXEL_FIELDS:
+            if offsets in self.fields and lengths in self.fields:
+                try:
+                    ends = self.values(offsets) + self.values(lengths)
+                except ValueError as error:  # not as many of these as of those
+                    raise InputError(_CUT) from error
+                if ends.max(initial=0) > len(self.tiff.data):
+                    raise InputError(_CUT)
+
+
+def _all_pages(tiff: _Tiff, most_entries: float = float("inf")) -> Iterator[_Page]:
+    """The pages, each read when it is asked for. Raises InputError where the structure is damaged, or is larger."""
+    seen = {0}
     try:
-        (position,) = tiff.numbers(tiff.offset, 8 if tiff.offset == "Q" else 4)
-        seen = {0}
+        (position,) = tiff.numbers(tiff.offset, tiff.start)
         while position not in seen:
+            index = len(seen) - 1
             seen.add(position)
-            position = _check_directory(tiff, position)
-        return len(seen) - 1
+            fields, entries, following = _read_directory(tiff, position, most_entries)
+            most_entries -= entries + 1
+            yield _Page(tiff, index, position, fields)
+            position = following
+    except InputError:
+        raise
     except (struct.error, ValueError, OverflowError) as error:
-        raise InputError("the TIFF data is cut short or damaged: parts of it would lie past its end") from error
+        raise InputError(_CUT) from error
 
 
-def _check_directory(tiff: _Tiff, position: int) -> int:
-    """Check one page. Returns the offset of the next, 0 after the last. Raises struct.error or ValueError."""
-    word = struct.calcsize(f"<{tiff.offset}")  # bytes of an offset, and of the field for a value that fits
+def _read_directory(tiff: _Tiff, position: int, most_entries: float) -> tuple[dict[int, _Field], int, int]:
+    """The fields of a page, the number of its entries, and the position of the next page, 0 after the last.
+
+    Raises struct.error or ValueError if parts of it would lie past the end of the file, InputError if it is too long.
+    """
+    word = struct.calcsize(f"<{tiff.offset}")  # bytes of an offset, and of a value that needs none
     (entries,) = tiff.numbers("Q" if word == 8 else "H", position)
+    if entries > most_entries:
+        raise InputError("a TIFF file with too many pages or fields before its first image")
     position += 8 if word == 8 else 2
-    fields: dict[int, npt.NDArray[np.uint64]] = {}
+    fields: dict[int, _Field] = {}
     for _ in range(entries):
         tag, kind, number = tiff.numbers(f"HH{tiff.offset}", position)
         where, length = position + 4 + word, number * _TYPE_BYTES.get(kind, 0)
         if length > word:
             (where,) = tiff.numbers(tiff.offset, where)
-        _require(where + length <= len(tiff.data))
+        if where + length > len(tiff.data):
+            raise ValueError("past the end")
         if kind in _INTEGERS:
-            fields[tag] = tiff.array(kind, number, where)
+            fields[tag] = _Field(kind, number, where)
         position += 4 + 2 * word
-    for offsets, lengths in _PIXEL_FIELDS:
-        if offsets in fields and lengths in fields:
-            _require((fields[offsets] + fields[lengths]).max(initial=0) <= len(tiff.data))
-    return tiff.numbers(tiff.offset, position)[0]
+    return fields, entries, tiff.numbers(tiff.offset, position)[0]
 
 
-def _require(inside: bool | np.bool_) -> None:
-    if not inside:
-        raise ValueError("past the end")
+def _images(pages: Iterable[_Page]) -> Iterator[_Page]:
+    """The pages that are images; where none is, the largest that is no mask, or else the largest."""
+    others: list[_Page] | None = []
+    for page in pages:
+        if not (page.is_reduced or page.is_mask):
+            others = None
+            yield page
+        elif others is not None:
+            others.append(page)
+    if others:
+        yield max(others, key=lambda page: (not page.is_mask, page.size[0] * page.size[1]))
+
+
+def claimed_size(data: bytes) -> tuple[int, int]:
+    """``(width, height)`` of the first image, as stored. Raises InputError."""
+    for page in _images(_all_pages(_Tiff.of(data), _MOST_ENTRIES)):
+        return page.size
+    raise InputError(_NO_PAGES)
+
+
+def decode_tiff(data: bytes, name: str, path: str | None) -> Iterator[Found]:
+    """The images of a TIFF file, one decoded at a time; for one that can't be, why. ``name`` is for messages.
+
+    Reduced copies and masks are left out, unless there is nothing else: then it is the largest page.
+    """
+    tiff = _Tiff.of(data)
+    try:
+        pages = list(_all_pages(tiff))
+        for page in pages:
+            page.check_place()
+        if not pages:
+            raise InputError(_NO_PAGES)
+        if (tiff.order, tiff.offset) == (">", "Q"):
+            raise InputError("a big-endian BigTIFF file, which Pillow can't decode: save it as little-endian")
+    except InputError as error:
+        yield fault(name, error)
+        return
+    file = io.BytesIO(data)
+    for page in _images(pages):
+        try:
+            yield replace(_decode_page(file, page), path=path, page=page.index)
+        except (*DAMAGE, InputError) as error:
+            yield fault(f"{name}, page {page.index}" if len(pages) > 1 else name, error)
+
+
+def _decode_page(file: io.BytesIO, page: _Page) -> Picture:
+    """One page of the file, which is changed to begin with it. Raises InputError, and what Pillow raises."""
+    page.check_pixels()
+    check_size(*page.size)
+    white = page.bits > 8 and page.photometric == _WHITE_IS_ZERO
+    page.put_first(file, black_is_zero=white)  # Pillow inverts 8 bits only, and knows 16 of them in one byte order only
+    with TiffImageFile(file) as image:
+        check_size(*image.size)
+        _load_page(image)
+        upright = ImageOps.exif_transpose(image)
+        picture = from_pillow(upright, bits=page.bits, white=white)
+    if page.bits == 16 and upright.mode in ("RGB", "RGBA"):  # Pillow has kept the upper 8 bits of each level
+        levels = Levels(int(picture.pixels.min()) << 8, int(picture.pixels.max()) << 8 | 255, 65535)
+        return replace(picture, levels=levels if levels.are_narrow else None)
+    return picture
 
 
 def _load_page(frame: Image.Image) -> None:
@@ -92,29 +274,3 @@ def _load_page(frame: Image.Image) -> None:
     with warnings.catch_warnings():  # not safe between threads, so only where Pillow warns
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         frame.load()
-
-
-def decode_tiff(data: bytes, name: str, path: str | None) -> Iterator[Found]:
-    """The pages of a TIFF file, one decoded at a time; for one that can't be, why. ``name`` is for messages.
-
-    If the first page can't be, there are no others: Pillow does not open such a file.
-    """
-    try:
-        count = _check_tiff(data)
-        image = TiffImageFile(io.BytesIO(data))
-    except (*DAMAGE, InputError) as error:
-        yield fault(name, error)
-        return
-    with image:
-        for page in range(count):
-            yield _page(image, page, f"{name}, page {page}" if count > 1 else name, path)
-
-
-def _page(image: TiffImageFile, page: int, name: str, path: str | None) -> Found:
-    try:
-        image.seek(page)
-        check_size(*image.size)
-        _load_page(image)
-        return Picture(from_pillow(ImageOps.exif_transpose(image)), path, page)
-    except (*DAMAGE, InputError) as error:
-        return fault(name, error)
