@@ -12,7 +12,7 @@ from maskline.data.dataset import Dataset, ImageRecord
 from maskline.data.faults import Fault
 from maskline.data.sources import SIDEWAYS, UPRIGHT, orientation
 from maskline.errors import InputError, InputNotFoundError
-from maskline.inputs import read_image
+from maskline.inputs import read_picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def look(dataset: Dataset, image: ImageRecord) -> Look:
     """Decode one picture."""
     path = dataset.path(image)
     try:
-        pixels = read_image(path)
+        picture = read_picture(path)
     except InputNotFoundError:
         return Look(
             (_fault("image-missing", dataset, image, f"there is no file {dataset.folder.name}/{image.file_name}"),),
@@ -48,7 +48,10 @@ def look(dataset: Dataset, image: ImageRecord) -> Look:
         )
     except InputError as error:
         return Look((_fault("image-unreadable", dataset, image, str(error)),), None)
-    return Look(tuple(_size_faults(dataset, image, pixels.shape[:2])), twins.fingerprint(pixels))
+    faults = [*_size_faults(dataset, image, picture.pixels.shape[:2])]
+    if picture.levels:
+        faults.append(_fault("image-dark", dataset, image, str(picture.levels)))
+    return Look(tuple(faults), twins.fingerprint(picture.pixels))
 
 
 def _size_faults(dataset: Dataset, image: ImageRecord, size: tuple[int, ...]) -> Iterator[Fault]:

@@ -70,6 +70,10 @@ _ROWS = (
         *("image-exif", "warning", "an EXIF orientation"),
         "see that it was annotated turned as readers show it; tools that ignore the orientation disagree",
     ),
+    Kind(
+        *("image-dark", "warning", "a 16-bit image that is nearly black or white in 8 bits"),
+        "scale its levels to the full range: only the upper 8 bits are used",
+    ),
     Kind("image-unlisted", "warning", "files that no split lists", "annotate or list them, or take them away"),
     Kind(
         *("category-id", "error", "different categories with one id: which one an annotation is of can't be told"),

@@ -29,7 +29,7 @@ class Request(BaseModel):
         str,
         Field(
             min_length=1,
-            description="The bytes of a picture (JPEG, PNG, WebP, BMP, TIFF, PNM, Sun raster) in Base64, with or "
+            description="The bytes of a picture (JPEG, PNG, WebP, AVIF, BMP, TIFF, PNM, Sun raster) in Base64, with or "
             "without `data:image/…;base64,` before them; or, where the service allows it, a URL.",
         ),
     ]
@@ -77,6 +77,9 @@ class Outcome(BaseModel):
         description="The picture with everything drawn in, a JPEG in Base64; null if not wanted or longer than a JPEG."
     )
     size: list[int] = Field(description="Height and width of the picture.")
+    warnings: list[str] | None = Field(
+        None, description="Why the result may be poor, such as 12-bit data in 16 bits; absent where nothing is known."
+    )
 
 
 class Answer(BaseModel):
