@@ -55,7 +55,7 @@ def check_splits(splits: Mapping[str, Dataset], told: Sequence[Fault] = ()) -> l
             if look.fingerprint is not None:
                 prints[split, image.file_name] = look.fingerprint
         for image in track(dataset.images, f"masks of {split}", len(dataset.images)):
-            faults.extend(check_masks.of_image(dataset, image))
+            faults.extend(check_masks.look(dataset, image).faults)
     refused = {splits[split].folder / name for fault in told for split, name in fault.others if split in splits}
     if not any(fault.code == "file" for fault in told):  # it may list them
         faults.extend(_unlisted(list(splits.values()), refused))

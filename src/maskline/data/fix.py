@@ -114,7 +114,7 @@ def _fixed(dataset: Dataset, faults: Sequence[Fault]) -> Dataset:
 def _codes(dataset: Dataset, image: ImageRecord) -> dict[Id | None, set[str]]:
     """The codes of the faults of an image's annotations, by their ids."""
     codes: dict[Id | None, set[str]] = {annotation.id: set() for annotation in dataset.of(image)}
-    for fault in check_masks.of_image(dataset, image):
+    for fault in check_masks.look(dataset, image).faults:
         codes[fault.annotation_id].add(fault.code)
     return codes
 
