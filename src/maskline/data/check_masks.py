@@ -22,8 +22,8 @@ CROSSING = (1.0, 0.01)  # pixels, and share of the area, that crossing itself mu
 SAME = 0.95  # IoU of two masks from which they are taken for one object
 
 _AREAS_AT_ONCE = 255  # pycocotools 2.0.11 fails on more
-_BOXES_AT_ONCE = 64  # of which all pairs with others are in memory: with 100,000 others, about 100 MB
-_MASKS_AT_ONCE = 32  # compared with one
+_BOXES_AT_ONCE = 16  # whose pairs with all others are in memory
+_MASKS_AT_ONCE = 32  # compared with one, at most
 
 Floats = npt.NDArray[np.float64]
 Found = defaultdict[int, list[tuple[str, str]]]  # codes and what was found, by the annotation's place
@@ -183,14 +183,16 @@ def _twins(masks: Sequence[Rle], areas: IntArray, boxes: Floats) -> Iterator[tup
     for start in range(0, len(masks), _BOXES_AT_ONCE):
         later, earlier = tree.query(rectangles[start : start + _BOXES_AT_ONCE])
         later = later + start
-        fit = (earlier < later) & (_highest_iou(later, earlier, areas, boxes) >= SAME)
-        candidates: defaultdict[int, list[int]] = defaultdict(list)
-        for place, other in zip(later[fit].tolist(), earlier[fit].tolist(), strict=True):
-            candidates[place].append(other)
-        for place in sorted(candidates):
-            first = _first_same(masks, place, sorted(candidates[place]))
-            if first is not None:
-                yield place, first
+        fit = earlier < later
+        later, earlier = later[fit], earlier[fit]
+        fit = _highest_iou(later, earlier, areas, boxes) >= SAME
+        order = np.lexsort((earlier[fit], later[fit]))
+        later, earlier = later[fit][order], earlier[fit][order]
+        places, first = np.unique(later, return_index=True)
+        for place, candidates in zip(places.tolist(), np.split(earlier, first[1:]), strict=False):
+            same = _first_same(masks, place, candidates)
+            if same is not None:
+                yield place, same
 
 
 def _highest_iou(a: IntArray, b: IntArray, areas: IntArray, boxes: Floats) -> Floats:
@@ -201,10 +203,11 @@ def _highest_iou(a: IntArray, b: IntArray, areas: IntArray, boxes: Floats) -> Fl
     return np.asarray(shared / (areas[a] + areas[b] - shared))
 
 
-def _first_same(masks: Sequence[Rle], place: int, candidates: Sequence[int]) -> int | None:
-    for start in range(0, len(candidates), _MASKS_AT_ONCE):
-        some = candidates[start : start + _MASKS_AT_ONCE]
+def _first_same(masks: Sequence[Rle], place: int, candidates: IntArray) -> int | None:
+    start, length = 0, 1
+    while some := candidates[start : start + length].tolist():
         same = np.flatnonzero(coco.iou([masks[place]], [masks[other] for other in some], [0] * len(some)) >= SAME)
         if len(same):
             return some[same[0]]
+        start, length = start + length, min(2 * length, _MASKS_AT_ONCE)
     return None
