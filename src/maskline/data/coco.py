@@ -271,6 +271,7 @@ class _Reader:
     ) -> tuple[Annotation, ...]:
         found: list[Annotation] = []
         for place, record in enumerate(self.annotations):
+            self.annotations[place] = None  # frees what has been read: records take as much memory as the result
             key = values.identity(record, "id") if isinstance(record, dict) and "id" in record else place + 1
             image_id, category_id = values.identity(record, "image_id"), values.identity(record, "category_id")
             if key is None or image_id is None or category_id is None:
@@ -327,6 +328,8 @@ class _Reader:
     def numbered(self, annotations: Sequence[Annotation]) -> tuple[Annotation, ...]:
         """With new ids for those whose id an earlier one has."""
         taken = {annotation.id for annotation in annotations}
+        if len(taken) == len(annotations):
+            return tuple(annotations)
         fresh = count(max((key for key in taken if isinstance(key, int)), default=0) + 1)
         found: dict[Id, Annotation] = {}
         for annotation in annotations:
