@@ -20,9 +20,8 @@ def test_a_sound_set_passes(tmp_path: Path) -> None:
     sets.make(tmp_path / "set")
     done = run("check", "set", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.endswith("Check dataset passed !\n") and not done.stderr
-    assert (
-        "train: 4 images, val: 3 images; 0 errors, 0 warnings; report: output/check_dataset/report.html" in done.stdout
-    )
+    counts = "train: 4 images, 12 instances, 3 crowd regions; val: 3 images, 8 instances, 2 crowd regions"
+    assert f"{counts}; 0 errors, 0 warnings; report: output/check_dataset/report.html" in done.stdout
     folder = tmp_path / "output" / "check_dataset"
     assert (folder / "report.html").stat().st_size > 10_000 and (folder / "histogram.png").exists()
     assert json.loads((folder / "faults.json").read_text()) == []

@@ -13,28 +13,38 @@ import click
 from maskline.progress import status
 
 if TYPE_CHECKING:
+    from maskline.data.crowds import Crowd
+    from maskline.data.dataset import Dataset
     from maskline.data.faults import Fault
 
 FAULTS_TOLD = 5  # of a kind
+
+_crowd = click.option(
+    "--crowd",
+    type=click.Choice(["instances", "regions"]),
+    help="What iscrowd 1 means: single objects (CVAT marks masks of its brush and of SAM so), or regions of many.",
+)
 
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--output", default="output", show_default=True, type=click.Path(path_type=Path), help="For the report.")
 @click.option("--fix", "target", metavar="NEW", type=click.Path(path_type=Path), help="Write a corrected copy here.")
+@_crowd
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
-def check(folder: Path, output: Path, target: Path | None, strict: bool) -> None:
-    """Check a data set: every record, picture and mask. Exit code 1 if it has errors.
+def check(folder: Path, output: Path, target: Path | None, crowd: Crowd | None, strict: bool) -> None:
+    """Check a data set: every record, image and mask. Exit code 1 if it has errors.
 
     Writes a report to look at (check_dataset/report.html) and all faults as JSON.
     """
     from maskline.data.check_dataset import FOLDER, PASSED, examine
     from maskline.data.fix import fix
 
-    reading, _ = examine(folder, output)
+    reading, result = examine(folder, output, crowd=crowd, strict=strict)
     _print_faults(reading.faults)
+    _print_notes(reading.notes)
     errors, warnings = len(reading.errors), len(reading.faults) - len(reading.errors)
-    counts = ", ".join(f"{split}: {_count(len(dataset.images), 'image')}" for split, dataset in reading.splits.items())
+    counts = "; ".join(f"{split}: {_contents(dataset)}" for split, dataset in reading.splits.items())
     told = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
     click.echo(f"{counts}; {told}; report: {output / FOLDER / 'report.html'}")
     if target is not None:
@@ -45,7 +55,7 @@ def check(folder: Path, output: Path, target: Path | None, strict: bool) -> None
         mended = _count(fixed.number("mended"), "fault")
         left_out, left = fixed.number("left out"), fixed.number("left")
         click.echo(f"{target}: {mended} mended, {left_out} more by leaving out, {left} left; all are in fixes.json")
-    if errors or (strict and warnings):
+    if not result["check_pass"]:
         sys.exit(1)
     click.echo(PASSED)
 
@@ -56,15 +66,15 @@ def check(folder: Path, output: Path, target: Path | None, strict: bool) -> None
 @click.option("--to", required=True, metavar="FORMAT", help="coco, labelme, yolo, voc or cvat.")
 @click.option("--from", "from_", metavar="FORMAT", help="Default: found out.")
 @click.option("--skip-errors", is_flag=True, help="Leave out what can't be read, with a warning.")
-def convert(source: Path, target: Path, to: str, from_: str | None, skip_errors: bool) -> None:
+@_crowd
+def convert(source: Path, target: Path, to: str, from_: str | None, skip_errors: bool, crowd: Crowd | None) -> None:
     """Convert a data set into a new folder: COCO, LabelMe, YOLO-seg, Pascal VOC, CVAT."""
     from maskline.data.convert import convert as convert_dataset
 
     with status(f"converting {source}"):
-        done = convert_dataset(source, target, to, from_, skip_errors=skip_errors)
-    _print_faults(done.skipped)
-    for note in done.notes:
-        click.echo(f"note: {note}", err=True)
+        done = convert_dataset(source, target, to, from_, skip_errors=skip_errors, crowd=crowd)
+    _print_faults([*done.skipped, *done.warnings])
+    _print_notes(done.notes)
     for split, dataset in done.splits.items():
         click.echo(f"{split}: {len(dataset.images)} images, {len(dataset.annotations)} annotations")
     click.echo(f"{target}: from {done.source_format} to {to.lower()}")
@@ -89,6 +99,17 @@ def split(folder: Path, val: float, seed: int, stratify: bool, group: str | None
         parts = split_in_place(folder, how) if output is None else split_into(output, folder, how)
     for name, dataset in parts.items():
         click.echo(f"{name}: {len(dataset.images)} images, {len(dataset.annotations)} annotations")
+
+
+def _contents(dataset: Dataset) -> str:
+    crowds = sum(annotation.crowd for annotation in dataset.annotations)
+    told = f"{_count(len(dataset.images), 'image')}, {_count(len(dataset.annotations) - crowds, 'instance')}"
+    return f"{told}, {_count(crowds, 'crowd region')}" if crowds else told
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
 
 
 def _count(number: int, what: str) -> str:

@@ -3,70 +3,90 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from maskline.data import check_masks, check_pictures, twins
+import numpy as np
+
+from maskline.data import check_masks, check_pictures, crowds, scale, twins
 from maskline.data.convert import read
-from maskline.data.dataset import Dataset
-from maskline.data.faults import KINDS, Fault, Reading
+from maskline.data.crowds import Crowd
+from maskline.data.dataset import Dataset, Id
+from maskline.data.faults import NAMES_TOLD, Fault, Reading, ordered
 from maskline.inputs import SUFFIXES
+from maskline.instances import IntArray
 from maskline.progress import track
 
 Prints: TypeAlias = dict[tuple[str, str], twins.Fingerprint]  # by split and file name
 
-NAMES_TOLD = 5  # of many in one message
 
-
-def check(root: Path) -> Reading:
+def check(root: Path, crowd: Crowd | None = None) -> Reading:
     """Read a data set, in any layout of COCO's that `layout.find` knows or of any format of `convert`, and check it.
 
-    Every picture is decoded, by as many threads as there are cores, while a bar shows how far it is.
+    Every image is decoded, by as many threads as there are cores, while a bar shows how far it is.
+
+    Args:
+        root: the folder, or the annotation file.
+        crowd: what crowd regions are; None makes it a fault if they seem to be single objects.
 
     Returns:
-        What can be used of the splits, and all faults in the order of `KINDS`.
+        What can be used of the splits, and all faults in the order in which they are told.
 
     Raises:
         DatasetError: there is nothing to check: no annotations, or a file that can't be read at all.
     """
-    reading = read(root)
+    reading = read(root, crowd)
     told = {(fault.code, fault.split, fault.image_id) for fault in reading.faults if fault.annotation_id is None}
+    examined, areas = _examined(reading)
     found = [
         fault
-        for fault in check_splits(reading.splits, reading.faults)
+        for fault in examined
         if fault.image_id is None
         or fault.annotation_id is not None
         or (fault.code, fault.split, fault.image_id) not in told
     ]
-    return Reading(reading.splits, _ordered(reading.faults + found), reading.listed)
+    found += [] if crowd else crowds.faults(reading.splits)
+    return replace(reading, faults=ordered(reading.faults + found), areas=areas)
 
 
-def check_splits(splits: Mapping[str, Dataset], told: Sequence[Fault] = ()) -> list[Fault]:
-    """All faults beyond those that reading has told."""
+def _examined(reading: Reading) -> tuple[list[Fault], dict[str, IntArray]]:
+    """All faults of images, masks and between splits; and `Reading.areas`."""
+    splits, told = reading.splits, reading.faults
     faults: list[Fault] = []
     prints: Prints = {}
+    areas: dict[str, IntArray] = {}
     for split, dataset in splits.items():
         if not dataset.images:
             faults.append(Fault("no-images", split, dataset.source.name, "no image that could be used"))
-        looks = track(check_pictures.look_at_all(dataset), f"pictures of {split}", len(dataset.images))
+        looks = track(check_pictures.look_at_all(dataset), f"images of {split}", len(dataset.images))
         for image, look in zip(dataset.images, looks, strict=True):
             faults.extend(look.faults)
             if look.fingerprint is not None:
                 prints[split, image.file_name] = look.fingerprint
-        for image in track(dataset.images, f"masks of {split}", len(dataset.images)):
-            faults.extend(check_masks.look(dataset, image).faults)
+        found, areas[split] = _mask_faults(scale.in_pixels(dataset))
+        faults.extend(found)
     refused = {splits[split].folder / name for fault in told for split, name in fault.others if split in splits}
     if not any(fault.code == "file" for fault in told):  # it may list them
         faults.extend(_unlisted(list(splits.values()), refused))
     faults.extend(_category_faults(list(splits.values())))
     faults.extend(_twin_faults(prints))
-    return faults
+    return faults, areas
 
 
-def _ordered(faults: list[Fault]) -> list[Fault]:
-    places = {code: place for place, code in enumerate(KINDS)}
-    return sorted(faults, key=lambda fault: places[fault.code])
+def _mask_faults(dataset: Dataset) -> tuple[list[Fault], IntArray]:
+    """The faults of all masks of a split, and their areas in the order of `Dataset.annotations`."""
+    faults: list[Fault] = []
+    masks = scale.Masks(dataset)
+    areas: dict[Id, Iterator[int]] = {}
+    for image in track(dataset.images, f"masks of {dataset.split}", len(dataset.images)):
+        look = check_masks.look(dataset, image)
+        faults.extend(look.faults)
+        masks.add(image, dataset.of(image), look.areas)
+        areas[image.id] = iter(look.areas)
+    in_order = np.fromiter((next(areas[a.image_id]) for a in dataset.annotations), np.int64)
+    return [*faults, *masks.faults()], in_order
 
 
 def _unlisted(splits: Sequence[Dataset], refused: Set[Path]) -> Iterator[Fault]:

@@ -13,10 +13,11 @@ from pycocotools import mask as coco
 
 from maskline.data.dataset import Annotation, Dataset, ImageRecord
 from maskline.data.faults import Fault
-from maskline.data.shapes import Ring, Rle, boxes_agree, rles
+from maskline.data.shapes import Boxes, Ring, Rle, rles
 from maskline.instances import IntArray
 
 OUTSIDE = 1.0  # pixels that a vertex may lie outside the image
+BOX_SLACK = (2.0, 0.05)  # a side of the box may be off by this many pixels, or this share of the box
 AREA_SLACK = 0.1  # share of the area, beyond half of the box's perimeter: outlines cut pixels in two
 CROSSING = (1.0, 0.01)  # pixels, and share of the area, that crossing itself must add to or take from a polygon
 SAME = 0.95  # IoU of two masks from which they are taken for one object
@@ -101,12 +102,11 @@ class _Rings(NamedTuple):
 
 
 def _check_polygons(rings: _Rings, image: ImageRecord, found: Found) -> None:
-    leaves = (rings.low < -OUTSIDE).any(axis=1) | (rings.high > (image.width + OUTSIDE, image.height + OUTSIDE)).any(
-        axis=1
-    )
+    limit = (image.width + OUTSIDE, image.height + OUTSIDE)
+    leaves = np.asarray((rings.low < -OUTSIDE).any(axis=1) | (rings.high > limit).any(axis=1))
     indices = np.repeat(np.arange(len(rings.rings)), np.diff(rings.starts, append=len(rings.vertices)))
-    shapes = shapely.polygons(shapely.linearrings(rings.vertices, indices=indices))
-    invalid = ~shapely.is_valid(shapes)
+    shapes = np.asarray(shapely.polygons(shapely.linearrings(rings.vertices, indices=indices)))
+    invalid = ~np.asarray(shapely.is_valid(shapes))
     for number in np.flatnonzero(leaves | invalid).tolist():
         place = int(rings.owners[number])
         of_annotation = np.flatnonzero(rings.owners == place)
@@ -145,13 +145,13 @@ def _check_numbers(
     """Compare what annotations state with the pixels of their masks; ``boxes`` (n, 4) x y width height."""
     stated_boxes = np.asarray([a.box or (np.nan,) * 4 for a in annotations], np.float64)
     stated_areas = np.asarray([np.nan if a.area is None else a.area for a in annotations], np.float64)
-    box_is_off = ~(boxes_agree(stated_boxes, boxes) | np.isnan(stated_boxes[:, 0]))
+    box_is_off = ~(_agree(stated_boxes, boxes) | np.isnan(stated_boxes[:, 0]))
     if rings is not None and box_is_off.any():  # a box may also be that of the vertices
         places, first = np.unique(rings.owners, return_index=True)
         limit = (image.width, image.height)
         low = np.clip(np.minimum.reduceat(rings.low, first), 0, limit)
         high = np.clip(np.maximum.reduceat(rings.high, first), 0, limit)
-        box_is_off[places] &= ~boxes_agree(stated_boxes[places], np.concatenate([low, high - low], axis=1))
+        box_is_off[places] &= ~_agree(stated_boxes[places], np.concatenate([low, high - low], axis=1))
     slack = AREA_SLACK * areas + boxes[:, 2:].sum(axis=1)
     area_is_off = np.abs(stated_areas - areas) > slack
     for place in np.flatnonzero((areas == 0) | box_is_off | area_is_off).tolist():
@@ -164,6 +164,14 @@ def _check_numbers(
         if area_is_off[place]:
             what = f"its area is {stated_areas[place]:g}, that of its mask {areas[place]:g} pixels"
             found[place].append(("area-mismatch", what))
+
+
+def _agree(stated: Boxes, real: Boxes) -> npt.NDArray[np.bool_]:
+    """Whether boxes are the same but for `BOX_SLACK`: (N,) for two times (N, 4) x y width height."""
+    corners = [np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1) for box in (stated, real)]
+    slack = np.maximum(BOX_SLACK[0], BOX_SLACK[1] * np.tile(real[:, 2:], 2))
+    agree: npt.NDArray[np.bool_] = (np.abs(corners[0] - corners[1]) <= slack).all(axis=1)
+    return agree
 
 
 def _numbers(values: Floats) -> str:
@@ -208,6 +216,6 @@ def _first_same(masks: Sequence[Rle], place: int, candidates: IntArray) -> int |
     while some := candidates[start : start + length].tolist():
         same = np.flatnonzero(coco.iou([masks[place]], [masks[other] for other in some], [0] * len(some)) >= SAME)
         if len(same):
-            return some[same[0]]
+            return int(some[same[0]])
         start, length = start + length, min(2 * length, _MASKS_AT_ONCE)
     return None

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from maskline.data import coco_values as values
 from maskline.data.coco_values import Json
+from maskline.data.crowds import TRUE
 from maskline.data.dataset import Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Count, Fault, short
 from maskline.data.shapes import Polygons, Ring, Segmentation, area, crop
@@ -28,6 +29,7 @@ from maskline.inputs import MAX_PIXELS
 FindFolder: TypeAlias = Callable[[Sequence[str]], Path]  # from file names to where they start from
 
 _LISTS = ("images", "annotations", "categories")
+_REFERENCES = {"images": "image_id", "categories": "category_id"}  # keys of annotations, by the list they refer to
 _OF_IMAGE = ("id", "file_name", "width", "height")
 _OF_ANNOTATION = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd")
 
@@ -89,11 +91,14 @@ class _Reader:
         self.images, self.annotations, self.categories = (values.records(content, key, path) for key in _LISTS)
         self.faults: list[Fault] = []
         self.names: dict[Id, str] = {}
+        self.other_types: dict[str, list[tuple[Id | None, Id | None]]] = {}  # by list, as given and as meant
         self.unused: dict[str, set[Id]] = {"images": set(), "categories": set()}
         self.ambiguous: dict[str, set[Id]] = {"images": set(), "categories": set()}
+        lists = {"images": self.images, "categories": self.categories}
+        self.ids = {kind: _Ids(values.identity(record, "id") for record in found) for kind, found in lists.items()}
         self.uses = {
-            "images": Counter(values.identity(record, "image_id") for record in self.annotations),
-            "categories": Counter(values.identity(record, "category_id") for record in self.annotations),
+            kind: Counter(self.ids[kind].meant(values.identity(record, key)) for record in self.annotations)
+            for kind, key in _REFERENCES.items()
         }
 
     def read(self, folder: Path | FindFolder) -> Read:
@@ -273,7 +278,7 @@ class _Reader:
         for place, record in enumerate(self.annotations):
             self.annotations[place] = None  # frees what has been read: records take as much memory as the result
             key = values.identity(record, "id") if isinstance(record, dict) and "id" in record else place + 1
-            image_id, category_id = values.identity(record, "image_id"), values.identity(record, "category_id")
+            image_id, category_id = (self.reference(record, kind) for kind in _REFERENCES)
             if key is None or image_id is None or category_id is None:
                 what = f"annotation {place} is {short(record)}: expected an id, an image_id and a category_id"
                 self.fault("record", what)
@@ -283,7 +288,18 @@ class _Reader:
                 segmentation = self.segmentation(record, image, key)
                 if segmentation is not None:
                     found.append(self.annotation(record, key, image.id, category_id, segmentation))
+        for kind, pairs in self.other_types.items():
+            given, meant = pairs[0]
+            self.fault("id-type", f"{len(pairs)} annotations: {_REFERENCES[kind]} {given!r} is taken for {meant!r}")
         return self.numbered(found)
+
+    def reference(self, record: Any, kind: str) -> Id | None:
+        """The id that an annotation refers to, as the image or category has it."""
+        given = values.identity(record, _REFERENCES[kind])
+        meant = self.ids[kind].meant(given)
+        if meant != given:
+            self.other_types.setdefault(kind, []).append((given, meant))
+        return meant
 
     def belongs(self, key: Id, image_id: Id, category_id: Id, image: ImageRecord | None, categories: set[Id]) -> bool:
         """Whether its image and category are known. Where it can't be helped that they are not, nothing is told."""
@@ -313,7 +329,7 @@ class _Reader:
             self.fault("area-mismatch", f"{who} has the area {short(area_)}: expected a number", image_id, key)
         if crowd is not None and crowd not in (0, 1):
             self.fault("crowd", f"{who} has iscrowd {short(crowd)}: expected 0 or 1", image_id, key)
-            crowd = str(crowd).strip().lower() in values.TRUE
+            crowd = str(crowd).strip().lower() in TRUE
         return Annotation(
             id=key,
             image_id=image_id,
@@ -382,6 +398,18 @@ def _ring(given: Any) -> Ring | None:
     """A polygon as it should be written, or as a list of points."""
     ring = values.flat_ring(given)
     return values.ring_of_points(given) if ring is None else ring
+
+
+class _Ids:
+    """The ids of a list, as annotations refer to them."""
+
+    def __init__(self, ids: Iterable[Id | None]) -> None:
+        self._known = {key for key in ids if key is not None}
+        self._by_text = {str(key): key for key in self._known}
+
+    def meant(self, given: Id | None) -> Id | None:
+        """The id itself; or, where no record has it, one that differs in type only, as "1" from 1."""
+        return given if given is None or given in self._known else self._by_text.get(str(given).strip(), given)
 
 
 # ---- writing

@@ -24,7 +24,6 @@ from maskline.masks import rle_runs, runs_rle
 Json: TypeAlias = dict[str, Any]
 
 FARTHEST = 1e9  # pixels: no coordinate lies beyond
-TRUE = ("1", "true", "yes", "y", "t", "on")  # words that some write for 1
 
 # A number of COCO's compressed run lengths is up to 12 characters, all but the last with the sixth bit set.
 _COMPRESSED = re.compile(r"(?:[P-o]{0,11}[0-O])+")
@@ -118,7 +117,8 @@ def flat_ring(flat: Any) -> Ring | None:
         return None
     if len(ring) > 3 and (ring[0] == ring[-1]).all():
         ring = ring[:-1]
-    return ring.copy()  # a view would keep a second array alive
+    alone: Ring = ring.copy()  # a view would keep a second array alive
+    return alone
 
 
 def ring_of_points(points: Any) -> Ring | None:

@@ -8,12 +8,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from maskline.data import layout
+from maskline.data import crowds, layout
+from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading
 from maskline.data.sources import is_file
 from maskline.data.split import Division, divide, merge, write_in_place
 from maskline.data.texts import can_be_written, escaped
+from maskline.data.whole import settled
 from maskline.errors import DatasetError, DatasetNotFoundError, UnknownNameError
 
 
@@ -50,13 +52,15 @@ class Converted:
         source_format: its key in `FORMATS`.
         splits: as read.
         skipped: what could not be read and so is not there.
-        notes: what the new format can't hold.
+        notes: what the new format can't hold, and what was done because it was asked for.
+        warnings: what was left out or may not be meant.
     """
 
     source_format: str
     splits: dict[str, Dataset]
     skipped: list[Fault]
     notes: list[str]
+    warnings: list[Fault]
 
 
 def get(name: str) -> Format:
@@ -78,23 +82,36 @@ def recognize(root: Path) -> str:
     raise DatasetError(f"{root} is no data set of a known form ({known}): check the folder, or name its form (--from)")
 
 
-def read(root: Path) -> Reading:
-    """Read a data set of any format. Raises DatasetError; where nothing is recognized, in terms of COCO's form."""
+def read(root: Path, crowd: Crowd | None = None) -> Reading:
+    """Read a data set of any format. Raises DatasetError; where nothing is recognized, in terms of COCO's form.
+
+    Args:
+        root: the folder, or the annotation file.
+        crowd: what crowd regions are; None keeps them as they are.
+    """
     try:
         layout.find(root)
     except DatasetNotFoundError:
         for name in FORMATS:
             if get(name).detect(root):
-                return _read(name, root)
+                return _read(name, root, crowd)
         raise
-    return layout.read(root)
+    return settled(layout.read(root), crowd)
 
 
-def _read(name: str, root: Path) -> Reading:
-    return with_names_that_can_be_written(get(name).read(root))
+def _read(name: str, root: Path, crowd: Crowd | None = None) -> Reading:
+    return settled(with_names_that_can_be_written(get(name).read(root)), crowd)
 
 
-def convert(source: Path, target: Path, to: str, from_: str | None = None, *, skip_errors: bool = False) -> Converted:
+def convert(
+    source: Path,
+    target: Path,
+    to: str,
+    from_: str | None = None,
+    *,
+    skip_errors: bool = False,
+    crowd: Crowd | None = None,
+) -> Converted:
     """Convert a data set; its pictures are copied. The source is only read.
 
     Args:
@@ -102,6 +119,7 @@ def convert(source: Path, target: Path, to: str, from_: str | None = None, *, sk
         target: a new folder, complete or not there at all afterwards.
         to, from_: keys of `FORMATS`; None finds out.
         skip_errors: leave out what can't be read, instead of refusing the whole.
+        crowd: what crowd regions are; None refuses them if they seem to be single objects.
 
     Raises:
         UnknownNameError: no such format.
@@ -110,7 +128,10 @@ def convert(source: Path, target: Path, to: str, from_: str | None = None, *, sk
     """
     writer = get(to)
     name = from_.lower() if from_ is not None else recognize(source)
-    reading = _read(name, source)
+    reading = _read(name, source, crowd)
+    if crowd is None:
+        reading = replace(reading, faults=[*reading.faults, *crowds.faults(reading.splits)])
+    layout.refuse_files(reading)
     if skip_errors:
         reading = without_missing(reading)
     else:
@@ -118,7 +139,8 @@ def convert(source: Path, target: Path, to: str, from_: str | None = None, *, sk
     splits = layout.unify(reading.splits)
     with layout.new_folder(target, source) as folder:
         notes = writer.write(splits, folder)
-    return Converted(name, splits, reading.errors, notes)
+    warnings = [fault for fault in reading.faults if fault.kind.severity == "warning"]
+    return Converted(name, splits, reading.errors, [*reading.notes, *notes], warnings)
 
 
 def without_missing(reading: Reading) -> Reading:
@@ -132,7 +154,7 @@ def without_missing(reading: Reading) -> Reading:
             if not is_file(dataset.path(image)) and image.id not in told:
                 what = f"there is no file {dataset.folder.name}/{image.file_name}"
                 faults.append(Fault("image-missing", split, image.file_name, what, image.id))
-    return Reading(splits, faults, reading.listed)
+    return replace(reading, splits=splits, faults=faults)
 
 
 def with_names_that_can_be_written(reading: Reading) -> Reading:
@@ -152,7 +174,7 @@ def with_names_that_can_be_written(reading: Reading) -> Reading:
         categories = tuple(replace(category, name=escaped(category.name)) for category in dataset.categories)
         part = dataset if len(kept) == len(dataset.images) else dataset.select(kept)
         splits[split] = replace(part, categories=categories)
-    return Reading(splits, faults, reading.listed)
+    return replace(reading, splits=splits, faults=faults)
 
 
 def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from maskline.data import check_masks, layout
+from maskline.data import check_masks, layout, scale
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading
 from maskline.data.shapes import clip, crop, from_mask
@@ -93,6 +93,7 @@ def _of(dataset: Dataset, faults: Sequence[Fault]) -> list[Fault]:
 def _fixed(dataset: Dataset, faults: Sequence[Fault]) -> Dataset:
     """A split without what can't be used, and with annotations mended; its pictures are still the old ones."""
     own = _of(dataset, faults)
+    dataset = scale.in_pixels(dataset)
     dropped = {image.id for image in _unusable(dataset, own)} | _leaked(dataset, faults)
     resized = [image for image in _with(dataset, own, "image-size") if image.id not in dropped]
     real = {image.id: _of_real_size(dataset, image) for image in resized}
@@ -134,9 +135,10 @@ def _unusable(dataset: Dataset, faults: Sequence[Fault]) -> list[ImageRecord]:
 
 
 def _leaked(dataset: Dataset, faults: Sequence[Fault]) -> set[Id]:
-    """The pictures of a split that are also in one for evaluation: those stay there."""
+    """The images of a split that are also in one for evaluation and stay there; none if that would leave no other."""
     ids = {image.file_name: image.id for image in dataset.images}
-    return {ids[name] for split, name in map(_leak, faults) if split == dataset.split}
+    leaked = {ids[name] for split, name in map(_leak, faults) if split == dataset.split}
+    return leaked if len(leaked) < len(ids) else set()
 
 
 def _leak(fault: Fault) -> tuple[str, str]:
@@ -155,6 +157,8 @@ def _done(fault: Fault, before: Mapping[str, Dataset], after: Mapping[str, Datas
     """What became of a fault, as the data sets before and after show it."""
     if fault.kind.fix is None:
         return Done("left", "nothing")
+    if fault.code == "polygon-unit" and scale.unit_of(before[fault.split]) is None:
+        return Done("left", "nothing: only some of the polygons are so")
     split, name = _leak(fault) if fault.code == "leak" else (fault.split, fault.file)
     old, new = before.get(split), after.get(split)
     if old is None or new is None:
@@ -162,6 +166,8 @@ def _done(fault: Fault, before: Mapping[str, Dataset], after: Mapping[str, Datas
     key = next((i.id for i in old.images if i.file_name == name), None) if fault.code == "leak" else fault.image_id
     if key is not None and key not in old.by_id:
         return Done("left out", "the image is left out with its annotations")
+    if fault.code == "leak" and key in new.by_id:
+        return Done("left", f"nothing: {split} would have no other images")
     if key is not None and key not in new.by_id:
         image = old.by_id[key]
         told = f"image {image.file_name} of {split} is left out with its {len(old.of(image))} annotations"

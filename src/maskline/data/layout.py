@@ -21,8 +21,9 @@ from tempfile import TemporaryDirectory
 
 from maskline.data import coco
 from maskline.data.dataset import Category, Dataset, Id, ImageRecord
-from maskline.data.faults import Count, Fault, Reading
+from maskline.data.faults import WHOLE_FILE, Count, Fault, Reading
 from maskline.data.sources import is_file
+from maskline.data.whole import log_warnings, settled
 from maskline.errors import DatasetError, DatasetNotFoundError, OutputError
 from maskline.files import replace_file
 
@@ -109,17 +110,26 @@ def load(root: Path) -> dict[str, Dataset]:
     Raises:
         DatasetError: as `read`; or records have errors: the message tells the first of them and how many.
     """
-    reading = read(root)
+    reading = settled(read(root))
     refuse_errors(reading)
+    log_warnings(reading)
     return reading.splits
 
 
 def refuse_errors(reading: Reading, remedy: str = "`maskline check` tells all, --fix leaves them out") -> None:
     """Raise DatasetError if something could not be read as it stands, with the first errors and what to do."""
+    refuse_files(reading)
     if errors := reading.errors:
         told = "".join(f"\n  {fault.file}: {fault.what}" for fault in errors[:ERRORS_TOLD])
         more = f"\n  and {len(errors) - ERRORS_TOLD} more" if len(errors) > ERRORS_TOLD else ""
         raise DatasetError(f"{len(errors)} records can't be read; {remedy}:{told}{more}")
+
+
+def refuse_files(reading: Reading) -> None:
+    """Raise DatasetError if a whole file is not what it seems, so that nothing would be gained by leaving out parts."""
+    for fault in reading.errors:
+        if fault.code in WHOLE_FILE:
+            raise DatasetError(f"{fault.file}: {fault.what}; {fault.kind.advice}")
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
@@ -202,7 +212,8 @@ def _looks_like_coco(path: Path) -> bool:
             head = file.read(1 << 16)
     except OSError:
         return False
-    return bool(re.search(rb'"(images|annotations|categories|info|licenses)"\s*:', head)) and b'"shapes"' not in head
+    keys = rb'"(images|annotations|categories)"\s*:\s*\[|"(info|licenses)"\s*:'
+    return bool(re.search(keys, head)) and b'"shapes"' not in head
 
 
 def _image_folder(path: Path, split: str, root: Path, file_names: Sequence[str]) -> Path:

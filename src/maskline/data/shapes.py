@@ -24,7 +24,6 @@ Window: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right in pix
 Boxes: TypeAlias = npt.NDArray[np.float64]  # (N, 4) x y width height in pixels
 Rle: TypeAlias = dict[str, Any]  # as in pycocotools: size (height, width) and compressed counts
 
-BOX_SLACK = (2.0, 0.05)  # pixels, and share of the box's side, by which two boxes of one object may differ
 CLIP_MARGIN = 1  # pixels around the image that a polygon keeps before it is rasterized
 
 
@@ -85,12 +84,12 @@ def place(mask: Mask, top: int, left: int, size: tuple[int, int]) -> str:
     return place_rle(inside, (top, top + inside.shape[0], left, left + inside.shape[1]), size)
 
 
-def boxes_agree(stated: Boxes, real: Boxes) -> npt.NDArray[np.bool_]:
-    """Whether boxes are those of the same objects but for rounding: (N,) for two times (N, 4) x y width height."""
-    corners = [np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1) for box in (stated, real)]
-    slack = np.maximum(BOX_SLACK[0], BOX_SLACK[1] * np.tile(real[:, 2:], 2))
-    agree: npt.NDArray[np.bool_] = (np.abs(corners[0] - corners[1]) <= slack).all(axis=1)
-    return agree
+def is_rectangle(segmentation: Segmentation) -> bool:
+    """Whether it is a single polygon of four corners with sides along the axes."""
+    if isinstance(segmentation, str) or len(segmentation) != 1 or len(segmentation[0]) != 4:
+        return False
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = segmentation[0].tolist()
+    return bool((ax == bx and by == cy and cx == dx and dy == ay) or (ay == by and bx == cx and cy == dy and dx == ax))
 
 
 def union(parts: Sequence[Segmentation], size: tuple[int, int]) -> Segmentation:

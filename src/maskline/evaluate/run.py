@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from maskline.checks import check_count, check_score
 from maskline.data import convert, layout
 from maskline.data.dataset import Dataset
+from maskline.data.whole import log_warnings
 from maskline.errors import UnknownNameError
 from maskline.evaluate import detections
 from maskline.evaluate.classes import Classes, match_classes
@@ -148,6 +149,7 @@ def load_split(folder: Path, split: str = "val") -> Dataset:
     """
     reading = convert.read(folder)
     layout.refuse_errors(reading)
+    log_warnings(reading)
     if split not in reading.splits and list(reading.splits) == [layout.UNSPLIT]:
         return reading.splits[layout.UNSPLIT]
     if split not in reading.splits:

@@ -3,7 +3,8 @@
 Exports of projects put them in ``images/<subset>`` and tell the subset of each: those named as a split are read as one.
 Coordinates are COCO's, as CVAT hands polygons on to COCO unchanged; a mask counts whole pixels, its run lengths go row
 by row through the box of ``left``, ``top``, ``width`` and ``height``. An object in several parts is several shapes of
-one label with one ``group_id``. CVAT has no crowd: an attribute ``iscrowd`` of the shape stands for it.
+one label with one ``group_id``. CVAT has no crowd: an attribute ``iscrowd`` or ``crowd`` of
+the shape stands for it.
 https://docs.cvat.ai/docs/dataset_management/formats/xml_format/
 """
 
@@ -21,11 +22,13 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from defusedxml.ElementTree import ParseError, iterparse
 
+from maskline.data import crowds
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, ImageRecord
 from maskline.data.faults import Fault, Reading, UnusableError, short
+from maskline.data.formats.groups import Groups
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.layout import SPLIT_WORDS, UNSPLIT, copy_images, split_of, unify, unique_names
-from maskline.data.shapes import Ring, Segmentation, Window, crop, place, union
+from maskline.data.shapes import Ring, Segmentation, Window, crop, place
 from maskline.data.sources import is_file, picture_size, relative_name
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
@@ -38,11 +41,10 @@ if TYPE_CHECKING:
 
 TITLE = "CVAT"
 FILE = "annotations.xml"
-CROWD = ("iscrowd", "is_crowd")  # attributes; the first is the one written
 
-_CROWD_SET = f'<attribute name="{CROWD[0]}">true</attribute>'
+_CROWD_SET = f'<attribute name="{crowds.NAMES[0]}">true</attribute>'
 _CROWD_LISTED = (
-    f"<attribute><name>{CROWD[0]}</name><mutable>False</mutable><input_type>checkbox</input_type>"
+    f"<attribute><name>{crowds.NAMES[0]}</name><mutable>False</mutable><input_type>checkbox</input_type>"
     "<default_value>false</default_value><values></values></attribute>"
 )
 _NO_REGION = ("tag", "points", "polyline", "cuboid", "skeleton")  # types of labels that no region has
@@ -153,6 +155,7 @@ class _Part:
     source: Path
     images: dict[tuple[Path, str], ImageRecord] = field(default_factory=dict)
     annotations: list[Annotation] = field(default_factory=list)
+    groups: Groups = field(default_factory=Groups)
 
 
 class _Reader:
@@ -218,13 +221,17 @@ class _Reader:
             key = number if group in ("", "0") else (label, group, _is_crowd(shape))
             groups.setdefault(key, []).append((shape, part))
         for members in groups.values():
-            shape, shapes = members[0][0], union([part for _, part in members], image.size)
-            yield _label(shape), Annotation(0, image.id, 0, shapes, crowd=_is_crowd(shape), extra=_extra(shape))
+            shape = members[0][0]
+            parts = [(part, member.tag == "box") for member, part in members]
+            whole = self.parts[split].groups.union(parts, image.size)
+            yield _label(shape), Annotation(0, image.id, 0, whole, crowd=_is_crowd(shape), extra=_extra(shape))
 
     def reading(self) -> Reading:
         categories = tuple(Category(number, name) for name, number in self.classes.items())
         parts = {split: self.parts[split] for split in (*SPLIT_WORDS, UNSPLIT) if split in self.parts}
         parts = parts or {UNSPLIT: _Part(self.root / FILE)}
+        for split, part in parts.items():
+            self.faults.extend(part.groups.faults(split, part.source.name))
         return Reading({split: self.dataset(split, part, categories) for split, part in parts.items()}, self.faults)
 
     def dataset(self, split: str, part: _Part, categories: tuple[Category, ...]) -> Dataset:
@@ -290,13 +297,12 @@ def _attributes(shape: Element) -> dict[str, str]:
 
 
 def _is_crowd(shape: Element) -> bool:
-    attributes = {name.lower(): text.lower() for name, text in _attributes(shape).items()}
-    return any(attributes.get(name) in ("true", "1", "yes") for name in CROWD)
+    return crowds.is_marked(_attributes(shape))
 
 
 def _extra(shape: Element) -> Extra:
     """The attributes that people gave it."""
-    kept = {name: text for name, text in _attributes(shape).items() if name and name.lower() not in CROWD}
+    kept = {name: text for name, text in crowds.unmarked(_attributes(shape)).items() if name}
     return {"attributes": kept} if kept else NOTHING
 
 
