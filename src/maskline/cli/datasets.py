@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from maskline.progress import status
-
 if TYPE_CHECKING:
     from maskline.data.crowds import Crowd
     from maskline.data.dataset import Dataset
@@ -71,8 +69,7 @@ def convert(source: Path, target: Path, to: str, from_: str | None, skip_errors:
     """Convert a data set into a new folder: COCO, LabelMe, YOLO-seg, Pascal VOC, CVAT."""
     from maskline.data.convert import convert as convert_dataset
 
-    with status(f"converting {source}"):
-        done = convert_dataset(source, target, to, from_, skip_errors=skip_errors, crowd=crowd)
+    done = convert_dataset(source, target, to, from_, skip_errors=skip_errors, crowd=crowd)
     _print_faults([*done.skipped, *done.warnings])
     _print_notes(done.notes)
     for split, dataset in done.splits.items():
@@ -95,8 +92,7 @@ def split(folder: Path, val: float, seed: int, stratify: bool, group: str | None
     from maskline.data.split import Division, split_in_place, split_into
 
     how = Division(val, seed, stratify, group)
-    with status(f"dividing {folder}"):
-        parts = split_in_place(folder, how) if output is None else split_into(output, folder, how)
+    parts = split_in_place(folder, how) if output is None else split_into(output, folder, how)
     for name, dataset in parts.items():
         click.echo(f"{name}: {len(dataset.images)} images, {len(dataset.annotations)} annotations")
 

@@ -17,7 +17,7 @@ from maskline.data.dataset import Dataset, Id
 from maskline.data.faults import NAMES_TOLD, Fault, Reading, ordered
 from maskline.inputs import SUFFIXES
 from maskline.instances import IntArray
-from maskline.progress import track
+from maskline.progress import status, track
 
 Prints: TypeAlias = dict[tuple[str, str], twins.Fingerprint]  # by split and file name
 
@@ -37,7 +37,8 @@ def check(root: Path, crowd: Crowd | None = None) -> Reading:
     Raises:
         DatasetError: there is nothing to check: no annotations, or a file that can't be read at all.
     """
-    reading = read(root, crowd)
+    with status(f"reading {root}"):
+        reading = read(root, crowd)
     told = {(fault.code, fault.split, fault.image_id) for fault in reading.faults if fault.annotation_id is None}
     examined, areas = _examined(reading)
     found = [
@@ -71,7 +72,8 @@ def _examined(reading: Reading) -> tuple[list[Fault], dict[str, IntArray]]:
     if not any(fault.code == "file" for fault in told):  # it may list them
         faults.extend(_unlisted(list(splits.values()), refused))
     faults.extend(_category_faults(list(splits.values())))
-    faults.extend(_twin_faults(prints))
+    with status("comparing images"):
+        faults.extend(_twin_faults(prints))
     return faults, areas
 
 

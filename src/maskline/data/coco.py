@@ -25,6 +25,7 @@ from maskline.data.texts import can_be_written, dump, encode, escaped
 from maskline.errors import InputError, ParameterError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS
+from maskline.progress import track
 
 FindFolder: TypeAlias = Callable[[Sequence[str]], Path]  # from file names to where they start from
 
@@ -424,7 +425,8 @@ def _chunks(dataset: Dataset) -> Iterator[str]:
     yield ",\n"
     yield from _list("images", map(_image_record, dataset.images))
     yield ",\n"
-    yield from _list("annotations", (_annotation_record(a, dataset.by_id[a.image_id]) for a in dataset.annotations))
+    annotations = track(dataset.annotations, f"annotations of {dataset.split}", len(dataset.annotations))
+    yield from _list("annotations", (_annotation_record(a, dataset.by_id[a.image_id]) for a in annotations))
     yield "\n}\n"
 
 

@@ -17,6 +17,7 @@ from maskline.data.split import Division, divide, merge, write_in_place
 from maskline.data.texts import can_be_written, escaped
 from maskline.data.whole import settled
 from maskline.errors import DatasetError, DatasetNotFoundError, UnknownNameError
+from maskline.progress import status
 
 
 class Format(Protocol):
@@ -128,7 +129,8 @@ def convert(
     """
     writer = get(to)
     name = from_.lower() if from_ is not None else recognize(source)
-    reading = _read(name, source, crowd)
+    with status(f"reading {source}"):
+        reading = _read(name, source, crowd)
     if crowd is None:
         reading = replace(reading, faults=[*reading.faults, *crowds.faults(reading.splits)])
     layout.refuse_files(reading)

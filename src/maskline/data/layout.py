@@ -26,6 +26,7 @@ from maskline.data.sources import is_file
 from maskline.data.whole import log_warnings, settled
 from maskline.errors import DatasetError, DatasetNotFoundError, OutputError
 from maskline.files import replace_file
+from maskline.progress import track
 
 TITLE = "COCO"
 UNSPLIT = "all"
@@ -285,7 +286,7 @@ def copy_images(dataset: Dataset, folder: Path, names: Mapping[Id, str] | None =
         OSError: the copy can't be written.
     """
     moved = []
-    for image in dataset.images:
+    for image in track(dataset.images, f"copying images of {dataset.split}", len(dataset.images)):
         name = image.file_name if names is None else names[image.id]
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         source = _readable(dataset.path(image))
