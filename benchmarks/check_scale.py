@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,16 @@ COMMANDS = {
     "convert": ("convert", "{set}", "{out}", "--to", "coco"),
     "split": ("split", "{set}", "--output", "{out}", "--stratify"),
 }
+RUN = """
+import sys, time
+from maskline.cli import main
+try:
+    main()
+finally:
+    with open("/proc/self/status") as file:  # getrusage would start from the memory of this program's parent
+        peak = next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
+    print(time.process_time(), peak, file=sys.stderr)
+"""
 
 
 def main() -> None:
@@ -55,14 +64,14 @@ def make(root: Path, images: int, per_image: int, side: int) -> Path:
     for name in ("images", "annotations"):
         (root / name).mkdir(parents=True)
     train = max(1, images * 4 // 5)
-    for split, count in (("train", train), ("val", images - train)):
+    for split, count, objects in (("train", train, per_image), ("val", images - train, PER_IMAGE)):
         records = [{"id": i, "file_name": f"{split}{i:06}.png", "width": side, "height": side} for i in range(count)]
         for record in records:
             pixels = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
             cv2.imwrite(str(root / "images" / record["file_name"]), cv2.resize(pixels, (side, side)))
         content = {
             "images": records,
-            "annotations": list(annotations(rng, count, per_image, side)),
+            "annotations": list(annotations(rng, count, objects, side)),
             "categories": [{"id": i, "name": f"class {i}"} for i in range(5)],
         }
         (root / "annotations" / f"instance_{split}.json").write_text(json.dumps(content))
@@ -89,11 +98,9 @@ def measured(command: str, root: Path) -> tuple[str, str]:
     """Seconds of the processor, and the peak of resident memory."""
     with tempfile.TemporaryDirectory() as out:
         arguments = [part.format(set=root, out=Path(out) / "out") for part in COMMANDS[command]]
-        process = subprocess.Popen([sys.executable, "-m", "maskline", *arguments], stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            raise SystemExit(f"{' '.join(arguments)} failed")
-    return f"{usage.ru_utime + usage.ru_stime:.0f}", f"{usage.ru_maxrss / 1024:.0f}"
+        done = subprocess.run([sys.executable, "-c", RUN, *arguments], capture_output=True, text=True, check=True)
+    seconds, mebibytes = done.stderr.splitlines()[-1].split()
+    return f"{float(seconds):.0f}", f"{float(mebibytes):.0f}"
 
 
 if __name__ == "__main__":

@@ -221,10 +221,10 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("area-mismatch", "has the area nan: expected a number", stated(area=float("nan"))),
     ("area-mismatch", "its area is 999, that of its mask 238 pixels", stated(area=999)),
     ("annotation-twice", r"annotation 5 \(dog\): the same mask as annotation 1000 \(cat\)", twice),
-    ("leak", "in train: the same picture as val0.png in val", leak),
-    ("leak", "in train: the same picture as train0.png in val", listed_in_both),
+    ("leak", "in train: the same image as val0.png in val", leak),
+    ("leak", "in train: the same image as train0.png in val", listed_in_both),
     ("leak-near", "% like val0.png in val", near),
-    ("image-twice", "the same picture as train3.png", same_split),
+    ("image-twice", "the same image as train3.png", same_split),
 ]
 
 

@@ -302,6 +302,7 @@ def test_crowds_are_read_as_instances_on_demand(tmp_path: Path) -> None:
     reading = check(root, "instances")
     assert not codes(reading) and list(reading.notes) == ["10 crowd regions of all are read as instances"]
     fix(reading, tmp_path / "fixed")
+    assert json.loads((tmp_path / "fixed" / "fixes.json").read_text())["notes"] == reading.notes
     done = convert(root, tmp_path / "new", "coco", crowd="instances")
     assert "10 crowd regions of all are read as instances" in done.notes
     for copy in (tmp_path / "fixed", tmp_path / "new"):

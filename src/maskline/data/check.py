@@ -135,8 +135,8 @@ def _twin_faults(prints: Prints) -> Iterator[Fault]:
         (split, name), other = keys[pair.first], keys[pair.second]
         if split == other[0]:
             if pair.exact:
-                yield Fault("image-twice", split, name, f"the same picture as {other[1]}", others=(other,))
+                yield Fault("image-twice", split, name, f"the same image as {other[1]}", others=(other,))
             continue
-        code, how = ("leak", "the same picture as") if pair.exact else ("leak-near", f"{pair.similarity:.1%} like")
+        code, how = ("leak", "the same image as") if pair.exact else ("leak-near", f"{pair.similarity:.1%} like")
         mirrored = ", mirrored" if pair.mirrored else ""
         yield Fault(code, split, name, f"in {split}: {how} {other[1]} in {other[0]}{mirrored}", others=(other,))

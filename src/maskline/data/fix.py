@@ -36,11 +36,13 @@ class Fixed:
     Attributes:
         done: for each fault, in their order.
         counts: by split, what the original has and what the copy has.
+        notes: what was done because it was asked for.
     """
 
     faults: Sequence[Fault]
     done: Sequence[Done]
     counts: Mapping[str, tuple[Count, Count]]
+    notes: Sequence[str] = ()
 
     def number(self, outcome: str) -> int:
         """Of faults."""
@@ -54,6 +56,7 @@ class Fixed:
                 split: {"original": before._asdict(), "copy": after._asdict()}
                 for split, (before, after) in self.counts.items()
             },
+            "notes": list(self.notes),
             "faults": [fault.as_dict() | {"outcome": done.outcome, "done": done.how} for fault, done in faults],
         }
 
@@ -72,7 +75,7 @@ def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
     splits = {split: _fixed(dataset, reading.faults) for split, dataset in reading.splits.items()}
     done = [_done(fault, reading.splits, splits) for fault in reading.faults]
     counts = {s: (reading.count(s), Count(len(new.images), len(new.annotations))) for s, new in splits.items()}
-    result = Fixed(reading.faults, done, counts)
+    result = Fixed(reading.faults, done, counts, reading.notes)
     with layout.new_folder(target, source) as folder:
         placed = layout.place_images(layout.unify(splits), folder / "images")
         for dataset in placed.values():
