@@ -104,7 +104,7 @@ def test_two_files_for_one_split_are_not_guessed_between(tmp_path: Path) -> None
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match="does not exist"):
         layout.find(tmp_path / "none")
-    with pytest.raises(DatasetNotFoundError, match="instance_train.json"):
+    with pytest.raises(DatasetNotFoundError, match="instances_train.json"):
         layout.find(tmp_path)
     assert not layout.detect(tmp_path) and not layout.detect(tmp_path / "none")
 

@@ -156,7 +156,7 @@ def with_names_that_can_be_written(reading: Reading) -> Reading:
 
 
 def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset]:
-    """Write COCO annotations into a data set of another form, beside what is there; existing ones become ``.bak``.
+    """Write COCO annotations, with PaddleX's names, into a data set of another form; existing ones become ``.bak``.
 
     Pictures stay where they are if that is below ``images``, else they are copied there, once: it can be done again,
     which makes ``.bak2`` and so on. A set without a ``val`` split is
@@ -172,5 +172,5 @@ def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset
     if "val" not in splits:
         splits |= divide(merge(splits), Division(seed=seed))
     splits = {split: dataset for split, dataset in splits.items() if split != layout.UNSPLIT}
-    write_in_place(splits, root)
+    write_in_place(splits, {split: root / layout.paddlex_name(split) for split in splits})
     return splits

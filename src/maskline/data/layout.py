@@ -1,8 +1,9 @@
 """Where the parts of a COCO data set lie: found in the layouts people have, and written in ours.
 
-Ours is the reference's: ``annotations/instance_train.json``, ``annotations/instance_val.json``, ``images/``. Found too:
-COCO's own (``annotations/instances_train2017.json`` beside ``train2017/``), a folder for each split with its JSON in it
-(``train/_annotations.coco.json``), and a single file for a set that has not been split.
+Ours is ``annotations/instances_train.json``, ``annotations/instances_val.json``, ``images/``, or with PaddleX's names,
+``annotations/instance_train.json`` and so on. Found too: COCO's own (``annotations/instances_train2017.json`` beside
+``train2017/``), a folder for each split with its JSON in it (``train/_annotations.coco.json``), and a single file for a
+set that has not been split.
 """
 
 from __future__ import annotations
@@ -45,8 +46,19 @@ def split_of(name: str) -> str | None:
     return None
 
 
-def annotation_name(split: str) -> str:
-    """Where our layout has a split's annotations, below the root."""
+def annotation_name(split: str, source: Path | None = None) -> str:
+    """The annotation file of a split in our layout, relative to the root.
+
+    Args:
+        source: the file it is made from; if that has PaddleX's name, so has this one. Otherwise it has COCO's.
+    """
+    if source is not None and source.name.startswith("instance_"):
+        return paddlex_name(split)
+    return f"annotations/instances_{split}.json"
+
+
+def paddlex_name(split: str) -> str:
+    """The annotation file of a split in PaddleX's layout, relative to the root."""
     return f"annotations/instance_{split}.json"
 
 
@@ -124,14 +136,15 @@ def refuse_errors(reading: Reading, remedy: str = "`maskline check` tells all, -
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
     """Write a data set in our layout into an empty folder, pictures copied. COCO loses nothing: no notes."""
-    write_annotations(place_images(splits, folder / "images"), folder)
+    for split, dataset in place_images(splits, folder / "images").items():
+        coco.write(dataset, folder / annotation_name(split))
     return []
 
 
 def write_annotations(splits: Mapping[str, Dataset], root: Path) -> None:
-    """Write the annotation files of our layout."""
+    """Write the annotation files of our layout, each named like the one it is made from (`annotation_name`)."""
     for split, dataset in splits.items():
-        coco.write(dataset, root / annotation_name(split))
+        coco.write(dataset, root / annotation_name(split, dataset.source))
 
 
 def unify(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
@@ -169,8 +182,8 @@ def _below(root: Path) -> list[Path]:
 
 def _annotation_files(root: Path) -> dict[str, Path]:
     """The annotation files right here, by split."""
-    ours = {split: root / annotation_name(split) for split in SPLIT_WORDS}
-    if there := {split: path for split, path in ours.items() if path.exists()}:  # if it is no file, that is told
+    ours = ((split, root / name) for split in SPLIT_WORDS for name in (annotation_name(split), paddlex_name(split)))
+    if there := {split: path for split, path in ours if path.exists()}:  # if it is no file, that is told
         return there
     folders = [root / "annotations", root, *(path for path in _subfolders(root) if split_of(path.name))]
     candidates = [path for folder in folders for path in sorted(folder.glob("*.json")) if _looks_like_coco(path)]

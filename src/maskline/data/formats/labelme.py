@@ -21,27 +21,25 @@ from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra,
 from maskline.data.faults import Fault, Reading, UnusableError, short
 from maskline.data.formats.labelme_shapes import (
     NO_OBJECT,
-    Json,
     decode_base64,
     extra_of,
     is_crowd,
     label_of,
-    mask_shape,
     region,
 )
 from maskline.data.formats.labelme_tree import Tree, files, key, lines, mirrored, suffix
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.layout import SPLIT_WORDS, UNSPLIT, copy_images, unique_names
-from maskline.data.shapes import Segmentation, crop, from_mask, union
+from maskline.data.shapes import Segmentation, crop, union
 from maskline.data.sources import is_file, picture_size, relative_name
 from maskline.data.texts import dump, encode
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS, SUFFIXES
+from maskline.labelme import VERSION, Json, document, exact_shapes
 
 TITLE = "LabelMe"
 
-VERSION = "5.5.0"  # of LabelMe: the form that is written
 LISTS = {split: f"{split}_anno_list.txt" for split in (*SPLIT_WORDS, UNSPLIT)}
 CLASS_LISTS = ("label.txt", "labels.txt")
 
@@ -398,7 +396,7 @@ class _Writer:
             "imageHeight": image.height,
             "imageWidth": image.width,
         }
-        _write_text(self.folder / path, _document(content))
+        _write_text(self.folder / path, document(content, dump))
         return path
 
     def free_path(self, file_name: str) -> str:
@@ -423,17 +421,16 @@ class _Writer:
         return found
 
     def parts(self, segmentation: Segmentation, size: tuple[int, int]) -> list[Json]:
-        """What tells the shapes of an object apart; none if it has no pixels."""
-        if isinstance(segmentation, str):
-            found = crop(segmentation, size)
-            if found is None:
-                self.losses.empty += 1
-                return []
-            segmentation = from_mask(*found, size)
-            if isinstance(segmentation, str):
-                self.losses.masks += 1
-                return [mask_shape(*found)]
-        return [{"points": ring.tolist()} for ring in segmentation]
+        """What differs between the shapes of an object; none if it has no pixels."""
+        if not isinstance(segmentation, str):
+            return [{"points": ring.tolist()} for ring in segmentation]
+        found = crop(segmentation, size)
+        if found is None:
+            self.losses.empty += 1
+            return []
+        shapes = exact_shapes(*found)
+        self.losses.masks += shapes[0]["shape_type"] == "mask"
+        return shapes
 
 
 def _label(name: str) -> str:
@@ -456,14 +453,6 @@ def _shape(annotation: Annotation, label: str, group: int | None) -> Json:
         "mask": None,
     }
     return {**shape, "attributes": extra["attributes"]} if extra.get("attributes") else shape
-
-
-def _document(content: Json) -> str:
-    """JSON with a line for each key, and for each shape: it can be compared by line, and is a third of the size."""
-
-    shapes = ",".join(f"\n    {dump(shape)}" for shape in content["shapes"])
-    values = {name: f"[{shapes}\n  ]" if name == "shapes" and shapes else dump(content[name]) for name in content}
-    return "{\n" + ",\n".join(f"  {dump(name)}: {value}" for name, value in values.items()) + "\n}\n"
 
 
 def _joined(texts: Iterable[str]) -> str:
