@@ -110,11 +110,8 @@ def with_supervision(folder: Path, split: str, sizes: dict[str, tuple[int, int]]
 def with_datumaro(folder: Path, split: str, sizes: dict[str, tuple[int, int]]) -> Found:
     from datumaro.components.annotation import AnnotationType, Mask
     from datumaro.components.dataset import Dataset
-    from datumaro.components.environment import Environment
 
-    known = Environment()
-    names = {"yolo": ("yolov8_segmentation",), "voc": ("voc_segmentation", "voc")}.get(folder.name, (folder.name,))
-    (name,) = [name for name in names if known.is_format_known(name)][:1] or [names[0]]
+    name = {"yolo": "yolov8_segmentation", "voc": "voc_segmentation"}.get(folder.name, folder.name)
     dataset = Dataset.import_from(str(folder), name)
     dataset.transform("polygons_to_masks")
     labels = dataset.categories()[AnnotationType.label]
@@ -242,6 +239,10 @@ def compare(found: Iterable[tuple[str, list[tuple[str, Mask]]]], truth: dict[str
     return count, scores + [0.0] * sum(len(record["instances"]) for record in left.values())
 
 
+def sizes_of(records: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    return {stem: tuple(record["size"]) for stem, record in records.items()}
+
+
 def read(folder: Path) -> None:
     """Print a row for each format and each reader that is installed."""
     os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
@@ -255,15 +256,15 @@ def read(folder: Path) -> None:
             for key, record in json.loads((folder / f"{form}.json").read_text()).items():
                 split, stem = key.split("/")
                 truth.setdefault(split, {})[stem] = record
-            count, scores = 0, list[float]()
-            for split, records in truth.items():
-                sizes = {stem: tuple(record["size"]) for stem, record in records.items()}
-                try:
-                    found = compare(function(folder.absolute() / form, split, sizes), records)
-                except Exception as error:  # noqa: BLE001 (a reader's own, whatever it is)
-                    print(f"{form} {name} {split}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-                    found = 0, [0.0] * sum(len(record["instances"]) for record in records.values())
-                count, scores = count + found[0], scores + found[1]
+            try:
+                found = [
+                    compare(function(folder.absolute() / form, split, sizes_of(records)), records)
+                    for split, records in truth.items()
+                ]
+            except Exception as error:  # noqa: BLE001 (each tool has its own)
+                print(f"| {form} | {name} | {type(error).__name__}: {' '.join(str(error).split())[:200]} | | | |")
+                continue
+            count, scores = sum(number for number, _ in found), [score for _, part in found for score in part]
             identical = sum(score == 1 for score in scores)
             mean = sum(scores) / max(len(scores), 1)
             print(f"| {form} | {name} | {count} | {len(scores)} | {identical} | {mean:.4f} |", flush=True)

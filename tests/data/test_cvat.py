@@ -480,7 +480,7 @@ def test_everything_legal_comes_back_equal(tmp_path: Path) -> None:
     crowds = sum(a.crowd for d in splits.values() for a in d.annotations)
     assert notes == [
         f"{crowds} crowd regions carry the attribute iscrowd: CVAT shows them as ordinary objects",
-        f"{crowds} masks with holes are <mask> shapes: imports into CVAT projects and FiftyOne skip these",
+        f"{crowds} masks with holes are <mask> shapes, which FiftyOne and the import into a CVAT project skip",
     ]
 
 
@@ -501,7 +501,9 @@ def test_what_is_written_is_cvats_form(tmp_path: Path) -> None:
     assert labels[0].findtext("attributes/attribute/name") == "iscrowd"
     assert root.findtext("meta/project/subsets") == "train\nval"  # CVAT's project import goes by these
     tasks = [(task.findtext("id"), task.findtext("subset")) for task in root.findall("meta/project/tasks/task")]
-    assert tasks == [("1", "train"), ("2", "val")]  # Datumaro's import by these
+    assert tasks == [("1", "train"), ("2", "val")]  # Datumaro's import by these, the labels of CVAT's fork too
+    for task in root.findall("meta/project/tasks/task"):
+        assert [label.findtext("name") for label in task.findall("labels/label")] == splits["train"].names
     assert [i.get("id") for i in root.iter("image")] == [str(n) for n in range(len(list(root.iter("image"))))]
     for element in root.iter("image"):
         assert (tmp_path / "new" / "images" / element.get("subset", "?") / element.get("name", "?")).is_file()

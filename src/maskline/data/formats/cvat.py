@@ -407,7 +407,7 @@ class _Writer:
         told = [
             (self.crowds, "crowd regions carry the attribute iscrowd: CVAT shows them as ordinary objects"),
             (self.attributes, "annotations lose their attributes"),
-            (self.masks, "masks with holes are <mask> shapes: imports into CVAT projects and FiftyOne skip these"),
+            (self.masks, "masks with holes are <mask> shapes, which FiftyOne and the import into a CVAT project skip"),
             (self.empty, "annotations without a pixel are left out"),
         ]
         return [f"{number} {what}" for number, what in told if number] + renamed(self.labels, "to fit XML")
@@ -419,25 +419,21 @@ class _Writer:
         return copy_images(dataset, self.images / (self.subsets[split] or ""), safe)
 
     def document(self, splits: Mapping[str, Dataset]) -> Iterator[str]:
-        """The file in pieces. CVAT takes attributes only where the label lists them.
+        """The file in pieces.
 
-        CVAT reads the subsets of a project from ``<subsets>``, Datumaro from the tasks of the project.
+        Of a project, CVAT reads the labels and ``<subsets>``; Datumaro reads the subsets, and CVAT's fork of it the
+        labels, of the tasks in it.
         """
-        crowd = any(annotation.crowd for dataset in splits.values() for annotation in dataset.annotations)
-        subsets = [subset for subset in self.subsets.values() if subset]
-        kind = "project" if subsets else "task"
-        yield f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta><{kind}><labels>\n'
-        for number, label in enumerate(self.labels.values()):
-            colour = "#{:02x}{:02x}{:02x}".format(*PALETTE[number % len(PALETTE)])
-            yield f"<label><name>{escape(label)}</name><color>{colour}</color><type>any</type>"
-            yield f"<attributes>{_CROWD_LISTED if crowd else ''}</attributes></label>\n"
-        yield "</labels>"
-        if subsets:
-            yield "\n<subsets>" + "\n".join(subsets) + "</subsets>\n<tasks>\n"
+        yield '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta>\n'
+        labels = "".join(self.listed(splits))
+        if subsets := [subset for subset in self.subsets.values() if subset]:
+            yield f"<project>{labels}<subsets>" + "\n".join(subsets) + "</subsets>\n<tasks>\n"
             for number, subset in enumerate(subsets, 1):
-                yield f"<task><id>{number}</id><subset>{subset}</subset></task>\n"
-            yield "</tasks>\n"
-        yield f"</{kind}></meta>\n"
+                yield f"<task><id>{number}</id><subset>{subset}</subset>{labels}</task>\n"
+            yield "</tasks></project>\n"
+        else:
+            yield f"<task>{labels}</task>\n"
+        yield "</meta>\n"
         for split, dataset in splits.items():
             for image in dataset.images:
                 given = {"id": next(self.image_ids), "name": image.file_name, "subset": self.subsets[split]}
@@ -447,6 +443,16 @@ class _Writer:
                     yield from self.shapes(annotation, image, self.labels[name])
                 yield "</image>\n"
         yield "</annotations>\n"
+
+    def listed(self, splits: Mapping[str, Dataset]) -> Iterator[str]:
+        """The list of labels. CVAT takes attributes of shapes only where their label lists them."""
+        crowd = any(annotation.crowd for dataset in splits.values() for annotation in dataset.annotations)
+        yield "<labels>\n"
+        for number, label in enumerate(self.labels.values()):
+            colour = "#{:02x}{:02x}{:02x}".format(*PALETTE[number % len(PALETTE)])
+            yield f"<label><name>{escape(label)}</name><color>{colour}</color><type>any</type>"
+            yield f"<attributes>{_CROWD_LISTED if crowd else ''}</attributes></label>\n"
+        yield "</labels>\n"
 
     def shapes(self, annotation: Annotation, image: ImageRecord, label: str) -> Iterator[str]:
         given: dict[str, object] = {"label": label, "source": "manual", "occluded": 0, "z_order": 0}
