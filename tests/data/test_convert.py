@@ -16,9 +16,12 @@ import sets
 from pycocotools import mask as coco
 
 from maskline.data import layout
-from maskline.data.convert import FORMATS, Converted, convert, convert_in_place, get, recognize
+from maskline.data.convert import Converted, convert, convert_in_place
 from maskline.data.dataset import Dataset, ImageRecord
+from maskline.data.reading import FORMATS, get, load
+from maskline.data.reading import read as read_any
 from maskline.data.shapes import to_rle
+from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError, OutputError, UnknownNameError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -55,18 +58,18 @@ def test_masks_survive_any_two_conversions(tmp_path: Path, first: str, second: s
     root = without_crowds(sets.make(tmp_path / "set"))
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     convert(root, tmp_path / "a", first)
-    assert recognize(tmp_path / "a") == first
+    assert read_any(tmp_path / "a").format == first
     convert(tmp_path / "a", tmp_path / "b", second)
     convert(tmp_path / "b", tmp_path / "c", "coco", second)
-    for split, dataset in layout.load(root).items():
-        assert masks_of(layout.load(tmp_path / "c")[split]) == masks_of(dataset)
+    for split, dataset in load(root).items():
+        assert masks_of(load(tmp_path / "c")[split]) == masks_of(dataset)
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_crowds_are_kept_or_spoken_of(tmp_path: Path, name: str) -> None:
     done = convert(sets.make(tmp_path / "set"), tmp_path / "new", name)
-    crowds = sum(a.crowd for d in get(name).read(tmp_path / "new").splits.values() for a in d.annotations)
+    crowds = sum(a.crowd for d in get(name).read(Source.of(tmp_path / "new")).splits.values() for a in d.annotations)
     assert crowds == (5 if name in CROWD_KEPT else 0)
     assert name in CROWD_KEPT or any("crowd" in note for note in done.notes)
 
@@ -112,7 +115,7 @@ def test_names_are_checked_before_anything_is_read(tmp_path: Path) -> None:
         convert(tmp_path / "none", tmp_path / "new", "labelmee")
     with pytest.raises(DatasetNotFoundError, match="does not exist"):
         convert(tmp_path / "none", tmp_path / "new", "coco")
-    with pytest.raises(DatasetError, match="no data set of a known form"):
+    with pytest.raises(DatasetError, match="no annotations found"):
         convert(tmp_path, tmp_path / "new", "coco")
     with pytest.raises(OutputError, match="is there already"):
         convert(sets.make(tmp_path / "set"), tmp_path / "set", "yolo")
@@ -136,10 +139,10 @@ def test_labelme_in_place_as_the_reference_does(tmp_path: Path) -> None:
     root = in_labelme(tmp_path)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     convert_in_place(root, "LabelMe")
-    splits = layout.load(root)
+    splits = load(root)
     assert [len(splits[name].images) for name in ("train", "val")] == [8, 2]
     assert splits["train"].categories == splits["val"].categories
-    for split, dataset in layout.load(tmp_path / "set").items():
+    for split, dataset in load(tmp_path / "set").items():
         assert masks_of(splits[split]) == masks_of(dataset)
     assert {path: path.read_bytes() for path in before} == before
     convert_in_place(root, "LabelMe")
@@ -152,19 +155,19 @@ def test_without_a_val_list_it_is_divided(tmp_path: Path) -> None:
     lists[0].write_text(lists[0].read_text() + lists[1].read_text())
     lists[1].unlink()
     convert_in_place(root, "LabelMe")
-    splits = layout.load(root)
+    splits = load(root)
     assert [len(splits[name].images) for name in ("train", "val")] == [8, 2]
     val = [image.file_name for image in splits["val"].images]
     convert_in_place(root, "LabelMe")
-    assert [image.file_name for image in layout.load(root)["val"].images] == val
+    assert [image.file_name for image in load(root)["val"].images] == val
 
 
 def test_pictures_elsewhere_are_copied_in(tmp_path: Path) -> None:
     convert(without_crowds(sets.make(tmp_path / "set")), tmp_path / "voc", "voc")
     convert_in_place(tmp_path / "voc", "VOC")
     assert (tmp_path / "voc" / "JPEGImages").is_dir()
-    for split, dataset in layout.load(tmp_path / "set").items():
-        assert masks_of(layout.load(tmp_path / "voc")[split]) == masks_of(dataset)
+    for split, dataset in load(tmp_path / "set").items():
+        assert masks_of(load(tmp_path / "voc")[split]) == masks_of(dataset)
 
 
 def contents(root: Path) -> dict[Path, bytes]:
@@ -194,8 +197,8 @@ def test_in_place_again_and_again(tmp_path: Path, name: str, relative: bool, mon
     monkeypatch.chdir(tmp_path)
     for number in range(3):
         convert_in_place(Path(root.name) if relative else root, name)
-        for split, dataset in layout.load(root).items():
-            assert masks_of(dataset) == masks_of(layout.load(tmp_path / "set")[split])
+        for split, dataset in load(root).items():
+            assert masks_of(dataset) == masks_of(load(tmp_path / "set")[split])
         if number == 0:
             pictures = sorted((root / "images").rglob("*.*"))
     assert {path: path.read_bytes() for path in before} == before
@@ -212,13 +215,13 @@ def test_a_picture_of_another_s_name_gets_one_of_its_own(tmp_path: Path) -> None
     before = contents(root)
     for _ in range(2):
         convert_in_place(root, "VOC")
-        assert layout.load(root)["train"].images[0].file_name == "train/train0.png"
-        assert masks_of(layout.load(root)["train"]) == masks_of(layout.load(tmp_path / "set")["train"])
+        assert load(root)["train"].images[0].file_name == "train/train0.png"
+        assert masks_of(load(root)["train"]) == masks_of(load(tmp_path / "set")["train"])
     assert {path: path.read_bytes() for path in before} == before and len(list((root / "images").rglob("*.png"))) == 8
 
 
 def test_pictures_that_can_not_be_brought_in_leave_nothing_behind(tmp_path: Path) -> None:
-    splits = layout.load(sets.make(tmp_path / "set"))
+    splits = load(sets.make(tmp_path / "set"))
     (tmp_path / "set" / "images" / "val2.png").unlink()
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "old.txt").write_text("")
@@ -244,12 +247,12 @@ def test_errors_change_nothing_in_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["nuclei", "coco_sample"])
 def test_round_trip_on_real_masks(tmp_path: Path, source: str, name: str) -> None:
     """IoU of every mask of the val splits, crowds aside."""
-    dataset = layout.read(SHARED / source).splits["val"]
+    dataset = read_any(SHARED / source).splits["val"]
     kept = [annotation for annotation in dataset.annotations if not annotation.crowd]
     splits = {"val": Dataset("val", dataset.folder, dataset.images, kept, dataset.categories)}
     (tmp_path / "new").mkdir()
     get(name).write(splits, tmp_path / "new")
-    again = get(name).read(tmp_path / "new")
+    again = get(name).read(Source.of(tmp_path / "new"))
     assert not again.errors
     ious = np.asarray(_ious(splits["val"], again.splits["val"]))
     # a picture of indices holds each pixel once: where objects of COCO overlap, the larger one loses
@@ -288,8 +291,8 @@ def test_missing_pictures_are_left_out_only_when_asked_to(tmp_path: Path, name: 
     with pytest.raises(DatasetError, match="train0"):
         convert(tmp_path / "a", tmp_path / "b", "coco")
     done = convert(tmp_path / "a", tmp_path / "b", "coco", skip_errors=True)
-    assert [fault.code for fault in done.skipped] == ["image-missing"]
-    assert [len(layout.load(tmp_path / "b")[split].images) for split in ("train", "val")] == [3, 3]
+    assert [fault.code for fault in done.faults] == ["image-missing"]
+    assert [len(load(tmp_path / "b")[split].images) for split in ("train", "val")] == [3, 3]
 
 
 def test_what_was_done_is_told(tmp_path: Path) -> None:
@@ -299,4 +302,4 @@ def test_what_was_done_is_told(tmp_path: Path) -> None:
     sets.save(root, "train", content)
     done = convert(root, tmp_path / "new", "yolo", skip_errors=True)
     assert isinstance(done, Converted) and done.source_format == "coco"
-    assert [fault.code for fault in done.skipped] == ["no-mask"] and len(done.splits["train"].annotations) == 14
+    assert [fault.code for fault in done.faults] == ["no-mask"] and len(done.splits["train"].annotations) == 14

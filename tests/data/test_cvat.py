@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from maskline.data import layout
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.faults import KINDS, Reading
 from maskline.data.formats import cvat
+from maskline.data.reading import load as load_any
 from maskline.data.shapes import crop, to_rle
+from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError
 from maskline.masks import place_rle, rle_decode
 from maskline.render import PALETTE
@@ -28,6 +29,15 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 HEIGHT, WIDTH = 40, 60
 LABELS = "<labels><label><name>cat</name></label><label><name>dog</name></label></labels>"
 SQUARE = '<polygon label="cat" points="2.00,3.00;12.00,3.00;12.00,9.00;2.00,9.00"/>'
+
+
+def read(root: Path) -> Reading:
+    """What the format's own reader makes of a folder or file."""
+    return cvat.read(Source.of(root))
+
+
+def detect(root: Path) -> bool:
+    return root.exists() and bool(cvat.detect(Source.of(root)))
 
 
 def save_picture(path: Path, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
@@ -57,7 +67,7 @@ def make(root: Path, images: str, pictures: tuple[str, ...] = ("images/a.png",),
 
 
 def read_shapes(root: Path, shapes: str) -> Reading:
-    return cvat.read(make(root, image(shapes)))
+    return read(make(root, image(shapes)))
 
 
 def one_mask(root: Path, shapes: str) -> np.ndarray:
@@ -222,7 +232,7 @@ def test_without_meta_classes_come_as_they_appear(tmp_path: Path) -> None:
     make(tmp_path, image(SQUARE.replace("cat", "zebra") + SQUARE))
     path = tmp_path / "annotations.xml"
     path.write_text(re.sub("<meta>.*</meta>", "", path.read_text()))
-    assert cvat.read(tmp_path).splits["all"].names == ["zebra", "cat"]
+    assert read(tmp_path).splits["all"].names == ["zebra", "cat"]
 
 
 @pytest.mark.parametrize("kind", ["task", "project", "job"])
@@ -235,7 +245,7 @@ def test_labels_of_tasks_projects_and_jobs_without_what_has_no_region(tmp_path: 
         "<label><name> dog </name><type>mask</type></label><label><name/></label>"
     )
     meta = f"<{kind}><id>1</id><name>x</name><labels>{labels}</labels></{kind}><dumped>2024</dumped>"
-    reading = cvat.read(make(tmp_path, image(SQUARE), meta=meta))
+    reading = read(make(tmp_path, image(SQUARE), meta=meta))
     assert reading.splits["all"].names == ["cat", "dog"]
 
 
@@ -245,7 +255,7 @@ def test_labels_of_tasks_projects_and_jobs_without_what_has_no_region(tmp_path: 
 def test_a_project_with_subsets(tmp_path: Path) -> None:
     rows = [("Train", "a.png"), ("Validation", "a.png"), ("test", "b.png"), ("default", "c.png"), ("Train", "d/e.png")]
     images = "".join(image(SQUARE, name, f'subset="{subset}" task_id="3"') for subset, name in rows)
-    reading = cvat.read(make(tmp_path, images, tuple(f"images/{subset}/{name}" for subset, name in rows)))
+    reading = read(make(tmp_path, images, tuple(f"images/{subset}/{name}" for subset, name in rows)))
     assert reading.faults == [] and list(reading.splits) == ["train", "val", "test", "all"]
     train = reading.splits["train"]
     assert [i.file_name for i in train.images] == ["a.png", "d/e.png"] and train.folder.name == "Train"
@@ -256,23 +266,23 @@ def test_a_project_with_subsets(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["images/a.png", "a.png", "images/Train/a.png", "Train/a.png"])
 def test_where_pictures_may_lie(tmp_path: Path, place: str) -> None:
-    reading = cvat.read(make(tmp_path, image(SQUARE, more='subset="Train"'), (place,)))
+    reading = read(make(tmp_path, image(SQUARE, more='subset="Train"'), (place,)))
     dataset = reading.splits["train"]
     assert dataset.path(dataset.images[0]) == tmp_path / place and dataset.images[0].file_name == "a.png"
 
 
 def test_pictures_in_several_folders_are_named_from_the_root(tmp_path: Path) -> None:
-    reading = cvat.read(make(tmp_path, image(name="a.png") + image(name="b.png"), ("images/a.png", "b.png")))
+    reading = read(make(tmp_path, image(name="a.png") + image(name="b.png"), ("images/a.png", "b.png")))
     assert [i.file_name for i in reading.splits["all"].images] == ["images/a.png", "b.png"]
 
 
 def test_frames_of_a_video_lack_their_suffix(tmp_path: Path) -> None:
-    reading = cvat.read(make(tmp_path, image(SQUARE, "frame_000000"), ("images/frame_000000.PNG",)))
+    reading = read(make(tmp_path, image(SQUARE, "frame_000000"), ("images/frame_000000.PNG",)))
     assert reading.splits["all"].images[0].file_name == "frame_000000.PNG" and reading.faults == []
 
 
 def test_names_with_backslashes_and_entities(tmp_path: Path) -> None:
-    reading = cvat.read(make(tmp_path, image(SQUARE, "b&amp;w\\&#252;.png"), ("images/b&w/ü.png",)))
+    reading = read(make(tmp_path, image(SQUARE, "b&amp;w\\&#252;.png"), ("images/b&w/ü.png",)))
     assert [i.file_name for i in reading.splits["all"].images] == ["b&w/ü.png"]
 
 
@@ -280,40 +290,40 @@ def test_the_xml_itself_may_be_named(tmp_path: Path) -> None:
     make(tmp_path, image(SQUARE))
     (tmp_path / "annotations.xml").rename(tmp_path / "My Task.XML")
     for root in (tmp_path, tmp_path / "My Task.XML"):
-        assert cvat.detect(root) and len(cvat.read(root).splits["all"].annotations) == 1
+        assert detect(root) and len(read(root).splits["all"].annotations) == 1
 
 
 def test_several_exports_in_folders_named_as_splits(tmp_path: Path) -> None:
     for folder in ("train", "valid", "other"):
         make(tmp_path / folder, image(SQUARE))
-    reading = cvat.read(tmp_path)
+    reading = read(tmp_path)
     assert list(reading.splits) == ["train", "val", "all"] and reading.faults == []
     assert reading.splits["val"].path(reading.splits["val"].images[0]) == tmp_path / "valid/images/a.png"
 
 
 def test_missing_pictures_are_told_and_left_out(tmp_path: Path) -> None:
-    reading = cvat.read(make(tmp_path, image(SQUARE) + image(SQUARE, "gone.png")))
+    reading = read(make(tmp_path, image(SQUARE) + image(SQUARE, "gone.png")))
     assert codes(reading) == ["image-missing"] and "'gone.png'" in reading.faults[0].what
     assert len(reading.splits["all"].images) == len(reading.splits["all"].annotations) == 1
 
 
 def test_a_file_without_pictures_gives_a_split_and_faults(tmp_path: Path) -> None:
-    reading = cvat.read(make(tmp_path, image(SQUARE), ()))
+    reading = read(make(tmp_path, image(SQUARE), ()))
     assert codes(reading) == ["image-missing"] and len(reading.splits["all"].images) == 0
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "C:\\a.png", "", "a/../../b.png"])
 def test_names_that_lead_out_are_told(tmp_path: Path, name: str) -> None:
-    assert codes(cvat.read(make(tmp_path, image(SQUARE, name)))) == ["image-path"]
+    assert codes(read(make(tmp_path, image(SQUARE, name)))) == ["image-path"]
 
 
 @pytest.mark.parametrize("name", ["x" * 5000 + ".png", "\ufffe".join("ab").replace("\ufffe", "&#x2028;") + ".png"])
 def test_names_no_file_has(tmp_path: Path, name: str) -> None:
-    assert codes(cvat.read(make(tmp_path, image(SQUARE, name)))) == ["image-missing"]
+    assert codes(read(make(tmp_path, image(SQUARE, name)))) == ["image-missing"]
 
 
 def test_a_picture_listed_twice_gets_the_annotations_of_both(tmp_path: Path) -> None:
-    reading = cvat.read(make(tmp_path, image(SQUARE) + image(SQUARE)))
+    reading = read(make(tmp_path, image(SQUARE) + image(SQUARE)))
     assert codes(reading) == ["image-listed-twice"]
     assert [a.image_id for a in reading.splits["all"].annotations] == [1, 1]
 
@@ -322,10 +332,10 @@ def test_a_picture_listed_twice_gets_the_annotations_of_both(tmp_path: Path) -> 
     "size", ["", 'width="0" height="4"', 'width="x" height="4"', 'width="99999999" height="99999999"']
 )
 def test_a_size_not_stated_is_the_files(tmp_path: Path, size: str) -> None:
-    reading = cvat.read(make(tmp_path, image(SQUARE, size=size)))
+    reading = read(make(tmp_path, image(SQUARE, size=size)))
     assert reading.splits["all"].images[0].size == (HEIGHT, WIDTH) and reading.faults == []
     (tmp_path / "images/a.png").write_bytes(b"no picture")
-    assert codes(cvat.read(tmp_path)) == ["image-unreadable"]
+    assert codes(read(tmp_path)) == ["image-unreadable"]
 
 
 # ---- what is wrong
@@ -369,7 +379,7 @@ def test_broken_shapes_are_told_and_the_rest_is_read(tmp_path: Path, code: str, 
 def test_an_export_for_video_is_refused_with_advice(tmp_path: Path) -> None:
     track = '<track id="0" label="cat"><box frame="0" xtl="1" ytl="1" xbr="5" ybr="5"/></track>'
     with pytest.raises(DatasetError, match="'CVAT for video': export it anew as 'CVAT for images 1.1'"):
-        cvat.read(make(tmp_path, track))
+        read(make(tmp_path, track))
 
 
 BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>\n<annotations>&b;</annotations>'
@@ -381,9 +391,9 @@ OUTSIDE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>\n<annotations>
 )
 def test_damaged_and_hostile_xml_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "annotations.xml").write_text(text)
-    assert cvat.detect(tmp_path)
+    assert detect(tmp_path)
     with pytest.raises(DatasetError, match="is not readable XML") as caught:
-        cvat.read(tmp_path)
+        read(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -393,21 +403,21 @@ def test_other_encodings(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "annotations.xml"
     text = path.read_text(encoding="utf-8").replace('"utf-8"', f'"{encoding.removesuffix("-sig")}"')
     path.write_bytes(text.encode(encoding))
-    assert cvat.detect(tmp_path) and "Käfer" in cvat.read(tmp_path).splits["all"].names
+    assert detect(tmp_path) and "Käfer" in read(tmp_path).splits["all"].names
 
 
 def test_an_unknown_encoding_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "annotations.xml").write_text('<?xml version="1.0" encoding="nonsense"?><annotations></annotations>')
     with pytest.raises(DatasetError, match="not readable XML"):
-        cvat.read(tmp_path)
+        read(tmp_path)
 
 
 def test_what_is_not_cvat(tmp_path: Path) -> None:
     (tmp_path / "voc.xml").write_text("<annotation><filename>a.png</filename></annotation>")
     for root in (tmp_path, tmp_path / "voc.xml", tmp_path / "gone"):
-        assert not cvat.detect(root)
+        assert not detect(root)
         with pytest.raises(DatasetNotFoundError, match="expected an export of CVAT"):
-            cvat.read(root)
+            read(root)
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -431,7 +441,7 @@ def test_no_junk_gives_a_traceback(tmp_path: Path, seed: int) -> None:
             data[start:end] = rng.choice(junk)
     path.write_bytes(bytes(data))
     try:
-        reading = cvat.read(tmp_path)
+        reading = read(tmp_path)
     except DatasetError as error:
         assert "\n" not in str(error)
         return
@@ -464,10 +474,10 @@ def single(folder: Path, *annotations: Annotation, classes: tuple[str, ...] = ("
 
 
 def test_everything_legal_comes_back_equal(tmp_path: Path) -> None:
-    splits = layout.load(sets.make(tmp_path / "set"))
+    splits = load_any(sets.make(tmp_path / "set"))
     (tmp_path / "new").mkdir()
     notes = cvat.write(splits, tmp_path / "new")
-    reading = cvat.read(tmp_path / "new")
+    reading = read(tmp_path / "new")
     assert reading.faults == [] and masks(reading.splits) == masks(splits)
     assert [d.images for d in map(_without_ids, reading.splits.values())] == [
         d.images for d in map(_without_ids, splits.values())
@@ -482,7 +492,7 @@ def _without_ids(dataset: Dataset) -> Dataset:
 
 
 def test_what_is_written_is_cvats_form(tmp_path: Path) -> None:
-    splits = layout.load(sets.make(tmp_path / "set"))
+    splits = load_any(sets.make(tmp_path / "set"))
     (tmp_path / "new").mkdir()
     cvat.write(splits, tmp_path / "new")
     root = ElementTree.parse(tmp_path / "new" / "annotations.xml").getroot()
@@ -507,7 +517,7 @@ def test_a_set_not_divided_is_a_task_without_subsets(tmp_path: Path) -> None:
     assert cvat.write({"all": dataset}, tmp_path / "new") == []
     root = ElementTree.parse(tmp_path / "new" / "annotations.xml").getroot()
     assert root.find("meta/task/labels") is not None and root.find("image").get("subset") is None
-    reading = cvat.read(tmp_path / "new")
+    reading = read(tmp_path / "new")
     assert list(reading.splits) == ["all"] and reading.splits["all"].images == dataset.images
 
 
@@ -517,7 +527,7 @@ def test_names_are_escaped_and_those_xml_cannot_hold_are_renamed(tmp_path: Path)
     dataset = single(tmp_path / "old", classes=classes, name="a<&>\"'\x01 b.png")
     (note,) = cvat.write({"all": dataset}, tmp_path / "new")
     assert note.startswith("2 classes are renamed to fit XML: ' two\\n words ' as 'two words 2', 'bell")
-    reading = cvat.read(tmp_path / "new")
+    reading = read(tmp_path / "new")
     assert reading.splits["all"].names == ["<b>&amp;\"'", "two words 2", "two words", "bell\ufffd", "猫", "1e5"]
     assert reading.splits["all"].images[0].file_name == "a<&>\"'%01 b.png" and reading.faults == []
 
@@ -537,7 +547,7 @@ def test_polygons_keep_all_digits(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     ring = np.asarray([[1 / 3, 2.0], [55.123456789012345, 1e-7], [30.5, 39.0]])
     cvat.write({"all": single(tmp_path / "old", Annotation(1, 1, 1, (ring,)))}, tmp_path / "new")
-    (annotation,) = cvat.read(tmp_path / "new").splits["all"].annotations
+    (annotation,) = read(tmp_path / "new").splits["all"].annotations
     assert (annotation.segmentation[0] == ring).all()
 
 
@@ -559,16 +569,16 @@ def test_any_mask_comes_back(tmp_path_factory: pytest.TempPathFactory, mask: np.
     rle = place_rle(mask, (top, top + mask.shape[0], left, left + mask.shape[1]), (HEIGHT, WIDTH))
     (folder / "new").mkdir()
     notes = cvat.write({"all": single(folder / "old", Annotation(1, 1, 1, rle))}, folder / "new")
-    back = [a.segmentation for a in cvat.read(folder / "new").splits["all"].annotations]
+    back = [a.segmentation for a in read(folder / "new").splits["all"].annotations]
     assert back == ([rle] if mask.any() else []) and len(notes) == (not mask.any())
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the real data sets")
 @pytest.mark.parametrize("name", ["nuclei", "coco_sample"])
 def test_all_masks_of_the_real_sets_come_back_equal(tmp_path: Path, name: str) -> None:
-    splits = layout.load(SHARED / name)
+    splits = load_any(SHARED / name)
     cvat.write(splits, tmp_path)
-    reading = cvat.read(tmp_path)
+    reading = read(tmp_path)
     assert reading.faults == []
     back = reading.splits
     assert [d.names for d in back.values()] == [d.names for d in splits.values()]

@@ -14,16 +14,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskline.data import layout
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
+from maskline.data.faults import Reading
 from maskline.data.formats import labelme
+from maskline.data.reading import read as read_any
 from maskline.data.shapes import area, crop, to_rle
+from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError
 from maskline.masks import rle_decode, rle_encode
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 WIDTH, HEIGHT = 40, 30
 SQUARE = [[5, 5], [15, 5], [15, 15], [5, 15]]
+
+
+def read(root: Path) -> Reading:
+    """What the format's own reader makes of a folder or file."""
+    return labelme.read(Source.of(root))
+
+
+def detect(root: Path) -> bool:
+    return root.exists() and bool(labelme.detect(Source.of(root)))
 
 
 def picture(path: Path, width: int = WIDTH, height: int = HEIGHT, **options: Any) -> Path:
@@ -62,7 +73,7 @@ def one(root: Path, *shapes: Any) -> tuple[Dataset, list[str]]:
     """A set of one picture: as read, and the codes of its faults."""
     picture(root / "images/a.jpg")
     sheet(root / "annotations/a.json", shapes)
-    reading = labelme.read(root)
+    reading = read(root)
     return reading.splits["all"], [fault.code for fault in reading.faults]
 
 
@@ -197,7 +208,7 @@ def test_a_mask_is_cut_at_the_image(tmp_path: Path, corner: tuple[int, int], exp
 def test_a_bad_shape_is_told_and_the_rest_stays(tmp_path: Path, bad: Any, code: str, words: str) -> None:
     picture(tmp_path / "images/a.jpg")
     sheet(tmp_path / "annotations/a.json", (shape("dog"), bad, shape("cow")))
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     (fault,) = reading.faults
     assert (fault.code, fault.file, fault.image_id) == (code, "annotations/a.json", 1)
     assert "shape 1" in fault.what
@@ -262,7 +273,7 @@ def test_lists_name_the_splits(tmp_path: Path) -> None:
     reference_layout(tmp_path)
     (tmp_path / "train_anno_list.txt").write_bytes(b"\xef\xbb\xbfannotations\\1.json\r\n\r\n   \r\nannotations/0.json")
     (tmp_path / "val_anno_list.txt").write_text("images/2.jpg annotations/2.json\n")
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     train, val = reading.splits["train"], reading.splits["val"]
     assert list(reading.splits) == ["train", "val"]
     assert reading.faults == []
@@ -281,7 +292,7 @@ def test_encodings_of_lists_and_names_with_spaces(tmp_path: Path, encoding: str)
     sheet(tmp_path / "annotations/水果 1.json", (shape("苹果"),), "../images/水果 1.jpg")
     (tmp_path / "train_anno_list.txt").write_bytes("annotations/水果 1.json\n".encode(encoding))
     (tmp_path / "label.txt").write_bytes("苹果\n梨\n".encode(encoding))
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     assert reading.faults == []
     assert reading.splits["train"].names == ["苹果", "梨"]
     assert [image.file_name for image in reading.splits["train"].images] == ["水果 1.jpg"]
@@ -290,9 +301,9 @@ def test_encodings_of_lists_and_names_with_spaces(tmp_path: Path, encoding: str)
 def test_a_missing_or_empty_val_list(tmp_path: Path) -> None:
     reference_layout(tmp_path)
     (tmp_path / "train_anno_list.txt").write_text("annotations/0.json\nannotations/1.json\nannotations/2.json")
-    assert list(labelme.read(tmp_path).splits) == ["train"]
+    assert list(read(tmp_path).splits) == ["train"]
     (tmp_path / "val_anno_list.txt").write_text("\n")
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     assert len(reading.splits["train"].images) == 3
     assert reading.splits["val"].images == ()
     assert len(reading.splits["val"].categories) == 3
@@ -303,9 +314,9 @@ def test_lines_that_lead_nowhere_or_come_twice_and_files_no_list_names(tmp_path:
     (tmp_path / "annotations/instance_train.json").write_text('{"images": [], "annotations": [], "categories": []}')
     lines = ["annotations/0.json", "annotations/7.json", "0.json", f"{tmp_path}/annotations/1.json"]
     (tmp_path / "train_anno_list.txt").write_text("\n".join(lines))
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     assert len(reading.splits["train"].images) == 2
-    assert [fault.code for fault in reading.faults] == ["record", "image-listed-twice", "image-unlisted"]
+    assert [fault.code for fault in reading.faults] == ["record", "image-listed-twice", "file-unlisted"]
     assert "annotations/7.json" in reading.faults[0].what
     assert "1 annotation files" in reading.faults[2].what
     assert "annotations/2.json" in reading.faults[2].what
@@ -314,8 +325,8 @@ def test_lines_that_lead_nowhere_or_come_twice_and_files_no_list_names(tmp_path:
 def test_lists_in_a_sub_folder(tmp_path: Path) -> None:
     reference_layout(tmp_path / "fruit")
     (tmp_path / "fruit/train_anno_list.txt").write_text("annotations/0.json")
-    assert labelme.detect(tmp_path)
-    assert labelme.read(tmp_path).splits["train"].folder == tmp_path / "fruit/images"
+    assert detect(tmp_path)
+    assert read(tmp_path).splits["train"].folder == tmp_path / "fruit/images"
 
 
 def test_json_beside_pictures(tmp_path: Path) -> None:
@@ -323,7 +334,7 @@ def test_json_beside_pictures(tmp_path: Path) -> None:
         picture(tmp_path / f"{name}.PNG")
         sheet(tmp_path / f"{name}.json", (shape(),), f"{name[-1]}.png")
     (tmp_path / "classes.json").write_text('["cat"]')
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     assert list(reading.splits) == ["all"]
     assert reading.faults == []
     assert reading.splits["all"].folder == tmp_path
@@ -336,9 +347,9 @@ def test_folders_named_as_splits(tmp_path: Path, pattern: str) -> None:
         picture(tmp_path / "images" / split / f"{split}.jpg")
         sheet(tmp_path / (pattern.format(split, split) + ".json"), (shape(split),), f"{split}.jpg")
     sheet(tmp_path / "stray.json")
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     assert list(reading.splits) == ["train", "val", "test"]
-    assert [fault.code for fault in reading.faults] == ["image-unlisted"]
+    assert [fault.code for fault in reading.faults] == ["file-unlisted"]
     assert [d.images[0].file_name for d in reading.splits.values()] == [
         "Train/Train.jpg",
         "valid/valid.jpg",
@@ -351,7 +362,7 @@ def test_a_class_named_as_a_split_makes_none(tmp_path: Path) -> None:
     for name in ("train", "tram"):
         picture(tmp_path / name / "1.jpg")
         sheet(tmp_path / name / "1.json", (shape(name),), "1.jpg")
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     assert list(reading.splits) == ["all"]
     assert len(reading.splits["all"].images) == 2
 
@@ -368,7 +379,7 @@ def test_links_to_folders_are_followed_without_end(tmp_path: Path) -> None:
     sheet(tmp_path / "set/annotations/a.json", (shape(),))
     (tmp_path / "set/images").symlink_to(tmp_path / "disk")
     (tmp_path / "set/annotations/loop").symlink_to(tmp_path / "set")
-    reading = labelme.read(tmp_path / "set")
+    reading = read(tmp_path / "set")
     assert reading.faults == []
     assert len(reading.splits["all"].images) == 1
 
@@ -399,7 +410,7 @@ def test_pictures_are_found(tmp_path: Path, there: str, where: str, image_path: 
     """B30: also by Windows paths."""
     picture(tmp_path / there)
     sheet(tmp_path / where, (shape(),), image_path)
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     dataset = reading.splits["all"]
     assert reading.faults == []
     assert dataset.path(dataset.images[0]) == tmp_path / there
@@ -409,7 +420,7 @@ def test_of_two_pictures_of_one_name_the_nearest(tmp_path: Path) -> None:
     for folder in ("", "b/", "c/"):
         picture(tmp_path / f"images/{folder}a.jpg")
         sheet(tmp_path / f"annotations/{folder}a.json", (shape(),), "/elsewhere/a.jpg")
-    dataset = labelme.read(tmp_path).splits["all"]
+    dataset = read(tmp_path).splits["all"]
     assert sorted(image.file_name for image in dataset.images) == ["a.jpg", "b/a.jpg", "c/a.jpg"]
 
 
@@ -417,7 +428,7 @@ def test_images_comes_before_other_folders(tmp_path: Path) -> None:
     picture(tmp_path / "images/a.jpg")
     picture(tmp_path / "previews/a.jpg")
     sheet(tmp_path / "annotations/b/a.json", (shape(),), "/elsewhere/a.jpg")
-    dataset = labelme.read(tmp_path).splits["all"]
+    dataset = read(tmp_path).splits["all"]
     assert dataset.path(dataset.images[0]) == tmp_path / "images/a.jpg"
 
 
@@ -428,7 +439,7 @@ def test_a_missing_picture_is_told_and_its_size_is_that_stated(tmp_path: Path) -
     sheet(tmp_path / "annotations/b/a.json", (old,), "a.jpg", imageData=content)
     sheet(tmp_path / "annotations/c.json", (old,), "c.jpg", imageData=content, imageHeight=None, imageWidth=None)
     sheet(tmp_path / "annotations/d.json", (old,), "d.jpg", imageHeight=None, imageWidth=None)
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     assert [fault.code for fault in reading.faults] == ["image-missing"] * 3
     assert "imageData" in reading.faults[0].what
     images = reading.splits["all"].images
@@ -447,7 +458,7 @@ def test_sizes_not_stated_are_those_of_the_turned_picture(tmp_path: Path) -> Non
     (tmp_path / "images/b.jpg").write_bytes(b"\xff\xd8\xff junk")
     sheet(tmp_path / "annotations/b.json", (), "b.jpg", imageHeight="30")
     sheet(tmp_path / "annotations/c.json", (), "b.jpg", imageHeight=10.0, imageWidth=20.0)
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     assert [image.size for image in reading.splits["all"].images] == [(WIDTH, HEIGHT), (10, 20)]
     assert [(fault.code, fault.file) for fault in reading.faults] == [("image-unreadable", "annotations/b.json")]
 
@@ -459,7 +470,7 @@ def test_pictures_out_of_reach(tmp_path: Path) -> None:
     sheet(tmp_path / "set/a.json", (shape(),), "../outside.jpg")
     sheet(tmp_path / "set/b.json", (shape(),), "a.gif")
     sheet(tmp_path / "set/c.json", (shape(),), "a\0b.jpg")
-    reading = labelme.read(tmp_path / "set")
+    reading = read(tmp_path / "set")
     assert [fault.code for fault in reading.faults] == ["image-path", "image-unreadable", "image-path"]
     assert reading.splits["all"].images == ()
 
@@ -468,7 +479,7 @@ def test_two_files_of_one_picture_are_merged(tmp_path: Path) -> None:
     picture(tmp_path / "images/a.jpg")
     sheet(tmp_path / "annotations/a.json", (shape("cat"),))
     sheet(tmp_path / "annotations/b.json", (shape("dog"),))
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     dataset = reading.splits["all"]
     assert [fault.code for fault in reading.faults] == ["image-listed-twice"]
     assert (len(dataset.images), [a.image_id for a in dataset.annotations]) == (1, [1, 1])
@@ -479,24 +490,24 @@ def test_two_files_of_one_picture_are_merged(tmp_path: Path) -> None:
 
 def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match="does not exist"):
-        labelme.read(tmp_path / "nowhere")
+        read(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match="no LabelMe annotations"):
-        labelme.read(tmp_path)
+        read(tmp_path)
     (tmp_path / "coco.json").write_text('{"images": []}')
     with pytest.raises(DatasetError, match="no LabelMe annotations"):
-        labelme.read(tmp_path)
+        read(tmp_path)
     with pytest.raises(DatasetError, match="is a file"):
-        labelme.read(tmp_path / "coco.json")
+        read(tmp_path / "coco.json")
     for root in (tmp_path, tmp_path / "nowhere", tmp_path / "coco.json"):
-        assert not labelme.detect(root)
+        assert not detect(root)
 
 
 def test_detect(tmp_path: Path) -> None:
     one(tmp_path / "a", shape())
-    assert labelme.detect(tmp_path / "a")
+    assert detect(tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b/val_anno_list.txt").touch()
-    assert labelme.detect(tmp_path / "b")
+    assert detect(tmp_path / "b")
 
 
 @pytest.mark.parametrize(
@@ -508,7 +519,7 @@ def test_broken_files_are_told_and_the_rest_stays(tmp_path: Path, content: bytes
     (tmp_path / "train_anno_list.txt").write_text("annotations/0.json\nannotations/a.json")
     picture(tmp_path / "images/a.jpg")
     sheet(tmp_path / "annotations/a.json", (shape(),))
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     assert [(fault.code, fault.file) for fault in reading.faults] == [("record", "annotations/0.json")]
     assert len(reading.splits["train"].annotations) == 1
 
@@ -530,7 +541,7 @@ def test_junk_never_raises(tmp_path: Path, data: st.DataObject) -> None:
     for key in data.draw(st.lists(st.sampled_from(list(spot)), min_size=1, max_size=3)):
         spot[key] = data.draw(JUNK)
     (tmp_path / "a.json").write_text(json.dumps(content))
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     for dataset in reading.splits.values():
         for image in dataset.images:
             dataset.instances(image)
@@ -566,7 +577,7 @@ def test_round_trip(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
     notes = labelme.write({"train": source, "val": other}, target)
-    reading = labelme.read(target)
+    reading = read(target)
     back = reading.splits["train"]
 
     assert [note.split(":")[0].split(" ", 1)[0] for note in notes] == ["1", "1", "1", "1"]
@@ -584,7 +595,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert len(back.annotations[1].segmentation) == 2
     assert (pixels(back, 2) == hole).all()
     assert (pixels(back, 3) == solid).all()
-    assert labelme.detect(target)
+    assert detect(target)
 
 
 def test_what_is_written_is_labelme_json(tmp_path: Path) -> None:
@@ -615,7 +626,7 @@ def test_what_is_written_is_labelme_json(tmp_path: Path) -> None:
     assert (last["shape_type"], last["points"]) == ("mask", [[3, 2], [8, 8]])
     decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(last["mask"]))))
     assert (decoded == mask[2:9, 3:9]).all()
-    assert labelme.read(target).splits["all"].names == ["cat", "sea lion"]
+    assert read(target).splits["all"].names == ["cat", "sea lion"]
 
 
 def test_names_that_would_not_come_back(tmp_path: Path) -> None:
@@ -628,7 +639,7 @@ def test_names_that_would_not_come_back(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
     (note,) = labelme.write({"train": source}, target)
-    back = labelme.read(target).splits["train"]
+    back = read(target).splits["train"]
     assert note.startswith("3 classes are renamed")
     assert back.names == ["__ignore__ class", "a b", "a b 2", "a b 3", "ok"]
     assert [a.category_id for a in back.annotations] == [1, 2, 3, 4, 5]
@@ -640,7 +651,7 @@ def test_an_unsplit_part_beside_splits_gets_a_list(tmp_path: Path) -> None:
     assert labelme.write(splits, tmp_path / "target") == [
         "1 classes are renamed to fit a line of label.txt: 'sea\\tlion' as 'sea lion'"
     ]
-    back = labelme.read(tmp_path / "target").splits
+    back = read(tmp_path / "target").splits
     assert {split: [image.file_name for image in d.images] for split, d in back.items()} == {
         "train": ["train.jpg"],
         "all": ["all.jpg"],
@@ -664,7 +675,7 @@ def test_any_mask_comes_back_pixel_for_pixel(tmp_path_factory: pytest.TempPathFa
     source = made(root, "train", ["a.jpg"], Annotation(1, "id0", 7, rle_encode(mask), crowd=crowd))
     (root / "target").mkdir()
     labelme.write({"train": source}, root / "target")
-    back = labelme.read(root / "target").splits["train"]
+    back = read(root / "target").splits["train"]
     assert len(back.annotations) == 1
     assert back.annotations[0].crowd == crowd
     assert (pixels(back) == mask).all()
@@ -674,10 +685,10 @@ def test_any_mask_comes_back_pixel_for_pixel(tmp_path_factory: pytest.TempPathFa
 def test_real_sets_come_back_pixel_for_pixel(tmp_path: Path, name: str, limit: int) -> None:
     if not (SHARED / name).exists():
         pytest.skip("needs ../shared/data")
-    whole = layout.read(SHARED / name).splits
+    whole = read_any(SHARED / name).splits
     splits = {split: dataset.select(dataset.images[:limit]) for split, dataset in whole.items()}
     labelme.write(splits, tmp_path)
-    reading = labelme.read(tmp_path)
+    reading = read(tmp_path)
     assert reading.faults == []
     for split, dataset in splits.items():
         back = reading.splits[split]

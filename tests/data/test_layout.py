@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,13 +10,18 @@ import pytest
 import sets
 
 from maskline.data import layout
+from maskline.data.formats import coco
+from maskline.data.reading import load
+from maskline.data.reading import read as read_any
+from maskline.data.source import Source
+from maskline.data.tree import split_of
 from maskline.errors import DatasetError, DatasetNotFoundError, OutputError
 
 
 def test_the_layout_of_the_reference_also_below(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "parent" / "set")
     for given in (root, tmp_path / "parent", tmp_path):
-        reading = layout.read(given)
+        reading = read_any(given)
         assert list(reading.splits) == ["train", "val"] and not reading.faults
         assert all(dataset.folder == root / "images" for dataset in reading.splits.values())
 
@@ -25,21 +31,24 @@ def test_a_nested_copy_does_not_confuse(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "set")
     shutil.copytree(root, root / "backup")
     (root / "old" / "images").mkdir(parents=True)
-    assert layout.find(root)["train"] == root / "annotations" / "instance_train.json"
+    assert coco.find(Source.of(root))["train"] == "annotations/instance_train.json"
+    (fault, other) = read_any(root).faults
+    assert fault.code == other.code == "file-repeated" and fault.file == "backup/annotations/instance_train.json"
+    assert fault.what == "15 instances in 3 images"
 
 
 def test_coco_s_own_layout(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "made")
     for split in ("train", "val"):
         target = tmp_path / "coco" / f"{split}2017"
-        for image in layout.read(root).splits[split].images:
+        for image in read_any(root).splits[split].images:
             (target / image.file_name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / "images" / image.file_name, target / image.file_name)
         annotations = tmp_path / "coco" / "annotations" / f"instances_{split}2017.json"
         annotations.parent.mkdir(exist_ok=True)
         shutil.copy(root / "annotations" / f"instance_{split}.json", annotations)
         shutil.copy(annotations, annotations.with_name(f"person_keypoints_{split}2017.json"))
-    splits = layout.read(tmp_path / "coco").splits
+    splits = read_any(tmp_path / "coco").splits
     assert {split: dataset.folder.name for split, dataset in splits.items()} == {"train": "train2017", "val": "val2017"}
     assert all(dataset.path(image).is_file() for dataset in splits.values() for image in dataset.images)
 
@@ -50,7 +59,7 @@ def test_a_folder_for_each_split(tmp_path: Path) -> None:
         folder = tmp_path / "set" / name
         shutil.copytree(root / "images", folder)
         shutil.copy(root / "annotations" / f"instance_{split}.json", folder / "_annotations.coco.json")
-    splits = layout.read(tmp_path / "set").splits
+    splits = read_any(tmp_path / "set").splits
     assert {split: dataset.folder.name for split, dataset in splits.items()} == {"train": "train", "val": "valid"}
 
 
@@ -59,7 +68,7 @@ def test_one_file_for_a_set_that_is_not_split(tmp_path: Path) -> None:
     (root / "annotations" / "instance_val.json").unlink()
     file = (root / "annotations" / "instance_train.json").rename(root / "labels.json")
     for given in (root, file):
-        (split,) = layout.read(given).splits.values()
+        (split,) = read_any(given).splits.values()
         assert split.split == "all" and split.folder == root / "images" and len(split.images) == 4
 
 
@@ -74,8 +83,8 @@ def test_what_lies_in_the_place_of_annotations_is_not_passed_over(tmp_path: Path
         else:
             (folder / "instance_val.json").unlink()
             (folder / "instance_val.json").mkdir()
-        assert list(layout.find(root)) == ["train", "val"], damage
-        reading = layout.read(root)
+        assert list(coco.find(Source.of(root))) == ["train", "val"], damage
+        reading = read_any(root)
         assert list(reading.splits) == ["train"] and [fault.code for fault in reading.faults] == ["file"]
 
 
@@ -84,29 +93,35 @@ def test_names_too_long_for_any_file_raise_nothing(tmp_path: Path) -> None:
     content = sets.load(root, "train")
     content["images"][0]["file_name"] = "x" * 5000
     sets.save(root, "train", content)
-    dataset = layout.read(root).splits["train"]
+    dataset = read_any(root).splits["train"]
     assert dataset.folder == root / "images"
     with pytest.raises(DatasetError, match="is missing"):
         layout.copy_images(dataset, tmp_path / "new")
 
 
-def test_two_files_for_one_split_are_not_guessed_between(tmp_path: Path) -> None:
+def test_of_two_files_for_one_split_the_one_with_more_instances_is_read(tmp_path: Path) -> None:
     root = sets.make(tmp_path)
-    for name in ("a_train.json", "b_train.json"):
-        shutil.copy(root / "annotations" / "instance_train.json", root / "annotations" / name)
-    for split in ("train", "val"):
-        (root / "annotations" / f"instance_{split}.json").unlink()
-    with pytest.raises(DatasetError, match="name one of them"):
-        layout.find(root)
-    assert not layout.detect(root)
+    content = sets.load(root, "train")
+    (root / "annotations" / "b_train.json").write_text(json.dumps(content))
+    content["annotations"] = content["annotations"][:4]
+    (root / "annotations" / "a_train.json").write_text(json.dumps(content))
+    (root / "annotations" / "instance_train.json").unlink()
+    (root / "annotations" / "instance_val.json").rename(root / "annotations" / "val.json")
+    reading = read_any(root)
+    assert reading.files == ("annotations/b_train.json", "annotations/val.json")
+    (fault,) = reading.faults
+    assert (fault.code, fault.file) == ("file-repeated", "annotations/a_train.json")
+    assert fault.what == "4 instances in 1 image"
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match="does not exist"):
-        layout.find(tmp_path / "none")
+        read_any(tmp_path / "none")
+    with pytest.raises(DatasetError, match="no annotations found"):
+        read_any(tmp_path)
     with pytest.raises(DatasetNotFoundError, match="instance_train.json"):
-        layout.find(tmp_path)
-    assert not layout.detect(tmp_path) and not layout.detect(tmp_path / "none")
+        coco.read(Source.of(tmp_path))
+    assert coco.detect(Source.of(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
@@ -115,7 +130,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     + [(name, None) for name in ("rain", "trainval", "latest", "evaluation")],
 )
 def test_split_names(name: str, split: str | None) -> None:
-    assert layout.split_of(name) == split
+    assert split_of(name) == split
 
 
 def test_load_refuses_what_has_errors_and_tells_the_first(tmp_path: Path) -> None:
@@ -124,15 +139,15 @@ def test_load_refuses_what_has_errors_and_tells_the_first(tmp_path: Path) -> Non
     for annotation in content["annotations"][:7]:
         annotation["segmentation"] = None
     sets.save(root, "train", content)
-    with pytest.raises(DatasetError, match=r"(?s)^7 records can't be read; .*annotation 1000.*and 2 more$"):
-        layout.load(root)
+    with pytest.raises(DatasetError, match=r"(?s)^7 errors in the data set; .*annotation 1000.*and 2 more$"):
+        load(root)
 
 
 def test_write_and_read_again(tmp_path: Path) -> None:
-    splits = layout.load(sets.make(tmp_path / "old"))
+    splits = load(sets.make(tmp_path / "old"))
     (tmp_path / "new").mkdir()
     assert layout.write(splits, tmp_path / "new") == []
-    again = layout.load(tmp_path / "new")
+    again = load(tmp_path / "new")
     for split, dataset in splits.items():
         assert [i.file_name for i in again[split].images] == [i.file_name for i in dataset.images]
         for old, new in zip(dataset.images, again[split].images, strict=True):
@@ -141,8 +156,8 @@ def test_write_and_read_again(tmp_path: Path) -> None:
 
 
 def test_pictures_of_one_name_in_two_folders_both_stay(tmp_path: Path) -> None:
-    train = layout.load(sets.make(tmp_path / "a"))["train"]
-    other = layout.load(sets.make(tmp_path / "b"))["train"]
+    train = load(sets.make(tmp_path / "a"))["train"]
+    other = load(sets.make(tmp_path / "b"))["train"]
     names = layout.unique_names({"train": train, "val": other})
     assert names["train"][1] == "train0.png" and names["val"][1] == "val/train0.png"
     flat = layout.unique_names({"train": train, "val": other}, flat=True)
@@ -153,7 +168,7 @@ def test_pictures_of_one_name_in_two_folders_both_stay(tmp_path: Path) -> None:
 
 
 def test_a_missing_picture_is_told(tmp_path: Path) -> None:
-    dataset = layout.load(sets.make(tmp_path))["train"]
+    dataset = load(sets.make(tmp_path))["train"]
     (tmp_path / "images" / "train0.png").unlink()
     with pytest.raises(DatasetError, match=r"train0.png is missing"):
         layout.copy_images(dataset, tmp_path / "new")
@@ -193,7 +208,7 @@ def test_unify_makes_one_list_of_classes(tmp_path: Path) -> None:
     for annotation in content["annotations"]:
         annotation["category_id"] = 3 if annotation["category_id"] == 7 else 9
     sets.save(root, "val", content)
-    before = layout.load(root)
+    before = load(root)
     after = layout.unify(before)
     assert after["train"].categories == after["val"].categories and after["val"].names == ["cat", "dog", "emu"]
     assert len({c.id for c in after["val"].categories}) == 3

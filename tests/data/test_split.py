@@ -14,8 +14,9 @@ import sets
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskline.data import layout, split
+from maskline.data import split
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
+from maskline.data.reading import load
 from maskline.data.split import Division, divide, merge, split_in_place, split_into
 from maskline.errors import DatasetError, ParameterError
 
@@ -120,7 +121,7 @@ def test_in_place_pictures_that_are_not_there_are_told(tmp_path: Path, caplog: p
     (root / "images" / "val0.png").unlink()
     split_in_place(root, Division(50))
     assert "1 pictures are not there, the first: val0.png" in caplog.text
-    assert sum(len(dataset.images) for dataset in layout.load(root).values()) == 7
+    assert sum(len(dataset.images) for dataset in load(root).values()) == 7
 
 
 def test_one_large_group_and_small_ones() -> None:
@@ -135,7 +136,7 @@ def test_pictures_that_look_alike_stay_together(tmp_path: Path) -> None:
     for i in range(0, 12, 2):
         first, second = (root / "images" / f"{'sub/' if n == 1 else ''}train{n}.png" for n in (i, i + 1))
         cv2.imwrite(str(second), cv2.convertScaleAbs(cv2.imread(str(first)), alpha=0.95, beta=4))
-    dataset = layout.load(root)["train"]
+    dataset = load(root)["train"]
     for seed in range(4):
         for part in divide(dataset, Division(50, seed, group="similar")).values():
             pairs = Counter(int(image.file_name.rpartition("train")[2][:-4]) // 2 for image in part.images)
@@ -161,7 +162,7 @@ def test_merge_keeps_ids_that_are_free_and_lists_no_picture_twice(tmp_path: Path
     root = sets.make(tmp_path)
     content = sets.content(["val0.png", "train0.png", "val2.png"], first_id=1)  # ids of train, and one of its pictures
     sets.save(root, "val", content)
-    merged = merge(layout.load(root))
+    merged = merge(load(root))
     assert [image.id for image in merged.images[:4]] == [1, 2, 3, 4] and len(merged.images) == 6
     assert len({image.id for image in merged.images}) == 6
     assert len({annotation.id for annotation in merged.annotations}) == len(merged.annotations) == 15 + 5
@@ -177,7 +178,7 @@ def test_in_place_keeps_every_earlier_state(tmp_path: Path) -> None:
         states.append({p.name: p.read_text() for p in folder.glob("instance_*.json")})
         parts = split_in_place(root, Division(50, seed))
         assert len(parts["train"].images) == len(parts["val"].images) == 4
-        again = layout.load(root)
+        again = load(root)
         assert [i.file_name for i in again["val"].images] == [i.file_name for i in parts["val"].images]
     for number, state in enumerate(states):
         for name, text in state.items():
@@ -231,7 +232,7 @@ def test_into_a_new_folder(tmp_path: Path) -> None:
     before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
     split_into(tmp_path / "new", root, Division(50))
     assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
-    new = layout.load(tmp_path / "new")
+    new = load(tmp_path / "new")
     assert [len(new[name].images) for name in ("train", "val", "test")] == [2, 2, 3]
 
 

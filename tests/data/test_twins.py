@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskline.data import layout
+from maskline.data.reading import load
 from maskline.data.twins import MOST_ALIKE, SIDE, Fingerprint, Pair, fingerprint, pairs
 from maskline.inputs import read_image
 
@@ -250,7 +250,7 @@ def test_more_pictures_than_a_block_are_all_compared(scenes: list[np.ndarray]) -
 def test_between_train_and_val_of_the_real_sets() -> None:
     found = {}
     for name in ("nuclei", "coco_sample"):
-        splits = layout.load(SHARED / name)
+        splits = load(SHARED / name)
         images = [(split, dataset, image) for split, dataset in splits.items() for image in dataset.images]
         with ThreadPoolExecutor(2) as threads:
             prints = list(threads.map(lambda row: fingerprint(read_image(row[1].path(row[2]))), images))
@@ -261,7 +261,7 @@ def test_between_train_and_val_of_the_real_sets() -> None:
 
 @real
 def test_altered_real_pictures_are_found() -> None:
-    dataset = layout.load(SHARED / "nuclei")["val"]
+    dataset = load(SHARED / "nuclei")["val"]
     images = [read_image(dataset.path(image)) for image in dataset.images]
     copies = [jpeg(image[2:, 2:], 50) for image in images]
     found = pairs([fingerprint(image) for image in images + copies])

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from maskline.data import layout
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
+from maskline.data.faults import Reading
 from maskline.data.formats import voc
 from maskline.data.formats.voc_maps import Map, colour_numbers, instances, palette, read_map, save_map
+from maskline.data.reading import read as read_any
 from maskline.data.shapes import to_rle
+from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.masks import rle_decode, rle_encode
 
@@ -26,6 +28,15 @@ OBJECTS = np.asarray([[1, 1, 255, 0], [0, 0, 255, 3], [1, 255, 3, 3]], np.uint8)
 KINDS = np.asarray([[1, 1, 255, 0], [0, 0, 255, 1], [1, 255, 2, 2]], np.uint8)
 SIZE = (3, 4)
 PALETTE = palette()
+
+
+def read(root: Path) -> Reading:
+    """What the format's own reader makes of a folder or file."""
+    return voc.read(Source.of(root))
+
+
+def detect(root: Path) -> bool:
+    return root.exists() and bool(voc.detect(Source.of(root)))
 
 
 def save(path: Path, values: np.ndarray, mode: str = "P") -> Path:
@@ -70,8 +81,8 @@ EXPECTED = [(1, (OBJECTS == 1).astype(int).tolist()), (2, (OBJECTS == 3).astype(
 @pytest.mark.parametrize("base", [".", "VOC2012", "VOCdevkit/VOC2007"])
 def test_maps_of_every_kind(tmp_path: Path, mode: str, base: str) -> None:
     make(tmp_path / base, {"train": "1\n"}, mode=mode)
-    assert voc.detect(tmp_path)
-    reading = voc.read(tmp_path)
+    assert detect(tmp_path)
+    reading = read(tmp_path)
     assert not reading.faults
     found = reading.splits["train"]
     assert masks(found) == EXPECTED
@@ -88,7 +99,7 @@ def test_16_bits_have_another_void(tmp_path: Path) -> None:
     Image.fromarray(objects).save(root / "SegmentationObject" / "1.png")
     KINDS_NO_VOID = np.where(KINDS == 255, 1, KINDS).astype(np.uint8)
     save(root / "SegmentationClass" / "1.png", KINDS_NO_VOID)
-    found = voc.read(root).splits["all"]
+    found = read(root).splits["all"]
     numbers = [np.argwhere(objects == n).tolist() for n in (1, 3, 255, 300)]
     assert [np.argwhere(mask).tolist() for _, mask in masks(found)] == numbers
 
@@ -104,7 +115,7 @@ def test_16_bits_have_another_void(tmp_path: Path) -> None:
     ],
 )
 def test_lists(tmp_path: Path, lists: dict[str, str], expected: dict[str, list[str]]) -> None:
-    reading = voc.read(make(tmp_path, lists))
+    reading = read(make(tmp_path, lists))
     assert {split: [i.file_name for i in d.images] for split, d in reading.splits.items()} == expected
     assert list(reading.splits) == list(expected) and not reading.faults
 
@@ -130,7 +141,7 @@ def test_class_names(tmp_path: Path, file: str | None, lines: str, names: list[s
     root = make(tmp_path, names=None)
     if file:
         (root / file).write_text(lines, encoding="utf-8")
-    reading = voc.read(root)
+    reading = read(root)
     assert reading.splits["all"].names == names and not reading.faults
     assert masks(reading.splits["all"]) == EXPECTED
 
@@ -141,7 +152,7 @@ def test_colours_of_a_labelmap(tmp_path: Path) -> None:
     (root / "labelmap.txt").write_text("a:1,2,3::\nBackground:9,9,9::\nb:0,0,0::\n")
     colours = np.asarray([(9, 9, 9), (1, 2, 3), (0, 0, 0)], np.uint8)[np.where(KINDS == 255, 0, KINDS)]
     Image.fromarray(colours).save(root / "SegmentationClass" / "1.png")
-    reading = voc.read(root)
+    reading = read(root)
     assert not reading.faults
     assert [(c.id, c.name) for c in reading.splits["all"].categories] == [(0, "a"), (2, "b")]
     assert [label for label, _ in masks(reading.splits["all"])] == [0, 2]
@@ -152,13 +163,13 @@ def test_png_files_of_labelmes_converter(tmp_path: Path) -> None:
     for kind in ("Class", "Object"):
         (root / f"Segmentation{kind}").rename(root / f"Segmentation{kind}PNG")
         (root / f"Segmentation{kind}").mkdir()
-    assert voc.detect(root) and masks(voc.read(root).splits["all"]) == EXPECTED
+    assert detect(root) and masks(read(root).splits["all"]) == EXPECTED
 
 
 def test_a_picture_with_neither_file_is_background(tmp_path: Path) -> None:
     root = make(tmp_path, {"train": "1\n2\n"})
     save(root / "JPEGImages" / "2.PNG", np.zeros(SIZE, np.uint8))
-    reading = voc.read(root)
+    reading = read(root)
     assert len(reading.splits["train"].images) == 2 and not reading.faults
     assert not reading.splits["train"].of(reading.splits["train"].images[1])
 
@@ -183,10 +194,10 @@ def _bomb(path: Path) -> None:
         (lambda r: _cut(r / "SegmentationObject/1.png"), "record", "SegmentationObject/1.png", "no readable PNG file"),
         (lambda r: _cut(r / "SegmentationClass/1.png"), "record", "SegmentationClass/1.png", "no readable PNG file"),
         (lambda r: _bomb(r / "SegmentationClass/1.png"), "record", "SegmentationClass/1.png", "decompression bomb"),
-        (lambda r: (r / "SegmentationClass/1.png").unlink(), "record", "SegmentationClass/1.png", "not there, though"),
+        (lambda r: (r / "SegmentationClass/1.png").unlink(), "record", "SegmentationClass/1.png", "missing, though"),
         (
             lambda r: save(r / "SegmentationObject/1.png", np.ones((5, 9), np.uint8)),
-            *("record", "SegmentationObject/1.png", "9 x 5 pixels, but the picture has 4 x 3"),
+            *("record", "SegmentationObject/1.png", "9 x 5 pixels, but the image has 4 x 3"),
         ),
         (
             lambda r: save(r / "SegmentationObject/1.png", OBJECTS.T.copy()),
@@ -197,14 +208,14 @@ def _bomb(path: Path) -> None:
             *("record", "SegmentationObject/1.png", "no readable PNG file"),
         ),
         (lambda r: _cut(r / "JPEGImages/1.jpg"), "image-unreadable", "JPEGImages/1.jpg", "not a readable picture"),
-        (lambda r: (r / "JPEGImages/1.jpg").unlink(), "image-missing", "ImageSets/Segmentation", "no picture '1'"),
+        (lambda r: (r / "JPEGImages/1.jpg").unlink(), "image-missing", "ImageSets/Segmentation", "no image '1'"),
     ],
 )
 def test_files_that_can_not_be_used_are_told(tmp_path, change, code, file, what) -> None:  # type: ignore[no-untyped-def]
     root = make(tmp_path, {"train": "1\n2\n"})
     save(root / "JPEGImages" / "2.png", np.zeros(SIZE, np.uint8))
     change(root)
-    reading = voc.read(root)
+    reading = read(root)
     (fault,) = reading.faults
     assert (fault.code, fault.split, fault.file) == (code, "train", file) and what in fault.what
     assert [image.file_name for image in reading.splits["train"].images] == ["2.png"]
@@ -221,7 +232,7 @@ def test_files_that_can_not_be_used_are_told(tmp_path, change, code, file, what)
 def test_an_instance_without_a_class_is_told(tmp_path: Path, value: int, what: str) -> None:
     root = make(tmp_path)
     save(root / "SegmentationClass" / "1.png", np.where(OBJECTS == 3, value, KINDS).astype(np.uint8))
-    reading = voc.read(root)
+    reading = read(root)
     (fault,) = reading.faults
     assert fault.code == "unknown-category" and what in fault.what and fault.image_id == 1
     assert masks(reading.splits["all"]) == EXPECTED[:1]
@@ -229,23 +240,23 @@ def test_an_instance_without_a_class_is_told(tmp_path: Path, value: int, what: s
 
 def test_paths_that_lead_out(tmp_path: Path) -> None:
     root = make(tmp_path / "set", {"train": "1\n../../etc/passwd\n"})
-    assert [fault.code for fault in voc.read(root).faults] == ["image-path"]
+    assert [fault.code for fault in read(root).faults] == ["image-path"]
 
 
 def test_what_can_not_be_read_at_all(tmp_path: Path) -> None:
     for root in (tmp_path / "none", tmp_path):
-        assert not voc.detect(root)
+        assert not detect(root)
         with pytest.raises(DatasetNotFoundError):
-            voc.read(root)
+            read(root)
     make(tmp_path / "VOC2007")
     make(tmp_path / "VOC2012")
     with pytest.raises(DatasetError, match=r"several data sets .*VOC2007, .*VOC2012"):
-        voc.read(tmp_path)
+        read(tmp_path)
     for path in (tmp_path / "VOC2007" / "JPEGImages").iterdir():
         path.unlink()
     (tmp_path / "VOC2007" / "JPEGImages").rmdir()
     with pytest.raises(DatasetNotFoundError, match="no JPEGImages"):
-        voc.read(tmp_path / "VOC2007")
+        read(tmp_path / "VOC2007")
 
 
 def test_a_photo_is_no_map(tmp_path: Path) -> None:
@@ -270,8 +281,8 @@ def test_junk_never_ends_in_a_traceback(
     path.write_bytes(data[:place] + junk + data[place + len(junk) :])
     for name in ("labelmap.txt", "ImageSets/Segmentation/val.txt"):
         (root / name).write_bytes(names)
-    assert voc.detect(root)
-    assert all(str(fault) and "\n" not in fault.what for fault in voc.read(root).faults)
+    assert detect(root)
+    assert all(str(fault) and "\n" not in fault.what for fault in read(root).faults)
 
 
 # ---- maps
@@ -353,7 +364,7 @@ def test_smaller_instances_lie_on_top_and_losses_are_told(tmp_path: Path) -> Non
     objects = np.asarray(Image.open(tmp_path / "out" / "SegmentationObject" / "a.png"))
     assert objects.dtype == np.uint8 and np.unique(objects).tolist() == [0, 1, 2, 4, 255]
     assert (objects == 1).sum() == 9 and (objects == 2).sum() == 91 and (objects == 255).sum() == 12 * 12 - 50
-    reading = voc.read(tmp_path / "out")
+    reading = read(tmp_path / "out")
     assert not reading.faults and reading.splits["val"].names == ["background", "two lines"]
     assert [a.category_id for a in reading.splits["val"].annotations] == [2, 2, 2]
 
@@ -372,7 +383,7 @@ def test_no_name_of_a_class_shifts_another(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     splits = {"val": Dataset("val", source.folder, source.images, annotations, categories)}
     (note,) = voc.write(splits, tmp_path / "out")
-    reading = voc.read(tmp_path / "out")
+    reading = read(tmp_path / "out")
     found = reading.splits["val"]
     assert not reading.faults and [found.labels[a.category_id] for a in found.annotations] == list(range(len(NAMES)))
     changed = {old: new for old, new in zip(NAMES, found.names, strict=True) if old != new}
@@ -397,7 +408,7 @@ def test_many_instances(tmp_path: Path, count: int, mode: str) -> None:
     assert sum("16-bit" in note for note in notes) == (mode != "P")
     with Image.open(tmp_path / "out" / "SegmentationObject" / "a.png") as image:
         assert image.mode == mode and not (np.asarray(image) == 255).any()
-    found = voc.read(tmp_path / "out").splits["all"]
+    found = read(tmp_path / "out").splits["all"]
     assert [a.segmentation for a in found.annotations] == [to_rle(shape, size) for shape in shapes]
 
 
@@ -419,7 +430,7 @@ def test_names_of_pictures(tmp_path: Path) -> None:
     splits = {"train": Dataset("train", tmp_path / "in", images, marks, (Category(0, "a"),))}
     (note,) = voc.write(splits, tmp_path / "out")
     assert note.startswith("2 pictures get another name: VOC has no sub-folders")
-    found = voc.read(tmp_path / "out").splits["train"]
+    found = read(tmp_path / "out").splits["train"]
     assert len({Path(image.file_name).stem for image in found.images}) == 3
     assert [a.segmentation for a in found.annotations] == [square(0, 0, n + 1) for n in range(3)]
 
@@ -427,10 +438,10 @@ def test_names_of_pictures(tmp_path: Path) -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no real data here")
 @pytest.mark.parametrize(("name", "most"), [("coco_sample", 40), ("nuclei", 8)])
 def test_real_masks_come_back_but_for_what_is_covered(tmp_path: Path, name: str, most: int) -> None:
-    whole = layout.read(SHARED / name).splits
+    whole = read_any(SHARED / name).splits
     splits = {split: found.select(found.images[:most]) for split, found in whole.items()}
     voc.write(splits, tmp_path)
-    reading = voc.read(tmp_path)
+    reading = read(tmp_path)
     assert not reading.faults and list(reading.splits) == list(splits)
     for split, found in reading.splits.items():
         assert found.names == splits[split].names

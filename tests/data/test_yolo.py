@@ -11,17 +11,28 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from maskline.data import layout
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
+from maskline.data.faults import Reading
 from maskline.data.formats import yolo
 from maskline.data.formats.bridges import apart, boundary, bridged
+from maskline.data.reading import read as read_any
 from maskline.data.shapes import area, to_rle
+from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError
 from maskline.masks import place_rle, rle_encode
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SQUARE = "0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5"
 MASKS = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=14), elements=st.integers(0, 1))
+
+
+def read(root: Path) -> Reading:
+    """What the format's own reader makes of a folder or file."""
+    return yolo.read(Source.of(root))
+
+
+def detect(root: Path) -> bool:
+    return root.exists() and bool(yolo.detect(Source.of(root)))
 
 
 def picture(path: Path, size: tuple[int, int] = (20, 10), **options: object) -> Path:
@@ -49,10 +60,10 @@ def make(root: Path, config: object, files: Mapping[str, str | bytes]) -> Path:
     return root
 
 
-def one(root: Path, line: str | bytes, names: Sequence[str] = ("a", "b")) -> yolo.Reading:
+def one(root: Path, line: str | bytes, names: Sequence[str] = ("a", "b")) -> Reading:
     """What is read of one picture with these labels."""
     config = {"train": "images/train", "names": list(names)}
-    return yolo.read(make(root, config, {"images/train/1.png": "", "labels/train/1.txt": line}))
+    return read(make(root, config, {"images/train/1.png": "", "labels/train/1.txt": line}))
 
 
 def dataset(folder: Path, masks: Sequence[object], size: tuple[int, int] = (30, 40), **options: object) -> Dataset:
@@ -89,9 +100,9 @@ def test_layouts(tmp_path: Path, config: dict[str, object], where: str) -> None:
         files[name] = ""
         files[name.replace("images", "labels").rpartition(".")[0] + ".txt"] = line
     root = make(tmp_path, {**config, "names": ["apple"]}, files)
-    assert yolo.detect(root) and yolo.detect(root / "data.yaml") == bool(config)
+    assert detect(root) and detect(root / "data.yaml") == bool(config)
     for source in (root, root / "data.yaml"):
-        reading = yolo.read(source)
+        reading = read(source)
         expected = ["record"] if "images/none" in str(config) else []
         assert [fault.code for fault in reading.faults] == expected
         assert {split: len(d.annotations) for split, d in reading.splits.items()} == {"train": 1, "val": 0}
@@ -105,29 +116,29 @@ def test_layouts(tmp_path: Path, config: dict[str, object], where: str) -> None:
 
 def test_folders_without_a_yaml_file(tmp_path: Path) -> None:
     root = make(tmp_path, None, {"images/a.jpg": "", "images/b.jpg": "", "labels/a.txt": "2" + SQUARE[1:]})
-    assert yolo.detect(root)
-    found = yolo.read(root).splits["all"]
+    assert detect(root)
+    found = read(root).splits["all"]
     assert found.names == ["class_0", "class_1", "class_2"] and found.annotations[0].category_id == 2
     assert [image.file_name for image in found.images] == ["a.jpg", "b.jpg"]
     text(root / "classes.txt", "\ufeffx\ny\r\nz\n\n")
-    assert yolo.read(root).splits["all"].names == ["x", "y", "z"]
+    assert read(root).splits["all"].names == ["x", "y", "z"]
 
 
 def test_labels_beside_the_pictures(tmp_path: Path) -> None:
     root = make(tmp_path, None, {"a.jpg": "", "a.txt": SQUARE, "obj.names.txt": ""})
-    assert not yolo.detect(root)
+    assert detect(root)
     text(root / "obj.names", "apple\n")
-    assert len(yolo.read(root).splits["all"].annotations) == 1
+    assert len(read(root).splits["all"].annotations) == 1
 
 
 def test_lists_of_pictures(tmp_path: Path) -> None:
     lines = "./images/a.jpg\r\n\ndata/images/b.jpg\n/far/away/images/none.jpg\n../secret.txt\n"
     files = {"images/a.jpg": "", "images/b.jpg": "", "images/c.jpg": "", "labels/b.txt": SQUARE, "list.txt": lines}
-    reading = yolo.read(make(tmp_path, {"train": "list.txt", "names": {0: "a"}}, files))
+    reading = read(make(tmp_path, {"train": "list.txt", "names": {0: "a"}}, files))
     assert [image.file_name for image in reading.splits["train"].images] == ["a.jpg", "b.jpg"]
     assert [(fault.code, fault.file, fault.what) for fault in reading.faults] == [
-        ("image-missing", "list.txt", "line 4: no picture '/far/away/images/none.jpg'"),
-        ("image-missing", "list.txt", "line 5: no picture '../secret.txt'"),
+        ("image-missing", "list.txt", "line 4: there is no image '/far/away/images/none.jpg'"),
+        ("image-missing", "list.txt", "line 5: there is no image '../secret.txt'"),
     ]
 
 
@@ -141,10 +152,10 @@ def test_lists_of_pictures(tmp_path: Path) -> None:
     ],
 )
 def test_class_names(tmp_path: Path, names: str, expected: list[str]) -> None:
-    root = make(tmp_path, None, {"images/train/1.png": ""})
+    root = make(tmp_path, None, {"images/train/1.png": "", "labels/train/1.txt": ""})
     text(root / "dataset.yml", f"\ufefftrain: images/train\n{names}\n")
     text(root / "args.yaml", "epochs: 3\n")
-    reading = yolo.read(root)
+    reading = read(root)
     assert reading.splits["train"].names == expected and not reading.faults
 
 
@@ -156,14 +167,14 @@ def test_class_names(tmp_path: Path, names: str, expected: list[str]) -> None:
         ("names: {a: 1}", "names: expected a list of class names, or a mapping from index to name"),
         ("names: {9999999: a}", "names: expected a list of class names, or a mapping from index to name"),
         ("names: [a, a]", "2 classes are named 'a'"),
-        ("names: [a]\nval: data.yaml", "val is 'data.yaml': no such folder, or list of pictures"),
-        ("names: [a]\ntest: [[]]", "test is a list: no such folder, or list of pictures"),
+        ("names: [a]\nval: data.yaml", "val is 'data.yaml': there is no such folder, or list of images"),
+        ("names: [a]\ntest: [[]]", "test is a list: there is no such folder, or list of images"),
     ],
 )
 def test_faults_of_the_yaml_file(tmp_path: Path, names: str, what: str) -> None:
     root = make(tmp_path, None, {"images/train/1.png": "", "labels/train/1.txt": SQUARE})
     text(root / "data.yaml", f"train: images/train\n{names}\n")
-    reading = yolo.read(root)
+    reading = read(root)
     assert [(fault.file, fault.what) for fault in reading.faults] == [("data.yaml", what)]
     assert len(reading.splits["train"].annotations) == 1
 
@@ -212,30 +223,30 @@ def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
     picture(root / "images" / "1.jpg", (20, 10), exif=exif)
     text(root / "images" / "2.jpg", b"\xff\xd8\xff no picture")
     text(root / "images" / "._1.jpg", b"of a Mac")
-    reading = yolo.read(root)
+    reading = read(root)
     assert [image.size for image in reading.splits["train"].images] == [(20, 10)]
     assert [(fault.code, fault.file) for fault in reading.faults] == [("image-unreadable", "images/2.jpg")]
 
 
 def test_what_can_not_be_read_at_all(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match="does not exist"):
-        yolo.read(tmp_path / "none")
-    assert not yolo.detect(tmp_path) and not yolo.detect(tmp_path / "none")
-    with pytest.raises(DatasetNotFoundError, match="no pictures of a YOLO data set"):
-        yolo.read(tmp_path)
+        read(tmp_path / "none")
+    assert not detect(tmp_path) and not detect(tmp_path / "none")
+    with pytest.raises(DatasetNotFoundError, match="no images of a YOLO data set"):
+        read(tmp_path)
     other = text(tmp_path / "x.json", "{}")
-    assert not yolo.detect(other)
-    with pytest.raises(DatasetError, match=r"is no data\.yaml"):
-        yolo.read(other)
+    assert not detect(other)
+    with pytest.raises(DatasetError, match=r"is not a data\.yaml"):
+        read(other)
     config = text(tmp_path / "data.yaml", "names: [a\n")
     with pytest.raises(DatasetError, match="is not readable YAML"):
-        yolo.read(tmp_path)
+        read(tmp_path)
     config.write_text("names: [a]\nkpt_shape: [17, 3]\ntrain: images\n")
     with pytest.raises(DatasetError, match="key points"):
-        yolo.read(tmp_path)
+        read(tmp_path)
     config.write_text("names: [a]\ntrain: images\n")
-    with pytest.raises(DatasetNotFoundError, match="no pictures"):
-        yolo.read(tmp_path)
+    with pytest.raises(DatasetNotFoundError, match="no images"):
+        read(tmp_path)
 
 
 @settings(max_examples=60, deadline=None)
@@ -249,9 +260,9 @@ def test_junk_never_ends_in_a_traceback(
         tmp_path_factory.mktemp("junk"), None, {"images/1.png": "", "labels/1.txt": labels, "train.txt": config}
     )
     text(root / "data.yaml", b"names: [a]\nval: train.txt\ntrain: images\n" + key.encode() + b": " + config)
-    yolo.detect(root)
+    detect(root)
     try:
-        reading = yolo.read(root)
+        reading = read(root)
     except DatasetError as error:
         assert "\n" not in str(error)
     else:
@@ -335,7 +346,7 @@ def test_every_form_comes_back(tmp_path: Path) -> None:
         ["2", "instances"],
         ["2", "instances"],
     ]
-    reading = yolo.read(tmp_path / "out")
+    reading = read(tmp_path / "out")
     found = reading.splits["train"].annotations
     size = (30, 40)
     kept = [shape for shape in shapes if shape is not nothing]
@@ -372,7 +383,7 @@ def test_names_of_pictures_that_labels_would_mix_up(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     notes = yolo.write({"all": whole}, tmp_path / "out")
     assert [note[:10] for note in notes] == ["1 crowd re", "3 pictures", "the set is"]
-    found = yolo.read(tmp_path / "out").splits["train"]
+    found = read(tmp_path / "out").splits["train"]
     assert sorted(image.file_name for image in found.images) == sorted(
         ["a.jpg", "a_2.png", "A_3.bmp", "sub/a.jpg", "images_/b.jpg", "x.y.jpg"]
     )
@@ -390,10 +401,10 @@ def test_a_missing_picture_stops_writing(tmp_path: Path) -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no real data here")
 @pytest.mark.parametrize(("name", "most"), [("coco_sample", 200), ("nuclei", 20)])
 def test_real_masks_come_back_pixel_for_pixel(tmp_path: Path, name: str, most: int) -> None:
-    whole = layout.read(SHARED / name).splits
+    whole = read_any(SHARED / name).splits
     splits = {split: dataset.select(dataset.images[:most]) for split, dataset in whole.items()}
     yolo.write(splits, tmp_path)
-    reading = yolo.read(tmp_path)
+    reading = read(tmp_path)
     assert not reading.faults and list(reading.splits) == list(splits)
     for split, found in reading.splits.items():
         assert found.names == splits[split].names

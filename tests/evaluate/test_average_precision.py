@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskline.data import layout
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
+from maskline.data.reading import load
 from maskline.evaluate.average_precision import averages, metrics, precisions
 from maskline.evaluate.classes import match_classes
 from maskline.evaluate.detections import Detections, mask_areas, nothing, truth_of
@@ -51,7 +51,7 @@ def assert_same(ours: dict[str, float | None], theirs: dict[str, float | None]) 
 def test_equal_to_pycocotools_on_real_sets(name: str, cap: int) -> None:
     if not (SHARED / name).exists():
         pytest.skip(f"needs {SHARED / name}")
-    data = layout.load(SHARED / name)["val"]
+    data = load(SHARED / name)["val"]
     some = data.select([image for image in data.images if len(data.of(image)) < 150][:10])
     found = some_detections(some, seed=3, junk=130)
     assert len(found) < len(data.images) and max(map(len, found.values())) > 100

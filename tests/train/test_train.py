@@ -25,7 +25,7 @@ from discs import make_discs, unevaluated, without_val
 from safetensors.torch import load_file
 
 from maskline import create_model
-from maskline.data import layout
+from maskline.data.reading import load
 from maskline.errors import DatasetError, DeviceError, MasklineError, ParameterError, UnknownNameError, WeightsError
 from maskline.train import Settings, checkpoint, loop, processes, train
 from maskline.train.augment import Augment
@@ -360,7 +360,7 @@ def gradients(job: loop.Job) -> None:
 def test_two_processes_give_the_gradients_of_one(settings: Settings) -> None:
     """F62: of the same global batch, one half of which has fewer objects than the other; and the norms' statistics."""
     settings.output.mkdir()
-    splits = layout.load(settings.data)
+    splits = load(settings.data)
     for count, batch_size in ((1, 8), (2, 4)):
         job = prepare(replace(settings, processes=count, batch_size=batch_size), splits)
         os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -441,9 +441,7 @@ def test_mixed_precision_learns_too(settings: Settings, tmp_path: Path) -> None:
 
 def test_from_scratch_nothing_is_frozen(settings: Settings, tmp_path: Path) -> None:
     """What the recipe freezes or slows down is what it takes from pretrained weights."""
-    job = prepare(
-        replace(unevaluated(settings, tmp_path / "data"), model="Mask-RT-DETR-S"), layout.load(tmp_path / "data")
-    )
+    job = prepare(replace(unevaluated(settings, tmp_path / "data"), model="Mask-RT-DETR-S"), load(tmp_path / "data"))
     run = loop.Run(job, loop.make_accelerator(job.settings))
     assert run.frozen() == [] and all(p.requires_grad for p in run.network.parameters())
     assert len({group["lr"] for group in run.state.optimizer.param_groups}) == 1

@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 from maskline.data.check_dataset import examine
 from maskline.data.formats import labelme
 from maskline.data.shapes import crop, to_rle
+from maskline.data.source import Source
 from maskline.errors import InputError, OutputError, ParameterError, UnknownNameError
 from maskline.instances import Instances, pixel_window
 from maskline.masks import rle_decode
@@ -306,7 +307,7 @@ def test_labelme_files_are_read_back(photos: list[Path], tmp_path: Path) -> None
     content = load(writer.path / "a.json")
     assert content["imagePath"] == "../one/a.png" and content["imageData"] is None
     assert (content["imageHeight"], content["imageWidth"]) == SIZE
-    dataset = labelme.read(tmp_path / "photos").splits["all"]
+    dataset = labelme.read(Source.of(tmp_path / "photos")).splits["all"]
     assert sorted(image.file_name for image in dataset.images) == ["c.png", "one/a.png", "one/b.png"]
     assert {category.name for category in dataset.categories} == set(NAMES)
     for image in dataset.images:
@@ -322,7 +323,7 @@ def test_outlines_are_simplified_for_the_hand(photos: list[Path], tmp_path: Path
     exact, simple = (load(tmp_path / name / "a.json")["shapes"] for name in ("0", "1"))
     assert len(simple[0]["points"]) < len(exact[0]["points"]) / 3
     assert len(simple[2]["points"]) >= 3  # a column of pixels stays a region
-    dataset = labelme.read(tmp_path).splits["all"]
+    dataset = labelme.read(Source.of(tmp_path)).splits["all"]
     pixels, _ = crop(dataset.annotations[0].segmentation, SIZE) or pytest.fail("empty")
     assert abs(int(pixels.sum()) / int(make_instances().masks[0].sum()) - 1) < 0.1
     with pytest.raises(ParameterError, match="tolerance is -1"):
@@ -340,7 +341,7 @@ def test_parts_share_a_group_and_holes_are_told(
     shapes = load(writer.path / "a.json")["shapes"]
     assert [shape["group_id"] for shape in shapes] == [1, 1, None, None] and "1 instances have holes" in caplog.text
     assert shapes[0]["score"] == 0.9
-    reading = labelme.read(tmp_path)
+    reading = labelme.read(Source.of(tmp_path))
     assert len(reading.splits["all"].annotations) == 3
 
 
@@ -352,7 +353,7 @@ def test_what_is_no_picture_file_gets_one(source: tuple[str | None, int | None],
     assert picture.endswith(".png") and load(writer.path / sheet)["imagePath"] == picture
     with Image.open(writer.path / picture) as opened:
         assert opened.size == (80, 60) and opened.getpixel((0, 0)) == (50, 50, 50)
-    assert not labelme.read(writer.path).faults
+    assert not labelme.read(Source.of(writer.path)).faults
 
 
 def test_with_copies_the_folder_is_a_data_set(photos: list[Path], tmp_path: Path) -> None:
@@ -361,7 +362,7 @@ def test_with_copies_the_folder_is_a_data_set(photos: list[Path], tmp_path: Path
             writer.add(make(path))
     assert files(writer.path) == ["a.json", "a.png", "b.json", "b.png", "c.json", "c.png"]
     assert (writer.path / "b.png").read_bytes() == photos[1].read_bytes()
-    reading = labelme.read(writer.path)
+    reading = labelme.read(Source.of(writer.path))
     assert not reading.faults and len(reading.splits["all"].annotations) == 9
     with LabelMeWriter(photos[2].parent, copy_pictures=True) as writer:
         writer.add(make(photos[2]))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from maskline.cli.dataset_options import dataset_options
+from maskline.errors import ParameterError
 from maskline.progress import status
 
 if TYPE_CHECKING:
@@ -19,30 +21,34 @@ FAULTS_TOLD = 5  # of a kind
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
+@dataset_options
 @click.option("--output", default="output", show_default=True, type=click.Path(path_type=Path), help="For the report.")
 @click.option("--fix", "target", metavar="NEW", type=click.Path(path_type=Path), help="Write a corrected copy here.")
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
-def check(folder: Path, output: Path, target: Path | None, strict: bool) -> None:
+def check(
+    folder: Path, data_format: str | None, images: Path | None, output: Path, target: Path | None, strict: bool
+) -> None:
     """Check a data set: every record, picture and mask. Exit code 1 if it has errors.
 
     Writes a report to look at (check_dataset/report.html) and all faults as JSON.
     """
     from maskline.data.check_dataset import FOLDER, PASSED, examine
+    from maskline.data.faults import counted
     from maskline.data.fix import fix
 
-    reading, _ = examine(folder, output)
+    reading, _ = examine(folder, output, data_format, images)
     _print_faults(reading.faults)
     errors, warnings = len(reading.errors), len(reading.faults) - len(reading.errors)
-    counts = ", ".join(f"{split}: {_count(len(dataset.images), 'image')}" for split, dataset in reading.splits.items())
-    told = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+    counts = ", ".join(f"{split}: {counted(len(dataset.images), 'image')}" for split, dataset in reading.splits.items())
+    told = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
     click.echo(f"{counts}; {told}; report: {output / FOLDER / 'report.html'}")
     if target is not None:
         fixed = fix(reading, target, folder)
         for name, (before, after) in fixed.counts.items():
-            images, annotations = (f"{new} of {old}" for old, new in zip(before, after, strict=True))
-            click.echo(f"{target}: {name}: {images} images, {annotations} annotations")
-        mended = _count(fixed.number("mended"), "fault")
+            kept, annotations = (f"{new} of {old}" for old, new in zip(before, after, strict=True))
+            click.echo(f"{target}: {name}: {kept} images, {annotations} annotations")
+        mended = counted(fixed.number("mended"), "fault")
         left_out, left = fixed.number("left out"), fixed.number("left")
         click.echo(f"{target}: {mended} mended, {left_out} more by leaving out, {left} left; all are in fixes.json")
     if errors or (strict and warnings):
@@ -54,15 +60,17 @@ def check(folder: Path, output: Path, target: Path | None, strict: bool) -> None
 @click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
 @click.argument("target", metavar="NEW", type=click.Path(path_type=Path))
 @click.option("--to", required=True, metavar="FORMAT", help="coco, labelme, yolo, voc or cvat.")
-@click.option("--from", "from_", metavar="FORMAT", help="Default: found out.")
+@dataset_options
 @click.option("--skip-errors", is_flag=True, help="Leave out what can't be read, with a warning.")
-def convert(source: Path, target: Path, to: str, from_: str | None, skip_errors: bool) -> None:
+def convert(
+    source: Path, target: Path, to: str, data_format: str | None, images: Path | None, skip_errors: bool
+) -> None:
     """Convert a data set into a new folder: COCO, LabelMe, YOLO-seg, Pascal VOC, CVAT."""
     from maskline.data.convert import convert as convert_dataset
 
     with status(f"converting {source}"):
-        done = convert_dataset(source, target, to, from_, skip_errors=skip_errors)
-    _print_faults(done.skipped)
+        done = convert_dataset(source, target, to, data_format, images=images, skip_errors=skip_errors)
+    _print_faults(done.faults)
     for note in done.notes:
         click.echo(f"note: {note}", err=True)
     for split, dataset in done.splits.items():
@@ -71,13 +79,23 @@ def convert(source: Path, target: Path, to: str, from_: str | None, skip_errors:
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
+@dataset_options
 @click.option("--val", type=float, default=20, show_default=True, metavar="PERCENT", help="Share to evaluate with.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another division.")
 @click.option("--stratify", is_flag=True, help="Give each class its share in both parts.")
 @click.option("--group", metavar="KIND", help="Keep together: folder, similar, key:NAME, or a regular expression.")
 @click.option("--output", metavar="NEW", type=click.Path(path_type=Path), help="A new data set. Default: DIR itself.")
-def split(folder: Path, val: float, seed: int, stratify: bool, group: str | None, output: Path | None) -> None:
+def split(
+    folder: Path,
+    data_format: str | None,
+    images: Path | None,
+    val: float,
+    seed: int,
+    stratify: bool,
+    group: str | None,
+    output: Path | None,
+) -> None:
     """Divide a data set anew into train and val.
 
     In place by default: the annotation files that were there are kept as .bak.
@@ -86,13 +104,14 @@ def split(folder: Path, val: float, seed: int, stratify: bool, group: str | None
 
     how = Division(val, seed, stratify, group)
     with status(f"dividing {folder}"):
-        parts = split_in_place(folder, how) if output is None else split_into(output, folder, how)
+        if output is not None:
+            parts = split_into(output, folder, how, data_format, images)
+        elif data_format is not None or images is not None:
+            raise ParameterError("--from and --images need --output: only PaddleX's layout is divided in place")
+        else:
+            parts = split_in_place(folder, how)
     for name, dataset in parts.items():
         click.echo(f"{name}: {len(dataset.images)} images, {len(dataset.annotations)} annotations")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _print_faults(faults: Sequence[Fault]) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import click
 
+from maskline.cli.dataset_options import dataset_options
 from maskline.cli.running import Running, running_options
 from maskline.errors import ParameterError
 from maskline.progress import status
@@ -18,6 +19,7 @@ UNALIGNED = "For Mask R-CNN weights that PaddleDetection has trained since Augus
 @click.command()
 @click.argument("model_name", metavar="MODEL")
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
+@dataset_options
 @click.option("--output", default="output", show_default=True, type=click.Path(path_type=Path), help="For everything.")
 @click.option("--epochs", type=int, default=40, show_default=True, help="Passes over the training images.")
 @click.option("--batch-size", type=int, help="Images of a step on each device. Default: the model's.")
@@ -41,6 +43,8 @@ UNALIGNED = "For Mask R-CNN weights that PaddleDetection has trained since Augus
 def train(
     model_name: str,
     folder: Path,
+    data_format: str | None,
+    images: Path | None,
     output: Path,
     epochs: int,
     batch_size: int | None,
@@ -62,7 +66,7 @@ def train(
     seed: int,
     unaligned: bool,
 ) -> None:
-    """Train a model on a data set in COCO's form, evaluate it as it learns, and export the best.
+    """Train a model on a data set, evaluate it as it learns, and export the best.
 
     Leaves best_model/inference to predict with, checkpoints to go on from, train.log, curves.png and pictures.
     """
@@ -81,6 +85,8 @@ def train(
     settings = Settings(
         model=model_name,
         data=folder,
+        data_format=data_format,
+        images=images,
         output=output,
         epochs=epochs,
         batch_size=batch_size,
@@ -110,6 +116,7 @@ def train(
 
 @click.command()
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
+@dataset_options
 @click.option("--model", "model_name", metavar="NAME", help="A model of `maskline models`.")
 @click.option("--model-dir", metavar="DIR", help="An exported model.")
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights of --model, not exported.")
@@ -121,6 +128,8 @@ def train(
 @running_options
 def evaluate(
     folder: Path,
+    data_format: str | None,
+    images: Path | None,
     model_name: str | None,
     model_dir: str | None,
     weights: Path | None,
@@ -139,7 +148,7 @@ def evaluate(
     from maskline.evaluate import evaluate_model, load_split
     from maskline.naming import check_folder
 
-    dataset = load_split(folder, split)
+    dataset = load_split(folder, split, data_format, images)
     check_folder(output)
     if unaligned and weights is None:
         raise ParameterError("--unaligned is for --weights: an exported model knows what it is")
@@ -179,11 +188,22 @@ def evaluate(
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
+@dataset_options
 @click.option("--split", default="val", show_default=True, help="Of the data set that both were measured on.")
 @click.option("--resamples", type=int, default=1000, show_default=True, help="More make the interval steadier.")
 @click.option("--max-detections", type=int, default=100, show_default=True, help="Of a class in an image.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the resampling.")
-def compare(a: Path, b: Path, folder: Path, split: str, resamples: int, max_detections: int, seed: int) -> None:
+def compare(
+    a: Path,
+    b: Path,
+    folder: Path,
+    data_format: str | None,
+    images: Path | None,
+    split: str,
+    resamples: int,
+    max_detections: int,
+    seed: int,
+) -> None:
     """Tell whether model B is better than model A by more than chance: a paired bootstrap over images.
 
     A and B are folders of `maskline evaluate`, or files of detections in COCO's form.
@@ -191,7 +211,7 @@ def compare(a: Path, b: Path, folder: Path, split: str, resamples: int, max_dete
     from maskline.evaluate import load_split
     from maskline.evaluate.compare import compare as compare_detections
 
-    dataset = load_split(folder, split)
+    dataset = load_split(folder, split, data_format, images)
     with status("resampling"):
         found = compare_detections(a, b, dataset, resamples=resamples, seed=seed, max_detections=max_detections)
     click.echo(found.summary())

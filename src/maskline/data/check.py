@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 from maskline.data import check_masks, check_pictures, twins
-from maskline.data.convert import read
 from maskline.data.dataset import Dataset
 from maskline.data.faults import KINDS, Fault, Reading
-from maskline.inputs import SUFFIXES
+from maskline.data.reading import read
 from maskline.progress import track
 
 Prints: TypeAlias = dict[tuple[str, str], twins.Fingerprint]  # by split and file name
@@ -19,10 +19,15 @@ Prints: TypeAlias = dict[tuple[str, str], twins.Fingerprint]  # by split and fil
 NAMES_TOLD = 5  # of many in one message
 
 
-def check(root: Path) -> Reading:
-    """Read a data set, in any layout of COCO's that `layout.find` knows or of any format of `convert`, and check it.
+def check(root: Path, format_: str | None = None, images: Path | None = None) -> Reading:
+    """Read a data set of any format and check it: every record, image and mask.
 
-    Every picture is decoded, by as many threads as there are cores, while a bar shows how far it is.
+    Every image is decoded, by as many threads as there are cores, while a bar shows the progress.
+
+    Args:
+        root: the folder, or the annotation file.
+        format_: a key of `maskline.data.reading.FORMATS`; None recognizes it.
+        images: the folder with the images, if they are not below ``root``.
 
     Returns:
         What can be used of the splits, and all faults in the order of `KINDS`.
@@ -30,19 +35,19 @@ def check(root: Path) -> Reading:
     Raises:
         DatasetError: there is nothing to check: no annotations, or a file that can't be read at all.
     """
-    reading = read(root)
+    reading = read(root, format_, images)
     told = {(fault.code, fault.split, fault.image_id) for fault in reading.faults if fault.annotation_id is None}
     found = [
         fault
-        for fault in check_splits(reading.splits, reading.faults)
+        for fault in check_splits(reading.splits)
         if fault.image_id is None
         or fault.annotation_id is not None
         or (fault.code, fault.split, fault.image_id) not in told
     ]
-    return Reading(reading.splits, _ordered(reading.faults + found), reading.listed)
+    return replace(reading, faults=_ordered(reading.faults + found))
 
 
-def check_splits(splits: Mapping[str, Dataset], told: Sequence[Fault] = ()) -> list[Fault]:
+def check_splits(splits: Mapping[str, Dataset]) -> list[Fault]:
     """All faults beyond those that reading has told."""
     faults: list[Fault] = []
     prints: Prints = {}
@@ -56,9 +61,6 @@ def check_splits(splits: Mapping[str, Dataset], told: Sequence[Fault] = ()) -> l
                 prints[split, image.file_name] = look.fingerprint
         for image in track(dataset.images, f"masks of {split}", len(dataset.images)):
             faults.extend(check_masks.of_image(dataset, image))
-    refused = {splits[split].folder / name for fault in told for split, name in fault.others if split in splits}
-    if not any(fault.code == "file" for fault in told):  # it may list them
-        faults.extend(_unlisted(list(splits.values()), refused))
     faults.extend(_category_faults(list(splits.values())))
     faults.extend(_twin_faults(prints))
     return faults
@@ -67,18 +69,6 @@ def check_splits(splits: Mapping[str, Dataset], told: Sequence[Fault] = ()) -> l
 def _ordered(faults: list[Fault]) -> list[Fault]:
     places = {code: place for place, code in enumerate(KINDS)}
     return sorted(faults, key=lambda fault: places[fault.code])
-
-
-def _unlisted(splits: Sequence[Dataset], refused: Set[Path]) -> Iterator[Fault]:
-    """One fault for each folder with pictures that no split lists, not even in a record that could not be used."""
-    listed = refused | {dataset.path(image) for dataset in splits for image in dataset.images}
-    for folder in dict.fromkeys(dataset.folder for dataset in splits if dataset.folder.name != "annotations"):
-        files = (path for path in folder.rglob("*") if path.suffix[1:].lower() in SUFFIXES)
-        names = sorted(path.relative_to(folder).as_posix() for path in files if path not in listed)
-        if names:
-            some = ", ".join(names[:NAMES_TOLD]) + (", ..." if len(names) > NAMES_TOLD else "")
-            what = f"{len(names)} pictures that no split lists: {some}"
-            yield Fault("image-unlisted", splits[0].split, folder.name, what)
 
 
 def _category_faults(splits: Sequence[Dataset]) -> Iterator[Fault]:

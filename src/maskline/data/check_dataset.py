@@ -14,7 +14,9 @@ from maskline.data.check import check
 from maskline.data.convert import convert_in_place
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Reading
+from maskline.data.formats import coco
 from maskline.data.report import charts, demo, page
+from maskline.data.source import Source
 from maskline.data.split import Division, split_in_place
 from maskline.data.stats import class_names, statistics
 from maskline.data.texts import dump, encode
@@ -71,10 +73,11 @@ def check_dataset(
     if split is not None:
         split_in_place(dataset_dir, split)
         log.info(DIVIDED)
-    found = layout.find(dataset_dir)
+    source = Source.of(dataset_dir)
+    found = coco.find(source)
     for name in ("train", "val"):
         if name not in found:
-            root = next(iter(found.values())).parent
+            root = (source.root / next(iter(found.values()))).parent
             both = "Ensure that both `instance_train.json` and `instance_val.json` exist in"
             raise DatasetNotFoundError(f"{root / f'instance_{name}.json'} does not exist. {both} {root}")
     reading, result = examine(dataset_dir, output)
@@ -86,8 +89,14 @@ def check_dataset(
     return result
 
 
-def examine(root: Path, output: Path) -> tuple[Reading, dict[str, Any]]:
-    """Check a data set in any of COCO's layouts and write all results; those of an earlier check go first.
+def examine(
+    root: Path, output: Path, format_: str | None = None, images: Path | None = None
+) -> tuple[Reading, dict[str, Any]]:
+    """Check a data set of any format and write all results; those of an earlier check go first.
+
+    Args:
+        root, format_, images: as for `maskline.data.check.check`.
+        output: gets the folder ``check_dataset``.
 
     Returns:
         The faults with what can be used of the data set; and what `check_dataset` returns.
@@ -97,7 +106,7 @@ def examine(root: Path, output: Path) -> tuple[Reading, dict[str, Any]]:
         OutputError: the results can't be written.
     """
     _clear(output)
-    reading = check(root)
+    reading = check(root, format_, images)
     folder = output / FOLDER
     samples = {split: demo.demo_images(dataset, folder / "demo_img") for split, dataset in reading.splits.items()}
     measured = {split: statistics(dataset) for split, dataset in reading.splits.items()}

@@ -13,19 +13,21 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
 
 from maskline.data import coco_values as values
 from maskline.data.coco_values import Json
 from maskline.data.dataset import Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Count, Fault, short
 from maskline.data.shapes import Polygons, Ring, Segmentation, area, crop
+from maskline.data.source import Located
 from maskline.data.sources import picture_size, relative_name
 from maskline.data.texts import can_be_written, dump, encode, escaped
 from maskline.errors import InputError, ParameterError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS
 
-FindFolder: TypeAlias = Callable[[Sequence[str]], Path]  # from file names to where they start from
+Locate: TypeAlias = Callable[[Sequence[str]], Located]  # from file names to the files
 
 _LISTS = ("images", "annotations", "categories")
 _OF_IMAGE = ("id", "file_name", "width", "height")
@@ -40,14 +42,14 @@ class Read(NamedTuple):
     listed: Count
 
 
-def read(path: Path, folder: Path | FindFolder, split: str) -> Read:
+def read(path: Path, folder: Path | Locate, split: str) -> Read:
     """Read a file of one split; records that are wrong are left out and told as faults.
 
     Of pictures no more is looked at than the size of those whose records state none that could be one.
 
     Args:
         path: the JSON file.
-        folder: where the images' file names start from, or what finds that out from the names.
+        folder: the folder that the images' file names start from, or what finds the files.
         split: its name.
 
     Raises:
@@ -91,21 +93,26 @@ class _Reader:
         self.names: dict[Id, str] = {}
         self.unused: dict[str, set[Id]] = {"images": set(), "categories": set()}
         self.ambiguous: dict[str, set[Id]] = {"images": set(), "categories": set()}
+        self.refused: dict[tuple[str, Id], int] = {}  # places of faults
         self.uses = {
             "images": Counter(values.identity(record, "image_id") for record in self.annotations),
             "categories": Counter(values.identity(record, "category_id") for record in self.annotations),
         }
 
-    def read(self, folder: Path | FindFolder) -> Read:
-        if not isinstance(folder, Path):
-            given = (values.get(record, "file_name") for record in self.images)
-            names = (relative_name(name) for name in given if isinstance(name, str))
-            folder = folder([name for name in names if name is not None])
-        images, twins = self.read_images(folder)
+    def read(self, folder: Path | Locate) -> Read:
+        if isinstance(folder, Path):
+            located = Located(folder, {})
+        else:
+            located = folder([name for name in map(file_name, self.images) if name is not None])
+        if located.moved:
+            first = located.moved[0]
+            what = f"{len(located.moved)} of {len(self.images)} images, the first: {short(first)}"
+            self.fault("image-moved", f"{what} is {located.paths[first]} in {located.folder}")
+        images, twins = self.read_images(located)
         categories, known = self.read_categories()
         annotations = self.read_annotations({image.id: image for image in images}, known, twins)
         info = self.extra(self.content, _LISTS, "the file")
-        dataset = Dataset(self.split, folder, images, annotations, categories, self.path, info)
+        dataset = Dataset(self.split, located.folder, images, annotations, categories, self.path, info)
         return Read(dataset, self.faults, Count(len(self.images), len(self.annotations)))
 
     def fault(
@@ -115,11 +122,13 @@ class _Reader:
         image_id: Id | None = None,
         annotation_id: Id | None = None,
         others: Iterable[str] = (),
+        *,
+        lost: bool = False,
     ) -> None:
         if image_id in self.names:
             what = f"{what} (image {self.names[image_id]})"
         pairs = tuple((self.split, name) for name in others)
-        self.faults.append(Fault(code, self.split, self.path.name, what, image_id, annotation_id, pairs))
+        self.faults.append(Fault(code, self.split, self.path.name, what, image_id, annotation_id, pairs, int(lost)))
 
     def refuse(self, code: str, kind: str, key: Id | None, what: str, others: Iterable[str] = ()) -> None:
         """Tell why the record of an image or category can't be used, and how many annotations go with it."""
@@ -127,6 +136,7 @@ class _Reader:
             self.unused[kind].add(key)
             uses = self.uses[kind][key]
             what = f"{what}; {uses} annotations of it are left out too" if uses else what
+            self.refused.setdefault((kind, key), len(self.faults))
         self.fault(code, what, key if kind == "images" else None, None, others)
 
     def extra(
@@ -190,11 +200,11 @@ class _Reader:
 
     # -- images
 
-    def read_images(self, folder: Path) -> tuple[tuple[ImageRecord, ...], dict[Id, Id]]:
+    def read_images(self, located: Located) -> tuple[tuple[ImageRecord, ...], dict[Id, Id]]:
         """The images, and for ids of later records of the same file the id of its first."""
         by_id: dict[Id, list[ImageRecord]] = {}
         for place, record in enumerate(self.images):
-            image = self.image(place, record, folder)
+            image = self.image(place, record, located)
             if image is not None:
                 by_id.setdefault(image.id, []).append(image)
         files: dict[str, ImageRecord] = {}
@@ -233,18 +243,18 @@ class _Reader:
             sizes = f"{first.width} x {first.height} and {image.width} x {image.height}"
             self.refuse("record", "images", image.id, f"{told}, but with {sizes} pixels")
 
-    def image(self, place: int, record: Any, folder: Path) -> ImageRecord | None:
-        key, name = values.identity(record, "id"), values.get(record, "file_name")
-        if key is None or not isinstance(name, str) or not name.strip():
+    def image(self, place: int, record: Any, located: Located) -> ImageRecord | None:
+        key, name = values.identity(record, "id"), file_name(record)
+        if key is None or name is None:
             told = f"image {place} is {short(record)}: expected an id and a file_name"
-            self.refuse("record", "images", key, told, [name] if isinstance(name, str) else ())
+            self.refuse("record", "images", key, told, [] if name is None else [name])
             return None
-        inside = relative_name(name)
+        inside = located.paths.get(name) or relative_name(name)
         if inside is None or not can_be_written(name):
             code = "name" if not can_be_written(name) else "image-path"
             self.refuse(code, "images", key, f"image {key!r} has the file_name {short(name)}", [name])
             return None
-        size = self.size(record, key, inside, folder)
+        size = self.size(record, key, inside, located.folder)
         if size is None:
             return None
         return ImageRecord(key, inside, size[1], size[0], self.extra(record, _OF_IMAGE, f"image {key!r}", key))
@@ -275,7 +285,7 @@ class _Reader:
             image_id, category_id = values.identity(record, "image_id"), values.identity(record, "category_id")
             if key is None or image_id is None or category_id is None:
                 what = f"annotation {place} is {short(record)}: expected an id, an image_id and a category_id"
-                self.fault("record", what)
+                self.fault("record", what, lost=True)
                 continue
             image = images.get(twins.get(image_id, image_id))
             if self.belongs(key, image_id, category_id, image, categories) and image is not None:
@@ -285,18 +295,21 @@ class _Reader:
         return self.numbered(found)
 
     def belongs(self, key: Id, image_id: Id, category_id: Id, image: ImageRecord | None, categories: set[Id]) -> bool:
-        """Whether its image and category are known. Where it can't be helped that they are not, nothing is told."""
+        """Whether its image and category are known. A loss is counted where those were refused, if they were."""
         known = None if image is None else image.id
         if image_id in self.ambiguous["images"]:
-            self.fault("ambiguous", f"annotation {key!r} is of image {image_id!r}", None, key)
+            self.fault("ambiguous", f"annotation {key!r} is of image {image_id!r}", None, key, lost=True)
         elif category_id in self.ambiguous["categories"]:
-            self.fault("ambiguous", f"annotation {key!r} has category {category_id!r}", known, key)
+            self.fault("ambiguous", f"annotation {key!r} has category {category_id!r}", known, key, lost=True)
         elif image is None and image_id not in self.unused["images"]:
-            self.fault("unknown-image", f"annotation {key!r} is of image {image_id!r}", None, key)
+            self.fault("unknown-image", f"annotation {key!r} is of image {image_id!r}", None, key, lost=True)
         elif category_id not in categories and category_id not in self.unused["categories"]:
-            self.fault("unknown-category", f"annotation {key!r} has category {category_id!r}", known, key)
+            self.fault("unknown-category", f"annotation {key!r} has category {category_id!r}", known, key, lost=True)
+        elif image is not None and category_id in categories:
+            return True
         else:
-            return image is not None and category_id in categories
+            place = self.refused[("images", image_id) if image is None else ("categories", category_id)]
+            self.faults[place] = replace(self.faults[place], lost=self.faults[place].lost + 1)
         return False
 
     def annotation(
@@ -348,7 +361,7 @@ class _Reader:
             return self.run_lengths(given, image, key)
         if isinstance(given, list) and given:
             return self.mended(given, image, key)
-        self.fault("no-mask", f"annotation {key!r} has the segmentation {short(given)}", image.id, key)
+        self.fault("no-mask", f"annotation {key!r} has the segmentation {short(given)}", image.id, key, lost=True)
         return None
 
     def mended(self, given: list[Any], image: ImageRecord, key: Id) -> Polygons | None:
@@ -364,15 +377,23 @@ class _Reader:
         if broken:
             more = f", and {len(broken) - 1} more are no polygons" if len(broken) > 1 else ""
             what = f"polygon {broken[0] + 1} of {len(given)} is {short(given[broken[0]])}{more}"
-            self.fault("polygon-broken", f"annotation {key!r}: {what}", image.id, key)
+            self.fault("polygon-broken", f"annotation {key!r}: {what}", image.id, key, lost=not good)
         return good or None
 
     def run_lengths(self, given: Json, image: ImageRecord, key: Id) -> str | None:
         try:
             return values.compressed(given, image.size)
         except ParameterError as error:
-            self.fault("rle-broken", f"annotation {key!r}: {error}", image.id, key)
+            self.fault("rle-broken", f"annotation {key!r}: {error}", image.id, key, lost=True)
             return None
+
+
+def file_name(record: Any) -> str | None:
+    """The name of an image's file; LVIS gives only its URL."""
+    name, url = values.get(record, "file_name"), values.get(record, "coco_url")
+    if isinstance(name, str) and name.strip():
+        return name
+    return urlsplit(url).path.strip("/") or None if isinstance(url, str) else None
 
 
 def _ring(given: Any) -> Ring | None:

@@ -6,7 +6,7 @@ errors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -39,6 +39,32 @@ class Kind:
 _OUT: tuple[str, bool] = ("left out", True)
 _ROWS = (
     Kind("file", "error", "an annotation file that can't be read", "correct the file, or make it anew"),
+    Kind(
+        *("file-unread", "error", "annotations that were not read, of images that have none in what was read"),
+        "name their format with --from, or their file; or take them away",
+    ),
+    Kind(
+        *("file-repeated", "warning", "annotations that were not read, of images that have others in what was read"),
+        "nothing, if the right ones were read; else name their format with --from, or their file",
+    ),
+    Kind("file-unlisted", "warning", "annotation files that no split lists", "list them, or take them away"),
+    Kind(
+        *("label-unmatched", "error", "a label file without an image"),
+        "restore the image under the name of the label file, or take the label file away",
+    ),
+    Kind(
+        *("no-labels", "error", "images without a single label file"),
+        "put the label files into folders named labels, beside those of the images",
+    ),
+    Kind("no-annotations", "warning", "a split without annotations", "annotate it, if that is not meant"),
+    Kind(
+        *("image-moved", "warning", "images found under another path than the annotations give"),
+        "see that they are the right ones",
+    ),
+    Kind(
+        *("image-format", "warning", "image files of formats that are not read"),
+        "save them as JPEG or PNG under the same name",
+    ),
     Kind("record", "error", "a record that can't be read", "correct the record in the file", "left out", True),
     Kind(
         *("name", "error", "a name that is no Unicode: it holds half a character, or bytes that are no UTF-8"),
@@ -141,6 +167,7 @@ class Fault:
         image_id, annotation_id: of the record concerned.
         others: further images concerned, as ``(split, file name)``: the twin of a picture, or one that is not in the
             `Dataset` because its record could not be used.
+        lost: the number of annotations that are not in the `Dataset` because of it.
     """
 
     code: str
@@ -150,6 +177,7 @@ class Fault:
     image_id: Id | None = None
     annotation_id: Id | None = None
     others: tuple[tuple[str, str], ...] = ()
+    lost: int = 0
 
     @property
     def kind(self) -> Kind:
@@ -173,6 +201,7 @@ class Fault:
             "advice": kind.advice,
             "fix": kind.fix,
             "others": [{"split": split, "file": file} for split, file in self.others],
+            "annotations_lost": self.lost,
         }
 
 
@@ -190,6 +219,11 @@ def short(value: Any) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: ``1 image``, ``2 images``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class Count(NamedTuple):
     """How much there is of a split."""
 
@@ -204,12 +238,17 @@ class Reading:
     Attributes:
         splits: data sets by split (``train``, ``val``, ``test``, or ``all``), sound as `Dataset` promises.
         faults: in the order met.
-        listed: records by split, also those that could not be used; none where a format's reader does not count them.
+        listed: images and annotations by split, including those that could not be used: an annotation of a split is
+            either in its `Dataset` or counted in a fault's ``lost``.
+        format: its key in `maskline.data.reading.FORMATS`.
+        files: the annotation files that were read, relative to the folder of the data set.
     """
 
     splits: dict[str, Dataset]
     faults: list[Fault] = field(default_factory=list)
     listed: Mapping[str, Count] = field(default_factory=dict)
+    format: str = ""
+    files: Sequence[str] = ()
 
     @property
     def errors(self) -> list[Fault]:

@@ -16,6 +16,7 @@ from maskline.data.faults import Count, Fault, Reading
 from maskline.data.shapes import clip, crop, from_mask
 from maskline.data.sources import EXIF_ORIENTATION, UPRIGHT
 from maskline.data.texts import dump, encode
+from maskline.data.tree import SPLITS
 from maskline.files import replace_file
 from maskline.inputs import read_image
 
@@ -143,7 +144,7 @@ def _leak(fault: Fault) -> tuple[str, str]:
     """The split and the name of the picture that a leak can do without; nothing for other faults."""
     if fault.code != "leak":
         return "", ""
-    rank = {split: place for place, split in enumerate(layout.SPLIT_WORDS)}
+    rank = {split: place for place, split in enumerate(SPLITS)}
     pairs = ((fault.split, fault.file), *fault.others)
     return min(pairs, key=lambda pair: rank.get(pair[0], -1))
 

@@ -43,7 +43,7 @@ def _kind_of_json(stem: str, head: bytes) -> str | None:
         return "labelme"
     if stem.startswith(OTHER_COCO_TASKS):
         return None
-    if _has(head, "images") or (_has(head, "annotations") and _has(head, "image_id")):
+    if re.search(rb'"images"\s*:\s*\[', head) or (_has(head, "annotations") and _has(head, "category_id")):
         return "coco"
     return None
 

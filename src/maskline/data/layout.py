@@ -1,17 +1,11 @@
-"""Where the parts of a COCO data set lie: found in the layouts people have, and written in ours.
-
-Ours is the reference's: ``annotations/instance_train.json``, ``annotations/instance_val.json``, ``images/``. Found too:
-COCO's own (``annotations/instances_train2017.json`` beside ``train2017/``), a folder for each split with its JSON in it
-(``train/_annotations.coco.json``), and a single file for a set that has not been split.
-"""
+"""Data sets written: COCO annotation files, new folders, and images copied under names that nothing else has."""
 
 from __future__ import annotations
 
 import filecmp
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,105 +15,14 @@ from tempfile import TemporaryDirectory
 
 from maskline.data import coco
 from maskline.data.dataset import Category, Dataset, Id, ImageRecord
-from maskline.data.faults import Count, Fault, Reading
 from maskline.data.sources import is_file
-from maskline.errors import DatasetError, DatasetNotFoundError, OutputError
+from maskline.errors import DatasetError, OutputError
 from maskline.files import replace_file
-
-TITLE = "COCO"
-UNSPLIT = "all"
-#: How splits are called in the names of files and folders.
-SPLIT_WORDS = {"train": r"train(?:ing)?", "val": r"val(?:id(?:ation)?)?", "test": r"test(?:ing)?"}
-SPLITS = tuple(SPLIT_WORDS)
-OTHER_TASKS = ("captions", "keypoints", "stuff", "panoptic", "image_info")  # COCO's files that are not instances
-ERRORS_TOLD = 5
-LOOKED_AT = 50  # pictures that tell a folder from another
-_NAMED_SO = re.compile(r"instances?_\w+|_annotations\.coco")  # the stems of annotation files of COCO's layouts
-
-
-def split_of(name: str) -> str | None:
-    """The split that a name speaks of: ``instances_val2017`` of ``val``."""
-    for split, word in SPLIT_WORDS.items():
-        if re.search(rf"(?<![a-z]){word}(?![a-z])", name.lower()):
-            return split
-    return None
 
 
 def annotation_name(split: str) -> str:
     """Where our layout has a split's annotations, below the root."""
     return f"annotations/instance_{split}.json"
-
-
-def find(root: Path) -> dict[str, Path]:
-    """The annotation files of a data set by split, in the order train, val, test; or one for ``all``.
-
-    Args:
-        root: a folder, one of whose sub-folders may be the data set; or the annotation file itself.
-
-    Raises:
-        DatasetNotFoundError: there is no such folder, or no annotation file in it.
-        DatasetError: several files could be meant.
-    """
-    if root.is_file():
-        return {split_of(root.stem) or UNSPLIT: root}
-    if not root.is_dir():
-        raise DatasetNotFoundError(f"{root} does not exist: expected the folder of a data set")
-    for folder in (root, *_below(root)):
-        found = _annotation_files(folder)
-        if found:
-            return found
-    raise DatasetNotFoundError(
-        f"no annotations in {root}: expected {annotation_name('train')} and {annotation_name('val')} in COCO's form; "
-        "`maskline convert` makes them from other forms"
-    )
-
-
-def detect(root: Path) -> bool:
-    """Whether this is a data set in COCO's form."""
-    try:
-        return any(_looks_like_coco(path) for path in find(root).values())
-    except (DatasetError, OSError):
-        return False
-
-
-def read(root: Path) -> Reading:
-    """Read all splits of a COCO data set. A file that is no COCO file is a fault, if another one can be read.
-
-    Raises:
-        DatasetError: as `find`; or none of the files can be read.
-    """
-    splits, faults, listed, unread = dict[str, Dataset](), list[Fault](), dict[str, Count](), list[DatasetError]()
-    base = root if root.is_dir() else root.parent
-    for split, path in find(root).items():
-        find_folder = partial(_image_folder, path, split, base)
-        try:
-            splits[split], found, listed[split] = coco.read(path, find_folder, split)
-        except DatasetError as error:
-            unread.append(error)
-            found = [Fault("file", split, path.name, str(error))]
-        faults += found
-    if unread and not splits:
-        raise unread[0]
-    return Reading(splits, faults, listed)
-
-
-def load(root: Path) -> dict[str, Dataset]:
-    """Read a COCO data set that is meant to be right.
-
-    Raises:
-        DatasetError: as `read`; or records have errors: the message tells the first of them and how many.
-    """
-    reading = read(root)
-    refuse_errors(reading)
-    return reading.splits
-
-
-def refuse_errors(reading: Reading, remedy: str = "`maskline check` tells all, --fix leaves them out") -> None:
-    """Raise DatasetError if something could not be read as it stands, with the first errors and what to do."""
-    if errors := reading.errors:
-        told = "".join(f"\n  {fault.file}: {fault.what}" for fault in errors[:ERRORS_TOLD])
-        more = f"\n  and {len(errors) - ERRORS_TOLD} more" if len(errors) > ERRORS_TOLD else ""
-        raise DatasetError(f"{len(errors)} records can't be read; {remedy}:{told}{more}")
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
@@ -156,66 +59,6 @@ def _with_categories(dataset: Dataset, categories: Mapping[str, Category]) -> Da
 
 def _free_id(taken: Iterable[Id]) -> int:
     return max((key for key in taken if isinstance(key, int)), default=0) + 1
-
-
-# ---- finding
-
-
-def _below(root: Path) -> list[Path]:
-    """Sub-folders that could be the data set: the parents of ``annotations``, the shortest path first."""
-    found = (path.parent for path in root.rglob("annotations") if path.is_dir())
-    return sorted(found, key=lambda path: (len(path.parts), path))
-
-
-def _annotation_files(root: Path) -> dict[str, Path]:
-    """The annotation files right here, by split."""
-    ours = {split: root / annotation_name(split) for split in SPLIT_WORDS}
-    if there := {split: path for split, path in ours.items() if path.exists()}:  # if it is no file, that is told
-        return there
-    folders = [root / "annotations", root, *(path for path in _subfolders(root) if split_of(path.name))]
-    candidates = [path for folder in folders for path in sorted(folder.glob("*.json")) if _looks_like_coco(path)]
-    found: dict[str, Path] = {}
-    for path in candidates:
-        split = split_of(path.stem) or split_of(path.parent.name) or UNSPLIT
-        if split in found:
-            raise DatasetError(
-                f"{found[split]} and {path} could both be the annotations of {split!r}: name one of them"
-            )
-        found[split] = path
-    if UNSPLIT in found and len(found) > 1:
-        del found[UNSPLIT]
-    return {split: found[split] for split in (*SPLIT_WORDS, UNSPLIT) if split in found}
-
-
-def _subfolders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir())
-
-
-def _looks_like_coco(path: Path) -> bool:
-    """By its first bytes; also a file that is named so but damaged, so that it is told."""
-    if any(word in path.name for word in OTHER_TASKS):
-        return False
-    if _NAMED_SO.fullmatch(path.stem):
-        return True
-    try:
-        with path.open("rb") as file:
-            head = file.read(1 << 16)
-    except OSError:
-        return False
-    return bool(re.search(rb'"(images|annotations|categories|info|licenses)"\s*:', head)) and b'"shapes"' not in head
-
-
-def _image_folder(path: Path, split: str, root: Path, file_names: Sequence[str]) -> Path:
-    """The folder in which most of the first pictures are there; ``images`` beside the annotations if none are."""
-    base = path.parent.parent if path.parent.name == "annotations" else path.parent
-    names = [name for name in (path.stem, path.parent.name) if split_of(name)]
-    own = [folder for folder in _subfolders(base) if any(split_of(n) == split_of(folder.name) for n in names)]
-    candidates = [base / "images", base / "images" / split, *own, path.parent, base, root / "images", root]
-
-    def found(folder: Path) -> int:
-        return sum(is_file(folder / name) for name in file_names[:LOOKED_AT])
-
-    return max(candidates, key=found)
 
 
 # ---- writing

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import posixpath
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +15,21 @@ from maskline.data.tree import Tree
 from maskline.errors import DatasetNotFoundError
 
 _ANNOTATION_FOLDERS = ("annotations", "labels")  # the images are beside these, not in them
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where the images of a split are.
+
+    Attributes:
+        folder: the folder below which all of them lie.
+        paths: by the name in the annotations, the path below the folder. A name without a file is not a key.
+        moved: the names of those that are not where the name leads.
+    """
+
+    folder: Path
+    paths: Mapping[str, str]
+    moved: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -46,12 +63,13 @@ class Source:
             raise DatasetNotFoundError(f"{path} does not exist: expected a data set's folder or annotation file")
         if images is not None and not images.is_dir():
             raise DatasetNotFoundError(f"{images} is not a folder: expected the folder with the images")
-        root = path if path.is_dir() else path.parent
+        root = Path(os.path.abspath(path if path.is_dir() else path.parent))  # noqa: PTH100 (links stay)
         if not path.is_dir() and root.name.lower() in _ANNOTATION_FOLDERS:
             root = root.parent
         tree = Tree.of(root)
-        file = None if path.is_dir() else path.relative_to(root).as_posix()
-        return cls(path, tree, tree if images is None else Tree.of(images), file)
+        file = None if path.is_dir() else Path(os.path.abspath(path)).relative_to(root).as_posix()  # noqa: PTH100
+        looked_in = tree if images is None else Tree.of(Path(os.path.abspath(images)))  # noqa: PTH100
+        return cls(path, tree, looked_in, file)
 
     @property
     def root(self) -> Path:
@@ -66,6 +84,22 @@ class Source:
     def of_kind(self, kind: str) -> list[str]:
         """The annotation files of a kind of `maskline.data.kinds`."""
         return self._by_kind.get(kind, [])
+
+    def locate(self, names: Iterable[str], split: str | None = None) -> Located:
+        """Find the images that names in annotations mean, see `Finder`."""
+        found = self.images.all.find_all(names, split)
+        bases = {match.base for match in found.values() if match.base is not None}
+        moved = [name for name, match in found.items() if match.base is None]
+        if len(bases) == 1 and not moved:
+            (base,) = bases
+        else:
+            folders = {posixpath.dirname(match.path) for match in found.values()}
+            common = posixpath.commonpath([f"./{folder}" for folder in folders]) if folders else "./images"
+            base = f"{common[2:]}/" if common != "." else ""
+        folder = self.images.root / base
+        if not found and not folder.is_dir():
+            base, folder = "", self.images.root
+        return Located(folder, {name: match.path.removeprefix(base) for name, match in found.items()}, moved)
 
     @cached_property
     def _by_kind(self) -> Mapping[str, list[str]]:

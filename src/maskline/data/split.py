@@ -16,9 +16,10 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from maskline.data import coco, layout, twins
+from maskline.data import coco, layout, reading, twins
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
 from maskline.data.sources import is_file
+from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, ParameterError
 from maskline.files import replace_file
 from maskline.inputs import read_image
@@ -49,7 +50,7 @@ def merge(splits: Mapping[str, Dataset]) -> Dataset:
                 annotations += [replace(a, id=annotation_ids.free(a.id), image_id=new.id) for a in dataset.of(image)]
     return replace(
         parts[0],
-        split=layout.UNSPLIT,
+        split=UNSPLIT,
         folder=folder,
         images=tuple(images.values()),
         annotations=tuple(annotations),
@@ -145,7 +146,7 @@ def split_in_place(root: Path, how: Division) -> dict[str, Dataset]:
     Raises:
         DatasetError: there is no data set in our layout, or it has errors. Nothing has changed then.
     """
-    splits = layout.load(root)
+    splits = reading.load(root)
     splits.pop("test", None)
     folder = _our_root(splits)
     divided = divide(merge(splits), how)
@@ -156,9 +157,11 @@ def split_in_place(root: Path, how: Division) -> dict[str, Dataset]:
     return divided
 
 
-def split_into(target: Path, root: Path, how: Division) -> dict[str, Dataset]:
-    """As `split_in_place`, but into a new folder, pictures copied, and from any of COCO's layouts."""
-    splits = layout.load(root)
+def split_into(
+    target: Path, root: Path, how: Division, format_: str | None = None, images: Path | None = None
+) -> dict[str, Dataset]:
+    """As `split_in_place`, but into a new folder, images copied, and from any format that `reading.read` reads."""
+    splits = reading.load(root, format_, images)
     test = {split: splits.pop(split) for split in ("test",) if split in splits}
     divided = divide(merge(splits), how)
     with layout.new_folder(target, root) as folder:

@@ -25,6 +25,7 @@ Parts: TypeAlias = tuple[str, ...]
 UNSPLIT = "all"
 #: How the names of files and folders spell a split.
 SPLIT_WORDS = {"train": r"train(?:ing)?", "val": r"val(?:id(?:ation)?)?", "test": r"test(?:ing)?"}
+SPLITS = tuple(SPLIT_WORDS)
 
 _MAX_CANDIDATES = 1000  # files with one end in common; with more, a partial match would mean nothing
 
@@ -72,9 +73,10 @@ class Match(NamedTuple):
 class Finder:
     """Finds files by names.
 
-    The longest common end of name and path wins, then the same spelling, then the longest common start, then the folder
-    that most names start from. What remains ambiguous is found only if the whole name matches. A file in the folder of
-    another split is never taken for one that is missing, nor is a file that another name means exactly.
+    The longest common end of name and path wins, then the same spelling, the longest common start, the folder that most
+    names start from, the folder of the split, and a folder named ``images``. What remains ambiguous is found only if
+    the whole name matches. A file in the folder of another split is never taken for one that is missing, nor is a file
+    that another name means exactly.
 
     Args:
         files: relative paths with forward slashes.
@@ -156,15 +158,17 @@ class Finder:
             return matches[0] if matches else None
         parts = tuple(map(key_of, parts_of(name)))
 
-        def rank(match: Match) -> tuple[int, int, bool]:
+        def rank(match: Match) -> tuple[int, int, bool, bool]:
             folders = match.path.split("/")[:-1]
+            keys = list(map(key_of, folders))
             shared = 0
-            for ours, theirs in zip(map(key_of, folders), parts, strict=False):
+            for ours, theirs in zip(keys, parts, strict=False):
                 if ours != theirs:
                     break
                 shared += 1
             base = match.base if match.base is not None else f"{'/'.join(folders)}/"
-            return shared, bases[base], split is not None and any(split_of(part) == split for part in folders)
+            own_split = split is not None and any(split_of(part) == split for part in folders)
+            return shared, bases[base], own_split, "images" in keys
 
         ranks = [rank(match) for match in matches]
         best = [match for match, its in zip(matches, ranks, strict=True) if its == max(ranks)]
@@ -201,6 +205,11 @@ class Tree:
     def with_suffix(self, *suffixes: str) -> list[str]:
         """The files with one of these suffixes, given in lower case without the dot."""
         return [path for path in self.files if suffix_of(path) in suffixes]
+
+    @cached_property
+    def all(self) -> Finder:
+        """Finds files of any kind."""
+        return Finder(self.files)
 
     @cached_property
     def images(self) -> Finder:

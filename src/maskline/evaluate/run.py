@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskline.checks import check_count, check_score
-from maskline.data import convert, layout
+from maskline.data import reading
 from maskline.data.dataset import Dataset
+from maskline.data.tree import UNSPLIT
 from maskline.errors import UnknownNameError
 from maskline.evaluate import detections
 from maskline.evaluate.classes import Classes, match_classes
@@ -139,20 +140,23 @@ def evaluate_stream(
     return evaluation if output is None else _save(evaluation, predicted, dataset, classes, output, title)
 
 
-def load_split(folder: Path, split: str = "val") -> Dataset:
+def load_split(folder: Path, split: str = "val", format_: str | None = None, images: Path | None = None) -> Dataset:
     """A split of a data set in any format that maskline reads; of one that is not divided, all of it.
+
+    Args:
+        folder, format_, images: as for `maskline.data.reading.read`.
+        split: its name.
 
     Raises:
         DatasetError: there is no data set, or it has errors.
         UnknownNameError: it has no such split.
     """
-    reading = convert.read(folder)
-    layout.refuse_errors(reading)
-    if split not in reading.splits and list(reading.splits) == [layout.UNSPLIT]:
-        return reading.splits[layout.UNSPLIT]
-    if split not in reading.splits:
-        raise UnknownNameError.of(f"split of {folder}", split, reading.splits)
-    return reading.splits[split]
+    splits = reading.load(folder, format_, images)
+    if split not in splits and list(splits) == [UNSPLIT]:
+        return splits[UNSPLIT]
+    if split not in splits:
+        raise UnknownNameError.of(f"split of {folder}", split, splits)
+    return splits[split]
 
 
 def _save(

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from maskline.data import convert
+from maskline.data import reading
 from maskline.data.dataset import Dataset
-from maskline.data.layout import refuse_errors
-from maskline.errors import DatasetError, InputError, InputNotFoundError
+from maskline.errors import InputError, InputNotFoundError
 from maskline.inputs import read_image
 from maskline.inputs.files import files_in
 from maskline.instances import ByteArray
@@ -96,13 +95,7 @@ def _can_be_read(path: Path) -> bool:
 
 
 def _splits(source: Path) -> dict[str, Dataset]:
-    try:
-        convert.recognize(source)
-    except DatasetError:
-        return {}
-    reading = convert.read(source)
-    refuse_errors(reading)
-    return dict(reading.splits)
+    return reading.load(source) if reading.is_dataset(source) else {}
 
 
 def _spread(paths: Sequence[Path], most: int) -> tuple[Path, ...]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from maskline import catalog
-from maskline.data import layout
+from maskline.data import layout, reading
 from maskline.data.dataset import Dataset
+from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, MasklineError, ParameterError
 from maskline.exporting import export_network
 from maskline.naming import check_folder
@@ -26,7 +27,10 @@ from maskline.weights.load import is_unaligned, load_network
 log = logging.getLogger("maskline")
 
 #: Settings that may change when a run is resumed.
-FREE = ("data", "output", "resume", "device", "processes", "log_interval", "keep", "workers", "export", "num_classes")
+FREE = (
+    *("data", "data_format", "images", "output", "resume", "device", "processes", "log_interval", "keep", "workers"),
+    *("export", "num_classes"),
+)
 
 
 def train(settings: Settings) -> dict[str, Any]:
@@ -43,7 +47,7 @@ def train(settings: Settings) -> dict[str, Any]:
     chosen = devices.choose(settings.device, settings.processes)
     if settings.resume is not None:
         settings = as_before(settings, checkpoint.find(settings.resume))
-    splits = layout.unify(layout.load(settings.data))
+    splits = layout.unify(reading.load(settings.data, settings.data_format, settings.images))
     job = prepare(replace(settings, processes=processes.count(chosen.processes)), splits)
     check_folder(job.settings.output)
     chosen.select()
@@ -97,7 +101,7 @@ def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
         ParameterError: another number of classes than the data set's.
     """
     row = catalog.get(settings.model)
-    data, val = splits.get("train", splits.get(layout.UNSPLIT)), splits.get("val")
+    data, val = splits.get("train", splits.get(UNSPLIT)), splits.get("val")
     if data is None:
         raise DatasetError(f"{settings.data} has no train split: it has {', '.join(splits) or 'none'}")
     learned = {annotation.category_id for annotation in data.annotations if is_object(annotation)}

@@ -54,7 +54,10 @@ class Settings:
 
     Attributes:
         model: a row of the catalog.
-        data: the folder of a COCO data set with a train and, unless nothing shall be evaluated, a val split.
+        data: the data set, a folder or an annotation file, with a train and, unless nothing shall be evaluated, a val
+            split.
+        data_format: its format, a key of `maskline.data.reading.FORMATS`; None recognizes it.
+        images: the folder with its images, if they are not below ``data``.
         output: where checkpoints, logs and pictures go.
         epochs: passes over the training images.
         batch_size: images of one step on each device.
@@ -85,6 +88,8 @@ class Settings:
 
     model: str
     data: Path
+    data_format: str | None = None
+    images: Path | None = None
     output: Path = DEFAULT_OUTPUT
     epochs: int = 40
     batch_size: int | None = None

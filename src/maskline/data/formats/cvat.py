@@ -1,6 +1,6 @@
-"""CVAT for images 1.1: one ``annotations.xml`` for all pictures, which lie in ``images`` beside it.
+"""CVAT for images 1.1: one ``annotations.xml`` for all images, which lie in ``images`` beside it.
 
-Exports of projects put them in ``images/<subset>`` and tell the subset of each: those named as a split are read as one.
+Exports of projects put them in ``images/<subset>`` and give the subset of each: those named as a split are read as one.
 Coordinates are COCO's, as CVAT hands polygons on to COCO unchanged; a mask counts whole pixels, its run lengths go row
 by row through the box of ``left``, ``top``, ``width`` and ``height``. An object in several parts is several shapes of
 one label with one ``group_id``. CVAT has no crowd: an attribute ``iscrowd`` of the shape stands for it.
@@ -22,11 +22,13 @@ import numpy as np
 from defusedxml.ElementTree import ParseError, iterparse
 
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, ImageRecord
-from maskline.data.faults import Fault, Reading, UnusableError, short
+from maskline.data.faults import Count, Fault, Reading, UnusableError, short
 from maskline.data.formats.labels import fitted, one_line, renamed
-from maskline.data.layout import SPLIT_WORDS, UNSPLIT, copy_images, split_of, unify, unique_names
+from maskline.data.layout import copy_images, unify, unique_names
 from maskline.data.shapes import Ring, Segmentation, Window, crop, place, union
-from maskline.data.sources import is_file, picture_size, relative_name
+from maskline.data.source import Source
+from maskline.data.sources import picture_size, relative_name
+from maskline.data.tree import SPLIT_WORDS, SPLITS, UNSPLIT, split_of, suffix_of
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS, SUFFIXES
@@ -46,37 +48,30 @@ _CROWD_LISTED = (
     "<default_value>false</default_value><values></values></attribute>"
 )
 _NO_REGION = ("tag", "points", "polyline", "cuboid", "skeleton")  # types of labels that no region has
-_HEAD = 1 << 16  # bytes of a file that tell its form
 _SAGITTA = 0.1  # pixels between an ellipse and the polygon that stands for it, at most
 _FARTHEST = 1e9  # pixels; coordinates beyond are no drawing
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML can't hold
 
 
-def detect(root: Path) -> bool:
-    """Whether this is a file of CVAT, or a folder with one in it or in a folder below."""
-    try:
-        return bool(_files(root))
-    except OSError:
-        return False
+def detect(source: Source) -> list[str]:
+    """CVAT's XML files."""
+    return source.of_kind("cvat")
 
 
-def read(root: Path) -> Reading:
-    """Read all splits of an export, of several in a folder, or of an XML file; pictures not there are told, left out.
+def read(source: Source) -> Reading:
+    """Read all splits of an export, of several in a folder, or of an XML file; missing images are faults.
 
     Raises:
         DatasetNotFoundError: there is no such file.
         DatasetError: a file is damaged XML, unsafe XML, or an export of another kind ("CVAT for video").
     """
-    try:
-        paths = _files(root)
-    except OSError as error:
-        raise DatasetError(f"{root} can't be read: {error.strerror}") from error
+    paths = detect(source)
     if not paths:
-        raise DatasetNotFoundError(f"no {FILE} in {root}: expected an export of CVAT as 'CVAT for images 1.1'")
-    reader = _Reader(root if root.is_dir() else root.parent)
+        raise DatasetNotFoundError(f"no {FILE} in {source.given}: expected an export of CVAT as 'CVAT for images 1.1'")
+    reader = _Reader(source)
     for path in paths:
         reader.read_file(path)
-    return reader.reading()
+    return replace(reader.reading(), files=tuple(paths))
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
@@ -103,24 +98,7 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
     return writer.notes()
 
 
-# ---- finding
-
-
-def _files(root: Path) -> list[Path]:
-    """The files of CVAT: ``root`` itself, those in it, or else those in the folders below. Raises OSError."""
-    if root.is_file():
-        return [root] if _is_cvat(root) else []
-    for pattern in (FILE, "*.[xX][mM][lL]", f"*/{FILE}", "*/*.[xX][mM][lL]"):
-        if found := [path for path in sorted(root.glob(pattern)) if path.is_file() and _is_cvat(path)]:
-            return found
-    return []
-
-
-def _is_cvat(path: Path) -> bool:
-    """By its first bytes; also if it is cut short, so that this is told."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD).replace(b"\0", b"")  # as in UTF-16
-    return re.search(rb"<annotations[\s>]", head) is not None
+# ---- reading
 
 
 def _elements(path: Path) -> Iterator[Element]:
@@ -143,29 +121,37 @@ def _elements(path: Path) -> Iterator[Element]:
         raise DatasetError(f"{path} is not readable XML ({' '.join(str(error).split())})") from None
 
 
-# ---- reading
-
-
 @dataclass(slots=True)
 class _Part:
-    """A split being read: the file it was met in first, its images by folder and name, its annotations."""
+    """A split being read.
+
+    Attributes:
+        source: the file it was met in first.
+        images: by path from the folder of the images.
+        starts: the folders that the names of images start from, with a trailing slash unless empty.
+        refused: images that can't be used.
+        lost: shapes that can't be used.
+    """
 
     source: Path
-    images: dict[tuple[Path, str], ImageRecord] = field(default_factory=dict)
+    images: dict[str, ImageRecord] = field(default_factory=dict)
+    starts: set[str] = field(default_factory=set)
     annotations: list[Annotation] = field(default_factory=list)
+    refused: int = 0
+    lost: int = 0
 
 
 class _Reader:
     """Files being read: the splits and classes so far, and the faults."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, source: Source) -> None:
+        self.source = source
         self.parts: dict[str, _Part] = {}
         self.classes: dict[str, int] = {}  # ids by name
         self.faults: list[Fault] = []
 
-    def read_file(self, path: Path) -> None:
-        for element in _elements(path):
+    def read_file(self, path: str) -> None:
+        for element in _elements(self.source.root / path):
             if element.tag == "meta":
                 for name in _label_names(element):
                     self.class_id(name)
@@ -173,38 +159,54 @@ class _Reader:
                 raise DatasetError(f"{path} is an export as 'CVAT for video': export it anew as 'CVAT for images 1.1'")
             elif element.tag == "image":
                 split = self.split(element, path)
+                part = self.parts.setdefault(split, _Part(self.source.root / path))
                 try:
-                    self.read_image(element, path, split)
+                    self.read_image(element, path, split, part)
                 except UnusableError as error:
+                    lost = sum(shape.tag != "tag" for shape in element)
+                    part.refused += 1
+                    part.lost += lost
                     what = f"image {short(element.get('name'))}: {error}"
-                    self.faults.append(Fault(error.code, split, path.name, what))
+                    self.faults.append(Fault(error.code, split, path, what, lost=lost))
 
     def class_id(self, name: str) -> int:
         return self.classes.setdefault(name, len(self.classes) + 1)
 
-    def split(self, element: Element, path: Path) -> str:
-        """By its subset; without one, by the name of the file or of its folder below the root."""
+    def split(self, element: Element, path: str) -> str:
+        """By its subset; without one, by the name of the file or of its folder."""
         if subset := element.get("subset"):
             return _split_named(subset)
-        return split_of(path.stem) or _split_named("" if path.parent == self.root else path.parent.name)
+        return split_of(PurePosixPath(path).stem) or _split_named(PurePosixPath(path).parent.name)
 
-    def read_image(self, element: Element, path: Path, split: str) -> None:
+    def read_image(self, element: Element, path: str, split: str, part: _Part) -> None:
         """Raises UnusableError."""
-        name = relative_name(element.get("name", ""))
-        if name is None:
-            raise UnusableError("image-path", "expected the path of a file below 'images'")
-        folder, name = _find_picture(path.parent, element.get("subset", ""), name)
-        height, width = _size(element, folder / name)
-        part = self.parts.setdefault(split, _Part(path))
+        name = self.find_image(path, element.get("subset", ""), element.get("name", ""), split)
+        height, width = _size(element, self.source.images.root / name)
         image = ImageRecord(len(part.images) + 1, name, width, height)
-        known = part.images.setdefault((folder, name), image)
+        part.starts.add(_base_of(name, element.get("name", "")))
+        known = part.images.setdefault(name, image)
         if known is not image:
-            self.faults.append(Fault("image-listed-twice", split, path.name, f"image {name} is there twice", known.id))
+            self.faults.append(Fault("image-listed-twice", split, path, f"image {name} is there twice", known.id))
         for label, found in self.objects(element, known, path, split):
             key = len(part.annotations) + 1
             part.annotations.append(replace(found, id=key, category_id=self.class_id(label)))
 
-    def objects(self, element: Element, image: ImageRecord, path: Path, split: str) -> Iterator[tuple[str, Annotation]]:
+    def find_image(self, path: str, subset: str, name: str, split: str) -> str:
+        """The path of an image. Frames of a video are listed without the suffix that their files have.
+
+        Raises UnusableError.
+        """
+        images = self.source.images
+        finder = images.all if suffix_of(name) in SUFFIXES else images.image_stems
+        folder = PurePosixPath(path).parent
+        found = finder.find(str(folder / "images" / subset / name.replace("\\", "/").lstrip("/")), split)
+        if found is not None:
+            return found
+        if relative_name(name) is None:
+            raise UnusableError("image-path", "expected the path of a file below 'images'")
+        raise UnusableError("image-missing", f"there is no such file in {images.root}")
+
+    def objects(self, element: Element, image: ImageRecord, path: str, split: str) -> Iterator[tuple[str, Annotation]]:
         """Label and annotation of each object; the ids of annotation and category are yet to be given."""
         groups: dict[Any, list[tuple[Element, Segmentation]]] = {}
         for number, shape in enumerate(shape for shape in element if shape.tag != "tag"):  # of the whole picture
@@ -212,7 +214,8 @@ class _Reader:
                 label, part = _label(shape), _region(shape, image.size)
             except UnusableError as error:
                 what = f"image {image.file_name}: shape {number} ({short(shape.get('label'))}): {error}"
-                self.faults.append(Fault(error.code, split, path.name, what, image.id))
+                self.faults.append(Fault(error.code, split, path, what, image.id, lost=1))
+                self.parts[split].lost += 1
                 continue
             group = shape.get("group_id", "0").strip()
             key = number if group in ("", "0") else (label, group, _is_crowd(shape))
@@ -223,19 +226,30 @@ class _Reader:
 
     def reading(self) -> Reading:
         categories = tuple(Category(number, name) for name, number in self.classes.items())
-        parts = {split: self.parts[split] for split in (*SPLIT_WORDS, UNSPLIT) if split in self.parts}
-        parts = parts or {UNSPLIT: _Part(self.root / FILE)}
-        return Reading({split: self.dataset(split, part, categories) for split, part in parts.items()}, self.faults)
+        parts = {split: self.parts[split] for split in (*SPLITS, UNSPLIT) if split in self.parts}
+        parts = parts or {UNSPLIT: _Part(self.source.given)}
+        listed = {
+            split: Count(len(part.images) + part.refused, len(part.annotations) + part.lost)
+            for split, part in parts.items()
+        }
+        splits = {split: self.dataset(split, part, categories) for split, part in parts.items()}
+        return Reading(splits, self.faults, listed)
 
     def dataset(self, split: str, part: _Part, categories: tuple[Category, ...]) -> Dataset:
-        """The split, its pictures named from the one folder that has them all."""
-        folders = {folder for folder, _ in part.images}
-        start = folders.pop() if len(folders) == 1 else self.root
-        images = tuple(
-            replace(image, file_name=(folder / name).relative_to(start).as_posix())
-            for (folder, name), image in part.images.items()
-        )
-        return Dataset(split, start, images, tuple(part.annotations), categories, part.source)
+        """The split, its images named as in the file if all of them start from one folder."""
+        start = next(iter(part.starts)) if len(part.starts) == 1 else ""
+        images = tuple(replace(image, file_name=name.removeprefix(start)) for name, image in part.images.items())
+        folder = self.source.images.root / start
+        return Dataset(split, folder, images, tuple(part.annotations), categories, part.source)
+
+
+def _base_of(path: str, name: str) -> str:
+    """The folder that a name starts from, without a suffix or not; that of the file if the name leads elsewhere."""
+    for end in (PurePosixPath(path).suffix, ""):
+        start = path.removesuffix(end).removesuffix(name.replace("\\", "/").removesuffix(end))
+        if start != path.removesuffix(end) and (not start or start.endswith("/")):
+            return start
+    return path[: path.rfind("/") + 1]
 
 
 def _label_names(meta: Element) -> Iterator[str]:
@@ -249,22 +263,6 @@ def _label_names(meta: Element) -> Iterator[str]:
 def _split_named(subset: str) -> str:
     """``Validation`` means ``val``; what names no split, such as CVAT's ``default``, that there is none."""
     return next((s for s, word in SPLIT_WORDS.items() if re.fullmatch(word, subset.strip().lower())), UNSPLIT)
-
-
-def _find_picture(base: Path, subset: str, name: str) -> tuple[Path, str]:
-    """The folder of a picture and its name there. Raises UnusableError.
-
-    Frames of a video are listed without the suffix that their files have.
-    """
-    inside = relative_name(subset) if subset else None
-    own = [base / "images" / inside, base / inside] if inside else []
-    suffixed = PurePosixPath(name).suffix[1:].lower() in SUFFIXES
-    names = [name] if suffixed else [f"{name}.{suffix}" for suffix in ("PNG", *SUFFIXES)]
-    for folder in (*own, base / "images", base):
-        for guess in names:
-            if is_file(folder / guess):
-                return folder, guess
-    raise UnusableError("image-missing", f"its file is neither in {base / 'images'} nor beside {FILE}")
 
 
 def _size(element: Element, path: Path) -> tuple[int, int]:

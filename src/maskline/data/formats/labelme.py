@@ -8,17 +8,18 @@ in several parts is several shapes of one label with one ``group_id``. https://g
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from maskline.data.accounting import some
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
-from maskline.data.faults import Fault, Reading, UnusableError, short
+from maskline.data.faults import Count, Fault, Reading, UnusableError, counted, short
 from maskline.data.formats.labelme_shapes import (
     NO_OBJECT,
     Json,
@@ -29,13 +30,15 @@ from maskline.data.formats.labelme_shapes import (
     mask_shape,
     region,
 )
-from maskline.data.formats.labelme_tree import Tree, files, key, lines, mirrored, suffix
+from maskline.data.formats.labelme_tree import LabelMeFiles, lines, mirrored
 from maskline.data.formats.labels import fitted, one_line, renamed
-from maskline.data.layout import SPLIT_WORDS, UNSPLIT, copy_images, unique_names
+from maskline.data.layout import copy_images, unique_names
 from maskline.data.shapes import Segmentation, crop, from_mask, union
+from maskline.data.source import Source
 from maskline.data.sources import is_file, picture_size, relative_name
 from maskline.data.texts import dump, encode
-from maskline.errors import DatasetError, DatasetNotFoundError, InputError
+from maskline.data.tree import SPLIT_WORDS, UNSPLIT, key_of, suffix_of
+from maskline.errors import DatasetError, InputError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS, SUFFIXES
 
@@ -45,38 +48,24 @@ VERSION = "5.5.0"  # of LabelMe: the form that is written
 LISTS = {split: f"{split}_anno_list.txt" for split in (*SPLIT_WORDS, UNSPLIT)}
 CLASS_LISTS = ("label.txt", "labels.txt")
 
-_LOOKED_AT = 20  # JSON files that tell a format
-_NAMES_TOLD = 5  # of many in one message
+
+def detect(source: Source) -> list[str]:
+    """LabelMe's JSON files, and what the lists of the splits name."""
+    found = source.of_kind("labelme")
+    return found or (list(_lists(source).values()) if source.file is None else [])
 
 
-def detect(root: Path) -> bool:
-    """Whether a folder looks like it: has a list of a split, or LabelMe's keys in one of its first JSON files."""
-    try:
-        if _lists(_home(root)):
-            return True
-        sheets = (path for path in files(root) if suffix(path) == "json")
-        contents = ((root / sheet).read_bytes() for sheet in islice(sheets, _LOOKED_AT))
-        return any(b'"shapes"' in content and b'"image' in content for content in contents)
-    except (OSError, ValueError):
-        return False
-
-
-def read(root: Path) -> Reading:
+def read(source: Source) -> Reading:
     """Read a folder: the splits that lists name; or those of sub-folders ``train``, ``val``, ``test``; or ``all``.
 
     Classes are in the order of ``label.txt``, then of first appearance over train, val, test; the same in all splits.
-    Pictures are looked for as `Tree.picture` says; one that is missing keeps its record. Sizes are those stated. The
-    lists may also be in a sub-folder, if they are in one only; then that is the data set.
+    An image that is missing keeps its record. Sizes are those stated. The lists may also be in a sub-folder, if they
+    are in one only.
 
     Raises:
-        DatasetNotFoundError: no such folder.
-        DatasetError: it is a file, holds no such JSON file, or a list can't be read.
+        DatasetError: there is no such JSON file, or a list can't be read.
     """
-    if not root.is_dir():
-        if root.exists():
-            raise DatasetError(f"{root} is a file: expected a folder with LabelMe's JSON files")
-        raise DatasetNotFoundError(f"{root} does not exist")
-    return _Reader(_home(root)).read()
+    return _Reader(source).read()
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
@@ -99,15 +88,12 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
 # ---- reading
 
 
-def _lists(root: Path) -> dict[str, Path]:
-    """The lists that are there, by split."""
-    return {split: root / name for split, name in LISTS.items() if (root / name).is_file()}
-
-
-def _home(root: Path) -> Path:
-    """The folder with the lists, if there is only one; else ``root``."""
-    folders = {PurePosixPath(path).parent for path in files(root) if PurePosixPath(path).name in LISTS.values()}
-    return root / folders.pop() if len(folders) == 1 else root
+def _lists(source: Source) -> dict[str, str]:
+    """The lists that are there, by split: those of the folder itself, or of the one sub-folder that has some."""
+    found = [PurePosixPath(path) for path in source.tree.files if PurePosixPath(path).name in LISTS.values()]
+    folders = {path.parent for path in found}
+    folder = folders.pop() if len(folders) == 1 else PurePosixPath()
+    return {split: str(folder / name) for split, name in LISTS.items() if folder / name in found}
 
 
 @dataclass(slots=True)
@@ -116,39 +102,60 @@ class _Part:
 
     Attributes:
         source: its list, or the folder.
-        images: by path from the root.
+        images: by path from the folder of the images.
+        lost: shapes that could not be used.
     """
 
     split: str
     source: Path
     images: dict[str, ImageRecord] = field(default_factory=dict)
     annotations: list[Annotation] = field(default_factory=list)
+    lost: int = 0
+
+    def count(self) -> Count:
+        """With what could not be used."""
+        return Count(len(self.images), len(self.annotations) + self.lost)
 
 
 class _Reader:
-    """A folder being read: its classes so far, and its faults."""
+    """A data set being read: its classes so far, and its faults."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.tree = Tree.of(root)
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.files = LabelMeFiles(source, self.sheets(source))
         self.faults: list[Fault] = []
         self.classes: dict[str, int] = {}  # ids by name
 
+    @staticmethod
+    def sheets(source: Source) -> list[str]:
+        """The JSON files; also empty ones and those that a list names, so that what is wrong with them is reported."""
+        empty = [path for path in source.files if suffix_of(path) == "json" and _is_blank(source.root / path)]
+        return sorted({*source.of_kind("labelme"), *empty})
+
     def read(self) -> Reading:
-        self.read_class_list()
-        lists = _lists(self.root)
+        lists = {} if self.source.file is not None else _lists(self.source)
+        self.read_class_list(lists)
         plan = self.by_lists(lists) if lists else self.by_folders()
         if not plan:
             raise DatasetError(
-                f"{self.root} holds no LabelMe annotations: expected JSON files with shapes and imagePath"
+                f"{self.source.given} holds no LabelMe annotations: expected JSON files with shapes and imagePath"
             )
-        parts = [self.part(_Part(split, lists.get(split, self.root)), sheets) for split, sheets in plan.items()]
+        parts = [
+            self.part(_Part(split, self.source.root / lists.get(split, "")), sheets) for split, sheets in plan.items()
+        ]
         categories = tuple(Category(number, name) for name, number in self.classes.items())
         folder = _common_folder([name for part in parts for name in part.images])
-        return Reading({part.split: _dataset(part, self.root, folder, categories) for part in parts}, self.faults)
+        root = self.source.images.root
+        return Reading(
+            {part.split: _dataset(part, root, folder, categories) for part in parts},
+            self.faults,
+            {part.split: part.count() for part in parts},
+            files=tuple(sheet for sheets in plan.values() for sheet in sheets),
+        )
 
-    def read_class_list(self) -> None:
-        found = next((self.root / name for name in CLASS_LISTS if (self.root / name).is_file()), None)
+    def read_class_list(self, lists: Mapping[str, str]) -> None:
+        folder = self.source.root / PurePosixPath(next(iter(lists.values()), "")).parent
+        found = next((folder / name for name in CLASS_LISTS if (folder / name).is_file()), None)
         for name in lines(found) if found else []:
             if name not in NO_OBJECT:
                 self.class_id(name)
@@ -156,82 +163,90 @@ class _Reader:
     def class_id(self, name: str) -> int:
         return self.classes.setdefault(name, len(self.classes) + 1)
 
-    def by_lists(self, lists: Mapping[str, Path]) -> dict[str, list[str]]:
+    def by_lists(self, lists: Mapping[str, str]) -> dict[str, list[str]]:
         plan = {split: self.listed(split, path) for split, path in lists.items()}
         named = {sheet for sheets in plan.values() for sheet in sheets}
-        self.tell_unlisted([sheet for sheet in self.tree.all_sheets() if sheet not in named], "named in no list")
+        self.tell_unlisted([sheet for sheet in self.files.sheets if sheet not in named], "named in no list")
         return plan
 
-    def listed(self, split: str, path: Path) -> list[str]:
+    def listed(self, split: str, path: str) -> list[str]:
         found: dict[str, None] = {}
-        for line in lines(path):
-            sheet = self.tree.listed_sheet(line)
+        for line in lines(self.source.root / path):
+            sheet = self.files.listed_sheet(line) or self.any_file(line)
             if sheet is None:
-                self.faults.append(Fault("record", split, path.name, f"names {short(line)}, which is not there"))
+                self.faults.append(Fault("record", split, path, f"names {short(line)}, which does not exist"))
             elif sheet in found:
-                self.faults.append(Fault("image-listed-twice", split, path.name, f"names {sheet} twice"))
+                self.faults.append(Fault("image-listed-twice", split, path, f"names {sheet} twice"))
             else:
                 found[sheet] = None
         return list(found)
 
+    def any_file(self, line: str) -> str | None:
+        """A JSON file that is not LabelMe's, so that this is reported."""
+        found = self.source.tree.all.find(line.strip("\"'"))
+        return found if found is not None and suffix_of(found) == "json" else None
+
     def by_folders(self) -> dict[str, list[str]]:
         """By the first folder on the way that is named as a split; all as one where that leaves no two splits."""
-        sheets = [sheet for sheet in self.tree.all_sheets() if self.is_labelme(sheet)]
         plan: dict[str, list[str]] = {}
-        for sheet in sheets:
+        for sheet in self.files.sheets:
             plan.setdefault(_split_folder(sheet), []).append(sheet)
         if UNSPLIT in plan and len(plan) < 3:
-            return {UNSPLIT: sheets}
+            return {UNSPLIT: self.files.sheets}
         self.tell_unlisted(plan.pop(UNSPLIT, []), "in no folder of a split")
         return {split: plan[split] for split in LISTS if split in plan}
 
-    def is_labelme(self, sheet: str) -> bool:
-        """By a quick look; also a file that is empty or can't be read, so that it is told."""
-        try:
-            data = (self.root / sheet).read_bytes()
-        except OSError:
-            return True
-        return b'"shapes"' in data or not data.strip()
-
-    def tell_unlisted(self, sheets: Iterable[str], how: str) -> None:
-        names = [sheet for sheet in sheets if self.is_labelme(sheet)]
-        if names:
-            some = ", ".join(names[:_NAMES_TOLD]) + (", ..." if len(names) > _NAMES_TOLD else "")
-            what = f"{len(names)} annotation files are {how} and were not read: {some}"
-            self.faults.append(Fault("image-unlisted", UNSPLIT, self.root.name, what))
+    def tell_unlisted(self, sheets: Sequence[str], how: str) -> None:
+        shapes = 0
+        for sheet in sheets:
+            with contextlib.suppress(UnusableError):
+                shapes += len(_parse(self.source.root / sheet)["shapes"])
+        if sheets:
+            what = f"{counted(len(sheets), 'annotation file')} with {counted(shapes, 'shape')}, {how}: {some(sheets)}"
+            self.faults.append(Fault("file-unlisted", UNSPLIT, self.source.root.name, what))
 
     def part(self, part: _Part, sheets: Iterable[str]) -> _Part:
         for path in sheets:
             try:
-                sheet = _Sheet(self.tree, part.split, path, _parse(self.root / path), self.faults)
-                image = sheet.image(part.images)
+                content = _parse(self.source.root / path)
             except UnusableError as error:
                 self.faults.append(Fault(error.code, part.split, path, str(error)))
+                continue
+            try:
+                sheet = _Sheet(self.files, part.split, path, content, self.faults)
+                image = sheet.image(part.images)
+            except UnusableError as error:
+                lost = len(content["shapes"])
+                self.faults.append(Fault(error.code, part.split, path, str(error), lost=lost))
+                part.lost += lost
                 continue
             for label, found in sheet.objects(image):
                 number = len(part.annotations) + 1
                 part.annotations.append(replace(found, id=number, category_id=self.class_id(label)))
+            part.lost += sheet.lost
         return part
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Sheet:
     """One JSON file of a split."""
 
-    tree: Tree
+    files: LabelMeFiles
     split: str
     path: str
     content: Json
     faults: list[Fault]
+    lost: int = 0
 
-    def fault(self, code: str, what: str, image_id: Id) -> None:
-        self.faults.append(Fault(code, self.split, self.path, what, image_id))
+    def fault(self, code: str, what: str, image_id: Id, lost: int = 0) -> None:
+        self.faults.append(Fault(code, self.split, self.path, what, image_id, lost=lost))
+        self.lost += lost
 
     def image(self, known: dict[str, ImageRecord]) -> ImageRecord:
         """The picture's record, which is put among those known. Raises UnusableError."""
         given = self.content.get("imagePath")
         image_path = given if isinstance(given, str) else ""
-        found = self.tree.picture(self.path, image_path)
+        found = self.files.image(self.path, image_path)
         name = found or self.missing_name(image_path)
         if name in known:
             self.fault("image-listed-twice", f"is of the picture {name}, as an earlier file is", known[name].id)
@@ -248,8 +263,8 @@ class _Sheet:
     def missing_name(self, image_path: str) -> str:
         """A name for a picture that was not found. Raises UnusableError if it is there but can't be used."""
         path = image_path.replace("\\", "/")
-        if path and is_file((self.tree.root / self.path).parent / path):
-            if suffix(path) not in SUFFIXES:
+        if path and is_file((self.files.source.root / self.path).parent / path):
+            if suffix_of(path) not in SUFFIXES:
                 what = f"imagePath is {short(image_path)}: expected an image of the kinds {', '.join(SUFFIXES)}"
                 raise UnusableError("image-unreadable", what)
             what = f"imagePath {short(image_path)} leads out of the data set: name the folder that holds both"
@@ -267,7 +282,7 @@ class _Sheet:
             return height, width
         try:
             if found is not None:
-                return picture_size(self.tree.root / found)
+                return picture_size(self.files.source.images.root / found)
             return picture_size(io.BytesIO(decode_base64(self.content.get("imageData"))))
         except InputError as error:
             what = f"imageHeight and imageWidth are not stated and the picture does not tell: {error}"
@@ -281,11 +296,11 @@ class _Sheet:
                 label = label_of(shape)
                 if label in NO_OBJECT:
                     what = f"shape {number} is labelled {label}, LabelMe's word for what is no object"
-                    self.fault("shape-ignored", what, image.id)
+                    self.fault("shape-ignored", what, image.id, lost=1)
                     continue
                 part = region(shape, image.size)
             except UnusableError as error:
-                self.fault(error.code, f"shape {number}{_named(shape)}: {error}", image.id)
+                self.fault(error.code, f"shape {number}{_named(shape)}: {error}", image.id, lost=1)
                 continue
             group = shape.get("group_id")
             grouped = isinstance(group, (int, float, str))
@@ -295,6 +310,13 @@ class _Sheet:
             segmentation = union([part for _, part in members], image.size)
             found = Annotation(0, image.id, 0, segmentation, crowd=is_crowd(shape), extra=extra_of(shape))
             yield label_of(shape), found
+
+
+def _is_blank(path: Path) -> bool:
+    try:
+        return path.stat().st_size < 16 and not path.read_bytes().strip()
+    except OSError:
+        return True
 
 
 def _parse(path: Path) -> Json:
@@ -319,10 +341,13 @@ def _split_folder(sheet: str) -> str:
 
 
 def _common_folder(names: Sequence[str]) -> str:
-    """``images/``, written as it is here, if all lie below; else nothing."""
-    tops = {name.partition("/")[0] for name in names}
-    (top,) = tops if len(tops) == 1 else ("",)
-    return f"{top}/" if key(top) == "images" and all("/" in name for name in names) else ""
+    """The folder named ``images`` below which all lie, with a trailing slash; else nothing."""
+    starts = set()
+    for name in names:
+        folders = name.split("/")[:-1]
+        place = next((place for place, folder in enumerate(folders) if key_of(folder) == "images"), -1)
+        starts.add("".join(f"{folder}/" for folder in folders[: place + 1]))
+    return starts.pop() if len(starts) == 1 else ""
 
 
 def _dataset(part: _Part, root: Path, folder: str, categories: tuple[Category, ...]) -> Dataset:
@@ -405,8 +430,8 @@ class _Writer:
         """Of a JSON file: named as the picture, with its suffix where two pictures differ in nothing else."""
         stem = str(PurePosixPath(file_name).with_suffix(""))
         numbered = (f"{file_name}_{number}" for number in range(2, len(self.taken) + 3))
-        path = next(name for name in (stem, file_name, *numbered) if key(name) not in self.taken)
-        self.taken.add(key(path))
+        path = next(name for name in (stem, file_name, *numbered) if key_of(name) not in self.taken)
+        self.taken.add(key_of(path))
         return f"annotations/{path}.json"
 
     def shapes(self, annotations: Iterable[Annotation], size: tuple[int, int], classes: Mapping[Id, str]) -> list[Json]:

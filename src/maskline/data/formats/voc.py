@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -21,13 +21,16 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from maskline.data.accounting import some
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
-from maskline.data.faults import Fault, Reading
+from maskline.data.faults import Count, Fault, Reading, counted
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.formats.voc_maps import VOID, VOID_16, Map, colour_numbers, instances, read_map, save_map
-from maskline.data.layout import SPLIT_WORDS, UNSPLIT, copy_images, split_of, unify, unique_names
+from maskline.data.layout import copy_images, unify, unique_names
 from maskline.data.shapes import crop
-from maskline.data.sources import is_file, picture_size, relative_name, text_of
+from maskline.data.source import Source
+from maskline.data.sources import picture_size, relative_name, text_of
+from maskline.data.tree import SPLITS, UNSPLIT, Finder, key_of, split_of
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import SUFFIXES
@@ -41,7 +44,8 @@ CLASSES = (
 )
 _Values: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 _PICTURES, _OBJECTS, _CLASSES = "JPEGImages", "SegmentationObject", "SegmentationClass"
-_LISTS = Path("ImageSets", "Segmentation")
+_KINDS = (_OBJECTS, _CLASSES)
+_LISTS = PurePosixPath("ImageSets", "Segmentation")
 _COLOUR_LIST, _OWN_LIST = "labelmap.txt", "labels.txt"  # of CVAT and Datumaro, and ours
 _NAME_FILES = (_COLOUR_LIST, _OWN_LIST, "class_names.txt")  # the last is that of LabelMe's converter
 _BACKGROUND = ("background", "_background_", "__background__")
@@ -51,33 +55,33 @@ _MOST_WRITTEN = VOID_16 - 2  # 255 and 65535 are void
 _WHOLE_SET = "trainval"  # what VOC calls the list of all
 
 
-def detect(root: Path) -> bool:
-    """Whether this is a folder with ``SegmentationObject``, or with a ``VOCdevkit`` that has one."""
-    try:
-        return bool(_bases(root))
-    except OSError:
-        return False
+def detect(source: Source) -> list[str]:
+    """The files in folders named ``SegmentationObject``."""
+    if source.file is not None:
+        return []
+    return [path for path in source.tree.with_suffix("png") if _base_of(path) is not None]
 
 
-def read(root: Path) -> Reading:
+def read(source: Source) -> Reading:
     """Read all splits.
 
     Args:
-        root: the folder with ``SegmentationObject``, or one with ``VOCdevkit/VOC2012`` or the like in it.
+        source: the folder with ``SegmentationObject``, or one with ``VOCdevkit/VOC2012`` or the like inside.
 
     Returns:
         What could be used, with masks as run lengths. Category ids are the values in ``SegmentationClass``. A listed
-        picture with neither of the two files is background. What was void is lost.
+        image with neither of the two files is background. What was void is lost.
 
     Raises:
-        DatasetNotFoundError: no such folder, or no masks or pictures in it.
-        DatasetError: there are several sets.
+        DatasetNotFoundError: there are no masks or no images.
+        DatasetError: there are several data sets.
     """
-    base = _base(root)
-    labels = _read_labels(base)
-    reader = _Reader(base, labels, _pictures(base / _PICTURES))
-    splits = {split: reader.split(split, stems) for split, stems in _stems(base).items()}
-    return Reading(splits, reader.faults)
+    files = _Files.of(source)
+    reader = _Reader(files, _read_labels(source.root / files.base))
+    stems = files.stems()
+    splits = {split: reader.split(split, names) for split, names in stems.items()}
+    reader.unlisted({name for names in stems.values() for name in names})
+    return Reading(splits, reader.faults, reader.listed, files=tuple(files.objects))
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
@@ -127,57 +131,75 @@ _NOTES = {
 # ---- finding
 
 
-def _bases(root: Path) -> list[Path]:
-    """The folders that have masks of instances."""
-    folders = [root, *sorted(root.glob("VOC*")), *sorted(root.glob("VOCdevkit/VOC*"))]
-    return [folder for folder in folders if _masks(folder, _OBJECTS).is_dir()]
+def _base_of(path: str) -> str | None:
+    """The folder of the data set that a file of instances belongs to, with a trailing slash unless empty."""
+    match = re.fullmatch(rf"((?:.+/)?){_OBJECTS}(?:PNG)?/.+", path)
+    return None if match is None else match[1]
 
 
-def _base(root: Path) -> Path:
-    """The one folder that has masks of instances. Raises DatasetError."""
-    if not root.is_dir():
-        raise DatasetNotFoundError(f"{root} is no folder: expected that of a Pascal VOC data set")
-    found = _bases(root)
-    if len(found) > 1:
-        raise DatasetError(f"several data sets in {root}: name one of {', '.join(map(str, found))}")
-    if not found:
-        raise DatasetNotFoundError(f"no {_OBJECTS} in {root}: Annotations (boxes) and {_CLASSES} have no instances")
-    if not (found[0] / _PICTURES).is_dir():
-        raise DatasetNotFoundError(f"no {_PICTURES} in {found[0]}: expected the pictures there")
-    return found[0]
+class _Files:
+    """The files of a data set.
 
+    Attributes:
+        source: the folder as named.
+        base: the folder of the data set below it, with a trailing slash unless empty.
+        objects, classes: the files of both kinds.
+        images: finds images by their stems.
+    """
 
-def _masks(base: Path, name: str) -> Path:
-    """The folder of masks of a kind; LabelMe's converter has the PNG files in one of its own."""
-    own = base / f"{name}PNG"
-    return own if own.is_dir() else base / name
+    def __init__(self, source: Source, base: str) -> None:
+        self.source = source
+        self.base = base
+        self.objects = self._maps(_OBJECTS)
+        self.classes = self._maps(_CLASSES)
+        self._objects, self._classes = (Finder(maps, stems=True) for maps in (self.objects, self.classes))
+        maps = {*self.objects, *self.classes}
+        images = [path for path in source.images.images if path not in maps and "Segmentation" not in path]
+        own = [path for path in images if path.startswith(f"{base}{_PICTURES}/")]
+        self.start = f"{base}{_PICTURES}/" if own else ""
+        self.images = Finder(own or images, stems=True)
 
+    @classmethod
+    def of(cls, source: Source) -> _Files:
+        """Raises DatasetError unless there is one data set."""
+        bases = {base for path in source.tree.with_suffix("png") if (base := _base_of(path)) is not None}
+        if not bases:
+            what = f"no {_OBJECTS} in {source.given}: Annotations (boxes) and {_CLASSES} have no instances"
+            raise DatasetNotFoundError(what)
+        depth = min(base.count("/") for base in bases)
+        outermost = sorted(base for base in bases if base.count("/") == depth)
+        if len(outermost) > 1:
+            names = ", ".join(str(source.root / base) for base in outermost)
+            raise DatasetError(f"several data sets in {source.given}: name one of {names}")
+        files = cls(source, outermost[0])
+        if not len(files.images):
+            raise DatasetNotFoundError(f"no {_PICTURES} in {source.root / files.base}: expected the images there")
+        return files
 
-def _mask_file(folder: Path, stem: str) -> Path:
-    """The file of masks of a picture, there or not."""
-    upper = folder / f"{stem}.PNG"
-    return upper if is_file(upper) else folder / f"{stem}.png"
+    def _maps(self, name: str) -> list[str]:
+        """PNG files of a kind; LabelMe's converter has them in a folder of their own."""
+        files = self.source.tree.with_suffix("png")
+        own = [path for path in files if path.startswith(f"{self.base}{name}PNG/")]
+        return own or [path for path in files if path.startswith(f"{self.base}{name}/")]
 
+    def maps_of(self, stem: str) -> list[str | None]:
+        """The file of instances and the file of classes of an image, where they exist."""
+        return [finder.find(stem) for finder in (self._objects, self._classes)]
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    """Pictures by their path below the folder without suffix; of several the first of `SUFFIXES`."""
-    files = [path for path in folder.rglob("*") if path.suffix[1:].lower() in SUFFIXES]
-    files.sort(key=lambda path: SUFFIXES.index(path.suffix[1:].lower()), reverse=True)
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+    def stems(self) -> dict[str, list[str]]:
+        """Which images each split has, by their stems; all that have a file of instances where no list tells."""
+        by_split: defaultdict[str, list[str]] = defaultdict(list)
+        for path in sorted((self.source.root / self.base / _LISTS).glob("[!.]*.txt")):
+            by_split[split_of(path.stem) or UNSPLIT] += _listed(path)
+        if len(by_split) > 1:
+            by_split.pop(UNSPLIT, None)  # trainval
+        if by_split:
+            return {split: list(dict.fromkeys(by_split[split])) for split in (*SPLITS, UNSPLIT) if split in by_split}
+        return {UNSPLIT: sorted(map(self.stem, self.objects))}
 
-
-def _stems(base: Path) -> dict[str, list[str]]:
-    """Which pictures each split has, by their stems."""
-    by_split: defaultdict[str, list[str]] = defaultdict(list)
-    for path in sorted((base / _LISTS).glob("*.txt")):
-        by_split[split_of(path.stem) or UNSPLIT] += _listed(path)
-    if len(by_split) > 1:
-        by_split.pop(UNSPLIT, None)  # trainval
-    if by_split:
-        return {s: list(dict.fromkeys(by_split[s])) for s in (*SPLIT_WORDS, UNSPLIT) if s in by_split}
-    masks = _masks(base, _OBJECTS)
-    files = (path.relative_to(masks) for path in masks.rglob("[!.]*") if path.suffix.lower() == ".png")
-    return {UNSPLIT: sorted(path.with_suffix("").as_posix() for path in files)}
+    def stem(self, path: str) -> str:
+        """The path of a file of instances below its folder, without suffix."""
+        return str(PurePosixPath(path.removeprefix(self.base).partition("/")[2]).with_suffix(""))
 
 
 def _listed(path: Path) -> list[str]:
@@ -258,82 +280,110 @@ def _entry(line: str) -> tuple[str, int | None]:
     return match["name"].strip(), None if colour is None else int(colour_numbers(np.asarray(colour)))
 
 
-@dataclass
 class _Reader:
     """A data set being read, and the faults so far.
 
     Attributes:
-        pictures: by their stems.
+        listed: what each split has in all.
     """
 
-    base: Path
-    labels: _Labels
-    pictures: Mapping[str, Path]
-    faults: list[Fault] = field(default_factory=list)
+    def __init__(self, files: _Files, labels: _Labels) -> None:
+        self.files = files
+        self.labels = labels
+        self.faults: list[Fault] = []
+        self.listed: dict[str, Count] = {}
 
-    def fault(self, code: str, split: str, path: Path, what: str, image_id: Id | None = None) -> None:
-        self.faults.append(Fault(code, split, path.relative_to(self.base).as_posix(), what, image_id))
+    def fault(self, code: str, split: str, path: str, what: str, image_id: Id | None = None, lost: int = 0) -> None:
+        self.faults.append(Fault(code, split, path.removeprefix(self.files.base), what, image_id, lost=lost))
 
-    def split(self, split: str, stems: Iterable[str]) -> Dataset:
-        """One split: the pictures whose files can all be used."""
+    def split(self, split: str, stems: Sequence[str]) -> Dataset:
+        """One split: the images whose files can all be used."""
         images: list[ImageRecord] = []
         annotations: list[Annotation] = []
-        folder = self.base / _PICTURES
+        root = self.files.source.images.root
+        found = self.files.images.find_all(stems, split)
+        before = sum(fault.lost for fault in self.faults)
         for stem in stems:
-            path = self.pictures.get(stem)
-            if path is None:
+            if stem not in found:
                 code = "image-path" if relative_name(stem) is None else "image-missing"
-                self.fault(code, split, self.base / _LISTS, f"no picture {stem!r} in {_PICTURES}")
+                what = f"no image {stem!r} in {_PICTURES}"
+                self.fault(code, split, _LISTS.as_posix(), what, lost=self.instances_in(stem))
                 continue
+            path = found[stem].path
             try:
-                size = picture_size(path)
+                size = picture_size(root / path)
             except InputError as error:
-                self.fault("image-unreadable", split, path, str(error))
+                self.fault("image-unreadable", split, path, str(error), lost=self.instances_in(stem))
                 continue
-            image = ImageRecord(len(images) + 1, path.relative_to(folder).as_posix(), size[1], size[0])
-            found = self.annotations(split, stem, image, len(annotations))
-            if found is not None:
+            image = ImageRecord(len(images) + 1, path.removeprefix(self.files.start), size[1], size[0])
+            masks = self.annotations(split, stem, image, len(annotations))
+            if masks is not None:
                 images.append(image)
-                annotations += found
-        return Dataset(split, folder, tuple(images), tuple(annotations), self.labels.categories, self.base)
+                annotations += masks
+        lost = sum(fault.lost for fault in self.faults) - before
+        self.listed[split] = Count(len(stems), len(annotations) + lost)
+        folder, base = root / self.files.start, self.files.source.root / self.files.base
+        return Dataset(split, folder, tuple(images), tuple(annotations), self.labels.categories, base)
+
+    def instances_in(self, stem: str) -> int:
+        """The number of instances in the files of an image that can't be used."""
+        objects = self.files.maps_of(stem)[0]
+        if objects is None:
+            return 0
+        try:
+            found = read_map(self.files.source.root / objects)
+        except InputError:
+            return 0
+        return len(set(np.unique(found.values).tolist()) - {0, found.void})
+
+    def unlisted(self, stems: Set[str]) -> None:
+        """A fault for files of instances that no list names."""
+        known = set(map(key_of, stems))
+        names = [stem for path in self.files.objects if key_of(stem := self.files.stem(path)) not in known]
+        if names:
+            number = sum(map(self.instances_in, names))
+            what = f"{counted(len(names), 'file')} with {counted(number, 'instance')}: {some(names)}"
+            self.fault("file-unlisted", UNSPLIT, f"{self.files.base}{_OBJECTS}", what)
 
     def annotations(self, split: str, stem: str, image: ImageRecord, before: int) -> list[Annotation] | None:
-        """The instances of a picture; None if its files can't be used. ``before``: how many the split has so far."""
-        paths = [_mask_file(_masks(self.base, name), stem) for name in (_OBJECTS, _CLASSES)]
-        if not any(map(is_file, paths)):
+        """The instances of an image; None if its files can't be used. ``before``: how many the split has so far."""
+        paths = self.files.maps_of(stem)
+        if paths == [None, None]:
             return []
-        maps = [self.map(split, path, image.size) for path in paths]
+        maps: list[Map] = []
+        for kind, path in zip(_KINDS, paths, strict=True):
+            try:
+                maps.append(self.map(path, image.size))
+            except InputError as error:
+                file = path or f"{self.files.base}{kind}/{stem}.png"
+                self.fault("record", split, file, str(error), lost=self.instances_in(stem))
+                return None
         objects, classes = maps
-        if objects is None or classes is None:
-            return None
+        file = str(paths[0])
         found: list[Annotation] = []
         try:
             for number, rle, value in instances(objects, classes, self.labels.ignored(classes)):
                 category = None if value is None else self.labels.category(value, classes.coloured)
                 if category is None:
                     what = "is background or void" if value is None else f"has the value {value}, which is no class,"
-                    what = f"instance {number} {what} in {paths[1].parent.name}"
-                    self.fault("unknown-category", split, paths[0], what, image.id)
+                    what = f"instance {number} {what} in {_CLASSES}"
+                    self.fault("unknown-category", split, file, what, image.id, lost=1)
                 else:
                     found.append(Annotation(before + len(found) + 1, image.id, category, rle))
         except InputError as error:
-            self.fault("record", split, paths[0], str(error))
+            self.fault("record", split, file, str(error), lost=self.instances_in(stem))
             return None
         return found
 
-    def map(self, split: str, path: Path, size: tuple[int, int]) -> Map | None:
-        """A file of a picture of ``(height, width)``; None if it can't be used."""
-        try:
-            if not is_file(path):
-                raise InputError("not there, though the picture has the other of its two files")
-            found = read_map(path)
-            height, width = found.values.shape
-            if (height, width) != size:
-                turned = " (made without its EXIF orientation?)" if (width, height) == size else ""
-                raise InputError(f"{width} x {height} pixels, but the picture has {size[1]} x {size[0]}{turned}")
-        except InputError as error:
-            self.fault("record", split, path, str(error))
-            return None
+    def map(self, path: str | None, size: tuple[int, int]) -> Map:
+        """A file of an image of ``(height, width)``. Raises InputError if it can't be used."""
+        if path is None:
+            raise InputError("missing, though the image has the other of its two files")
+        found = read_map(self.files.source.root / path)
+        height, width = found.values.shape
+        if (height, width) != size:
+            turned = " (made without its EXIF orientation?)" if (width, height) == size else ""
+            raise InputError(f"{width} x {height} pixels, but the image has {size[1]} x {size[0]}{turned}")
         return found
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import math
 import os
+import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias, cast
@@ -25,31 +26,33 @@ import numpy as np
 import yaml
 
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
-from maskline.data.faults import Fault, Reading
+from maskline.data.faults import Count, Fault, Reading, counted
 from maskline.data.formats.bridges import apart, boundary, bridged
 from maskline.data.formats.yolo_tree import (
     SPLIT_KEYS,
     Config,
-    bare_folders,
     find_config,
-    has_labels,
-    labels_of,
+    folders_of,
+    label_files,
     listed_names,
-    pictures_in,
+    pair,
     resolve,
+    split_of_path,
     start_of,
+    widened,
 )
-from maskline.data.layout import UNSPLIT, copy_images, unify
+from maskline.data.layout import copy_images, unify
 from maskline.data.shapes import Ring, Segmentation, to_rle
-from maskline.data.sources import is_file, picture_size, text_of
+from maskline.data.source import Source
+from maskline.data.sources import picture_size, text_of
+from maskline.data.tree import UNSPLIT, Finder, Tree
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
-from maskline.inputs import SUFFIXES
 from maskline.masks import rle_window
 
 TITLE = "YOLO"
 
-_Place: TypeAlias = tuple[Path, list[Path]]  # of a split: the folder its file names start from, and its pictures
+_Place: TypeAlias = tuple[str, list[str]]  # of a split: the folder its file names start from, and its images
 
 _MOST_CLASSES = 10_000  # a higher index is taken for a mistake
 _FAR = 0.5  # a coordinate may lie outside the picture by this share of its side
@@ -57,48 +60,48 @@ _GRID = 3  # decimals of a pixel that coordinates keep
 _NONE = ("", "~", "null")  # how YAML writes nothing
 
 
-def detect(root: Path) -> bool:
-    """Whether this is a YOLO data set: its ``data.yaml``, or a folder with one, or with ``images`` and ``labels``."""
+def detect(source: Source) -> list[str]:
+    """The label files that belong to images; of a data set without any, the ``data.yaml`` that names its images."""
     try:
-        config = find_config(root)
+        config = find_config(source)
         if config is not None and config[1].keys() & SPLIT_KEYS.keys():
-            return True
-    except DatasetError:
-        pass  # it may still have both folders
-    except OSError:
-        return False
-    return root.is_dir() and any(map(has_labels, bare_folders(root).values()))
+            return list(_Files.of(source, config).labels) or [config[0]]
+    except (DatasetError, OSError):
+        if source.file is not None:
+            return []
+    return [] if source.file is not None else list(pair(label_files(source.tree), source.images))
 
 
-def read(root: Path) -> Reading:
+def read(source: Source) -> Reading:
     """Read all splits.
 
     Args:
-        root: the folder, or a YAML file in it. Paths in the file may be those of another machine. Without a YAML file
-            ``images`` and ``labels`` are looked for, with classes named in ``classes.txt`` or numbered.
+        source: a folder, or a YAML file. Paths in that may be those of another machine. Without a YAML file the folders
+            of images and label files tell the splits, with classes named in ``classes.txt`` or numbered.
 
     Returns:
         What could be used. Category ids are YOLO's indices; images are numbered from 1, sorted by their paths.
 
     Raises:
-        DatasetNotFoundError: no such folder, or no pictures that belong to a split.
+        DatasetNotFoundError: there are no images that belong to a split.
         DatasetError: the YAML file can't be read, or is one of key points.
     """
-    if not root.exists():
-        raise DatasetNotFoundError(f"{root} does not exist: expected the folder of a YOLO data set")
-    config = find_config(root)
-    if config is None and not root.is_dir():
-        raise DatasetError(f"{root} is no data.yaml: expected one with names, train and val")
-    folder = Path(os.path.abspath(root if root.is_dir() else root.parent))  # noqa: PTH100 (links stay)
-    reader = _Reader(folder, listed_names(folder))
-    places = {} if config is None else reader.configured(folder / config[0].name, config[1])
+    config = find_config(source)
+    if config is None and source.file is not None:
+        raise DatasetError(f"{source.given} is not a data.yaml: expected one with names, train and val")
+    files = _Files.of(source, config)
+    reader = _Reader(files, listed_names(source))
+    places = {} if config is None else reader.configured(source.root / config[0], config[1], _bases(source, config))
     if not places:
-        places = {split: (inner, pictures_in(inner)) for split, inner in bare_folders(folder).items()}
-    if not any(pictures for _, pictures in places.values()):
-        expected = "expected data.yaml with train and val, or the folders images and labels"
-        raise DatasetNotFoundError(f"no pictures of a YOLO data set found in {root}: {expected}")
+        folders = folders_of(files.images.images, files.labels.values())
+        places = {split: (start_of(images), images) for split, images in folders.items()}
+    if not any(images for _, images in places.values()):
+        expected = "expected data.yaml with train and val, or folders named images and labels"
+        raise DatasetNotFoundError(f"no images of a YOLO data set found in {source.given}: {expected}")
     splits = {split: reader.split(split, *place) for split, place in places.items()}
-    return Reading({split: replace(d, categories=reader.categories()) for split, d in splits.items()}, reader.faults)
+    reader.unmatched({path for _, images in places.values() for path in images})
+    splits = {split: replace(dataset, categories=reader.categories()) for split, dataset in splits.items()}
+    return Reading(splits, reader.faults, reader.listed, files=tuple(files.labels))
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
@@ -155,25 +158,65 @@ class _BadLineError(Exception):
         self.code = code
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Files:
+    """The files of a data set.
+
+    Attributes:
+        tree: all of them; also those outside the folder that ``data.yaml`` names.
+        images: the files among which images are looked for.
+        labels: label files with their images.
+        unpaired: label files without an image.
+    """
+
+    tree: Tree
+    images: Tree
+    labels: Mapping[str, str]
+    unpaired: Sequence[str]
+
+    @classmethod
+    def of(cls, source: Source, config: tuple[str, Config] | None) -> _Files:
+        bases, targets = [source.root], []
+        if config is not None:
+            bases = _bases(source, config)
+            entries = [config[1][key] for key in SPLIT_KEYS if key in config[1]]
+            names = [name for entry in entries for name in (entry if isinstance(entry, list) else [entry])]
+            found = (resolve(name, bases) for name in names if isinstance(name, str) and name not in _NONE)
+            targets = [path for path in found if path is not None and path.is_dir()]
+        tree = widened(source.tree, targets)
+        images = tree if source.images is source.tree else source.images
+        labels = label_files(tree)
+        paired = pair(labels, images)
+        return cls(tree, images, paired, [path for path in labels if path not in paired])
+
+
+def _bases(source: Source, config: tuple[str, Config]) -> list[Path]:
+    """The folders from which paths in ``data.yaml`` may start."""
+    folder = (source.root / config[0]).parent
+    given = config[1].get("path")
+    base = resolve(given, [folder]) if isinstance(given, str) and given not in _NONE else None
+    bases = [folder] if base is None or not base.is_dir() else [base, folder]
+    return list(dict.fromkeys(Path(os.path.abspath(path)) for path in (*bases, source.images.root)))  # noqa: PTH100
+
+
 class _Reader:
     """A data set being read: the faults so far, and the highest class met.
 
     Attributes:
         names: of classes; None where they are not known.
+        listed: what each split has in all.
     """
 
-    root: Path
-    names: list[str] | None = None
-
-    def __post_init__(self) -> None:
+    def __init__(self, files: _Files, names: list[str] | None) -> None:
+        self.files = files
+        self.names = names
         self.faults: list[Fault] = []
+        self.listed: dict[str, Count] = {}
         self.highest = -1
+        self.labels_of = {image: label for label, image in files.labels.items()}
 
-    def fault(self, code: str, split: str, path: Path, what: str, image_id: Id | None = None) -> None:
-        inside = path.is_relative_to(self.root)
-        file = path.relative_to(self.root).as_posix() if inside else str(path)
-        self.faults.append(Fault(code, split, file, what, image_id))
+    def fault(self, code: str, split: str, path: str, what: str, image_id: Id | None = None, lost: int = 0) -> None:
+        self.faults.append(Fault(code, split, path, what, image_id, lost=lost))
 
     def categories(self) -> tuple[Category, ...]:
         """Those that are named; else as many as there need to be."""
@@ -182,21 +225,18 @@ class _Reader:
 
     # -- data.yaml
 
-    def configured(self, path: Path, config: Config) -> dict[str, _Place]:
+    def configured(self, path: Path, config: Config, bases: Sequence[Path]) -> dict[str, _Place]:
         """The splits a YAML file lists. Raises DatasetError."""
         if "kpt_shape" in config:
             raise DatasetError(f"{path} is of key points: expected polygons (YOLO's labels for segmentation)")
-        self.names = self.class_names(path, config) or self.names
-        given = config.get("path")
-        base = resolve(given, [path.parent]) if isinstance(given, str) and given not in _NONE else None
-        bases = [path.parent] if base is None or not base.is_dir() else [base, path.parent]
+        self.names = self.class_names(path.name, config) or self.names
         places: dict[str, _Place] = {}
         for key, split in SPLIT_KEYS.items():
             if split not in places and config.get(key, "") not in _NONE:
                 places |= self.place(split, path, config[key], bases)
         return places
 
-    def class_names(self, path: Path, config: Config) -> list[str] | None:
+    def class_names(self, path: str, config: Config) -> list[str] | None:
         """From ``names``, a list or a mapping from index to name, and ``nc``; None if neither is of use."""
         stated = _whole(config.get("nc"))
         names = _indexed(config.get("names", []))
@@ -214,71 +254,112 @@ class _Reader:
         return found or None
 
     def place(self, split: str, path: Path, given: Any, bases: Sequence[Path]) -> dict[str, _Place]:
-        """Where a split's pictures are: by split, nothing if none are found."""
-        entries = given if isinstance(given, list) else [given]
-        targets: list[Path] = []
-        pictures: dict[Path, None] = {}
-        for entry in entries:
+        """Where a split's images are: by split, nothing if no folder or list is found."""
+        found: dict[str, None] = {}
+        starts: list[str] = []
+        for entry in given if isinstance(given, list) else [given]:
             target = resolve(entry, bases) if isinstance(entry, str) else None
             if target is None or not (target.is_dir() or target.suffix.lower() == ".txt"):
-                self.fault("record", split, path, f"{split} is {_short(entry)}: no such folder, or list of pictures")
+                what = f"{split} is {_short(entry)}: there is no such folder, or list of images"
+                self.fault("record", split, path.name, what)
                 continue
-            targets.append(target)
-            inside = pictures_in(target) if target.is_dir() else self.listed(split, target, bases)
-            pictures.update(dict.fromkeys(inside))
-        return {split: (start_of(targets, list(pictures)), list(pictures))} if targets else {}
+            inside = self.inside(target) if target.is_dir() else self.from_list(split, target)
+            starts.append(self.start(target, inside) if target.is_dir() else start_of(inside))
+            found.update(dict.fromkeys(inside))
+        start = starts[0] if len(starts) == 1 else start_of(list(found))
+        return {split: (start, list(found))} if starts else {}
 
-    def listed(self, split: str, path: Path, bases: Sequence[Path]) -> Iterator[Path]:
-        """The pictures that a text file lists, one a line."""
+    def inside(self, folder: Path) -> list[str]:
+        """The images in a folder."""
+        prefix = os.path.relpath(folder, self.files.images.root).replace(os.sep, "/")
+        prefix = "" if prefix == "." else f"{prefix}/"
+        return [path for path in self.files.images.images if path.startswith(prefix)]
+
+    def start(self, folder: Path, inside: Sequence[str]) -> str:
+        """The folder, or the one named ``images`` in it if that has all of its images."""
+        prefix = os.path.relpath(folder, self.files.images.root).replace(os.sep, "/")
+        prefix = "" if prefix == "." else f"{prefix}/"
+        inner = f"{prefix}images/"
+        return inner if inside and all(path.startswith(inner) for path in inside) else prefix
+
+    def from_list(self, split: str, path: Path) -> list[str]:
+        """The images that a text file lists, one a line."""
         try:
-            lines = text_of(path).splitlines()
+            lines = [line.strip() for line in text_of(path).splitlines()]
         except DatasetError as error:
-            self.fault("record", split, path, str(error))
-            return
+            self.fault("record", split, path.name, str(error))
+            return []
+        found = self.files.images.images.find_all([line for line in lines if line], split)
         for number, line in enumerate(lines, 1):
-            entry = line.strip()
-            picture = resolve(entry, [path.parent, *bases]) if entry else None
-            if picture is not None and picture.suffix[1:].lower() in SUFFIXES and is_file(picture):
-                yield picture
-            elif entry:
-                self.fault("image-missing", split, path, f"line {number}: no picture {_short(entry)}")
+            if line and line not in found:
+                self.fault("image-missing", split, path.name, f"line {number}: there is no image {_short(line)}")
+        return list(dict.fromkeys(found[line].path for line in lines if line in found))
 
     # -- labels
 
-    def split(self, split: str, folder: Path, pictures: Sequence[Path]) -> Dataset:
+    def split(self, split: str, start: str, paths: Sequence[str]) -> Dataset:
         """One split, still without categories."""
         images: list[ImageRecord] = []
         annotations: list[Annotation] = []
-        for picture in pictures:
+        lines = 0
+        root = self.files.images.root
+        for path in paths:
+            label = self.labels_of.get(path)
+            content = [] if label is None else self.lines(split, label)
+            lines += sum(bool(line) for line in content)
             try:
-                height, width = picture_size(picture)
+                height, width = picture_size(root / path)
             except InputError as error:
-                self.fault("image-unreadable", split, picture, str(error))
+                self.fault("image-unreadable", split, path, str(error), lost=sum(map(bool, content)))
                 continue
-            images.append(ImageRecord(len(images) + 1, picture.relative_to(folder).as_posix(), width, height))
-            annotations += self.labels(split, picture, images[-1], len(annotations))
-        return Dataset(split, folder, tuple(images), tuple(annotations), (), self.root)
+            images.append(ImageRecord(len(images) + 1, path.removeprefix(start), width, height))
+            if label is not None:
+                annotations += self.labels(split, label, content, images[-1], len(annotations))
+        self.listed[split] = Count(len(paths), lines)
+        if paths and not any(path in self.labels_of for path in paths):
+            code = "no-labels" if not self.files.labels else "no-annotations"
+            expected = posixpath.splitext(paths[0].replace("images", "labels"))[0]
+            what = f"{counted(len(paths), 'image')}, and no label file, such as {expected}.txt"
+            self.fault(code, split, start.rstrip("/") or ".", what)
+        return Dataset(split, root / start, tuple(images), tuple(annotations), (), self.files.tree.root)
 
-    def labels(self, split: str, picture: Path, image: ImageRecord, before: int) -> list[Annotation]:
-        """The instances of a picture. ``before``: how many annotations the split has so far."""
-        path = labels_of(picture)
-        if path is None:
-            return []
-        found: list[Annotation] = []
+    def lines(self, split: str, label: str) -> list[str]:
+        """The lines of a label file, without space around them."""
         try:
-            lines = text_of(path).splitlines()
+            return [line.strip() for line in text_of(self.files.tree.root / label).splitlines()]
         except DatasetError as error:
-            self.fault("record", split, path, str(error), image.id)
+            self.fault("record", split, label, str(error))
             return []
+
+    def labels(self, split: str, label: str, lines: Sequence[str], image: ImageRecord, before: int) -> list[Annotation]:
+        """The instances of an image. ``before``: how many annotations the split has so far."""
+        found: list[Annotation] = []
         for number, line in enumerate(lines, 1):
+            if not line:
+                continue
             try:
-                label, shape = self.instance(line, image.size) if line.strip() else (None, ())
+                category, shape = self.instance(line, image.size)
             except _BadLineError as error:
-                self.fault(error.code, split, path, f"line {number}: {error}", image.id)
+                self.fault(error.code, split, label, f"line {number}: {error}", image.id, lost=1)
             else:
-                if label is not None:
-                    found.append(Annotation(before + len(found) + 1, image.id, label, shape))
+                found.append(Annotation(before + len(found) + 1, image.id, category, shape))
         return found
+
+    def unmatched(self, used: Set[str]) -> None:
+        """A fault for each label file whose image is missing, not read, or in no split. Empty ones say nothing."""
+        unread = Finder(self.files.images.unread_images, stems=True)
+        idle = [(label, image) for label, image in self.files.labels.items() if image not in used]
+        for label, image in (*idle, *((label, "") for label in self.files.unpaired)):
+            split = split_of_path(label)
+            lines = sum(map(bool, self.lines(split, label)))
+            if not lines:
+                continue
+            why = f"its image {image} is in no split" if image else "no image has its name"
+            if not image and (other := unread.find(posixpath.splitext(label)[0], split)):
+                why = f"its image {other} is of a format that is not read"
+            self.fault("label-unmatched", split, label, f"{counted(lines, 'line')}; {why}", lost=lines)
+            before = self.listed.get(split, Count(0, 0))
+            self.listed[split] = Count(before.images, before.annotations + lines)
 
     def instance(self, line: str, size: tuple[int, int]) -> tuple[int, Segmentation]:
         """A line's class and shape. Raises _BadLineError."""

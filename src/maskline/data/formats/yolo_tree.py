@@ -1,35 +1,48 @@
-"""The files of a YOLO data set: ``data.yaml``, the pictures of each split, and which labels are whose."""
+"""The files of a YOLO data set: ``data.yaml``, the images of each split, and the label file of each image."""
 
 from __future__ import annotations
 
 import os
+import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 import yaml
 
-from maskline.data.sources import is_file, text_of
+from maskline.data.source import Source
+from maskline.data.sources import text_of
+from maskline.data.tree import UNSPLIT, Tree, key_of
 from maskline.errors import DatasetError
-from maskline.inputs import SUFFIXES
+from maskline.files import visible_files
 
 Config: TypeAlias = Mapping[str, Any]  # of data.yaml; its values are texts, lists and mappings
 
 #: What splits are called, in data.yaml and as folders.
 SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+IMAGES, LABELS = "images", "labels"
+
 _FOLDER = re.compile(rf"({'|'.join(SPLIT_KEYS)})(\d{{4}})?", re.IGNORECASE)  # also COCO's train2017
 _LISTS_OF_NAMES = ("classes.txt", "obj.names")
+_LINE = re.compile(rb"\s*-?\d+(\.0*)?([\s,]+[-+.\deE]+){4}")  # the beginning of a label file
+_HEAD = 4096
 
 
-def find_config(root: Path) -> tuple[Path, Config] | None:
-    """The YAML file of a data set and what it holds. Raises DatasetError if only broken ones are there."""
-    files = sorted([root] if root.is_file() else root.iterdir())
-    files = [path for path in files if path.suffix.lower() in (".yaml", ".yml") and is_file(path)]
+def find_config(source: Source) -> tuple[str, Config] | None:
+    """The outermost YAML file of a data set and what it holds. Raises DatasetError if only broken ones are there."""
+    given = [] if source.file is None else [source.file]
+    files = given or source.tree.with_suffix("yaml", "yml")
     broken: list[DatasetError] = []
-    for path in sorted(files, key=lambda path: path.stem.lower() not in ("data", "dataset")):
+
+    def order(path: str) -> tuple[int, bool, str]:
+        stem = PurePosixPath(path).stem.lower()
+        return path.count("/"), stem not in ("data", "dataset"), path
+
+    for path in sorted((path for path in files if PurePosixPath(path).suffix.lower() in (".yaml", ".yml")), key=order):
         try:
-            content = _load_yaml(path)
+            content = _load_yaml(source.root / path)
         except DatasetError as error:
             broken.append(error)
             continue
@@ -48,51 +61,6 @@ def _load_yaml(path: Path) -> Any:
         raise DatasetError(f"{path} is not readable YAML ({' '.join(str(error).split())})") from None
 
 
-def bare_folders(root: Path) -> dict[str, Path]:
-    """The splits of a folder without a YAML file, by the names of folders; one called ``all`` where there are none."""
-    images = root / "images"
-    found = _split_folders(images)
-    if not found:
-        found = {split: path / "images" for split, path in _split_folders(root).items() if (path / "images").is_dir()}
-    if not found and images.is_dir():
-        found = {"all": images}
-    if not found and any(is_file(root / name) for name in _LISTS_OF_NAMES):
-        found = {"all": root}
-    return found
-
-
-def _split_folders(folder: Path) -> dict[str, Path]:
-    """Sub-folders named after a split, in the order train, val, test."""
-    named = {path: _FOLDER.fullmatch(path.name) for path in _subfolders(folder)}
-    found = {SPLIT_KEYS[match[1].lower()]: path for path, match in named.items() if match}
-    return {split: found[split] for split in ("train", "val", "test") if split in found}
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The image files in a folder and below, by path; hidden ones, which archives from a Mac hold, are not meant."""
-    files = (path for path in folder.rglob("*") if path.suffix[1:].lower() in SUFFIXES and path.name[0] != ".")
-    return sorted(path for path in files if is_file(path))
-
-
-def has_labels(folder: Path) -> bool:
-    """Whether the folder beside one with pictures has text files in it."""
-    return any(True for _ in _beside(folder).rglob("*.txt"))
-
-
-def _beside(path: Path) -> Path:
-    """A path with ``labels`` for its last ``images``."""
-    parts = list(path.parts)
-    for place in range(len(parts) - 1, -1, -1):
-        if parts[place].lower() == "images":
-            parts[place] = "labels"
-            return Path(*parts)
-    return path
-
-
 def resolve(entry: str, bases: Sequence[Path]) -> Path | None:
     """A path as another machine wrote it: tried below each base, first whole, then without more and more of its start.
 
@@ -105,21 +73,108 @@ def resolve(entry: str, bases: Sequence[Path]) -> Path | None:
     return None if found is None else Path(os.path.normpath(found))
 
 
-def labels_of(picture: Path) -> Path | None:
-    """The label file of a picture, also one right beside it; None if there is none."""
-    files = (_beside(picture).with_suffix(".txt"), picture.with_suffix(".txt"))
-    return next((path for path in files if is_file(path)), None)
+def widened(tree: Tree, targets: Iterable[Path]) -> Tree:
+    """A tree with the files of folders outside too, each from beside its ``images`` on, where its labels are."""
+    roots = {_above_images(path) for path in targets if not path.is_relative_to(tree.root)}
+    if not roots:
+        return tree
+    common = Path(os.path.commonpath([tree.root, *roots]))
+    files = {
+        f"{root.relative_to(common).as_posix()}/{path}".removeprefix("./")
+        for root in roots | {tree.root}
+        for path in visible_files(root)
+    }
+    return Tree(common, sorted(files))
 
 
-def listed_names(root: Path) -> list[str] | None:
-    """Class names of a set without a YAML file, one a line."""
-    path = next((root / name for name in _LISTS_OF_NAMES if is_file(root / name)), None)
-    return None if path is None else [line.strip() for line in text_of(path).splitlines() if line.strip()] or None
+def _above_images(path: Path) -> Path:
+    places = [place for place, part in enumerate(path.parts) if key_of(part) == IMAGES]
+    return Path(*path.parts[: places[-1]]) if places else path.parent
 
 
-def start_of(targets: Sequence[Path], pictures: Sequence[Path]) -> Path:
-    """The folder that a split's file names start from."""
-    if len(targets) == 1 and targets[0].is_dir():
-        inner = targets[0] / "images"
-        return inner if pictures and all(path.is_relative_to(inner) for path in pictures) else targets[0]
-    return Path(os.path.commonpath([path.parent for path in pictures])) if pictures else targets[0].parent
+def split_of_path(path: str) -> str:
+    """The split that a folder of a path is named after."""
+    matches = (_FOLDER.fullmatch(part) for part in posixpath.dirname(path).split("/"))
+    return next((SPLIT_KEYS[match[1].lower()] for match in matches if match), UNSPLIT)
+
+
+def label_files(tree: Tree) -> list[str]:
+    """The text files in folders named ``labels``, and those elsewhere that begin like a label file."""
+    return [path for path in tree.with_suffix("txt") if _in_labels(path) or _is_label_file(tree.root / path)]
+
+
+def _in_labels(path: str) -> bool:
+    return any(key_of(part) == LABELS for part in posixpath.dirname(path).split("/"))
+
+
+def _is_label_file(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+            return not head or _LINE.match(head) is not None
+    except OSError:
+        return False
+
+
+def pair(labels: Sequence[str], images: Tree) -> dict[str, str]:
+    """The image of each label file that has one, no image twice.
+
+    A label file belongs to the image of the same path without suffix, but for ``images`` in place of ``labels``.
+    """
+    names: defaultdict[str, dict[str, str]] = defaultdict(dict)  # by split: label files by the name of the image
+    for path in sorted(labels, key=_in_labels, reverse=True):
+        names[split_of_path(path)].setdefault(_image_name(path), path)
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for split, by_name in names.items():
+        for name, match in images.image_stems.find_all(by_name, split).items():
+            if match.path not in taken:
+                taken.add(match.path)
+                found[by_name[name]] = match.path
+    return found
+
+
+def _image_name(label: str) -> str:
+    parts = posixpath.splitext(label)[0].split("/")
+    places = [place for place, part in enumerate(parts[:-1]) if key_of(part) == LABELS]
+    if places:
+        parts[places[-1]] = IMAGES
+    return "/".join(parts)
+
+
+def folders_of(images: Iterable[str], paired: Iterable[str]) -> dict[str, list[str]]:
+    """The images of each split of a data set without ``data.yaml``, by the names of their folders.
+
+    Images are those in folders named ``images``; without such folders, those in folders with a paired image.
+    """
+    listed = list(images)
+    found = [path for path in listed if IMAGES in map(key_of, posixpath.dirname(path).split("/"))]
+    if not found:
+        folders = set(map(posixpath.dirname, paired))
+        found = [path for path in listed if posixpath.dirname(path) in folders]
+    splits: defaultdict[str, list[str]] = defaultdict(list)
+    for path in found:
+        splits[split_of_path(path)].append(path)
+    if len(splits) > 1:
+        splits.pop(UNSPLIT, None)
+    return {split: splits[split] for split in ("train", "val", "test", UNSPLIT) if split in splits}
+
+
+def start_of(images: Sequence[str]) -> str:
+    """The folder that the names of a split's images start from: as far as that named after the split, or ``images``."""
+    folders = [posixpath.dirname(path).split("/") for path in images]
+    starts = set()
+    for parts in folders:
+        places = [n for n, part in enumerate(parts) if key_of(part) == IMAGES or _FOLDER.fullmatch(part)]
+        starts.add("/".join(parts[: places[-1] + 1] if places else parts))
+    common = posixpath.commonpath(starts) if starts and all(starts) else ""
+    return f"{common}/" if common else ""
+
+
+def listed_names(source: Source) -> list[str] | None:
+    """Class names of a data set without a YAML file, one a line."""
+    lists = [path for path in source.tree.files if PurePosixPath(path).name in _LISTS_OF_NAMES]
+    if not lists:
+        return None
+    path = min(lists, key=lambda path: (path.count("/"), _LISTS_OF_NAMES.index(PurePosixPath(path).name)))
+    return [line.strip() for line in text_of(source.root / path).splitlines() if line.strip()] or None

@@ -1,0 +1,69 @@
+"""What a reader did not read: images and annotation files in a data set, and whether anything is lost by that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from maskline.data.dataset import Dataset
+from maskline.data.faults import Fault, counted
+from maskline.data.source import Source
+from maskline.data.tree import Tree, key_of, suffix_of
+
+_Identity: TypeAlias = tuple[str, int]
+
+_MAX_NAMES = 5  # in one message
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names for a message."""
+    return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
+
+
+def code_of_unread(images: Iterable[Path], splits: Iterable[Dataset]) -> Literal["file-unread", "file-repeated"]:
+    """The kind of fault that annotations of these images are which were not read.
+
+    They are repeated if the same images have annotations in ``splits``: files of the same name and size.
+    """
+    annotated = {_identity(dataset.path(image)) for dataset in splits for image in dataset.images if dataset.of(image)}
+    return "file-repeated" if {_identity(path) for path in images} <= annotated else "file-unread"
+
+
+def _identity(path: Path) -> _Identity:
+    try:
+        size = path.stat().st_size
+    except (OSError, ValueError):
+        size = -1
+    return key_of(path.name), size
+
+
+def unlisted(source: Source, splits: Mapping[str, Dataset], told: Iterable[Fault]) -> Iterator[Fault]:
+    """Image files beside those of a data set that no split lists: those that could be read, and those that could not.
+
+    Args:
+        told: what reading found. Images whose record could not be used count as listed.
+    """
+    listed = {dataset.path(image) for dataset in splits.values() for image in dataset.images}
+    listed |= {splits[split].folder / name for fault in told for split, name in fault.others if split in splits}
+    for folder in dict.fromkeys(dataset.folder for dataset in splits.values()):
+        for code, paths in (
+            ("image-unlisted", source.images.images),
+            ("image-format", source.images.unread_images),
+        ):
+            names = list(_inside(source.images, folder, paths, listed))
+            if names:
+                split = next(split for split, dataset in splits.items() if dataset.folder == folder)
+                kinds = Counter(f".{suffix_of(name)}" for name in names)
+                counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+                what = f"{counted(len(names), 'image')} ({counts}): {some(names)}"
+                yield Fault(code, split, folder.name, what)
+
+
+def _inside(tree: Tree, folder: Path, paths: Iterable[str], listed: set[Path]) -> Iterator[str]:
+    """Those below a folder that are not listed, relative to it."""
+    for path in paths:
+        whole = tree.root / path
+        if whole.is_relative_to(folder) and whole not in listed:
+            yield whole.relative_to(folder).as_posix()

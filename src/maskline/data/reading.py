@@ -1,0 +1,181 @@
+"""Data sets of any format: recognized, read, and held to account for what was not read. All commands read here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from maskline.data import accounting, layout
+from maskline.data.dataset import Dataset
+from maskline.data.faults import Fault, Reading, counted
+from maskline.data.source import Source
+from maskline.data.texts import can_be_written, escaped
+from maskline.data.tree import SPLITS
+from maskline.errors import DatasetError, UnknownNameError
+
+MAX_ERRORS = 5  # in one message
+
+
+class Format(Protocol):
+    """What the module of a format offers."""
+
+    TITLE: str  # as people write it
+
+    def detect(self, source: Source) -> list[str]:
+        """Annotation files of this format, relative to the folder of the data set; none if it is another. No errors."""
+
+    def read(self, source: Source) -> Reading:
+        """Read all splits. What is wrong in part becomes faults. Raises DatasetError where there is nothing to read."""
+
+
+class WritableFormat(Format, Protocol):
+    """The module of a format that can be written too."""
+
+    def write(self, splits: Mapping[str, Dataset], folder: Path) -> list[str]:
+        """Fill an empty folder with images and annotations; returns what the format can't hold, a line each."""
+
+
+#: Modules by the format's name on the command line. Of formats that hold equally many instances the first one is read.
+FORMATS = {
+    "coco": "formats.coco",
+    "cvat": "formats.cvat",
+    "labelme": "formats.labelme",
+    "yolo": "formats.yolo",
+    "voc": "formats.voc",
+}
+
+
+def get(name: str) -> Format:
+    """The module of a format, by its key in any case. Raises UnknownNameError."""
+    key = name.lower()
+    if key not in FORMATS:
+        raise UnknownNameError.of("format", name, FORMATS)
+    return cast("Format", import_module(f"maskline.data.{FORMATS[key]}"))
+
+
+def read(path: Path, format_: str | None = None, images: Path | None = None) -> Reading:
+    """Read a data set.
+
+    The format is that of the annotations that belong to images. If a folder holds several, the one with the most
+    instances is read, and a fault names each other. PaddleX's ``annotations/instance_train.json`` wins over all: it is
+    made from the others.
+
+    Args:
+        path: the folder of the data set, or its annotation file.
+        format_: a key of `FORMATS`; None recognizes it.
+        images: the folder with the images, if they are not below ``path``.
+
+    Raises:
+        UnknownNameError: there is no such format.
+        DatasetError: there is no data set of a format that is read, or it can't be read at all.
+    """
+    source = Source.of(path, images)
+    if format_ is not None:
+        return _finished(source, format_.lower(), get(format_).read(source))
+    candidates = _candidates(source)
+    if not candidates:
+        raise DatasetError(_unknown(source))
+    if len(candidates) == 1:
+        (name,) = candidates
+        return _finished(source, name, get(name).read(source))
+    if any(layout.annotation_name(split) in candidates.get("coco", ()) for split in SPLITS):
+        reading = get("coco").read(source)
+        faults = [
+            Fault("file-repeated", next(iter(reading.splits)), files[0], f"{len(files)} {get(name).TITLE} files")
+            for name, files in candidates.items()
+            if name != "coco"
+        ]
+        return _finished(source, "coco", replace(reading, faults=reading.faults + faults))
+    return _most(source, list(candidates))
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a folder or file has annotations of a format that is read."""
+    return path.exists() and bool(_candidates(Source.of(path)))
+
+
+def _candidates(source: Source) -> dict[str, list[str]]:
+    """Annotation files by format, of formats that have some."""
+    return {name: files for name in FORMATS if (files := get(name).detect(source))}
+
+
+def _most(source: Source, names: list[str]) -> Reading:
+    """The reading with the most instances, with a fault for each other that has any. Raises DatasetError."""
+    readings: dict[str, Reading] = {}
+    errors: list[DatasetError] = []
+    for name in names:
+        try:
+            readings[name] = get(name).read(source)
+        except DatasetError as error:
+            errors.append(error)
+    if not readings:
+        raise errors[0]
+    best = max(readings, key=lambda name: _annotations(readings[name]))
+    faults = []
+    for name, reading in readings.items():
+        if name != best and (number := _annotations(reading)):
+            images = [d.path(image) for d in reading.splits.values() for image in d.images if d.of(image)]
+            code = accounting.code_of_unread(images, readings[best].splits.values())
+            what = f"{counted(number, 'instance')} in {counted(len(images), 'image')}, in {get(name).TITLE} format"
+            lost = number if code == "file-unread" else 0
+            faults.append(Fault(code, next(iter(reading.splits)), reading.files[0], what, lost=lost))
+    return _finished(source, best, replace(readings[best], faults=readings[best].faults + faults))
+
+
+def _annotations(reading: Reading) -> int:
+    return sum(len(dataset.annotations) for dataset in reading.splits.values())
+
+
+def _finished(source: Source, name: str, reading: Reading) -> Reading:
+    reading = with_names_that_can_be_written(reading)
+    faults = list(reading.faults)
+    if not any(fault.code == "file" for fault in faults):  # such a file may list them
+        faults += accounting.unlisted(source, reading.splits, faults)
+    return replace(reading, faults=faults, format=name)
+
+
+def _unknown(source: Source) -> str:
+    known = ", ".join(get(name).TITLE for name in FORMATS)
+    return f"no annotations found in {source.given}: expected a data set in one of the formats {known}"
+
+
+def load(path: Path, format_: str | None = None, images: Path | None = None) -> dict[str, Dataset]:
+    """Read a data set that is meant to be right; arguments as for `read`.
+
+    Raises:
+        DatasetError: as `read`; or there are errors: the message has the first of them and their number.
+    """
+    reading = read(path, format_, images)
+    refuse_errors(reading)
+    return reading.splits
+
+
+def refuse_errors(reading: Reading, remedy: str = "`maskline check` lists them, --fix leaves them out") -> None:
+    """Raise DatasetError if a part could not be read as it stands, with the first errors and what to do."""
+    if errors := reading.errors:
+        first = "".join(f"\n  {fault.file}: {fault.kind.title}: {fault.what}" for fault in errors[:MAX_ERRORS])
+        more = f"\n  and {len(errors) - MAX_ERRORS} more" if len(errors) > MAX_ERRORS else ""
+        raise DatasetError(f"{len(errors)} errors in the data set; {remedy}:{first}{more}")
+
+
+def with_names_that_can_be_written(reading: Reading) -> Reading:
+    """Without images whose names are not Unicode, and with such names of classes escaped; each is a fault."""
+    splits, faults = {}, list(reading.faults)
+    for split, dataset in reading.splits.items():
+        kept = []
+        for image in dataset.images:
+            if can_be_written(image.file_name):
+                kept.append(image)
+            else:
+                what = f"image {image.id!r} is named {image.file_name!r}"
+                faults.append(Fault("name", split, image.file_name, what, image.id, lost=len(dataset.of(image))))
+        for category in dataset.categories:
+            if not can_be_written(category.name):
+                faults.append(Fault("name", split, dataset.source.name, f"a class is named {category.name!r}"))
+        categories = tuple(replace(category, name=escaped(category.name)) for category in dataset.categories)
+        part = dataset if len(kept) == len(dataset.images) else dataset.select(kept)
+        splits[split] = replace(part, categories=categories)
+    return replace(reading, splits=splits, faults=faults)
