@@ -1,0 +1,191 @@
+"""A data set being put together from annotation files that name images: what readers of such formats share."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
+from maskline.data.faults import Count, Fault, Reading, UnusableError
+from maskline.data.shapes import Segmentation
+from maskline.data.source import Source
+from maskline.data.sources import picture_size
+from maskline.data.tree import SPLITS, UNSPLIT, parts_of, split_of, suffix_of
+from maskline.errors import DatasetError, InputError
+from maskline.inputs import MAX_PIXELS, SUFFIXES
+
+OBJECT = "object"  # the class where annotations name none
+
+
+@dataclass(slots=True)
+class _Part:
+    """A split: its annotation files, its images by their path, and those that could not be used."""
+
+    files: dict[str, None] = field(default_factory=dict)
+    images: dict[str, ImageRecord] = field(default_factory=dict)
+    unused: int = 0
+    annotations: list[Annotation] = field(default_factory=list)
+
+
+class Assembly:
+    """The splits, classes and faults so far.
+
+    Args:
+        source: the data set.
+        classes: names that are known before the first annotation, in their order.
+    """
+
+    def __init__(self, source: Source, classes: Iterable[str] = ()) -> None:
+        self.source = source
+        self._ids = {name: place for place, name in enumerate(dict.fromkeys(classes), 1)}
+        self._parts: dict[str, _Part] = {}
+        self._faults: list[Fault] = []
+
+    # ---- files
+
+    def json(self, file: str) -> Any:
+        """What a JSON file holds. Raises UnusableError."""
+        try:
+            return json.loads((self.source.root / file).read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        except OSError as error:
+            raise UnusableError("file", f"can't be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise UnusableError("file", f"is not readable JSON ({error})") from None
+
+    def find(self, names: Iterable[str], split: str) -> dict[str, str]:
+        """The image files that names mean, as paths from the images' root; a name without a suffix fits any."""
+        given = list(names)
+        trees = self.source.images
+        found = trees.images.find_all([name for name in given if suffix_of(name) in SUFFIXES], split)
+        bare = trees.image_stems.find_all([name for name in given if name not in found], split)
+        return {name: match.path for name, match in (*bare.items(), *found.items())}
+
+    # ---- what the files hold
+
+    def split(self, file: str) -> str:
+        """The split that an annotation file belongs to: the one that its name or a folder of it mentions."""
+        split = next((split for part in reversed(file.split("/")) if (split := split_of(part))), UNSPLIT)
+        self._parts.setdefault(split, _Part()).files[file] = None
+        return split
+
+    def image(
+        self,
+        split: str,
+        file: str,
+        name: str,
+        path: str | None,
+        *,
+        annotations: int,
+        size: tuple[int, int] | None = None,
+    ) -> ImageRecord | None:
+        """The record of an image, or None where it can't be used, which becomes a fault.
+
+        Args:
+            file: the annotation file that lists it.
+            name: as the annotations have it.
+            path: of its file, from the images' root; None where there is none.
+            annotations: the number of those that are lost with it.
+            size: ``(height, width)`` as the annotations state it; otherwise, it is read from the file.
+        """
+        part = self._parts[split]
+        key = path or "/".join(parts_of(name))
+        if key in part.images:
+            self.fault("image-listed-twice", split, file, f"image {name} is there twice", part.images[key])
+            return part.images[key]
+        try:
+            if size is None or not 0 < size[0] * size[1] <= MAX_PIXELS or min(size) <= 0:
+                size = self._size(name, path)
+            if not key:
+                raise UnusableError("record", "an image without a name")
+        except UnusableError as error:
+            what = f"{error}; {annotations} annotations of it are left out" if annotations else str(error)
+            self.fault(error.code, split, file, what, lost=annotations)
+            part.unused += 1
+            return None
+        return part.images.setdefault(key, ImageRecord(len(part.images) + 1, key, size[1], size[0]))
+
+    def _size(self, name: str, path: str | None) -> tuple[int, int]:
+        if path is None:
+            raise UnusableError("image-missing", f"there is no image {name}, and its size is not stated")
+        try:
+            return picture_size(self.source.images.root / path)
+        except InputError as error:
+            raise UnusableError("image-unreadable", str(error)) from None
+
+    def add(
+        self,
+        split: str,
+        image: ImageRecord,
+        name: str,
+        segmentation: Segmentation,
+        *,
+        crowd: bool = False,
+        extra: Extra = NOTHING,
+    ) -> None:
+        """An annotation of the class with this name."""
+        annotations = self._parts[split].annotations
+        category = self._ids.setdefault(name, len(self._ids) + 1)
+        annotations.append(Annotation(len(annotations) + 1, image.id, category, segmentation, crowd=crowd, extra=extra))
+
+    def fault(
+        self, code: str, split: str, file: str, what: str, image: ImageRecord | None = None, *, lost: int = 0
+    ) -> None:
+        """Something wrong, and the number of annotations lost by it."""
+        image_id: Id | None = None if image is None else image.id
+        self._faults.append(Fault(code, split, file, what, image_id, lost=lost))
+
+    @contextmanager
+    def losing(self, split: str, file: str, what: str, image: ImageRecord | None = None, lost: int = 1) -> Iterator[None]:
+        """Turns an UnusableError into a fault about ``what``, by which annotations are lost."""
+        try:
+            yield
+        except UnusableError as error:
+            self.fault(error.code, split, file, f"{what}: {error}" if what else str(error), image, lost=lost)
+
+    # ---- the result
+
+    def reading(self, expected: str) -> Reading:
+        """All of it. Raises DatasetError if there are no annotation files, or none could be read.
+
+        Args:
+            expected: what should have been there, for the message.
+        """
+        if not self._parts:
+            raise DatasetError(f"no annotations in {self.source.given}: expected {expected}")
+        unread = [fault for fault in self._faults if fault.code == "file"]
+        if unread and not any(part.images or part.unused for part in self._parts.values()):
+            raise DatasetError(f"{self.source.root / unread[0].file} {unread[0].what}: expected {expected}")
+        categories = tuple(Category(number, name) for name, number in self._ids.items())
+        parts = {split: self._parts[split] for split in (*SPLITS, UNSPLIT) if split in self._parts}
+        return Reading(
+            {split: self._dataset(split, part, categories) for split, part in parts.items()},
+            self._faults,
+            {split: self._count(split, part) for split, part in parts.items()},
+            files=tuple(file for part in parts.values() for file in part.files),
+        )
+
+    def _count(self, split: str, part: _Part) -> Count:
+        lost = sum(fault.lost for fault in self._faults if fault.split == split)
+        return Count(len(part.images) + part.unused, len(part.annotations) + lost)
+
+    def _dataset(self, split: str, part: _Part, categories: tuple[Category, ...]) -> Dataset:
+        """A split, its images named from the deepest folder that has all of them."""
+        root = self.source.images.root
+        folders = {posixpath.dirname(f"./{path}") for path in part.images}
+        common = posixpath.commonpath(folders) if folders else "."
+        prefix = f"{common[2:]}/" if common != "." else ""
+        images = tuple(replace(image, file_name=path.removeprefix(prefix)) for path, image in part.images.items())
+        source = self.source.root / next(iter(part.files)) if len(part.files) == 1 else self.source.root
+        return Dataset(split, root / prefix, images, tuple(part.annotations), categories, source)
+
+
+def as_dict(value: Any, what: str) -> Mapping[str, Any]:
+    """A JSON object. Raises UnusableError if it is something else."""
+    if isinstance(value, dict):
+        return value
+    raise UnusableError("record", f"{what} is {type(value).__name__}: expected an object")
