@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
@@ -15,7 +14,7 @@ from maskline.data.faults import Count, Fault, Reading, UnusableError
 from maskline.data.shapes import Segmentation
 from maskline.data.source import Source
 from maskline.data.sources import picture_size
-from maskline.data.tree import SPLITS, UNSPLIT, parts_of, split_of, suffix_of
+from maskline.data.tree import SPLITS, UNSPLIT, Finder, parts_of, split_of, suffix_of
 from maskline.errors import DatasetError, InputError
 from maskline.inputs import MAX_PIXELS, SUFFIXES
 
@@ -33,16 +32,11 @@ class _Part:
 
 
 class Assembly:
-    """The splits, classes and faults so far.
+    """The splits, classes and faults so far."""
 
-    Args:
-        source: the data set.
-        classes: names that are known before the first annotation, in their order.
-    """
-
-    def __init__(self, source: Source, classes: Iterable[str] = ()) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
-        self._ids = {name: place for place, name in enumerate(dict.fromkeys(classes), 1)}
+        self._ids: dict[str, int] = {}  # of classes, by name
         self._parts: dict[str, _Part] = {}
         self._faults: list[Fault] = []
 
@@ -57,19 +51,37 @@ class Assembly:
         except (ValueError, RecursionError) as error:
             raise UnusableError("file", f"is not readable JSON ({error})") from None
 
-    def find(self, names: Iterable[str], split: str) -> dict[str, str]:
-        """The image files that names mean, as paths from the images' root; a name without a suffix fits any."""
+    def find(self, names: Iterable[str], split: str, but: Collection[str] = ()) -> dict[str, str]:
+        """The image files that names mean, as paths from the images' root; a name without a suffix fits any.
+
+        Args:
+            but: files of the data set that are something else, such as masks.
+        """
         given = list(names)
-        trees = self.source.images
-        found = trees.images.find_all([name for name in given if suffix_of(name) in SUFFIXES], split)
-        bare = trees.image_stems.find_all([name for name in given if name not in found], split)
-        return {name: match.path for name, match in (*bare.items(), *found.items())}
+        tree = self.source.images
+        whole, stems = tree.images, tree.image_stems
+        if but and tree is self.source.tree:
+            files = [path for path in whole if path not in but]
+            whole, stems = Finder(files), Finder(files, stems=True)
+        found = whole.find_all([name for name in given if suffix_of(name) in SUFFIXES], split)
+        found |= stems.find_all([name for name in given if suffix_of(name) not in SUFFIXES], split)
+        return {name: match.path for name, match in found.items()}
 
     # ---- what the files hold
 
-    def split(self, file: str) -> str:
-        """The split that an annotation file belongs to: the one that its name or a folder of it mentions."""
-        split = next((split for part in reversed(file.split("/")) if (split := split_of(part))), UNSPLIT)
+    def declare(self, names: Iterable[str]) -> None:
+        """Classes in their order, whether or not there are annotations of them."""
+        for name in names:
+            self._ids.setdefault(name, len(self._ids) + 1)
+
+    def split(self, file: str, *, of_one_image: bool = False) -> str:
+        """The split of an annotation file: the one that its name or a folder of it mentions.
+
+        Args:
+            of_one_image: the file is named after its image, which says nothing about the split.
+        """
+        parts = file.split("/")[: -1 if of_one_image else None]
+        split = next((split for part in reversed(parts) if (split := split_of(part))), UNSPLIT)
         self._parts.setdefault(split, _Part()).files[file] = None
         return split
 
@@ -98,16 +110,20 @@ class Assembly:
             self.fault("image-listed-twice", split, file, f"image {name} is there twice", part.images[key])
             return part.images[key]
         try:
-            if size is None or not 0 < size[0] * size[1] <= MAX_PIXELS or min(size) <= 0:
+            if size is None or min(size) <= 0 or size[0] * size[1] > MAX_PIXELS:
                 size = self._size(name, path)
             if not key:
                 raise UnusableError("record", "an image without a name")
         except UnusableError as error:
-            what = f"{error}; {annotations} annotations of it are left out" if annotations else str(error)
-            self.fault(error.code, split, file, what, lost=annotations)
-            part.unused += 1
+            self.leave_out(error, split, file, annotations)
             return None
         return part.images.setdefault(key, ImageRecord(len(part.images) + 1, key, size[1], size[0]))
+
+    def leave_out(self, error: UnusableError, split: str, file: str, annotations: int) -> None:
+        """An image that can't be used, and the number of annotations that are lost with it."""
+        what = f"{error}; {annotations} annotations of it are left out" if annotations else str(error)
+        self.fault(error.code, split, file, what, lost=annotations)
+        self._parts[split].unused += 1
 
     def _size(self, name: str, path: str | None) -> tuple[int, int]:
         if path is None:
@@ -128,8 +144,8 @@ class Assembly:
         extra: Extra = NOTHING,
     ) -> None:
         """An annotation of the class with this name."""
-        annotations = self._parts[split].annotations
-        category = self._ids.setdefault(name, len(self._ids) + 1)
+        self.declare([name])
+        annotations, category = self._parts[split].annotations, self._ids[name]
         annotations.append(Annotation(len(annotations) + 1, image.id, category, segmentation, crowd=crowd, extra=extra))
 
     def fault(
@@ -140,7 +156,9 @@ class Assembly:
         self._faults.append(Fault(code, split, file, what, image_id, lost=lost))
 
     @contextmanager
-    def losing(self, split: str, file: str, what: str, image: ImageRecord | None = None, lost: int = 1) -> Iterator[None]:
+    def losing(
+        self, split: str, file: str, what: str, image: ImageRecord | None = None, lost: int = 1
+    ) -> Iterator[None]:
         """Turns an UnusableError into a fault about ``what``, by which annotations are lost."""
         try:
             yield

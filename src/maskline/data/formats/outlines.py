@@ -58,7 +58,8 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float
     step = 2 * math.acos(1 - min(1.0, _SAGITTA / max(radius_x, radius_y)))
     angles = np.linspace(0, math.tau, max(12, math.ceil(math.tau / step)), endpoint=False)
     rim = np.stack([radius_x * np.cos(angles), radius_y * np.sin(angles)], axis=1)
-    return turned(rim, degrees) + np.asarray([x, y])
+    ring: Ring = turned(rim, degrees) + np.asarray([x, y])
+    return ring
 
 
 def turned(ring: Ring, degrees: float) -> Ring:

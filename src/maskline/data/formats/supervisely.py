@@ -1,4 +1,4 @@
-"""Supervisely: ``<dataset>/img`` with images and ``<dataset>/ann`` with a JSON file for each; ``meta.json`` has the classes.
+"""Supervisely: images in ``<dataset>/img``, a JSON file for each in ``<dataset>/ann``, the classes in ``meta.json``.
 
 A figure is a polygon with holes, several of them, or a bitmap: a PNG in zlib in base64, whose first pixel lies at
 ``origin``. https://developer.supervisely.com/getting-started/supervisely-annotation-format
@@ -19,9 +19,8 @@ from maskline.data.formats.outlines import with_holes
 from maskline.data.formats.pngs import mask_of
 from maskline.data.shapes import Segmentation, place, union
 from maskline.data.source import Source
-from maskline.data.tree import suffix_of
 from maskline.errors import InputError
-from maskline.inputs import MAX_PIXELS, SUFFIXES
+from maskline.inputs import MAX_PIXELS
 
 TITLE = "Supervisely"
 
@@ -41,10 +40,11 @@ def read(source: Source) -> Reading:
         DatasetError: there are no annotation files, or none can be read.
     """
     files = detect(source)
-    assembly = Assembly(source, _classes(source))
+    assembly = Assembly(source)
+    assembly.declare(_classes(source))
     by_split: dict[str, dict[str, str]] = {}
     for file in files:
-        by_split.setdefault(assembly.split(file), {})[file] = _image_name(file)
+        by_split.setdefault(assembly.split(file, of_one_image=True), {})[file] = _image_name(file)
     for split, names in by_split.items():
         found = assembly.find(names.values(), split)
         for file, name in names.items():

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
 from maskline.data.coco_values import is_number
 from maskline.data.dataset import NOTHING
 from maskline.data.faults import Reading, UnusableError, short
@@ -166,7 +165,8 @@ def _circle(shape: Mapping[str, Any]) -> Ring:
 
 
 def _ellipse(shape: Mapping[str, Any]) -> Ring:
-    return ellipse(*_numbers(shape, "cx", "cy", "rx", "ry"), math.degrees(_numbers({"theta": 0, **shape}, "theta")[0]))
+    x, y, radius_x, radius_y, theta = _numbers({"theta": 0, **shape}, "cx", "cy", "rx", "ry", "theta")
+    return ellipse(x, y, radius_x, radius_y, math.degrees(theta))
 
 
 _OUTLINES: dict[Any, Callable[[Mapping[str, Any]], Ring]] = {

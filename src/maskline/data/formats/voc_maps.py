@@ -111,4 +111,3 @@ def _most_frequent(owners: npt.NDArray[np.intp], values: Numbers, ignored: Colle
     owner, kind = np.divmod(pairs, max(len(kinds), 1))
     order = np.lexsort((-kind, counts, owner))  # the last of each owner is its most frequent
     return dict(zip(owner[order].tolist(), kinds[kind[order]].tolist(), strict=True))
-
