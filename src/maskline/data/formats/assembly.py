@@ -194,9 +194,8 @@ class Assembly:
     def _dataset(self, split: str, part: _Part, categories: tuple[Category, ...]) -> Dataset:
         """A split, its images named from the deepest folder that has all of them."""
         root = self.source.images.root
-        folders = {posixpath.dirname(f"./{path}") for path in part.images}
-        common = posixpath.commonpath(folders) if folders else "."
-        prefix = f"{common[2:]}/" if common != "." else ""
+        common = posixpath.commonpath([posixpath.dirname(path) for path in part.images] or [""])
+        prefix = f"{common}/" if common else ""
         images = tuple(replace(image, file_name=path.removeprefix(prefix)) for path, image in part.images.items())
         source = self.source.root / next(iter(part.files)) if len(part.files) == 1 else self.source.root
         return Dataset(split, root / prefix, images, tuple(part.annotations), categories, source)

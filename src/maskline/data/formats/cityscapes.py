@@ -1,8 +1,9 @@
 """Cityscapes: ``gtFine/<split>/<city>`` with maps of instances, ``leftImg8bit/<split>/<city>`` with their images.
 
-The map of ``<stem>_leftImg8bit.png`` is ``<stem>_gtFine_instanceIds.png``, or ``<stem>_gtCoarse_instanceIds.png``. A value of 1000 and more is an instance: 1000 times its class, and a number. A smaller one is a class: of a thing it is
-a group that could not be taken apart, which becomes a crowd. ``instanceTrainIds`` has the same with other numbers for
-the classes. https://github.com/mcordts/cityscapesScripts
+The map of ``<stem>_leftImg8bit.png`` is ``<stem>_gtFine_instanceIds.png``, or ``<stem>_gtCoarse_instanceIds.png``. A
+value of 1000 and more is an instance: 1000 times its class, and a number. A smaller one is a class: of a thing it is a
+group that could not be taken apart, which becomes a crowd. ``instanceTrainIds`` has the same with other numbers for the
+classes. https://github.com/mcordts/cityscapesScripts
 """
 
 from __future__ import annotations
@@ -25,8 +26,14 @@ TITLE = "Cityscapes"
 
 #: Classes whose instances the benchmark counts, by their id.
 THINGS = {
-    **{24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus"},
-    **{31: "train", 32: "motorcycle", 33: "bicycle"},
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
 }
 _TRAIN_IDS = dict(enumerate(THINGS.values(), 11))
 _UNCOUNTED = {29: "caravan", 30: "trailer"}

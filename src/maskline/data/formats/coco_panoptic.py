@@ -28,8 +28,8 @@ _MAX_NUMBERS = 5  # in one message
 
 
 def detect(source: Source) -> list[str]:
-    """The JSON files of segments."""
-    return source.of_kind("panoptic")
+    """The JSON files of segments; none beside COCO's files of instances, whose masks they repeat."""
+    return [] if source.of_kind("coco") else source.of_kind("panoptic")
 
 
 def read(source: Source) -> Reading:
@@ -40,7 +40,7 @@ def read(source: Source) -> Reading:
     """
     assembly = Assembly(source)
     maps = Finder(source.tree.with_suffix("png"))
-    for file in detect(source):
+    for file in source.of_kind("panoptic"):
         split = assembly.split(file)
         with assembly.losing(split, file, "", lost=0):
             _File(assembly, split, file, as_dict(assembly.json(file), "the content")).read(maps)

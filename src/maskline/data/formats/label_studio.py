@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,14 +19,14 @@ import numpy as np
 from maskline.data.coco_values import is_number, whole
 from maskline.data.dataset import NOTHING, ImageRecord
 from maskline.data.faults import Reading, UnusableError, short
-from maskline.data.formats.assembly import Assembly, as_dict
+from maskline.data.formats.assembly import Assembly
 from maskline.data.formats.outlines import closed, ellipse, points
 from maskline.data.formats.pngs import mask_of
 from maskline.data.shapes import Ring, Segmentation
 from maskline.data.source import Source
 from maskline.data.tree import suffix_of
 from maskline.errors import InputError
-from maskline.inputs import SUFFIXES, UNREAD_SUFFIXES
+from maskline.inputs import MAX_PIXELS, SUFFIXES, UNREAD_SUFFIXES
 from maskline.masks import Mask, rle_encode
 
 TITLE = "Label Studio"
@@ -144,8 +144,10 @@ def _work(record: Mapping[str, Any]) -> _Work:
 
 
 def _min_work(record: Mapping[str, Any]) -> _Work:
-    values = [value for key, given in record.items() if key != "id" for value in _dicts(given)]
-    return _Work(_regions([{**value, "value": value} for value in values]), (False, str(record.get("updated_at") or "")))
+    values = [value for given in record.values() for value in _dicts(given)]
+    return _Work(
+        _regions([{**value, "value": value} for value in values]), (False, str(record.get("updated_at") or ""))
+    )
 
 
 def _regions(results: Sequence[Mapping[str, Any]]) -> list[_Region]:
@@ -163,7 +165,7 @@ def _regions(results: Sequence[Mapping[str, Any]]) -> list[_Region]:
         elif key not in found:
             found[key] = _Region(result, "")
         region = found[key]
-        region.labels += [name for key, names in value.items() if key.endswith("labels") for name in _names(names)]
+        region.labels += [label for name in value if name.endswith("labels") for label in _names(value[name])]
         region.choices += _names(value.get("choices"))
     return [region for region in found.values() if region.tool]
 
@@ -277,6 +279,8 @@ def _pixels(percent: Ring, size: tuple[int, int]) -> Ring:
 def _brush(result: Mapping[str, Any], size: tuple[int, int]) -> str:
     given, (height, width) = result["value"]["rle"], _stated_size(result) or size
     try:
+        if not min(height, width) > 0 or height * width > MAX_PIXELS:
+            raise ValueError(f"they are of {width} x {height} pixels")
         alpha = _decode(bytes(given), height * width)
     except (ValueError, TypeError) as error:
         raise UnusableError("rle-broken", f"its run lengths {short(given)} can't be used: {error}") from None
@@ -320,8 +324,7 @@ def _decode(data: bytes, pixels: int) -> Mask:
     Raises:
         ValueError: these are not run lengths of so many pixels.
     """
-    bits = f"{int.from_bytes(b'\x01' + data, 'big'):b}"[1:]
-    numbers = _Numbers(bits)
+    numbers = _Numbers(bin(int.from_bytes(b"\1" + data, "big"))[3:])
     total, word = numbers.take(32), numbers.take(5) + 1
     widths = [numbers.take(4) + 1 for _ in range(4)]
     if total != 4 * pixels:

@@ -104,7 +104,7 @@ def _region(geometry: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
     kind, coordinates = geometry.get("type"), geometry.get("coordinates")
     if kind not in ("Polygon", "MultiPolygon"):
         raise UnusableError("no-mask", f"a {kind} encloses no pixels of its own: expected Polygon, MultiPolygon")
-    polygons = [coordinates] if kind == "Polygon" else coordinates
-    if not isinstance(polygons, list) or not polygons or not all(isinstance(rings, list) and rings for rings in polygons):
+    found = [coordinates] if kind == "Polygon" else coordinates
+    if not isinstance(found, list) or not found or not all(isinstance(rings, list) and rings for rings in found):
         raise UnusableError("polygon-broken", f"its coordinates are {short(coordinates)}: expected lists of points")
-    return union([with_holes(rings[0], rings[1:], size) for rings in polygons], size)
+    return union([with_holes(rings[0], rings[1:], size) for rings in found], size)

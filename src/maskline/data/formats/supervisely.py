@@ -97,8 +97,8 @@ def _read_file(assembly: Assembly, split: str, file: str, name: str, path: str |
 
 def _region(figure: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
     """Raises UnusableError."""
-    kind = figure.get("geometryType")
-    if kind == "bitmap" or "bitmap" in figure:
+    kind = figure.get("geometryType") or ("bitmap" if figure.get("bitmap") else "polygon")  # old exports don't state it
+    if kind == "bitmap":
         return _bitmap(as_dict(figure.get("bitmap"), "bitmap"), size)
     if kind == "polygon":
         parts = [figure.get("points")]
