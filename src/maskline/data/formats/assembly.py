@@ -7,10 +7,11 @@ import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
-from maskline.data.faults import Count, Fault, Reading, UnusableError
+from maskline.data.faults import Count, Fault, Reading, UnusableError, counted, short
 from maskline.data.shapes import Segmentation
 from maskline.data.source import Source
 from maskline.data.sources import picture_size
@@ -36,20 +37,26 @@ class Assembly:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self._ids: dict[str, int] = {}  # of classes, by name
+        self.faults: list[Fault] = []
+        self.ids: dict[str, int] = {}  # of classes, by name
         self._parts: dict[str, _Part] = {}
-        self._faults: list[Fault] = []
 
-    # ---- files
+    def sheet(self, file: str, *, of_one_image: bool = False) -> Sheet:
+        """An annotation file. It belongs to the split that its name or a folder of it mentions.
 
-    def json(self, file: str) -> Any:
-        """What a JSON file holds. Raises UnusableError."""
-        try:
-            return json.loads((self.source.root / file).read_bytes().removeprefix(b"\xef\xbb\xbf"))
-        except OSError as error:
-            raise UnusableError("file", f"can't be read: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
-            raise UnusableError("file", f"is not readable JSON ({error})") from None
+        Args:
+            of_one_image: the file is named after its image, which says nothing about the split.
+        """
+        parts = file.split("/")[: -1 if of_one_image else None]
+        split = next((split for part in reversed(parts) if (split := split_of(part))), UNSPLIT)
+        part = self._parts.setdefault(split, _Part())
+        part.files[file] = None
+        return Sheet(self, part, split, file)
+
+    def declare(self, names: Iterable[str]) -> None:
+        """Classes in their order, whether or not there are annotations of them."""
+        for name in names:
+            self.ids.setdefault(name, len(self.ids) + 1)
 
     def find(self, names: Iterable[str], split: str, but: Collection[str] = ()) -> dict[str, str]:
         """The image files that names mean, as paths from the images' root; a name without a suffix fits any.
@@ -67,106 +74,6 @@ class Assembly:
         found |= stems.find_all([name for name in given if suffix_of(name) not in SUFFIXES], split)
         return {name: match.path for name, match in found.items()}
 
-    # ---- what the files hold
-
-    def declare(self, names: Iterable[str]) -> None:
-        """Classes in their order, whether or not there are annotations of them."""
-        for name in names:
-            self._ids.setdefault(name, len(self._ids) + 1)
-
-    def split(self, file: str, *, of_one_image: bool = False) -> str:
-        """The split of an annotation file: the one that its name or a folder of it mentions.
-
-        Args:
-            of_one_image: the file is named after its image, which says nothing about the split.
-        """
-        parts = file.split("/")[: -1 if of_one_image else None]
-        split = next((split for part in reversed(parts) if (split := split_of(part))), UNSPLIT)
-        self._parts.setdefault(split, _Part()).files[file] = None
-        return split
-
-    def image(
-        self,
-        split: str,
-        file: str,
-        name: str,
-        path: str | None,
-        *,
-        annotations: int,
-        size: tuple[int, int] | None = None,
-    ) -> ImageRecord | None:
-        """The record of an image, or None where it can't be used, which becomes a fault.
-
-        Args:
-            file: the annotation file that lists it.
-            name: as the annotations have it.
-            path: of its file, from the images' root; None where there is none.
-            annotations: the number of those that are lost with it.
-            size: ``(height, width)`` as the annotations state it; otherwise, it is read from the file.
-        """
-        part = self._parts[split]
-        key = path or "/".join(parts_of(name))
-        if key in part.images:
-            self.fault("image-listed-twice", split, file, f"image {name} is there twice", part.images[key])
-            return part.images[key]
-        try:
-            if size is None or min(size) <= 0 or size[0] * size[1] > MAX_PIXELS:
-                size = self._size(name, path)
-            if not key:
-                raise UnusableError("record", "an image without a name")
-        except UnusableError as error:
-            self.leave_out(error, split, file, annotations)
-            return None
-        return part.images.setdefault(key, ImageRecord(len(part.images) + 1, key, size[1], size[0]))
-
-    def leave_out(self, error: UnusableError, split: str, file: str, annotations: int) -> None:
-        """An image that can't be used, and the number of annotations that are lost with it."""
-        what = f"{error}; {annotations} annotations of it are left out" if annotations else str(error)
-        self.fault(error.code, split, file, what, lost=annotations)
-        self._parts[split].unused += 1
-
-    def _size(self, name: str, path: str | None) -> tuple[int, int]:
-        if path is None:
-            raise UnusableError("image-missing", f"there is no image {name}, and its size is not stated")
-        try:
-            return picture_size(self.source.images.root / path)
-        except InputError as error:
-            raise UnusableError("image-unreadable", str(error)) from None
-
-    def add(
-        self,
-        split: str,
-        image: ImageRecord,
-        name: str,
-        segmentation: Segmentation,
-        *,
-        crowd: bool = False,
-        extra: Extra = NOTHING,
-    ) -> None:
-        """An annotation of the class with this name."""
-        self.declare([name])
-        annotations, category = self._parts[split].annotations, self._ids[name]
-        annotations.append(Annotation(len(annotations) + 1, image.id, category, segmentation, crowd=crowd, extra=extra))
-
-    def fault(
-        self, code: str, split: str, file: str, what: str, image: ImageRecord | None = None, *, lost: int = 0
-    ) -> None:
-        """Something wrong, and the number of annotations lost by it."""
-        image_id: Id | None = None if image is None else image.id
-        self._faults.append(Fault(code, split, file, what, image_id, lost=lost))
-
-    @contextmanager
-    def losing(
-        self, split: str, file: str, what: str, image: ImageRecord | None = None, lost: int = 1
-    ) -> Iterator[None]:
-        """Turns an UnusableError into a fault about ``what``, by which annotations are lost."""
-        try:
-            yield
-        except UnusableError as error:
-            self.fault(error.code, split, file, f"{what}: {error}" if what else str(error), image, lost=lost)
-
-    # ---- the result
-
     def reading(self, expected: str) -> Reading:
         """All of it. Raises DatasetError if there are no annotation files, or none could be read.
 
@@ -175,20 +82,20 @@ class Assembly:
         """
         if not self._parts:
             raise DatasetError(f"no annotations in {self.source.given}: expected {expected}")
-        unread = [fault for fault in self._faults if fault.code == "file"]
+        unread = [fault for fault in self.faults if fault.code == "file"]
         if unread and not any(part.images or part.unused for part in self._parts.values()):
             raise DatasetError(f"{self.source.root / unread[0].file} {unread[0].what}: expected {expected}")
-        categories = tuple(Category(number, name) for name, number in self._ids.items())
+        categories = tuple(Category(number, name) for name, number in self.ids.items())
         parts = {split: self._parts[split] for split in (*SPLITS, UNSPLIT) if split in self._parts}
         return Reading(
             {split: self._dataset(split, part, categories) for split, part in parts.items()},
-            self._faults,
+            self.faults,
             {split: self._count(split, part) for split, part in parts.items()},
             files=tuple(file for part in parts.values() for file in part.files),
         )
 
     def _count(self, split: str, part: _Part) -> Count:
-        lost = sum(fault.lost for fault in self._faults if fault.split == split)
+        lost = sum(fault.lost for fault in self.faults if fault.split == split)
         return Count(len(part.images) + part.unused, len(part.annotations) + lost)
 
     def _dataset(self, split: str, part: _Part, categories: tuple[Category, ...]) -> Dataset:
@@ -201,8 +108,123 @@ class Assembly:
         return Dataset(split, root / prefix, images, tuple(part.annotations), categories, source)
 
 
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """An annotation file of a split, by which images, annotations and faults get into the assembly."""
+
+    assembly: Assembly
+    part: _Part
+    split: str
+    file: str
+
+    def json(self) -> Any:
+        """What it holds. Raises UnusableError."""
+        return read_json(self.assembly.source.root / self.file)
+
+    def image(
+        self, name: str, path: str | None, *, annotations: int, size: tuple[int, int] | None = None
+    ) -> ImageRecord | None:
+        """The record of an image, or None where it can't be used, which becomes a fault.
+
+        Args:
+            name: as the file has it.
+            path: of the image, from the images' root; None where there is none.
+            annotations: the number of those that are lost with it.
+            size: ``(height, width)`` as stated; where that is no size, it is read from the image.
+        """
+        key = path or "/".join(parts_of(name))
+        images = self.part.images
+        if key in images:
+            self.fault("image-listed-twice", f"image {name} is listed again", images[key])
+            return images[key]
+        try:
+            if not key:
+                raise UnusableError("record", "an image without a name")
+            if size is None or min(size) <= 0 or size[0] * size[1] > MAX_PIXELS:
+                size = self._size(name, path)
+        except UnusableError as error:
+            self.leave_out(error, annotations)
+            return None
+        return images.setdefault(key, ImageRecord(len(images) + 1, key, size[1], size[0]))
+
+    def _size(self, name: str, path: str | None) -> tuple[int, int]:
+        if path is None:
+            raise UnusableError("image-missing", f"there is no image {name}, and its size is not stated")
+        try:
+            return picture_size(self.assembly.source.images.root / path)
+        except InputError as error:
+            raise UnusableError("image-unreadable", str(error)) from None
+
+    def leave_out(self, error: UnusableError, annotations: int) -> None:
+        """An image that can't be used, and the number of annotations that are lost with it."""
+        told = f"; {counted(annotations, 'annotation')} of it left out" if annotations else ""
+        self.fault(error.code, f"{error}{told}", lost=annotations)
+        self.part.unused += 1
+
+    def add(
+        self,
+        image: ImageRecord,
+        name: str,
+        segmentation: Segmentation,
+        *,
+        crowd: bool = False,
+        extra: Extra = NOTHING,
+    ) -> None:
+        """An annotation of the class with this name."""
+        self.assembly.declare([name])
+        annotations, category = self.part.annotations, self.assembly.ids[name]
+        annotations.append(Annotation(len(annotations) + 1, image.id, category, segmentation, crowd=crowd, extra=extra))
+
+    def fault(self, code: str, what: str, image: ImageRecord | None = None, *, lost: int = 0) -> None:
+        """Something wrong, and the number of annotations lost by it."""
+        image_id: Id | None = None if image is None else image.id
+        self.assembly.faults.append(Fault(code, self.split, self.file, what, image_id, lost=lost))
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turns an UnusableError into a fault of the whole file."""
+        try:
+            yield
+        except UnusableError as error:
+            self.fault(error.code, str(error))
+
+    @contextmanager
+    def losing(self, what: str, image: ImageRecord) -> Iterator[None]:
+        """Turns an UnusableError into a fault by which an annotation, ``what``, is lost."""
+        try:
+            yield
+        except UnusableError as error:
+            self.fault(error.code, f"{what}: {error}", image, lost=1)
+
+
+def located(assembly: Assembly, names: Mapping[str, str]) -> Iterator[tuple[Sheet, str, str | None]]:
+    """The annotation files of one image each: with the name of the image, and its path from the images' root if found.
+
+    Args:
+        names: of the images, by the annotation file.
+    """
+    by_split: dict[str, list[Sheet]] = {}
+    for file in names:
+        sheet = assembly.sheet(file, of_one_image=True)
+        by_split.setdefault(sheet.split, []).append(sheet)
+    for split, sheets in by_split.items():
+        found = assembly.find((names[sheet.file] for sheet in sheets), split)
+        for sheet in sheets:
+            yield sheet, names[sheet.file], found.get(names[sheet.file])
+
+
+def read_json(path: Path) -> Any:
+    """What a file holds. Raises UnusableError."""
+    try:
+        return json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    except OSError as error:
+        raise UnusableError("file", f"can't be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UnusableError("file", f"is not readable JSON ({error})") from None
+
+
 def as_dict(value: Any, what: str) -> Mapping[str, Any]:
     """A JSON object. Raises UnusableError if it is something else."""
     if isinstance(value, dict):
         return value
-    raise UnusableError("record", f"{what} is {type(value).__name__}: expected an object")
+    raise UnusableError("record", f"{what} is {short(value)}: expected an object")

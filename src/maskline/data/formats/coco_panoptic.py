@@ -16,7 +16,7 @@ import numpy as np
 from maskline.data.coco_values import get, identity, whole
 from maskline.data.dataset import Id, ImageRecord
 from maskline.data.faults import Reading, UnusableError, short
-from maskline.data.formats.assembly import Assembly, as_dict
+from maskline.data.formats.assembly import Assembly, Sheet, as_dict
 from maskline.data.formats.pngs import Numbers, masks_of, read_png
 from maskline.data.source import Source
 from maskline.data.tree import Finder
@@ -40,10 +40,9 @@ def read(source: Source) -> Reading:
     """
     assembly = Assembly(source)
     maps = Finder(source.tree.with_suffix("png"))
-    for file in source.of_kind("panoptic"):
-        split = assembly.split(file)
-        with assembly.losing(split, file, "", lost=0):
-            _File(assembly, split, file, as_dict(assembly.json(file), "the content")).read(maps)
+    for sheet in map(assembly.sheet, source.of_kind("panoptic")):
+        with sheet.reading():
+            _File(sheet, as_dict(sheet.json(), "the content")).read(maps)
     return assembly.reading("a JSON file with segments_info, and its PNG files")
 
 
@@ -56,9 +55,7 @@ class _File:
         ignored: how many segments of stuff there are, by name.
     """
 
-    assembly: Assembly
-    split: str
-    file: str
+    sheet: Sheet
     content: Mapping[str, Any]
     things: dict[Id, str] = field(default_factory=dict)
     stuff: dict[Id, str] = field(default_factory=dict)
@@ -71,11 +68,11 @@ class _File:
             key, name = identity(category, "id"), get(category, "name")
             if key is not None and isinstance(name, str) and name.strip():
                 (self.things if category.get("isthing", 1) else self.stuff)[key] = name.strip()
-        self.assembly.declare(self.things.values())
-        folder = posixpath.splitext(self.file)[0]
-        pngs = maps.find_all((f"{folder}/{get(record, 'file_name')}" for record in records), self.split)
+        self.sheet.assembly.declare(self.things.values())
+        folder = posixpath.splitext(self.sheet.file)[0]
+        pngs = maps.find_all((f"{folder}/{get(record, 'file_name')}" for record in records), self.sheet.split)
         but = {match.path for match in pngs.values()}
-        found = self.assembly.find((str(get(image, "file_name")) for image in images), self.split, but)
+        found = self.sheet.assembly.find((str(get(image, "file_name")) for image in images), self.sheet.split, but)
         by_image: dict[Id | None, list[Any]] = {}
         for record in records:
             by_image.setdefault(identity(record, "image_id"), []).append(record)
@@ -86,11 +83,11 @@ class _File:
                 self.image(image, record, found.get(name), None if png is None else png.path)
         for key, left in by_image.items():
             number = sum(map(len, map(_segments, left)))
-            self.assembly.fault("unknown-image", self.split, self.file, f"segments of image {key!r}", lost=number)
+            self.sheet.fault("unknown-image", f"segments of image {key!r}", lost=number)
         if self.ignored:
             kinds = ", ".join(f"{number} {name}" for name, number in self.ignored.most_common())
             what = f"{self.ignored.total()} segments of stuff: {kinds}"
-            self.assembly.fault("shape-ignored", self.split, self.file, what, lost=self.ignored.total())
+            self.sheet.fault("shape-ignored", what, lost=self.ignored.total())
 
     def image(self, given: Any, record: Any, path: str | None, png: str | None) -> None:
         """An image and its things.
@@ -111,9 +108,9 @@ class _File:
             if record is not None:
                 ids = self.ids(get(record, "file_name"), png, (height, width))
         except UnusableError as error:
-            self.assembly.leave_out(error, self.split, self.file, len(segments))
+            self.sheet.leave_out(error, len(segments))
             return
-        image = self.assembly.image(self.split, self.file, name, path, annotations=len(segments), size=ids.shape)
+        image = self.sheet.image(name, path, annotations=len(segments), size=ids.shape)
         if image is not None and record is not None:
             self.segments(segments, ids, image)
 
@@ -129,7 +126,7 @@ class _File:
         try:
             if png is None:
                 raise InputError("not there")
-            _, values = read_png(self.assembly.source.root / png)
+            _, values = read_png(self.sheet.assembly.source.root / png)
             if values.shape[:2] != size:
                 raise InputError(f"{values.shape[1]} x {values.shape[0]} pixels, the image has {size[1]} x {size[0]}")
         except InputError as error:
@@ -143,7 +140,7 @@ class _File:
         """Add the things of an image."""
         masks = dict(masks_of(ids, ids != 0))
         for place, segment in enumerate(segments):
-            with self.assembly.losing(self.split, self.file, f"image {image.file_name}: segment {place}", image):
+            with self.sheet.losing(f"image {image.file_name}: segment {place}", image):
                 category, number = identity(segment, "category_id"), whole(get(segment, "id"))
                 if number is None or category is None:
                     raise UnusableError("record", f"it is {short(segment)}: expected an id and a category_id")
@@ -156,11 +153,11 @@ class _File:
                     raise UnusableError("mask-empty", f"no pixel has its id, {number}")
                 else:
                     crowd = segment.get("iscrowd") in (1, True)
-                    self.assembly.add(self.split, image, self.things[category], mask, crowd=crowd)
+                    self.sheet.add(image, self.things[category], mask, crowd=crowd)
         if masks:
             numbers = ", ".join(map(str, list(masks)[:_MAX_NUMBERS]))
             what = f"image {image.file_name}: {len(masks)} segments that segments_info does not list, such as {numbers}"
-            self.assembly.fault("record", self.split, self.file, what, image, lost=len(masks))
+            self.sheet.fault("record", what, image, lost=len(masks))
 
 
 def _segments(record: Any) -> list[Any]:

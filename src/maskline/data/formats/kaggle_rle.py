@@ -16,8 +16,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from maskline.data.faults import Reading, UnusableError, short
-from maskline.data.formats.assembly import OBJECT, Assembly
+from maskline.data.faults import Fault, Reading, UnusableError, short
+from maskline.data.formats.assembly import OBJECT, Assembly, Sheet
 from maskline.data.kinds import rle_columns
 from maskline.data.source import Source
 from maskline.data.sources import text_of
@@ -48,12 +48,11 @@ def read(source: Source) -> Reading:
         DatasetError: there are none, or none can be read.
     """
     assembly = Assembly(source)
-    for file in detect(source):
-        split = assembly.split(file)
-        with assembly.losing(split, file, "", lost=0):
-            _read_file(assembly, split, file)
+    for sheet in map(assembly.sheet, detect(source)):
+        with sheet.reading():
+            _read_file(sheet)
     for file in filter(_is_submission, source.of_kind("kaggle")):
-        assembly.fault("set-aside", UNSPLIT, file, "it is called a submission")
+        assembly.faults.append(Fault("set-aside", UNSPLIT, file, "it is called a submission"))
     return assembly.reading("a CSV file with the columns ImageId and EncodedPixels")
 
 
@@ -105,32 +104,30 @@ def _row(number: int, record: dict[str, str], images: str, runs: str) -> _Row:
     return _Row(number, name, record.get(runs, "").strip(), label, size)
 
 
-def _read_file(assembly: Assembly, split: str, file: str) -> None:
+def _read_file(sheet: Sheet) -> None:
     """Raises UnusableError."""
-    column, rows = _rows(assembly.source, file)
+    column, rows = _rows(sheet.assembly.source, sheet.file)
     by_image: dict[str, list[_Row]] = {}
     for row in rows:
         by_image.setdefault(row.image, []).append(row)
-    found = assembly.find(by_image, split)
+    found = sheet.assembly.find(by_image, sheet.split)
     usable = []
     for name, own in by_image.items():
         number = sum(row.runs.lower() not in _NONE for row in own)
-        image = assembly.image(
-            split, file, name, found.get(name), annotations=number, size=None if name in found else own[0].size
-        )
+        image = sheet.image(name, found.get(name), annotations=number, size=None if name in found else own[0].size)
         if image is None:
             continue
         for row in own:
             if row.runs.lower() in _NONE:
                 continue
-            with assembly.losing(split, file, f"row {row.number}", image):
+            with sheet.losing(f"row {row.number}", image):
                 if row.label == "":
                     raise UnusableError("record", "it names no class")
                 usable.append((image, row.label or OBJECT, _parse(row.runs, image.width * image.height)))
     votes = sum(_vote(runs, image.size) for image, _, runs in usable)
     along_rows = votes < 0 or (votes == 0 and column in _ALONG_ROWS)
     for image, label, runs in usable:
-        assembly.add(split, image, label, _along_rows(runs, image.size) if along_rows else _rle(runs, image.size))
+        sheet.add(image, label, _along_rows(runs, image.size) if along_rows else _rle(runs, image.size))
 
 
 def _parse(text: str, pixels: int) -> _Runs:

@@ -19,7 +19,7 @@ import numpy as np
 from maskline.data.coco_values import is_number, whole
 from maskline.data.dataset import NOTHING, ImageRecord
 from maskline.data.faults import Reading, UnusableError, short
-from maskline.data.formats.assembly import Assembly
+from maskline.data.formats.assembly import Assembly, Sheet
 from maskline.data.formats.outlines import closed, ellipse, points
 from maskline.data.formats.pngs import mask_of
 from maskline.data.shapes import Ring, Segmentation
@@ -60,10 +60,9 @@ def read(source: Source) -> Reading:
         DatasetError: there are none, or none can be read.
     """
     assembly = Assembly(source)
-    for file in detect(source):
-        split = assembly.split(file)
-        with assembly.losing(split, file, "", lost=0):
-            _read_file(assembly, split, file)
+    for sheet in map(assembly.sheet, detect(source)):
+        with sheet.reading():
+            _read_file(sheet)
     return assembly.reading("an export from Label Studio as JSON or JSON-MIN")
 
 
@@ -177,10 +176,10 @@ def _names(value: Any) -> list[str]:
 # ---- a file
 
 
-def _read_file(assembly: Assembly, split: str, file: str) -> None:
+def _read_file(sheet: Sheet) -> None:
     """Raises UnusableError."""
-    tasks = _tasks(assembly.json(file))
-    found = _find(assembly, split, [name for task in tasks for name in task.images.values()])
+    tasks = _tasks(sheet.json())
+    found = _find(sheet, [name for task in tasks for name in task.images.values()])
     aside: Counter[str] = Counter()
     lost = 0
     for task in tasks:
@@ -194,22 +193,20 @@ def _read_file(assembly: Assembly, split: str, file: str) -> None:
         aside["regions in these"] += regions
         aside["predictions and drafts"] += task.predictions
         if works:
-            _read_task(assembly, split, file, task, works[-1].regions, found)
+            _read_task(sheet, task, works[-1].regions, found)
     if told := ", ".join(f"{number} {what}" for what, number in aside.items() if number):
-        assembly.fault("set-aside", split, file, told, lost=lost)
+        sheet.fault("set-aside", told, lost=lost)
 
 
-def _find(assembly: Assembly, split: str, names: Sequence[str]) -> dict[str, str]:
+def _find(sheet: Sheet, names: Sequence[str]) -> dict[str, str]:
     """The files of images; Label Studio puts a code before the names of those that were uploaded to it."""
-    found = assembly.find(names, split)
+    found = sheet.assembly.find(names, sheet.split)
     own = {name: _UPLOADED.sub("", name) for name in names if name not in found}
-    more = assembly.find(own.values(), split)
+    more = sheet.assembly.find(own.values(), sheet.split)
     return found | {name: more[short_name] for name, short_name in own.items() if short_name in more}
 
 
-def _read_task(
-    assembly: Assembly, split: str, file: str, task: _Task, regions: Sequence[_Region], found: Mapping[str, str]
-) -> None:
+def _read_task(sheet: Sheet, task: _Task, regions: Sequence[_Region], found: Mapping[str, str]) -> None:
     """Add the regions of a task to its image, or to the images that they name."""
     by_image: dict[str, list[_Region]] = {name: [] for name in task.images.values()} if len(task.images) == 1 else {}
     strays = 0
@@ -221,15 +218,15 @@ def _read_task(
             by_image.setdefault(name, []).append(region)
     if strays or not by_image:
         what = f"task {task.name} has {len(task.images)} images" if task.images else f"task {task.name} has no image"
-        assembly.leave_out(UnusableError("record", f"{what}: expected one"), split, file, strays)
+        sheet.leave_out(UnusableError("record", f"{what}: expected one"), strays)
     for name, own in by_image.items():
         path = found.get(name)
         size = _stated_size(own[0].result) if own and path is None else None
-        image = assembly.image(split, file, name, path, annotations=len(own), size=size)
+        image = sheet.image(name, path, annotations=len(own), size=size)
         if image is not None:
             for number, region in enumerate(own):
-                with assembly.losing(split, file, f"task {task.name}: region {number} ({region.tool})", image):
-                    _add(assembly, split, image, region)
+                with sheet.losing(f"task {task.name}: region {number} ({region.tool})", image):
+                    _add(sheet, image, region)
 
 
 def _image_of(task: _Task, region: _Region) -> str | None:
@@ -239,7 +236,7 @@ def _image_of(task: _Task, region: _Region) -> str | None:
     return task.images.get(str(region.result.get("to_name")))
 
 
-def _add(assembly: Assembly, split: str, image: ImageRecord, region: _Region) -> None:
+def _add(sheet: Sheet, image: ImageRecord, region: _Region) -> None:
     """Raises UnusableError."""
     if region.tool not in _READERS:
         raise UnusableError("no-mask", f"it encloses no pixels of its own: expected {', '.join(_READERS)}")
@@ -249,7 +246,7 @@ def _add(assembly: Assembly, split: str, image: ImageRecord, region: _Region) ->
     if not labels:
         raise UnusableError("record", "it has no label")
     extra = {"attributes": {"labels": labels}} if len(labels) > 1 else NOTHING
-    assembly.add(split, image, labels[0], _READERS[region.tool](region.result, image.size), extra=extra)
+    sheet.add(image, labels[0], _READERS[region.tool](region.result, image.size), extra=extra)
 
 
 # ---- regions, in an image of (height, width); all raise UnusableError

@@ -12,7 +12,7 @@ from typing import Any
 
 from maskline.data.dataset import ImageRecord
 from maskline.data.faults import Reading, UnusableError, short
-from maskline.data.formats.assembly import OBJECT, Assembly, as_dict
+from maskline.data.formats.assembly import OBJECT, Assembly, Sheet, as_dict, located
 from maskline.data.formats.outlines import with_holes
 from maskline.data.shapes import Segmentation, union
 from maskline.data.source import Source
@@ -35,37 +35,32 @@ def read(source: Source) -> Reading:
         DatasetError: there are none, or none can be read.
     """
     assembly = Assembly(source)
-    by_split: dict[str, dict[str, str]] = {}
-    for file in detect(source):
-        name = str(PurePosixPath(file).with_suffix(""))
-        by_split.setdefault(assembly.split(file, of_one_image=True), {})[file] = name
-    for split, names in by_split.items():
-        found = assembly.find(names.values(), split)
-        for file, name in names.items():
-            with assembly.losing(split, file, "", lost=0):
-                _read_file(assembly, split, file, name, found.get(name))
+    names = {file: str(PurePosixPath(file).with_suffix("")) for file in detect(source)}
+    for sheet, name, path in located(assembly, names):
+        with sheet.reading():
+            _read_file(sheet, name, path)
     return assembly.reading("GeoJSON files with the names of images, as QuPath exports them")
 
 
-def _read_file(assembly: Assembly, split: str, file: str, name: str, path: str | None) -> None:
+def _read_file(sheet: Sheet, name: str, path: str | None) -> None:
     """Raises UnusableError."""
-    features = _features(assembly.json(file))
-    image = assembly.image(split, file, name, path, annotations=len(features))
+    features = _features(sheet.json())
+    image = sheet.image(name, path, annotations=len(features))
     if image is None:
         return
     unnamed = nuclei = 0
     for number, feature in enumerate(features):
-        with assembly.losing(split, file, f"feature {number}", image):
+        with sheet.losing(f"feature {number}", image):
             record = as_dict(feature, "it")
             properties = record.get("properties") or {}
             unnamed += not _class_of(as_dict(properties, "properties"))
             nuclei += record.get("nucleusGeometry") is not None
-            _add(assembly, split, image, record, properties)
+            _add(sheet, image, record, properties)
     if unnamed:
         what = f"{unnamed} of {len(features)} features without a classification: their class is the type of the object"
-        assembly.fault("no-class", split, file, what, image)
+        sheet.fault("no-class", what, image)
     if nuclei:
-        assembly.fault("shape-ignored", split, file, f"the nuclei in {nuclei} cells: the cells are read", image)
+        sheet.fault("shape-ignored", f"the nuclei in {nuclei} cells: the cells are read", image)
 
 
 def _features(content: Any) -> list[Any]:
@@ -77,9 +72,7 @@ def _features(content: Any) -> list[Any]:
     raise UnusableError("file", f"has the features {short(content)}: expected a list")
 
 
-def _add(
-    assembly: Assembly, split: str, image: ImageRecord, feature: Mapping[str, Any], properties: Mapping[str, Any]
-) -> None:
+def _add(sheet: Sheet, image: ImageRecord, feature: Mapping[str, Any], properties: Mapping[str, Any]) -> None:
     """Raises UnusableError."""
     kind, label = str(properties.get("objectType") or OBJECT), _class_of(properties)
     if kind.lower() in _NO_OBJECTS:
@@ -87,7 +80,7 @@ def _add(
     if label.endswith(_IGNORED):
         raise UnusableError("shape-ignored", f"its class is {label}, which QuPath ignores")
     geometry = as_dict(feature.get("geometry"), "geometry")
-    assembly.add(split, image, label or kind, _region(geometry, image.size))
+    sheet.add(image, label or kind, _region(geometry, image.size))
 
 
 def _class_of(properties: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from maskline.data.coco_values import whole
 from maskline.data.faults import Reading, UnusableError, short
-from maskline.data.formats.assembly import Assembly, as_dict
+from maskline.data.formats.assembly import Assembly, Sheet, as_dict, located, read_json
 from maskline.data.formats.outlines import with_holes
 from maskline.data.formats.pngs import mask_of
 from maskline.data.shapes import Segmentation, place, union
@@ -42,14 +42,9 @@ def read(source: Source) -> Reading:
     files = detect(source)
     assembly = Assembly(source)
     assembly.declare(_classes(source))
-    by_split: dict[str, dict[str, str]] = {}
-    for file in files:
-        by_split.setdefault(assembly.split(file, of_one_image=True), {})[file] = _image_name(file)
-    for split, names in by_split.items():
-        found = assembly.find(names.values(), split)
-        for file, name in names.items():
-            with assembly.losing(split, file, "", lost=0):
-                _read_file(assembly, split, file, name, found.get(name))
+    for sheet, name, path in located(assembly, {file: _image_name(file) for file in files}):
+        with sheet.reading():
+            _read_file(sheet, name, path)
     return assembly.reading("Supervisely's folders ann and img")
 
 
@@ -66,7 +61,7 @@ def _classes(source: Source) -> Iterator[str]:
         if PurePosixPath(file).name != "meta.json":
             continue
         try:
-            listed = as_dict(Assembly(source).json(file), "the content").get("classes")
+            listed = as_dict(read_json(source.root / file), "the content").get("classes")
         except UnusableError:
             continue  # it only adds classes without instances, and their order
         for record in listed if isinstance(listed, list) else ():
@@ -75,24 +70,24 @@ def _classes(source: Source) -> Iterator[str]:
                 yield title.strip()
 
 
-def _read_file(assembly: Assembly, split: str, file: str, name: str, path: str | None) -> None:
+def _read_file(sheet: Sheet, name: str, path: str | None) -> None:
     """Raises UnusableError."""
-    content = as_dict(assembly.json(file), "the content")
+    content = as_dict(sheet.json(), "the content")
     figures = content.get("objects")
     if not isinstance(figures, list):
         raise UnusableError("file", f"has no list of objects: {short(figures)}")
     stated = content.get("size")
     height, width = (whole(stated.get(key)) or 0 for key in ("height", "width")) if isinstance(stated, dict) else (0, 0)
-    image = assembly.image(split, file, name, path, annotations=len(figures), size=(height, width))
+    image = sheet.image(name, path, annotations=len(figures), size=(height, width))
     if image is None:
         return
     for number, figure in enumerate(figures):
-        with assembly.losing(split, file, f"object {number}", image):
+        with sheet.losing(f"object {number}", image):
             record = as_dict(figure, "it")
             title = record.get("classTitle")
             if not isinstance(title, str) or not title.strip():
                 raise UnusableError("record", f"its classTitle is {short(title)}: expected the name of a class")
-            assembly.add(split, image, title.strip(), _region(record, image.size))
+            sheet.add(image, title.strip(), _region(record, image.size))
 
 
 def _region(figure: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:

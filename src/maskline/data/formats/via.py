@@ -18,8 +18,8 @@ from typing import Any
 
 from maskline.data.coco_values import is_number
 from maskline.data.dataset import NOTHING
-from maskline.data.faults import Reading, UnusableError, short
-from maskline.data.formats.assembly import OBJECT, Assembly, as_dict
+from maskline.data.faults import Reading, UnusableError, counted, short
+from maskline.data.formats.assembly import OBJECT, Assembly, Sheet, as_dict
 from maskline.data.formats.outlines import closed, ellipse, points
 from maskline.data.shapes import Ring
 from maskline.data.source import Source
@@ -45,15 +45,14 @@ def read(source: Source) -> Reading:
         DatasetError: there are none, or none can be read.
     """
     assembly = Assembly(source)
-    sheets: list[_Sheet] = []
-    for file in detect(source):
-        split = assembly.split(file)
-        with assembly.losing(split, file, "", lost=0):
-            entries = list(_csv_entries(source, file) if suffix_of(file) == "csv" else _entries(assembly.json(file)))
-            sheets.append(_Sheet(file, split, entries))
-    attribute = _class_attribute([region for sheet in sheets for entry in sheet.entries for region in entry.regions])
-    for sheet in sheets:
-        _read_sheet(assembly, sheet, attribute)
+    listed: list[tuple[Sheet, list[_Entry]]] = []
+    for sheet in map(assembly.sheet, detect(source)):
+        with sheet.reading():
+            of_csv = suffix_of(sheet.file) == "csv"
+            listed.append((sheet, list(_csv_entries(source, sheet.file) if of_csv else _entries(sheet.json()))))
+    attribute = _class_attribute([region for _, entries in listed for entry in entries for region in entry.regions])
+    for sheet, entries in listed:
+        _read_sheet(sheet, entries, attribute)
     return assembly.reading("a project or an export of VIA, in JSON or CSV")
 
 
@@ -63,15 +62,6 @@ class _Entry:
 
     name: str
     regions: Sequence[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Sheet:
-    """A file that was read."""
-
-    file: str
-    split: str
-    entries: Sequence[_Entry]
 
 
 # ---- files
@@ -119,28 +109,27 @@ def _cell(text: str | None) -> Any:
 # ---- regions
 
 
-def _read_sheet(assembly: Assembly, sheet: _Sheet, attribute: str | None) -> None:
-    file, split = sheet.file, sheet.split
-    folder = file.rpartition("/")[0]
-    names = {entry.name: f"{folder}/{entry.name}" if folder else entry.name for entry in sheet.entries}
-    found = assembly.find(names.values(), split)
+def _read_sheet(sheet: Sheet, entries: Sequence[_Entry], attribute: str | None) -> None:
+    folder = sheet.file.rpartition("/")[0]
+    names = {entry.name: f"{folder}/{entry.name}" if folder else entry.name for entry in entries}
+    found = sheet.assembly.find(names.values(), sheet.split)
     unnamed = 0
-    for entry in sheet.entries:
+    for entry in entries:
         path = found.get(names[entry.name])
-        image = assembly.image(split, file, entry.name, path, annotations=len(entry.regions))
+        image = sheet.image(entry.name, path, annotations=len(entry.regions))
         if image is None:
             continue
         for number, region in enumerate(entry.regions):
-            with assembly.losing(split, file, f"image {entry.name}: region {number}", image):
+            with sheet.losing(f"image {entry.name}: region {number}", image):
                 ring = _outline(as_dict(region, "it"))
                 given = region.get("region_attributes")
                 attributes = given if isinstance(given, dict) else {}
                 label = OBJECT if attribute is None else _class_of(attributes, attribute)
                 others = {key: value for key, value in attributes.items() if key != attribute and value}
-                assembly.add(split, image, label, (ring,), extra={"attributes": others} if others else NOTHING)
+                sheet.add(image, label, (ring,), extra={"attributes": others} if others else NOTHING)
                 unnamed += attribute is None
     if unnamed:
-        assembly.fault("no-class", split, file, f"{unnamed} regions without an attribute that names their class")
+        sheet.fault("no-class", f"{counted(unnamed, 'region')} without an attribute that names the class")
 
 
 def _outline(region: Mapping[str, Any]) -> Ring:
