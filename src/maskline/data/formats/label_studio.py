@@ -33,6 +33,9 @@ TITLE = "Label Studio"
 
 _IMAGE_KEYS = ("image", "img", "image_url", "url", "file")  # of a task's data, where no value ends as an image does
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=[^/]+$)")  # before the name of a file that was uploaded
+_DRAWN = re.compile(
+    "[a-z]*labels|polygon|brush|bitmask|ellipse|rectangle|keypoint|vector|magicwand"
+)  # types of results
 _GRID = 6  # decimals of a pixel
 #: What a value has that is a region: its tool by a key.
 _TOOLS = {
@@ -74,7 +77,8 @@ class _Region:
     """What several results with one id say about one region."""
 
     result: Mapping[str, Any]
-    tool: str
+    tool: str = ""
+    is_drawn: bool = False
     labels: list[str] = field(default_factory=list)
     choices: list[str] = field(default_factory=list)
 
@@ -150,23 +154,19 @@ def _min_work(record: Mapping[str, Any]) -> _Work:
 
 
 def _regions(results: Sequence[Mapping[str, Any]]) -> list[_Region]:
-    """Regions in the order in which they are drawn; results that are none, such as relations, are left out."""
+    """Regions in the order in which they were drawn; results that are none, such as relations, are left out."""
     found: dict[Any, _Region] = {}
     for place, result in enumerate(results):
-        value = result.get("value")
-        if not isinstance(value, dict):
-            continue
-        key = result["id"] if isinstance(result.get("id"), str) else place
-        tool = next((tool for name, tool in _TOOLS.items() if name in value), None)
-        if tool is not None and (key not in found or not found[key].tool):
-            known = found.get(key)
-            found[key] = _Region(result, tool, known.labels if known else [], known.choices if known else [])
-        elif key not in found:
-            found[key] = _Region(result, "")
-        region = found[key]
+        given = result.get("value")
+        value = given if isinstance(given, dict) else {}
+        tool = next((tool for name, tool in _TOOLS.items() if name in value), "")
+        region = found.setdefault(result["id"] if isinstance(result.get("id"), str) else place, _Region(result))
+        if tool and not region.tool:
+            region.result, region.tool = result, tool
+        region.is_drawn |= bool(tool or _DRAWN.fullmatch(str(result.get("type"))))
         region.labels += [label for name in value if name.endswith("labels") for label in _names(value[name])]
         region.choices += _names(value.get("choices"))
-    return [region for region in found.values() if region.tool]
+    return [region for region in found.values() if region.is_drawn or region.labels]
 
 
 def _names(value: Any) -> list[str]:
@@ -225,7 +225,7 @@ def _read_task(sheet: Sheet, task: _Task, regions: Sequence[_Region], found: Map
         image = sheet.image(name, path, annotations=len(own), size=size)
         if image is not None:
             for number, region in enumerate(own):
-                with sheet.losing(f"task {task.name}: region {number} ({region.tool})", image):
+                with sheet.losing(f"task {task.name}: region {number}", image):
                     _add(sheet, image, region)
 
 
@@ -239,7 +239,8 @@ def _image_of(task: _Task, region: _Region) -> str | None:
 def _add(sheet: Sheet, image: ImageRecord, region: _Region) -> None:
     """Raises UnusableError."""
     if region.tool not in _READERS:
-        raise UnusableError("no-mask", f"it encloses no pixels of its own: expected {', '.join(_READERS)}")
+        what = f"a {region.tool}" if region.tool else "it"
+        raise UnusableError("no-mask", f"{what} encloses no pixels of its own: expected {', '.join(_READERS)}")
     if region.result.get("image_rotation"):
         raise UnusableError("record", "it was drawn on the image turned in Label Studio: turn it back there")
     labels = region.labels or (region.choices if len(region.choices) == 1 else [])

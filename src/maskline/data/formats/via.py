@@ -135,7 +135,7 @@ def _read_sheet(sheet: Sheet, entries: Sequence[_Entry], attribute: str | None) 
 def _outline(region: Mapping[str, Any]) -> Ring:
     """Raises UnusableError."""
     shape = as_dict(region.get("shape_attributes"), "shape_attributes")
-    kind = shape.get("name")
+    kind = str(shape.get("name"))
     if kind not in _OUTLINES:
         raise UnusableError("no-mask", f"a {kind} encloses no pixels of its own: expected {', '.join(_OUTLINES)}")
     return closed(_OUTLINES[kind](shape))
@@ -158,7 +158,7 @@ def _ellipse(shape: Mapping[str, Any]) -> Ring:
     return ellipse(x, y, radius_x, radius_y, math.degrees(theta))
 
 
-_OUTLINES: dict[Any, Callable[[Mapping[str, Any]], Ring]] = {
+_OUTLINES: dict[str, Callable[[Mapping[str, Any]], Ring]] = {
     "polygon": _polygon,
     "circle": _circle,
     "ellipse": _ellipse,
