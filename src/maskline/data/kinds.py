@@ -41,7 +41,7 @@ _BEFORE_COCO = (
     _signs("labelme", "shapes", "imagePath imageData"),
     _signs("panoptic", "segments_info"),
     _signs("labelstudio", "annotations data", "result completed_by was_cancelled file_upload", is_list=True),
-    _signs("labelstudio", "annotations data result", "completed_by was_cancelled", is_list=False),
+    _signs("labelstudio", "annotations data from_name to_name", is_list=False),
     _signs("labelstudio", "completions data", "result"),
     _signs("labelstudio", "annotator annotation_id", is_list=True),
 )

@@ -99,19 +99,17 @@ class _File:
             png: path of the file that numbers its segments.
         """
         segments = _segments(record)
-        height, width = (whole(get(given, key)) or 0 for key in ("height", "width"))
-        ids: Numbers = np.zeros((height, width), np.int32)
+        size = whole(get(given, "height")) or 0, whole(get(given, "width")) or 0
         try:
             name = get(given, "file_name")
             if not isinstance(name, str):
                 raise UnusableError("record", f"the image {short(given)} has no file_name")
-            if record is not None:
-                ids = self.ids(get(record, "file_name"), png, (height, width))
+            ids = None if record is None else self.ids(get(record, "file_name"), png, size)
         except UnusableError as error:
             self.sheet.leave_out(error, len(segments))
             return
-        image = self.sheet.image(name, path, annotations=len(segments), size=ids.shape)
-        if image is not None and record is not None:
+        image = self.sheet.image(name, path, annotations=len(segments), size=size if ids is None else ids.shape)
+        if image is not None and ids is not None:
             self.segments(segments, ids, image)
 
     def records(self, key: str) -> list[Any]:
@@ -122,12 +120,12 @@ class _File:
         raise UnusableError("file", f"{key} is {short(found)}: expected a list")
 
     def ids(self, name: Any, png: str | None, size: tuple[int, int]) -> Numbers:
-        """The number of each pixel's segment, in an image of ``(height, width)``. Raises UnusableError."""
+        """The number of each pixel's segment, in an image of ``(height, width)``, 0 if not stated. Raises UnusableError."""
         try:
             if png is None:
                 raise InputError("not there")
             _, values = read_png(self.sheet.assembly.source.root / png)
-            if values.shape[:2] != size:
+            if 0 not in size and values.shape[:2] != size:
                 raise InputError(f"{values.shape[1]} x {values.shape[0]} pixels, the image has {size[1]} x {size[0]}")
         except InputError as error:
             raise UnusableError("rle-broken", f"{name}: {error}") from None
