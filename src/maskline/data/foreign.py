@@ -94,3 +94,9 @@ def _named_files(source: Source) -> dict[str, list[str]]:
             elif len(image) == 1:
                 found["objects"] += mask.values()
     return found
+
+
+def markdown_table() -> str:
+    """The table as the documents have it."""
+    rows = "".join(f"| {title} | {advice} |\n" for title, advice in KINDS.values())
+    return f"| what a data set holds | what to do |\n| --- | --- |\n{rows}"
