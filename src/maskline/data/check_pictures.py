@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from maskline.cores import cores
 from maskline.data import twins
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.data.faults import Fault
-from maskline.data.sources import SIDEWAYS, UPRIGHT, orientation
+from maskline.data.sources import SIDEWAYS, UPRIGHT, embedded_image, orientation
 from maskline.errors import InputError, InputNotFoundError
-from maskline.inputs import read_image
+from maskline.inputs import expand, read_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,10 @@ def look_at_all(dataset: Dataset) -> Iterator[Look]:
 
 def look(dataset: Dataset, image: ImageRecord) -> Look:
     """Decode one picture."""
-    path = dataset.path(image)
     try:
-        pixels = read_image(path)
+        if image.embedded is not None:
+            return _look_inside(dataset, image, image.embedded)
+        pixels = read_image(dataset.path(image))
     except InputNotFoundError:
         return Look(
             (_fault("image-missing", dataset, image, f"there is no file {dataset.folder.name}/{image.file_name}"),),
@@ -49,6 +51,15 @@ def look(dataset: Dataset, image: ImageRecord) -> Look:
     except InputError as error:
         return Look((_fault("image-unreadable", dataset, image, str(error)),), None)
     return Look(tuple(_size_faults(dataset, image, pixels.shape[:2])), twins.fingerprint(pixels))
+
+
+def _look_inside(dataset: Dataset, image: ImageRecord, file: Path) -> Look:
+    """Decode an image that an annotation file holds. Raises InputError."""
+    pixels = next(expand(embedded_image(file))).pixels
+    if pixels.shape[:2] != image.size:
+        real = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        raise InputError(f"listed as {image.width} x {image.height}, imageData is {real}")
+    return Look((), twins.fingerprint(pixels))
 
 
 def _size_faults(dataset: Dataset, image: ImageRecord, size: tuple[int, ...]) -> Iterator[Fault]:

@@ -81,6 +81,10 @@ _ROWS = (
         *("image-path", "error", "an image path that leads out of the images' folder", "make it relative", "left out"),
         True,
     ),
+    Kind(
+        *("image-embedded", "warning", "an image that only its annotation file holds"),
+        *("nothing: `maskline convert` and --fix write it", "written as a file"),
+    ),
     Kind("image-missing", "error", "an image file that is not there", "restore it, or remove its record", *_OUT),
     Kind("image-unreadable", "error", "an image file that can't be read", "replace the file", *_OUT),
     Kind(

@@ -155,10 +155,15 @@ def load(path: Path, format_: str | None = None, images: Path | None = None) -> 
     """Read a data set that is meant to be right; arguments as for `read`.
 
     Raises:
-        DatasetError: as `read`; or there are errors: the message has the first of them and their number.
+        DatasetError: as `read`; or there are errors: the message has the first of them and their number; or images are
+            only inside annotation files.
     """
     reading = read(path, format_, images)
     refuse_errors(reading)
+    embedded = [image.embedded for dataset in reading.splits.values() for image in dataset.images if image.embedded]
+    if embedded:
+        what = f"{counted(len(embedded), 'image')} without a file, such as that in {embedded[0]}"
+        raise DatasetError(f"{what}: write them with `maskline convert {path} NEW --to coco`, and use the new data set")
     return reading.splits
 
 

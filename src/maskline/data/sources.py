@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import os
 import re
 import struct
 import warnings
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import Image
 
@@ -58,6 +61,25 @@ def _orientation(picture: Image.Image) -> int:
     except DAMAGE:
         return UPRIGHT
     return value if isinstance(value, int) and value in range(1, 9) else UPRIGHT
+
+
+def decode_base64(given: Any) -> bytes:
+    """What a text in base64 stands for, be it a data URL. Raises InputError."""
+    if not isinstance(given, str) or not given:
+        raise InputError("it is not base64")
+    try:
+        return base64.b64decode("".join(given.rpartition(",")[2].split()), validate=True)
+    except ValueError as error:
+        raise InputError(f"damaged base64 ({error})") from None
+
+
+def embedded_image(path: Path) -> bytes:
+    """The image file that a JSON file of LabelMe holds as ``imageData``. Raises InputError."""
+    try:
+        content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} can't be read ({error})") from None
+    return decode_base64(content.get("imageData") if isinstance(content, dict) else None)
 
 
 def relative_name(name: str) -> str | None:

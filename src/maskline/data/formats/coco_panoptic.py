@@ -120,7 +120,10 @@ class _File:
         raise UnusableError("file", f"{key} is {short(found)}: expected a list")
 
     def ids(self, name: Any, png: str | None, size: tuple[int, int]) -> Numbers:
-        """The number of each pixel's segment, in an image of ``(height, width)``, 0 if not stated. Raises UnusableError."""
+        """The number of each pixel's segment, in an image of ``(height, width)``, 0 if not stated.
+
+        Raises UnusableError.
+        """
         try:
             if png is None:
                 raise InputError("not there")

@@ -23,7 +23,6 @@ from maskline.data.faults import Count, Fault, Reading, UnusableError, counted, 
 from maskline.data.formats.labelme_shapes import (
     NO_OBJECT,
     Json,
-    decode_base64,
     extra_of,
     is_crowd,
     label_of,
@@ -35,7 +34,7 @@ from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.layout import copy_images, unique_names
 from maskline.data.shapes import Segmentation, crop, from_mask, union
 from maskline.data.source import Source
-from maskline.data.sources import is_file, picture_size, relative_name
+from maskline.data.sources import decode_base64, is_file, picture_size, relative_name
 from maskline.data.texts import dump, encode
 from maskline.data.tree import SPLIT_WORDS, UNSPLIT, key_of, suffix_of
 from maskline.errors import DatasetError, InputError
@@ -253,12 +252,22 @@ class _Sheet:
             return known[name]
         height, width = self.size(found)
         number = len(known) + 1
-        if found is None:
-            copy = "; imageData in the JSON has a copy of it" if self.content.get("imageData") else ""
-            self.fault("image-missing", f"its picture, imagePath {short(given)}, is not there{copy}", number)
+        embedded = None if found is not None or not self.holds_image() else self.files.source.root / self.path
+        if embedded is not None:
+            self.fault("image-embedded", f"there is no image {short(given)}; imageData holds it", number)
+        elif found is None:
+            self.fault("image-missing", f"its picture, imagePath {short(given)}, is not there", number)
         flags = self.content.get("flags")
         extra: Extra = {"flags": flags} if isinstance(flags, dict) and flags else NOTHING
-        return known.setdefault(name, ImageRecord(number, name, width, height, extra))
+        return known.setdefault(name, ImageRecord(number, name, width, height, extra, embedded))
+
+    def holds_image(self) -> bool:
+        """Whether imageData is an image that can be read."""
+        try:
+            picture_size(io.BytesIO(decode_base64(self.content.get("imageData"))))
+        except InputError:
+            return False
+        return True
 
     def missing_name(self, image_path: str) -> str:
         """A name for a picture that was not found. Raises UnusableError if it is there but can't be used."""
@@ -270,6 +279,8 @@ class _Sheet:
             what = f"imagePath {short(image_path)} leads out of the data set: name the folder that holds both"
             raise UnusableError("image-path", what)
         bare = PurePosixPath(path).name or f"{PurePosixPath(self.path).stem}.jpg"
+        if suffix_of(bare) not in SUFFIXES:  # imageData is written under this name
+            bare += ".png"
         name = relative_name(f"{mirrored(self.path)}/{bare}")
         if name is None:
             raise UnusableError("image-path", f"imagePath is {short(image_path)}: expected the name of a file")

@@ -17,7 +17,7 @@ import numpy as np
 from maskline.data.dataset import NOTHING, Extra
 from maskline.data.faults import UnusableError, short
 from maskline.data.shapes import Ring, Segmentation, Window, place
-from maskline.data.sources import picture_size
+from maskline.data.sources import decode_base64, picture_size
 from maskline.errors import InputError
 from maskline.inputs import MAX_PIXELS, expand
 from maskline.masks import Mask
@@ -166,16 +166,3 @@ def _pixels(shape: Json, size: tuple[int, int]) -> str:
     except InputError as error:
         raise UnusableError("rle-broken", f"its mask can't be used: {error}") from None
     return place(np.atleast_2d(pixels), top, left, size)
-
-
-# ---- pictures inside the JSON
-
-
-def decode_base64(given: Any) -> bytes:
-    """What a text in base64 stands for, be it a data URL. Raises InputError."""
-    if not isinstance(given, str) or not given:
-        raise InputError(f"{short(given)} is no base64")
-    try:
-        return base64.b64decode("".join(given.rpartition(",")[2].split()), validate=True)
-    except ValueError as error:
-        raise InputError(f"damaged base64 ({error})") from None
