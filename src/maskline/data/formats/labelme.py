@@ -247,12 +247,14 @@ class _Sheet:
         image_path = given if isinstance(given, str) else ""
         found = self.files.image(self.path, image_path)
         name = found or self.missing_name(image_path)
+        embedded = self.files.source.root / self.path if found is None and self.holds_image() else None
+        if embedded is not None and name in known:  # the file of another image had the same name
+            name = str(PurePosixPath("images", self.path).with_suffix(PurePosixPath(name).suffix))
         if name in known:
             self.fault("image-listed-twice", f"is of the picture {name}, as an earlier file is", known[name].id)
             return known[name]
         height, width = self.size(found)
         number = len(known) + 1
-        embedded = None if found is not None or not self.holds_image() else self.files.source.root / self.path
         if embedded is not None:
             self.fault("image-embedded", f"there is no image {short(given)}; imageData holds it", number)
         elif found is None:
