@@ -167,8 +167,10 @@ def bring_in(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Dataset]:
                 path = _absolute(dataset.path(image))
                 name = _free_name(path, image, split, taken, fits=partial(_fits, folder, path))
                 names[split][image.id] = name
-                if not (folder / name).exists():
-                    copies[folder / name] = _copy(dataset, image)
+            elif image.embedded is None:
+                continue
+            if not (new := folder / names[split][image.id]).exists():
+                copies[new] = _copy(dataset, image)
     _copy_all(copies, folder)
     return {
         split: replace(
