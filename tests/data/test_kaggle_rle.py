@@ -126,7 +126,9 @@ def test_a_row_without_runs_is_a_background_image(tmp_path: Path, empty: str) ->
     assert reading.listed["train"] == (2, 1)
 
 
-@pytest.mark.parametrize("runs", ["1", "1 x", "0 5", "5 -1", f"{WIDTH * HEIGHT} 2", "1.5 2", "9" * 30 + " 1"])
+@pytest.mark.parametrize(
+    "runs", ["1", "1 x", "0 5", "5 -1", f"{WIDTH * HEIGHT} 2", "1.5 2", "9" * 30 + " 1", f"{2**62} {2**62}"]
+)
 def test_runs_that_are_broken(tmp_path: Path, runs: str) -> None:
     reading = read(make(tmp_path, ["ImageId,EncodedPixels", f"a,{runs}", f"a,{down(blob())}"]))
     assert [(fault.code, fault.lost) for fault in reading.faults] == [("rle-broken", 1)]

@@ -264,3 +264,22 @@ def test_polygons_of_coco_written_as_via() -> None:
         image = train.by_id[annotation.image_id].file_name
         for ring in annotation.segmentation:
             assert (image, name, tuple(map(tuple, ring.tolist()))) in expected
+
+
+def test_a_project_beside_its_export_is_not_read_twice(tmp_path: Path) -> None:
+    two = region(label="cat"), region({**SQUARE, "all_points_x": [22, 32, 32, 22]}, label="cat")
+    make(tmp_path, export(*two), "a_export.json")
+    make(tmp_path, {"_via_settings": {}, "_via_img_metadata": export(*two)}, "b_project.json")
+    reading = read(tmp_path)
+    assert [(fault.code, fault.file, fault.lost) for fault in reading.faults] == [
+        ("file-repeated", "b_project.json", 2)
+    ]
+    assert len(reading.splits["all"].annotations) == 2
+    assert reading.listed["all"] == (1, 4)
+
+
+def test_another_file_with_more_regions_of_an_image_is_an_error(tmp_path: Path) -> None:
+    make(tmp_path, export(region(label="cat")), "a.json")
+    make(tmp_path, export(region(label="cat"), region(label="cat")), "b.json")
+    reading = read(tmp_path)
+    assert [(fault.code, fault.file, fault.lost) for fault in reading.errors] == [("file-unread", "b.json", 2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,12 +25,24 @@ OBJECT = "object"  # the class where annotations name none
 
 @dataclass(slots=True)
 class _Part:
-    """A split: its annotation files, its images by their path, and those that could not be used."""
+    """A split.
+
+    Attributes:
+        images: by their path, from the images' root.
+        owners: the annotation file that an image was read from, by its path.
+        numbers: of annotations, by the id of their image.
+        unused: how many images could not be used.
+        repeated: by annotation file, the code of a fault and the numbers of annotations of each image that was read
+            from another file.
+    """
 
     files: dict[str, None] = field(default_factory=dict)
     images: dict[str, ImageRecord] = field(default_factory=dict)
-    unused: int = 0
+    owners: dict[str, str] = field(default_factory=dict)
     annotations: list[Annotation] = field(default_factory=list)
+    numbers: Counter[Id] = field(default_factory=Counter)
+    unused: int = 0
+    repeated: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
 
 class Assembly:
@@ -82,6 +95,11 @@ class Assembly:
         """
         if not self._parts:
             raise DatasetError(f"no annotations in {self.source.given}: expected {expected}")
+        for split, part in self._parts.items():
+            for (file, code), numbers in part.repeated.items():
+                told = f"{counted(sum(numbers), 'annotation')} of {counted(len(numbers), 'image')}"
+                others = "that have fewer in" if code == "file-unread" else "that were read from"
+                self.faults.append(Fault(code, split, file, f"{told} {others} another file", lost=sum(numbers)))
         unread = [fault for fault in self.faults if fault.code == "file"]
         if unread and not any(part.images or part.unused for part in self._parts.values()):
             raise DatasetError(f"{self.source.root / unread[0].file} {unread[0].what}: expected {expected}")
@@ -124,7 +142,7 @@ class Sheet:
     def image(
         self, name: str, path: str | None, *, annotations: int, size: tuple[int, int] | None = None
     ) -> ImageRecord | None:
-        """The record of an image, or None where it can't be used, which becomes a fault.
+        """The record of an image, or None where it can't be used or was read from another file, which becomes a fault.
 
         Args:
             name: as the file has it.
@@ -134,6 +152,10 @@ class Sheet:
         """
         key = path or "/".join(parts_of(name))
         images = self.part.images
+        if key in images and self.part.owners[key] != self.file:
+            code = "file-unread" if annotations > self.part.numbers[images[key].id] else "file-repeated"
+            self.part.repeated.setdefault((self.file, code), []).append(annotations)
+            return None
         if key in images:
             self.fault("image-listed-twice", f"image {name} is listed again", images[key])
             return images[key]
@@ -145,6 +167,7 @@ class Sheet:
         except UnusableError as error:
             self.leave_out(error, annotations)
             return None
+        self.part.owners[key] = self.file
         return images.setdefault(key, ImageRecord(len(images) + 1, key, size[1], size[0]))
 
     def _size(self, name: str, path: str | None) -> tuple[int, int]:
@@ -173,6 +196,7 @@ class Sheet:
         """An annotation of the class with this name."""
         self.assembly.declare([name])
         annotations, category = self.part.annotations, self.assembly.ids[name]
+        self.part.numbers[image.id] += 1
         annotations.append(Annotation(len(annotations) + 1, image.id, category, segmentation, crowd=crowd, extra=extra))
 
     def fault(self, code: str, what: str, image: ImageRecord | None = None, *, lost: int = 0) -> None:
@@ -186,7 +210,7 @@ class Sheet:
         try:
             yield
         except UnusableError as error:
-            self.fault(error.code, str(error))
+            self.fault("file", str(error))
 
     @contextmanager
     def losing(self, what: str, image: ImageRecord) -> Iterator[None]:

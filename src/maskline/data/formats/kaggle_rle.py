@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
+import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -100,7 +101,7 @@ def _row(number: int, record: dict[str, str], images: str, runs: str) -> _Row:
     if label is not None:
         label = f"class_{label.strip()}" if label.strip().isdigit() else label.strip()
     height, width = (record.get(key, "").strip() for key in ("height", "width"))
-    size = (int(height), int(width)) if height.isdigit() and width.isdigit() else None
+    size = (int(height), int(width)) if all(re.fullmatch(r"\d{1,9}", side) for side in (height, width)) else None
     return _Row(number, name, record.get(runs, "").strip(), label, size)
 
 
@@ -139,7 +140,7 @@ def _parse(text: str, pixels: int) -> _Runs:
     if len(numbers) % 2:
         raise UnusableError("rle-broken", f"{len(numbers)} numbers: expected pairs of start and length")
     starts, lengths = numbers[::2] - 1, numbers[1::2]
-    if starts.min() < 0 or lengths.min() < 0 or (starts + lengths).max() > pixels:
+    if starts.min() < 0 or lengths.min() < 0 or numbers.max() > pixels or (starts + lengths).max() > pixels:
         raise UnusableError("rle-broken", f"run lengths {short(text)}: expected pixels from 1 to {pixels}")
     runs = np.stack([starts, starts + lengths], axis=1)[lengths > 0]
     if not len(runs):

@@ -183,7 +183,7 @@ def _class_attribute(regions: Sequence[Any]) -> str | None:
         attributes = region.get("region_attributes") if isinstance(region, dict) else None
         if isinstance(attributes, dict):
             counts.update(name for name in attributes if _value(attributes[name]))
-    named = sorted((name for name in counts if name.lower() in _CLASS_NAMES), key=lambda n: -counts[n])
+    named = [name for name in counts if name.lower() in _CLASS_NAMES]
     best = min(named, key=lambda name: _CLASS_NAMES.index(name.lower()), default=None)
     return best or (next(iter(counts)) if len(counts) == 1 else None)
 
