@@ -29,12 +29,12 @@ def points(given: Any) -> Ring:
     raise UnusableError("polygon-broken", f"its points are {short(given)}: expected pairs of numbers")
 
 
-def closed(ring: Ring) -> Ring:
-    """Points as an outline, without a last one that repeats the first. Raises UnusableError where nothing is inside."""
+def closed(ring: Ring, kind: str = "polygon") -> Ring:
+    """Points as an outline of this kind, without a last one that repeats the first. Raises UnusableError."""
     if len(ring) > 3 and (ring[0] == ring[-1]).all():
         ring = ring[:-1]
     if len(ring) < 3 or not np.ptp(ring, axis=0).all():
-        raise UnusableError("polygon-broken", f"its outline encloses nothing: {short(ring.tolist())}")
+        raise UnusableError("polygon-broken", f"a {kind} that encloses nothing: {short(ring.tolist())}")
     return ring
 
 
@@ -53,7 +53,11 @@ def with_holes(outer: Any, holes: Any, size: tuple[int, int]) -> Segmentation:
 def ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float = 0) -> Ring:
     """The outline of an ellipse around ``x y``, in pixels, turned clockwise as seen. Raises UnusableError."""
     given = (x, y, radius_x, radius_y, degrees)
-    if not all(abs(value) <= FARTHEST for value in given) or not 0 < min(radius_x, radius_y) <= MAX_PIXELS:
+    if (
+        not all(abs(value) <= FARTHEST for value in given)
+        or min(radius_x, radius_y) <= 0
+        or max(radius_x, radius_y) > MAX_PIXELS
+    ):
         raise UnusableError("polygon-broken", f"an ellipse with center, radii and rotation {short(given)}")
     step = 2 * math.acos(1 - min(1.0, _SAGITTA / max(radius_x, radius_y)))
     angles = np.linspace(0, math.tau, max(12, math.ceil(math.tau / step)), endpoint=False)
