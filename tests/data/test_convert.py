@@ -241,7 +241,7 @@ def test_errors_change_nothing_in_place(tmp_path: Path) -> None:
         convert_in_place(root, "LabelMe")
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     with pytest.raises(UnknownNameError):
-        convert_in_place(root, "Supervisely")
+        convert_in_place(root, "ADE20K")
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data sets are not here")
