@@ -294,7 +294,7 @@ def test_what_is_harmless_is_not_told(tmp_path: Path) -> None:
 def test_every_kind_is_planted_somewhere() -> None:
     by_reading = {"record", "image-id", "image-path", "image-listed-twice", "category-id", "category-name"}
     by_reading |= {"file", "ambiguous", "file-unread", "file-repeated", "file-unlisted", "label-unmatched", "no-labels"}
-    by_reading |= {"no-annotations", "image-moved", "image-format"}
+    by_reading |= {"no-annotations", "image-moved", "image-format", "image-embedded", "set-aside", "no-class"}
     by_reading |= {"unknown-image", "unknown-category", "annotation-id", "no-mask", "rle-broken", "shape-ignored"}
     assert {code for code, _, _ in PLANTED} | by_reading == set(KINDS)  # the latter in the tests of the readers
 

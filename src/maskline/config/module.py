@@ -30,7 +30,10 @@ MODES = ("check_dataset", "train", "evaluate", "export", "predict")
 FOLDERS = ("/paddlex/configs/modules/instance_segmentation", "/paddlex/configs/instance_segmentation")
 
 #: What a data set can be converted from: `maskline.data.convert.FORMATS`, which needs the extra ``data``.
-SOURCE_FORMATS = ("cvat", "yolo", "voc", "labelme", "coco")
+SOURCE_FORMATS = (
+    *("coco", "cvat", "labelme", "yolo", "voc"),
+    *("labelstudio", "via", "supervisely", "panoptic", "cityscapes", "qupath", "kaggle"),
+)
 
 #: Keys of the reference that mean nothing here. Setting one is legal, and told.
 WITHOUT_EFFECT = frozenset(

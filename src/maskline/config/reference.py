@@ -78,8 +78,8 @@ MEANINGS: Mapping[str, Text] = {
     "Global.export_with_pir": Text("no effect: the export is ONNX", "无作用：导出格式为 ONNX"),
     "CheckDataset.convert.enable": Text("convert to COCO first, in place", "先原地转换为 COCO 格式"),
     "CheckDataset.convert.src_dataset_type": Text(
-        "the format to convert from: `LabelMe`, `YOLO`, `VOC`, `CVAT` or `COCO`, in any case; needed if enabled",
-        "源格式：`LabelMe`、`YOLO`、`VOC`、`CVAT` 或 `COCO`，不分大小写；启用转换时必需",
+        "format to convert from, such as `LabelMe` ([all](data.md#convert)), in any case; needed if enabled",
+        "源格式，如 `LabelMe`（[全部](../data.md#convert)），不分大小写；启用转换时必需",
     ),
     "CheckDataset.split.enable": Text(
         "divide anew into train and val first (after converting)", "先重新划分训练集与验证集（在转换之后）"

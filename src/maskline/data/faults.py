@@ -84,6 +84,10 @@ _ROWS = (
         *("image-path", "error", "an image path that leads out of the images' folder", "make it relative", "left out"),
         True,
     ),
+    Kind(
+        *("image-embedded", "warning", "an image that only its annotation file holds"),
+        *("nothing: `maskline convert` and --fix write it", "written as a file"),
+    ),
     Kind("image-missing", "error", "an image file that is not there", "restore it, or remove its record", *_OUT),
     Kind("image-unreadable", "error", "an image file that can't be read", "replace the file", *_OUT),
     Kind(
@@ -128,7 +132,18 @@ _ROWS = (
         *("crowd", "error", "an iscrowd that is neither 0 nor 1", "write 0 or 1"),
         "1 for true, yes and the like, else 0",
     ),
-    Kind("shape-ignored", "warning", "a shape that marks what is no object", "nothing, if that is meant", *_OUT),
+    Kind(
+        *("shape-ignored", "warning", "annotations that are not instances, such as background or stuff"),
+        *("nothing, if that is meant", *_OUT),
+    ),
+    Kind(
+        *("set-aside", "warning", "annotations that do not count: cancelled, replaced by others, or predicted"),
+        *("nothing, if that is meant", *_OUT),
+    ),
+    Kind(
+        *("no-class", "warning", "annotations whose class is not named"),
+        "nothing, if there is only one class; else name it in the tool",
+    ),
     Kind(
         *("polygon-broken", "error", "a polygon that encloses nothing or holds wrong numbers"),
         *("draw it anew: 3 points or more, x y x y ..., finite", "left out; other parts of the annotation stay", True),

@@ -2,16 +2,87 @@
 
 from __future__ import annotations
 
+import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from maskline.data.tree import suffix_of
 
 #: COCO's files for other tasks than instances; they hold no masks of instances, or repeat those of ``instances_*``.
-OTHER_COCO_TASKS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
+OTHER_COCO_TASKS = ("captions", "person_keypoints", "stuff", "image_info")
 
 _HEAD = 1 << 16  # bytes that tell a kind
 _COCO_NAME = re.compile(r"instances?_\w+|_annotations\.coco")
+_KEY = re.compile(r'"([^"\\]{1,40})"\s*:')
+_SUFFIXES = {"tfrecord": "tfrecord", "tfrecords": "tfrecord", "parquet": "parquet"}  # kinds that the suffix tells
+
+
+class _Signs(NamedTuple):
+    """Keys that tell a kind of JSON file: all of some, and one of others unless there are none.
+
+    Attributes:
+        is_list: whether the file is a list; None where both occur.
+    """
+
+    kind: str
+    all_of: frozenset[str]
+    one_of: frozenset[str] = frozenset()
+    is_list: bool | None = None
+
+
+def _signs(kind: str, all_of: str, one_of: str = "", *, is_list: bool | None = None) -> _Signs:
+    return _Signs(kind, frozenset(all_of.split()), frozenset(one_of.split()), is_list)
+
+
+# The first that fits counts: these, then COCO, then the others.
+_BEFORE_COCO = (
+    _signs("labelme", "shapes", "imagePath imageData"),
+    _signs("panoptic", "segments_info"),
+    _signs("labelstudio", "annotations data", "result completed_by was_cancelled file_upload", is_list=True),
+    _signs("labelstudio", "annotations data from_name to_name", is_list=False),
+    _signs("labelstudio", "completions data", "result"),
+    _signs("labelstudio", "annotator annotation_id", is_list=True),
+)
+_AFTER_COCO = (
+    _signs("coco", "annotations category_id"),
+    _signs("sa1b", "annotations", "predicted_iou stability_score"),
+    _signs("via", "shape_attributes"),
+    _signs("via", "", "_via_img_metadata _via_settings"),
+    _signs("via", "filename regions file_attributes"),
+    _signs("supervisely", "objects classTitle"),
+    _signs("supervisely", "objects size tags"),
+    _signs("via-3", "project vid_list"),
+    _signs("darwin", "annotations", "schema_ref slot_names workview_url"),
+    _signs("datumaro", "", "dm_format_version"),
+    _signs("datumaro", "items categories info"),
+    _signs("labelbox", "data_row"),
+    _signs("createml", "annotations coordinates", is_list=True),
+    _signs("gis", "features geometry crs"),
+    _signs("geojson", "geometry coordinates"),
+    _signs("eiseg", "labelIdx"),
+    _signs("cityscapes-polygons", "objects imgHeight imgWidth"),
+    _signs("isat", "objects info"),
+    _signs("mapillary", "objects polygon height width"),
+    _signs("ade20k", "annotation object filename"),
+)
+_JSON_LINES = (_signs("labelbox", "data_row"), _signs("ultralytics", "type", "task class_names"))
+
+_IMAGE_COLUMNS = (
+    "imageid",
+    "image_id",
+    "imageid_classid",
+    "image_label",
+    "id",
+    "image",
+    "img",
+    "filename",
+    "file_name",
+)
+_RLE_COLUMNS = ("encodedpixels", "encoded_pixels", "rle", "rle_mask", "mask_rle", "encoding")
+#: Columns that are run lengths only beside others.
+_RLE_BESIDE = {"annotation": ("width", "height"), "segmentation": ("id", "class")}
 
 
 def kind_of(root: Path, path: str) -> str | None:
@@ -21,36 +92,65 @@ def kind_of(root: Path, path: str) -> str | None:
         root: the folder of the data set.
         path: the file, relative to it. A file that can't be read is of the kind that its name says, if any.
     """
-    suffix = suffix_of(path)
-    if suffix not in ("json", "geojson", "xml"):
-        return None
+    suffix = suffix_of(path).partition("-")[0]  # .tfrecord-00000-of-00010
+    if suffix not in ("json", "geojson", "xml", "csv", "ndjson", "jsonl"):
+        return _SUFFIXES.get(suffix)
     try:
         with (root / path).open("rb") as file:
-            head = file.read(_HEAD).replace(b"\0", b"")  # UTF-16
+            head = file.read(_HEAD).replace(b"\0", b"").decode("utf-8", "replace")  # \0: UTF-16
     except OSError:
-        head = b""
+        head = ""
     if suffix == "xml":
-        return "cvat" if re.search(rb"<annotations[\s>]", head) else None
-    return _kind_of_json(Path(path).stem, head)
+        return _kind_of_xml(head)
+    if suffix == "csv":
+        return _kind_of_csv(head)
+    if suffix in ("ndjson", "jsonl"):
+        return _fitting(_JSON_LINES, head)
+    return _kind_of_json(Path(path).stem, head) or ("geojson" if suffix == "geojson" else None)
 
 
-def _kind_of_json(stem: str, head: bytes) -> str | None:
+def rle_columns(header: Sequence[str]) -> tuple[str, str] | None:
+    """The columns of a CSV file, in lower case, that name images and hold their run lengths, if it has both."""
+    image = next((name for name in _IMAGE_COLUMNS if name in header), None)
+    runs = next((name for name in _RLE_COLUMNS if name in header), None)
+    for name, others in _RLE_BESIDE.items():
+        if runs is None and name in header and all(other in header for other in others):
+            runs = name
+    return None if image is None or runs is None else (image, runs)
+
+
+def _kind_of_json(stem: str, head: str) -> str | None:
     if _COCO_NAME.fullmatch(stem):
         return "coco"
-    if (_has(head, "shapes") and (_has(head, "imagePath") or _has(head, "imageData"))) or _starts_with(
-        head, "imageData"
-    ):
+    if re.match(r'\W*\{\s*"imageData"\s*:', head):  # an image in base64, which hides what follows
         return "labelme"
-    if stem.startswith(OTHER_COCO_TASKS):
-        return None
-    if re.search(rb'"images"\s*:\s*\[', head) or (_has(head, "annotations") and _has(head, "category_id")):
-        return "coco"
+    found = _fitting(_BEFORE_COCO, head)
+    if found is not None or stem.startswith(OTHER_COCO_TASKS):
+        return found
+    if re.search(r'"images"\s*:\s*\[', head):
+        return "panoptic" if "panoptic" in stem else "coco"
+    return _fitting(_AFTER_COCO, head)
+
+
+def _fitting(rows: Sequence[_Signs], head: str) -> str | None:
+    keys, is_list = frozenset(_KEY.findall(head)), re.match(r'[^\[{"]*\[', head) is not None
+    for row in rows:
+        if row.all_of <= keys and (not row.one_of or row.one_of & keys) and row.is_list in (None, is_list):
+            return row.kind
     return None
 
 
-def _has(head: bytes, key: str) -> bool:
-    return re.search(rb'"%s"\s*:' % key.encode(), head) is not None
+def _kind_of_xml(head: str) -> str | None:
+    if re.search(r"<annotations[\s>]", head):
+        return "cvat"
+    return "voc-boxes" if re.search(r"<annotation[\s>]", head) and "<bndbox>" in head else None
 
 
-def _starts_with(head: bytes, key: str) -> bool:
-    return re.match(rb'\s*\{\s*"%s"\s*:' % key.encode(), head) is not None
+def _kind_of_csv(head: str) -> str | None:
+    line = head.lstrip("\ufeff\ufffd#").partition("\n")[0].strip()
+    header = [name.strip().lower() for name in next(csv.reader([line]), [])]
+    if "region_shape_attributes" in header:
+        return "via"
+    if {"imageid", "labelname"} <= set(header):
+        return "openimages"
+    return "kaggle" if rle_columns(header) else None

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from maskline.data import accounting, layout
+from maskline.data import accounting, foreign, layout
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading, counted
 from maskline.data.source import Source
@@ -45,6 +45,13 @@ FORMATS = {
     "labelme": "formats.labelme",
     "yolo": "formats.yolo",
     "voc": "formats.voc",
+    "labelstudio": "formats.label_studio",
+    "via": "formats.via",
+    "supervisely": "formats.supervisely",
+    "panoptic": "formats.coco_panoptic",
+    "cityscapes": "formats.cityscapes",
+    "qupath": "formats.qupath",
+    "kaggle": "formats.kaggle_rle",
 }
 
 
@@ -138,6 +145,8 @@ def _finished(source: Source, name: str, reading: Reading) -> Reading:
 
 
 def _unknown(source: Source) -> str:
+    if found := foreign.named(source):
+        return f"{source.given} {found}"
     known = ", ".join(get(name).TITLE for name in FORMATS)
     return f"no annotations found in {source.given}: expected a data set in one of the formats {known}"
 
@@ -146,7 +155,8 @@ def load(path: Path, format_: str | None = None, images: Path | None = None) -> 
     """Read a data set that is meant to be right; arguments as for `read`.
 
     Raises:
-        DatasetError: as `read`; or there are errors: the message has the first of them and their number.
+        DatasetError: as `read`; or there are errors: the message has the first of them and their number; or images are
+            only inside annotation files.
     """
     reading = read(path, format_, images)
     refuse_errors(reading)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco
 
 from maskline.instances import ByteArray
-from maskline.masks import Mask, outlines, place_rle, rle_window
+from maskline.masks import Mask, outlines, place_rle, rle_runs, rle_window, runs_rle
 
 Ring: TypeAlias = npt.NDArray[np.float64]  # (V, 2) x y in pixels, V >= 3, finite, the first vertex not repeated
 Polygons: TypeAlias = tuple[Ring, ...]  # an instance is their union; COCO has no holes
@@ -70,6 +70,21 @@ def union(parts: Sequence[Segmentation], size: tuple[int, int]) -> Segmentation:
         return tuple(ring for part in rings for ring in part)
     merged = coco.merge([{"size": list(size), "counts": to_rle(part, size)} for part in parts])
     return str(merged["counts"], "ascii")
+
+
+def less(outer: Ring, holes: Sequence[Ring], size: tuple[int, int]) -> Segmentation:
+    """A polygon less its holes: with its vertices where there are none, else run lengths over ``(height, width)``."""
+    if not holes:
+        return (outer,)
+    kept = [_inverted(to_rle((hole,), size), size) for hole in holes]
+    parts = [{"size": list(size), "counts": rle} for rle in (to_rle((outer,), size), *kept)]
+    return str(coco.merge(parts, intersect=True)["counts"], "ascii")
+
+
+def _inverted(rle: str, size: tuple[int, int]) -> str:
+    """Run lengths of the background."""
+    runs = rle_runs(rle, size)
+    return runs_rle(runs[1:] if runs[0] == 0 else np.append(0, runs))
 
 
 def from_mask(mask: Mask, window: Window, size: tuple[int, int]) -> Segmentation:

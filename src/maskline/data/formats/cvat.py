@@ -21,9 +21,11 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from defusedxml.ElementTree import ParseError, iterparse
 
+from maskline.data.coco_values import FARTHEST
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError, short
 from maskline.data.formats.labels import fitted, one_line, renamed
+from maskline.data.formats.outlines import closed, ellipse, points, turned
 from maskline.data.layout import copy_images, unify, unique_names
 from maskline.data.shapes import Ring, Segmentation, Window, crop, place, union
 from maskline.data.source import Source
@@ -48,8 +50,6 @@ _CROWD_LISTED = (
     "<default_value>false</default_value><values></values></attribute>"
 )
 _NO_REGION = ("tag", "points", "polyline", "cuboid", "skeleton")  # types of labels that no region has
-_SAGITTA = 0.1  # pixels between an ellipse and the polygon that stands for it, at most
-_FARTHEST = 1e9  # pixels; coordinates beyond are no drawing
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML can't hold
 
 
@@ -307,22 +307,14 @@ def _region(shape: Element, size: tuple[int, int]) -> Segmentation:
         return _pixels(shape, size)
     if shape.tag not in _OUTLINES:
         raise UnusableError("no-mask", f"a {shape.tag} is no region: expected {', '.join((*_OUTLINES, 'mask'))}")
-    ring = _OUTLINES[shape.tag](shape)
-    if not (np.abs(ring) <= _FARTHEST).all():
-        raise UnusableError("polygon-broken", f"a {shape.tag} with points that are no numbers of pixels")
-    if len(ring) > 3 and (ring[0] == ring[-1]).all():
-        ring = ring[:-1]
-    if len(ring) < 3 or not np.ptp(ring, axis=0).all():
-        raise UnusableError("polygon-broken", f"a {shape.tag} that encloses nothing")
-    return (ring,)
+    return (closed(_OUTLINES[shape.tag](shape), shape.tag),)
 
 
 def _polygon(shape: Element) -> Ring:
     given = shape.get("points", "")
     pairs = [pair.split(",") for pair in given.split(";") if pair.strip()]
     try:
-        ring: Ring = np.asarray([[float(x), float(y)] for x, y in pairs]).reshape(-1, 2)
-        return ring
+        return points([[float(x), float(y)] for x, y in pairs])
     except ValueError:
         raise UnusableError("polygon-broken", f"its points are {short(given)}: expected x,y;x,y;...") from None
 
@@ -330,28 +322,18 @@ def _polygon(shape: Element) -> Ring:
 def _box(shape: Element) -> Ring:
     left, top, right, bottom = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
     corners = np.asarray([[left, top], [right, top], [right, bottom], [left, bottom]])
-    return _rotated(corners, np.asarray([left + right, top + bottom]) / 2, shape)
+    center = np.asarray([left + right, top + bottom]) / 2
+    return turned(corners - center, _rotation(shape)) + center
 
 
 def _ellipse(shape: Element) -> Ring:
     x, y, rx, ry = _numbers(shape, "cx", "cy", "rx", "ry")
-    radius = max(abs(rx), abs(ry))
-    if not 0 < radius <= MAX_PIXELS:
-        raise UnusableError("polygon-broken", f"an ellipse with the radii {rx} and {ry}")
-    step = 2 * math.acos(1 - min(1.0, _SAGITTA / radius))
-    angles = np.linspace(0, math.tau, max(12, math.ceil(math.tau / step)), endpoint=False)
-    rim = np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], axis=1)
-    return _rotated(rim, np.asarray([x, y]), shape)
+    return ellipse(x, y, abs(rx), abs(ry), _rotation(shape))
 
 
-def _rotated(ring: Ring, centre: Ring, shape: Element) -> Ring:
-    """Turned about its centre by the attribute ``rotation``: degrees, clockwise as seen."""
-    if "rotation" not in shape.attrib:
-        return ring
-    angle = math.radians(_numbers(shape, "rotation")[0])
-    turn = np.asarray([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    turned: Ring = (ring - centre) @ turn + centre
-    return turned
+def _rotation(shape: Element) -> float:
+    """Degrees, clockwise as seen. Raises UnusableError."""
+    return _numbers(shape, "rotation")[0] if "rotation" in shape.attrib else 0
 
 
 _OUTLINES: dict[str, Callable[[Element], Ring]] = {"polygon": _polygon, "box": _box, "ellipse": _ellipse}
@@ -381,7 +363,7 @@ def _numbers(element: Element, *keys: str) -> list[float]:
         values = [float(text) for text in given]
     except ValueError:
         values = [math.nan]
-    if all(abs(value) <= _FARTHEST for value in values):
+    if all(abs(value) <= FARTHEST for value in values):
         return values
     code = "rle" if element.tag == "mask" else "polygon"
     raise UnusableError(f"{code}-broken", f"{', '.join(keys)} are {short(given)}: expected numbers of pixels")

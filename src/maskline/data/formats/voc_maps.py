@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from maskline.data.formats.pngs import Numbers, masks_of, read_png
 from maskline.errors import InputError
 from maskline.files import replace_file
-from maskline.inputs import MAX_PIXELS
-from maskline.inputs.picture import DAMAGE
-from maskline.masks import runs_rle
-
-Numbers: TypeAlias = npt.NDArray[np.int32]
 
 VOID, VOID_16 = 255, 65535  # in files of 8 and 16 bits
 MOST = 65_535  # instances in one picture; more are a photo, not a map
@@ -45,17 +40,7 @@ def read_map(path: Path) -> Map:
     Raises:
         InputError: no whole PNG file, of another kind, or of more than `MAX_PIXELS`.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of sizes below our own limit and of odd EXIF
-            with Image.open(path, formats=("PNG",)) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise InputError(f"{picture.width} x {picture.height} pixels: expected at most {MAX_PIXELS}")
-                mode, values = picture.mode, np.asarray(picture)
-    except InputError:
-        raise
-    except DAMAGE as error:
-        raise InputError(f"no readable PNG file ({' '.join(str(error).split())})") from None
+    mode, values = read_png(path)
     if mode in ("RGB", "RGBA"):
         return Map(colour_numbers(values), VOID, True)
     if mode in ("1", "L", "P", "LA", "PA"):
@@ -109,16 +94,13 @@ def instances(objects: Map, classes: Map, ignored: Collection[int]) -> Iterator[
     Raises:
         InputError: more than `MOST` values.
     """
-    down = objects.values.T.ravel()  # down the columns, as run lengths go
-    pixels = np.flatnonzero((down != 0) & (down != objects.void))
-    pixels = pixels[np.argsort(down[pixels], kind="stable")]
-    numbers, starts = np.unique(down[pixels], return_index=True)
+    kept = (objects.values != 0) & (objects.values != objects.void)
+    numbers, owners = np.unique(objects.values[kept], return_inverse=True)
     if len(numbers) > MOST:
         raise InputError(f"{len(numbers)} values: expected one for each instance (is it a photo?)")
-    owners = np.repeat(np.arange(len(numbers)), np.diff(starts, append=len(pixels)))
-    found = _most_frequent(owners, classes.values.T.ravel()[pixels], ignored)
-    for place, (number, part) in enumerate(zip(numbers.tolist(), np.split(pixels, starts[1:]), strict=False)):
-        yield number, _rle(part, down.size), found.get(place)
+    found = _most_frequent(owners, classes.values[kept], ignored)
+    for place, (number, rle) in enumerate(masks_of(objects.values, kept)):
+        yield number, rle, found.get(place)
 
 
 def _most_frequent(owners: npt.NDArray[np.intp], values: Numbers, ignored: Collection[int]) -> dict[int, int]:
@@ -129,11 +111,3 @@ def _most_frequent(owners: npt.NDArray[np.intp], values: Numbers, ignored: Colle
     owner, kind = np.divmod(pairs, max(len(kinds), 1))
     order = np.lexsort((-kind, counts, owner))  # the last of each owner is its most frequent
     return dict(zip(owner[order].tolist(), kinds[kind[order]].tolist(), strict=True))
-
-
-def _rle(pixels: npt.NDArray[np.intp], total: int) -> str:
-    """Pixels, numbered down the columns and sorted, as compressed run lengths of an image of ``total``."""
-    gaps = np.flatnonzero(np.diff(pixels) > 1)
-    edges = np.stack([pixels[np.append(0, gaps + 1)], pixels[np.append(gaps, -1)] + 1], axis=1).ravel()
-    runs = np.diff(edges, prepend=0, append=total)
-    return runs_rle(runs if runs[-1] else runs[:-1])

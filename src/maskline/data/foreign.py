@@ -1,0 +1,102 @@
+"""Formats that are recognized but not read, and how to come from each of them to one that is."""
+
+from __future__ import annotations
+
+import itertools
+import posixpath
+import re
+from collections import defaultdict
+from typing import NamedTuple
+
+from maskline.data.source import Source
+from maskline.data.tree import key_of
+from maskline.inputs import SUFFIXES
+
+
+class Foreign(NamedTuple):
+    """A format.
+
+    Attributes:
+        title: what its files are called.
+        advice: how to convert them.
+    """
+
+    title: str
+    advice: str
+
+
+_LABEL_IMAGES = "write the mask of each label into a COCO file (pycocotools.mask.encode makes its run lengths)"
+
+#: By the kinds of `maskline.data.kinds`, and those that only names tell.
+KINDS = {
+    "tfrecord": Foreign("TFRecord files", "export the data set as COCO from where it was made"),
+    "parquet": Foreign("Parquet files (Hugging Face)", "write their images and a COCO file with the package datasets"),
+    "openimages": Foreign("Open Images files", "load them with FiftyOne and export a COCODetectionDataset"),
+    "sa1b": Foreign("SA-1B files", "put their annotations, which have no classes, into one COCO file"),
+    "isat": Foreign("ISAT files", "convert them to COCO in ISAT"),
+    "ade20k": Foreign("ADE20K files", "convert their maps of instances to COCO"),
+    "mapillary": Foreign("Mapillary Vistas files", "convert their polygons to COCO"),
+    "darwin": Foreign("Darwin files (V7)", "export the data set as COCO, or convert it with darwin-py"),
+    "datumaro": Foreign("Datumaro files", "run: datum convert -i DIR -if datumaro -f coco -o NEW -- --save-media"),
+    "eiseg": Foreign("EISeg files", "save the annotations as COCO in EISeg"),
+    "createml": Foreign("CreateML files", "these are boxes: export polygons as COCO"),
+    "labelbox": Foreign("Labelbox files", "convert them to COCO with the SDK of Labelbox"),
+    "ultralytics": Foreign("Ultralytics NDJSON files", "export the data set as YOLO: data.yaml, images and labels"),
+    "voc-boxes": Foreign("boxes of Pascal VOC", "masks of instances are expected in SegmentationObject"),
+    "cityscapes-polygons": Foreign("polygons of Cityscapes", "make the instanceIds files with cityscapesScripts"),
+    "gis": Foreign("GeoJSON files in geographic coordinates", "convert them to pixels of the images"),
+    "via-3": Foreign("projects of VIA 3", "annotate images with VIA 2"),
+    "cellpose": Foreign("masks of Cellpose", _LABEL_IMAGES),
+    "objects": Foreign("masks of one object each", _LABEL_IMAGES),
+    "labels": Foreign("label images", _LABEL_IMAGES),
+}
+
+_MASK_FOLDERS = re.compile(r"masks?|labels?|instances?|annotations?|gt")
+_IMAGE_FOLDERS = re.compile(r"images?|imgs?|raw|inputs?")
+
+
+def named(source: Source) -> str | None:
+    """What a data set holds that is not read, and what to do; None where nothing is recognized.
+
+    Returns:
+        A sentence that goes on after the name of the data set, such as ``holds SA-1B files (sa_1.json): ...``.
+    """
+    found = {kind: source.of_kind(kind) for kind in KINDS}
+    if not any(found.values()):
+        found = _named_files(source)
+    kind, files = max(found.items(), key=lambda item: len(item[1]), default=("", []))
+    if not files:
+        return None
+    counted = files[0] if len(files) == 1 else f"{len(files)}, such as {files[0]}"
+    return f"holds {KINDS[kind].title} ({counted}), which are not read: {KINDS[kind].advice}"
+
+
+def _named_files(source: Source) -> dict[str, list[str]]:
+    """Files that only their names and folders tell."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    siblings: defaultdict[str, defaultdict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    for path in source.files:
+        folder, name = posixpath.split(path)
+        stem, suffix = posixpath.splitext(key_of(name))
+        if re.search(r"_seg\.npy$|_(cp_)?masks\.(png|tiff?)$", key_of(name)):
+            found["cellpose"].append(path)
+        elif re.search(r"_seg\.png$|_parts_\d\.png$", key_of(name)):
+            found["ade20k"].append(path)
+        elif suffix[1:] in SUFFIXES:
+            parent, own = posixpath.split(folder)
+            siblings[parent][key_of(own)][stem] = path
+    for folders in siblings.values():
+        images = [paths for name, paths in folders.items() if _IMAGE_FOLDERS.fullmatch(name)]
+        masks = [paths for name, paths in folders.items() if _MASK_FOLDERS.fullmatch(name)]
+        for image, mask in itertools.product(images, masks):
+            if image.keys() & mask.keys():
+                found["labels"] += mask.values()
+            elif len(image) == 1:
+                found["objects"] += mask.values()
+    return found
+
+
+def markdown_table() -> str:
+    """The table as the documents have it."""
+    rows = "".join(f"| {title} | {advice} |\n" for title, advice in KINDS.values())
+    return f"| what a data set holds | what to do |\n| --- | --- |\n{rows}"

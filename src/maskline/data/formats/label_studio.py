@@ -1,0 +1,361 @@
+"""Label Studio: JSON and JSON-MIN, a file of tasks, each with an image and what annotators drew on it.
+
+Coordinates are percent of the image as shown. Brushes are run lengths of Label Studio's own; bitmasks are PNG files in
+base64. Of several annotations of a task, one counts: the ground truth, else the latest; those that were cancelled, and
+predictions, do not. https://labelstud.io/guide/export
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from maskline.data.coco_values import is_number, whole
+from maskline.data.dataset import NOTHING, ImageRecord
+from maskline.data.faults import Reading, UnusableError, short
+from maskline.data.formats.assembly import Assembly, Sheet
+from maskline.data.formats.outlines import closed, ellipse, points
+from maskline.data.formats.pngs import mask_of
+from maskline.data.shapes import Ring, Segmentation
+from maskline.data.source import Source
+from maskline.data.tree import suffix_of
+from maskline.errors import InputError
+from maskline.inputs import MAX_PIXELS, SUFFIXES, UNREAD_SUFFIXES
+from maskline.masks import Mask, rle_encode
+
+TITLE = "Label Studio"
+
+_IMAGE_KEYS = ("image", "img", "image_url", "url", "file")  # of a task's data, where no value ends as an image does
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=[^/]+$)")  # before the name of a file that was uploaded
+_DRAWN = re.compile(
+    "[a-z]*labels|polygon|brush|bitmask|ellipse|rectangle|keypoint|vector|magicwand"
+)  # types of results
+_GRID = 6  # decimals of a pixel
+#: What a value has that is a region: its tool by a key.
+_TOOLS = {
+    "rle": "brush",
+    "imageDataURL": "bitmask",
+    "points": "polygon",
+    "radiusX": "ellipse",
+    "vertices": "vector",
+    "sequence": "video box",
+    "height": "rectangle",
+    "x": "key point",
+    "start": "span",
+}
+
+
+def detect(source: Source) -> list[str]:
+    """The files of tasks."""
+    return source.of_kind("labelstudio")
+
+
+def read(source: Source) -> Reading:
+    """Read all of them; each belongs to the split that its name or folder mentions.
+
+    Raises:
+        DatasetError: there are none, or none can be read.
+    """
+    assembly = Assembly(source)
+    for sheet in map(assembly.sheet, detect(source)):
+        with sheet.reading():
+            _read_file(sheet)
+    return assembly.reading("an export from Label Studio as JSON or JSON-MIN")
+
+
+# ---- tasks
+
+
+@dataclass(slots=True)
+class _Region:
+    """What several results with one id say about one region."""
+
+    result: Mapping[str, Any]
+    tool: str = ""
+    is_drawn: bool = False
+    labels: list[str] = field(default_factory=list)
+    choices: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one annotator did with a task.
+
+    Attributes:
+        rank: of several, the one with the highest counts.
+    """
+
+    regions: Sequence[_Region]
+    rank: tuple[bool, str] = (False, "")
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A task.
+
+    Attributes:
+        images: names of images by their key in the data.
+        predictions: their number, with drafts.
+    """
+
+    name: str
+    images: Mapping[str, str]
+    works: list[_Work]
+    predictions: int = 0
+
+
+def _tasks(content: Any) -> list[_Task]:
+    """Raises UnusableError."""
+    records = content if isinstance(content, list) else [content]
+    if not all(isinstance(record, dict) for record in records):
+        raise UnusableError("file", f"holds {short(content)}: expected a list of tasks")
+    found: dict[Any, _Task] = {}
+    for place, record in enumerate(records):
+        key = str(record.get("id", f"number {place}"))
+        if isinstance(record.get("data"), dict):
+            works = [_work(work) for work in _dicts(record.get("annotations", record.get("completions")))]
+            predictions = len(_dicts(record.get("predictions"))) + len(_dicts(record.get("drafts")))
+            found[place] = _Task(key, _images(record["data"]), works, predictions)
+        else:  # JSON-MIN: an annotation in each record
+            task = found.setdefault(("min", key), _Task(key, _images(record), []))
+            task.works.append(_min_work(record))
+    return list(found.values())
+
+
+def _dicts(value: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _images(data: Mapping[str, Any]) -> dict[str, str]:
+    """The images of a task, by their keys."""
+    texts = {key: value for key, value in data.items() if isinstance(value, str) and value}
+    names = {key: text.partition("?")[0] if re.match("https?:", text) else text for key, text in texts.items()}
+    found = {key: name for key, name in names.items() if suffix_of(name) in (*SUFFIXES, *UNREAD_SUFFIXES)}
+    return found or {key: name for key, name in names.items() if key.lower() in _IMAGE_KEYS}
+
+
+def _work(record: Mapping[str, Any]) -> _Work:
+    rank = bool(record.get("ground_truth")), str(record.get("updated_at") or record.get("created_at") or "")
+    return _Work(_regions(_dicts(record.get("result"))), rank, bool(record.get("was_cancelled")))
+
+
+def _min_work(record: Mapping[str, Any]) -> _Work:
+    values = [value for given in record.values() for value in _dicts(given)]
+    return _Work(
+        _regions([{**value, "value": value} for value in values]), (False, str(record.get("updated_at") or ""))
+    )
+
+
+def _regions(results: Sequence[Mapping[str, Any]]) -> list[_Region]:
+    """Regions in the order in which they were drawn; results that are none, such as relations, are left out."""
+    found: dict[Any, _Region] = {}
+    for place, result in enumerate(results):
+        given = result.get("value")
+        value = given if isinstance(given, dict) else {}
+        tool = next((tool for name, tool in _TOOLS.items() if name in value), "")
+        region = found.setdefault(result["id"] if isinstance(result.get("id"), str) else place, _Region(result))
+        if tool and not region.tool:
+            region.result, region.tool = result, tool
+        region.is_drawn |= bool(tool or _DRAWN.fullmatch(str(result.get("type"))))
+        region.labels += [label for name in value if name.endswith("labels") for label in _names(value[name])]
+        region.choices += _names(value.get("choices"))
+    return [region for region in found.values() if region.is_drawn or region.labels]
+
+
+def _names(value: Any) -> list[str]:
+    return [name.strip() for name in value if isinstance(name, str) and name.strip()] if isinstance(value, list) else []
+
+
+# ---- a file
+
+
+def _read_file(sheet: Sheet) -> None:
+    """Raises UnusableError."""
+    tasks = _tasks(sheet.json())
+    found = _find(sheet, [name for task in tasks for name in task.images.values()])
+    aside: Counter[str] = Counter()
+    lost = 0
+    for task in tasks:
+        works = sorted((work for work in task.works if not work.cancelled), key=lambda work: work.rank)
+        unused = [work for work in task.works if work.cancelled] + works[:-1]
+        regions = sum(len(work.regions) for work in unused)
+        lost += regions
+        aside["tasks without an annotation"] += not works
+        aside["cancelled annotations"] += len(task.works) - len(works)
+        aside["annotations of tasks that have a later one"] += len(works[:-1])
+        aside["regions in these"] += regions
+        aside["predictions and drafts"] += task.predictions
+        if works:
+            _read_task(sheet, task, works[-1].regions, found)
+    if told := ", ".join(f"{number} {what}" for what, number in aside.items() if number):
+        sheet.fault("set-aside", told, lost=lost)
+
+
+def _find(sheet: Sheet, names: Sequence[str]) -> dict[str, str]:
+    """The files of images; Label Studio puts a code before the names of those that were uploaded to it."""
+    found = sheet.assembly.find(names, sheet.split)
+    own = {name: _UPLOADED.sub("", name) for name in names if name not in found}
+    more = sheet.assembly.find(own.values(), sheet.split)
+    return found | {name: more[short_name] for name, short_name in own.items() if short_name in more}
+
+
+def _read_task(sheet: Sheet, task: _Task, regions: Sequence[_Region], found: Mapping[str, str]) -> None:
+    """Add the regions of a task to its image, or to the images that they name."""
+    by_image: dict[str, list[_Region]] = {name: [] for name in task.images.values()} if len(task.images) == 1 else {}
+    strays = 0
+    for region in regions:
+        name = _image_of(task, region)
+        if name is None:
+            strays += 1
+        else:
+            by_image.setdefault(name, []).append(region)
+    if strays or not by_image:
+        what = f"task {task.name} has {len(task.images)} images" if task.images else f"task {task.name} has no image"
+        sheet.leave_out(UnusableError("record", f"{what}: expected one"), strays)
+    for name, own in by_image.items():
+        path = found.get(name)
+        size = _stated_size(own[0].result) if own and path is None else None
+        image = sheet.image(name, path, annotations=len(own), size=size)
+        if image is not None:
+            for number, region in enumerate(own):
+                with sheet.losing(f"task {task.name}: region {number}", image):
+                    _add(sheet, image, region)
+
+
+def _image_of(task: _Task, region: _Region) -> str | None:
+    """The only image; of several the one whose key is the name of the tag that the region belongs to."""
+    if len(task.images) == 1:
+        return next(iter(task.images.values()))
+    return task.images.get(str(region.result.get("to_name")))
+
+
+def _add(sheet: Sheet, image: ImageRecord, region: _Region) -> None:
+    """Raises UnusableError."""
+    if region.tool not in _READERS:
+        what = f"a {region.tool}" if region.tool else "it"
+        raise UnusableError("no-mask", f"{what} encloses no pixels of its own: expected {', '.join(_READERS)}")
+    if region.result.get("image_rotation"):
+        raise UnusableError("record", "it was drawn on the image turned in Label Studio: turn it back there")
+    labels = region.labels or (region.choices if len(region.choices) == 1 else [])
+    if not labels:
+        raise UnusableError("record", "it has no label")
+    extra = {"attributes": {"labels": labels}} if len(labels) > 1 else NOTHING
+    sheet.add(image, labels[0], _READERS[region.tool](region.result, image.size), extra=extra)
+
+
+# ---- regions, in an image of (height, width); all raise UnusableError
+
+
+def _polygon(result: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
+    value = result["value"]
+    if value.get("closed") is False:
+        raise UnusableError("polygon-broken", "the polygon is not closed")
+    return (closed(_pixels(points(value["points"]), size)),)
+
+
+def _ellipse(result: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
+    value = {"rotation": 0, **result["value"]}
+    given = [value.get(key) for key in ("x", "y", "radiusX", "radiusY", "rotation")]
+    if not all(map(is_number, given)):
+        raise UnusableError("polygon-broken", f"x, y, radiusX, radiusY are {short(given)}: expected numbers")
+    (x, y), (radius_x, radius_y) = _pixels(points([given[:2], given[2:4]]), size).tolist()
+    return (ellipse(x, y, radius_x, radius_y, float(value["rotation"])),)
+
+
+def _pixels(percent: Ring, size: tuple[int, int]) -> Ring:
+    ring: Ring = np.round(percent * np.asarray(size[::-1]) / 100, _GRID)
+    return ring
+
+
+def _brush(result: Mapping[str, Any], size: tuple[int, int]) -> str:
+    given, (height, width) = result["value"]["rle"], _stated_size(result) or size
+    try:
+        if not min(height, width) > 0 or height * width > MAX_PIXELS:
+            raise ValueError(f"they are of {width} x {height} pixels")
+        alpha = _decode(bytes(given), height * width)
+    except (ValueError, TypeError) as error:
+        raise UnusableError("rle-broken", f"its run lengths {short(given)} can't be used: {error}") from None
+    return _fitting(alpha.reshape(height, width), size)
+
+
+def _bitmask(result: Mapping[str, Any], size: tuple[int, int]) -> str:
+    given = result["value"]["imageDataURL"]
+    try:
+        return _fitting(mask_of(base64.b64decode(str(given).rpartition(",")[2], validate=True)), size)
+    except (ValueError, InputError) as error:
+        raise UnusableError("rle-broken", f"its bitmask {short(given)} can't be used: {error}") from None
+
+
+def _fitting(mask: Mask, size: tuple[int, int]) -> str:
+    if mask.shape == size:
+        return rle_encode(mask)
+    what = f"its mask has {mask.shape[1]} x {mask.shape[0]} pixels, the image {size[1]} x {size[0]}"
+    raise UnusableError("rle-broken", what)
+
+
+_READERS: dict[str, Callable[[Mapping[str, Any], tuple[int, int]], Segmentation]] = {
+    "polygon": _polygon,
+    "ellipse": _ellipse,
+    "brush": _brush,
+    "bitmask": _bitmask,
+}
+
+
+def _stated_size(result: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = (whole(result.get(key)) for key in ("original_height", "original_width"))
+    return None if height is None or width is None else (height, width)
+
+
+def _decode(data: bytes, pixels: int) -> Mask:
+    """The opaque pixels of an RGBA image in Label Studio's run lengths, row by row: (pixels,).
+
+    After a head, each group of bits is: a flag; which of four widths its length has; the length less 1; then one value
+    that is repeated if the flag is set, else as many values as the length says.
+
+    Raises:
+        ValueError: these are not run lengths of so many pixels.
+    """
+    numbers = _Numbers(bin(int.from_bytes(b"\1" + data, "big"))[3:])
+    total, word = numbers.take(32), numbers.take(5) + 1
+    widths = [numbers.take(4) + 1 for _ in range(4)]
+    if total != 4 * pixels:
+        raise ValueError(f"they are of {total} values, expected {4 * pixels}")
+    values = np.zeros(total, np.bool_)
+    start = 0
+    while start < total:
+        repeated = numbers.take(1)
+        stop = start + 1 + numbers.take(widths[numbers.take(2)])
+        if stop > total:
+            raise ValueError("a run leaves the image")
+        values[start:stop] = numbers.take(word) != 0 if repeated else numbers.nonzero(word, stop - start)
+        start = stop
+    return values[3::4]
+
+
+class _Numbers:
+    """A text of bits, read from its start."""
+
+    def __init__(self, bits: str) -> None:
+        self.bits, self.position = bits, 0
+
+    def _next(self, width: int) -> str:
+        start, self.position = self.position, self.position + width
+        if self.position > len(self.bits):
+            raise ValueError("they are cut short")
+        return self.bits[start : self.position]
+
+    def take(self, width: int) -> int:
+        """The next number, of so many bits."""
+        return int(self._next(width), 2)
+
+    def nonzero(self, width: int, count: int) -> Mask:
+        """Which of the next numbers are not 0: (count,)."""
+        digits = np.frombuffer(self._next(width * count).encode("ascii"), np.uint8)
+        return np.asarray((digits == ord("1")).reshape(count, width).any(axis=1))

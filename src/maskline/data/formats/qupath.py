@@ -1,0 +1,103 @@
+"""QuPath: a GeoJSON file for each image, with the same name, whose features are annotations, detections and cells.
+
+Coordinates are pixels of the full image. The class of an object is its classification; one without is called by its
+type. https://qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from maskline.data.dataset import ImageRecord
+from maskline.data.faults import Reading, UnusableError, short
+from maskline.data.formats.assembly import OBJECT, Assembly, Sheet, as_dict, located
+from maskline.data.formats.outlines import with_holes
+from maskline.data.shapes import Segmentation, union
+from maskline.data.source import Source
+
+TITLE = "QuPath GeoJSON"
+
+_NO_OBJECTS = ("tile", "tma_core", "root")  # types of objects that only divide an image
+_IGNORED = "*"  # how names of classes end that QuPath ignores, such as Ignore*
+
+
+def detect(source: Source) -> list[str]:
+    """The GeoJSON files."""
+    return source.of_kind("geojson")
+
+
+def read(source: Source) -> Reading:
+    """Read all of them; each belongs to the split that its folder mentions. An image without a file is not read.
+
+    Raises:
+        DatasetError: there are none, or none can be read.
+    """
+    assembly = Assembly(source)
+    names = {file: str(PurePosixPath(file).with_suffix("")) for file in detect(source)}
+    for sheet, name, path in located(assembly, names):
+        with sheet.reading():
+            _read_file(sheet, name, path)
+    return assembly.reading("GeoJSON files with the names of images, as QuPath exports them")
+
+
+def _read_file(sheet: Sheet, name: str, path: str | None) -> None:
+    """Raises UnusableError."""
+    features = _features(sheet.json())
+    image = sheet.image(name, path, annotations=len(features))
+    if image is None:
+        return
+    unnamed = nuclei = 0
+    for number, feature in enumerate(features):
+        with sheet.losing(f"feature {number}", image):
+            record = as_dict(feature, "it")
+            properties = record.get("properties") or {}
+            unnamed += not _class_of(as_dict(properties, "properties"))
+            nuclei += record.get("nucleusGeometry") is not None
+            _add(sheet, image, record, properties)
+    if unnamed:
+        what = f"{unnamed} of {len(features)} features without a classification: their class is the type of the object"
+        sheet.fault("no-class", what, image)
+    if nuclei:
+        sheet.fault("shape-ignored", f"the nuclei in {nuclei} cells: the cells are read", image)
+
+
+def _features(content: Any) -> list[Any]:
+    """Raises UnusableError."""
+    if isinstance(content, dict):
+        content = content.get("features") if content.get("type") == "FeatureCollection" else [content]
+    if isinstance(content, list):
+        return content
+    raise UnusableError("file", f"has the features {short(content)}: expected a list")
+
+
+def _add(sheet: Sheet, image: ImageRecord, feature: Mapping[str, Any], properties: Mapping[str, Any]) -> None:
+    """Raises UnusableError."""
+    kind, label = str(properties.get("objectType") or OBJECT), _class_of(properties)
+    if kind.lower() in _NO_OBJECTS:
+        raise UnusableError("shape-ignored", f"a {kind}")
+    if label.endswith(_IGNORED):
+        raise UnusableError("shape-ignored", f"its class is {label}, which QuPath ignores")
+    geometry = as_dict(feature.get("geometry"), "geometry")
+    sheet.add(image, label or kind, _region(geometry, image.size))
+
+
+def _class_of(properties: Mapping[str, Any]) -> str:
+    """The name of the classification, or nothing."""
+    found = properties.get("classification")
+    if isinstance(found, dict):
+        names = found.get("names")
+        found = ": ".join(map(str, names)) if isinstance(names, list) else found.get("name")
+    return found.strip() if isinstance(found, str) else ""
+
+
+def _region(geometry: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
+    """Raises UnusableError."""
+    kind, coordinates = geometry.get("type"), geometry.get("coordinates")
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise UnusableError("no-mask", f"a {kind} encloses no pixels of its own: expected Polygon, MultiPolygon")
+    found = [coordinates] if kind == "Polygon" else coordinates
+    if not isinstance(found, list) or not found or not all(isinstance(rings, list) and rings for rings in found):
+        raise UnusableError("polygon-broken", f"its coordinates are {short(coordinates)}: expected lists of points")
+    return union([with_holes(rings[0], rings[1:], size) for rings in found], size)
