@@ -184,8 +184,8 @@ def test_a_mask_is_cut_at_the_image(tmp_path: Path, corner: tuple[int, int], exp
         (shape(kind="line", points=[[1, 1], [9, 9]]), "no-mask", "'line' is no region"),
         (shape(kind="point", points=[[1, 1]]), "no-mask", "'point'"),
         (shape(kind=["x"]), "no-mask", "no region"),
-        (shape(points=[[1, 1], [9, 9]]), "polygon-broken", "no inside"),
-        (shape(points=[[1, 1], [5, 1], [9, 1]]), "polygon-broken", "no inside"),
+        (shape(points=[[1, 1], [9, 9]]), "polygon-broken", "encloses nothing"),
+        (shape(points=[[1, 1], [5, 1], [9, 1]]), "polygon-broken", "encloses nothing"),
         (shape(points=[[1, 1], [5, 1], [9, float("nan")]]), "polygon-broken", "pairs of numbers"),
         (shape(points=[[1, 1], [5, 1], [9, 10**400]]), "polygon-broken", "pairs of numbers"),
         (shape(points=[[1, 1], [5], [9, 1]]), "polygon-broken", "pairs of numbers"),
@@ -441,7 +441,7 @@ def test_a_missing_picture_is_told_and_its_size_is_that_stated(tmp_path: Path) -
     sheet(tmp_path / "annotations/c.json", (old,), "c.jpg", imageData=content, imageHeight=None, imageWidth=None)
     sheet(tmp_path / "annotations/d.json", (old,), "d.jpg", imageHeight=None, imageWidth=None)
     reading = read(tmp_path)
-    assert [fault.code for fault in reading.faults] == ["image-missing"] * 3
+    assert [fault.code for fault in reading.faults] == ["image-embedded", "image-embedded", "image-missing"]
     assert "imageData" in reading.faults[0].what
     images = reading.splits["all"].images
     assert [(image.file_name, image.size) for image in images] == [

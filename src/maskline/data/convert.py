@@ -10,7 +10,6 @@ from maskline.data import layout, reading
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading
 from maskline.data.reading import FORMATS, WritableFormat
-from maskline.data.sources import is_file
 from maskline.data.split import Division, divide, merge, write_in_place
 from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, UnknownNameError
@@ -84,11 +83,11 @@ def without_missing(found: Reading) -> Reading:
     """Without the images whose files do not exist; each is a fault."""
     splits, faults = {}, list(found.faults)
     for split, dataset in found.splits.items():
-        there = [image for image in dataset.images if is_file(dataset.path(image))]
+        there = [image for image in dataset.images if layout.is_available(dataset, image)]
         splits[split] = dataset.select(there)
         told = {fault.image_id for fault in faults if fault.code == "image-missing" and fault.split == split}
         for image in dataset.images:
-            if not is_file(dataset.path(image)) and image.id not in told:
+            if not layout.is_available(dataset, image) and image.id not in told:
                 what = f"there is no file {dataset.folder.name}/{image.file_name}"
                 lost = len(dataset.of(image))
                 faults.append(Fault("image-missing", split, image.file_name, what, image.id, lost=lost))

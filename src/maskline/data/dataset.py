@@ -38,6 +38,7 @@ class ImageRecord:
     Attributes:
         file_name: relative to `Dataset.folder`, with forward slashes; may lead through sub-folders, never out.
         width, height: pixels, as the image is seen after its EXIF orientation is applied.
+        embedded: the annotation file that holds the image, if it has no file of its own.
     """
 
     id: Id
@@ -45,6 +46,7 @@ class ImageRecord:
     width: int
     height: int
     extra: Extra = field(default_factory=lambda: NOTHING, repr=False)
+    embedded: Path | None = None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from maskline.data import coco
 from maskline.data.dataset import Category, Dataset, Id, ImageRecord
-from maskline.data.sources import is_file
+from maskline.data.sources import embedded_image, is_file
 from maskline.errors import DatasetError, OutputError
 from maskline.files import replace_file
 
@@ -120,10 +120,22 @@ def copy_images(dataset: Dataset, folder: Path, names: Mapping[Id, str] | None =
     for image in dataset.images:
         name = image.file_name if names is None else names[image.id]
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        source = _readable(dataset.path(image))
-        shutil.copyfile(source, folder / name)
-        moved.append(replace(image, file_name=name))
+        _copy(dataset, image)(folder / name)
+        moved.append(replace(image, file_name=name, embedded=None))
     return replace(dataset, folder=folder, images=tuple(moved))
+
+
+def is_available(dataset: Dataset, image: ImageRecord) -> bool:
+    """Whether an image has a file, or is in its annotation file."""
+    return image.embedded is not None or is_file(dataset.path(image))
+
+
+def _copy(dataset: Dataset, image: ImageRecord) -> Callable[[Path], object]:
+    """What writes an image to a path. Raises DatasetError if there is none."""
+    if image.embedded is None:
+        return partial(shutil.copyfile, _readable(dataset.path(image)))
+    data = embedded_image(image.embedded)
+    return lambda path: path.write_bytes(data)
 
 
 def _readable(path: Path) -> Path:
@@ -148,21 +160,23 @@ def bring_in(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Dataset]:
     folder = _absolute(folder)
     names = {split: _names_within(dataset, folder) for split, dataset in splits.items()}
     taken = {name.casefold(): folder / name for found in names.values() for name in found.values()}
-    copies: dict[Path, Path] = {}
+    copies: dict[Path, Callable[[Path], object]] = {}
     for split, dataset in splits.items():
         for image in dataset.images:
             if image.id not in names[split]:
                 path = _absolute(dataset.path(image))
                 name = _free_name(path, image, split, taken, fits=partial(_fits, folder, path))
                 names[split][image.id] = name
-                if not (folder / name).exists():
-                    copies[folder / name] = _readable(path)
+            elif image.embedded is None:
+                continue
+            if not (new := folder / names[split][image.id]).exists():
+                copies[new] = _copy(dataset, image)
     _copy_all(copies, folder)
     return {
         split: replace(
             dataset,
             folder=folder,
-            images=tuple(replace(image, file_name=names[split][image.id]) for image in dataset.images),
+            images=tuple(replace(image, file_name=names[split][image.id], embedded=None) for image in dataset.images),
         )
         for split, dataset in splits.items()
     }
@@ -184,14 +198,14 @@ def _fits(folder: Path, path: Path, name: str) -> bool:
     return not there.exists() or (there.is_file() and is_file(path) and filecmp.cmp(there, path, shallow=False))
 
 
-def _copy_all(copies: Mapping[Path, Path], folder: Path) -> None:
-    """Copy files, each to its new name below a folder; all of them or none."""
+def _copy_all(copies: Mapping[Path, Callable[[Path], object]], folder: Path) -> None:
+    """Copy images, each to its new name below a folder; all of them or none."""
     with ExitStack() as undo:
         if not folder.exists():
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        for new, old in copies.items():
+        for new, copy in copies.items():
             undo.callback(new.unlink, missing_ok=True)
-            replace_file(new, partial(shutil.copyfile, old))
+            replace_file(new, copy)
         undo.pop_all()
 
 

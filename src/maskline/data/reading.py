@@ -160,6 +160,10 @@ def load(path: Path, format_: str | None = None, images: Path | None = None) -> 
     """
     reading = read(path, format_, images)
     refuse_errors(reading)
+    embedded = [image.embedded for dataset in reading.splits.values() for image in dataset.images if image.embedded]
+    if embedded:
+        what = f"{counted(len(embedded), 'image')} without a file, such as that in {embedded[0]}"
+        raise DatasetError(f"{what}: write them with `maskline convert {path} NEW --to coco`, and use the new data set")
     return reading.splits
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import re
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from maskline.errors import DatasetError, InputError
-from maskline.files import decode_text
+from maskline.files import decode_text, read_json
 from maskline.inputs import MAX_PIXELS, UPRIGHT, header_size, orientation
 
 
@@ -38,6 +40,25 @@ def orientation_of(path: Path) -> int:
             return orientation(file)
     except OSError:
         return UPRIGHT
+
+
+def decode_base64(given: Any) -> bytes:
+    """What a text in base64 stands for, be it a data URL. Raises InputError."""
+    if not isinstance(given, str) or not given:
+        raise InputError("it is not base64")
+    try:
+        return base64.b64decode("".join(given.rpartition(",")[2].split()), validate=True)
+    except ValueError as error:
+        raise InputError(f"damaged base64 ({error})") from None
+
+
+def embedded_image(path: Path) -> bytes:
+    """The image file that a JSON file of LabelMe holds as ``imageData``. Raises InputError."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read ({error})") from None
+    return decode_base64(content.get("imageData") if isinstance(content, dict) else None)
 
 
 def relative_name(name: str) -> str | None:

@@ -22,24 +22,24 @@ from maskline.data.faults import Count, Fault, Reading, UnusableError, counted, 
 from maskline.data.formats.labelme_shapes import (
     NO_OBJECT,
     Json,
-    decode_base64,
     extra_of,
+    holds_image,
     is_crowd,
     label_of,
     mask_shape,
     region,
 )
-from maskline.data.formats.labelme_tree import LabelMeFiles, lines, mirrored
+from maskline.data.formats.labelme_tree import LabelMeFiles, lines
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.layout import copy_images, unique_names
 from maskline.data.shapes import Segmentation, crop, from_mask, union
 from maskline.data.source import Source
-from maskline.data.sources import is_file, picture_size, relative_name
+from maskline.data.sources import decode_base64, picture_size
 from maskline.data.texts import dump, encode
 from maskline.data.tree import SPLIT_WORDS, UNSPLIT, key_of, suffix_of
 from maskline.errors import DatasetError, InputError
 from maskline.files import read_json, replace_file
-from maskline.inputs import MAX_PIXELS, SUFFIXES
+from maskline.inputs import MAX_PIXELS
 
 TITLE = "LabelMe"
 
@@ -246,33 +246,21 @@ class _Sheet:
         given = self.content.get("imagePath")
         image_path = given if isinstance(given, str) else ""
         found = self.files.image(self.path, image_path)
-        name = found or self.missing_name(image_path)
+        name = found or self.files.name_of_missing(self.path, image_path)
+        embedded = self.files.source.root / self.path if found is None and holds_image(self.content) else None
+        if embedded is not None and name in known:  # the file of another image had the same name
+            name = str(PurePosixPath("images", self.path).with_suffix(PurePosixPath(name).suffix))
         if name in known:
             self.fault("image-listed-twice", f"is of the picture {name}, as an earlier file is", known[name].id)
             return known[name]
         height, width = self.size(found)
         number = len(known) + 1
         if found is None:
-            copy = "; imageData in the JSON has a copy of it" if self.content.get("imageData") else ""
-            self.fault("image-missing", f"its picture, imagePath {short(given)}, is not there{copy}", number)
+            code, where = ("image-missing", "nowhere") if embedded is None else ("image-embedded", "only in imageData")
+            self.fault(code, f"its image, imagePath {short(given)}, is {where}", number)
         flags = self.content.get("flags")
         extra: Extra = {"flags": flags} if isinstance(flags, dict) and flags else NOTHING
-        return known.setdefault(name, ImageRecord(number, name, width, height, extra))
-
-    def missing_name(self, image_path: str) -> str:
-        """A name for a picture that was not found. Raises UnusableError if it is there but can't be used."""
-        path = image_path.replace("\\", "/")
-        if path and is_file((self.files.source.root / self.path).parent / path):
-            if suffix_of(path) not in SUFFIXES:
-                what = f"imagePath is {short(image_path)}: expected an image of the kinds {', '.join(SUFFIXES)}"
-                raise UnusableError("image-unreadable", what)
-            what = f"imagePath {short(image_path)} leads out of the data set: name the folder that holds both"
-            raise UnusableError("image-path", what)
-        bare = PurePosixPath(path).name or f"{PurePosixPath(self.path).stem}.jpg"
-        name = relative_name(f"{mirrored(self.path)}/{bare}")
-        if name is None:
-            raise UnusableError("image-path", f"imagePath is {short(image_path)}: expected the name of a file")
-        return name
+        return known.setdefault(name, ImageRecord(number, name, width, height, extra, embedded))
 
     def size(self, found: str | None) -> tuple[int, int]:
         """``(height, width)`` as stated, else as the picture has it. Raises UnusableError."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from typing import Any, TypeAlias
 
 import cv2
@@ -16,10 +15,11 @@ import numpy as np
 
 from maskline.data.dataset import NOTHING, Extra
 from maskline.data.faults import UnusableError, short
+from maskline.data.formats.outlines import closed, ellipse, points
 from maskline.data.shapes import Ring, Segmentation, Window, place
-from maskline.data.sources import picture_size
+from maskline.data.sources import decode_base64, picture_size
 from maskline.errors import InputError
-from maskline.inputs import MAX_PIXELS, expand
+from maskline.inputs import expand
 from maskline.masks import Mask
 
 Json: TypeAlias = dict[str, Any]
@@ -27,8 +27,6 @@ Json: TypeAlias = dict[str, Any]
 NO_OBJECT = ("__ignore__", "_background_")  # labels that LabelMe's own converters take for no object
 
 _KEPT = ("description", "flags", "attributes")  # of a shape, besides what makes it an object
-_SAGITTA = 0.1  # pixels between a circle and the polygon that stands for it, at most
-_FARTHEST = 1e9  # pixels; coordinates beyond are no drawing
 
 
 # ---- what a shape says
@@ -70,12 +68,7 @@ def region(shape: Json, size: tuple[int, int]) -> Segmentation:
     if kind not in _OUTLINES:
         what = f"its shape_type {short(kind)} is no region: expected {', '.join((*_OUTLINES, 'mask'))}"
         raise UnusableError("no-mask", what)
-    ring = _OUTLINES[kind](_points(shape))
-    if len(ring) > 3 and (ring[0] == ring[-1]).all():
-        ring = ring[:-1]
-    if len(ring) < 3 or not np.ptp(ring, axis=0).all():
-        raise UnusableError("polygon-broken", f"a {kind} with the points {short(shape.get('points'))} has no inside")
-    return (ring,)
+    return (closed(_OUTLINES[kind](points(shape.get("points"))), kind),)
 
 
 def mask_shape(mask: Mask, window: Window) -> Json:
@@ -94,47 +87,30 @@ def mask_shape(mask: Mask, window: Window) -> Json:
     }
 
 
-def _points(shape: Json) -> Ring:
-    """(V, 2), finite. Raises UnusableError."""
-    given = shape.get("points")
-    try:
-        points = np.array(given)
-    except (ValueError, OverflowError):
-        points = np.zeros(0)
-    if points.dtype.kind in "iuf" and points.ndim == 2 and points.shape[1] == 2:
-        ring: Ring = points.astype(np.float64)
-        if (np.abs(ring) <= _FARTHEST).all():
-            return ring
-    raise UnusableError("polygon-broken", f"its points are {short(given)}: expected pairs of numbers")
+def _polygon(vertices: Ring) -> Ring:
+    return vertices
 
 
-def _polygon(points: Ring) -> Ring:
-    return points
-
-
-def _rectangle(points: Ring) -> Ring:
+def _rectangle(vertices: Ring) -> Ring:
     """From two opposite corners, or all four."""
-    if len(points) != 2:
-        return _corners(points)
-    (x1, y1), (x2, y2) = points
+    if len(vertices) != 2:
+        return _corners(vertices)
+    (x1, y1), (x2, y2) = vertices
     return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
 
 
-def _corners(points: Ring) -> Ring:
+def _corners(vertices: Ring) -> Ring:
     """All four, the first perhaps repeated; else nothing."""
-    return points if len(points) in (4, 5) else points[:0]
+    return vertices if len(vertices) in (4, 5) else vertices[:0]
 
 
-def _circle(points: Ring) -> Ring:
+def _circle(vertices: Ring) -> Ring:
     """From the centre and a point on the rim."""
-    radius = float(np.hypot(*(points[1] - points[0]))) if len(points) == 2 else 0
-    if not 0 < radius < MAX_PIXELS:
-        return points[:0]
-    step = 2 * math.acos(1 - min(1.0, _SAGITTA / radius))
-    corners = max(12, math.ceil(math.tau / step))
-    angles = np.arange(corners) * (math.tau / corners)
-    rim: Ring = points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    return rim
+    if len(vertices) != 2:
+        return vertices[:0]
+    radius = float(np.hypot(*(vertices[1] - vertices[0])))
+    x, y = vertices[0].tolist()
+    return ellipse(x, y, radius, radius) if radius else vertices[:0]
 
 
 # The last two are rectangles at an angle, by their four corners: of newer versions of LabelMe, and of X-AnyLabeling.
@@ -149,7 +125,7 @@ _OUTLINES = {
 
 def _pixels(shape: Json, size: tuple[int, int]) -> str:
     """Run lengths of a shape of type ``mask``, cut at the image. Raises UnusableError."""
-    corners = np.rint(_points(shape))
+    corners = np.rint(points(shape.get("points")))
     if len(corners) != 2:
         what = f"a mask with the points {short(shape.get('points'))}: expected two corners"
         raise UnusableError("rle-broken", what)
@@ -168,14 +144,13 @@ def _pixels(shape: Json, size: tuple[int, int]) -> str:
     return place(np.atleast_2d(pixels), top, left, size)
 
 
-# ---- pictures inside the JSON
+# ---- images inside the JSON
 
 
-def decode_base64(given: Any) -> bytes:
-    """What a text in base64 stands for, be it a data URL. Raises InputError."""
-    if not isinstance(given, str) or not given:
-        raise InputError(f"{short(given)} is no base64")
+def holds_image(content: Json) -> bool:
+    """Whether ``imageData`` of a file is an image that can be read."""
     try:
-        return base64.b64decode("".join(given.rpartition(",")[2].split()), validate=True)
-    except ValueError as error:
-        raise InputError(f"damaged base64 ({error})") from None
+        picture_size(io.BytesIO(decode_base64(content.get("imageData"))))
+    except InputError:
+        return False
+    return True

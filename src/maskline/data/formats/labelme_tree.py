@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from maskline.data.faults import UnusableError, short
 from maskline.data.source import Source
-from maskline.data.sources import text_of
-from maskline.data.tree import Finder
+from maskline.data.sources import is_file, relative_name, text_of
+from maskline.data.tree import Finder, suffix_of
+from maskline.inputs import SUFFIXES
 
 
 class LabelMeFiles:
@@ -38,6 +40,26 @@ class LabelMeFiles:
         folder, images = posixpath.dirname(sheet), self.source.images
         named = posixpath.normpath(posixpath.join(folder, image_path.replace("\\", "/"))) if image_path else ""
         return (images.images.find(named) if named else None) or images.image_stems.find(posixpath.splitext(sheet)[0])
+
+    def name_of_missing(self, sheet: str, image_path: str) -> str:
+        """A name for an image that was not found, from the folder of the images.
+
+        Raises UnusableError if there is such a file, but not one that can be used.
+        """
+        path = image_path.replace("\\", "/")
+        if path and is_file((self.source.root / sheet).parent / path):
+            if suffix_of(path) not in SUFFIXES:
+                what = f"imagePath is {short(image_path)}: expected an image of the kinds {', '.join(SUFFIXES)}"
+                raise UnusableError("image-unreadable", what)
+            what = f"imagePath {short(image_path)} leads out of the data set: name the folder that holds both"
+            raise UnusableError("image-path", what)
+        bare = PurePosixPath(path).name or f"{PurePosixPath(sheet).stem}.jpg"
+        if suffix_of(bare) not in SUFFIXES:  # what imageData holds is written under this name
+            bare += ".png"
+        name = relative_name(f"{mirrored(sheet)}/{bare}")
+        if name is None:
+            raise UnusableError("image-path", f"imagePath is {short(image_path)}: expected the name of a file")
+        return name
 
 
 def mirrored(sheet: str) -> str:
