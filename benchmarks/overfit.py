@@ -21,6 +21,7 @@ from pathlib import Path
 from maskline import catalog
 from maskline.data import layout
 from maskline.data.dataset import Dataset, ImageRecord
+from maskline.data.reading import load
 from maskline.models.mask_rtdetr import network
 from maskline.models.mask_rtdetr.loss import LossConfig
 from maskline.models.solov2 import network as solov2
@@ -69,7 +70,7 @@ def main() -> None:
     if arguments.grids is not None:
         grids = tuple(map(int, arguments.grids.split(",")))
         solov2.CONFIGS[row.name] = replace(solov2.CONFIGS[row.name], grids=grids)
-    dataset = layout.load(arguments.data)["train"]
+    dataset = load(arguments.data)["train"]
     few = dataset.select(chosen(dataset, arguments.images))
     data = arguments.output / "data"
     shutil.rmtree(data, ignore_errors=True)

@@ -26,6 +26,7 @@ from pathlib import Path
 from maskline import catalog
 from maskline.data import layout
 from maskline.data.dataset import Dataset
+from maskline.data.reading import load
 from maskline.train import Settings, train
 from maskline.train.journal import RECENT
 from maskline.train.settings import AUGMENT
@@ -50,7 +51,7 @@ def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
         few = Path(scratch, "data")
         few.mkdir()
         images = STEPS * batch_size * case.processes
-        layout.write({"train": enough(layout.load(data)["train"], images)}, few)
+        layout.write({"train": enough(load(data)["train"], images)}, few)
         settings = Settings(
             model=case.model,
             data=few,

@@ -18,7 +18,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from maskline.data import layout, twins
+from maskline.data import twins
+from maskline.data.reading import load
 from maskline.inputs import read_image
 from maskline.instances import ByteArray
 
@@ -168,7 +169,7 @@ def report(root: Path, side: int) -> None:
     """Print what is found in a data set, in altered copies and in tiles."""
     named = [
         (f"{split}/{image.file_name}", read_image(dataset.path(image)))
-        for split, dataset in layout.load(root).items()
+        for split, dataset in load(root).items()
         for image in dataset.images
     ]
     prints = [twins.fingerprint(pixels) for _, pixels in named]

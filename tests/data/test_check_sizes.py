@@ -15,11 +15,11 @@ import sets
 from oriented import CARRIERS, exif, saved
 from PIL import Image
 
-from maskline.data import layout
 from maskline.data.check import check
 from maskline.data.convert import convert
 from maskline.data.dataset import Dataset
 from maskline.data.fix import Fixed, fix
+from maskline.data.reading import load
 from maskline.data.sources import orientation_of
 from maskline.inputs import can_be_set, read_image
 from maskline.masks import rle_encode
@@ -70,7 +70,7 @@ def fixed(tmp_path: Path, root: Path) -> tuple[dict[int, str], Dataset, Fixed]:
     reading = check(root)
     codes = {f.image_id: f.code for f in reading.faults if f.code.startswith("image-") and f.image_id is not None}
     done = fix(reading, tmp_path / "fixed")
-    return codes, layout.load(tmp_path / "fixed")["train"], done  # type: ignore[return-value]
+    return codes, load(tmp_path / "fixed")["train"], done  # type: ignore[return-value]
 
 
 def seen(dataset: Dataset, place: int, box: Sequence[int]) -> np.ndarray:
@@ -91,7 +91,7 @@ def test_masks_as_shown_are_kept_and_width_and_height_corrected(tmp_path: Path) 
     assert [i.size for i in new.images] == [(100, 60)] * 3 and not done.number("left out")
     assert rings(new) == [rectangle(*AS_SHOWN)[0], rectangle(*EITHER)[0]]
     assert [orientation_of(new.path(i)) for i in new.images] == [6] * 3
-    assert {f.code for f in check(tmp_path / "fixed").faults} == {"image-exif", "no-images"}
+    assert {f.code for f in check(tmp_path / "fixed").faults} == {"image-exif", "empty-list"}
     assert not [f for f in check(root).faults if f.code.startswith("mask-")]  # which were told of the wrong frame
 
 
@@ -106,7 +106,7 @@ def test_masks_on_the_stored_pixels_keep_them(tmp_path: Path, carrier: str) -> N
     plain.write_bytes(CARRIERS[carrier](image(0), b""))
     x, y, width, height = AS_STORED
     np.testing.assert_array_equal(seen(new, 0, AS_STORED), read_image(plain)[y : y + height, x : x + width])
-    assert [f.code for f in check(tmp_path / "fixed").faults] == ["no-images", "image-exif"]  # of the one without masks
+    assert [f.code for f in check(tmp_path / "fixed").faults] == ["empty-list", "image-exif"]  # of the one without masks
     assert orientation_of(root / "images" / new.images[0].file_name) == 6  # the original is not touched
 
 
@@ -123,7 +123,7 @@ def test_where_masks_do_not_show_it_nothing_is_changed(tmp_path: Path) -> None:
     }
     assert done.number("mended") == done.number("left out") == 0
     codes = {f.code for f in check(tmp_path / "fixed").faults}  # type: ignore[assignment]
-    assert codes == {"image-rotation", "no-images", "annotation-twice", "mask-outside"}
+    assert codes == {"image-rotation", "empty-list", "annotation-twice", "mask-outside"}
 
 
 def test_where_images_disagree_each_speaks_for_itself(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_where_images_disagree_each_speaks_for_itself(tmp_path: Path) -> None:
     either = "image-rotation"
     assert codes == {0: "image-size", 1: "image-turned", 2: either, 3: either, 4: "image-size"}
     assert [i.size for i in new.images] == [(100, 60), (60, 100), (60, 100), (60, 100), (100, 60)]
-    assert rings(new) == rings(layout.load(root)["train"])
+    assert rings(new) == rings(load(root)["train"])
 
 
 def test_a_little_beyond_the_border_proves_nothing(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_run_lengths_of_the_size_of_the_file_are_kept(tmp_path: Path, orientatio
     root = make(tmp_path / "set", [[found, EITHER], [EITHER]], [shown[::-1], shown], [orientation] * 2)
     _, new, done = fixed(tmp_path, root)
     assert [f.image_id for f in check(root).errors if f.code == "image-size"] == [0]
-    assert not done.number("left out") and {f.code for f in check(tmp_path / "fixed").errors} == {"no-images"}
+    assert not done.number("left out") and {f.code for f in check(tmp_path / "fixed").errors} == {"empty-list"}
     assert [i.size for i in new.images] == [mask.shape] * 2
     np.testing.assert_array_equal(new.instances(new.images[0]).full_mask(0), mask.astype(bool))
     assert rings(new.select(new.images[1:])) == [rectangle(*EITHER)[0]]
@@ -169,7 +169,7 @@ def test_run_lengths_of_the_size_of_the_file_are_kept(tmp_path: Path, orientatio
 def test_run_lengths_of_no_size_of_the_file_are_told(tmp_path: Path) -> None:
     found = {"size": list(WIDE), "counts": rle_encode(np.ones(WIDE, np.uint8))}  # which should be height and width
     root = make(tmp_path / "set", [[found, AS_STORED]], [WIDE], [1])
-    assert [f.code for f in check(root).errors] == ["no-images", "rle-broken"]
+    assert [f.code for f in check(root).errors] == ["empty-list", "rle-broken"]
 
 
 @pytest.mark.parametrize("orientation", [1, 3])
@@ -227,7 +227,7 @@ def test_labels_in_shares_are_of_the_image_as_shown(tmp_path: Path, carrier: str
     (root / "classes.txt").write_text("cat\n")
     assert [f.code for f in check(root).faults] == ["image-exif"]
     convert(root, tmp_path / "coco", "coco")
-    new = layout.load(tmp_path / "coco")["all"]
+    new = load(tmp_path / "coco")["all"]
     assert new.images[0].size == (100, 60)
     np.testing.assert_allclose(rings(new), rectangle(*AS_SHOWN), atol=1e-5)
 
@@ -249,7 +249,7 @@ def test_whatever_the_sizes_and_orientations_are_no_mask_that_fits_is_lost(tmp_p
         path.write_bytes(path.read_bytes()[:-300])
     reading = check(root)
     done = fix(reading, tmp_path / "fixed")
-    old, new = reading.splits["train"], layout.load(tmp_path / "fixed")["train"]
+    old, new = reading.splits["train"], load(tmp_path / "fixed")["train"]
     unclear = {f.image_id for f in reading.faults if f.code == "image-rotation"}
     again = check(tmp_path / "fixed").faults
     assert not [f for f in again if f.kind.fix is not None and f.image_id not in unclear]
