@@ -20,9 +20,8 @@ def test_a_sound_set_passes(tmp_path: Path) -> None:
     sets.make(tmp_path / "set")
     done = run("check", "set", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.endswith("Check dataset passed !\n") and not done.stderr
-    assert (
-        "train: 4 images, val: 3 images; 0 errors, 0 warnings; report: output/check_dataset/report.html" in done.stdout
-    )
+    counts = "train: 4 images, 12 instances, 3 crowd regions; val: 3 images, 8 instances, 2 crowd regions"
+    assert f"{counts}; 0 errors, 0 warnings; report: output/check_dataset/report.html" in done.stdout
     folder = tmp_path / "output" / "check_dataset"
     assert (folder / "report.html").stat().st_size > 10_000 and (folder / "histogram.png").exists()
     assert json.loads((folder / "faults.json").read_text()) == []
@@ -52,7 +51,42 @@ def test_warnings_fail_only_when_asked_to(tmp_path: Path) -> None:
     content["annotations"][0]["area"] = 9999
     sets.save(root, "train", content)
     assert run("check", "set", cwd=tmp_path).returncode == 0
-    assert run("check", "set", "--strict", cwd=tmp_path).returncode == 1
+    done = run("check", "set", "--strict", cwd=tmp_path)
+    assert done.returncode == 1 and "passed" not in done.stdout
+
+
+def test_crowds_that_are_objects(tmp_path: Path) -> None:
+    """As CVAT exports what was drawn with its brush."""
+    root = sets.make(tmp_path / "set")
+    for split in ("train", "val"):
+        content = sets.load(root, split)
+        for annotation in content["annotations"]:
+            annotation["iscrowd"] = int(isinstance(annotation["segmentation"], dict))
+        sets.save(root, split, content)
+    done = run("check", "set", cwd=tmp_path)
+    assert done.returncode == 1 and "9 of 15 annotations have iscrowd 1 (6 'cat', 3 'dog')" in done.stdout
+    assert "train: 4 images, 6 instances, 9 crowd regions; val:" in done.stdout
+    done = run("convert", "set", "new", "--to", "coco", cwd=tmp_path)
+    assert done.returncode == 1 and "--crowd instances" in done.stderr and not (tmp_path / "new").exists()
+    done = run("check", "set", "--crowd", "instances", "--fix", "fixed", cwd=tmp_path)
+    assert done.returncode == 0 and "note: 9 crowd regions of train are read as instances" in done.stderr
+    assert sum(a["iscrowd"] for a in sets.load(tmp_path / "fixed", "train")["annotations"]) == 0
+    done = run("convert", "set", "new", "--to", "coco", "--crowd", "regions", cwd=tmp_path)
+    assert done.returncode == 0
+    assert sum(a["iscrowd"] for a in sets.load(tmp_path / "new", "train")["annotations"]) == 9
+
+
+def test_what_is_left_out_is_printed(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    for split in ("train", "val"):
+        content = sets.load(root, split)
+        content["categories"][0]["name"] = "_background_"
+        sets.save(root, split, content)
+    done = run("convert", "set", "new", "--to", "yolo", cwd=tmp_path)
+    assert done.returncode == 0 and "train: 4 images, 6 annotations" in done.stdout
+    assert "class '_background_' is background or ignored, by its name: left out with 9 annotations" in done.stdout
+    done = run("split", "set", cwd=tmp_path)
+    assert done.returncode == 0 and "left out with 9 annotations" in done.stderr
 
 
 def test_one_line_for_what_can_not_be_checked(tmp_path: Path) -> None:
@@ -114,9 +148,9 @@ def test_odd_names_are_printed_as_they_can_be(tmp_path: Path) -> None:
     sets.save(root, "train", content)
     for arguments, told in (
         (("check", "set"), "image-missing"),
-        (("convert", "set", "new", "--to", "coco"), "records can't be read"),
+        (("convert", "set", "new", "--to", "coco"), "errors in the data set"),
         (("convert", "set", "new", "--to", "labelme", "--skip-errors"), "a class gets an escape"),
-        (("split", "set"), "records can't be read"),
+        (("split", "set"), "errors in the data set"),
     ):
         done = run(*arguments, cwd=tmp_path)
         assert done.returncode == (0 if "--skip-errors" in arguments else 1), done

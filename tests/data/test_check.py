@@ -235,10 +235,10 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("area-mismatch", "has the area nan: expected a number", stated(area=float("nan"))),
     ("area-mismatch", "its area is 999, that of its mask 238 pixels", stated(area=999)),
     ("annotation-twice", r"annotation 5 \(dog\): the same mask as annotation 1000 \(cat\)", twice),
-    ("leak", "in train: the same picture as val0.png in val", leak),
-    ("leak", "in train: the same picture as train0.png in val", listed_in_both),
+    ("leak", "in train: the same image as val0.png in val", leak),
+    ("leak", "in train: the same image as train0.png in val", listed_in_both),
     ("leak-near", "% like val0.png in val", near),
-    ("image-twice", "the same picture as train3.png", same_split),
+    ("image-twice", "the same image as train3.png", same_split),
 ]
 
 
@@ -292,9 +292,11 @@ def test_what_is_harmless_is_not_told(tmp_path: Path) -> None:
 
 
 def test_every_kind_is_planted_somewhere() -> None:
-    by_reading = {"record", "image-id", "image-path", "image-listed-twice", "category-id", "category-name"}
+    by_reading = {"record", "image-id", "image-path", "image-listed-twice", "category-id", "category-name", "id-type"}
     by_reading |= {"file", "ambiguous", "file-unread", "file-repeated", "file-unlisted", "label-unmatched", "no-labels"}
     by_reading |= {"no-annotations", "image-moved", "image-format", "image-embedded", "set-aside", "no-class"}
+    by_reading |= {"polygon-unit", "polygon-corner", "masks-implausible", "boxes-only"}  # of whole files, as the next
+    by_reading |= {"crowd-only", "category-no-object"}
     by_reading |= {"unknown-image", "unknown-category", "annotation-id", "no-mask", "rle-broken", "shape-ignored"}
     assert {code for code, _, _ in PLANTED} | by_reading == set(KINDS)  # the latter in the tests of the readers
 
@@ -311,7 +313,34 @@ def test_all_faults_of_the_whole_set_in_one_go(tmp_path: Path) -> None:
     assert set(codes) == {
         *("image-unreadable", "image-unlisted", "categories-differ", "annotation-twice", "area-mismatch")
     }
-    assert codes == sorted(codes, key=list(KINDS).index)
+    assert [KINDS[code].severity for code in codes] == ["error"] * 2 + ["warning"] * 3
+    assert codes[2:] == sorted(codes[2:], key=list(KINDS).index)
+
+
+def test_leaks_come_first_and_pass_the_check(tmp_path: Path) -> None:
+    def plant(root: Path, train: sets.Json, val: sets.Json) -> None:
+        leak(root, train, val)
+        bad_record(root, train, val)
+        cv2.imwrite(str(root / "images" / "val2.png"), cv2.convertScaleAbs(sets.picture(2), alpha=0.95, beta=5))
+
+    reading = check(planted(tmp_path, plant))
+    assert [fault.code for fault in reading.faults] == ["leak", "leak-near", "polygon-broken"]
+    assert [fault.code for fault in reading.errors] == ["polygon-broken"]
+
+
+def test_a_set_to_overfit_on_keeps_its_training_images(tmp_path: Path) -> None:
+    """All images are in both splits, on purpose: the copy has them too."""
+
+    def plant(root: Path, train: sets.Json, val: sets.Json) -> None:
+        val["images"], val["annotations"] = train["images"], train["annotations"]
+        for path in (root / "images").rglob("val*"):
+            path.unlink()
+
+    reading = check(planted(tmp_path, plant))
+    assert [fault.code for fault in reading.faults] == ["leak"] * 4
+    done = fix(reading, tmp_path / "fixed")
+    assert done.number("left") == 4 and done.done[0].how == "nothing: train would have no other images"
+    assert done.counts == {"train": ((4, 15), (4, 15)), "val": ((4, 15), (4, 15))}
 
 
 def only(reading: Reading, code: str) -> Fault:

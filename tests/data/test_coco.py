@@ -68,6 +68,43 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
         coco.read(path, tmp_path, "train")
 
 
+@pytest.mark.parametrize("given", [str, lambda key: f" {key} ", float])
+def test_ids_that_differ_in_type_only_are_matched(tmp_path: Path, given: Callable[[int], Any]) -> None:
+    value = sets.content(["a.png", "b.png"])
+    expected, _ = read(tmp_path, value)
+    for annotation in value["annotations"]:
+        annotation |= {"image_id": given(annotation["image_id"]), "category_id": given(annotation["category_id"])}
+    dataset, faults, _ = coco.read(sets.save(tmp_path, "train", value), tmp_path, "train")
+    assert [(a.image_id, a.category_id) for a in dataset.annotations] == [
+        (a.image_id, a.category_id) for a in expected.annotations
+    ]
+    assert [(fault.code, fault.what) for fault in faults] == (
+        []  # 1.0 is 1, as it always was
+        if given is float
+        else [
+            ("id-type", f"5 annotations: image_id {given(1)!r} is taken for 1"),
+            ("id-type", f"5 annotations: category_id {given(3)!r} is taken for 3"),
+        ]
+    )
+
+
+def test_ids_in_records_as_text_are_matched_too(tmp_path: Path) -> None:
+    value = sets.content(["a.png", "b.png"])
+    for record in value["images"] + value["categories"]:
+        record["id"] = str(record["id"])
+    dataset, faults = read(tmp_path, value)
+    assert faults == ["id-type", "id-type"] and {a.image_id for a in dataset.annotations} == {"1"}
+
+
+def test_an_id_is_itself_where_both_types_are_there(tmp_path: Path) -> None:
+    value = sets.content(["a.png", "b.png", "c.png"])
+    value["images"][1]["id"] = "1"
+    for place, annotation in enumerate(value["annotations"]):
+        annotation["image_id"] = ("1", 1)[place % 2]
+    dataset, faults = read(tmp_path, value)
+    assert faults == [] and [a.image_id for a in dataset.annotations] == ["1", 1] * 5
+
+
 def test_what_is_written_is_what_was_read(tmp_path: Path) -> None:
     content = sets.content(["a.png", "b.png"])
     content["images"][0]["flickr_url"] = "http://example.org/ä"

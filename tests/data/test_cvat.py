@@ -223,6 +223,46 @@ def test_attributes_are_kept_and_iscrowd_is_understood(tmp_path: Path) -> None:
     assert not second.crowd and second.extra == {}
 
 
+@pytest.mark.parametrize("name", ["iscrowd", "crowd"])
+@pytest.mark.parametrize(("value", "crowd"), [("true", True), ("1", True), ("false", False), ("dense", False)])
+def test_crowd_attributes(tmp_path: Path, name: str, value: str, crowd: bool) -> None:
+    shapes = SQUARE.replace("/>", f'><attribute name="{name}">{value}</attribute></polygon>')
+    (annotation,) = read_shapes(tmp_path, shapes).splits["all"].annotations
+    assert annotation.crowd is crowd
+    assert annotation.extra == ({"attributes": {name: value}} if value == "dense" else {})
+
+
+TRIANGLE = '<polygon label="cat" group_id="7" points="10,10;30,10;10,30"/>'
+
+
+def box(left: float, top: float, right: float, bottom: float, more: str = 'group_id="7"') -> str:
+    return f'<box label="cat" xtl="{left}" ytl="{top}" xbr="{right}" ybr="{bottom}" {more}/>'
+
+
+def test_a_box_that_only_bounds_its_group_is_left_out(tmp_path: Path) -> None:
+    """Datumaro writes the box of each of COCO's annotations so."""
+    reading = read_shapes(tmp_path / "both", box(10, 10, 30, 30) + TRIANGLE + box(9.6, 10.2, 30, 30))
+    assert [(fault.code, fault.split) for fault in reading.faults] == [("shape-ignored", "all")]
+    assert reading.faults[0].what == "boxes left out because they only bound the other shapes of their group: 2"
+    (annotation,) = reading.splits["all"].annotations
+    found = rle_decode(to_rle(annotation.segmentation, (HEIGHT, WIDTH)), (HEIGHT, WIDTH))
+    assert (found == one_mask(tmp_path / "alone", TRIANGLE)).all()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        box(10, 10, 30, 34),
+        box(40, 2, 48, 8),
+        box(10, 10, 30, 30, 'group_id="7" rotation="45"'),
+        '<polygon label="cat" group_id="7" points="10,10;30,10;30,30;10,30"/>',
+    ],
+)
+def test_other_boxes_of_a_group_stay(tmp_path: Path, other: str) -> None:
+    both = one_mask(tmp_path / "both", TRIANGLE + other)
+    assert (both == (one_mask(tmp_path / "a", TRIANGLE) | one_mask(tmp_path / "b", other))).all()
+
+
 def test_a_label_that_is_not_listed_comes_last(tmp_path: Path) -> None:
     reading = read_shapes(tmp_path, SQUARE.replace('"cat"', '"bird"') + SQUARE)
     assert reading.splits["all"].names == ["cat", "dog", "bird"] and reading.faults == []

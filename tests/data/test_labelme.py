@@ -106,6 +106,8 @@ def filled(*rows_columns: tuple[slice, slice]) -> np.ndarray:
         ("rectangle", SQUARE),
         ("rotation", SQUARE),
         ("oriented_rectangle", SQUARE),
+        ("quadrilateral", SQUARE),
+        ("quadrilateral", [*SQUARE, SQUARE[0]]),
     ],
 )
 def test_outlines(tmp_path: Path, kind: str | None, points: Any) -> None:
@@ -243,6 +245,50 @@ def test_groups_are_one_object_per_label(tmp_path: Path) -> None:
     assert (pixels(dataset, 3) == filled((slice(20, 22), slice(31, 33)), (slice(22, 24), slice(31, 33)))).all()
 
 
+def boxed(x1: float, y1: float, x2: float, y2: float, label: str = "cat", group: Any = 7) -> Any:
+    return shape(label, [[x1, y1], [x2, y2]], "rectangle", group=group)
+
+
+def test_a_box_that_only_bounds_its_group_is_left_out(tmp_path: Path) -> None:
+    """Some tools write the box of each object beside its outline."""
+    triangle = shape("cat", [[10, 10], [30, 10], [10, 30]], group=7)
+    holed = shape("cat", [[25, 15], [34, 24]], "mask", group=8, mask=png(1 - np.eye(10)))
+    alone, _ = one(tmp_path / "alone", triangle, holed)
+    boxes = [boxed(10, 10, 30, 30), boxed(10.4, 9.7, 30.2, 29.5), boxed(25, 15, 34.5, 24.5, group=8)]
+    both, faults = one(tmp_path / "both", boxes[0], triangle, boxes[1], holed, boxes[2])
+    assert faults == ["shape-ignored"]
+    (fault,) = labelme.read(Source.of(tmp_path / "both")).faults
+    assert fault.what == "boxes left out because they only bound the other shapes of their group: 3"
+    for number in range(2):
+        assert (pixels(both, number) == pixels(alone, number)).all()
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        (boxed(10, 10, 30, 34),),  # it bounds more
+        (boxed(10, 10, 20, 20),),  # a part of it
+        (boxed(40, 2, 48, 8),),  # elsewhere
+        (boxed(10, 10, 30, 30, label="dog"),),  # another object
+        (boxed(10, 10, 30, 30, group=None),),
+        (shape("cat", [[10, 10], [30, 10], [30, 30], [10, 30]], group=7),),  # an outline that is a square
+    ],
+)
+def test_other_boxes_of_a_group_stay(tmp_path: Path, others: tuple[Any, ...]) -> None:
+    triangle = shape("cat", [[10, 10], [30, 10], [10, 30]], group=7)
+    dataset, faults = one(tmp_path / "both", triangle, *others)
+    assert faults == []
+    union = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for number, each in enumerate((triangle, *others)):
+        union |= pixels(one(tmp_path / str(number), each)[0])
+    assert (np.maximum.reduce([pixels(dataset, n) for n in range(len(dataset.annotations))]) == union).all()
+
+
+def test_a_group_of_boxes_alone_is_their_union(tmp_path: Path) -> None:
+    dataset, faults = one(tmp_path, boxed(10, 10, 30, 30), boxed(10, 10, 30, 30), boxed(35, 10, 40, 30))
+    assert faults == [] and len(dataset.annotations[0].segmentation) == 3
+
+
 def test_a_group_of_masks_outside_the_image_is_an_empty_object(tmp_path: Path) -> None:
     far = shape(kind="mask", points=[[90, 90], [91, 91]], group=1, mask=png(np.ones((2, 2))))
     dataset, faults = one(tmp_path, far, far)
@@ -258,6 +304,14 @@ def test_flags_tell_crowds_and_notes_are_kept(tmp_path: Path) -> None:
     assert [a.crowd for a in dataset.annotations] == [True, False, False]
     kept = {"description": "a herd", "flags": {"blurred": True}, "attributes": {"age": "old"}}
     assert [dict(a.extra) for a in dataset.annotations] == [kept, {}, {}]
+
+
+@pytest.mark.parametrize("name", ["iscrowd", "crowd", "is_crowd", "Crowd"])
+@pytest.mark.parametrize(("value", "crowd"), [(True, True), (1, True), ("yes", True), (False, False), ("dense", False)])
+def test_crowd_flags(tmp_path: Path, name: str, value: Any, crowd: bool) -> None:
+    dataset, _ = one(tmp_path, {**shape(), "flags": {name: value}})
+    assert dataset.annotations[0].crowd is crowd
+    assert dict(dataset.annotations[0].extra) == ({"flags": {name: value}} if value == "dense" else {})
 
 
 # ---- layouts

@@ -423,6 +423,25 @@ def test_no_objects_to_learn_from(settings: Settings, tmp_path: Path) -> None:
         train(replace(settings, data=data))
 
 
+def test_crowd_regions_are_told(settings: Settings, tmp_path: Path) -> None:
+    """As CVAT marks masks of its brush: a run that learns nothing, or only part, says why."""
+    data = without_val(settings.data, tmp_path / "data")
+    file = data / "annotations" / "instance_train.json"
+    content = json.loads(file.read_text())
+    splits = load(data)
+    assert not [note for note in prepare(replace(settings, data=data), splits).notes if "crowd regions" in note]
+    content["annotations"][0]["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    notes = prepare(replace(settings, data=data), load(data)).notes
+    total = len(content["annotations"])
+    assert f"1 of {total} training annotations are crowd regions: not learned from" in notes
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=f"no objects to learn from.*all {total} annotations are crowd regions"):
+        train(replace(settings, data=data))
+
+
 def test_augmentation_by_name() -> None:
     recipe = AUGMENT["mask_rtdetr"]
     assert as_augment({"copy_paste": 0.5, "sizes": [320]}, "Mask-RT-DETR-S") == replace(

@@ -12,12 +12,19 @@ import click
 
 from maskline.cli.dataset_options import dataset_options
 from maskline.errors import ParameterError
-from maskline.progress import status
 
 if TYPE_CHECKING:
+    from maskline.data.crowds import Crowd
+    from maskline.data.dataset import Dataset
     from maskline.data.faults import Fault
 
 FAULTS_TOLD = 5  # of a kind
+
+_crowd = click.option(
+    "--crowd",
+    type=click.Choice(["instances", "regions"]),
+    help="What iscrowd 1 means: single objects (CVAT marks masks of its brush and of SAM so), or regions of many.",
+)
 
 
 @click.command()
@@ -25,11 +32,18 @@ FAULTS_TOLD = 5  # of a kind
 @dataset_options
 @click.option("--output", default="output", show_default=True, type=click.Path(path_type=Path), help="For the report.")
 @click.option("--fix", "target", metavar="NEW", type=click.Path(path_type=Path), help="Write a corrected copy here.")
+@_crowd
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 def check(
-    folder: Path, data_format: str | None, images: Path | None, output: Path, target: Path | None, strict: bool
+    folder: Path,
+    data_format: str | None,
+    images: Path | None,
+    output: Path,
+    target: Path | None,
+    crowd: Crowd | None,
+    strict: bool,
 ) -> None:
-    """Check a data set: every record, picture and mask. Exit code 1 if it has errors.
+    """Check a data set: every record, image and mask. Exit code 1 if it has errors.
 
     Writes a report to look at (check_dataset/report.html) and all faults as JSON.
     """
@@ -37,10 +51,11 @@ def check(
     from maskline.data.faults import counted
     from maskline.data.fix import fix
 
-    reading, _ = examine(folder, output, data_format, images)
+    reading, result = examine(folder, output, data_format, images, crowd=crowd, strict=strict)
     _print_faults(reading.faults)
+    _print_notes(reading.notes)
     errors, warnings = len(reading.errors), len(reading.faults) - len(reading.errors)
-    counts = ", ".join(f"{split}: {counted(len(dataset.images), 'image')}" for split, dataset in reading.splits.items())
+    counts = "; ".join(f"{split}: {_contents(dataset)}" for split, dataset in reading.splits.items())
     told = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
     click.echo(f"{counts}; {told}; report: {output / FOLDER / 'report.html'}")
     if target is not None:
@@ -51,7 +66,7 @@ def check(
         mended = counted(fixed.number("mended"), "fault")
         left_out, left = fixed.number("left out"), fixed.number("left")
         click.echo(f"{target}: {mended} mended, {left_out} more by leaving out, {left} left; all are in fixes.json")
-    if errors or (strict and warnings):
+    if not result["check_pass"]:
         sys.exit(1)
     click.echo(PASSED)
 
@@ -62,17 +77,22 @@ def check(
 @click.option("--to", required=True, metavar="FORMAT", help="coco, labelme, yolo, voc or cvat.")
 @dataset_options
 @click.option("--skip-errors", is_flag=True, help="Leave out what can't be read, with a warning.")
+@_crowd
 def convert(
-    source: Path, target: Path, to: str, data_format: str | None, images: Path | None, skip_errors: bool
+    source: Path,
+    target: Path,
+    to: str,
+    data_format: str | None,
+    images: Path | None,
+    skip_errors: bool,
+    crowd: Crowd | None,
 ) -> None:
     """Convert a data set into a new folder: COCO, LabelMe, YOLO-seg, Pascal VOC, CVAT."""
     from maskline.data.convert import convert as convert_dataset
 
-    with status(f"converting {source}"):
-        done = convert_dataset(source, target, to, data_format, images=images, skip_errors=skip_errors)
+    done = convert_dataset(source, target, to, data_format, images=images, skip_errors=skip_errors, crowd=crowd)
     _print_faults(done.faults)
-    for note in done.notes:
-        click.echo(f"note: {note}", err=True)
+    _print_notes(done.notes)
     for split, dataset in done.splits.items():
         click.echo(f"{split}: {len(dataset.images)} images, {len(dataset.annotations)} annotations")
     click.echo(f"{target}: from {done.source_format} to {to.lower()}")
@@ -103,15 +123,27 @@ def split(
     from maskline.data.split import Division, split_in_place, split_into
 
     how = Division(val, seed, stratify, group)
-    with status(f"dividing {folder}"):
-        if output is not None:
-            parts = split_into(output, folder, how, data_format, images)
-        elif data_format is not None or images is not None:
-            raise ParameterError("--from and --images need --output: only PaddleX's layout is divided in place")
-        else:
-            parts = split_in_place(folder, how)
+    if output is not None:
+        parts = split_into(output, folder, how, data_format, images)
+    elif data_format is not None or images is not None:
+        raise ParameterError("--from and --images need --output: only PaddleX's layout is divided in place")
+    else:
+        parts = split_in_place(folder, how)
     for name, dataset in parts.items():
         click.echo(f"{name}: {len(dataset.images)} images, {len(dataset.annotations)} annotations")
+
+
+def _contents(dataset: Dataset) -> str:
+    from maskline.data.faults import counted
+
+    crowds = sum(annotation.crowd for annotation in dataset.annotations)
+    told = f"{counted(len(dataset.images), 'image')}, {counted(len(dataset.annotations) - crowds, 'instance')}"
+    return f"{told}, {counted(crowds, 'crowd region')}" if crowds else told
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
 
 
 def _print_faults(faults: Sequence[Fault]) -> None:

@@ -8,18 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from maskline.data import check_masks, check_pictures, check_sizes, twins
-from maskline.data.dataset import Dataset
-from maskline.data.faults import KINDS, Fault, Reading
+import numpy as np
+
+from maskline.data import check_masks, check_pictures, check_sizes, crowds, scale, twins
+from maskline.data.crowds import Crowd
+from maskline.data.dataset import Dataset, Id, ImageRecord
+from maskline.data.faults import NAMES_TOLD, Fault, Reading, ordered
 from maskline.data.reading import read
-from maskline.progress import track
+from maskline.instances import IntArray
+from maskline.progress import status, track
 
 Prints: TypeAlias = dict[tuple[str, str], twins.Fingerprint]  # by split and file name
 
-NAMES_TOLD = 5  # of many in one message
 
-
-def check(root: Path, format_: str | None = None, images: Path | None = None) -> Reading:
+def check(root: Path, format_: str | None = None, images: Path | None = None, crowd: Crowd | None = None) -> Reading:
     """Read a data set of any format and check it: every record, image and mask.
 
     Every image is decoded, by as many threads as there are cores, while a bar shows the progress.
@@ -28,33 +30,39 @@ def check(root: Path, format_: str | None = None, images: Path | None = None) ->
         root: the folder, or the annotation file.
         format_: a key of `maskline.data.reading.FORMATS`; None recognizes it.
         images: the folder with the images, if they are not below ``root``.
+        crowd: what crowd regions are; None makes it a fault if they seem to be single objects.
 
     Returns:
-        What can be used of the splits, and all faults in the order of `KINDS`.
+        What can be used of the splits, and all faults in the order in which they are told.
 
     Raises:
         DatasetError: there is nothing to check: no annotations, or a file that can't be read at all.
     """
-    reading = read(root, format_, images)
+    with status(f"reading {root}"):
+        reading = read(root, format_, images, crowd)
     told = {(fault.code, fault.split, fault.image_id) for fault in reading.faults if fault.annotation_id is None}
+    examined, areas = _examined(reading)
     found = [
         fault
-        for fault in check_splits(reading.splits, reading.faults)
+        for fault in examined
         if fault.image_id is None
         or fault.annotation_id is not None
         or (fault.code, fault.split, fault.image_id) not in told
     ]
-    return replace(reading, faults=_ordered(reading.faults + found))
+    found += [] if crowd else crowds.faults(reading.splits)
+    return replace(reading, faults=ordered(reading.faults + found), areas=areas)
 
 
-def check_splits(splits: Mapping[str, Dataset], told: Sequence[Fault] = ()) -> list[Fault]:
-    """All faults beyond those that reading has told."""
+def _examined(reading: Reading) -> tuple[list[Fault], dict[str, IntArray]]:
+    """All faults of images, masks and between splits; and `Reading.areas`."""
+    splits, told = reading.splits, reading.faults
     faults: list[Fault] = []
     prints: Prints = {}
+    areas: dict[str, IntArray] = {}
     for split, dataset in splits.items():
         if not dataset.images:
             faults.append(_without_images(split, dataset, told))
-        looks = track(check_pictures.look_at_all(dataset), f"pictures of {split}", len(dataset.images))
+        looks = track(check_pictures.look_at_all(dataset), f"images of {split}", len(dataset.images))
         shown = []
         for image, look in zip(dataset.images, looks, strict=True):
             faults.extend(look.faults)
@@ -62,14 +70,15 @@ def check_splits(splits: Mapping[str, Dataset], told: Sequence[Fault] = ()) -> l
                 prints[split, image.file_name] = look.fingerprint
             if look.shown is not None:
                 shown.append(look.shown)
-        findings = list(check_sizes.of_sizes(dataset, shown))
+        scaled = scale.in_pixels(dataset)
+        findings = list(check_sizes.of_sizes(scaled, shown))
         faults.extend(finding.fault for finding in findings)
-        drawn = {finding.image.id: finding.drawn for finding in findings}
-        for image in track(dataset.images, f"masks of {split}", len(dataset.images)):
-            faults.extend(check_masks.of_image(dataset, drawn.get(image.id) or image))
+        found, areas[split] = _mask_faults(scaled, {finding.image.id: finding.drawn for finding in findings})
+        faults.extend(found)
     faults.extend(_category_faults(list(splits.values())))
-    faults.extend(_twin_faults(prints))
-    return faults
+    with status("comparing images"):
+        faults.extend(_twin_faults(prints))
+    return faults, areas
 
 
 def _without_images(split: str, dataset: Dataset, told: Sequence[Fault]) -> Fault:
@@ -79,9 +88,23 @@ def _without_images(split: str, dataset: Dataset, told: Sequence[Fault]) -> Faul
     return Fault("no-images", split, dataset.source.name, "no image that could be used")
 
 
-def _ordered(faults: list[Fault]) -> list[Fault]:
-    places = {code: place for place, code in enumerate(KINDS)}
-    return sorted(faults, key=lambda fault: places[fault.code])
+def _mask_faults(dataset: Dataset, drawn: Mapping[Id, ImageRecord | None]) -> tuple[list[Fault], IntArray]:
+    """The faults of all masks of a split, and their areas in the order of `Dataset.annotations`.
+
+    Args:
+        drawn: images that are not of the size on which their masks were drawn, by id: see `check_sizes.Finding`.
+    """
+    faults: list[Fault] = []
+    masks = scale.Masks(dataset)
+    areas: dict[Id, Iterator[int]] = {}
+    for listed in track(dataset.images, f"masks of {dataset.split}", len(dataset.images)):
+        image = drawn.get(listed.id) or listed
+        look = check_masks.look(dataset, image)
+        faults.extend(look.faults)
+        masks.add(image, dataset.of(image), look.areas)
+        areas[image.id] = iter(look.areas)
+    in_order = np.fromiter((next(areas[a.image_id]) for a in dataset.annotations), np.int64)
+    return [*faults, *masks.faults()], in_order
 
 
 def _category_faults(splits: Sequence[Dataset]) -> Iterator[Fault]:
@@ -116,8 +139,8 @@ def _twin_faults(prints: Prints) -> Iterator[Fault]:
         (split, name), other = keys[pair.first], keys[pair.second]
         if split == other[0]:
             if pair.exact:
-                yield Fault("image-twice", split, name, f"the same picture as {other[1]}", others=(other,))
+                yield Fault("image-twice", split, name, f"the same image as {other[1]}", others=(other,))
             continue
-        code, how = ("leak", "the same picture as") if pair.exact else ("leak-near", f"{pair.similarity:.1%} like")
+        code, how = ("leak", "the same image as") if pair.exact else ("leak-near", f"{pair.similarity:.1%} like")
         mirrored = ", mirrored" if pair.mirrored else ""
         yield Fault(code, split, name, f"in {split}: {how} {other[1]} in {other[0]}{mirrored}", others=(other,))

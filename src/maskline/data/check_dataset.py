@@ -12,6 +12,7 @@ from typing import Any
 from maskline.data import layout
 from maskline.data.check import check
 from maskline.data.convert import convert_in_place
+from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Reading
 from maskline.data.formats import coco
@@ -90,13 +91,20 @@ def check_dataset(
 
 
 def examine(
-    root: Path, output: Path, format_: str | None = None, images: Path | None = None
+    root: Path,
+    output: Path,
+    format_: str | None = None,
+    images: Path | None = None,
+    *,
+    crowd: Crowd | None = None,
+    strict: bool = False,
 ) -> tuple[Reading, dict[str, Any]]:
     """Check a data set of any format and write all results; those of an earlier check go first.
 
     Args:
-        root, format_, images: as for `maskline.data.check.check`.
+        root, format_, images, crowd: as for `maskline.data.check.check`.
         output: gets the folder ``check_dataset``.
+        strict: warnings fail the check too: ``check_pass`` is False.
 
     Returns:
         The faults with what can be used of the data set; and what `check_dataset` returns.
@@ -106,16 +114,17 @@ def examine(
         OutputError: the results can't be written.
     """
     _clear(output)
-    reading = check(root, format_, images)
+    reading = check(root, format_, images, crowd)
     folder = output / FOLDER
     samples = {split: demo.demo_images(dataset, folder / "demo_img") for split, dataset in reading.splits.items()}
-    measured = {split: statistics(dataset) for split, dataset in reading.splits.items()}
+    measured = {split: statistics(dataset, reading.areas[split]) for split, dataset in reading.splits.items()}
     classes = class_names(measured.values())
     charts.histogram(measured, classes, folder / "histogram.png")
-    page.write(reading, folder / "report.html", title=root.resolve().name, numbers=measured)
+    page.write(reading, folder / "report.html", title=root.resolve().name, numbers=measured, strict=strict)
     data = encode(dump([fault.as_dict() for fault in reading.faults], indent=1))
     replace_file(folder / "faults.json", lambda file: file.write_bytes(data))
-    return reading, _result(root, reading, len(classes), samples)
+    passed = not (reading.faults if strict else reading.errors)
+    return reading, _result(root, reading, samples, passed=passed)
 
 
 def _clear(output: Path) -> None:
@@ -126,7 +135,7 @@ def _clear(output: Path) -> None:
             (output / FOLDER / name).unlink(missing_ok=True)
 
 
-def _result(root: Path, reading: Reading, classes: int, samples: Mapping[str, list[str]]) -> dict[str, Any]:
+def _result(root: Path, reading: Reading, samples: Mapping[str, list[str]], *, passed: bool) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "num_classes": len(layout.unify(reading.splits)[next(iter(reading.splits))].categories)
     }
@@ -134,7 +143,7 @@ def _result(root: Path, reading: Reading, classes: int, samples: Mapping[str, li
         attributes |= _counts(split, dataset)
         attributes[f"{split}_sample_paths"] = [f"{FOLDER}/demo_img/{name}" for name in samples[split]]
     return {
-        "check_pass": not reading.errors,
+        "check_pass": passed,
         "attributes": attributes,
         "analysis": {
             "histogram": f"{FOLDER}/histogram.png",

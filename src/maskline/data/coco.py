@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from maskline.data import coco_values as values
 from maskline.data.coco_values import Json
+from maskline.data.crowds import TRUE
 from maskline.data.dataset import Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Count, Fault, short
 from maskline.data.shapes import Polygons, Ring, Segmentation, area, crop
@@ -26,10 +27,12 @@ from maskline.data.texts import can_be_written, dump, encode, escaped
 from maskline.errors import InputError, ParameterError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS
+from maskline.progress import track
 
 Locate: TypeAlias = Callable[[Sequence[str]], Located]  # from file names to the files
 
 _LISTS = ("images", "annotations", "categories")
+_REFERENCES = {"images": "image_id", "categories": "category_id"}  # keys of annotations, by the list they refer to
 _OF_IMAGE = ("id", "file_name", "width", "height")
 _OF_ANNOTATION = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd")
 
@@ -92,18 +95,24 @@ class _Reader:
         self.images, self.annotations, self.categories = (values.records(content, key, path) for key in _LISTS)
         self.faults: list[Fault] = []
         self.names: dict[Id, str] = {}
+        self.other_types: dict[str, list[tuple[Id | None, Id | None]]] = {}  # by list, as given and as meant
         self.unused: dict[str, set[Id]] = {"images": set(), "categories": set()}
         self.ambiguous: dict[str, set[Id]] = {"images": set(), "categories": set()}
         self.refused: dict[tuple[str, Id], int] = {}  # places of faults
+        lists = {"images": self.images, "categories": self.categories}
+        self.ids = {
+            kind: values.Ids(values.identity(record, "id") for record in found) for kind, found in lists.items()
+        }
         self.uses = {
-            "images": Counter(values.identity(record, "image_id") for record in self.annotations),
-            "categories": Counter(values.identity(record, "category_id") for record in self.annotations),
+            kind: Counter(self.ids[kind].meant(values.identity(record, key)) for record in self.annotations)
+            for kind, key in _REFERENCES.items()
         }
         self.mask_sizes: dict[Id | None, set[tuple[int, int] | None]] = {}
         for record in self.annotations:
             shape = values.get(record, "segmentation")
             if isinstance(shape, dict):
-                self.mask_sizes.setdefault(values.identity(record, "image_id"), set()).add(values.size(shape))
+                key = self.ids["images"].meant(values.identity(record, "image_id"))
+                self.mask_sizes.setdefault(key, set()).add(values.size(shape))
 
     def read(self, folder: Path | Locate) -> Read:
         if isinstance(folder, Path):
@@ -291,8 +300,9 @@ class _Reader:
     ) -> tuple[Annotation, ...]:
         found: list[Annotation] = []
         for place, record in enumerate(self.annotations):
+            self.annotations[place] = None  # frees what has been read: records take as much memory as the result
             key = values.identity(record, "id") if isinstance(record, dict) and "id" in record else place + 1
-            image_id, category_id = values.identity(record, "image_id"), values.identity(record, "category_id")
+            image_id, category_id = (self.reference(record, kind) for kind in _REFERENCES)
             if key is None or image_id is None or category_id is None:
                 what = f"annotation {place} is {short(record)}: expected an id, an image_id and a category_id"
                 self.fault("record", what, lost=True)
@@ -302,7 +312,18 @@ class _Reader:
                 segmentation = self.segmentation(record, image, key)
                 if segmentation is not None:
                     found.append(self.annotation(record, key, image.id, category_id, segmentation))
+        for kind, pairs in self.other_types.items():
+            given, meant = pairs[0]
+            self.fault("id-type", f"{len(pairs)} annotations: {_REFERENCES[kind]} {given!r} is taken for {meant!r}")
         return self.numbered(found)
+
+    def reference(self, record: Any, kind: str) -> Id | None:
+        """The id that an annotation refers to, as the image or category has it."""
+        given = values.identity(record, _REFERENCES[kind])
+        meant = self.ids[kind].meant(given)
+        if meant != given:
+            self.other_types.setdefault(kind, []).append((given, meant))
+        return meant
 
     def belongs(self, key: Id, image_id: Id, category_id: Id, image: ImageRecord | None, categories: set[Id]) -> bool:
         """Whether its image and category are known. A loss is counted where those were refused, if they were."""
@@ -335,7 +356,7 @@ class _Reader:
             self.fault("area-mismatch", f"{who} has the area {short(area_)}: expected a number", image_id, key)
         if crowd is not None and crowd not in (0, 1):
             self.fault("crowd", f"{who} has iscrowd {short(crowd)}: expected 0 or 1", image_id, key)
-            crowd = str(crowd).strip().lower() in values.TRUE
+            crowd = str(crowd).strip().lower() in TRUE
         return Annotation(
             id=key,
             image_id=image_id,
@@ -350,6 +371,8 @@ class _Reader:
     def numbered(self, annotations: Sequence[Annotation]) -> tuple[Annotation, ...]:
         """With new ids for those whose id an earlier one has."""
         taken = {annotation.id for annotation in annotations}
+        if len(taken) == len(annotations):
+            return tuple(annotations)
         fresh = count(max((key for key in taken if isinstance(key, int)), default=0) + 1)
         found: dict[Id, Annotation] = {}
         for annotation in annotations:
@@ -431,7 +454,8 @@ def _chunks(dataset: Dataset) -> Iterator[str]:
     yield ",\n"
     yield from _list("images", map(_image_record, dataset.images))
     yield ",\n"
-    yield from _list("annotations", (_annotation_record(a, dataset.by_id[a.image_id]) for a in dataset.annotations))
+    annotations = track(dataset.annotations, f"annotations of {dataset.split}", len(dataset.annotations))
+    yield from _list("annotations", (_annotation_record(a, dataset.by_id[a.image_id]) for a in annotations))
     yield "\n}\n"
 
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from maskline.data import layout, reading
+from maskline.data import crowds, layout, reading
+from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
-from maskline.data.faults import Fault, Reading
+from maskline.data.faults import Fault, Reading, ordered
 from maskline.data.reading import FORMATS, WritableFormat
 from maskline.data.split import Division, divide, merge, write_in_place
 from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, UnknownNameError
+from maskline.progress import status
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Converted:
         source_format: its key in `FORMATS`.
         splits: as written.
         faults: what was wrong with the source; what could not be read is not in ``splits``.
-        notes: what the new format can't hold.
+        notes: what the new format can't hold, and what was done because it was asked for.
     """
 
     source_format: str
@@ -48,6 +50,7 @@ def convert(
     *,
     images: Path | None = None,
     skip_errors: bool = False,
+    crowd: Crowd | None = None,
 ) -> Converted:
     """Convert a data set; its images are copied. The source is only read.
 
@@ -57,6 +60,7 @@ def convert(
         to, from_: keys of `FORMATS`; None recognizes the format.
         images: the folder with the images, if they are not below ``source``.
         skip_errors: leave out what can't be read, instead of refusing the whole.
+        crowd: what crowd regions are; None refuses them if they seem to be single objects.
 
     Raises:
         UnknownNameError: there is no such format, or it can't be written.
@@ -65,7 +69,11 @@ def convert(
         OutputError: the target exists, or can't be written.
     """
     writer = writer_of(to)
-    found = reading.read(source, from_, images)
+    with status(f"reading {source}"):
+        found = reading.read(source, from_, images, crowd)
+    if crowd is None:
+        found = replace(found, faults=[*found.faults, *crowds.faults(found.splits)])
+    reading.refuse_files(found)
     if skip_errors:
         found = without_missing(found)
     else:
@@ -76,7 +84,7 @@ def convert(
         raise DatasetError(f"no image of {source} could be used{why}")
     with layout.new_folder(target, source) as folder:
         notes = writer.write(splits, folder)
-    return Converted(found.format, splits, found.faults, notes)
+    return Converted(found.format, splits, ordered(found.faults), [*found.notes, *notes])
 
 
 def without_missing(found: Reading) -> Reading:

@@ -6,13 +6,15 @@ errors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from maskline.data.dataset import Dataset, Id
+from maskline.instances import IntArray
 
 LONGEST_VALUE = 60  # characters, in a message
+NAMES_TOLD = 5  # of many, in a message
 
 Severity: TypeAlias = Literal["error", "warning"]
 
@@ -38,6 +40,16 @@ class Kind:
 
 _OUT: tuple[str, bool] = ("left out", True)
 _ROWS = (
+    Kind(
+        *("leak", "warning", "one image in two splits: figures of the evaluation are too good"),
+        *("keep it in one of them, unless you overfit on purpose",),
+        "kept in the evaluation split only, unless that leaves the other without images",
+        True,
+    ),
+    Kind(
+        *("leak-near", "warning", "nearly the same image in two splits: figures of the evaluation are too good"),
+        "keep both in one split (split by groups), unless you overfit on purpose",
+    ),
     Kind("file", "error", "an annotation file that can't be read", "correct the file, or make it anew"),
     Kind(
         *("file-unread", "error", "annotations that were not read, of images that have none in what was read"),
@@ -119,7 +131,15 @@ _ROWS = (
         *("categories-differ", "error", "the splits do not list the same categories"),
         *("write one list, in one order, into all files", "one list in all files"),
     ),
+    Kind(
+        *("category-no-object", "warning", "a class that is no object: background, or the empty parent of all others"),
+        *("rename it if it is a class of objects", "left out", True),
+    ),
     Kind("class-missing", "warning", "a class without instances in a split", "split anew, or remove the class"),
+    Kind(
+        *("id-type", "warning", 'ids that are numbers in one place and text in another, such as 1 and "1"'),
+        *("write them all as numbers", "written as the image or category has it"),
+    ),
     Kind("unknown-image", "error", "an annotation of an image that is not listed", "correct image_id", *_OUT),
     Kind("unknown-category", "error", "an annotation of an unknown category", "correct category_id", *_OUT),
     Kind(
@@ -133,6 +153,11 @@ _ROWS = (
         "1 for true, yes and the like, else 0",
     ),
     Kind(
+        *("crowd-only", "error", "masks marked as crowd regions, as CVAT marks all of its brush and of SAM"),
+        "crowd regions are neither learned from nor counted: say what they are, to `maskline check --fix` or "
+        "`maskline convert`, with `--crowd instances` or `--crowd regions`",
+    ),
+    Kind(
         *("shape-ignored", "warning", "annotations that are not instances, such as background or stuff"),
         *("nothing, if that is meant", *_OUT),
     ),
@@ -143,6 +168,25 @@ _ROWS = (
     Kind(
         *("no-class", "warning", "annotations whose class is not named"),
         "nothing, if there is only one class; else name it in the tool",
+    ),
+    Kind(
+        *("boxes-only", "warning", "a data set for detection"),
+        "draw the outlines, or train a detector: masks learned from boxes are boxes",
+    ),
+    Kind(
+        *("polygon-unit", "error", "polygons in shares or percent of the image"),
+        *(
+            "multiply by the image's width and height, or have `maskline check --fix` do it",
+            "multiplied, where all polygons are so",
+        ),
+    ),
+    Kind(
+        *("polygon-corner", "warning", "polygons that all lie in the upper left corner of large images"),
+        "see in the report that they are in pixels, not in percent",
+    ),
+    Kind(
+        *("masks-implausible", "error", "masks that can't be objects: all tiny, outside the image, or all of it"),
+        "see that coordinates are pixels of these images, and that masks are objects",
     ),
     Kind(
         *("polygon-broken", "error", "a polygon that encloses nothing or holds wrong numbers"),
@@ -160,16 +204,22 @@ _ROWS = (
     Kind("area-mismatch", "warning", "the area is not that of the mask", "compute it from the mask", "the mask's area"),
     Kind("annotation-twice", "warning", "one object annotated twice", "remove one", "the later is left out", True),
     Kind("not-json", "warning", "NaN or Infinity, which JSON does not have", "write null", "null"),
-    Kind(
-        *("leak", "error", "one picture in two splits", "keep it in one of them", "kept in the evaluation split only"),
-        True,
-    ),
-    Kind("leak-near", "warning", "nearly the same picture in two splits", "keep both in one split (split by groups)"),
     Kind("image-twice", "warning", "one picture twice in a split", "remove one, with its annotations"),
 )
 
-#: By code, in the order of reports.
+#: Errors of a whole file: leaving out records does not mend them.
+WHOLE_FILE = ("crowd-only", "polygon-unit")
+LEAKS = ("leak", "leak-near")
+#: By code, in the order of the table.
 KINDS = {row.code: row for row in _ROWS}
+
+
+def ordered(faults: Iterable[Fault]) -> list[Fault]:
+    """As they are told: what spoils the evaluation first, then errors, then warnings, in the order of the table."""
+    places = {
+        code: (code not in LEAKS, kind.severity != "error", place) for place, (code, kind) in enumerate(KINDS.items())
+    }
+    return sorted(faults, key=lambda fault: places[fault.code])
 
 
 def markdown_table() -> str:
@@ -265,6 +315,8 @@ class Reading:
             either in its `Dataset` or counted in a fault's ``lost``.
         format: its key in `maskline.data.reading.FORMATS`.
         files: the annotation files that were read, relative to the folder of the data set.
+        notes: what was done because it was asked for.
+        areas: pixels of each annotation's mask by split, in the order of `Dataset.annotations`; only after a check.
     """
 
     splits: dict[str, Dataset]
@@ -272,6 +324,8 @@ class Reading:
     listed: Mapping[str, Count] = field(default_factory=dict)
     format: str = ""
     files: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    areas: Mapping[str, IntArray] = field(default_factory=dict)
 
     @property
     def errors(self) -> list[Fault]:

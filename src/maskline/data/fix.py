@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from maskline.data import layout
+from maskline.data import layout, scale
 from maskline.data.check_sizes import Shown, of_sizes
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading
@@ -35,11 +35,13 @@ class Fixed:
     Attributes:
         done: for each fault, in their order.
         counts: by split, what the original has and what the copy has.
+        notes: what was done because it was asked for.
     """
 
     faults: Sequence[Fault]
     done: Sequence[Done]
     counts: Mapping[str, tuple[Count, Count]]
+    notes: Sequence[str] = ()
 
     def number(self, outcome: str) -> int:
         """Of faults."""
@@ -53,6 +55,7 @@ class Fixed:
                 split: {"original": before._asdict(), "copy": after._asdict()}
                 for split, (before, after) in self.counts.items()
             },
+            "notes": list(self.notes),
             "faults": [fault.as_dict() | {"outcome": done.outcome, "done": done.how} for fault, done in faults],
         }
 
@@ -72,7 +75,7 @@ def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
     unclear = {(fault.split, fault.image_id) for fault in reading.faults if fault.code == "image-rotation"}
     done = [_done(fault, reading.splits, splits, unclear) for fault in reading.faults]
     counts = {s: (reading.count(s), Count(len(new.images), len(new.annotations))) for s, new in splits.items()}
-    result = Fixed(reading.faults, done, counts)
+    result = Fixed(reading.faults, done, counts, reading.notes)
     with layout.new_folder(target, source) as folder:
         placed = layout.place_images(layout.unify(splits), folder / "images")
         for dataset in placed.values():
@@ -94,6 +97,7 @@ def _of(dataset: Dataset, faults: Sequence[Fault]) -> list[Fault]:
 def _fixed(dataset: Dataset, faults: Sequence[Fault]) -> Dataset:
     """A split without what can't be used, and with annotations mended; its images are still the old ones."""
     own = _of(dataset, faults)
+    dataset = scale.in_pixels(dataset)
     unusable = {image.id for image in _unusable(dataset, own)}
     dropped = unusable | _leaked(dataset, faults)
     misfits = _with(dataset, own, "image-size", "image-turned", "image-rotation")
@@ -140,9 +144,10 @@ def _unusable(dataset: Dataset, faults: Sequence[Fault]) -> list[ImageRecord]:
 
 
 def _leaked(dataset: Dataset, faults: Sequence[Fault]) -> set[Id]:
-    """The pictures of a split that are also in one for evaluation: those stay there."""
+    """The images of a split that are also in one for evaluation and stay there; none if that would leave no other."""
     ids = {image.file_name: image.id for image in dataset.images}
-    return {ids[name] for split, name in map(_leak, faults) if split == dataset.split}
+    leaked = {ids[name] for split, name in map(_leak, faults) if split == dataset.split}
+    return leaked if len(leaked) < len(ids) else set()
 
 
 def _leak(fault: Fault) -> tuple[str, str]:
@@ -175,6 +180,8 @@ def _done(
         return Done("left", "left as it is: the masks do not show on which size they were drawn")
     if fault.kind.fix is None:
         return Done("left", "nothing")
+    if fault.code == "polygon-unit" and scale.unit_of(before[fault.split]) is None:
+        return Done("left", "nothing: only some of the polygons are so")
     split, name = _leak(fault) if fault.code == "leak" else (fault.split, fault.file)
     old, new = before.get(split), after.get(split)
     if old is None or new is None:
@@ -182,6 +189,8 @@ def _done(
     key = next((i.id for i in old.images if i.file_name == name), None) if fault.code == "leak" else fault.image_id
     if key is not None and key not in old.by_id:
         return Done("left out", "the image is left out with its annotations")
+    if fault.code == "leak" and key in new.by_id:
+        return Done("left", f"nothing: {split} would have no other images")
     if key is not None and key not in new.by_id:
         image = old.by_id[key]
         told = f"image {image.file_name} of {split} is left out with its {len(old.of(image))} annotations"

@@ -18,6 +18,7 @@ from maskline.data.dataset import Category, Dataset, Id, ImageRecord
 from maskline.data.sources import embedded_image, is_file
 from maskline.errors import DatasetError, OutputError
 from maskline.files import replace_file
+from maskline.progress import track
 
 
 def annotation_name(split: str) -> str:
@@ -117,7 +118,7 @@ def copy_images(dataset: Dataset, folder: Path, names: Mapping[Id, str] | None =
         OSError: the copy can't be written.
     """
     moved = []
-    for image in dataset.images:
+    for image in track(dataset.images, f"copying images of {dataset.split}", len(dataset.images)):
         name = image.file_name if names is None else names[image.id]
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         _copy(dataset, image)(folder / name)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from maskline.data import accounting, foreign, layout
+from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
-from maskline.data.faults import Fault, Reading, counted
+from maskline.data.faults import WHOLE_FILE, Fault, Reading, counted
 from maskline.data.source import Source
 from maskline.data.texts import can_be_written, escaped
 from maskline.data.tree import SPLITS
+from maskline.data.whole import log_warnings, settled
 from maskline.errors import DatasetError, UnknownNameError
 
 MAX_ERRORS = 5  # in one message
@@ -63,7 +65,7 @@ def get(name: str) -> Format:
     return cast("Format", import_module(f"maskline.data.{FORMATS[key]}"))
 
 
-def read(path: Path, format_: str | None = None, images: Path | None = None) -> Reading:
+def read(path: Path, format_: str | None = None, images: Path | None = None, crowd: Crowd | None = None) -> Reading:
     """Read a data set.
 
     The format is that of the annotations that belong to images. If a folder holds several, the one with the most
@@ -74,12 +76,17 @@ def read(path: Path, format_: str | None = None, images: Path | None = None) -> 
         path: the folder of the data set, or its annotation file.
         format_: a key of `FORMATS`; None recognizes it.
         images: the folder with the images, if they are not below ``path``.
+        crowd: what crowd regions are; None keeps them as they are.
 
     Raises:
         UnknownNameError: there is no such format.
         DatasetError: there is no data set of a format that is read, or it can't be read at all.
     """
     source = Source.of(path, images)
+    return settled(_read(source, format_), crowd)
+
+
+def _read(source: Source, format_: str | None) -> Reading:
     if format_ is not None:
         return _finished(source, format_.lower(), get(format_).read(source))
     candidates = _candidates(source)
@@ -164,15 +171,24 @@ def load(path: Path, format_: str | None = None, images: Path | None = None) -> 
     if embedded:
         what = f"{counted(len(embedded), 'image')} without a file, such as that in {embedded[0]}"
         raise DatasetError(f"{what}: write them with `maskline convert {path} NEW --to coco`, and use the new data set")
+    log_warnings(reading)
     return reading.splits
 
 
 def refuse_errors(reading: Reading, remedy: str = "`maskline check` lists them, --fix leaves them out") -> None:
     """Raise DatasetError if a part could not be read as it stands, with the first errors and what to do."""
+    refuse_files(reading)
     if errors := reading.errors:
         first = "".join(f"\n  {fault.file}: {fault.kind.title}: {fault.what}" for fault in errors[:MAX_ERRORS])
         more = f"\n  and {len(errors) - MAX_ERRORS} more" if len(errors) > MAX_ERRORS else ""
         raise DatasetError(f"{len(errors)} errors in the data set; {remedy}:{first}{more}")
+
+
+def refuse_files(reading: Reading) -> None:
+    """Raise DatasetError if a whole file is not what it seems, so that nothing would be gained by leaving out parts."""
+    for fault in reading.errors:
+        if fault.code in WHOLE_FILE:
+            raise DatasetError(f"{fault.file}: {fault.what}; {fault.kind.advice}")
 
 
 def with_names_that_can_be_written(reading: Reading) -> Reading:

@@ -7,7 +7,8 @@ Coordinates are COCO's: pixel ``(x, y)`` covers ``[x, x + 1) x [y, y + 1)``, so 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias, cast
+from itertools import islice
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +21,40 @@ Ring: TypeAlias = npt.NDArray[np.float64]  # (V, 2) x y in pixels, V >= 3, finit
 Polygons: TypeAlias = tuple[Ring, ...]  # an instance is their union; COCO has no holes
 Segmentation: TypeAlias = Polygons | str  # str: compressed run lengths over the image, as in `maskline.masks`
 Window: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right in pixels, half open
+Boxes: TypeAlias = npt.NDArray[np.float64]  # (N, 4) x y width height in pixels
+Rle: TypeAlias = dict[str, Any]  # as in pycocotools: size (height, width) and compressed counts
+
+CLIP_MARGIN = 1  # pixels around the image that a polygon keeps before it is rasterized
+
+
+def rles(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> list[Rle]:
+    """Run lengths of many shapes over one image of ``(height, width)``; what lies outside is cut."""
+    rings = [ring for shape in segmentations if not isinstance(shape, str) for ring in shape]
+    if rings and not _is_within(np.concatenate(rings), size, CLIP_MARGIN):
+        rings = [clip(ring, size, CLIP_MARGIN) for ring in rings]
+    flat = [ring.ravel() for ring in rings if len(ring) >= 3]
+    encoded = iter(coco.frPyObjects(flat, *size) if flat else ())
+    clipped = iter(rings)
+    found: list[Rle] = []
+    for shape in segmentations:
+        if isinstance(shape, str):
+            found.append({"size": list(size), "counts": shape})
+            continue
+        parts = [next(encoded) for ring in islice(clipped, len(shape)) if len(ring) >= 3]
+        found.append(parts[0] if len(parts) == 1 else coco.merge(parts) if parts else _empty(size))
+    return found
+
+
+def _empty(size: tuple[int, int]) -> Rle:
+    return {"size": list(size), "counts": place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), size)}
 
 
 def to_rle(segmentation: Segmentation, size: tuple[int, int]) -> str:
     """Compressed run lengths over an image of ``(height, width)``; what lies outside is cut."""
     if isinstance(segmentation, str):
         return segmentation
-    height, width = size
-    rings = [flat for ring in segmentation if len(flat := clip(ring, size, margin=1).ravel()) >= 6]
-    if not rings:
-        return place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), size)
-    merged = coco.merge(coco.frPyObjects([ring.tolist() for ring in rings], height, width))
-    return str(merged["counts"], "ascii")
+    counts = rles([segmentation], size)[0]["counts"]
+    return counts if isinstance(counts, str) else str(counts, "ascii")
 
 
 def area(segmentation: Segmentation, size: tuple[int, int]) -> int:
@@ -56,9 +79,17 @@ def place(mask: Mask, top: int, left: int, size: tuple[int, int]) -> str:
     """
     inside = mask[max(0, -top) : max(0, size[0] - top), max(0, -left) : max(0, size[1] - left)]
     if not inside.size:
-        return place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), size)
+        return str(_empty(size)["counts"])
     top, left = max(0, top), max(0, left)
     return place_rle(inside, (top, top + inside.shape[0], left, left + inside.shape[1]), size)
+
+
+def is_rectangle(segmentation: Segmentation) -> bool:
+    """Whether it is a single polygon of four corners with sides along the axes."""
+    if isinstance(segmentation, str) or len(segmentation) != 1 or len(segmentation[0]) != 4:
+        return False
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = segmentation[0].tolist()
+    return bool((ax == bx and by == cy and cx == dx and dy == ay) or (ay == by and bx == cx and cy == dy and dx == ax))
 
 
 def union(parts: Sequence[Segmentation], size: tuple[int, int]) -> Segmentation:
@@ -68,8 +99,7 @@ def union(parts: Sequence[Segmentation], size: tuple[int, int]) -> Segmentation:
     rings = [part for part in parts if not isinstance(part, str)]
     if len(rings) == len(parts):
         return tuple(ring for part in rings for ring in part)
-    merged = coco.merge([{"size": list(size), "counts": to_rle(part, size)} for part in parts])
-    return str(merged["counts"], "ascii")
+    return str(coco.merge(rles(parts, size))["counts"], "ascii")
 
 
 def less(outer: Ring, holes: Sequence[Ring], size: tuple[int, int]) -> Segmentation:
@@ -108,9 +138,9 @@ def clip(ring: Ring, size: tuple[int, int], margin: float = 0) -> Ring:
     Sutherland and Hodgman, *Reentrant polygon clipping* (1974): a part that falls into several stays one ring, joined
     along the border.
     """
-    low, high = -margin, np.asarray(size[::-1], np.float64) + margin
-    if (ring >= low).all() and (ring <= high).all():
+    if _is_within(ring, size, margin):
         return ring
+    low, high = -margin, np.asarray(size[::-1], np.float64) + margin
     for axis, limit, sign in ((0, low, 1), (0, high[0], -1), (1, low, 1), (1, high[1], -1)):
         if not len(ring):
             break
@@ -123,3 +153,9 @@ def clip(ring: Ring, size: tuple[int, int], margin: float = 0) -> Ring:
         both = np.stack([met, ring], axis=1)  # (V, 2, x y): where the edge is cut, then the vertex
         ring = cast("Ring", both[np.stack([crossing, depth >= 0], axis=1)])
     return ring
+
+
+def _is_within(ring: Ring, size: tuple[int, int], margin: float) -> bool:
+    """Whether a ring lies inside an image of ``(height, width)``, or within ``margin`` pixels of it."""
+    x, y = ring[:, 0], ring[:, 1]
+    return bool(min(x.min(), y.min()) >= -margin and x.max() <= size[1] + margin and y.max() <= size[0] + margin)

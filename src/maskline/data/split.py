@@ -23,6 +23,7 @@ from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, ParameterError
 from maskline.files import replace_file
 from maskline.inputs import read_image
+from maskline.progress import status, track
 
 log = logging.getLogger("maskline")
 
@@ -146,7 +147,8 @@ def split_in_place(root: Path, how: Division) -> dict[str, Dataset]:
     Raises:
         DatasetError: there is no data set in our layout, or it has errors. Nothing has changed then.
     """
-    splits = reading.load(root)
+    with status(f"reading {root}"):
+        splits = reading.load(root)
     splits.pop("test", None)
     folder = _our_root(splits)
     divided = divide(merge(splits), how)
@@ -161,7 +163,8 @@ def split_into(
     target: Path, root: Path, how: Division, format_: str | None = None, images: Path | None = None
 ) -> dict[str, Dataset]:
     """As `split_in_place`, but into a new folder, images copied, and from any format that `reading.read` reads."""
-    splits = reading.load(root, format_, images)
+    with status(f"reading {root}"):
+        splits = reading.load(root, format_, images)
     test = {split: splits.pop(split) for split in ("test",) if split in splits}
     divided = divide(merge(splits), how)
     with layout.new_folder(target, root) as folder:
@@ -243,12 +246,19 @@ def _group_key(dataset: Dataset, images: Sequence[ImageRecord], group: str) -> C
 
 def _similar(dataset: Dataset, images: Sequence[ImageRecord]) -> dict[Id, int]:
     """By image id, the number of the group of pictures that look nearly the same."""
-    prints = [twins.fingerprint(read_image(dataset.path(image))) for image in images]
-    group = list(range(len(images)))
+    tracked = track(images, "images", len(images))
+    prints = [twins.fingerprint(read_image(dataset.path(image))) for image in tracked]
+    roots = list(range(len(images)))  # a forest: each image points at another of its group, the first at itself
+
+    def root(number: int) -> int:
+        while roots[number] != number:
+            roots[number] = number = roots[roots[number]]
+        return number
+
     for pair in twins.pairs(prints):
-        old, new = group[pair.second], group[pair.first]
-        group = [new if number == old else number for number in group] if old != new else group
-    return {image.id: number for image, number in zip(images, group, strict=True)}
+        first, second = sorted((root(pair.first), root(pair.second)))
+        roots[second] = first
+    return {image.id: root(number) for number, image in enumerate(images)}
 
 
 # ---- choosing; units are groups of images, in random order; the answer is which of them are to evaluate with

@@ -94,8 +94,16 @@ class Statistics:
         }
 
 
-def statistics(dataset: Dataset) -> Statistics:
-    """Count what is in a split: 4 s for 100,000 polygons of 24 vertices, most of it for their areas."""
+def statistics(dataset: Dataset, areas: IntArray | None = None) -> Statistics:
+    """Count what is in a split.
+
+    Args:
+        dataset: the split.
+        areas: pixels of each annotation's mask, if they are known; to count them takes most of the time.
+    """
+    if areas is None:
+        sizes_of = dataset.by_id
+        areas = _array(area(a.segmentation, sizes_of[a.image_id].size) for a in dataset.annotations)
     single = [annotation for annotation in dataset.annotations if not annotation.crowd]
     labels = [dataset.labels[annotation.category_id] for annotation in single]
     annotated = {annotation.image_id for annotation in dataset.annotations}
@@ -110,7 +118,7 @@ def statistics(dataset: Dataset) -> Statistics:
         names=tuple(dataset.names),
         class_images=_counts((label for _, label in occurrences), len(dataset.categories)),
         labels=_array(labels),
-        areas=_array(area(annotation.segmentation, dataset.by_id[annotation.image_id].size) for annotation in single),
+        areas=areas[[not annotation.crowd for annotation in dataset.annotations]],
         per_image=_array(per_image[image.id] for image in dataset.images),
         image_sizes=dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))),
         run_lengths=sum(isinstance(annotation.segmentation, str) for annotation in single),

@@ -10,6 +10,7 @@ from typing import Any
 
 from maskline import catalog
 from maskline.data import layout, reading
+from maskline.data.crowds import count
 from maskline.data.dataset import Dataset
 from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, MasklineError, ParameterError
@@ -107,7 +108,9 @@ def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
         raise DatasetError(f"{settings.data} has no train split: it has {', '.join(splits) or 'none'}")
     learned = {annotation.category_id for annotation in data.annotations if is_object(annotation)}
     if not learned:
-        raise DatasetError(f"{settings.data} has no objects to learn from in {len(data.images)} training images")
+        crowds = count(data)
+        why = f": all {crowds} annotations are crowd regions, see `maskline check`" if crowds else ""
+        raise DatasetError(f"{settings.data} has no objects to learn from in {len(data.images)} training images{why}")
     if settings.num_classes not in (None, len(data.categories)):
         raise ParameterError(
             f"num_classes is {settings.num_classes}, but {settings.data} has {len(data.categories)} categories: "
@@ -117,6 +120,8 @@ def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
     if val is None or not val.images:
         notes.append(f"{settings.data} has no val split: nothing is evaluated, and the last weights count as the best")
         val = None
+    if crowds := count(data):
+        notes.append(f"{crowds} of {len(data.annotations)} training annotations are crowd regions: not learned from")
     if unknown := [category.name for category in data.categories if category.id not in learned]:
         notes.append(f"classes without training objects, which can't be learned: {', '.join(unknown)}")
     settled = _settled(settings, row)

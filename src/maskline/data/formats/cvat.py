@@ -3,7 +3,7 @@
 Exports of projects put them in ``images/<subset>`` and give the subset of each: those named as a split are read as one.
 Coordinates are COCO's, as CVAT hands polygons on to COCO unchanged; a mask counts whole pixels, its run lengths go row
 by row through the box of ``left``, ``top``, ``width`` and ``height``. An object in several parts is several shapes of
-one label with one ``group_id``. CVAT has no crowd: an attribute ``iscrowd`` of the shape stands for it.
+one label with one ``group_id``. CVAT has no crowd: an attribute ``iscrowd`` or ``crowd`` stands for it.
 https://docs.cvat.ai/docs/dataset_management/formats/xml_format/
 """
 
@@ -21,13 +21,15 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from defusedxml.ElementTree import ParseError, iterparse
 
+from maskline.data import crowds
 from maskline.data.coco_values import FARTHEST
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError, short
+from maskline.data.formats.groups import Groups
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.formats.outlines import closed, ellipse, points, turned
 from maskline.data.layout import copy_images, unify, unique_names
-from maskline.data.shapes import Ring, Segmentation, Window, crop, place, union
+from maskline.data.shapes import Ring, Segmentation, Window, crop, place
 from maskline.data.source import Source
 from maskline.data.sources import picture_size, relative_name
 from maskline.data.tree import SPLIT_WORDS, SPLITS, UNSPLIT, split_of, suffix_of
@@ -42,11 +44,10 @@ if TYPE_CHECKING:
 
 TITLE = "CVAT"
 FILE = "annotations.xml"
-CROWD = ("iscrowd", "is_crowd")  # attributes; the first is the one written
 
-_CROWD_SET = f'<attribute name="{CROWD[0]}">true</attribute>'
+_CROWD_SET = f'<attribute name="{crowds.NAMES[0]}">true</attribute>'
 _CROWD_LISTED = (
-    f"<attribute><name>{CROWD[0]}</name><mutable>False</mutable><input_type>checkbox</input_type>"
+    f"<attribute><name>{crowds.NAMES[0]}</name><mutable>False</mutable><input_type>checkbox</input_type>"
     "<default_value>false</default_value><values></values></attribute>"
 )
 _NO_REGION = ("tag", "points", "polyline", "cuboid", "skeleton")  # types of labels that no region has
@@ -139,6 +140,7 @@ class _Part:
     annotations: list[Annotation] = field(default_factory=list)
     refused: int = 0
     lost: int = 0
+    groups: Groups = field(default_factory=Groups)
 
 
 class _Reader:
@@ -221,13 +223,17 @@ class _Reader:
             key = number if group in ("", "0") else (label, group, _is_crowd(shape))
             groups.setdefault(key, []).append((shape, part))
         for members in groups.values():
-            shape, shapes = members[0][0], union([part for _, part in members], image.size)
-            yield _label(shape), Annotation(0, image.id, 0, shapes, crowd=_is_crowd(shape), extra=_extra(shape))
+            shape = members[0][0]
+            parts = [(part, member.tag == "box") for member, part in members]
+            whole = self.parts[split].groups.union(parts, image.size)
+            yield _label(shape), Annotation(0, image.id, 0, whole, crowd=_is_crowd(shape), extra=_extra(shape))
 
     def reading(self) -> Reading:
         categories = tuple(Category(number, name) for name, number in self.classes.items())
         parts = {split: self.parts[split] for split in (*SPLITS, UNSPLIT) if split in self.parts}
         parts = parts or {UNSPLIT: _Part(self.source.given)}
+        for split, part in parts.items():
+            self.faults.extend(part.groups.faults(split, part.source.name))
         listed = {
             split: Count(len(part.images) + part.refused, len(part.annotations) + part.lost)
             for split, part in parts.items()
@@ -288,13 +294,12 @@ def _attributes(shape: Element) -> dict[str, str]:
 
 
 def _is_crowd(shape: Element) -> bool:
-    attributes = {name.lower(): text.lower() for name, text in _attributes(shape).items()}
-    return any(attributes.get(name) in ("true", "1", "yes") for name in CROWD)
+    return crowds.is_marked(_attributes(shape))
 
 
 def _extra(shape: Element) -> Extra:
     """The attributes that people gave it."""
-    kept = {name: text for name, text in _attributes(shape).items() if name and name.lower() not in CROWD}
+    kept = {name: text for name, text in crowds.unmarked(_attributes(shape)).items() if name}
     return {"attributes": kept} if kept else NOTHING
 
 

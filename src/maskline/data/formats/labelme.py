@@ -2,8 +2,8 @@
 
 Read are the layout of the system we are compatible with (``images/``, ``annotations/``, and lists of the JSON files of
 each split, ``train_anno_list.txt`` and so on) and any folder with such files in it or below. LabelMe has holes only in
-masks, a list of classes only in ``label.txt``, and no crowd: a flag ``iscrowd`` of the shape stands for it. An object
-in several parts is several shapes of one label with one ``group_id``. https://github.com/wkentaro/labelme
+masks, a list of classes only in ``label.txt``, and no crowd: a flag ``iscrowd`` or ``crowd`` of a shape stands for it.
+An object in several parts is several shapes of one label with one ``group_id``. https://github.com/wkentaro/labelme
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from maskline.data.accounting import some
+from maskline.data.classes import is_no_object
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError, counted, short
+from maskline.data.formats.groups import Groups
 from maskline.data.formats.labelme_shapes import (
-    NO_OBJECT,
     Json,
     extra_of,
     holds_image,
+    is_box,
     is_crowd,
     label_of,
     mask_shape,
@@ -32,7 +34,7 @@ from maskline.data.formats.labelme_shapes import (
 from maskline.data.formats.labelme_tree import LabelMeFiles, lines
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.layout import copy_images, unique_names
-from maskline.data.shapes import Segmentation, crop, from_mask, union
+from maskline.data.shapes import Segmentation, crop, from_mask
 from maskline.data.source import Source
 from maskline.data.sources import decode_base64, picture_size
 from maskline.data.texts import dump, encode
@@ -156,7 +158,7 @@ class _Reader:
         folder = self.source.root / PurePosixPath(next(iter(lists.values()), "")).parent
         found = next((folder / name for name in CLASS_LISTS if (folder / name).is_file()), None)
         for name in lines(found) if found else []:
-            if name not in NO_OBJECT:
+            if not is_no_object(name):
                 self.class_id(name)
 
     def class_id(self, name: str) -> int:
@@ -205,6 +207,7 @@ class _Reader:
             self.faults.append(Fault("file-unlisted", UNSPLIT, self.source.root.name, what))
 
     def part(self, part: _Part, sheets: Iterable[str]) -> _Part:
+        groups = Groups()
         for path in sheets:
             try:
                 content = _parse(self.source.root / path)
@@ -212,17 +215,16 @@ class _Reader:
                 self.faults.append(Fault(error.code, part.split, path, str(error)))
                 continue
             try:
-                sheet = _Sheet(self.files, part.split, path, content, self.faults)
+                sheet = _Sheet(self.files, part.split, path, content, self.faults, groups)
                 image = sheet.image(part.images)
             except UnusableError as error:
-                lost = len(content["shapes"])
-                self.faults.append(Fault(error.code, part.split, path, str(error), lost=lost))
-                part.lost += lost
+                self.faults.append(Fault(error.code, part.split, path, str(error), lost=len(content["shapes"])))
+                part.lost += len(content["shapes"])
                 continue
             for label, found in sheet.objects(image):
-                number = len(part.annotations) + 1
-                part.annotations.append(replace(found, id=number, category_id=self.class_id(label)))
+                part.annotations.append(replace(found, id=len(part.annotations) + 1, category_id=self.class_id(label)))
             part.lost += sheet.lost
+        self.faults.extend(groups.faults(part.split, part.source.name))
         return part
 
 
@@ -235,6 +237,7 @@ class _Sheet:
     path: str
     content: Json
     faults: list[Fault]
+    groups: Groups
     lost: int = 0
 
     def fault(self, code: str, what: str, image_id: Id, lost: int = 0) -> None:
@@ -281,8 +284,8 @@ class _Sheet:
         for number, shape in enumerate(self.content["shapes"]):
             try:
                 label = label_of(shape)
-                if label in NO_OBJECT:
-                    what = f"shape {number} is labelled {label}, LabelMe's word for what is no object"
+                if is_no_object(label):
+                    what = f"shape {number} is labelled {label}, which is the name of no object"
                     self.fault("shape-ignored", what, image.id, lost=1)
                     continue
                 part = region(shape, image.size)
@@ -294,9 +297,8 @@ class _Sheet:
             groups.setdefault((label, group, is_crowd(shape)) if grouped else number, []).append((shape, part))
         for members in groups.values():
             shape = members[0][0]
-            segmentation = union([part for _, part in members], image.size)
-            found = Annotation(0, image.id, 0, segmentation, crowd=is_crowd(shape), extra=extra_of(shape))
-            yield label_of(shape), found
+            whole = self.groups.union([(part, is_box(member)) for member, part in members], image.size)
+            yield label_of(shape), Annotation(0, image.id, 0, whole, crowd=is_crowd(shape), extra=extra_of(shape))
 
 
 def _is_blank(path: Path) -> bool:
@@ -451,7 +453,7 @@ class _Writer:
 def _label(name: str) -> str:
     """The name of a class so that it comes back: on one line, and none of LabelMe's own words."""
     base = one_line(name)
-    return f"{base} class" if base in NO_OBJECT else base
+    return f"{base} class" if is_no_object(base) else base
 
 
 def _shape(annotation: Annotation, label: str, group: int | None) -> Json:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 
+from maskline.data import crowds
 from maskline.data.dataset import NOTHING, Extra
 from maskline.data.faults import UnusableError, short
 from maskline.data.formats.outlines import closed, ellipse, points
@@ -23,8 +24,6 @@ from maskline.inputs import expand
 from maskline.masks import Mask
 
 Json: TypeAlias = dict[str, Any]
-
-NO_OBJECT = ("__ignore__", "_background_")  # labels that LabelMe's own converters take for no object
 
 _KEPT = ("description", "flags", "attributes")  # of a shape, besides what makes it an object
 
@@ -44,16 +43,21 @@ def label_of(shape: Any) -> str:
 
 
 def is_crowd(shape: Json) -> bool:
-    """Whether its flag ``iscrowd`` is set."""
+    """Whether one of its flags marks a crowd region."""
     flags = shape.get("flags")
-    return isinstance(flags, dict) and flags.get("iscrowd") in (1, True)
+    return isinstance(flags, dict) and crowds.is_marked(flags)
+
+
+def is_box(shape: Json) -> bool:
+    """Whether it was drawn as a rectangle."""
+    return str(shape.get("shape_type")).lower() == "rectangle"
 
 
 def extra_of(shape: Json) -> Extra:
     """What else people note at a shape: description, flags, attributes; where there is any."""
     flags = shape.get("flags")
     if isinstance(flags, dict):
-        shape = {**shape, "flags": {key: value for key, value in flags.items() if key != "iscrowd"}}
+        shape = {**shape, "flags": crowds.unmarked(flags)}
     return {key: shape[key] for key in _KEPT if shape.get(key)} or NOTHING
 
 
@@ -113,13 +117,14 @@ def _circle(vertices: Ring) -> Ring:
     return ellipse(x, y, radius, radius) if radius else vertices[:0]
 
 
-# The last two are rectangles at an angle, by their four corners: of newer versions of LabelMe, and of X-AnyLabeling.
+# The last three are four corners each: of newer versions of LabelMe, and of X-AnyLabeling.
 _OUTLINES = {
     "polygon": _polygon,
     "rectangle": _rectangle,
     "circle": _circle,
     "oriented_rectangle": _corners,
     "rotation": _corners,
+    "quadrilateral": _corners,
 }
 
 

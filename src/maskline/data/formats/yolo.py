@@ -49,6 +49,7 @@ from maskline.data.tree import UNSPLIT, Finder, Tree
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.masks import rle_window
+from maskline.progress import track
 
 TITLE = "YOLO"
 
@@ -126,7 +127,7 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
         new_names = _free_names(dataset)
         counts["renamed"] += sum(new_names[image.id] != image.file_name for image in dataset.images)
         copy_images(dataset, folder / "images" / folders[split], new_names)
-        for image in dataset.images:
+        for image in track(dataset.images, f"annotations of {split}", len(dataset.images)):
             path = (folder / "labels" / folders[split] / new_names[image.id]).with_suffix(".txt")
             _save(path, "".join(_lines(dataset, image, counts)))
     # No "path": trainers look for a relative one below a folder of their own, but without it beside this file.

@@ -14,7 +14,7 @@ import numpy as np
 from maskline import __version__
 from maskline.checks import check_count
 from maskline.data.dataset import Annotation, Dataset, ImageRecord
-from maskline.data.faults import KINDS, Fault, Kind, Reading
+from maskline.data.faults import KINDS, LEAKS, Fault, Kind, Reading, ordered
 from maskline.data.report import charts
 from maskline.data.report.thumbnails import FAULTY, Shot, Thumbnail, thumbnails
 from maskline.data.sources import relative_name
@@ -129,6 +129,7 @@ def write(
     title: str,
     samples_per_class: int = 4,
     numbers: Mapping[str, Statistics] | None = None,
+    strict: bool = False,
 ) -> None:
     """Write the report.
 
@@ -138,6 +139,7 @@ def write(
         title: what the set is called.
         samples_per_class: instances shown of a class at most, 1 to 100.
         numbers: of all splits, if they are known already.
+        strict: warnings fail the check too.
 
     Raises:
         ParameterError: ``samples_per_class`` is out of range.
@@ -154,6 +156,7 @@ def write(
         version=__version__,
         errors=errors,
         warnings=len(reading.faults) - errors,
+        passed=not (reading.faults if strict else errors),
         splits={split: charts.split_colour(split, place) for place, split in enumerate(numbers)},
         summaries={split: _summary(reading.splits[split], numbers[split]) for split in numbers},
         classes=_class_rows(numbers, names, order),
@@ -161,6 +164,7 @@ def write(
         sizes=charts.size_columns(numbers),
         crowding=charts.crowding_columns(numbers),
         groups=_fault_groups(reading),
+        prominent=LEAKS,
         clean=[kind.title for kind in KINDS.values() if kind.code not in {fault.code for fault in reading.faults}],
         galleries=_galleries(reading, numbers, names, order, samples_per_class),
     )
@@ -280,18 +284,16 @@ def _sample_shot(dataset: Dataset, candidate: _Candidate, edge: int, colour: str
 
 
 def _fault_groups(reading: Reading) -> list[FaultGroup]:
-    """Errors first, in the order of the table."""
-    by_code: dict[str, list[Fault]] = {code: [] for code in KINDS}
-    for fault in reading.faults:
-        by_code[fault.code].append(fault)
+    """In the order in which faults are told."""
+    by_code: dict[str, list[Fault]] = {}
+    for fault in ordered(reading.faults):
+        by_code.setdefault(fault.code, []).append(fault)
     shown = [fault for found in by_code.values() for fault in found[:FAULTS_SHOWN]]
     cards = iter(_cards(reading.splits, shown))
-    groups = [
+    return [
         FaultGroup(KINDS[code], len(found), tuple(next(cards) for _ in found[:FAULTS_SHOWN]))
         for code, found in by_code.items()
-        if found
     ]
-    return sorted(groups, key=lambda group: group.kind.severity != "error")
 
 
 def _cards(splits: Names, faults: Sequence[Fault]) -> Iterator[Card]:

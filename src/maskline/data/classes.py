@@ -1,0 +1,58 @@
+"""Classes that are no objects: the background, ignored regions, and the empty parent that Roboflow lists first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+from maskline.data.dataset import Dataset
+from maskline.data.faults import Fault, Reading
+
+#: Names that tools give to what is no object, lower case.
+NO_OBJECT = ("_background_", "__background__", "background", "__ignore__")
+
+
+def is_no_object(name: str) -> bool:
+    """Whether a class of this name is background, or to be ignored."""
+    return name.strip().lower() in NO_OBJECT
+
+
+def without_no_objects(reading: Reading) -> Reading:
+    """Leave out classes that are no objects, with their annotations; each is a fault. One class stays at least."""
+    names = {category.name for dataset in reading.splits.values() for category in dataset.categories}
+    parent = _parent(reading.splits, {name for name in names if not is_no_object(name)})
+    left_out = {name for name in names if is_no_object(name) or name == parent}
+    if not left_out or left_out == names:
+        return reading
+    splits, faults = {}, list(reading.faults)
+    for split, dataset in reading.splits.items():
+        ids = {category.id: category.name for category in dataset.categories if category.name in left_out}
+        lost = Counter(ids[a.category_id] for a in dataset.annotations if a.category_id in ids)
+        for name in ids.values():
+            why = "the parent of all other classes" if name == parent else "background or ignored, by its name"
+            what = f"class {name!r} is {why}: left out with {lost[name]} annotations"
+            faults.append(Fault("category-no-object", split, dataset.source.name, what, lost=lost[name]))
+        splits[split] = replace(
+            dataset,
+            categories=tuple(category for category in dataset.categories if category.id not in ids),
+            annotations=[a for a in dataset.annotations if a.category_id not in ids] if lost else dataset.annotations,
+        )
+    return replace(reading, splits=splits, faults=faults)
+
+
+def _parent(splits: Mapping[str, Dataset], names: set[str]) -> str | None:
+    """The class without annotations that all others name as their supercategory."""
+    parents: dict[str, set[object]] = {}
+    used: set[str] = set()
+    for dataset in splits.values():
+        ids = {annotation.category_id for annotation in dataset.annotations}
+        for category in dataset.categories:
+            parents.setdefault(category.name, set()).add(str(category.extra.get("supercategory")))
+            if category.id in ids:
+                used.add(category.name)
+    for name in names - used:
+        others = names - {name}
+        if others and all(parents[other] == {name} for other in others):
+            return name
+    return None
