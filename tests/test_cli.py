@@ -45,6 +45,20 @@ def test_predict_prints_and_saves(tiny_model_dir: Path, tmp_path: Path) -> None:
     assert f"images: 3, instances: {sum(len(line['res']['boxes']) for line in lines)}" in done.stderr
 
 
+def test_holes_are_kept_for_labelme_and_counted_where_polygons_lose_them(tiny_model_dir: Path, tmp_path: Path) -> None:
+    run_once = ("predict", PHOTO, "--model-dir", tiny_model_dir, "--quiet", "--save-path")
+    exact = run(*run_once, tmp_path / "exact", "--export", "labelme", "--mask-format", "polygon")
+    (sheet,) = (tmp_path / "exact" / "labelme").glob("*.json")
+    shapes = json.loads(sheet.read_text())["shapes"]
+    holes = sum(shape["shape_type"] == "mask" for shape in shapes)
+    assert holes and f"\nholes in {holes} masks are filled in the JSON: --mask-format rle keeps them\n" in exact.stderr
+    simple = run(*run_once, tmp_path / "simple", "--export", "labelme", "--mask-format", "rle", "--simplify", 1)
+    fewer = json.loads((tmp_path / "simple" / "labelme" / sheet.name).read_text())["shapes"]
+    assert simple.returncode == 0 and "holes in" not in simple.stderr
+    assert [shape["shape_type"] for shape in fewer] == [shape["shape_type"] for shape in shapes]
+    assert sum(len(shape["points"]) for shape in fewer) < sum(len(shape["points"]) for shape in shapes) / 2
+
+
 def test_nothing_is_saved_unless_asked(tiny_model_dir: Path, tmp_path: Path) -> None:
     """F03."""
     done = run("predict", PHOTO, "--model-dir", tiny_model_dir, "--threshold", 0.9999, "--quiet", cwd=tmp_path)
@@ -73,6 +87,8 @@ def bad(tmp_path: Path) -> Path:
         (["{photo}", "--device", "gpu:0"], "device 'gpu:0' is not available", 1),
         (["{photo}", "--device", "tpu"], "unknown device 'tpu'", 2),
         (["{photo}", "--batch-size", "0"], "batch_size is 0: expected a whole number", 2),
+        (["{photo}", "--simplify", "1"], "--simplify is for the polygons of --export labelme", 2),
+        (["{photo}", "--export", "labelme", "--simplify", "-1"], "'--simplify': -1.0 is not in the range x>=0", 2),
         (["{photo}", "--threads", "0"], "threads is 0: expected a whole number", 2),
         (["{photo}", "--model", "Mask-RT-DETR-Q"], "unknown model 'Mask-RT-DETR-Q': did you mean 'Mask-RT-DETR-", 2),
         (["{photo}", "--model", "SOLOv2", "--model-dir", "{model}"], "holds Mask-RT-DETR-S, not SOLOv2", 1),

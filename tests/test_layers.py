@@ -20,7 +20,7 @@ LAYERS = (
     ("download",),
     ("masks", "preprocess", "upsample"),
     ("catalog", "inputs"),
-    ("config", "render"),
+    ("config", "labelme", "render"),
     ("data", "results"),
     ("writers",),
     ("runtime",),

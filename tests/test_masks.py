@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
 from maskline.errors import ParameterError
-from maskline.masks import place_rle, polygons, rle_decode, rle_encode
+from maskline.masks import has_holes, place_rle, polygons, rle_decode, rle_encode
 
 
 def oracle(mask: np.ndarray) -> str:
@@ -123,5 +123,6 @@ def test_parts_and_holes() -> None:
     mask[4:18, 25:35] = 1
     rings = polygons(mask)
     assert len(rings) == 2  # two parts; the hole is lost
+    assert has_holes(mask) and not has_holes(mask[:, 20:]) and not has_holes(np.zeros((0, 0), np.uint8))
     assert polygons(np.zeros((5, 5), np.uint8)) == []
     coco.frPyObjects(rings, 20, 40)  # COCO takes them

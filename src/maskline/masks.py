@@ -158,6 +158,11 @@ def outlines(mask: Mask, offset: tuple[int, int] = (0, 0)) -> tuple[list[list[fl
     return rings
 
 
+def has_holes(mask: Mask) -> bool:
+    """Whether a mask (h, w) encloses background, which `polygons` loses."""
+    return bool(outlines(mask)[1])
+
+
 def _ring(contour: npt.NDArray[Any], offset: tuple[int, int]) -> list[float]:
     """An outline of doubled pixels as a flat ring: halved, moved, vertices that fell together made one."""
     points = (contour[:, 0] + 1) // 2  # (vertices, x y)

@@ -484,6 +484,16 @@ def test_a_leak_stays_where_it_is_evaluated(tmp_path: Path) -> None:
         assert len(load(folder / "fixed")["val"].images) == 3
 
 
+@pytest.mark.parametrize("prefix", ["instance", "instances"])
+def test_a_fixed_copy_has_the_names_of_the_original(tmp_path: Path, prefix: str) -> None:
+    root = sets.make(tmp_path / "set")
+    for path in (root / "annotations").iterdir():
+        path.rename(path.with_name(path.name.replace("instance_", f"{prefix}_")))
+    fix(check(root), tmp_path / "fixed")
+    names = sorted(path.name for path in (tmp_path / "fixed" / "annotations").iterdir())
+    assert names == [f"{prefix}_train.json", f"{prefix}_val.json"]
+
+
 def test_a_fix_never_overwrites(tmp_path: Path) -> None:
     root = planted(tmp_path, twice)
     with pytest.raises(OutputError, match="is there already"):

@@ -68,6 +68,18 @@ def test_masks_survive_any_two_conversions(tmp_path: Path, first: str, second: s
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("source", ["coco", "labelme"])
+def test_coco_files_are_named_as_other_tools_expect(tmp_path: Path, source: str) -> None:
+    """Datumaro and CVAT look for files named `instances_*`; PaddleX's `instance_*` are not found."""
+    convert(sets.make(tmp_path / "set"), tmp_path / "labelme", "labelme")
+    root = tmp_path / ("set" if source == "coco" else "labelme")
+    convert(root, tmp_path / "new", "coco")
+    names = sorted(path.name for path in (tmp_path / "new" / "annotations").iterdir())
+    assert names == ["instances_train.json", "instances_val.json"]
+    before, after = load(tmp_path / "set"), load(tmp_path / "new")
+    assert {split: masks_of(d) for split, d in after.items()} == {split: masks_of(d) for split, d in before.items()}
+
+
 @pytest.mark.parametrize("name", WRITTEN)
 def test_crowds_are_kept_or_spoken_of(tmp_path: Path, name: str) -> None:
     done = convert(sets.make(tmp_path / "set"), tmp_path / "new", name)
@@ -149,6 +161,7 @@ def test_labelme_in_place_as_the_reference_does(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
     convert_in_place(root, "LabelMe")
     assert (root / "annotations" / "instance_train.json.bak").exists()
+    assert not list(root.rglob("instances_*"))
 
 
 def test_without_a_val_list_it_is_divided(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.faults import KINDS, Reading
 from maskline.data.formats import cvat
 from maskline.data.reading import load as load_any
-from maskline.data.shapes import crop, to_rle
+from maskline.data.shapes import Segmentation, crop, to_polygons, to_rle
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError
-from maskline.masks import place_rle, rle_decode
+from maskline.masks import has_holes, place_rle, rle_decode, rle_encode
 from maskline.render import PALETTE
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -511,13 +511,18 @@ def masks(splits: dict[str, Dataset]) -> dict[str, list[tuple[object, ...]]]:
 def _row(dataset: Dataset, annotation: Annotation) -> tuple[object, ...]:
     owner, shape = dataset.by_id[annotation.image_id], annotation.segmentation
     name = dataset.names[dataset.labels[annotation.category_id]]
-    return owner.file_name, name, annotation.crowd, isinstance(shape, str), to_rle(shape, owner.size)
+    return owner.file_name, name, annotation.crowd, drawn(shape, owner.size), to_rle(shape, owner.size)
 
 
 def single(folder: Path, *annotations: Annotation, classes: tuple[str, ...] = ("cat",), name: str = "a.png") -> Dataset:
     save_picture(folder / name)
     categories = tuple(Category(number, text) for number, text in enumerate(classes, 1))
     return Dataset("all", folder, (ImageRecord(1, name, WIDTH, HEIGHT),), annotations, categories)
+
+
+def drawn(shape: Segmentation, size: tuple[int, int]) -> str:
+    """How CVAT holds a shape: as polygons, but for masks with holes."""
+    return "mask" if isinstance(to_polygons(shape, size), str) else "polygon"
 
 
 def test_everything_legal_comes_back_equal(tmp_path: Path) -> None:
@@ -530,7 +535,10 @@ def test_everything_legal_comes_back_equal(tmp_path: Path) -> None:
         d.images for d in map(_without_ids, splits.values())
     ]
     crowds = sum(a.crowd for d in splits.values() for a in d.annotations)
-    assert notes == [f"{crowds} crowd regions carry the attribute iscrowd: CVAT shows them as ordinary objects"]
+    assert notes == [
+        f"{crowds} crowd regions carry the attribute iscrowd: CVAT shows them as ordinary objects",
+        f"{crowds} masks with holes are <mask> shapes, which FiftyOne and the import into a CVAT project skip",
+    ]
 
 
 def _without_ids(dataset: Dataset) -> Dataset:
@@ -548,11 +556,18 @@ def test_what_is_written_is_cvats_form(tmp_path: Path) -> None:
     assert [label.findtext("name") for label in labels] == splits["train"].names
     assert labels[0].findtext("color") == "#{:02x}{:02x}{:02x}".format(*PALETTE[0])
     assert labels[0].findtext("attributes/attribute/name") == "iscrowd"
+    assert root.findtext("meta/project/subsets") == "train\nval"  # CVAT's project import goes by these
+    tasks = [(task.findtext("id"), task.findtext("subset")) for task in root.findall("meta/project/tasks/task")]
+    assert tasks == [("1", "train"), ("2", "val")]  # Datumaro's import by these, the labels of CVAT's fork too
+    for task in root.findall("meta/project/tasks/task"):
+        assert [label.findtext("name") for label in task.findall("labels/label")] == splits["train"].names
     assert [i.get("id") for i in root.iter("image")] == [str(n) for n in range(len(list(root.iter("image"))))]
     for element in root.iter("image"):
         assert (tmp_path / "new" / "images" / element.get("subset", "?") / element.get("name", "?")).is_file()
     groups = [p.get("group_id") for p in root.iter("polygon") if p.get("group_id")]
     assert groups and all(groups.count(group) == 2 for group in groups)
+    with_holes = sum(drawn(a.segmentation, sets.SIZE) == "mask" for d in splits.values() for a in d.annotations)
+    assert len(list(root.iter("mask"))) == with_holes == 5
     for shape in root.iter("mask"):
         runs = [int(run) for run in shape.get("rle", "").split(",")]
         assert sum(runs) == int(shape.get("width", "")) * int(shape.get("height", "")) and 0 not in runs[1:]
@@ -564,6 +579,7 @@ def test_a_set_not_divided_is_a_task_without_subsets(tmp_path: Path) -> None:
     assert cvat.write({"all": dataset}, tmp_path / "new") == []
     root = ElementTree.parse(tmp_path / "new" / "annotations.xml").getroot()
     assert root.find("meta/task/labels") is not None and root.find("image").get("subset") is None
+    assert root.find("meta/project") is None and list(root.iter("subset")) == list(root.iter("subsets")) == []
     reading = read(tmp_path / "new")
     assert list(reading.splits) == ["all"] and reading.splits["all"].images == dataset.images
 
@@ -616,8 +632,23 @@ def test_any_mask_comes_back(tmp_path_factory: pytest.TempPathFactory, mask: np.
     rle = place_rle(mask, (top, top + mask.shape[0], left, left + mask.shape[1]), (HEIGHT, WIDTH))
     (folder / "new").mkdir()
     notes = cvat.write({"all": single(folder / "old", Annotation(1, 1, 1, rle))}, folder / "new")
-    back = [a.segmentation for a in read(folder / "new").splits["all"].annotations]
-    assert back == ([rle] if mask.any() else []) and len(notes) == (not mask.any())
+    back = [to_rle(a.segmentation, (HEIGHT, WIDTH)) for a in read(folder / "new").splits["all"].annotations]
+    assert back == ([rle] if mask.any() else [])
+    tags = {element.tag for element in ElementTree.parse(folder / "new" / "annotations.xml").iter()}
+    holes = has_holes(mask)
+    assert ("mask" in tags, "polygon" in tags) == (holes, mask.any() and not holes)
+    assert len(notes) == (holes or not mask.any())
+
+
+def test_run_lengths_of_several_parts_are_polygons_of_one_group(tmp_path: Path) -> None:
+    """CVAT's import into projects and FiftyOne read no shapes of type mask."""
+    mask = rectangle(2, 9, 2, 9) | rectangle(20, 30, 30, 40)
+    (tmp_path / "new").mkdir()
+    notes = cvat.write({"all": single(tmp_path / "old", Annotation(1, 1, 1, rle_encode(mask)))}, tmp_path / "new")
+    shapes = ElementTree.parse(tmp_path / "new" / "annotations.xml").getroot().find("image")
+    assert [(shape.tag, shape.get("group_id")) for shape in shapes] == [("polygon", "1"), ("polygon", "1")]
+    (back,) = read(tmp_path / "new").splits["all"].annotations
+    assert notes == [] and to_rle(back.segmentation, (HEIGHT, WIDTH)) == rle_encode(mask)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the real data sets")

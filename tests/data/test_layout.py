@@ -119,7 +119,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         read_any(tmp_path / "none")
     with pytest.raises(DatasetError, match="no annotations found"):
         read_any(tmp_path)
-    with pytest.raises(DatasetNotFoundError, match="instance_train.json"):
+    with pytest.raises(DatasetNotFoundError, match="instances_train.json"):
         coco.read(Source.of(tmp_path))
     assert coco.detect(Source.of(tmp_path)) == []
 

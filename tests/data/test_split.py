@@ -196,6 +196,35 @@ def test_one_of_the_files_is_enough(tmp_path: Path) -> None:
     assert not (root / "annotations" / "instance_val.json.bak").exists()
 
 
+def with_coco_names(root: Path) -> Path:
+    for path in (root / "annotations").iterdir():
+        path.rename(path.with_name(path.name.replace("instance_", "instances_")))
+    return root
+
+
+@pytest.mark.parametrize("only_train", [False, True])
+def test_in_place_files_keep_their_names(tmp_path: Path, only_train: bool) -> None:
+    root = with_coco_names(sets.make(tmp_path, train=6, val=2))
+    names = ["instances_train.json", "instances_train.json.bak", "instances_val.json", "instances_val.json.bak"]
+    if only_train:
+        (root / "annotations" / names.pop(2)).unlink()
+        names[2] = "instances_val.json"
+    split_in_place(root, Division(50))
+    assert sorted(path.name for path in (root / "annotations").iterdir()) == names
+    count = 3 if only_train else 4
+    assert {split: len(d.images) for split, d in load(root).items()} == {"train": count, "val": count}
+
+
+@pytest.mark.parametrize("prefix", ["instance", "instances"])
+def test_a_new_folder_has_the_names_of_the_original(tmp_path: Path, prefix: str) -> None:
+    root = sets.make(tmp_path / "old")
+    if prefix == "instances":
+        with_coco_names(root)
+    split_into(tmp_path / "new", root, Division(50))
+    names = sorted(path.name for path in (tmp_path / "new" / "annotations").iterdir())
+    assert names == [f"{prefix}_train.json", f"{prefix}_val.json"]
+
+
 def test_errors_change_nothing(tmp_path: Path) -> None:
     root = sets.make(tmp_path)
     content = sets.load(root, "train")

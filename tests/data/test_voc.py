@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -353,19 +354,26 @@ def test_smaller_instances_lie_on_top_and_losses_are_told(tmp_path: Path) -> Non
         "1 crowd regions are written as void",
         "2 instances lose pixels to smaller ones above them: a pixel holds one instance",
         "1 of these lose all their pixels",
-        "1 classes are renamed to fit a line of labels.txt: 'two\\nlines' as 'two lines'",
+        "2 classes are renamed to fit a line of labelmap.txt: 'background' as 'background class', "
+        "'two\\nlines' as 'two lines'",
     ]
     files = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert files == [
         *("ImageSets/Segmentation/val.txt", "JPEGImages/a.png", "SegmentationClass/a.png", "SegmentationObject/a.png"),
-        "labels.txt",
+        "labelmap.txt",
     ]
-    assert (tmp_path / "out" / "labels.txt").read_text() == "background\nbackground\ntwo lines\n"
+    assert (tmp_path / "out" / "labelmap.txt").read_text().splitlines() == [
+        "# label:color_rgb:parts:actions",
+        "background:0,0,0::",
+        "background class:128,0,0::",
+        "two lines:0,128,0::",
+        "ignored:224,224,192::",
+    ]
     objects = np.asarray(Image.open(tmp_path / "out" / "SegmentationObject" / "a.png"))
     assert objects.dtype == np.uint8 and np.unique(objects).tolist() == [0, 1, 2, 4, 255]
     assert (objects == 1).sum() == 9 and (objects == 2).sum() == 91 and (objects == 255).sum() == 12 * 12 - 50
     reading = read(tmp_path / "out")
-    assert not reading.faults and reading.splits["val"].names == ["background", "two lines"]
+    assert not reading.faults and reading.splits["val"].names == ["background class", "two lines"]
     assert [a.category_id for a in reading.splits["val"].annotations] == [2, 2, 2]
 
 
@@ -388,15 +396,76 @@ def test_no_name_of_a_class_shifts_another(tmp_path: Path) -> None:
     assert not reading.faults and [found.labels[a.category_id] for a in found.annotations] == list(range(len(NAMES)))
     changed = {old: new for old, new in zip(NAMES, found.names, strict=True) if old != new}
     assert changed == {
+        "# hash": "hash",
+        "#": "class",
+        "a:b": "a-b",
+        "a:1,2,3::": "a-1,2,3--",
+        "background": "background class",
+        "ignored": "ignored class",
         "two  spaces": "two spaces 2",
         " lead": "lead",
         "ln\nbreak": "ln break",
         "tab\tx": "tab x",
         "\u2028x": "x",
     }
-    assert note.startswith("5 classes are renamed") and all(
+    assert note.startswith("11 classes are renamed") and all(
         f"{old!r} as {new!r}" in note for old, new in changed.items()
     )
+
+
+def by_colours(root: Path, stem: str) -> dict[tuple[str, int], np.ndarray]:
+    """The pixels of each class and instance, as CVAT and Datumaro read them: by the colours of both files."""
+    names: dict[tuple[int, ...], str] = {}
+    for line in (root / "labelmap.txt").read_text(encoding="utf-8").split("\n"):
+        if line.strip() and not line.startswith("#"):
+            name, colour, _parts, _actions = line.split(":")
+            assert name not in names.values()
+            names[tuple(map(int, colour.split(",")))] = name
+    folders = (root / "SegmentationObject", root / "SegmentationClass")
+    objects, kinds = (np.asarray(Image.open(folder / f"{stem}.png").convert("RGB")) for folder in folders)
+    found: dict[tuple[str, int], np.ndarray] = {}
+    for number, colour in enumerate(PALETTE.tolist()):
+        mask = (objects == colour).all(axis=2)
+        if number and mask.any():
+            (kind,) = np.unique(kinds[mask], axis=0).tolist()
+            found[names[tuple(kind)], number] = mask
+    return found
+
+
+def test_other_readers_find_instances_and_classes_by_colour(tmp_path: Path) -> None:
+    """A colour that `labelmap.txt` does not list makes CVAT and Datumaro refuse the data set."""
+    shapes = [square(2, 2, 3), square(0, 0, 10), square(15, 0, 4)]
+    source = dataset(tmp_path / "in", shapes, crowd=2)
+    source = replace(source, annotations=(replace(source.annotations[0], category_id=9), *source.annotations[1:]))
+    (tmp_path / "out").mkdir()
+    voc.write({"val": source}, tmp_path / "out")
+    found = by_colours(tmp_path / "out", "a")
+    assert {key: int(mask.sum()) for key, mask in found.items()} == {
+        ("background class", 1): 9,
+        ("two lines", 2): 91,
+        ("ignored", 255): 16,
+    }
+    ours = {a.id: rle_decode(a.segmentation, (20, 30)) for a in read(tmp_path / "out").splits["val"].annotations}
+    assert (found["background class", 1] == ours[1]).all() and (found["two lines", 2] == ours[2]).all()
+
+
+def test_every_class_has_a_colour_of_its_own(tmp_path: Path) -> None:
+    source = dataset(tmp_path / "in", [square(0, 0, 1)])
+    many = tuple(Category(n, f"c{n}") for n in range(254))
+    (tmp_path / "out").mkdir()
+    voc.write({"val": replace(source, categories=many)}, tmp_path / "out")
+    lines = (tmp_path / "out" / "labelmap.txt").read_text().splitlines()[1:]
+    assert len(lines) == len({line.split(":")[1] for line in lines}) == 256 and lines[-1] == "ignored:224,224,192::"
+    assert read(tmp_path / "out").splits["val"].names == [category.name for category in many]
+
+
+def test_sets_of_version_0_1_are_read_as_before(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    voc.write({"val": dataset(tmp_path / "in", [square(2, 2, 3)])}, tmp_path / "out")
+    (tmp_path / "out" / "labelmap.txt").unlink()
+    (tmp_path / "out" / "labels.txt").write_text("background\n# one\na:b\n")
+    found = read(tmp_path / "out").splits["val"]
+    assert found.names == ["# one", "a:b"] and [a.category_id for a in found.annotations] == [2]
 
 
 @pytest.mark.parametrize(("count", "mode"), [(254, "P"), (255, "I;16"), (600, "I;16")])

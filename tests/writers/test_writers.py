@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gc
 import json
-import logging
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -300,8 +299,8 @@ def test_a_file_that_is_no_data_set(text: str | None, tmp_path: Path) -> None:
 
 
 def test_labelme_files_are_read_back(photos: list[Path], tmp_path: Path) -> None:
-    """To the pixel without simplifying; LabelMe's own keys, and a way to the picture."""
-    with LabelMeWriter(tmp_path / "photos" / "labelme", tolerance=0) as writer:
+    """To the pixel; LabelMe's own keys, and a way to the picture."""
+    with LabelMeWriter(tmp_path / "photos" / "labelme") as writer:
         for path in photos:
             writer.add(make(path))
     content = load(writer.path / "a.json")
@@ -316,7 +315,7 @@ def test_labelme_files_are_read_back(photos: list[Path], tmp_path: Path) -> None
             np.testing.assert_array_equal(pixels, make_instances().full_mask(index))
 
 
-def test_outlines_are_simplified_for_the_hand(photos: list[Path], tmp_path: Path) -> None:
+def test_outlines_are_simplified_where_asked_for(photos: list[Path], tmp_path: Path) -> None:
     for tolerance in (0, 1):
         with LabelMeWriter(tmp_path / f"{tolerance}", tolerance=tolerance) as writer:
             writer.add(make(photos[0]))
@@ -330,19 +329,40 @@ def test_outlines_are_simplified_for_the_hand(photos: list[Path], tmp_path: Path
         LabelMeWriter(tmp_path, tolerance=-1)
 
 
-def test_parts_share_a_group_and_holes_are_told(
-    photos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("tolerance", [0, 1])
+def test_parts_share_a_group_and_holes_are_kept(photos: list[Path], tmp_path: Path, tolerance: float) -> None:
     result = make(photos[0])
     result.instances.masks[0][15:18] = 0  # in two
     result.instances.masks[1][17, 15] = 0  # a hole
-    with caplog.at_level(logging.INFO, "maskline"), LabelMeWriter(tmp_path / "out") as writer:
+    with LabelMeWriter(tmp_path / "out", tolerance=tolerance) as writer:
         writer.add(result)
     shapes = load(writer.path / "a.json")["shapes"]
-    assert [shape["group_id"] for shape in shapes] == [1, 1, None, None] and "1 instances have holes" in caplog.text
-    assert shapes[0]["score"] == 0.9
-    reading = labelme.read(Source.of(tmp_path))
-    assert len(reading.splits["all"].annotations) == 3
+    assert [(shape["group_id"], shape["shape_type"]) for shape in shapes] == [
+        (1, "polygon"),
+        (1, "polygon"),
+        (None, "mask"),
+        (None, "polygon"),
+    ]
+    assert [shape["score"] for shape in shapes] == [0.9, 0.9, 0.75, 0.5]
+    found = labelme.read(Source.of(tmp_path)).splits["all"].annotations
+    assert len(found) == 3
+    for index, annotation in enumerate(found):
+        same = rle_decode(to_rle(annotation.segmentation, SIZE), SIZE) == result.instances.full_mask(index)
+        assert same.all() or (tolerance and index != 1)
+
+
+def test_holes_that_polygons_of_a_coco_file_lose_are_counted(
+    photos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = make(photos[0])
+    result.instances.masks[1][17, 15] = 0
+    for mask_format, told in (
+        ("rle", ""),
+        ("polygon", "holes in 1 instances are filled: mask_format='rle' keeps them"),
+    ):
+        with CocoWriter(tmp_path / f"{mask_format}.json", mask_format=mask_format) as writer:
+            writer.add(result)
+        assert told in caplog.text and bool(caplog.records) == bool(told)
 
 
 @pytest.mark.parametrize("source", [(None, None), ("in/d.pdf", 1), ("in/d.tif", 0)])

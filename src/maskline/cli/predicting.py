@@ -29,6 +29,7 @@ class Showing:
     save_path: str | None
     mask_format: str
     exports: str | None
+    simplify: float | None
     grow_boxes: bool
     skip_errors: bool
     quiet: bool
@@ -38,10 +39,20 @@ _OPTIONS = (
     THRESHOLD,
     click.option("--save-path", metavar="DIR", help="Save pictures and JSON here."),
     click.option(
-        "--mask-format", metavar="FORM", default="list", show_default=True, help="In the JSON: list, rle, polygon."
+        "--mask-format",
+        metavar="FORM",
+        default="list",
+        show_default=True,
+        help="In the JSON: list, rle, or polygon, which fills holes.",
     ),
     click.option(
         "--export", "exports", metavar="FORMATS", help="To --save-path too: coco, coco-results, labelme, csv."
+    ),
+    click.option(
+        "--simplify",
+        type=click.FloatRange(min=0),
+        metavar="PIXELS",
+        help="Simplify the polygons of --export labelme by up to this. Default: 0, every pixel is kept.",
     ),
     click.option("--grow-boxes", is_flag=True, help="Enlarge boxes to hold their whole mask, instead of cutting it."),
     click.option("--skip-errors", is_flag=True, help="Leave out inputs that can't be read, with a warning."),
@@ -103,22 +114,26 @@ def _saving(showing: Showing) -> Iterator[Sequence[Writer]]:
     if showing.mask_format not in MASK_FORMATS:
         raise UnknownNameError.of("--mask-format", showing.mask_format, MASK_FORMATS)
     formats = [] if showing.exports is None else [name.strip() for name in showing.exports.split(",")]
+    if showing.simplify is not None and "labelme" not in formats:
+        raise ParameterError("--simplify is for the polygons of --export labelme: add that, or leave out --simplify")
     if showing.save_path is None:
         if formats:
             raise ParameterError(f"--export {showing.exports} needs --save-path, the folder to write to")
         yield ()
         return
     check_folder(showing.save_path)
-    with open_writers(formats, showing.save_path) as writers:
+    with open_writers(formats, showing.save_path, tolerance=showing.simplify or 0) as writers:
         yield writers
 
 
 def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Sequence[Writer]) -> None:
     """Predict, print, save, and tell how much there was."""
     from maskline import inputs as sources
+    from maskline.masks import has_holes
 
     found = model.predict(list(inputs), on_error="skip" if showing.skip_errors else "raise")
-    images = instances = reaching = 0
+    polygons = showing.save_path is not None and showing.mask_format == "polygon"
+    images = instances = reaching = filled = 0
     with closing(track(found, "predict", lambda: sources.count(list(inputs)))) as tracked:
         for result in tracked:
             if not showing.quiet:
@@ -129,10 +144,13 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
                 writer.add(result)
             images, instances = images + 1, instances + len(result.instances)
             reaching += int((result.instances.outside > OUTSIDE_WORTH_TELLING).sum())
+            filled += sum(map(has_holes, result.instances.masks)) if polygons else 0
     if not images:
         raise InputError("none of the inputs could be read")
     saved = "" if showing.save_path is None else f", saved to {showing.save_path}"
     click.echo(f"images: {images}, instances: {instances}{saved}", err=True)
+    if filled:
+        click.echo(f"holes in {filled} masks are filled in the JSON: --mask-format rle keeps them", err=True)
     if reaching:
         masks = "1 mask lies" if reaching == 1 else f"{reaching} masks lie"
         share = f"{OUTSIDE_WORTH_TELLING:.0%}"

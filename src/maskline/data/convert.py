@@ -103,7 +103,7 @@ def without_missing(found: Reading) -> Reading:
 
 
 def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset]:
-    """Write COCO annotations into a data set of another format, beside what is there; existing ones become ``.bak``.
+    """Write COCO annotations, with PaddleX's names, into a data set of another format; existing ones become ``.bak``.
 
     Images stay where they are if that is below ``images``, else they are copied there, once: it can be done again,
     which makes ``.bak2`` and so on. A set without a ``val`` split is divided at random, as `Division` does by default.
@@ -118,5 +118,5 @@ def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset
     if "val" not in splits:
         splits |= divide(merge(splits), Division(seed=seed))
     splits = {split: dataset for split, dataset in splits.items() if split != UNSPLIT}
-    write_in_place(splits, root)
+    write_in_place(splits, {split: root / layout.paddlex_name(split) for split in splits})
     return splits

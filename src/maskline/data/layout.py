@@ -21,21 +21,33 @@ from maskline.files import replace_file
 from maskline.progress import track
 
 
-def annotation_name(split: str) -> str:
-    """Where our layout has a split's annotations, below the root."""
+def annotation_name(split: str, source: Path | None = None) -> str:
+    """The annotation file of a split in our layout, relative to the root.
+
+    Args:
+        source: the file it is made from; if that has PaddleX's name, so has this one. Otherwise it has COCO's.
+    """
+    if source is not None and source.name.startswith("instance_"):
+        return paddlex_name(split)
+    return f"annotations/instances_{split}.json"
+
+
+def paddlex_name(split: str) -> str:
+    """The annotation file of a split in PaddleX's layout, relative to the root."""
     return f"annotations/instance_{split}.json"
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
     """Write a data set in our layout into an empty folder, pictures copied. COCO loses nothing: no notes."""
-    write_annotations(place_images(splits, folder / "images"), folder)
+    for split, dataset in place_images(splits, folder / "images").items():
+        coco.write(dataset, folder / annotation_name(split))
     return []
 
 
 def write_annotations(splits: Mapping[str, Dataset], root: Path) -> None:
-    """Write the annotation files of our layout."""
+    """Write the annotation files of our layout, each named like the one it is made from (`annotation_name`)."""
     for split, dataset in splits.items():
-        coco.write(dataset, root / annotation_name(split))
+        coco.write(dataset, root / annotation_name(split, dataset.source))
 
 
 def unify(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:

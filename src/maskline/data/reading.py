@@ -95,7 +95,7 @@ def _read(source: Source, format_: str | None) -> Reading:
     if len(candidates) == 1:
         (name,) = candidates
         return _finished(source, name, get(name).read(source))
-    if any(layout.annotation_name(split) in candidates.get("coco", ()) for split in SPLITS):
+    if any(layout.paddlex_name(split) in candidates.get("coco", ()) for split in SPLITS):
         reading = get("coco").read(source)
         faults = [
             Fault("file-repeated", next(iter(reading.splits)), files[0], f"{len(files)} {get(name).TITLE} files")

@@ -128,6 +128,18 @@ def from_mask(mask: Mask, window: Window, size: tuple[int, int]) -> Segmentation
     return place_rle(mask, window, size) if holes else tuple(map(_ring, outer))
 
 
+def to_polygons(segmentation: Segmentation, size: tuple[int, int]) -> Segmentation | None:
+    """The same pixels as polygons: polygons as they are, run lengths redrawn where they have no holes.
+
+    Returns:
+        Run lengths where there are holes; None where there is no pixel.
+    """
+    if not isinstance(segmentation, str):
+        return segmentation
+    found = crop(segmentation, size)
+    return None if found is None else from_mask(*found, size)
+
+
 def _ring(flat: list[float]) -> Ring:
     return np.asarray(flat, np.float64).reshape(-1, 2)
 

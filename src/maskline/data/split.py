@@ -151,11 +151,14 @@ def split_in_place(root: Path, how: Division) -> dict[str, Dataset]:
         splits = reading.load(root)
     splits.pop("test", None)
     folder = _our_root(splits)
-    divided = divide(merge(splits), how)
+    merged = merge(splits)
+    divided = divide(merged, how)
     missing = [image.file_name for d in splits.values() for image in d.images if not is_file(d.path(image))]
     if missing:
         log.warning("%d pictures are not there, the first: %s; `maskline check` tells all", len(missing), missing[0])
-    write_in_place(divided, folder)
+    files = {split: folder / layout.annotation_name(split, merged.source) for split in divided}
+    files |= {split: dataset.source for split, dataset in splits.items() if split in divided}
+    write_in_place(divided, files)
     return divided
 
 
@@ -168,20 +171,20 @@ def split_into(
     test = {split: splits.pop(split) for split in ("test",) if split in splits}
     divided = divide(merge(splits), how)
     with layout.new_folder(target, root) as folder:
-        layout.write(divided | test, folder)
+        layout.write_annotations(layout.place_images(divided | test, folder / "images"), folder)
     return divided
 
 
-def write_in_place(splits: Mapping[str, Dataset], root: Path) -> None:
-    """Put annotation files into a data set, those that are there becoming ``.bak`` first."""
-    new = {split: root / f".{split}.json.new" for split in splits}
+def write_in_place(splits: Mapping[str, Dataset], files: Mapping[str, Path]) -> None:
+    """Write or replace the annotation file of each split; those that are there become ``.bak`` first."""
+    new = {split: file.with_name(f".{file.name}.new") for split, file in files.items()}
     try:
         for split, path in new.items():
             coco.write(splits[split], path)
-        for split in splits:
-            layout.back_up(root / layout.annotation_name(split))
+        for file in files.values():
+            layout.back_up(file)
         for split, path in new.items():
-            replace_file(root / layout.annotation_name(split), path.replace)
+            replace_file(files[split], path.replace)
     finally:
         for path in new.values():
             path.unlink(missing_ok=True)
@@ -190,7 +193,7 @@ def write_in_place(splits: Mapping[str, Dataset], root: Path) -> None:
 def _our_root(splits: Mapping[str, Dataset]) -> Path:
     for split, dataset in splits.items():
         root = dataset.source.parent.parent
-        if dataset.source != root / layout.annotation_name(split) or dataset.folder != root / "images":
+        if dataset.source != root / layout.annotation_name(split, dataset.source) or dataset.folder != root / "images":
             expected = f"{layout.annotation_name('train')} and images/"
             raise DatasetError(f"{dataset.source} is not in the layout {expected}: name a folder for the new data set")
     return root

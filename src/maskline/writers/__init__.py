@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from maskline.errors import UnknownNameError
 from maskline.naming import AnyPath
@@ -34,19 +33,20 @@ WRITERS: dict[str, type[Writer]] = {
 
 
 @contextmanager
-def open_writers(formats: Sequence[str], folder: AnyPath) -> Iterator[list[Writer]]:
+def open_writers(formats: Sequence[str], folder: AnyPath, *, tolerance: float = 0) -> Iterator[list[Writer]]:
     """A writer for each format, each to its own place in a folder, all closed together.
 
     Args:
         formats: keys of `WRITERS`; one that is named twice counts once.
         folder: made when something is written.
+        tolerance: simplify the polygons of ``labelme`` by up to this many pixels. The other formats have none.
 
     Raises:
         UnknownNameError: no such format.
-        ParameterError, OutputError: the folder can't be one, or can't be written to.
+        ParameterError, OutputError: the folder can't be one, or can't be written to; tolerance is negative.
     """
     for name in formats:
         if name not in WRITERS:
             raise UnknownNameError.of("export format", str(name), WRITERS)
     with ExitStack() as stack:
-        yield [stack.enter_context(WRITERS[name].open(Path(folder))) for name in dict.fromkeys(formats)]
+        yield [stack.enter_context(WRITERS[name].open(folder, tolerance=tolerance)) for name in dict.fromkeys(formats)]

@@ -17,7 +17,7 @@ import numpy as np
 from maskline.errors import InputError, UnknownNameError
 from maskline.files import read_json
 from maskline.instances import ByteArray, Instances
-from maskline.masks import place_rle, polygons
+from maskline.masks import outlines, place_rle
 from maskline.naming import AnyPath
 from maskline.writers.writer import DECIMALS, Spool, Writer, coordinates, relative, score_of, write_whole
 
@@ -49,8 +49,8 @@ class CocoWriter(Writer):
 
         Args:
             path: the file.
-            mask_format: ``rle`` for compressed run lengths, or ``polygon`` for outlines, in which holes are lost
-                (`maskline.masks.polygons`).
+            mask_format: ``rle`` for compressed run lengths; or ``polygon`` for outlines, which lose holes: a warning
+                says how many instances had some.
 
         Raises:
             UnknownNameError: no such ``mask_format``.
@@ -62,7 +62,7 @@ class CocoWriter(Writer):
         self.mask_format = mask_format
         self._images, self._annotations = Spool(self.path), Spool(self.path)
         self._inputs = _Inputs()
-        self._image_count = self._annotation_count = 0
+        self._image_count = self._annotation_count = self._filled = 0
         self._folder: str | None = None  # that holds all inputs so far; "" where none does
 
     def _add(self, result: Result) -> None:
@@ -92,7 +92,8 @@ class CocoWriter(Writer):
             record["area"] = int(np.count_nonzero(mask))
             record["segmentation"] = _rle(found, index)
         else:
-            rings = polygons(mask, (window[2], window[0]))
+            rings, holes = outlines(mask, (window[2], window[0]))
+            self._filled += bool(holes)
             record["area"] = sum(map(_ring_area, rings))
             record["segmentation"] = rings
         return ("" if self._annotation_count == 1 else ",\n") + _dump(record)
@@ -104,6 +105,10 @@ class CocoWriter(Writer):
 
     def _finish(self) -> None:
         write_whole(self.path, self._write)
+        if self._filled:
+            logger.warning(
+                "%s: holes in %d instances are filled: mask_format='rle' keeps them", self.path, self._filled
+            )
 
     def _write(self, file: IO[bytes]) -> None:
         categories = [{"id": number, "name": name} for number, name in enumerate(self._names or (), 1)]

@@ -1,4 +1,4 @@
-"""LabelMe: a JSON file for each picture, with polygons to correct by hand. https://github.com/wkentaro/labelme"""
+"""LabelMe: a JSON file for each image, with shapes to correct by hand. https://github.com/wkentaro/labelme"""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from maskline.errors import ParameterError
 from maskline.files import replace_file
-from maskline.instances import Instances
-from maskline.masks import outlines
+from maskline.labelme import VERSION, Json, document, exact_shapes
 from maskline.naming import AnyPath, check_folder
 from maskline.writers.writer import Writer, relative, score_of
 
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 
     from maskline.results import Result
 
-Json: TypeAlias = dict[str, Any]
-
-VERSION = "5.5.0"  # of LabelMe: the form that is written
 MARK = "maskline"  # a key of the file: the digest of what was predicted, by which we know what nobody has touched since
 
 logger = logging.getLogger("maskline")
@@ -37,8 +33,8 @@ class LabelMeWriter(Writer):
     """A folder with ``<stem>.json`` for each image, there as soon as its result is added.
 
     ``imagePath`` leads from the JSON to the picture; what has no picture file of its own (a page, a frame, an array) is
-    saved beside it as ``<stem>.png``. Outlines are simplified, for fewer points to move. Parts of one object share a
-    ``group_id``. Holes are filled, because LabelMe's polygons have none. Each shape has its ``score`` besides.
+    saved beside it as ``<stem>.png``. The shapes of an instance cover exactly its pixels: polygons, one for each part,
+    which share a ``group_id``; or one shape of type ``mask`` if it has holes. Each shape also has its ``score``.
 
     A file that was made or corrected by hand is never overwritten: it is left, with a warning. To predict it anew,
     delete it.
@@ -46,12 +42,12 @@ class LabelMeWriter(Writer):
 
     FILE_NAME = "labelme"
 
-    def __init__(self, path: AnyPath, *, tolerance: float = 1.0, copy_pictures: bool = False) -> None:
+    def __init__(self, path: AnyPath, *, tolerance: float = 0, copy_pictures: bool = False) -> None:
         """Prepare; nothing is written yet.
 
         Args:
             path: the folder, made when needed.
-            tolerance: pixels that a simplified outline may lie off; 0 keeps every corner of every pixel.
+            tolerance: simplify polygons, so that there are fewer points to move, by up to this many pixels.
             copy_pictures: put a copy of each picture beside its JSON, so that the folder is a data set of its own;
                 without, `maskline convert` needs a folder that holds both.
 
@@ -63,12 +59,12 @@ class LabelMeWriter(Writer):
             raise ParameterError(f"tolerance is {tolerance}: expected a number of pixels from 0 on")
         check_folder(f"{self.path}/")
         self.tolerance, self.copy_pictures = tolerance, copy_pictures
-        self._kept = self._filled = 0
+        self._kept = 0
 
     @classmethod
-    def open(cls, folder: AnyPath) -> Self:
+    def open(cls, folder: AnyPath, *, tolerance: float = 0) -> Self:
         """A writer to this format's own place in a folder, with copies of the pictures."""
-        return cls(Path(folder) / cls.FILE_NAME, copy_pictures=True)
+        return cls(Path(folder) / cls.FILE_NAME, tolerance=tolerance, copy_pictures=True)
 
     def _add(self, result: Result) -> None:
         path = result.file_in(self.path, ".json")
@@ -105,35 +101,29 @@ class LabelMeWriter(Writer):
             "imageWidth": width,
             MARK: _digest(shapes),
         }
-        data = _document(content).encode("utf-8", "backslashreplace")
+        data = document(content, _dump).encode("utf-8", "backslashreplace")
         replace_file(path, lambda file: file.write_bytes(data))
 
     def _shapes(self, result: Result) -> Iterator[Json]:
         groups = 0
-        for index, label in enumerate(result.instances.labels.tolist()):
-            rings = self._rings(result.instances, index)
-            groups += len(rings) > 1
-            for ring in rings:
+        found = result.instances
+        for index, label in enumerate(found.labels.tolist()):
+            parts = exact_shapes(found.masks[index], found.window(index))
+            groups += len(parts) > 1
+            for part in parts:
+                polygon = part["shape_type"] == "polygon"
                 yield {
                     "label": result.names[label],
-                    "points": ring,
-                    "group_id": groups if len(rings) > 1 else None,
+                    "points": simplified(part["points"], self.tolerance) if polygon else part["points"],
+                    "group_id": groups if len(parts) > 1 else None,
                     "description": "",
-                    "shape_type": "polygon",
+                    "shape_type": part["shape_type"],
                     "flags": {},
-                    "mask": None,
-                    "score": score_of(result.instances.scores[index]),
+                    "mask": part["mask"],
+                    "score": score_of(found.scores[index]),
                 }
 
-    def _rings(self, found: Instances, index: int) -> list[list[list[float]]]:
-        window = found.window(index)
-        outer, holes = outlines(found.masks[index], (window[2], window[0]))
-        self._filled += bool(holes)
-        return [simplified(ring, self.tolerance) for ring in outer]
-
     def _finish(self) -> None:
-        if self._filled:
-            logger.info("%d instances have holes: LabelMe's polygons have none, they are filled", self._filled)
         if self._kept:
             logger.warning("%d files in %s were left as they are", self._kept, self.path)
 
@@ -141,20 +131,17 @@ class LabelMeWriter(Writer):
         """Nothing is held: each file is written at once."""
 
 
-def simplified(flat: list[float], tolerance: float) -> list[list[float]]:
-    """A ring with as few points as lie within a tolerance, by Douglas and Peucker (1973); as it is if fewer than 3.
+def simplified(points: list[list[float]], tolerance: float) -> list[list[float]]:
+    """A polygon with fewer points, by Douglas and Peucker (1973); unchanged if fewer than 3 would be left.
 
     Args:
-        flat: ``x1 y1 x2 y2 ...`` in pixels.
-        tolerance: pixels.
-
-    Returns:
-        Points ``[x, y]``.
+        points: ``[x, y]`` in pixels, the first not repeated.
+        tolerance: pixels that the outline may move; 0 changes nothing.
     """
-    ring = np.asarray(flat, np.float32).reshape(-1, 2)
-    fewer = cv2.approxPolyDP(ring[:, None], tolerance, closed=True)[:, 0] if tolerance else ring
-    kept = fewer if len(fewer) >= 3 else ring
-    return [[float(x), float(y)] for x, y in kept.tolist()]
+    if not tolerance:
+        return points
+    fewer = cv2.approxPolyDP(np.asarray(points, np.float32)[:, None], tolerance, closed=True)[:, 0]
+    return [[float(x), float(y)] for x, y in fewer.tolist()] if len(fewer) >= 3 else points
 
 
 def _is_picture(result: Result) -> bool:
@@ -183,13 +170,6 @@ def _is_free(path: Path, picture: Path | None) -> bool:
 
 def _digest(shapes: list[Json]) -> str:
     return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _document(content: Json) -> str:
-    """JSON with a line for each key, and for each shape."""
-    shapes = ",".join(f"\n    {_dump(shape)}" for shape in content["shapes"])
-    values = {name: f"[{shapes}\n  ]" if name == "shapes" and shapes else _dump(content[name]) for name in content}
-    return "{\n" + ",\n".join(f"  {_dump(name)}: {value}" for name, value in values.items()) + "\n}\n"
 
 
 def _dump(value: Any) -> str:

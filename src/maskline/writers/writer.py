@@ -45,8 +45,13 @@ class Writer(ABC):
         self._closed = False
 
     @classmethod
-    def open(cls, folder: AnyPath) -> Self:
-        """A writer to this format's own place in a folder."""
+    def open(cls, folder: AnyPath, *, tolerance: float = 0) -> Self:
+        """A writer to this format's own place in a folder.
+
+        Args:
+            folder: made when something is written.
+            tolerance: pixels by which polygons may be simplified; only LabelMe's files have polygons.
+        """
         return cls(Path(folder) / cls.FILE_NAME)
 
     def add(self, result: Result) -> None:

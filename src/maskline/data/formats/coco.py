@@ -92,7 +92,7 @@ def read(source: Source) -> Reading:
 
 def _in_our_layout(source: Source) -> list[str]:
     """What has the name of PaddleX's annotation file, even if it is no file."""
-    names = map(layout.annotation_name, SPLITS)
+    names = (name(split) for split in SPLITS for name in (layout.paddlex_name, layout.annotation_name))
     return [] if source.file is not None else [name for name in names if (source.root / name).exists()]
 
 
@@ -127,7 +127,7 @@ def _best(source: Source, files: Sequence[str]) -> str:
         return files[0]
 
     def named(path: str) -> tuple[bool, bool]:
-        return path.endswith(layout.annotation_name(_split(path))), bool(_NAMED_SO.fullmatch(PurePosixPath(path).stem))
+        return path.endswith(layout.paddlex_name(_split(path))), bool(_NAMED_SO.fullmatch(PurePosixPath(path).stem))
 
     named_best = [path for path in files if named(path) == max(map(named, files))]
     if len(named_best) == 1:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
@@ -29,7 +29,7 @@ from maskline.data.formats.groups import Groups
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.formats.outlines import closed, ellipse, points, turned
 from maskline.data.layout import copy_images, unify, unique_names
-from maskline.data.shapes import Ring, Segmentation, Window, crop, place
+from maskline.data.shapes import Ring, Segmentation, Window, crop, place, to_polygons
 from maskline.data.source import Source
 from maskline.data.sources import picture_size, relative_name
 from maskline.data.tree import SPLIT_WORDS, SPLITS, UNSPLIT, split_of, suffix_of
@@ -78,7 +78,8 @@ def read(source: Source) -> Reading:
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
     """Fill an empty folder as CVAT exports a project, with a subset for each split; a set not divided as a task.
 
-    Polygons keep all their digits. Run lengths become shapes of type ``mask``, which CVAT has from version 2.3 on.
+    Polygons keep all their digits. Run lengths become polygons that cover the same pixels, or, where they have holes,
+    shapes of type ``mask``, which CVAT has from version 2.3 on, but not every reader of its files.
 
     Returns:
         What was lost, a line each with counts.
@@ -385,12 +386,13 @@ class _Writer:
         self.subsets = {split: None if set(splits) == {UNSPLIT} else split for split in splits}
         self.labels = fitted((name for dataset in splits.values() for name in dataset.names), _as_xml)
         self.groups, self.image_ids = count(1), count()
-        self.crowds = self.attributes = self.empty = 0
+        self.crowds = self.attributes = self.masks = self.empty = 0
 
     def notes(self) -> list[str]:
         told = [
             (self.crowds, "crowd regions carry the attribute iscrowd: CVAT shows them as ordinary objects"),
             (self.attributes, "annotations lose their attributes"),
+            (self.masks, "masks with holes are <mask> shapes, which FiftyOne and the import into a CVAT project skip"),
             (self.empty, "annotations without a pixel are left out"),
         ]
         return [f"{number} {what}" for number, what in told if number] + renamed(self.labels, "to fit XML")
@@ -402,15 +404,21 @@ class _Writer:
         return copy_images(dataset, self.images / (self.subsets[split] or ""), safe)
 
     def document(self, splits: Mapping[str, Dataset]) -> Iterator[str]:
-        """The file in pieces. CVAT takes attributes only where the label lists them."""
-        crowd = any(annotation.crowd for dataset in splits.values() for annotation in dataset.annotations)
-        kind = "project" if any(self.subsets.values()) else "task"
-        yield f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta><{kind}><labels>\n'
-        for number, label in enumerate(self.labels.values()):
-            colour = "#{:02x}{:02x}{:02x}".format(*PALETTE[number % len(PALETTE)])
-            yield f"<label><name>{escape(label)}</name><color>{colour}</color><type>any</type>"
-            yield f"<attributes>{_CROWD_LISTED if crowd else ''}</attributes></label>\n"
-        yield f"</labels></{kind}></meta>\n"
+        """The file in pieces.
+
+        Of a project, CVAT reads the labels and ``<subsets>``; Datumaro reads the subsets, and CVAT's fork of it the
+        labels, of the tasks in it.
+        """
+        yield '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta>\n'
+        labels = "".join(self.listed(splits))
+        if subsets := [subset for subset in self.subsets.values() if subset]:
+            yield f"<project>{labels}<subsets>" + "\n".join(subsets) + "</subsets>\n<tasks>\n"
+            for number, subset in enumerate(subsets, 1):
+                yield f"<task><id>{number}</id><subset>{subset}</subset>{labels}</task>\n"
+            yield "</tasks></project>\n"
+        else:
+            yield f"<task>{labels}</task>\n"
+        yield "</meta>\n"
         for split, dataset in splits.items():
             for image in dataset.images:
                 given = {"id": next(self.image_ids), "name": image.file_name, "subset": self.subsets[split]}
@@ -421,20 +429,32 @@ class _Writer:
                 yield "</image>\n"
         yield "</annotations>\n"
 
+    def listed(self, splits: Mapping[str, Dataset]) -> Iterator[str]:
+        """The list of labels. CVAT takes attributes of shapes only where their label lists them."""
+        crowd = any(annotation.crowd for dataset in splits.values() for annotation in dataset.annotations)
+        yield "<labels>\n"
+        for number, label in enumerate(self.labels.values()):
+            colour = "#{:02x}{:02x}{:02x}".format(*PALETTE[number % len(PALETTE)])
+            yield f"<label><name>{escape(label)}</name><color>{colour}</color><type>any</type>"
+            yield f"<attributes>{_CROWD_LISTED if crowd else ''}</attributes></label>\n"
+        yield "</labels>\n"
+
     def shapes(self, annotation: Annotation, image: ImageRecord, label: str) -> Iterator[str]:
         given: dict[str, object] = {"label": label, "source": "manual", "occluded": 0, "z_order": 0}
         inner = _CROWD_SET if annotation.crowd else ""
         self.crowds += annotation.crowd
         self.attributes += bool(annotation.extra.get("attributes"))
-        if not isinstance(annotation.segmentation, str):
-            given["group_id"] = next(self.groups) if len(annotation.segmentation) > 1 else None
-            for ring in annotation.segmentation:
+        shape = to_polygons(annotation.segmentation, image.size)
+        if shape is None:
+            self.empty += 1
+        elif isinstance(shape, str):
+            self.masks += 1
+            yield f"{_start('mask', given | _mask(shape, image.size))}{inner}</mask>\n"
+        else:
+            given["group_id"] = next(self.groups) if len(shape) > 1 else None
+            for ring in shape:
                 points = ";".join(f"{_digits(x)},{_digits(y)}" for x, y in ring.tolist())
                 yield f"{_start('polygon', given | {'points': points})}{inner}</polygon>\n"
-        elif (found := crop(annotation.segmentation, image.size)) is not None:
-            yield f"{_start('mask', given | _mask(*found))}{inner}</mask>\n"
-        else:
-            self.empty += 1
 
 
 def _as_xml(name: str) -> str:
@@ -442,9 +462,9 @@ def _as_xml(name: str) -> str:
     return _NOT_XML.sub("\ufffd", one_line(name))
 
 
-def _mask(mask: Mask, window: Window) -> dict[str, object]:
-    """What a shape of type ``mask`` states, for the pixels of a window."""
-    top, bottom, left, right = window
+def _mask(rle: str, size: tuple[int, int]) -> dict[str, object]:
+    """The attributes of a shape of type ``mask``, from run lengths over an image of ``(height, width)``, not empty."""
+    mask, (top, bottom, left, right) = cast("tuple[Mask, Window]", crop(rle, size))
     flat = np.concatenate([[False], mask.ravel() != 0, [False]])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     runs = np.diff(edges, prepend=0, append=mask.size)  # the last is 0 where the box ends with the mask's own pixel

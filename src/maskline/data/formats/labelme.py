@@ -22,19 +22,17 @@ from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra,
 from maskline.data.faults import Count, Fault, Reading, UnusableError, counted, short
 from maskline.data.formats.groups import Groups
 from maskline.data.formats.labelme_shapes import (
-    Json,
     extra_of,
     holds_image,
     is_box,
     is_crowd,
     label_of,
-    mask_shape,
     region,
 )
 from maskline.data.formats.labelme_tree import LabelMeFiles, lines
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.layout import copy_images, unique_names
-from maskline.data.shapes import Segmentation, crop, from_mask
+from maskline.data.shapes import Segmentation, crop
 from maskline.data.source import Source
 from maskline.data.sources import decode_base64, picture_size
 from maskline.data.texts import dump, encode
@@ -42,10 +40,10 @@ from maskline.data.tree import SPLIT_WORDS, UNSPLIT, key_of, suffix_of
 from maskline.errors import DatasetError, InputError
 from maskline.files import read_json, replace_file
 from maskline.inputs import MAX_PIXELS
+from maskline.labelme import VERSION, Json, document, exact_shapes
 
 TITLE = "LabelMe"
 
-VERSION = "5.5.0"  # of LabelMe: the form that is written
 LISTS = {split: f"{split}_anno_list.txt" for split in (*SPLIT_WORDS, UNSPLIT)}
 CLASS_LISTS = ("label.txt", "labels.txt")
 
@@ -412,7 +410,7 @@ class _Writer:
             "imageHeight": image.height,
             "imageWidth": image.width,
         }
-        _write_text(self.folder / path, _document(content))
+        _write_text(self.folder / path, document(content, dump))
         return path
 
     def free_path(self, file_name: str) -> str:
@@ -437,17 +435,16 @@ class _Writer:
         return found
 
     def parts(self, segmentation: Segmentation, size: tuple[int, int]) -> list[Json]:
-        """What tells the shapes of an object apart; none if it has no pixels."""
-        if isinstance(segmentation, str):
-            found = crop(segmentation, size)
-            if found is None:
-                self.losses.empty += 1
-                return []
-            segmentation = from_mask(*found, size)
-            if isinstance(segmentation, str):
-                self.losses.masks += 1
-                return [mask_shape(*found)]
-        return [{"points": ring.tolist()} for ring in segmentation]
+        """What differs between the shapes of an object; none if it has no pixels."""
+        if not isinstance(segmentation, str):
+            return [{"points": ring.tolist()} for ring in segmentation]
+        found = crop(segmentation, size)
+        if found is None:
+            self.losses.empty += 1
+            return []
+        shapes = exact_shapes(*found)
+        self.losses.masks += shapes[0]["shape_type"] == "mask"
+        return shapes
 
 
 def _label(name: str) -> str:
@@ -470,14 +467,6 @@ def _shape(annotation: Annotation, label: str, group: int | None) -> Json:
         "mask": None,
     }
     return {**shape, "attributes": extra["attributes"]} if extra.get("attributes") else shape
-
-
-def _document(content: Json) -> str:
-    """JSON with a line for each key, and for each shape: it can be compared by line, and is a third of the size."""
-
-    shapes = ",".join(f"\n    {dump(shape)}" for shape in content["shapes"])
-    values = {name: f"[{shapes}\n  ]" if name == "shapes" and shapes else dump(content[name]) for name in content}
-    return "{\n" + ",\n".join(f"  {dump(name)}: {value}" for name, value in values.items()) + "\n}\n"
 
 
 def _joined(texts: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""One shape of a LabelMe file: its label, its region, and the way back.
+"""One shape of a LabelMe file as it is read: its label and its region.
 
 Coordinates are COCO's: pixel ``(x, y)`` covers ``[x, x + 1) x [y, y + 1)``. Only a shape of type ``mask`` counts
 pixels: its two points are the first and the last pixel of the box that its picture, a PNG in base64, fills.
@@ -6,24 +6,20 @@ pixels: its two points are the first and the last pixel of the box that its pict
 
 from __future__ import annotations
 
-import base64
 import io
-from typing import Any, TypeAlias
+from typing import Any
 
-import cv2
 import numpy as np
 
 from maskline.data import crowds
 from maskline.data.dataset import NOTHING, Extra
 from maskline.data.faults import UnusableError, short
 from maskline.data.formats.outlines import closed, ellipse, points
-from maskline.data.shapes import Ring, Segmentation, Window, place
+from maskline.data.shapes import Ring, Segmentation, place
 from maskline.data.sources import decode_base64, picture_size
 from maskline.errors import InputError
 from maskline.inputs import expand
-from maskline.masks import Mask
-
-Json: TypeAlias = dict[str, Any]
+from maskline.labelme import Json
 
 _KEPT = ("description", "flags", "attributes")  # of a shape, besides what makes it an object
 
@@ -73,22 +69,6 @@ def region(shape: Json, size: tuple[int, int]) -> Segmentation:
         what = f"its shape_type {short(kind)} is no region: expected {', '.join((*_OUTLINES, 'mask'))}"
         raise UnusableError("no-mask", what)
     return (closed(_OUTLINES[kind](points(shape.get("points"))), kind),)
-
-
-def mask_shape(mask: Mask, window: Window) -> Json:
-    """What makes a shape of type ``mask``.
-
-    Args:
-        mask: (bottom - top, right - left), foreground where not zero.
-        window: where it lies in the image.
-    """
-    top, bottom, left, right = window
-    _, data = cv2.imencode(".png", np.ascontiguousarray(mask != 0).view(np.uint8))
-    return {
-        "points": [[left, top], [right - 1, bottom - 1]],
-        "shape_type": "mask",
-        "mask": base64.b64encode(data.tobytes()).decode("ascii"),
-    }
 
 
 def _polygon(vertices: Ring) -> Ring:

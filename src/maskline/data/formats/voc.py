@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -25,7 +25,7 @@ from maskline.data.accounting import some
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, counted
 from maskline.data.formats.labels import fitted, one_line, renamed
-from maskline.data.formats.voc_maps import VOID, VOID_16, Map, colour_numbers, instances, read_map, save_map
+from maskline.data.formats.voc_maps import VOID, VOID_16, Map, colour_numbers, instances, palette, read_map, save_map
 from maskline.data.layout import copy_images, unify, unique_names
 from maskline.data.shapes import crop
 from maskline.data.source import Source
@@ -46,11 +46,12 @@ _Values: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 _PICTURES, _OBJECTS, _CLASSES = "JPEGImages", "SegmentationObject", "SegmentationClass"
 _KINDS = (_OBJECTS, _CLASSES)
 _LISTS = PurePosixPath("ImageSets", "Segmentation")
-_COLOUR_LIST, _OWN_LIST = "labelmap.txt", "labels.txt"  # of CVAT and Datumaro, and ours
-_NAME_FILES = (_COLOUR_LIST, _OWN_LIST, "class_names.txt")  # the last is that of LabelMe's converter
+_COLOUR_LIST = "labelmap.txt"  # CVAT, Datumaro, and what we write
+_NAME_FILES = (_COLOUR_LIST, "labels.txt", "class_names.txt")  # maskline 0.1; LabelMe's converter
 _BACKGROUND = ("background", "_background_", "__background__")
 _IGNORED = "__ignore__"  # what the first line of LabelMe's lists says: the value -1, which no pixel has
 _ENTRY = re.compile(r"(?P<name>[^:]+):\s*(?:(?P<colour>\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3})\s*)?:[^:]*:[^:]*")
+_VOID_NAME = "ignored"  # of void in a labelmap, its last line
 _MOST_WRITTEN = VOID_16 - 2  # 255 and 65535 are void
 _WHOLE_SET = "trainval"  # what VOC calls the list of all
 
@@ -85,11 +86,12 @@ def read(source: Source) -> Reading:
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
-    """Fill an empty folder with all of VOC's parts and ``labels.txt``, the names of classes with background first.
+    """Fill an empty folder with all parts of a VOC data set and ``labelmap.txt``, which CVAT and Datumaro require.
 
-    Where instances overlap, the smaller lies on top. Crowd regions are void, as VOC has what should not count. With
-    more than 254 instances in a picture its ``SegmentationObject`` is a 16-bit file, in which 255 is left free for
-    readers that take it for void.
+    ``labelmap.txt`` gives the classes in the order of their values, background first and void last, each with its
+    colour in VOC's palette. Where instances overlap, the smaller lies on top. Crowd regions are void, as VOC has what
+    should not count. With more than 254 instances in a picture its ``SegmentationObject`` is a 16-bit file, in which
+    255 is left free for readers that take it for void.
 
     Returns:
         What was lost, a line each with counts.
@@ -112,10 +114,10 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
             save_map(objects, folder / _OBJECTS / f"{stem}.png")
             save_map(classes, folder / _CLASSES / f"{stem}.png")
         _save_lines(folder / _LISTS / f"{_WHOLE_SET if split == UNSPLIT else split}.txt", stems)
-    labels = fitted(names, one_line)
-    _save_lines(folder / _OWN_LIST, [CLASSES[0], *labels.values()])
+    labels = fitted(names, _label)
+    _save_lines(folder / _COLOUR_LIST, _labelmap(labels.values()))
     notes = [text.format(counts[key]) for key, text in _NOTES.items() if counts[key]]
-    return notes + renamed(labels, f"to fit a line of {_OWN_LIST}")
+    return notes + renamed(labels, f"to fit a line of {_COLOUR_LIST}")
 
 
 _NOTES = {
@@ -257,7 +259,7 @@ def _read_labels(base: Path) -> _Labels:
         entries = [_entry(line) for line in lines if not _is_comment(line)]
     else:  # a class a line, whatever it is called: to take one for something else would shift all that follow
         entries = [(line, None) for line in lines[lines[:1] == [_IGNORED] :]]
-    if entries and entries[-1] == ("ignored", VOID):  # as Datumaro lists it, last: the colour of void
+    if entries and entries[-1] == (_VOID_NAME, VOID):
         entries.pop()
     places = [place for place, (name, _) in enumerate(entries) if name.lower() in _BACKGROUND]
     if not places:
@@ -421,6 +423,20 @@ def _paint(dataset: Dataset, image: ImageRecord, counts: Counter[str]) -> tuple[
         wide=int(wide),
     )
     return objects if wide else objects.astype(np.uint8), classes
+
+
+def _label(name: str) -> str:
+    """A class name that every reader of ``labelmap.txt`` reads back: one line, no colon, no ``#`` first, unique."""
+    label = one_line(name.replace(":", "-")).lstrip("# ") or "class"
+    return f"{label} class" if label in (CLASSES[0], _VOID_NAME) else label
+
+
+def _labelmap(labels: Iterable[str]) -> Iterator[str]:
+    """The lines of ``labelmap.txt``."""
+    yield "# label:color_rgb:parts:actions"
+    colours = palette().tolist()
+    for label, colour in [*zip((CLASSES[0], *labels), colours, strict=False), (_VOID_NAME, colours[VOID])]:
+        yield f"{label}:{','.join(map(str, colour))}::"
 
 
 def _save_lines(path: Path, lines: Iterable[str]) -> None:

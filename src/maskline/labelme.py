@@ -1,0 +1,51 @@
+"""LabelMe's JSON as maskline writes it, for data sets and for predictions. https://github.com/wkentaro/labelme"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+
+from maskline.masks import Mask, outlines
+
+Json: TypeAlias = dict[str, Any]
+Window: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right in pixels, half open
+
+VERSION = "5.5.0"  # of LabelMe: the form that is written
+
+
+def exact_shapes(mask: Mask, window: Window) -> list[Json]:
+    """What makes the shapes that cover the pixels of a mask: a polygon for each part, or one ``mask`` if it has holes.
+
+    LabelMe has ``mask`` shapes from version 5.4 on.
+
+    Args:
+        mask: (bottom - top, right - left), foreground where not zero.
+        window: where it lies in the image.
+
+    Returns:
+        ``points``, ``shape_type`` and ``mask`` of each shape; none for a mask without pixels.
+    """
+    top, bottom, left, right = window
+    outer, holes = outlines(mask, (left, top))
+    if not holes:
+        rings = (np.asarray(flat).reshape(-1, 2).tolist() for flat in outer)
+        return [{"points": ring, "shape_type": "polygon", "mask": None} for ring in rings]
+    _, data = cv2.imencode(".png", np.ascontiguousarray(mask != 0).view(np.uint8))
+    corners = [[left, top], [right - 1, bottom - 1]]
+    return [{"points": corners, "shape_type": "mask", "mask": base64.b64encode(data.tobytes()).decode("ascii")}]
+
+
+def document(content: Json, dump: Callable[[Any], str]) -> str:
+    """A JSON document with one line for each key and each shape: small, and comparable line by line.
+
+    Args:
+        content: of the whole file.
+        dump: gives the JSON of a value.
+    """
+    shapes = ",".join(f"\n    {dump(shape)}" for shape in content["shapes"])
+    values = {name: f"[{shapes}\n  ]" if name == "shapes" and shapes else dump(content[name]) for name in content}
+    return "{\n" + ",\n".join(f"  {dump(name)}: {value}" for name, value in values.items()) + "\n}\n"
