@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from maskline.data.tree import suffix_of
 
-#: COCO's files for other tasks than instances; they hold no masks of instances, or repeat those of ``instances_*``.
+#: Names of COCO's files for other tasks. They are read only where there are no others: they have no masks, or the same.
 OTHER_COCO_TASKS = ("captions", "person_keypoints", "stuff", "image_info")
+OTHER_COCO = "coco of another task"
 
 _HEAD = 1 << 16  # bytes that tell a kind
 _COCO_NAME = re.compile(r"instances?_\w+|_annotations\.coco")
@@ -125,10 +126,14 @@ def _kind_of_json(stem: str, head: str) -> str | None:
     if re.match(r'\W*\{\s*"imageData"\s*:', head):  # an image in base64, which hides what follows
         return "labelme"
     found = _fitting(_BEFORE_COCO, head)
-    if found is not None or stem.startswith(OTHER_COCO_TASKS):
+    if found is not None:
         return found
     if re.search(r'"images"\s*:\s*\[', head):
+        if stem.startswith(OTHER_COCO_TASKS):
+            return OTHER_COCO
         return "panoptic" if "panoptic" in stem else "coco"
+    if stem.startswith(OTHER_COCO_TASKS):
+        return None
     return _fitting(_AFTER_COCO, head)
 
 

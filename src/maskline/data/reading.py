@@ -181,7 +181,7 @@ def refuse_errors(reading: Reading, remedy: str = "`maskline check` lists them, 
     if errors := reading.errors:
         first = "".join(f"\n  {fault.file}: {fault.kind.title}: {fault.what}" for fault in errors[:MAX_ERRORS])
         more = f"\n  and {len(errors) - MAX_ERRORS} more" if len(errors) > MAX_ERRORS else ""
-        raise DatasetError(f"{len(errors)} errors in the data set; {remedy}:{first}{more}")
+        raise DatasetError(f"{counted(len(errors), 'error')} in the data set; {remedy}:{first}{more}")
 
 
 def refuse_files(reading: Reading) -> None:

@@ -94,8 +94,8 @@ class Source:
             (base,) = bases
         else:
             folders = {posixpath.dirname(match.path) for match in found.values()}
-            common = posixpath.commonpath([f"./{folder}" for folder in folders]) if folders else "./images"
-            base = f"{common[2:]}/" if common != "." else ""
+            common = posixpath.commonpath([f"/{folder}" for folder in folders])[1:] if folders else "images"
+            base = f"{common}/" if common else ""
         folder = self.images.root / base
         if not found and not folder.is_dir():
             base, folder = "", self.images.root

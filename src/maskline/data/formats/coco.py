@@ -18,6 +18,7 @@ from maskline.data import coco, coco_values, layout
 from maskline.data.accounting import code_of_unread
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Count, Fault, Reading, counted
+from maskline.data.kinds import OTHER_COCO
 from maskline.data.source import Source
 from maskline.data.tree import SPLITS, UNSPLIT, key_of, split_of
 from maskline.errors import DatasetError, DatasetNotFoundError
@@ -31,7 +32,7 @@ write = layout.write
 
 def detect(source: Source) -> list[str]:
     """The files in COCO's form below a folder, also those that are not the data set itself."""
-    return source.of_kind("coco")
+    return source.of_kind("coco") or source.of_kind(OTHER_COCO)
 
 
 def find(source: Source) -> dict[str, str]:

@@ -1,0 +1,327 @@
+"""One recognition for every command, and no annotation lost without a fault that counts it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+import sets
+from click.testing import CliRunner
+
+from maskline.cli import cli
+from maskline.data.convert import convert
+from maskline.data.faults import Reading
+from maskline.data.reading import FORMATS, get, read
+from maskline.data.shapes import to_rle
+from maskline.errors import DatasetError, DatasetNotFoundError
+from maskline.evaluate import load_split
+
+WRITTEN = [name for name in FORMATS if hasattr(get(name), "write")]
+LINE = "0 0.2 0.2 0.5 0.2 0.5 0.6 0.2 0.6\n"
+
+
+def masks(reading: Reading) -> set[tuple[str, str, str]]:
+    """Image, class and mask of each annotation."""
+    return {
+        (Path(dataset.by_id[a.image_id].file_name).stem, dataset.names[dataset.labels[a.category_id]], shape)
+        for dataset in reading.splits.values()
+        for a in dataset.annotations
+        for shape in [to_rle(a.segmentation, dataset.by_id[a.image_id].size)]
+    }
+
+
+def image(path: Path, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), sets.picture(seed))
+
+
+def coco(path: Path, *names: str, annotated: int | None = None) -> None:
+    content = sets.content(list(names))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content["annotations"] = content["annotations"][:annotated]
+    path.write_text(json.dumps(content))
+
+
+# ---- recognition
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("side", ["classes.txt", "obj.names", "notes.json", "data.txt"])
+def test_a_side_file_makes_no_format(tmp_path: Path, name: str, side: str) -> None:
+    convert(sets.make(tmp_path / "set"), tmp_path / "new", name)
+    before = read(tmp_path / "new")
+    notes = {"categories": [{"id": 0, "name": "cat"}], "info": {"year": 2026}}
+    (tmp_path / "new" / side).write_text(json.dumps(notes) if side.endswith("json") else "cat\ndog\n")
+    after = read(tmp_path / "new")
+    assert after.format == before.format == name
+    assert masks(after) == masks(before) and len(masks(after)) == 25 - 5 * (name == "voc")
+    assert after.faults == before.faults
+
+
+def test_of_two_formats_the_one_with_more_instances_is_read_and_the_other_named(tmp_path: Path) -> None:
+    """As X-AnyLabeling leaves them: LabelMe's JSON and YOLO's text files for the same images."""
+    convert(sets.make(tmp_path / "set"), tmp_path / "yolo", "yolo")
+    root = tmp_path / "yolo"
+    coco(root / "few.json", "train0.png", annotated=2)
+    reading = read(root)
+    assert reading.format == "yolo"
+    (fault,) = [fault for fault in reading.faults if fault.code.startswith("file")]
+    assert (fault.code, fault.file, fault.lost) == ("file-repeated", "few.json", 0)
+    assert fault.what == "2 instances in 1 image, in COCO format"
+    reading = read(root, "coco")
+    assert reading.format == "coco" and len(masks(reading)) == 2
+    image(root / "extra" / "other.png", seed=77)
+    coco(root / "few.json", "other.png", annotated=2)
+    (fault,) = read(root).errors
+    assert (fault.code, fault.lost) == ("file-unread", 2)
+
+
+def test_what_paddlex_made_of_labelme_files_is_what_counts(tmp_path: Path) -> None:
+    convert(sets.make(tmp_path / "set"), tmp_path / "new", "labelme")
+    root = tmp_path / "new"
+    coco(root / "annotations" / "instance_train.json", "train0.png", annotated=2)
+    reading = read(root)
+    assert reading.format == "coco" and len(masks(reading)) == 2
+    assert [(f.code, f.what) for f in reading.faults if f.code == "file-repeated"] == [
+        ("file-repeated", "7 LabelMe files")
+    ]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_command_reads_the_same_format(tmp_path: Path, name: str) -> None:
+    convert(sets.make(tmp_path / "set"), tmp_path / "new", name)
+    (tmp_path / "new" / "classes.txt").write_text("cat\ndog\n")
+    root = str(tmp_path / "new")
+    run = CliRunner().invoke
+    checked = run(cli, ["check", root, "--output", str(tmp_path / "report")])
+    assert checked.exit_code == 0 and "train: 4 images" in checked.output, checked.output
+    converted = run(cli, ["convert", root, str(tmp_path / "back"), "--to", "coco"])
+    assert converted.exit_code == 0 and f"from {name} to coco" in converted.output
+    divided = run(cli, ["split", root, "--output", str(tmp_path / "divided")])
+    assert divided.exit_code == 0, divided.output
+    assert masks(read(tmp_path / "back")) == masks(read(tmp_path / "divided")) == masks(read(tmp_path / "new"))
+    assert len(load_split(tmp_path / "new").images) == 3
+
+
+@pytest.mark.parametrize(("name", "file"), [("yolo", "data.yaml"), ("cvat", "annotations.xml")])
+def test_a_file_is_taken_wherever_a_folder_is(tmp_path: Path, name: str, file: str) -> None:
+    convert(sets.make(tmp_path / "set"), tmp_path / "new", name)
+    reading = read(tmp_path / "new" / file)
+    assert reading.format == name and masks(reading) == masks(read(tmp_path / "new"))
+    checked = CliRunner().invoke(cli, ["check", str(tmp_path / "new" / file), "--output", str(tmp_path / "report")])
+    assert checked.exit_code == 0 and "train: 4 images" in checked.output
+
+
+def test_the_folder_with_the_images_can_be_named(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    (root / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match="missing"):
+        convert(root, tmp_path / "no", "yolo")
+    done = convert(root, tmp_path / "new", "yolo", images=tmp_path / "elsewhere")
+    assert [len(dataset.images) for dataset in done.splits.values()] == [4, 3]
+    with pytest.raises(DatasetNotFoundError, match="not a folder"):
+        read(root, images=tmp_path / "none")
+
+
+@pytest.mark.parametrize("place", ["images/default", "data", "img", "a/b/c", "images", "photos of me", "."])
+def test_the_folder_of_the_images_may_have_any_name(tmp_path: Path, place: str) -> None:
+    image(tmp_path / place / "a.png", 1)
+    image(tmp_path / place / "b.png", 2)
+    coco(tmp_path / "annotations" / "instances_default.json", "a.png", "b.png")
+    reading = read(tmp_path)
+    assert not reading.faults and len(reading.splits["all"].annotations) == 5
+    assert all(dataset.path(i).is_file() for dataset in reading.splits.values() for i in dataset.images)
+
+
+def test_subsets_of_cvat_with_capital_letters(tmp_path: Path) -> None:
+    for subset, seed in (("Train", 1), ("Validation", 2)):
+        image(tmp_path / "images" / subset / "1.png", seed)
+        coco(tmp_path / "annotations" / f"instances_{subset}.json", "1.png")
+    reading = read(tmp_path)
+    assert not reading.faults
+    assert {split: d.folder.name for split, d in reading.splits.items()} == {"train": "Train", "val": "Validation"}
+
+
+def test_lvis_names_images_by_url_only(tmp_path: Path) -> None:
+    image(tmp_path / "val2017" / "000000000001.jpg")
+    content = sets.content(["x"])
+    del content["images"][0]["file_name"]
+    content["images"][0]["coco_url"] = "http://images.cocodataset.org/val2017/000000000001.jpg"
+    (tmp_path / "lvis_v1_val.json").write_text(json.dumps(content))
+    reading = read(tmp_path)
+    assert not reading.faults and len(reading.splits["val"].annotations) == 5
+
+
+def test_a_file_for_another_task_is_read_only_alone(tmp_path: Path) -> None:
+    image(tmp_path / "val2017" / "a.png")
+    for name in ("instances", "person_keypoints", "captions"):
+        coco(tmp_path / "annotations" / f"{name}_val2017.json", "a.png")
+    assert read(tmp_path).files == ("annotations/instances_val2017.json",) and not read(tmp_path).faults
+    (tmp_path / "annotations" / "instances_val2017.json").unlink()
+    (tmp_path / "annotations" / "captions_val2017.json").unlink()
+    assert read(tmp_path).files == ("annotations/person_keypoints_val2017.json",)
+
+
+# ---- pairing
+
+
+def test_yolo_labels_are_paired_across_spellings(tmp_path: Path) -> None:
+    pairs = [("Images/café.jpg", "Labels/cafe\u0301"), ("Images/IMG_1.JPG", "Labels/img_1")]
+    pairs += [("Images/décran.jpg", "Labels/d%C3%A9cran"), ("Images/ok.jpg", "Labels/ok")]
+    for seed, (name, label) in enumerate(pairs):
+        image(tmp_path / name, seed)
+        (tmp_path / "Labels").mkdir(exist_ok=True)
+        (tmp_path / f"{label}.txt").write_text(LINE)
+    reading = read(tmp_path)
+    assert reading.format == "yolo" and not reading.faults
+    assert len(reading.splits["all"].images) == len(reading.splits["all"].annotations) == 4
+
+
+@pytest.mark.parametrize("folder", ["imgs", "JPEGImages", "images"])
+def test_yolo_images_may_lie_in_any_folder_beside_the_labels(tmp_path: Path, folder: str) -> None:
+    for split, seed in (("train", 1), ("val", 2)):
+        image(tmp_path / split / folder / "1.jpg", seed)
+        (tmp_path / split / "labels").mkdir()
+        (tmp_path / split / "labels" / "1.txt").write_text(LINE)
+    (tmp_path / "data.yaml").write_text(f"train: train/{folder}\nval: val/{folder}\nnames: [a]\n")
+    reading = read(tmp_path)
+    assert not reading.faults and [len(d.annotations) for d in reading.splits.values()] == [1, 1]
+
+
+def test_labels_that_belong_to_no_image_are_errors_with_numbers(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.jpg")
+    (tmp_path / "images" / "phone.heic").write_bytes(b"0000ftypheic")
+    (tmp_path / "labels").mkdir()
+    for name in ("a", "b", "phone"):
+        (tmp_path / "labels" / f"{name}.txt").write_text(LINE * 2)
+    reading = read(tmp_path)
+    assert [(f.code, f.file, f.what, f.lost) for f in reading.errors] == [
+        ("label-unmatched", "labels/b.txt", "2 lines; no image has its name", 2),
+        (
+            "label-unmatched",
+            "labels/phone.txt",
+            "2 lines; its image images/phone.heic is of a format that is not read",
+            2,
+        ),
+    ]
+    assert reading.count("all").annotations == 6
+    result = CliRunner().invoke(cli, ["convert", str(tmp_path), str(tmp_path.parent / "new"), "--to", "coco"])
+    assert result.exit_code == 1
+
+
+def test_a_yolo_set_without_any_label_file_is_an_error(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "train" / "a.jpg")
+    (tmp_path / "data.yaml").write_text("train: images/train\nnames: [a]\n")
+    (fault,) = read(tmp_path).errors
+    assert fault.code == "no-labels" and fault.what == "1 image, and no label file, such as labels/train/a.txt"
+
+
+def test_masks_of_voc_that_no_list_names_are_reported(tmp_path: Path) -> None:
+    convert(sets.make(tmp_path / "set"), tmp_path / "new", "voc")
+    lists = tmp_path / "new" / "ImageSets" / "Segmentation"
+    lines = (lists / "train.txt").read_text().splitlines()
+    (lists / "train.txt").write_text("\n".join(lines[1:]) + "\n")
+    (fault,) = [fault for fault in read(tmp_path / "new").faults if fault.code == "file-unlisted"]
+    assert fault.what == "1 file with 4 instances: train0"
+
+
+def test_a_conversion_without_any_image_is_refused(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    shutil.rmtree(root / "images")
+    result = CliRunner().invoke(cli, ["convert", str(root), str(tmp_path / "new"), "--to", "yolo", "--skip-errors"])
+    assert result.exit_code == 1 and "no image of" in str(result.exception) and not (tmp_path / "new").exists()
+
+
+# ---- the account
+
+
+def _coco_number(root: Path) -> int:
+    return sum(
+        len(json.loads(path.read_text())["annotations"]) for path in (root / "annotations").glob("instance*_*.json")
+    )
+
+
+def _yolo_number(root: Path) -> int:
+    return sum(
+        bool(line.strip()) for path in root.rglob("*.txt") for line in path.read_text(errors="replace").splitlines()
+    )
+
+
+def _labelme_number(root: Path) -> int:
+    """Shapes; parts of one object share a group."""
+    found = 0
+    for path in (root / "annotations").rglob("*.json"):
+        shapes = json.loads(path.read_text())["shapes"]
+        found += len([s for s in shapes if s.get("group_id") is None])
+        found += len({(s["label"], s["group_id"]) for s in shapes if s.get("group_id") is not None})
+    return found
+
+
+def _damage_coco(root: Path, chance: random.Random) -> None:
+    for path in (root / "annotations").glob("instance*_*.json"):
+        content = json.loads(path.read_text())
+        for annotation in chance.sample(content["annotations"], 4):
+            key = chance.choice(["segmentation", "image_id", "category_id", "iscrowd", "bbox"])
+            annotation[key] = chance.choice([None, 99, "x", [], [[1, 2]], {}])
+        image_ = chance.choice(content["images"])
+        image_[chance.choice(["file_name", "id", "width"])] = chance.choice([None, 5, "../x.png", []])
+        path.write_text(json.dumps(content))
+
+
+def _damage_yolo(root: Path, chance: random.Random) -> None:
+    for path in sorted(root.rglob("labels/**/*.txt")):
+        lines = path.read_text().splitlines()
+        junk = ["0 0.5 0.5 0.2 0.2", "x y z", "9 .1 .1 .5 .1 .5 .5", "0 1 1 1 1 1 1", ""]
+        lines.insert(chance.randrange(len(lines) + 1), chance.choice(junk))
+        path.write_text("\n".join(lines))
+    label = chance.choice(sorted(root.rglob("labels/**/*.txt")))
+    label.rename(label.with_name("nobody.txt"))
+
+
+def _damage_labelme(root: Path, chance: random.Random) -> None:
+    for path in sorted((root / "annotations").rglob("*.json")):
+        content = json.loads(path.read_text())
+        for shape in chance.sample(content["shapes"], min(2, len(content["shapes"]))):
+            if shape["group_id"] is None:
+                shape[chance.choice(["points", "label", "shape_type"])] = chance.choice([None, "point", [[1, 2]], {}])
+        path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize(
+    ("name", "damage", "number"),
+    [
+        ("coco", _damage_coco, _coco_number),
+        ("yolo", _damage_yolo, _yolo_number),
+        ("labelme", _damage_labelme, _labelme_number),
+    ],
+)
+def test_annotations_in_are_annotations_out_and_annotations_reported(
+    tmp_path: Path, name: str, damage: Callable[[Path, random.Random], None], number: Callable[[Path], int], seed: int
+) -> None:
+    convert(sets.make(tmp_path / "set"), tmp_path / "new", name)
+    root = tmp_path / "new"
+    chance = random.Random(seed)
+    damage(root, chance)
+    for path in chance.sample(sorted((root / "images").rglob("*.png")), 2):
+        path.rename(path.with_suffix(chance.choice([".PNG", ".heic", ".gone"])))
+    try:
+        reading = read(root, name)
+    except DatasetError:
+        return
+    out = sum(len(dataset.annotations) for dataset in reading.splits.values())
+    lost = sum(fault.lost for fault in reading.faults)
+    assert out + lost == sum(count.annotations for count in reading.listed.values())
+    if name != "labelme":  # parts that are damaged may leave or join a group
+        assert out + lost == number(root)
+    else:
+        assert out + lost >= number(root) - 2
+    result = CliRunner().invoke(cli, ["convert", str(root), str(tmp_path / "back"), "--from", name, "--to", "coco"])
+    assert result.exit_code == 1 or not any(fault.lost for fault in reading.faults if fault.kind.severity == "error")
+    if result.exit_code == 0:
+        assert len(masks(read(tmp_path / "back"))) <= out

@@ -1,0 +1,95 @@
+"""Files are found by names from other machines, and never mistaken for another file."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskline.data.source import Source
+from maskline.data.tree import Finder, Tree, parts_of
+
+NFD = unicodedata.normalize("NFD", "é")
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "found"),
+    [
+        (["images/a.png"], "a.png", "images/a.png"),
+        (["images/default/a.png"], "a.png", "images/default/a.png"),
+        (["images/a.png"], "../images/a.png", "images/a.png"),
+        (["images/a.png"], "/home/me/set/images/a.png", "images/a.png"),
+        (["images/a.png"], r"C:\Users\me\images\a.png", "images/a.png"),
+        (["images/a.png"], r"..\..\label-studio\media\upload\4\a.png", "images/a.png"),
+        (["images/a b.png"], "a%20b.png", "images/a b.png"),
+        (["images/a.png"], "/data/local-files/?d=images/a.png", "images/a.png"),
+        ([f"images/{NFD}.png"], "é.png", f"images/{NFD}.png"),
+        (["Images/IMG_1.JPG"], "images/img_1.jpg", "Images/IMG_1.JPG"),
+        (["x/a.png", "y/a.png"], "y/a.png", "y/a.png"),
+        (["x/images/a.png", "y/b.png"], "elsewhere/images/a.png", "x/images/a.png"),
+        (["a%20b.png", "a b.png"], "a%20b.png", "a%20b.png"),
+        (["A.png", "a.png"], "a.png", "a.png"),
+        (["masks/a.png", "images/a.png"], "a.png", "images/a.png"),
+        (["x/a.png", "y/a.png"], "z/a.png", None),
+        (["images/a.png"], "b.png", None),
+        (["images/a.png"], "a.jpg", None),
+        (["images/a.png"], "", None),
+        (["images/a.png"], "..", None),
+    ],
+)
+def test_a_name_means_a_file(files: list[str], name: str, found: str | None) -> None:
+    assert Finder(files).find(name) == found
+
+
+def test_a_file_that_another_name_means_is_not_taken() -> None:
+    finder = Finder(["val/0001.jpg"])
+    assert {name: match.path for name, match in finder.find_all(["train/0001.jpg", "val/0001.jpg"]).items()} == {
+        "val/0001.jpg": "val/0001.jpg"
+    }
+
+
+def test_a_file_in_the_folder_of_another_split_is_not_taken() -> None:
+    files = ["images/train2017/1.jpg", "images/val2017/2.jpg"]
+    assert Finder(files).find("1.jpg", "val") is None
+    assert Finder(files).find("1.jpg", "train") == "images/train2017/1.jpg"
+    assert Finder(files).find("train2017/1.jpg", "val") == "images/train2017/1.jpg"  # the name itself says so: LVIS
+
+
+def test_the_folder_that_most_names_start_from_wins() -> None:
+    finder = Finder(["images/1.png", "old/1.png", "old/2.png", "images/3.png", "images/2.png"])
+    assert {match.base for match in finder.find_all(["1.png", "2.png", "3.png"]).values()} == {"images/"}
+
+
+def test_thousands_of_files_of_one_name_take_no_time_and_are_no_guess() -> None:
+    files = [f"{number}/image.png" for number in range(20_000)]
+    found = Finder(files).find_all([*files, "moved/image.png"])
+    assert len(found) == 20_000 and all(name == match.path for name, match in found.items())
+
+
+@given(st.text(max_size=30))
+def test_any_name_is_answered(name: str) -> None:
+    assert Finder(["images/a.png"]).find(name) in (None, "images/a.png")
+    assert not {"", ".", ".."} & set(parts_of(name))
+
+
+def test_hidden_files_and_shadows_are_not_listed(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", ".cache/b.png", "__MACOSX/c.png", "sub/d.png", "sub/.DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert Tree.of(tmp_path).files == ("a.png", "sub/d.png")
+
+
+def test_names_are_kept_where_all_images_are_where_they_lead(tmp_path: Path) -> None:
+    for name in ("images/default/a.png", "images/default/sub/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    located = Source.of(tmp_path).locate(["a.png", "sub/b.png", "gone.png"])
+    assert located.folder == tmp_path / "images/default" and located.moved == []
+    assert located.paths == {"a.png": "a.png", "sub/b.png": "sub/b.png"}
+    located = Source.of(tmp_path).locate(["/far/a.png", "C:\\far\\b.png"])
+    assert located.folder == tmp_path / "images/default" and located.moved == ["/far/a.png", "C:\\far\\b.png"]
+    assert located.paths == {"/far/a.png": "a.png", "C:\\far\\b.png": "sub/b.png"}
