@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import sets
+from tiffs import noise, tiff
 
 import maskline
 
@@ -122,6 +125,49 @@ def test_bad_files_can_be_skipped(bad: Path, tiny_model_dir: Path) -> None:
     done = run("predict", bad / "cut.jpg", PHOTO, bad / "text.png", "--model-dir", tiny_model_dir, "--skip-errors")
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
     assert "cut.jpg" in done.stderr and "text.png" in done.stderr and "images: 1" in done.stderr
+
+
+def test_files_that_are_not_predicted_are_counted(tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(PHOTO, folder / "a.jfif")
+    for name in ("._a.jfif", "b.HEIC", "c.heic", "d.gif", "e.mp4", "notes.txt"):
+        (folder / name).write_bytes(b"whatever it is")
+    done = run("predict", folder, "--model-dir", tiny_model_dir, "--quiet")
+    told = "4 files were not predicted: 2 .heic, 1 .gif, 1 .mp4"
+    assert done.returncode == 0 and done.stdout == ""
+    warning, closing, *_ = done.stderr.splitlines()
+    assert warning.startswith(f"maskline: {str(folder)!r}: {told} (")
+    assert re.fullmatch(rf"images: 1, instances: \d+; {told}", closing)
+
+
+def test_pillow_says_nothing(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Neither by its log nor by its warnings."""
+    (tmp_path / "bands.tif").write_bytes(tiff((noise(6, 7, 8), {})))
+    data = bytearray(tiff((noise(6, 7, 3), {})))
+    entry = data.index(struct.pack("<HHI", 256, 4, 1))
+    struct.pack_into("<HHI", data, entry, 256, 4, 2)  # two widths
+    struct.pack_into("<I", data, entry + 8, len(data))
+    (tmp_path / "odd.tif").write_bytes(bytes(data) + struct.pack("<II", 7, 7))
+    bands, odd = (run("predict", tmp_path / name, "--model-dir", tiny_model_dir) for name in ("bands.tif", "odd.tif"))
+    assert bands.returncode == 1 and bands.stderr.count("\n") == 1
+    assert "bands.tif': 8 channels: expected 1, 3 or 4" in bands.stderr
+    assert odd.returncode == 0 and odd.stderr.splitlines()[0].startswith("images: 1")
+
+
+def test_long_names_end_no_run(tiny_model_dir: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for ending in ("ab", "cd"):
+        cv2.imwrite(str(folder / f"{'x' * 249}{ending}.jpg"), np.full((80, 120, 3), 99, np.uint8))
+    (folder / f"{'图' * 83}.tif").write_bytes(tiff((noise(60, 70, 3), {}), (noise(60, 70, 3), {})))
+    done = run("predict", folder, "--model-dir", tiny_model_dir, "--save-path", out, "--quiet",
+               "--export", "coco,coco-results,labelme,csv")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(out.glob("*_res.*"))) == 8 and len(list((out / "labelme").iterdir())) == 8
+    assert {"coco.json", "coco_results.json", "instances.csv"} < {path.name for path in out.iterdir()}
+    names = [record["file_name"] for record in json.loads((out / "coco.json").read_text())["images"]]
+    assert len(set(names)) == 4
 
 
 def test_nothing_readable_is_an_error_even_when_skipping(bad: Path, tiny_model_dir: Path) -> None:

@@ -19,20 +19,17 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def visible_files(
-    folder: Path, *, follow_links: bool = True, on_error: Callable[[OSError], object] | None = None
-) -> Iterator[str]:
+def visible_files(folder: Path, *, on_error: Callable[[OSError], object] | None = None) -> Iterator[str]:
     """Paths of all files below a folder, relative to it, with forward slashes; folder by folder, sorted by name.
 
-    Hidden files and folders are skipped, and a folder that links lead to twice is listed once.
+    Links are followed. Hidden files and folders are skipped, and a folder that links lead to twice is listed once.
 
     Args:
         folder: where to start.
-        follow_links: enter folders that are symbolic links.
         on_error: gets the error of each folder that can't be listed; None skips those folders.
     """
     seen: set[str] = set()
-    for here, folders, names in os.walk(folder, followlinks=follow_links, onerror=on_error):
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=on_error):
         real = os.path.realpath(here)
         if real in seen:
             folders.clear()

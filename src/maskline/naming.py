@@ -26,6 +26,9 @@ PICTURE_FORMATS = {
     **{f".{kind.lower()}": kind for kind in ("PNG", "WEBP", "GIF")},
 }
 
+_STEM_BYTES = 255 - len("_res.jpeg")  # of a stem: names of files have up to 255, and none of our endings is longer
+_NUMBER_BYTES = len("_99999")  # room for the number that one of several equal names gets
+
 logger = logging.getLogger("maskline")
 _array_numbers = itertools.count(random.randrange(9000))  # one process: none twice within a second, up to 9000 arrays
 
@@ -56,11 +59,11 @@ class Stems:
         key = hash((place, stem.casefold(), owner))
         if key not in self._numbered:
             numbers = itertools.count(self._next.get(family, 1))
-            number = next(n for n in numbers if self._take(place, f"{stem}_{n}", owner))
+            number = next(n for n in numbers if self._take(place, _cut(stem, f"_{n}"), owner))
             self._next[family] = number + 1
-            self._tell(stem, f"{stem}_{number}")
+            self._tell(stem, _cut(stem, f"_{number}"))
             self._numbered.setdefault(key, number)
-        return f"{stem}_{self._numbered[key]}"
+        return _cut(stem, f"_{self._numbered[key]}")
 
     def _take(self, place: str, name: str, owner: str) -> bool:
         held = hash(owner)
@@ -73,11 +76,26 @@ class Stems:
 
 
 def stem_of(path: str | None, page: int | None) -> str:
-    """What the files of an input are called: its name, with ``_<page>`` for a page; for an array the time, a number."""
+    """What the files of an input are called: its name, with ``_<page>`` for a page; for an array the time, a number.
+
+    A long name is cut, so that the names of its files have 255 bytes at most.
+    """
     if path is None:
         # Processes forked from this one go on from the same number: their ids set them apart.
         return f"{int(time.time())}_{1000 + (next(_array_numbers) + 4001 * os.getpid()) % 9000}"
-    return Path(path).stem + ("" if page is None else f"_{page}")
+    return _cut(Path(path).stem, "" if page is None else f"_{page}")
+
+
+def _cut(name: str, ending: str = "") -> str:
+    """A stem: a name and its ending, without the last characters of the name if they are too long."""
+    if _bytes(name + ending) > _STEM_BYTES:
+        while _bytes(name + ending) > _STEM_BYTES - _NUMBER_BYTES:
+            name = name[:-1]
+    return name + ending
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def named_file(save_path: AnyPath, suffixes: Collection[str]) -> Path | None:

@@ -47,7 +47,7 @@ class Result(dict[str, Any]):
         instances: the same as arrays.
         names: class names, in the order of class indices.
         stem: what files saved into a folder are called, before ``_res``: the input's name, with ``_<page>`` for a page;
-            for an array the time and a number.
+            for an array the time and a number. Cut where names of files would be too long.
 
     Equal only to itself. Can be pickled.
     """

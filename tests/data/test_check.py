@@ -142,6 +142,13 @@ def exif(root: Path, train: sets.Json, val: sets.Json) -> None:
     train["images"][0]["file_name"] = "turned.jpg"
 
 
+def dark(root: Path, train: sets.Json, val: sets.Json) -> None:
+    """12 bits in 16."""
+    deep = sets.picture(0).astype(np.uint16) << 4
+    deep[0, 0], deep[1, 1] = 0, 4080
+    cv2.imwrite(str(root / "images" / "train0.png"), deep)
+
+
 def unlisted(root: Path, train: sets.Json, val: sets.Json) -> None:
     cv2.imwrite(str(root / "images" / "sub" / "more.png"), sets.picture(50))
     (root / "images" / "notes.txt").write_text("not a picture")
@@ -215,6 +222,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("image-turned", r"orientation \(8\)", turned_png),
     ("image-rotation", r"48 x 64 .* \(6\) is applied; the masks may have been drawn with or without it", either_way),
     ("image-exif", "orientation is 3", exif),
+    ("image-dark", "levels 0 to 4080 of 65535: nearly black in 8 bits; scale them", dark),
     ("image-unlisted", "1 image \\(1 \\.png\\): sub/more.png", unlisted),
     ("categories-differ", "only instance_val.json has 'emu'", other_classes),
     ("categories-differ", "other ids or in another order", other_order),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from encoded import READABLE, encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -226,6 +227,27 @@ def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
     reading = read(root)
     assert [image.size for image in reading.splits["train"].images] == [(20, 10)]
     assert [(fault.code, fault.file) for fault in reading.faults] == [("image-unreadable", "images/2.jpg")]
+
+
+def test_images_of_every_suffix(tmp_path: Path) -> None:
+    """Those that are read come with their labels; the labels of the others are told."""
+    kinds = [*READABLE, "HEIC", "gif", "jp2", "JPG_large"]
+    text(tmp_path / "classes.txt", "thing\n")
+    for number, suffix in enumerate(kinds):
+        data = encoded(suffix) if suffix in READABLE else b"content"
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / f"{number}.{suffix}").write_bytes(data)
+        text(tmp_path / "labels" / f"{number}.txt", f"{SQUARE}\n")
+    reading = read_any(tmp_path)
+    (found,) = reading.splits.values()
+    assert {image.file_name for image in found.images} == {f"{n}.{suffix}" for n, suffix in enumerate(READABLE)}
+    assert {image.size for image in found.images} == {(40, 50)}
+    assert [len(found.of(image)) for image in found.images] == [1] * len(READABLE)
+    lost = [(fault.file, fault.what, fault.lost) for fault in reading.faults if fault.code == "label-unmatched"]
+    first = len(READABLE)
+    unread = [f"its image images/{first + n}.{kinds[first + n]} is of a format that is not read" for n in range(3)]
+    expected = [*unread, "no image has its name"]
+    assert sorted(lost) == [(f"labels/{first + n}.txt", f"1 line; {why}", 1) for n, why in enumerate(expected)]
 
 
 def test_what_can_not_be_read_at_all(tmp_path: Path) -> None:

@@ -10,19 +10,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from encoded import GREY_ONLY, LOSSLESS, by_pillow, encoded, pages, paths, scene, write
+from encoded import GREY_ONLY, LOSSLESS, READABLE, by_pillow, encoded, pages, paths, scene, write
 from PIL import Image
 
 from maskline.errors import InputError, InputNotFoundError
-from maskline.inputs import MAX_PIXELS, SUFFIXES, expand, read_image
+from maskline.inputs import MAX_PIXELS, expand, read_image
 
 # ---- reading files
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", READABLE)
 def test_all_suffixes(tmp_path: Path, suffix: str) -> None:
     pixels = read_image(write(tmp_path / f"a.{suffix}"))
     assert pixels.shape == (40, 50, 3) and pixels.dtype == np.uint8 and pixels.flags.c_contiguous
+    if suffix == "avif":  # not decoded by OpenCV, whose lowest version can't
+        assert np.abs(pixels.astype(int) - scene()).mean() < 2
+        return
     reference = cv2.imdecode(np.frombuffer(encoded(suffix), np.uint8), cv2.IMREAD_COLOR)
     assert np.array_equal(pixels, reference)
     if suffix in LOSSLESS and suffix not in GREY_ONLY:
@@ -79,7 +82,7 @@ def test_tiff_modes(mode: str) -> None:
 
 
 def test_tiff_of_floats_is_refused() -> None:
-    with pytest.raises(InputError, match="32-bit pixels"):
+    with pytest.raises(InputError, match="float32 pixels: expected uint8 or uint16"):
         list(expand(by_pillow("TIFF", Image.fromarray(np.zeros((4, 4), np.float32)))))
 
 

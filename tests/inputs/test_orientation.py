@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from oriented import (
     BYTE,
     CARRIERS,
+    FIXED,
     LONG,
     SHORT,
     TAG,
+    after_a_thumbnail,
     chunk,
     directory,
     exif,
@@ -48,6 +50,7 @@ FOREIGN = {  # what other readers may take for an orientation
     "png text APP1": png(IMAGE, b"", text=raw_profile(6, "APP1")),
     "webp xmp": webp(IMAGE, b"", lossless=True, xmp=xmp(6)),
     "tiff xmp": saved(IMAGE, "TIFF", tiffinfo={700: xmp(6)}),
+    "tiff xmp after a thumbnail": after_a_thumbnail(saved(IMAGE, "TIFF", tiffinfo={700: xmp(6)})),
 }
 
 
@@ -75,8 +78,27 @@ def test_headers_and_decoders_agree(tmp_path: Path, carrier: str, value: int) ->
     for order in "<>":
         for kind in (SHORT, LONG, BYTE):
             first = value if kind == SHORT or order == "<" else 0  # EXIF: the first 16 bits
-            counts = first if carrier != "tiff" else value if kind != BYTE else 0  # TIFF: by type
+            counts = first if carrier != "tiff" else value  # TIFF: by type
             agree(path, make(IMAGE, exif(value, order, kind)), counts if counts in range(1, 9) else 1, stored)
+
+
+@pytest.mark.parametrize("value", range(9))
+@pytest.mark.parametrize("carrier", FIXED)
+def test_of_a_tiff_the_first_image_counts_and_of_avif_the_container(tmp_path: Path, carrier: str, value: int) -> None:
+    make = FIXED[carrier]
+    stored = decoded(make(IMAGE, b""))
+    for order in "<>":
+        data = make(IMAGE, exif(value, order))
+        agree(tmp_path / f"a.{carrier.split()[0]}", data, value or 1, stored)
+        assert not can_be_set(io.BytesIO(data))
+
+
+@pytest.mark.skipif("avif" not in FIXED, reason="Pillow before 11.3 does not decode it")
+def test_exif_and_xmp_do_not_count_in_avif(tmp_path: Path) -> None:
+    stored = decoded(FIXED["avif"](IMAGE, b""))
+    agree(tmp_path / "a.avif", saved(IMAGE, "AVIF", quality=100, subsampling="4:4:4", xmp=xmp(6)), 1, stored)
+    turned = saved(IMAGE, "AVIF", quality=100, subsampling="4:4:4", xmp=xmp(3), exif=exif(6))
+    agree(tmp_path / "a.avif", turned, 6, stored)
 
 
 @pytest.mark.parametrize("value", range(1, 9))
@@ -161,9 +183,9 @@ def test_nothing_is_set_where_nothing_is_stated() -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(deadline=None)  # some claim to be large
-@given(st.sampled_from(sorted(CARRIERS)), st.integers(1, 8), st.data())
+@given(st.sampled_from(sorted(CARRIERS | FIXED)), st.integers(1, 8), st.data())
 def test_damaged_files_have_one_size_or_none(carrier: str, value: int, data: st.DataObject) -> None:
-    file = bytearray(CARRIERS[carrier](IMAGE, exif(value)))
+    file = bytearray((CARRIERS | FIXED)[carrier](IMAGE, exif(value)))
     for _ in range(data.draw(st.integers(1, 4))):
         file[data.draw(st.integers(0, min(len(file), 300) - 1))] = data.draw(st.integers(0, 255))
     damaged = bytes(file[: data.draw(st.sampled_from([len(file), len(file) // 2, 20, 30]))])

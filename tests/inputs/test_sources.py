@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoded import Array, encoded, pages, paths, scene, write
+from encoded import READABLE, Array, encoded, pages, paths, scene, write
 from PIL import Image
 
 from maskline.errors import InputError, InputNotFoundError, InputTypeError, ParameterError
-from maskline.inputs import SUFFIXES, Picture, count, expand
+from maskline.inputs import SUFFIXES, Picture, count, expand, left_out
 
 
 def test_every_suffix_of_the_list_in_any_case(tmp_path: Path) -> None:
-    """F16: all fourteen formats by path, upper and lower case, with the same pixels as when they are bytes."""
-    assert len(SUFFIXES) == 14 and {"sr", "ras"} < set(SUFFIXES)
+    """F16: all suffixes by path, upper and lower case, with the same pixels as when they are bytes."""
+    assert {"sr", "ras", "jfif", "jpe", "avif"} < set(SUFFIXES)
     files = [
         write(tmp_path / f"{i}.{name}")
-        for i, suffix in enumerate(SUFFIXES)
+        for i, suffix in enumerate(READABLE)
         for name in (suffix.upper(), suffix.title())
     ]
     found = list(expand(files))
@@ -58,6 +58,64 @@ def test_folder_without_images(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4", b"film")
     with pytest.raises(InputError, match="holds no image"):
         list(expand(tmp_path))
+
+
+def test_hidden_files_and_folders_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shadow = bytes.fromhex("0005160700020000") + b"Mac OS X        " + bytes(168)
+    kept = [write(tmp_path / name) for name in ("a.jpg", "b/c.png")]
+    for name in ("._a.jpg", "b/._c.png", "__MACOSX/._a.jpg", "__MACOSX/b/d.png", ".IMG_2.heic"):
+        write(tmp_path / name, shadow)
+    for name in (".thumbnails/a.jpg", "b/.ipynb_checkpoints/c.png", ".Trash-1000/files/e.bmp", ".f.tif"):
+        write(tmp_path / name, encoded("jpg"))
+    assert paths(tmp_path) == kept and count(tmp_path) == 2
+    assert not caplog.records
+    assert paths(tmp_path / ".thumbnails") == [str(tmp_path / ".thumbnails" / "a.jpg")]  # as asked for
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    disk, photos = tmp_path / "disk", tmp_path / "photos"
+    write(disk / "a.png"), write(photos / "b.png")
+    (photos / "more").symlink_to(disk)
+    (photos / "more again").symlink_to(disk)
+    (disk / "loop").symlink_to(photos)
+    (photos / "c.jpg").symlink_to(disk / "a.png")
+    assert paths(photos) == [str(photos / name) for name in ("b.png", "c.jpg", "more/a.png")]
+
+
+def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "a.jpg")
+    for name in ("b.HEIC", "c.heic", "d/e.gif", "f.mp4", "d.x/g"):
+        write(tmp_path / name, b"whatever it is")
+    for name in ("h", "i.JPG_large", "j.bak"):
+        write(tmp_path / name, encoded("jpg"))
+    for name in ("k.json", "l.txt"):  # annotations beside images
+        write(tmp_path / name, encoded("jpg"))
+    for name in ("m", "n.npy", "Thumbs.db"):
+        write(tmp_path / name, b"no image at all")
+    expected = {".heic": 2, ".gif": 1, ".mp4": 1, "without a suffix": 1, ".jpg_large": 1, ".bak": 1}
+    assert left_out([str(tmp_path), str(tmp_path / "a.jpg"), "camera:0", "https://a.b/c.jpg"]) == expected
+    assert count(tmp_path) == 1 and not caplog.records
+    assert len(paths(tmp_path)) == 1
+    assert caplog.messages == [
+        f"{str(tmp_path)!r}: 7 files were not predicted: 2 .heic, 1 .bak, 1 .gif, 1 .jpg_large, 1 .mp4, "
+        "1 without a suffix (give a video by its own path, save an image as JPEG or PNG)"
+    ]
+
+
+def test_a_folder_of_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path / "b.heic", b"whatever it is")
+    with pytest.raises(InputError, match=r"holds no image: expected .* tif, pdf; 1 file was not predicted: 1 \.heic$"):
+        list(expand(tmp_path))
+    assert left_out([str(tmp_path)]) == {".heic": 1}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links")
+def test_a_broken_link_is_no_less_than_a_missing_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good = write(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(InputNotFoundError, match=r"b\.jpg': no such file"):
+        list(expand(tmp_path))
+    assert paths(tmp_path, on_error="skip") == [good] and "b.jpg" in caplog.text
 
 
 def test_nothing_is_a_folder_by_accident() -> None:
@@ -187,9 +245,10 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_formats_in_the_container_of_mp4_are_no_films(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.jpg", b"\0\0\0\x1cftypavif\0\0\0\0avifmif1" + b"\0" * 99)
-    with pytest.raises(InputError, match="not an image"):
-        list(expand(file))
+    for brand, told in ((b"avif", "': .*AVIF"), (b"heic", "' is a HEIC image")):
+        file = write(tmp_path / "a.jpg", b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0" + brand + b"mif1" + b"\0" * 99)
+        with pytest.raises(InputError, match=rf"a\.jpg{told}"):
+            list(expand(file))
 
 
 # ---- laziness, skipping, counting

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from encoded import READABLE
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from service import PICTURE, encoded
+from tiffs import tiff
 
 from maskline import Predictor, create_model
 from maskline.errors import InputError, ModelError
-from maskline.inputs import SUFFIXES, header_size
+from maskline.inputs import header_size
 from maskline.masks import rle_encode
 from maskline.serve import answer, wire
+from maskline.serve.images import pixels_claimed
+from maskline.serve.refusal import RefusalError
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +58,32 @@ def test_a_request_is_answered(model: Predictor) -> None:
     assert json.loads(answer(model, json.dumps({"image": encoded()}), visualize=False))["result"]["image"] is None
 
 
+def test_a_deep_picture_that_is_nearly_black_is_told(model: Predictor) -> None:
+    with Image.open(PICTURE) as picture:
+        grey = np.asarray(picture.convert("L")).astype(np.uint16)
+    grey[0, :2] = 0, 255
+    told = []
+    for scale in (16, 256):
+        image = base64.b64encode(tiff((grey * scale, {}))).decode()
+        told.append(json.loads(answer(model, json.dumps({"image": image, "visualize": False})))["result"])
+    dark, bright = told
+    assert dark["warnings"] == ["levels 0 to 4080 of 65535: nearly black in 8 bits; scale them to the full range"]
+    assert "warnings" not in bright and set(bright) == {"instances", "image", "size"}
+
+
+def test_of_a_tiff_the_first_image_is_answered(model: Predictor) -> None:
+    with Image.open(PICTURE) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    data = tiff((pixels[::8, ::8], {254: 1}), (pixels, {}), (pixels[::2, ::2], {254: 1}))
+    assert pixels_claimed(data, pixels.size) == pixels.size // 3
+    with pytest.raises(RefusalError, match="the picture has 696 x 520 pixels"):
+        pixels_claimed(data, 10_000)
+    result = json.loads(answer(model, json.dumps({"image": base64.b64encode(data).decode(), "visualize": False})))[
+        "result"
+    ]
+    assert result["size"] == list(pixels.shape[:2])
+
+
 @pytest.mark.parametrize(
     ("request_", "status"),
     [("{", 422), ('{"image": "\ud800"}', 422), ('{"image": "http://a.b/c.png"}', 422), (b"\xff", 422)],
@@ -83,7 +114,7 @@ def test_each_picture_has_its_own_threshold(model: Predictor) -> None:
         model.detect([pixels] * 2, [0.5])
 
 
-@pytest.mark.parametrize("suffix", sorted(set(SUFFIXES) - {"dib", "sr", "ras", "pbm"}))
+@pytest.mark.parametrize("suffix", sorted(set(READABLE) - {"dib", "sr", "ras", "pbm"}))
 def test_sizes_are_read_from_headers(suffix: str, tmp_path: Path) -> None:
     file = tmp_path / f"a.{suffix}"
     Image.new("L" if suffix == "pgm" else "RGB", (37, 23)).save(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -177,6 +178,8 @@ def _run_job(config_file: str | None, overrides: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors made on purpose become one line and an exit code."""
     log_to_terminal()
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong with an image, we say ourselves
+    warnings.filterwarnings("ignore", module="PIL")
     for stream in (sys.stdout, sys.stderr):  # file names and texts of others may hold what the terminal has no code for
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

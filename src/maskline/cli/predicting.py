@@ -148,7 +148,9 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
     if not images:
         raise InputError("none of the inputs could be read")
     saved = "" if showing.save_path is None else f", saved to {showing.save_path}"
-    click.echo(f"images: {images}, instances: {instances}{saved}", err=True)
+    left_out = sources.left_out(inputs)
+    told = f"; {sources.not_predicted(left_out)}" if left_out else ""
+    click.echo(f"images: {images}, instances: {instances}{saved}{told}", err=True)
     if filled:
         click.echo(f"holes in {filled} masks are filled in the JSON: --mask-format rle keeps them", err=True)
     if reaching:

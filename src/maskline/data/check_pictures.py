@@ -14,7 +14,7 @@ from maskline.data.dataset import Dataset, ImageRecord
 from maskline.data.faults import Fault
 from maskline.data.sources import embedded_image, orientation_of
 from maskline.errors import InputError, InputNotFoundError
-from maskline.inputs import UPRIGHT, expand, read_image
+from maskline.inputs import UPRIGHT, Picture, expand, read_picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +39,27 @@ def look(dataset: Dataset, image: ImageRecord) -> Look:
     """Decode one picture."""
     try:
         if image.embedded is not None:
-            return _look_inside(image, image.embedded)
-        pixels = read_image(dataset.path(image))
+            picture = _embedded(image, image.embedded)
+            shown = Shown(image, image.size, UPRIGHT)
+        else:
+            picture = read_picture(dataset.path(image))
+            shown = Shown(image, picture.pixels.shape[:2], orientation_of(dataset.path(image)))
     except InputNotFoundError:
         what = f"there is no file {dataset.folder.name}/{image.file_name}"
         return Look((_fault("image-missing", dataset, image, what),))
     except InputError as error:
         return Look((_fault("image-unreadable", dataset, image, str(error)),))
-    shown = Shown(image, pixels.shape[:2], orientation_of(dataset.path(image)))
-    return Look((), twins.fingerprint(pixels), shown)
+    dark = (_fault("image-dark", dataset, image, str(picture.levels)),) if picture.levels else ()
+    return Look(dark, twins.fingerprint(picture.pixels), shown)
 
 
-def _look_inside(image: ImageRecord, file: Path) -> Look:
+def _embedded(image: ImageRecord, file: Path) -> Picture:
     """Decode an image that an annotation file holds. Raises InputError."""
-    pixels = next(expand(embedded_image(file))).pixels
-    if pixels.shape[:2] != image.size:
-        real = f"{pixels.shape[1]} x {pixels.shape[0]}"
+    picture = next(expand(embedded_image(file)))
+    if picture.pixels.shape[:2] != image.size:
+        real = f"{picture.pixels.shape[1]} x {picture.pixels.shape[0]}"
         raise InputError(f"listed as {image.width} x {image.height}, imageData is {real}")
-    return Look((), twins.fingerprint(pixels), Shown(image, image.size, UPRIGHT))
+    return picture
 
 
 def _fault(code: str, dataset: Dataset, image: ImageRecord, what: str) -> Fault:

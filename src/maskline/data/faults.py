@@ -120,6 +120,10 @@ _ROWS = (
         *("image-exif", "warning", "an EXIF orientation"),
         "make sure that it was annotated as shown: a tool that ignores the orientation shows it differently",
     ),
+    Kind(
+        *("image-dark", "warning", "a 16-bit image that is nearly black or white in 8 bits"),
+        "scale its levels to the full range: only the upper 8 bits are used",
+    ),
     Kind("image-unlisted", "warning", "files that no split lists", "annotate or list them, or take them away"),
     Kind(
         *("category-id", "error", "different categories with one id: which one an annotation is of can't be told"),

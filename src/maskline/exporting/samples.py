@@ -14,7 +14,7 @@ from maskline.data import reading
 from maskline.data.dataset import Dataset
 from maskline.errors import InputError, InputNotFoundError
 from maskline.inputs import read_image
-from maskline.inputs.files import files_in
+from maskline.inputs.files import Folder
 from maskline.instances import ByteArray
 from maskline.preprocess import Preprocess
 
@@ -57,7 +57,7 @@ def find(source: Path) -> Samples:
         train = [path for path in train if path.resolve() not in measured_on]
     else:
         annotated = None
-        paths = [Path(name) for name in files_in(str(source)) if not name.lower().endswith(".pdf")]
+        paths = [Path(name) for name in Folder.of(str(source)).files if not name.lower().endswith(".pdf")]
         val = paths[1::5]
         train = [path for path in paths if path not in set(val)]
     calibration, held_out = _readable(_spread(train, TO_CALIBRATE)), _readable(_spread(val, TO_COMPARE))

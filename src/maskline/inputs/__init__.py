@@ -1,15 +1,16 @@
 """Inputs: from paths, URLs, folders, arrays, bytes, PDF files, videos and cameras to a stream of pictures.
 
-`sources` knows what a user may give and calls the reader it needs: `images` and `tiff` (encoded images; `orientation`
-says how they are turned), `arrays`, `pdf`, `video` (with `containers`), and `web`, which downloads first. `files` tells
-kinds of files apart.
+`sources` knows what a user may give and calls the reader it needs: `images` with `tiff` and `avif` (encoded images;
+`orientation` says how they are turned), `arrays`, `pdf`, `video` (with `containers`), and `web`, which downloads first.
+`files` tells kinds of files apart and lists folders; `unread` names what is not read.
 """
 
-from maskline.inputs.files import FOLDER_SUFFIXES, SUFFIXES, UNREAD_SUFFIXES, VIDEO_SUFFIXES
+from maskline.inputs.files import FOLDER_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES, not_predicted
 from maskline.inputs.images import header_size
 from maskline.inputs.orientation import SIDEWAYS, UPRIGHT, can_be_set, orientation, set_upright
-from maskline.inputs.picture import MAX_PIXELS, Picture
-from maskline.inputs.sources import KEYS, Source, count, expand, read_image
+from maskline.inputs.picture import MAX_PIXELS, Levels, Picture
+from maskline.inputs.sources import KEYS, Source, count, expand, left_out, read_image, read_picture
+from maskline.inputs.unread import UNREAD_SUFFIXES
 
 __all__ = [
     "FOLDER_SUFFIXES",
@@ -20,13 +21,17 @@ __all__ = [
     "UNREAD_SUFFIXES",
     "UPRIGHT",
     "VIDEO_SUFFIXES",
+    "Levels",
     "Picture",
     "Source",
     "can_be_set",
     "count",
     "expand",
     "header_size",
+    "left_out",
+    "not_predicted",
     "orientation",
     "read_image",
+    "read_picture",
     "set_upright",
 ]

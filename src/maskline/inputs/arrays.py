@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from maskline.errors import InputError
-from maskline.inputs.picture import check_size
+from maskline.inputs.picture import Levels, Picture, check_size
 from maskline.instances import ByteArray
+
+_TURNS: dict[int, Callable[[ByteArray], object]] = {
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.flip(cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE), 0),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
 
 
 def from_array(array: npt.NDArray[Any]) -> ByteArray:
@@ -27,13 +39,33 @@ def from_array(array: npt.NDArray[Any]) -> ByteArray:
     return np.ascontiguousarray(array[..., :3])
 
 
-def from_pillow(image: Image.Image) -> ByteArray:
-    """A PIL image of any mode of up to 16 bits as (H, W, 3) BGR. Raises InputError, and what Pillow raises."""
+def turn(pixels: ByteArray, orientation: int) -> ByteArray:
+    """Pixels (H, W, 3) as they are stored, made upright; ``orientation``: 1 to 8 as EXIF numbers them."""
+    if orientation == 1:
+        return pixels
+    return np.ascontiguousarray(_TURNS[orientation](pixels), np.uint8)
+
+
+def from_pillow(image: Image.Image, *, bits: int = 16, white: bool = False) -> Picture:
+    """A PIL image of any mode of up to 16 bits, without its alpha. Raises InputError, and what Pillow raises.
+
+    Args:
+        bits: of a level, in modes of 16 bits; the upper 8 of these are kept.
+        white: whether level 0 is white, in modes of 16 bits.
+    """
     check_size(*image.size)
     if image.mode.startswith("I;16"):
-        return from_array((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+        deep = np.asarray(image).astype(np.uint16)
+        levels = Levels(int(deep.min()), int(deep.max()), (1 << bits) - 1, white)
+        pixels = (deep >> (bits - 8)).astype(np.uint8)
+        return Picture(from_array(~pixels if white else pixels), levels=levels if levels.are_narrow else None)
     if image.mode in ("I", "F"):
-        raise InputError(f"32-bit pixels (PIL mode {image.mode}): expected 8 or 16 bits a channel")
-    if image.mode == "RGBa":  # has no direct way to RGB
-        image = image.convert("RGBA")
-    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
+        raise InputError(wrong_pixels({"I": "int32", "F": "float32"}[image.mode]))
+    if image.mode in ("RGBa", "La"):  # have no direct way to RGB
+        image = image.convert(image.mode.upper())
+    return Picture(np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1]))
+
+
+def wrong_pixels(kind: str) -> str:
+    """What to say to pixels of a kind that is not read, such as float32."""
+    return f"{kind} pixels: expected uint8 or uint16; scale them to one of these"

@@ -6,19 +6,21 @@ import errno
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, NoReturn, TypeAlias
 
 from maskline.errors import InputError, InputNotFoundError
+from maskline.files import visible_files
 from maskline.inputs.images import is_image
+from maskline.inputs.picture import HEAD
+from maskline.inputs.unread import UNREAD_SUFFIXES, unread_image, why_unread
 
-SUFFIXES = ("bmp", "dib", "jpeg", "jpg", "png", "webp", "pbm", "pgm", "ppm", "pnm", "sr", "ras", "tiff", "tif")
-#: Images of other kinds, which are not read.
-UNREAD_SUFFIXES = (
-    *("heic", "heif", "hif", "gif", "jp2", "j2k", "jpx", "jxl", "svg", "psd", "xcf", "exr", "hdr", "tga", "dcm", "czi"),
-    *("svs", "ndpi", "mrxs", "nef", "cr2", "cr3", "arw", "dng", "orf", "rw2", "raf"),
+SUFFIXES = (
+    *("bmp", "dib", "jpeg", "jpg", "jpe", "jfif", "png", "webp", "avif", "pbm", "pgm", "ppm", "pnm", "sr", "ras"),
+    *("tiff", "tif"),
 )
 VIDEO_SUFFIXES = (
     *("mp4", "m4v", "mov", "3gp", "avi", "mkv", "webm", "wmv", "asf", "flv"),
@@ -29,10 +31,9 @@ FOLDER_SUFFIXES = (*SUFFIXES, "pdf")
 
 Kind: TypeAlias = Literal["image", "pdf", "video"]
 
-_HEAD = 1024  # bytes that tell what a file holds; %PDF- may come as late as that
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)  # so that no such file can be there
-# Image formats in the container of MP4. They are not read, and must not pass for films.
-_IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"crx ")
+# Of files that lie beside images, often one for each: not looked into.
+_TEXT_SUFFIXES = ("txt", "json", "jsonl", "xml", "csv", "tsv", "yaml", "yml", "md", "html", "py", "log")
 _VIDEO = re.compile(
     rb"....(ftyp|moov|mdat|free|skip|wide|pnot)"  # MP4, QuickTime
     rb"|RIFF....AVI |\x1a\x45\xdf\xa3|FLV\x01|OggS|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\0\0\x01[\xb3\xba]"
@@ -50,9 +51,9 @@ def kind_of(head: bytes) -> Kind | None:
     """What a file holds that begins with ``head``; None for anything that is no input."""
     if is_image(head):
         return "image"
-    if b"%PDF-" in head[:_HEAD]:
+    if b"%PDF-" in head[:HEAD]:
         return "pdf"
-    return "video" if _VIDEO.match(head) and head[8:12] not in _IMAGE_BRANDS else None
+    return "video" if _VIDEO.match(head) and unread_image(head) is None else None  # some share MP4's container
 
 
 def kind_meant(suffix: str) -> Kind | None:
@@ -64,7 +65,7 @@ def kind_meant(suffix: str) -> Kind | None:
 
 def read_head(path: str, name: str) -> bytes:
     """The first bytes of a file, at least one; ``name`` is for messages. Raises InputNotFoundError, InputError."""
-    return _read(path, name, _HEAD)
+    return _read(path, name, HEAD)
 
 
 def read_bytes(path: str, name: str) -> bytes:
@@ -86,9 +87,14 @@ def check_suffix(path: str, kinds: str, suffixes: tuple[str, ...]) -> None:
     """Raise InputError, or InputNotFoundError where there is no such file, if its suffix is not among these."""
     if suffix_of(path) in suffixes:
         return
-    with _read_errors(repr(path)):
-        _check_regular(path, repr(path))
-    raise InputError(f"{path!r} is a file of another kind: expected {kinds} with the suffix {', '.join(suffixes)}")
+    head = read_head(path, repr(path))
+    kind = kind_of(head)
+    if kind is None and (told := why_unread(head, suffix_of(path))):
+        raise InputError(f"{path!r} is {told}")
+    rename = "; it holds an image: rename it" if kind == "image" else ""
+    raise InputError(
+        f"{path!r} is a file of another kind: expected {kinds} with the suffix {', '.join(suffixes)}{rename}"
+    )
 
 
 def _check_regular(path: str, name: str) -> None:
@@ -112,23 +118,52 @@ def _read_errors(name: str) -> Iterator[None]:
         raise InputError(f"{name} could not be read: {getattr(error, 'strerror', error)}") from error
 
 
-def files_in(folder: str) -> list[str]:
-    """The image and PDF files in ``folder`` and below, sorted by path. Raises InputError if there are none.
+class Folder(NamedTuple):
+    """What lies in a folder and below; links are followed, hidden files and folders are skipped.
 
-    Links to files count, links to folders are not followed.
+    Attributes:
+        files: paths of image and PDF files, sorted.
+        left_out: how many other files are images or videos, by suffix.
     """
-    found: list[str] = []
-    folders = [folder]
-    while folders:
-        try:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    elif suffix_of(entry.name) in FOLDER_SUFFIXES and entry.is_file():
-                        found.append(entry.path)
-        except OSError as error:
-            raise InputError(f"{error.filename!r} could not be listed: {error.strerror}") from error
-    if not found:
-        raise InputError(f"{folder!r} holds no image: expected files with the suffix {', '.join(FOLDER_SUFFIXES)}")
-    return sorted(found)
+
+    files: list[str]
+    left_out: Counter[str]
+
+    @classmethod
+    def of(cls, path: str) -> Folder:
+        """List a folder. Raises InputError if a part of it can't be listed."""
+        folder = cls([], Counter())
+        for name in visible_files(Path(path), on_error=_refuse):
+            file = os.path.join(path, *name.split("/"))  # noqa: PTH118 (the path as given: Path would change it)
+            suffix = suffix_of(name.rpartition("/")[2])
+            if suffix in FOLDER_SUFFIXES:
+                folder.files.append(file)
+            elif _is_left_out(file, suffix):
+                folder.left_out[f".{suffix}" if suffix else "without a suffix"] += 1
+        folder.files.sort()
+        return folder
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise InputError(f"{error.filename!r} could not be listed: {error.strerror}") from error
+
+
+def _is_left_out(path: str, suffix: str) -> bool:
+    """Whether a file that is not taken from a folder is an image or a video, by its suffix or by its content."""
+    if suffix in VIDEO_SUFFIXES or suffix in UNREAD_SUFFIXES:
+        return True
+    if suffix in _TEXT_SUFFIXES:
+        return False
+    try:
+        head = read_head(path, path)
+    except InputError:
+        return False
+    return (kind_of(head) or unread_image(head)) is not None
+
+
+def not_predicted(left_out: Counter[str]) -> str:
+    """``3 files were not predicted: 2 .heic, 1 .mp4``."""
+    count = left_out.total()
+    files = "1 file was" if count == 1 else f"{count} files were"
+    each = ", ".join(f"{number} {name}" for name, number in sorted(left_out.items(), key=lambda item: (-item[1], item)))
+    return f"{files} not predicted: {each}"

@@ -2,7 +2,8 @@
 
 Where a file is cut short OpenCV fills in grey or writes to stderr, depending on version and format, and we want one
 error that names the file. JPEG and PNG, which are most of all files, are walked without decoding; Pillow, which is
-strict, reads the other formats first; TIFF has a module of its own. What a file holds is told by its first bytes.
+strict, reads the other formats first; TIFF and AVIF have modules of their own. What a file holds is told by its first
+bytes.
 
 Damage inside compressed data that leaves a JPEG's or TIFF's structure whole goes unseen: decoders conceal it, and
 libjpeg may say so on stderr.
@@ -15,46 +16,48 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from dataclasses import replace
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from PIL import ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.SunImagePlugin import SunImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from maskline.errors import InputError
-from maskline.inputs.arrays import from_array
-from maskline.inputs.orientation import SIDEWAYS, jpeg_segments, orientation, turn
-from maskline.inputs.picture import DAMAGE, Found, Picture, check_size, fault, guarded
-from maskline.inputs.tiff import TIFF, decode_tiff
+from maskline.inputs import avif, tiff
+from maskline.inputs.arrays import from_array, turn
+from maskline.inputs.orientation import SIDEWAYS, jpeg_segments, orientation
+from maskline.inputs.picture import DAMAGE, HEAD, NARROW, Found, Levels, Picture, check_size, fault, guarded
+from maskline.inputs.tiff import TIFF
+from maskline.inputs.unread import not_an_image
 from maskline.instances import ByteArray
 
-NOT_AN_IMAGE = "not an image: expected the content of a BMP, JPEG, PNG, WebP, PNM, Sun raster or TIFF file"
 JPEG = b"\xff\xd8\xff"
 PNG = b"\x89PNG\r\n\x1a\n"
-_HEAD = 64  # bytes, enough to tell kinds apart and for the sizes of PNG and WebP files
 _OTHER: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
     (re.compile(rb"BM"), BmpImageFile),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
     (re.compile(rb"P[1-6]\s"), PpmImageFile),
     (re.compile(rb"\x59\xa6\x6a\x95"), SunImageFile),
 )
+_MAY_BE_DEEP = re.compile(rb"\x89PNG.{20}\x10|P[2356]\s", re.DOTALL)  # have 16 bits a channel
 
 
 def header_size(file: BinaryIO) -> tuple[int, int]:
     """``(height, width)`` of an encoded image as it will be decoded, by what its header claims.
 
-    Nothing is decoded, nor room made for it, and no more is read than needed. Of a TIFF file it is the first page's.
+    Nothing is decoded, nor room made for it, and no more is read than needed. Of a TIFF file it is the first image's.
 
     Raises:
         InputError: no image of a kind we read, or its header is damaged.
     """
     file.seek(0)
-    head = file.read(_HEAD)
+    head = file.read(HEAD)
     width, height = _stored_size(file, head)
     return (width, height) if orientation(file) in SIDEWAYS else (height, width)
 
@@ -67,16 +70,16 @@ def _stored_size(file: BinaryIO, head: bytes) -> tuple[int, int]:
         return _claimed_by_png(head)
     if head[:3] == JPEG:
         return _claimed_by_jpeg(file)
-    reader: type[ImageFile.ImageFile] | None = next((r for magic, r in _OTHER if magic.match(head)), None)
     if head[:4] in TIFF:
-        reader = TiffImageFile
+        return tiff.stored_size(file)
+    file.seek(0)
+    if avif.is_avif(head):
+        return avif.stored_size(file.read())
+    reader: type[ImageFile.ImageFile] | None = next((r for magic, r in _OTHER if magic.match(head)), None)
     if reader is None:
-        raise InputError(NOT_AN_IMAGE)
+        raise InputError(not_an_image(head))
     try:
-        file.seek(0)
         with reader(file) as image:
-            if isinstance(image, TiffImageFile):  # whose size is the upright one in some versions of Pillow
-                return int(image.tag_v2[256]), int(image.tag_v2[257])
             return image.width, image.height
     except DAMAGE as error:
         raise fault("the header of the image", error) from error
@@ -119,28 +122,45 @@ def _claimed_by_webp(data: bytes) -> tuple[int, int]:
 
 
 def decode(data: bytes, name: str, path: str | None) -> Iterator[Found]:
-    """The content of an image file: one picture, of TIFF one for each page. ``name`` is for messages."""
+    """The content of an image file: one picture; of TIFF one for each page that is an image. ``name``: for messages."""
     if data[:4] in TIFF:
-        yield from decode_tiff(data, name, path)
+        yield from tiff.decode_tiff(data, name, path)
         return
     try:
-        yield Picture(guarded(_decode_single, data, name), path)
+        yield replace(guarded(_decode_single, data, name), path=path)
     except InputError as error:
         yield error
 
 
-def _decode_single(data: bytes) -> ByteArray:
+def _decode_single(data: bytes) -> Picture:
     """Any format but TIFF. Raises InputError without a name, and what Pillow and OpenCV raise on damage."""
+    if avif.is_avif(data):
+        return avif.decode_avif(data)
     if data[:3] == JPEG:
         _check_jpeg(data)
     elif data[:8] == PNG:
         _check_png(data)
     else:
         _check_other(data)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    pixels = from_array(_decode_by_opencv(data, cv2.IMREAD_COLOR))
+    return Picture(turn(pixels, orientation(io.BytesIO(data))), levels=_narrow_levels(data, pixels))
+
+
+def _decode_by_opencv(data: bytes, flags: int) -> npt.NDArray[Any]:
+    """The pixels as they are stored, not turned upright."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ValueError("OpenCV could not decode it")
-    return turn(from_array(np.asarray(pixels)), orientation(io.BytesIO(data)))
+    return np.asarray(pixels)
+
+
+def _narrow_levels(data: bytes, pixels: ByteArray) -> Levels | None:
+    """The levels of a PNG or portable map of 16 bits, if ``pixels``, their upper 8, show next to nothing of them."""
+    if not _MAY_BE_DEEP.match(data) or pixels.max(initial=0) >= 256 // NARROW:
+        return None
+    deep = _decode_by_opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    levels = Levels(int(deep.min()), int(deep.max()), 65535)
+    return levels if deep.dtype == np.uint16 and levels.are_narrow else None
 
 
 # A JPEG marker is 0xFF and a code; in a scan, 0xFF 0x00 stands for a data byte and D0 to D7 restart the coder.
@@ -188,7 +208,7 @@ def _check_other(data: bytes) -> None:
     """BMP, WebP, portable maps and Sun rasters: let Pillow read them. It is strict where OpenCV is not or is noisy."""
     reader = next((reader for magic, reader in _OTHER if magic.match(data)), None)
     if reader is None:
-        raise InputError(NOT_AN_IMAGE)
+        raise InputError(not_an_image(data))
     if reader is WebPImageFile:  # which makes room for the picture as it opens
         check_size(*_claimed_by_webp(data))
     with reader(io.BytesIO(data)) as image:
@@ -211,4 +231,4 @@ def _check_bmp_rows(image: ImageFile.ImageFile, available: int) -> None:
 
 def is_image(head: bytes) -> bool:
     """Whether a file that begins like this is an image of a kind we read."""
-    return head.startswith((JPEG, PNG, *TIFF)) or any(magic.match(head) for magic, _ in _OTHER)
+    return head.startswith((JPEG, PNG, *TIFF)) or avif.is_avif(head) or any(m.match(head) for m, _ in _OTHER)

@@ -1,8 +1,9 @@
 """How an encoded image is turned to be seen upright: the one reader of orientations, for decoding and for headers.
 
 What counts is the EXIF data of a JPEG (an APP1 segment before the image data), PNG (the eXIf chunk, before or after
-the pixels) or WebP file (the EXIF chunk), and the tag of a TIFF page. As in OpenCV, XMP and ImageMagick's "Raw profile"
-text chunks do not count. Versions of OpenCV and Pillow differ in what they read, so neither of them is asked to decide.
+the pixels) or WebP file (the EXIF chunk), the tag of a TIFF page, and the container's rotation and mirroring of an
+AVIF file. As in OpenCV, XMP and ImageMagick's "Raw profile" text chunks do not count. Versions of OpenCV and Pillow
+differ in what they read, so neither of them is asked to decide.
 """
 
 from __future__ import annotations
@@ -10,16 +11,13 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
-import cv2
-import numpy as np
-from PIL.TiffImagePlugin import TiffImageFile
-
-from maskline.inputs.picture import DAMAGE
-from maskline.inputs.tiff import ORIENTATION, TIFF, page_orientation
-from maskline.instances import ByteArray
+from maskline.errors import InputError
+from maskline.inputs import avif, tiff
+from maskline.inputs.picture import DAMAGE, HEAD
+from maskline.inputs.tiff import ORIENTATION, TIFF
 
 UPRIGHT, SIDEWAYS = 1, range(5, 9)  # orientations; the latter swap width and height
 
@@ -29,36 +27,32 @@ _WEBP_HAS_EXIF = 0x08
 _JPEG_PIXELS = (0xD9, 0xDA)  # markers: end of image, start of scan
 _JPEG_BARE = (0x01, *range(0xD0, 0xD9))  # markers without a length
 _JPEG_APP1, _JPEG_EXIF = 0xE1, b"Exif\0\0"
-_TURNS: dict[int, Callable[[ByteArray], object]] = {
-    2: lambda pixels: cv2.flip(pixels, 1),
-    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
-    4: lambda pixels: cv2.flip(pixels, 0),
-    5: cv2.transpose,
-    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
-    7: lambda pixels: cv2.flip(cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE), 0),
-    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
-}
 
 
 def orientation(file: BinaryIO) -> int:
     """The orientation of an encoded image, 1 to 8 as EXIF numbers them: 1 (upright) where none is stated.
 
-    Only headers are read, and damaged ones state none. Of a TIFF file it is the first page's.
+    Only headers are read, and damaged ones state none. Of a TIFF file it is the first image's.
     """
     file.seek(0)
-    if file.read(4) in TIFF:
-        try:
+    head = file.read(HEAD)
+    try:
+        if head[:4] in TIFF:
+            return tiff.stored_orientation(file)
+        if avif.is_avif(head):
             file.seek(0)
-            with TiffImageFile(file) as image:
-                return page_orientation(image)
-        except DAMAGE:
-            return UPRIGHT
+            return avif.stored_orientation(file.read())
+    except (*DAMAGE, InputError):
+        return UPRIGHT
     field = _find(file)
     return UPRIGHT if field is None else field.value
 
 
 def can_be_set(file: BinaryIO) -> bool:
-    """Whether `set_upright` can be used: an orientation is stated, and not in a BigTIFF or a TIFF of several pages."""
+    """Whether `set_upright` can be used: an orientation is stated, in a JPEG, PNG, WebP or TIFF file.
+
+    Not in a BigTIFF or a TIFF of several pages.
+    """
     return _find(file) is not None
 
 
@@ -78,13 +72,6 @@ def set_upright(file: BinaryIO) -> None:
         checksum = zlib.crc32(file.read(end - start))
         file.seek(end)
         file.write(struct.pack(">I", checksum))
-
-
-def turn(pixels: ByteArray, orientation: int) -> ByteArray:
-    """Pixels (H, W, 3) as they are stored, made upright."""
-    if orientation == UPRIGHT:
-        return pixels
-    return np.ascontiguousarray(_TURNS[orientation](pixels), np.uint8)
 
 
 def jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
@@ -157,7 +144,7 @@ def _field(file: BinaryIO, block: _Block) -> _Field | None:
     entries = _at(file, start, min(size, block.end - start))
     for number, (tag, value) in enumerate(struct.iter_unpack(f"{order}H6xH2x", entries[: len(entries) // 12 * 12])):
         if tag == ORIENTATION:  # its first 16 bits, whatever its type: so OpenCV reads it
-            return _Field(value if value in _TURNS else UPRIGHT, start + 12 * number, order, block.checked)
+            return _Field(value if value in range(1, 9) else UPRIGHT, start + 12 * number, order, block.checked)
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 from PIL import Image
@@ -14,11 +14,40 @@ from maskline.errors import DownloadError, InputError
 from maskline.instances import ByteArray
 
 MAX_PIXELS = 178_956_970  # of one picture; what claims more is taken for a decompression bomb
+HEAD = 1024  # bytes that tell what a file holds; %PDF- may come as late as that
+NARROW = 8  # the part of the range, one eighth, within which levels are told of: 13 of 16 bits
 # What Pillow and OpenCV raise on damaged files.
 DAMAGE = (
     *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, OverflowError),
     *(struct.error, cv2.error, Image.DecompressionBombError),
 )
+
+
+class Levels(NamedTuple):
+    """The levels of an image of more than 8 bits of which its upper 8 show next to nothing.
+
+    Attributes:
+        low, high: its lowest and highest level, as in the file; of a TIFF in colour the bounds that its upper 8 bits
+            give.
+        most: the highest that it could have.
+        white: level 0 is white.
+    """
+
+    low: int
+    high: int
+    most: int
+    white: bool = False
+
+    @property
+    def are_narrow(self) -> bool:
+        """Whether something is there, but in the lowest eighth of the range."""
+        return 0 < self.high < (self.most + 1) // NARROW
+
+    def __str__(self) -> str:
+        shown = "white" if self.white else "black"
+        return (
+            f"levels {self.low} to {self.high} of {self.most}: nearly {shown} in 8 bits; scale them to the full range"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,12 +60,14 @@ class Picture:
             the copy in the cache; of a camera: ``camera_0``; of a stream: its address without the password); or None.
         page: 0, 1, ... in a PDF or TIFF file, also if that has a single page, and of a frame; else None.
         fps: of a frame of a video, camera or stream: how many of them are a second, 0.0 where nobody knows; else None.
+        levels: of an image of more than 8 bits that is nearly black (or white) in 8, such as 12 bits in 16; else None.
     """
 
     pixels: ByteArray
     path: str | None = None
     page: int | None = None
     fps: float | None = None
+    levels: Levels | None = None
 
 
 #: What a reader finds, in order: a picture, or why there is none. So one bad page does not hide those after it.
@@ -51,7 +82,7 @@ def check_size(width: int, height: int) -> None:
         raise InputError(f"{width} x {height} pixels: nothing to look at")
 
 
-def guarded(step: Callable[[Any], ByteArray], value: object, name: str) -> ByteArray:
+def guarded(step: Callable[[Any], Picture], value: object, name: str) -> Picture:
     """``step(value)``, whose complaints about the image become an InputError that names it."""
     try:
         return step(value)

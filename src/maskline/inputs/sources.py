@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,20 +17,23 @@ from maskline.errors import DownloadError, InputError, InputTypeError, Parameter
 from maskline.inputs import web
 from maskline.inputs.arrays import from_array, from_pillow
 from maskline.inputs.files import (
+    FOLDER_SUFFIXES,
     SUFFIXES,
     VIDEO_SUFFIXES,
+    Folder,
     check_suffix,
-    files_in,
     kind_meant,
     kind_of,
+    not_predicted,
     read_bytes,
     read_head,
     suffix_of,
 )
-from maskline.inputs.images import NOT_AN_IMAGE, decode
+from maskline.inputs.images import decode
 from maskline.inputs.pdf import count_pages, read_pdf
-from maskline.inputs.picture import Found, Picture, guarded
+from maskline.inputs.picture import HEAD, Found, Picture, guarded
 from maskline.inputs.tiff import TIFF
+from maskline.inputs.unread import not_an_image, why_unread
 from maskline.inputs.video import camera_number, count_frames, is_stream, read_camera, read_stream, read_video
 from maskline.instances import ByteArray
 
@@ -45,7 +49,7 @@ _ACCEPTED = (
 DEEPEST = 50  # lists in lists
 _BYTES = (bytes, bytearray, memoryview)
 _NO_KIND = {
-    "image": NOT_AN_IMAGE,
+    "image": not_an_image(b""),
     "pdf": "not a PDF file: it has no %PDF- at its beginning",
     "video": "not a video: expected the content of an MP4, QuickTime, AVI, Matroska, WebM, MPEG, ASF, FLV or Ogg file",
     None: "neither an image nor a PDF file nor a video that can be read",
@@ -60,8 +64,9 @@ def expand(source: Source, *, on_error: str = "raise") -> Iterator[Picture]:
     Args:
         source: one of
             the path of a file (str or Path) whose suffix, in any case, is one of `SUFFIXES`, pdf, or one of
-            `VIDEO_SUFFIXES`: an image, the pages of a TIFF or PDF file, or the frames of a video;
+            `VIDEO_SUFFIXES`: an image, the images of a TIFF file, the pages of a PDF file, or the frames of a video;
             the path of a folder: all images and PDF files in it and below, sorted by full path, character by character;
+            hidden ones are skipped, and a warning counts other images and videos (`left_out`);
             a URL (str): http:// or https://, of any of these files, also without suffix; see `maskline.inputs.web`;
             a camera: its number, or the text ``camera:0``; or the address of a stream, such as ``rtsp://…``;
             an array of uint8: (H, W, 3) BGR, (H, W, 4) BGRA (alpha is dropped), (H, W) or (H, W, 1) grey;
@@ -73,6 +78,8 @@ def expand(source: Source, *, on_error: str = "raise") -> Iterator[Picture]:
             on. What can be used of a file comes in either case, up to the first fault or all of it.
 
     Close the iterator to stop before its end: a camera is released, a file closed then.
+
+    A warning tells of the first image with `Picture.levels`, and how many there were in all.
 
     Raises (at the picture concerned, but the ParameterError about ``on_error`` at once):
         InputNotFoundError: no such file or folder.
@@ -109,11 +116,25 @@ def count(source: Source) -> int | None:
     return sum(known) if len(known) == len(counts) else None
 
 
+def left_out(inputs: Iterable[str]) -> Counter[str]:
+    """How many images and videos `expand` leaves out of the folders among some inputs, by suffix."""
+    counts: Counter[str] = Counter()
+    for name in filter(os.path.isdir, inputs):
+        with suppress(InputError):
+            counts += Folder.of(name).left_out
+    return counts
+
+
 def read_image(path: str | os.PathLike[str]) -> ByteArray:
+    """The pixels of `read_picture`. Raises what it raises."""
+    return read_picture(path).pixels
+
+
+def read_picture(path: str | os.PathLike[str]) -> Picture:
     """The image at ``path`` as (H, W, 3) uint8 BGR: what OpenCV's colour flag gives, or an error.
 
     Alpha is dropped, 16 bits become the upper 8, grey becomes three equal channels, and the orientation is applied, see
-    `maskline.inputs.orientation`. Of a TIFF file the first page.
+    `maskline.inputs.orientation`. Of a TIFF file the first page that is an image.
 
     Raises:
         InputNotFoundError: no such file.
@@ -123,20 +144,32 @@ def read_image(path: str | os.PathLike[str]) -> ByteArray:
     check_suffix(name, "an image", SUFFIXES)
     found = next(decode(read_bytes(name, repr(name)), repr(name), name))
     if isinstance(found, Picture):
-        return found.pixels
+        return found
     raise found
 
 
 def _expand(source: Source, skip: bool) -> Iterator[Picture]:
     """`expand` without its check."""
+    narrow = 0
     with closing(_read(source)) as reading:
         for found in reading:
             if isinstance(found, Picture):
+                if found.levels:
+                    narrow += 1
+                    _tell_levels(found, logging.WARNING if narrow == 1 else logging.INFO)
                 yield found
             elif skip:
                 logger.warning("skipped: %s", found)
             else:
                 raise found
+    if narrow > 1:
+        logger.warning("%d images in all use less than an eighth of their range", narrow)
+
+
+def _tell_levels(picture: Picture, level: int) -> None:
+    name = "an image" if picture.path is None else repr(picture.path)
+    page = f", page {picture.page}" if picture.page else ""
+    logger.log(level, "%s%s: %s", name, page, picture.levels)
 
 
 def _read(source: Source, depth: int = 0) -> Generator[Found, None, None]:
@@ -145,7 +178,7 @@ def _read(source: Source, depth: int = 0) -> Generator[Found, None, None]:
     try:
         if depth > DEEPEST:
             raise InputTypeError(f"inputs in lists in lists, {depth} deep: does a list hold itself?")
-        parts = _parts(source)
+        parts = _parts(source, tell=True)
         if parts is None:
             yield from _read_single(source)
             return
@@ -156,8 +189,12 @@ def _read(source: Source, depth: int = 0) -> Generator[Found, None, None]:
         yield from _read(part.copy() if borrowed and isinstance(part, np.ndarray) else part, depth + 1)
 
 
-def _parts(source: Source) -> Iterable[Source] | None:
-    """What a compound source is made of, or None if it is a single one. Raises InputError."""
+def _parts(source: Source, *, tell: bool = False) -> Iterable[Source] | None:
+    """What a compound source is made of, or None if it is a single one. Raises InputError.
+
+    Args:
+        tell: log what is left out of a folder.
+    """
     if isinstance(source, Mapping):
         keys = [key for key in KEYS if key in source]
         if len(keys) != 1:
@@ -165,12 +202,26 @@ def _parts(source: Source) -> Iterable[Source] | None:
         return [source[keys[0]]]
     if isinstance(source, (str, os.PathLike)):
         name = os.fsdecode(source)
-        return files_in(name) if os.path.isdir(name) else None  # noqa: PTH112 (Path("") is a folder, and Path can raise)
+        if not os.path.isdir(name):  # noqa: PTH112 (Path("") is a folder, and Path can raise)
+            return None
+        return _files_in(name, tell)
     if isinstance(source, _BYTES):
         return None
     if hasattr(source, "read"):
         raise InputTypeError(f"{source!r} is an open file: give its path, or its bytes as from read()")
     return source if isinstance(source, (Sequence, Iterator)) else None
+
+
+def _files_in(path: str, tell: bool) -> list[str]:
+    """The files of a folder that are inputs. Raises InputError if there are none."""
+    folder = Folder.of(path)
+    told = not_predicted(folder.left_out) if folder.left_out else ""
+    if not folder.files:
+        expected = f"expected files with the suffix {', '.join(FOLDER_SUFFIXES)}"
+        raise InputError(f"{path!r} holds no image: {expected}{'; ' if told else ''}{told}")
+    if told and tell:
+        logger.warning("%r: %s (give a video by its own path, save an image as JPEG or PNG)", path, told)
+    return folder.files
 
 
 def _read_single(source: Source) -> Iterator[Found]:
@@ -182,7 +233,7 @@ def _read_single(source: Source) -> Iterator[Found]:
     if isinstance(source, np.ndarray):
         return iter([Picture(from_array(source))])
     if isinstance(source, Image.Image):
-        return iter([Picture(guarded(from_pillow, source, "the PIL image"))])
+        return iter([guarded(from_pillow, source, "the PIL image")])
     if isinstance(source, _BYTES):
         return _read_content(bytes(source))
     if (number := _camera(source)) is not None:
@@ -218,18 +269,21 @@ def _read_named(name: str) -> Iterator[Found]:
 
 def _read_file(file: str, name: str, suffix: str | None) -> Iterator[Found]:
     """The pictures of a file, by what it holds; ``suffix``, if any, says what it was meant to be."""
-    kind = kind_of(read_head(file, name))
+    head = read_head(file, name)
+    kind = kind_of(head)
     if kind == "pdf":
         return read_pdf(Path(file), name, file)
     if kind == "video":
         return read_video(Path(file), name, file)
     if kind is None:
-        raise InputError(f"{name}: {_NO_KIND[kind_meant(suffix) if suffix else None]}")
+        told = why_unread(head)
+        expected = _NO_KIND[kind_meant(suffix) if suffix else None]
+        raise InputError(f"{name} is {told}" if told else f"{name}: {expected}")
     return decode(read_bytes(file, name), name, file)
 
 
 def _read_content(data: bytes) -> Iterator[Found]:
-    kind = kind_of(data[:1024])
+    kind = kind_of(data[:HEAD])
     if kind == "pdf":
         return read_pdf(data, "the PDF file given as bytes", None)
     if kind == "video":
@@ -239,7 +293,7 @@ def _read_content(data: bytes) -> Iterator[Found]:
 
 def _count_single(source: Source) -> int | None:
     if isinstance(source, _BYTES):
-        return None if bytes(source[:4]) in TIFF or kind_of(bytes(source[:1024])) == "pdf" else 1
+        return None if bytes(source[:4]) in TIFF or kind_of(bytes(source[:HEAD])) == "pdf" else 1
     if isinstance(source, (int, np.integer)):
         return None
     return _count_named(os.fsdecode(source)) if isinstance(source, (str, os.PathLike)) else 1

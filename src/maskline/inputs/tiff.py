@@ -1,96 +1,312 @@
-"""TIFF: its structure is walked first, then Pillow decodes one page at a time."""
+"""TIFF: its structure is walked first, then Pillow decodes one page at a time.
+
+Not every page is an image: GeoTIFF, whole slides and camera files keep reduced copies and masks as pages of their own.
+"""
 
 from __future__ import annotations
 
 import io
 import struct
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from maskline.errors import InputError
-from maskline.inputs.arrays import from_pillow
-from maskline.inputs.picture import DAMAGE, MAX_PIXELS, Found, Picture, check_size, fault
+from maskline.inputs.arrays import from_pillow, turn, wrong_pixels
+from maskline.inputs.picture import DAMAGE, MAX_PIXELS, Found, Levels, Picture, check_size, fault
 
 TIFF: dict[bytes, Literal["<", ">"]] = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # byte orders
 ORIENTATION = 0x0112  # the tag that says how a page is turned, here and in EXIF data
+_UPRIGHT, _SHORT = 1, 3  # an orientation, the type of its field
 _XMP = "xmp"  # Pillow's key; where there is no tag, it would turn pages by the orientation in XMP
 _TYPE_BYTES = dict(zip(range(1, 14), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), strict=True)) | {16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}  # type of a field: NumPy's
 _PIXEL_FIELDS = ((273, 279), (324, 325))  # offsets and lengths of strips; of tiles
+# Tags and values by their names in the specification, TIFF 6.0.
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _IMAGE_WIDTH, _IMAGE_LENGTH, _BITS_PER_SAMPLE = 254, 255, 256, 257, 258
+_PHOTOMETRIC, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 262, 277, 338, 339
+_REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2  # bits of NewSubfileType, a SubfileType
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE = 0, 1, 3  # of PhotometricInterpretation: those of one channel
+_ALPHA = (1, 2)  # of ExtraSamples
+_FORMATS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex int", 6: "complex"}  # 4: undefined
+_COMMON_BITS = (8, 16, 32, 64, 128)  # other numbers are damage, or known to the decoder
+_MOST_ENTRIES = 20_000  # of directories looked through for a size: a fraction of a second
+_CUT = "the TIFF data is cut short or damaged: parts of it would lie past its end"
+_NO_PAGES = "a TIFF file without pages"
+
+
+class _Field(NamedTuple):
+    """Integers of a page: their type, how many, and where they are."""
+
+    kind: int = 1
+    number: int = 0
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Tiff:
-    """A TIFF file as its structure is written: numbers in ``order`` of bytes, offsets as ``I`` or (BigTIFF) ``Q``."""
+    """A TIFF file of ``length`` bytes: numbers in ``order`` of bytes, offsets as ``I`` or (BigTIFF) ``Q``."""
 
-    data: bytes
+    file: BinaryIO
+    length: int
     order: Literal["<", ">"]
     offset: Literal["I", "Q"]
 
     @classmethod
-    def of(cls, data: bytes) -> _Tiff:
-        return cls(data, TIFF[data[:4]], "Q" if b"+" in data[:4] else "I")
+    def of(cls, file: BinaryIO) -> _Tiff:
+        file.seek(0)
+        magic = file.read(4)
+        return cls(file, file.seek(0, io.SEEK_END), TIFF[magic], "Q" if b"+" in magic else "I")
+
+    @property
+    def start(self) -> int:
+        """Where the position of the first directory is written."""
+        return 8 if self.offset == "Q" else 4
 
     def numbers(self, codes: str, position: int) -> tuple[int, ...]:
-        return struct.unpack_from(self.order + codes, self.data, position)
+        codes = self.order + codes
+        return struct.unpack(codes, self._at(position, struct.calcsize(codes)))
 
-    def array(self, kind: int, number: int, position: int) -> npt.NDArray[np.uint64]:
-        dtype = np.dtype(_INTEGERS[kind]).newbyteorder(self.order)
-        return np.frombuffer(self.data, dtype, number, position).astype(np.uint64)
+    def dtype(self, field: _Field) -> np.dtype[Any]:
+        return np.dtype(f"{self.order}{_INTEGERS[field.kind]}")
+
+    def array(self, field: _Field) -> npt.NDArray[np.uint64]:
+        dtype = self.dtype(field)
+        return np.frombuffer(self._at(field.position, field.number * dtype.itemsize), dtype).astype(np.uint64)
+
+    def _at(self, position: int, length: int) -> bytes:
+        if position + length > self.length:
+            raise ValueError("past the end")
+        self.file.seek(position)
+        return self.file.read(length)
 
 
-def _check_tiff(data: bytes) -> int:
-    """Follow all directories and see that they, and the pixels they point to, lie inside the file. Returns how many."""
-    tiff = _Tiff.of(data)
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A page as its directory describes it.
+
+    Attributes:
+        index: 0, 1, ... in the file.
+        position: of the directory.
+        fields: those of integers, by tag.
+        turned: positions of the entries that state an orientation, of whatever type.
+    """
+
+    tiff: _Tiff
+    index: int
+    position: int
+    fields: Mapping[int, _Field]
+    turned: Sequence[int]
+
+    def values(self, tag: int) -> npt.NDArray[np.uint64]:
+        """All values of a field; none where there is no such field."""
+        return self.tiff.array(self.fields.get(tag, _Field()))
+
+    def value(self, tag: int, default: int) -> int:
+        """The first value of a field."""
+        field = self.fields.get(tag, _Field())
+        return int(self.tiff.array(field._replace(number=1))[0]) if field.number else default
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(width, height)`` as stored."""
+        return self.value(_IMAGE_WIDTH, 0), self.value(_IMAGE_LENGTH, 0)
+
+    @property
+    def orientation(self) -> int:
+        """1 to 8 as EXIF numbers them; 1 (upright) where none is stated."""
+        value = self.value(ORIENTATION, _UPRIGHT)
+        return value if value in range(1, 9) else _UPRIGHT
+
+    @property
+    def is_mask(self) -> bool:
+        return bool(self.value(_NEW_SUBFILE_TYPE, 0) & _MASK)
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether it is a smaller copy of another page."""
+        return bool(self.value(_NEW_SUBFILE_TYPE, 0) & _REDUCED) or self.value(_SUBFILE_TYPE, 0) == _OLD_REDUCED
+
+    @property
+    def bits(self) -> int:
+        """Bits of a sample."""
+        return self.value(_BITS_PER_SAMPLE, 1)
+
+    @property
+    def photometric(self) -> int:
+        return self.value(_PHOTOMETRIC, _WHITE_IS_ZERO)  # without one, Pillow's default
+
+    def put_first(self, file: io.BytesIO, *, black_is_zero: bool) -> None:
+        """Make the file begin with this page, not turned: Pillow decodes none of a file whose first page it can't.
+
+        Args:
+            file: with the content of the whole file; its position is 0 afterwards.
+            black_is_zero: say that the lowest level is black, whether or not it is.
+        """
+        order, offset = self.tiff.order, self.tiff.offset
+        _put(file, self.tiff.start, struct.pack(order + offset, self.position))
+        for entry in self.turned:  # versions of Pillow differ in what they do about it
+            _put(file, entry, struct.pack(f"{order}HH{offset}HH", ORIENTATION, _SHORT, 1, _UPRIGHT, 0))
+        if black_is_zero and _PHOTOMETRIC in self.fields:
+            field = self.fields[_PHOTOMETRIC]
+            _put(file, field.position, np.array(_BLACK_IS_ZERO, self.tiff.dtype(field)).tobytes())
+        file.seek(0)
+
+    def check_pixels(self) -> None:
+        """Raise InputError if its pixels are of a kind that is not read."""
+        kind = _FORMATS.get(self.value(_SAMPLE_FORMAT, 1))
+        if kind and self.bits in _COMMON_BITS and (kind != "uint" or self.bits > 16):
+            raise InputError(wrong_pixels(f"{kind}{self.bits}"))
+        alpha = np.isin(self.values(_EXTRA_SAMPLES), _ALPHA).sum()
+        channels = self.value(_SAMPLES_PER_PIXEL, 1) - int(alpha)
+        grey = self.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE)
+        if channels not in (1, 3, 4) or (grey and channels != 1):
+            marked = " that are not marked as RGB" if channels in (3, 4) else ""
+            raise InputError(f"{channels} channels{marked}: expected 1, 3 or 4; save the three to look at as RGB")
+
+    def check_place(self) -> None:
+        """Raise InputError if its pixels would lie past the end of the file."""
+        for offsets, lengths in _PIXEL_FIELDS:
+            if offsets in self.fields and lengths in self.fields:
+                try:
+                    ends = self.values(offsets) + self.values(lengths)
+                except ValueError as error:  # not as many of these as of those
+                    raise InputError(_CUT) from error
+                if ends.max(initial=0) > self.tiff.length:
+                    raise InputError(_CUT)
+
+
+def _put(file: io.BytesIO, position: int, content: bytes) -> None:
+    """Overwrite a part of a file, unless that is there: the first change copies the whole file."""
+    file.seek(position)
+    if file.read(len(content)) != content:
+        file.seek(position)
+        file.write(content)
+
+
+def _all_pages(tiff: _Tiff, most_entries: float = float("inf")) -> Iterator[_Page]:
+    """The pages, each read when it is asked for. Raises InputError where the structure is damaged, or is larger."""
+    seen = {0}
     try:
-        (position,) = tiff.numbers(tiff.offset, 8 if tiff.offset == "Q" else 4)
-        seen = {0}
+        (position,) = tiff.numbers(tiff.offset, tiff.start)
         while position not in seen:
+            index = len(seen) - 1
             seen.add(position)
-            position = _check_directory(tiff, position)
-        return len(seen) - 1
+            page, entries, following = _read_directory(tiff, index, position, most_entries)
+            most_entries -= entries + 1
+            yield page
+            position = following
+    except InputError:
+        raise
     except (struct.error, ValueError, OverflowError) as error:
-        raise InputError("the TIFF data is cut short or damaged: parts of it would lie past its end") from error
+        raise InputError(_CUT) from error
 
 
-def _check_directory(tiff: _Tiff, position: int) -> int:
-    """Check one page. Returns the offset of the next, 0 after the last. Raises struct.error or ValueError."""
-    word = struct.calcsize(f"<{tiff.offset}")  # bytes of an offset, and of the field for a value that fits
-    (entries,) = tiff.numbers("Q" if word == 8 else "H", position)
-    position += 8 if word == 8 else 2
-    fields: dict[int, npt.NDArray[np.uint64]] = {}
+def _read_directory(tiff: _Tiff, index: int, start: int, most_entries: float) -> tuple[_Page, int, int]:
+    """A page, the number of its entries, and the position of the next page, 0 after the last.
+
+    Raises struct.error or ValueError if parts of it would lie past the end of the file, InputError if it is too long.
+    """
+    word = struct.calcsize(f"<{tiff.offset}")  # bytes of an offset, and of a value that needs none
+    (entries,) = tiff.numbers("Q" if word == 8 else "H", start)
+    if entries > most_entries:
+        raise InputError("a TIFF file with too many pages or fields before its first image")
+    position = start + (8 if word == 8 else 2)
+    fields: dict[int, _Field] = {}
+    turned: list[int] = []
     for _ in range(entries):
         tag, kind, number = tiff.numbers(f"HH{tiff.offset}", position)
         where, length = position + 4 + word, number * _TYPE_BYTES.get(kind, 0)
         if length > word:
             (where,) = tiff.numbers(tiff.offset, where)
-        _require(where + length <= len(tiff.data))
+        if where + length > tiff.length:
+            raise ValueError("past the end")
         if kind in _INTEGERS:
-            fields[tag] = tiff.array(kind, number, where)
+            fields[tag] = _Field(kind, number, where)
+        if tag == ORIENTATION:
+            turned.append(position)
         position += 4 + 2 * word
-    for offsets, lengths in _PIXEL_FIELDS:
-        if offsets in fields and lengths in fields:
-            _require((fields[offsets] + fields[lengths]).max(initial=0) <= len(tiff.data))
-    return tiff.numbers(tiff.offset, position)[0]
+    return _Page(tiff, index, start, fields, turned), entries, tiff.numbers(tiff.offset, position)[0]
 
 
-def _require(inside: bool | np.bool_) -> None:
-    if not inside:
-        raise ValueError("past the end")
+def _images(pages: Iterable[_Page]) -> Iterator[_Page]:
+    """The pages that are images; where none is, the largest that is no mask, or else the largest."""
+    others: list[_Page] | None = []
+    for page in pages:
+        if not (page.is_reduced or page.is_mask):
+            others = None
+            yield page
+        elif others is not None:
+            others.append(page)
+    if others:
+        yield max(others, key=lambda page: (not page.is_mask, page.size[0] * page.size[1]))
 
 
-def page_orientation(image: TiffImageFile) -> int:
-    """The orientation that the tag of the current page states, 1 to 8; 1 (upright) where there is none."""
-    image.info.pop(_XMP, None)
-    value: Any = image.getexif().get(ORIENTATION)
-    return int(value) if value in range(1, 9) else 1
+def _first_image(file: BinaryIO) -> _Page:
+    """The page that `decode_tiff` gives first. Raises InputError."""
+    for page in _images(_all_pages(_Tiff.of(file), _MOST_ENTRIES)):
+        return page
+    raise InputError(_NO_PAGES)
+
+
+def stored_size(file: BinaryIO) -> tuple[int, int]:
+    """``(width, height)`` of the first image, not turned upright. Raises InputError."""
+    return _first_image(file).size
+
+
+def stored_orientation(file: BinaryIO) -> int:
+    """The orientation of the first image, 1 to 8; 1 (upright) where it states none. Raises InputError."""
+    return _first_image(file).orientation
+
+
+def decode_tiff(data: bytes, name: str, path: str | None) -> Iterator[Found]:
+    """The images of a TIFF file, one decoded at a time; for one that can't be, why. ``name`` is for messages.
+
+    Reduced copies and masks are left out, unless there is nothing else: then it is the largest page.
+    """
+    tiff = _Tiff.of(io.BytesIO(data))
+    try:
+        pages = list(_all_pages(tiff))
+        for page in pages:
+            page.check_place()
+        if not pages:
+            raise InputError(_NO_PAGES)
+        if (tiff.order, tiff.offset) == (">", "Q"):
+            raise InputError("a big-endian BigTIFF file, which Pillow can't decode: save it as little-endian")
+    except InputError as error:
+        yield fault(name, error)
+        return
+    file = io.BytesIO(data)
+    for page in _images(pages):
+        try:
+            yield replace(_decode_page(file, page), path=path, page=page.index)
+        except (*DAMAGE, InputError) as error:
+            yield fault(f"{name}, page {page.index}" if len(pages) > 1 else name, error)
+
+
+def _decode_page(file: io.BytesIO, page: _Page) -> Picture:
+    """One page of the file, which is changed to begin with it. Raises InputError, and what Pillow raises."""
+    page.check_pixels()
+    check_size(*page.size)
+    white = page.bits > 8 and page.photometric == _WHITE_IS_ZERO
+    page.put_first(file, black_is_zero=white)  # Pillow inverts 8 bits only, and knows 16 of them in one byte order only
+    with TiffImageFile(file) as image:
+        image.info.pop(_XMP, None)
+        if image.size != page.size:
+            raise ValueError("it states several sizes")
+        _load_page(image)
+        picture = from_pillow(image, bits=page.bits, white=white)
+        levels = picture.levels
+        if page.bits == 16 and image.mode in ("RGB", "RGBA"):  # Pillow has kept the upper 8 bits of each level
+            bounds = Levels(int(picture.pixels.min()) << 8, int(picture.pixels.max()) << 8 | 255, 65535)
+            levels = bounds if bounds.are_narrow else None
+    return Picture(turn(picture.pixels, page.orientation), levels=levels)
 
 
 def _load_page(frame: Image.Image) -> None:
@@ -101,30 +317,3 @@ def _load_page(frame: Image.Image) -> None:
     with warnings.catch_warnings():  # not safe between threads, so only where Pillow warns
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         frame.load()
-
-
-def decode_tiff(data: bytes, name: str, path: str | None) -> Iterator[Found]:
-    """The pages of a TIFF file, one decoded at a time; for one that can't be, why. ``name`` is for messages.
-
-    If the first page can't be, there are no others: Pillow does not open such a file.
-    """
-    try:
-        count = _check_tiff(data)
-        image = TiffImageFile(io.BytesIO(data))
-    except (*DAMAGE, InputError) as error:
-        yield fault(name, error)
-        return
-    with image:
-        for page in range(count):
-            yield _page(image, page, f"{name}, page {page}" if count > 1 else name, path)
-
-
-def _page(image: TiffImageFile, page: int, name: str, path: str | None) -> Found:
-    try:
-        image.seek(page)
-        image.info.pop(_XMP, None)
-        check_size(*image.size)
-        _load_page(image)
-        return Picture(from_pillow(ImageOps.exif_transpose(image)), path, page)
-    except (*DAMAGE, InputError) as error:
-        return fault(name, error)

@@ -27,15 +27,15 @@ JPEG_SIDE = 65_500  # pixels: libjpeg writes none that are longer
 log = logging.getLogger("maskline")
 
 
-def decode(data: bytes) -> ByteArray:
-    """A picture as (H, W, 3) uint8 BGR; of a TIFF file the first page. Raises RefusalError (422)."""
-    found = next(decode_file(data, "the picture", None), None)
+def decode(data: bytes) -> Picture:
+    """An image; of a TIFF file the first. Raises RefusalError (422)."""
+    found = next(decode_file(data, "the picture", None))
     if isinstance(found, Picture):
-        return found.pixels
-    raise RefusalError.of_image("image_invalid", str(found or "the picture: a TIFF file without pages"))
+        return found
+    raise RefusalError.of_image("image_invalid", str(found))
 
 
-def encode(pixels: ByteArray, instances: Instances, labels: tuple[str, ...], wanted: Wanted) -> bytes:
+def encode(picture: Picture, instances: Instances, labels: tuple[str, ...], wanted: Wanted) -> bytes:
     """The JSON of a result."""
     rows = zip(instances.boxes.tolist(), instances.labels.tolist(), instances.scores.tolist(), strict=True)
     found = [
@@ -48,8 +48,10 @@ def encode(pixels: ByteArray, instances: Instances, labels: tuple[str, ...], wan
         }
         for i, (box, label, score) in enumerate(rows)
     ]
-    image = _picture(pixels, instances, labels) if wanted.visualize else None
-    result = {"instances": found, "image": image, "size": list(instances.size)}
+    image = _picture(picture.pixels, instances, labels) if wanted.visualize else None
+    result: dict[str, Any] = {"instances": found, "image": image, "size": list(instances.size)}
+    if picture.levels:
+        result["warnings"] = [str(picture.levels)]
     return json.dumps(result, ensure_ascii=False).encode()
 
 
@@ -90,9 +92,9 @@ def answer(model: Predictor, request: bytes | str, *, visualize: bool = True) ->
             raise RefusalError.of_image("url_not_allowed", "a URL, which is not fetched here: send the image in Base64")
         data = file_of(given.image)
         pixels_claimed(data, MAX_PIXELS)
-        wanted, pixels = Wanted.of(given, visualize), decode(data)
-        (instances,) = model.detect([pixels], [wanted.threshold])
-        return success(log_id, encode(pixels, instances, model.labels, wanted))
+        wanted, picture = Wanted.of(given, visualize), decode(data)
+        (instances,) = model.detect([picture.pixels], [wanted.threshold])
+        return success(log_id, encode(picture, instances, model.labels, wanted))
     except RefusalError as refusal:
         return failure(refusal.log_id or log_id, refusal.status, str(refusal))
     except MasklineError as error:

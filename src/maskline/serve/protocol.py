@@ -37,7 +37,7 @@ MOST_VALUES = 100_000  # in the JSON of a request; there is no need for more tha
 MOST_FIELDS = 100  # of a form
 EXPECTED = (
     'send JSON with the image in Base64, {"image": "…"}, a form (multipart/form-data) with the file as its field '
-    "`image`, or the file alone: JPEG, PNG, WebP, BMP, TIFF, PNM or Sun raster; see /docs"
+    "`image`, or the file alone: JPEG, PNG, WebP, AVIF, BMP, TIFF, PNM or Sun raster; see /docs"
 )
 
 _LONGEST_BOUNDARY = 72  # bytes, with the hyphens before it (RFC 2046, section 5.1.1)
@@ -77,8 +77,8 @@ class Request(BaseModel):
         PlainValidator(_image),
         WithJsonSchema({"type": "string", "minLength": 1}),
         Field(
-            description="The bytes of an image file (JPEG, PNG, WebP, BMP, TIFF, PNM, Sun raster) in Base64, with or "
-            "without `data:image/…;base64,` before them; or, where the service allows it, a URL.",
+            description="The bytes of an image file (JPEG, PNG, WebP, AVIF, BMP, TIFF, PNM, Sun raster) in Base64, "
+            "with or without `data:image/…;base64,` before them; or, where the service allows it, a URL.",
         ),
     ]
     threshold: Annotated[
@@ -132,6 +132,9 @@ class Outcome(BaseModel):
         description="The picture with everything drawn in, a JPEG in Base64; null if not wanted or longer than a JPEG."
     )
     size: list[int] = Field(description="Height and width of the picture.")
+    warnings: list[str] | None = Field(
+        None, description="Why the result may be poor, such as 12-bit data in 16 bits; absent where nothing is known."
+    )
 
 
 class Answer(BaseModel):

@@ -24,6 +24,7 @@ import numpy as np
 
 from maskline.cores import cores
 from maskline.errors import MasklineError, ParameterError
+from maskline.inputs import Picture
 from maskline.instances import ByteArray, Instances
 from maskline.runtime.predictor import Predictor
 from maskline.runtime.thresholds import Threshold
@@ -85,17 +86,17 @@ class Worker:
         self.send(head, [part for _, part in done])
 
     def _detect(
-        self, decoded: Sequence[ByteArray | RefusalError], wanted: Sequence[Wanted]
+        self, decoded: Sequence[Picture | RefusalError], wanted: Sequence[Wanted]
     ) -> list[Instances | RefusalError]:
         """The instances of each picture, or why there are none."""
         images: list[ByteArray] = []
         thresholds: list[Threshold | None] = []
-        for pixels, one in zip(decoded, wanted, strict=True):
-            if not isinstance(pixels, RefusalError):
-                images.append(pixels)
+        for picture, one in zip(decoded, wanted, strict=True):
+            if not isinstance(picture, RefusalError):
+                images.append(picture.pixels)
                 thresholds.append(one.threshold)
         found = iter(self._run(images, thresholds) if images else ())
-        return [pixels if isinstance(pixels, RefusalError) else next(found) for pixels in decoded]
+        return [picture if isinstance(picture, RefusalError) else next(found) for picture in decoded]
 
     def _run(
         self, images: Sequence[ByteArray], thresholds: Sequence[Threshold | None]
@@ -110,12 +111,12 @@ class Worker:
         return [self._run([image], [threshold])[0] for image, threshold in zip(images, thresholds, strict=True)]
 
     def _encode(
-        self, pixels: ByteArray | RefusalError, found: Instances | RefusalError, wanted: Wanted
+        self, picture: Picture | RefusalError, found: Instances | RefusalError, wanted: Wanted
     ) -> tuple[dict[str, Any], bytes]:
         """What is told of a picture, and the JSON of its result."""
         result: Any = found
         if not isinstance(found, RefusalError):
-            result = _or_refusal(encode, pixels, found, self._model.labels, wanted)
+            result = _or_refusal(encode, picture, found, self._model.labels, wanted)
         if isinstance(result, RefusalError):
             return {"status": result.status, "message": str(result)}, b""
         return {"instances": len(cast("Instances", found))}, result
