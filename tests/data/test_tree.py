@@ -51,6 +51,12 @@ def test_a_file_that_another_name_means_is_not_taken() -> None:
     }
 
 
+def test_a_file_that_two_names_may_mean_is_not_given_to_either() -> None:
+    finder = Finder(["images/x/1.jpg"])
+    assert finder.find_all(["a/1.jpg", "b/1.jpg"]) == {}
+    assert list(finder.find_all(["a/1.jpg", "b/x/1.jpg"])) == ["b/x/1.jpg"]
+
+
 def test_a_file_in_the_folder_of_another_split_is_not_taken() -> None:
     files = ["images/train2017/1.jpg", "images/val2017/2.jpg"]
     assert Finder(files).find("1.jpg", "val") is None

@@ -10,9 +10,10 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from urllib.parse import unquote
@@ -108,18 +109,27 @@ class Finder:
         """
         candidates = {name: self._candidates(name, split) for name in dict.fromkeys(names)}
         bases = Counter(base for found in candidates.values() for base in {m.base for m in found if m.base is not None})
-        found: dict[str, Match] = {}
-        taken: set[str] = set()
-        for exact in (True, False):
-            for name, matches in candidates.items():
-                if name in found:
-                    continue
-                fit = [m for m in matches if (m.base is not None) is exact and (exact or m.path not in taken)]
-                match = self._choose(name, fit, bases, split)
-                if match is not None:
-                    found[name] = match
-            taken = {match.path for match in found.values()}
-        return found
+        exact, inexact = {}, {}
+        for name, matches in candidates.items():
+            fit = [match for match in matches if match.base is not None]
+            if (match := self._choose(name, fit, bases, split)) is not None:
+                exact[name] = match
+        taken = {match.path for match in exact.values()}
+        for name, matches in candidates.items():
+            fit = [match for match in matches if match.path not in taken]
+            if name not in exact and (match := self._choose(name, fit, bases, split)) is not None:
+                inexact[name] = match
+        return exact | self._undisputed(inexact)
+
+    def _undisputed(self, found: Mapping[str, Match]) -> dict[str, Match]:
+        """Of names for one file only the one that has the longest end in common with it, if there is one."""
+        rivals: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+        for name, match in found.items():
+            ends = zip(parts_of(name)[::-1], self._name(match.path).split("/")[::-1], strict=False)
+            same = takewhile(lambda pair: key_of(pair[0]) == key_of(pair[1]), ends)
+            rivals[match.path].append((sum(1 for _ in same), name))
+        best = {path: max(names) for path, names in rivals.items() if len(names) == 1 or _leads(names)}
+        return {name: found[name] for _, name in best.values()}
 
     def _candidates(self, name: str, split: str | None) -> list[Match]:
         """All files that share the longest end with a name."""
@@ -175,6 +185,12 @@ class Finder:
         if len(best) > 1 and best[0].base is None:
             return None
         return min(best, key=lambda match: (match.path.count("/"), match.path))
+
+
+def _leads(names: Sequence[tuple[int, str]]) -> bool:
+    """Whether one name has a longer end in common than all others."""
+    first, second = sorted((length for length, _ in names), reverse=True)[:2]
+    return first > second
 
 
 def _of_other_split(path: str, matched: int, split: str | None) -> bool:
