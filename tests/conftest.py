@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
 import stand_in
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # some tests import ONNX Runtime themselves
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -18,6 +19,8 @@ import sets
 from tiffs import noise, tiff
 
 import maskline
+from maskline import catalog
+from maskline.cli import main
 
 PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
 
@@ -187,6 +190,34 @@ def test_a_full_disk_behind_standard_output(tiny_model_dir: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1 and "can't write to standard output" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_nobody_reads_standard_output_any_more() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "maskline", "models"], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("Matplotlib requires access to a writable cache directory"), None),
+        (OSError(errno.ENOSPC, "No space left on device"), "[Errno 28] No space left on device"),
+        (OSError(errno.ENOENT, "No such file or directory", "a.jpg"), "'a.jpg': No such file or directory"),
+    ],
+)
+def test_an_error_of_a_library_is_not_one_of_standard_output(
+    error: OSError, told: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**options: object) -> str:
+        raise error
+
+    monkeypatch.setattr(catalog, "markdown_table", fail)
+    with pytest.raises(SystemExit) as ended:
+        main(["models"])
+    assert ended.value.code == 1 and capsys.readouterr().err == f"maskline: {told or error}\n"
 
 
 def test_devices_and_pipes_are_no_images(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ ROOT = Path(maskline.__file__).parent
 #: From the bottom up; a module imports from its own line and those above it in this list.
 LAYERS = (
     ("errors",),
-    ("checks", "cores", "files", "instances", "naming", "pages", "progress", "signals", "transfer"),
+    ("checks", "cores", "files", "instances", "naming", "pages", "plots", "progress", "signals", "transfer"),
     ("download",),
     ("masks", "preprocess", "upsample"),
     ("catalog", "inputs"),
@@ -78,6 +78,22 @@ def test_imports_go_downwards(path: Path) -> None:
 def test_the_half_that_predicts_does_not_import_torch(path: Path) -> None:
     if layer_of(path) in TORCH_FREE or str(path.relative_to(ROOT)) in TORCH_FREE_FILES:
         assert not {m for m in imports(path, anywhere=True) if m.split(".")[0] in ("torch", "safetensors", "onnx")}
+
+
+@pytest.mark.parametrize(
+    ("package", "importer"),
+    [
+        ("onnxruntime", "runtime/providers.py"),
+        ("openvino", "runtime/openvino_backend.py"),
+        ("matplotlib", "plots.py"),
+    ],
+)
+def test_packages_that_do_more_than_asked_have_one_importer(package: str, importer: str) -> None:
+    """Which keeps them from sending reports of use and from leaving files in the user's home."""
+    for path in FILES:
+        if str(path.relative_to(ROOT)) != importer:
+            assert not {m for m in imports(path, anywhere=True) if m.split(".")[0] == package}, path
+            assert f'import_module("{package}' not in path.read_text(encoding="utf-8"), path
 
 
 def test_design_lists_the_same_layers() -> None:

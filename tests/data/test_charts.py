@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -176,6 +177,49 @@ def test_nothing_global(tmp_path: Path) -> None:
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+DRAW = """
+import logging, os, sys, tempfile
+from pathlib import Path
+from maskline.data.report import charts
+tempfile.tempdir = sys.argv[2] if len(sys.argv) > 2 else None
+logging.getLogger("matplotlib").setLevel(logging.INFO)
+charts.histogram({}, ["a"], Path(sys.argv[1]))
+import matplotlib
+print(os.environ.get("MPLCONFIGDIR"), logging.getLogger("matplotlib").level, matplotlib.rcParams["lines.linewidth"])
+"""
+
+
+def drawn(*arguments: object, **environment: str) -> list[str]:
+    kept = {key: value for key, value in os.environ.items() if key not in ("MPLCONFIGDIR", "XDG_CONFIG_HOME")}
+    command = [sys.executable, "-c", DRAW, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=kept | environment)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_matplotlib_needs_no_home_and_no_temporary_folder(tmp_path: Path) -> None:
+    """Only the folder that the histogram goes to has to be one that can be written to."""
+    (tmp_path / "home").write_text("")
+    assert drawn(tmp_path / "out" / "h.png", "/nowhere", HOME=str(tmp_path / "home")) == ["None", "20", "1.5"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["h.png"]
+
+
+def test_matplotlib_leaves_nothing_in_the_home(tmp_path: Path) -> None:
+    for name in ("home", "temporary"):
+        (tmp_path / name).mkdir()
+    drawn(tmp_path / "h.png", tmp_path / "temporary", HOME=str(tmp_path / "home"))
+    assert not list((tmp_path / "home").iterdir()) and not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_folder_that_a_user_has_for_matplotlib_is_used(tmp_path: Path, named: bool) -> None:
+    own = tmp_path / ".config" / "matplotlib"
+    own.mkdir(parents=True)
+    (own / "matplotlibrc").write_text("lines.linewidth: 7\n")
+    environment = {"HOME": "/nowhere", "MPLCONFIGDIR": str(own)} if named else {"HOME": str(tmp_path)}
+    assert drawn(tmp_path / "h.png", **environment) == [str(own) if named else "None", "20", "7.0"]
 
 
 # ---- distributions

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime
-import openvino
 import pytest
 
 from maskline import hub, verify
@@ -22,8 +21,9 @@ from maskline.runtime.backend import Acceleration, first_line
 from maskline.runtime.device import CPU, Device
 from maskline.runtime.graph import RECORD_KEY, Graph, Raw
 from maskline.runtime.onnxruntime_backend import OnnxRuntime
-from maskline.runtime.openvino_backend import metadata
+from maskline.runtime.openvino_backend import library, metadata
 
+openvino = library()
 OPENVINO = Acceleration(backend="openvino", threads=1)
 ASSETS = hub.EMBEDDED.parent
 

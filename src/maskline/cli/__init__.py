@@ -6,8 +6,10 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from typing import Any, TextIO, cast
 
 import click
 from click.core import ParameterSource
@@ -19,7 +21,7 @@ from maskline.cli.predicting import Showing, predict, predict_by_pipeline, showi
 from maskline.cli.running import MODEL, MODEL_DIR, Running, running_options
 from maskline.cli.serving import PIPELINE, SELFTEST, Serving, serve, serve_pipeline, serving_options
 from maskline.cli.training import compare, evaluate, export, train
-from maskline.errors import MasklineError
+from maskline.errors import MasklineError, OutputError
 from maskline.progress import log_to_terminal
 from maskline.signals import terminable
 
@@ -175,6 +177,36 @@ def _run_job(config_file: str | None, overrides: Sequence[str]) -> None:
             _end(str(error), 1)
 
 
+class _StdoutError(OutputError):
+    """Standard output can't be written to."""
+
+
+class _Stdout:
+    """Stands in for standard output, so that its errors can be told from those of files and libraries."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._named_errors():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._named_errors():
+            self._stream.flush()
+
+    @staticmethod
+    @contextmanager
+    def _named_errors() -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise _StdoutError(f"can't write to standard output: {error.strerror or error}") from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors made on purpose become one line and an exit code."""
     log_to_terminal()
@@ -184,10 +216,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with terminable():
+        with terminable(), redirect_stdout(cast(TextIO, sys.stdout and _Stdout(sys.stdout))):
             cli.main(arguments, standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except _StdoutError as error:
+        sys.stdout = None  # or Python would try to write the rest, and fail again
+        if isinstance(error.__cause__, BrokenPipeError):  # nobody reads it any more
+            sys.exit(1)
+        _end(str(error), error.exit_code)
     except MasklineError as error:
         _end(str(error), error.exit_code)
     except click.exceptions.Abort:
@@ -196,11 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         context = getattr(error, "ctx", None)
         told = "" if context is None else f" ({context.command_path} --help tells what there is)"
         _end(f"{error.format_message()}{told}", error.exit_code)
-    except OSError as error:  # of standard output, as when its disk is full; errors of files are MasklineErrors
-        if error.filename is not None:
-            _end(f"{error.filename!r}: {error.strerror}", 1)
-        sys.stdout = None  # or Python would try to write the rest, and fail again
-        _end(f"can't write to standard output: {error.strerror or error}", 1)
+    except OSError as error:
+        _end(str(error) if error.filename is None else f"{error.filename!r}: {error.strerror}", 1)
 
 
 def _end(message: str, code: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from maskline.errors import ExportError, MissingDependencyError
+from maskline.errors import ExportError
+from maskline.runtime import openvino_backend, providers
 from maskline.runtime.graph import RECORD_KEY, Record
 
 
@@ -33,10 +34,9 @@ def to_ort(source: Path, path: Path) -> None:
     What ONNX Runtime does to a graph when it opens one is done already, but for the layout that only some processors
     of PCs gain from: the file is for all.
     """
-    import onnxruntime
-
+    onnxruntime = providers.library()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = providers.SILENT
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(path)
     options.add_session_config_entry("session.save_model_format", "ORT")
@@ -46,10 +46,10 @@ def to_ort(source: Path, path: Path) -> None:
 def fold(source: Path, path: Path) -> None:
     """Write an ONNX file in which whatever does not hang on the input is computed already."""
     import onnx
-    import onnxruntime
 
+    onnxruntime = providers.library()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = providers.SILENT
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
     _open(source, options)
@@ -63,21 +63,15 @@ def fold(source: Path, path: Path) -> None:
 
 def _open(source: Path, options: object) -> None:
     """Have ONNX Runtime open a graph and write what it makes of it, as the options say."""
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
     try:
-        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-    except (RuntimeError, state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.RuntimeException) as error:
+        providers.library().InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except providers.errors() as error:
         raise ExportError(f"ONNX Runtime can't take the graph ({' '.join(str(error).split())}); not written") from None
 
 
 def to_openvino(source: Path, record: Record, path: Path, *, half: bool = False) -> None:
     """Write OpenVINO's form, ``.xml`` and a ``.bin`` of the same name, with the record in its ``rt_info``."""
-    try:
-        import openvino
-    except ImportError:
-        raise MissingDependencyError("OpenVINO is not installed: pip install 'maskline[openvino]'") from None
+    openvino = openvino_backend.library()
     try:
         model = openvino.Core().read_model(source)
         model.set_rt_info(record.to_json(), [RECORD_KEY])

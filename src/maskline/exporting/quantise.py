@@ -19,6 +19,7 @@ import numpy.typing as npt
 from maskline import __version__
 from maskline.errors import InputError
 from maskline.exporting.formats import fold
+from maskline.runtime import providers
 from maskline.runtime.graph import INPUT, RECORD_KEY, Record
 
 QUANTISED = ("Conv",)  # types of nodes
@@ -33,8 +34,7 @@ def quantise(source: Path, record: Record, batches: Iterable[npt.NDArray[Any]], 
     Raises:
         InputError: there are none.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
+    library = providers.library("onnxruntime.quantization")
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
@@ -42,15 +42,15 @@ def quantise(source: Path, record: Record, batches: Iterable[npt.NDArray[Any]], 
     with tempfile.TemporaryDirectory(prefix="maskline-") as scratch, _quiet():
         plain = Path(scratch, "plain.onnx")
         fold(source, plain)
-        quantize_static(
+        library.quantize_static(
             str(plain),
             str(path),
             _Reader(chain([first], batches)),
-            quant_format=QuantFormat.QDQ,
+            quant_format=library.QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTISED),
             per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            activation_type=library.QuantType.QUInt8,
+            weight_type=library.QuantType.QInt8,
         )
     _describe(path, record)
 

@@ -36,7 +36,7 @@ class OnnxRuntime:
         wanted = _providers(path, device, options, input_name)
         try:
             self._session = onnxruntime.InferenceSession(str(path), settings, providers=wanted, enable_fallback=0)
-        except _errors() as error:
+        except providers.errors() as error:
             if options.backend == "tensorrt" and "TensorRT" in str(error):
                 raise DeviceError(f"TensorRT could not be started ({first_line(error)}); see docs/gpu.md") from None
             raise ModelError(f"{path} can't be opened ({first_line(error)}): fetch or export the model again") from None
@@ -57,7 +57,7 @@ class OnnxRuntime:
     def run(self, image: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
         try:
             outputs: list[npt.NDArray[Any]] = self._session.run(None, {self.names[0][0]: image})
-        except _errors() as error:
+        except providers.errors() as error:
             raise RunError(first_line(error)) from None
         return outputs
 
@@ -95,11 +95,3 @@ def _tensorrt(path: Path, device: Device, options: Acceleration, input_name: str
 
 def _times(shape: Shape) -> str:
     return "x".join(map(str, shape))
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises: its own exceptions, which have no common base, and built-in ones."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    own = [v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception)]
-    return (RuntimeError, ValueError, *own)

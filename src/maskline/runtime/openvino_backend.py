@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import queue
+import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -17,6 +20,7 @@ from maskline.runtime.device import CPU, Device, missing
 if TYPE_CHECKING:
     import openvino
 
+TELEMETRY = "openvino_telemetry"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # as we call them: as OpenVINO does
 
 
@@ -25,10 +29,7 @@ class OpenVino:
 
     def __init__(self, path: Path, device: Device, options: Acceleration) -> None:
         """Raises: ModelError: a damaged file. DeviceError: no such device. MissingDependencyError: no OpenVINO."""
-        try:
-            import openvino  # noqa: F401  # to say so if it is not there
-        except ImportError:
-            raise MissingDependencyError("OpenVINO is not installed: pip install 'maskline[openvino]'") from None
+        library()  # so that its absence is told before that of the device
         if device != CPU and (found := problem(device)):
             raise DeviceError(found)
         core, target = _core(), "CPU" if device == CPU else f"GPU.{device.index}"
@@ -70,14 +71,35 @@ class OpenVino:
             return self._compiled.create_infer_request()
 
 
+def library() -> ModuleType:
+    """OpenVINO, without its telemetry.
+
+    Its import alone tells Google Analytics that it was imported, and stores a client id in the user's home, unless the
+    package ``openvino-telemetry``, which comes with it, is missing. So that is out of reach during the import, and
+    nothing else in this package imports OpenVINO.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    hidden = TELEMETRY not in sys.modules
+    if hidden:
+        sys.modules[TELEMETRY] = None  # type: ignore[assignment]  # importing it fails
+    try:
+        return import_module("openvino")
+    except ImportError:
+        raise MissingDependencyError("OpenVINO is not installed: pip install 'maskline[openvino]'") from None
+    finally:
+        if hidden:
+            del sys.modules[TELEMETRY]
+
+
 @lru_cache(maxsize=1)
 def _core() -> openvino.Core:
     """One for the whole process: a core's CPU plugin gives its thread an alternate stack for signals and takes it back
     when it goes; where several come and go, one stays that is freed, and the next signal ends the process.
     """
-    import openvino
-
-    return openvino.Core()
+    core: openvino.Core = library().Core()
+    return core
 
 
 def metadata(model: openvino.Model) -> dict[str, str]:

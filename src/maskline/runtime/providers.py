@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 from contextlib import redirect_stdout
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import cast
 
 from maskline.errors import MissingDependencyError
 from maskline.runtime.device import CPU, PROVIDERS, Device, missing
@@ -28,10 +29,19 @@ PROBE = (
 SILENT, WARNINGS = 4, 2  # severities of ONNX Runtime's own log; warnings are its default
 
 
-def library() -> ModuleType:
-    """ONNX Runtime. Raises MissingDependencyError if it is not whole."""
+def library(module: str = "onnxruntime") -> ModuleType:
+    """ONNX Runtime, or a module of it such as ``onnxruntime.quantization``, without its telemetry.
+
+    From 1.29 on it sends events to Microsoft and stores a device id in the user's home, unless a variable that it reads
+    when it is first imported says otherwise. So nothing else in this package imports it. Child processes inherit the
+    variable; a value that the user has set stays.
+
+    Raises:
+        MissingDependencyError: it is not installed, or not completely.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        import onnxruntime
+        onnxruntime, wanted = import_module("onnxruntime"), import_module(module)
     except ImportError as error:
         raise MissingDependencyError(f"ONNX Runtime can't be imported ({error}): pip install onnxruntime") from None
     if not hasattr(onnxruntime, "InferenceSession"):  # its folder is there, without its files
@@ -39,7 +49,14 @@ def library() -> ModuleType:
         raise MissingDependencyError(
             f"ONNX Runtime is incomplete, as after `pip uninstall` of one of {' and '.join(PACKAGES)}: {repair}"
         )
-    return cast(ModuleType, onnxruntime)
+    return wanted
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises: its own exceptions, which have no common base, and built-in ones."""
+    state = vars(library("onnxruntime.capi.onnxruntime_pybind11_state"))
+    own = [value for value in state.values() if isinstance(value, type) and issubclass(value, Exception)]
+    return (RuntimeError, ValueError, *own)
 
 
 def usable_kinds() -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from maskline import plots
 from maskline.errors import OutputError
 from maskline.files import replace_file
 from maskline.progress import steps_bar
@@ -189,10 +190,7 @@ def _draw(
     history: Sequence[Mapping[str, Any]],
     path: Path,
 ) -> None:
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = plots.figure(9, 6, "constrained", path.parent)
     above, below = figure.subplots(2, 1, sharex=True)
     if steps:
         above.plot(*zip(*steps, strict=True), alpha=0.25, color="tab:blue", label="each step")
@@ -203,7 +201,7 @@ def _draw(
         if points:
             below.plot(*zip(*points, strict=True), style, marker=".", label=title)
     below.set(xlabel="epoch", ylabel="val")
-    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    plots.whole_numbers(below.xaxis)
     for axes in (above, below):
         axes.grid(alpha=0.3)
         if axes.lines:

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from maskline import plots
 from maskline.data.stats import LARGE, MEDIUM, Statistics, by_frequency
 from maskline.files import replace_file
 from maskline.render import FONT_VARIABLES, SYSTEM_FONTS
 
-# Without a home it can write to, matplotlib says at its import what it does instead: nobody's concern here.
-if (_logger := logging.getLogger("matplotlib")).level == logging.NOTSET:
-    _logger.setLevel(logging.ERROR)
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 #: Colours of splits, told apart also by those who see no red or green. Others take them in turn.
 SPLIT_COLOURS = {"train": "#3b76d6", "val": "#e8950c", "test": "#2a9d78", "all": "#3b76d6"}
@@ -36,7 +31,6 @@ MOST_CLASSES = 1500  # in one picture: 36,000 pixels wide
 FEWEST_SLOTS = 5  # room is kept for as many classes, so that the bars of one or two do not become walls
 LONGEST_NAME = 24  # characters
 MOST_EXACT = 12  # instances per image up to which each number has a column of its own
-DEFAULT_FONT = ""  # stands for matplotlib's own
 
 
 # ---- the picture
@@ -55,22 +49,17 @@ def histogram(statistics: Mapping[str, Statistics], names: Sequence[str], path: 
     Raises:
         OutputError: the file can't be written.
     """
+    replace_file(path, partial(_draw, statistics, names))
+
+
+def _draw(statistics: Mapping[str, Statistics], names: Sequence[str], path: Path) -> None:
     order = by_frequency(statistics, names)[:MOST_CLASSES]
-    figure, axes = _figure(max(SMALLEST_WIDTH, len(order) / CLASSES_PER_INCH))
+    figure = plots.figure(max(SMALLEST_WIDTH, len(order) / CLASSES_PER_INCH), HEIGHT, "tight", path.parent)
+    axes = figure.subplots()
     _bars(axes, statistics, order)
     _name_classes(axes, order, {name: index for index, name in enumerate(names)})
     _dress(axes)
-    replace_file(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
-
-
-def _figure(width: float) -> tuple[Figure, Axes]:
-    """A figure of its own, of which pyplot knows nothing."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, HEIGHT), layout="tight")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    figure.savefig(path, format="png", dpi=DPI)
 
 
 def _bars(axes: Axes, statistics: Mapping[str, Statistics], order: Sequence[str]) -> None:
@@ -91,10 +80,8 @@ def split_colour(split: str, number: int) -> str:
 
 
 def _dress(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axes.set_ylabel("Counts")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    plots.whole_numbers(axes.yaxis)
     axes.set_ylim(0, max(1, axes.get_ylim()[1]))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", linewidth=0.5, alpha=0.4)
@@ -104,14 +91,11 @@ def _dress(axes: Axes) -> None:
 
 
 def _name_classes(axes: Axes, order: Sequence[str], indices: Mapping[str, int]) -> None:
-    from matplotlib.font_manager import FontProperties
-
     texts, fonts = zip(*(_text_and_font(name, indices[name]) for name in order), strict=True) if order else ((), ())
     ticks = axes.set_xticks(range(len(order)), texts, rotation=90, parse_math=False)
     for tick, font in zip(ticks, fonts, strict=True):
-        if font != DEFAULT_FONT:
-            size = tick.label1.get_fontsize()
-            tick.label1.set_fontproperties(FontProperties(fname=font, size=size))
+        if font != plots.DEFAULT_FONT:
+            tick.label1.set_fontproperties(plots.font(font, tick.label1.get_fontsize()))
 
 
 def _text_and_font(name: str, index: int) -> tuple[str, str]:
@@ -122,23 +106,10 @@ def _text_and_font(name: str, index: int) -> tuple[str, str]:
     plain = "".join(c for c in unicodedata.normalize("NFKD", short) if not unicodedata.combining(c))
     named = [os.environ[variable] for variable in FONT_VARIABLES if os.environ.get(variable)]
     for text in (short, plain):
-        for font in (*named, DEFAULT_FONT, *SYSTEM_FONTS):
-            if {ord(character) for character in text} <= _characters(font):
+        for font in (*named, plots.DEFAULT_FONT, *SYSTEM_FONTS):
+            if {ord(character) for character in text} <= plots.characters(font):
                 return text, font
-    return f"#{index}", DEFAULT_FONT
-
-
-@lru_cache(maxsize=64)
-def _characters(font: str) -> frozenset[int]:
-    """The characters a font file has; none where there is no such file or it is damaged."""
-    from matplotlib.font_manager import FontProperties, findfont
-    from matplotlib.ft2font import FT2Font
-
-    path = findfont(FontProperties()) if font == DEFAULT_FONT else font
-    try:
-        return frozenset(FT2Font(path).get_charmap())
-    except (OSError, RuntimeError, ValueError):
-        return frozenset()
+    return f"#{index}", plots.DEFAULT_FONT
 
 
 # ---- columns of the report
