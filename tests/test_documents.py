@@ -24,7 +24,10 @@ from maskline.data.convert import convert
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-CHINESE = {ROOT / "README.zh-CN.md": None} | {p: ROOT / "docs" / p.name for p in (ROOT / "docs" / "zh").glob("*.md")}
+CHINESE = {ROOT / "README.zh-CN.md": None} | {
+    p: ROOT / "docs" / p.name for p in sorted((ROOT / "docs" / "zh").glob("*.md"))
+}
+BLOCK = re.compile(r"```\w*\n(.*?)```", re.S)
 PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
 ADDRESS = "http://127.0.0.1:8080"  # of the service that blocks ask
 
@@ -141,7 +144,7 @@ def test_documents_have_such_blocks() -> None:
 
 def test_pages_in_chinese_have_the_blocks_of_those_in_english() -> None:
     """So that what is run above is theirs too. The README is a shorter one, with no block of Python of its own."""
-    assert len(CHINESE) == 7
+    assert len(CHINESE) == 9
     for chinese, english in CHINESE.items():
         text = chinese.read_text(encoding="utf-8")
         if english is None:
@@ -150,14 +153,25 @@ def test_pages_in_chinese_have_the_blocks_of_those_in_english() -> None:
             assert code(text) == code(english.read_text(encoding="utf-8")), chinese.name
 
 
+@pytest.mark.parametrize("page", [page.name for page, english in CHINESE.items() if english is not None])
+def test_pages_in_chinese_name_what_those_in_english_name(page: str) -> None:
+    """Every heading, row and link has its counterpart, and options, keys, files and values are the same."""
+    chinese, english = (
+        BLOCK.sub("", (ROOT / "docs" / folder / page).read_text(encoding="utf-8")) for folder in ("zh", "")
+    )
+    for shape in (r"^#+ ", r"^- ", r"^\|", r"\]\("):
+        assert len(re.findall(shape, chinese, re.M)) == len(re.findall(shape, english, re.M)), shape
+    named = [set(re.findall(r"`([^`\n]+)`", text)) for text in (chinese, english)]
+    assert not named[0] ^ named[1]
+
+
 def python_blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, re.S)
 
 
 def code(text: str) -> list[list[str]]:
     """The blocks of a page, without remarks."""
-    blocks = re.findall(r"```\w*\n(.*?)```", text, re.S)
-    return [[line.partition(" #")[0].rstrip() for line in block.splitlines()] for block in blocks]
+    return [[line.partition(" #")[0].rstrip() for line in block.splitlines()] for block in BLOCK.findall(text)]
 
 
 def test_which_model_to_choose_is_told_of_each() -> None:
@@ -183,21 +197,27 @@ def test_the_tutorial_ends_with_one_s_own_weights_in_the_pipeline() -> None:
     assert places == sorted(places)
 
 
+def anchors(page: Path) -> set[str]:
+    """Those of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text(encoding="utf-8")), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_lead_somewhere() -> None:
     for path in (*DOCUMENTS, *CHINESE):
-        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
-            assert link.startswith("http") or (path.parent / link).exists(), f"{path.name}: {link}"
+        for link in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+            if not link.startswith("http"):
+                file, _, anchor = link.partition("#")
+                target = path.parent / file if file else path
+                assert target.exists() and (not anchor or anchor in anchors(target)), f"{path.name}: {link}"
 
 
 @pytest.mark.parametrize(
     ("page", "command"),
     [
-        ("predict.md", cli.predict),
-        ("predict.md", cli.cli),
-        ("serve.md", cli.serve),
-        ("data.md", cli.check),
-        ("data.md", cli.convert),
-        ("data.md", cli.split),
+        *((page, command) for page in ("predict.md", "zh/predict.md") for command in (cli.predict, cli.cli)),
+        *((page, cli.serve) for page in ("serve.md", "zh/serve.md")),
+        *((page, command) for page in ("data.md", "zh/data.md") for command in (cli.check, cli.convert, cli.split)),
         ("train.md", cli.train),
         ("evaluate.md", cli.evaluate),
         ("evaluate.md", cli.compare),

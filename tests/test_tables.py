@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
@@ -11,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from maskline.data.faults import KINDS
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "tables"
@@ -57,3 +60,27 @@ def test_wants_its_markers(script: ModuleType, tmp_path: Path, text: str) -> Non
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
     assert script.main([], tmp_path) == 1
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+
+
+PAGE = """| x | `leak` | 泄漏 | 删除 |
+<!-- faults:begin -->
+| 错误 | `gone` | 没有了 |  |
+| 警告 | `leak` | 同一张图片 |  |
+<!-- faults:end -->
+"""
+
+
+def test_translations_stay_where_the_code_changes(script: ModuleType, tmp_path: Path) -> None:
+    (page := tmp_path / "page.md").write_text(PAGE, encoding="utf-8")
+    rows = [("警告 | `new`", "a new kind | left out"), ("错误 | `leak`", "one image in two splits | ")]
+    table = script.translated("faults", "head\n", rows, page)
+    assert table == "head\n| 警告 | `new` | a new kind | left out |\n| 错误 | `leak` | 同一张图片 |  |\n"
+
+
+def test_every_fault_and_format_is_translated(script: ModuleType) -> None:
+    rows = [line.split(" | ") for line in script.faults_in_chinese().splitlines()[2:]]
+    assert [row[1] for row in rows] == [f"`{code}`" for code in KINDS]
+    for row, kind in zip(rows, KINDS.values(), strict=True):
+        fix = row[3].removesuffix("|").strip()
+        assert re.search("[一-鿿]", row[2]) and bool(fix) == bool(kind.fix), row
+    assert all(re.search("[一-鿿]", line) for line in script.foreign_in_chinese().splitlines()[2:])

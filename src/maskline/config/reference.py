@@ -35,7 +35,7 @@ class Key(NamedTuple):
 
 
 _NOTHING = Text("no effect", "无作用")
-_ENGINE = "see [devices](predict.md#devices-and-acceleration)", "见[设备与加速](../predict.md#devices-and-acceleration)"
+_ENGINE = "see [devices](predict.md#devices-and-acceleration)", "见[设备与加速](predict.md#设备与加速)"
 
 #: What the checks of values let pass.
 KINDS: Mapping[Callable[..., Any], Text] = {
@@ -79,7 +79,7 @@ MEANINGS: Mapping[str, Text] = {
     "CheckDataset.convert.enable": Text("convert to COCO first, in place", "先原地转换为 COCO 格式"),
     "CheckDataset.convert.src_dataset_type": Text(
         "format to convert from, such as `LabelMe` ([all](data.md#convert)), in any case; needed if enabled",
-        "源格式，如 `LabelMe`（[全部](../data.md#convert)），不分大小写；启用转换时必需",
+        "源格式，如 `LabelMe`（[全部](data.md#转换)），不分大小写；启用转换时必需",
     ),
     "CheckDataset.split.enable": Text(
         "divide anew into train and val first (after converting)", "先重新划分训练集与验证集（在转换之后）"
@@ -151,7 +151,7 @@ MEANINGS: Mapping[str, Text] = {
     "Train.unaligned": Text(
         "ours: the Mask R-CNN weights to start from are PaddleDetection's since August 2024, see "
         "[predict.md](predict.md)",
-        "新增：初始的 Mask R-CNN 权重由 2024 年 8 月之后的 PaddleDetection 训练，见 [predict.md](../predict.md)",
+        "新增：初始的 Mask R-CNN 权重由 2024 年 8 月之后的 PaddleDetection 训练，见[预测](predict.md)",
     ),
     "Train.dy2st": _NOTHING,
     "Train.dist_ips": _NOTHING,
@@ -172,9 +172,7 @@ MEANINGS: Mapping[str, Text] = {
     ),
     "Predict.batch_size": Text("images in one run of the network", "网络一次处理的图像数"),
     "Predict.model_dir": Text("an exported model; None: the official one", "导出的模型目录；None：官方模型"),
-    "Predict.input": Text(
-        "what to predict: see [inputs](predict.md#inputs)", "预测的输入，见[输入](../predict.md#inputs)"
-    ),
+    "Predict.input": Text("what to predict: see [inputs](predict.md#inputs)", "预测的输入，见[输入](predict.md#输入)"),
     "Predict.threshold": Text("keep scores above it; None: the model's own", "保留高于它的得分；None：模型自带的阈值"),
     "Predict.kernel_option.run_mode": _NOTHING,
     "Predict.use_hpip": Text(f"pick the fastest backend; {_ENGINE[0]}", f"选用最快的后端；{_ENGINE[1]}"),
