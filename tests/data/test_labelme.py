@@ -404,7 +404,8 @@ def test_folders_named_as_splits(tmp_path: Path, pattern: str) -> None:
     sheet(tmp_path / "stray.json")
     reading = read(tmp_path)
     assert list(reading.splits) == ["train", "val", "test"]
-    assert [fault.code for fault in reading.faults] == ["file-unlisted"]
+    moved = 3 if pattern == "{}/labels/{}" else 0  # whose images would be in train/images
+    assert sorted(fault.code for fault in reading.faults) == ["file-unlisted", *["image-moved"] * moved]
     assert [d.images[0].file_name for d in reading.splits.values()] == [
         "Train/Train.jpg",
         "valid/valid.jpg",
@@ -467,8 +468,25 @@ def test_pictures_are_found(tmp_path: Path, there: str, where: str, image_path: 
     sheet(tmp_path / where, (shape(),), image_path)
     reading = read(tmp_path)
     dataset = reading.splits["all"]
-    assert reading.faults == []
+    moved = there.startswith("photos") or "/b/a" in (image_path or "")
+    assert [fault.code for fault in reading.faults] == ["image-moved"] * moved
     assert dataset.path(dataset.images[0]) == tmp_path / there
+
+
+def test_the_namesake_beside_a_json_file_comes_before_what_is_found_elsewhere(tmp_path: Path) -> None:
+    picture(tmp_path / "set" / "x1.jpg")
+    picture(tmp_path / "thumbs" / "image.jpg")
+    sheet(tmp_path / "set" / "x1.json", (shape(),), "image.jpg")
+    assert [image.file_name for image in read(tmp_path).splits["all"].images] == ["set/x1.jpg"]
+
+
+def test_an_image_of_another_json_file_is_not_taken_for_one_that_is_missing(tmp_path: Path) -> None:
+    picture(tmp_path / "photos" / "1.jpg")
+    sheet(tmp_path / "a.json", (shape(),), "/mnt/cam2/1.jpg")
+    sheet(tmp_path / "photos" / "b.json", (shape(),), "1.jpg")
+    reading = read(tmp_path)
+    assert [(f.code, f.file) for f in reading.faults] == [("image-missing", "a.json")]
+    assert {i.file_name for i in reading.splits["all"].images} == {"photos/1.jpg", "images/1.jpg"}
 
 
 def test_of_two_pictures_of_one_name_the_nearest(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ NFD = unicodedata.normalize("NFD", "é")
     ],
 )
 def test_a_name_means_a_file(files: list[str], name: str, found: str | None) -> None:
-    assert Finder(files).find(name) == found
+    match = Finder(files).find(name)
+    assert (match and match.path) == found
 
 
 def test_a_file_that_another_name_means_is_not_taken() -> None:
@@ -57,11 +58,29 @@ def test_a_file_that_two_names_may_mean_is_not_given_to_either() -> None:
     assert list(finder.find_all(["a/1.jpg", "b/x/1.jpg"])) == ["b/x/1.jpg"]
 
 
+def test_a_file_outside_an_existing_folder_of_the_name_is_not_taken() -> None:
+    files = ["images/s1/0.jpg", "images/s1/1.jpg", "images/s2/0.jpg"]
+    assert Finder(files).find("images/s2/1.jpg") is None
+    assert Finder(files).find("cam/s2/1.jpg") is None
+    assert Finder(["a/x/1.jpg", "b/0.jpg"]).find("b/y/1.jpg", local=True) is None
+    assert Finder(["a/x/1.jpg", "b/0.jpg"]).find("b/y/1.jpg") is not None  # of another machine
+
+
+def test_a_name_that_fits_several_files_is_not_guessed() -> None:
+    finder = Finder(["masks/a.png", "photos/a.png", "photos/b.png"])
+    assert finder.find_all(["a.png"]) == {} and finder.rivals("a.png") == ["masks/a.png", "photos/a.png"]
+    assert finder.find_all(["a.png", "b.png"])["a.png"].path == "photos/a.png"  # where another is
+    assert finder.find("a.png", near="masks/") == ("masks/a.png", "masks/", False)
+    assert finder.rivals("b.png") == finder.rivals("c.png") == []
+
+
 def test_a_file_in_the_folder_of_another_split_is_not_taken() -> None:
     files = ["images/train2017/1.jpg", "images/val2017/2.jpg"]
     assert Finder(files).find("1.jpg", "val") is None
-    assert Finder(files).find("1.jpg", "train") == "images/train2017/1.jpg"
-    assert Finder(files).find("train2017/1.jpg", "val") == "images/train2017/1.jpg"  # the name itself says so: LVIS
+    assert Finder(files).find("1.jpg", "train") == (files[0], "images/train2017/", False)
+    assert Finder(files).find("train2017/1.jpg", "val") == (files[0], "images/", False)  # the name says so: LVIS
+    assert Finder(files[:1]).find("1.jpg", "val") is None
+    assert Finder(["images/test_bench/1.jpg"]).find("1.jpg", "train") is not None
 
 
 def test_the_folder_that_most_names_start_from_wins() -> None:
@@ -77,7 +96,8 @@ def test_thousands_of_files_of_one_name_take_no_time_and_are_no_guess() -> None:
 
 @given(st.text(max_size=30))
 def test_any_name_is_answered(name: str) -> None:
-    assert Finder(["images/a.png"]).find(name) in (None, "images/a.png")
+    match = Finder(["images/a.png"]).find(name)
+    assert match is None or match.path == "images/a.png"
     assert not {"", ".", ".."} & set(parts_of(name))
 
 
@@ -94,8 +114,8 @@ def test_names_are_kept_where_all_images_are_where_they_lead(tmp_path: Path) -> 
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     located = Source.of(tmp_path).locate(["a.png", "sub/b.png", "gone.png"])
-    assert located.folder == tmp_path / "images/default" and located.moved == []
+    assert located.folder == tmp_path / "images/default" and located.moved == {}
     assert located.paths == {"a.png": "a.png", "sub/b.png": "sub/b.png"}
     located = Source.of(tmp_path).locate(["/far/a.png", "C:\\far\\b.png"])
-    assert located.folder == tmp_path / "images/default" and located.moved == ["/far/a.png", "C:\\far\\b.png"]
+    assert located.folder == tmp_path / "images/default" and list(located.moved) == ["/far/a.png", "C:\\far\\b.png"]
     assert located.paths == {"/far/a.png": "a.png", "C:\\far\\b.png": "sub/b.png"}

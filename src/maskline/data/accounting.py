@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import filecmp
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from maskline.data.dataset import Dataset
-from maskline.data.faults import Fault, counted
+from maskline.data.faults import Fault, counted, short
 from maskline.data.source import Source
 from maskline.data.tree import Tree, key_of, suffix_of
-
-_Identity: TypeAlias = tuple[str, int]
 
 _MAX_NAMES = 5  # in one message
 
@@ -25,18 +24,42 @@ def some(names: Sequence[str]) -> str:
 def code_of_unread(images: Iterable[Path], splits: Iterable[Dataset]) -> Literal["file-unread", "file-repeated"]:
     """The kind of fault that annotations of these images are which were not read.
 
-    They are repeated if the same images have annotations in ``splits``: files of the same name and size.
+    They are repeated if each of the images, or a copy of it, has annotations in ``splits``.
     """
-    annotated = {_identity(dataset.path(image)) for dataset in splits for image in dataset.images if dataset.of(image)}
-    return "file-repeated" if {_identity(path) for path in images} <= annotated else "file-unread"
+    annotated = {dataset.path(image) for dataset in splits for image in dataset.images if dataset.of(image)}
+    others = [path for path in images if path not in annotated]
+    if not others:
+        return "file-repeated"
+    copies: defaultdict[tuple[str, int], list[Path]] = defaultdict(list)
+    for path in annotated:
+        copies[_size_and_name(path)].append(path)
+    repeated = all(any(_same(path, copy) for copy in copies[_size_and_name(path)]) for path in others)
+    return "file-repeated" if repeated else "file-unread"
 
 
-def _identity(path: Path) -> _Identity:
+def _size_and_name(path: Path) -> tuple[str, int]:
     try:
         size = path.stat().st_size
     except (OSError, ValueError):
         size = -1
     return key_of(path.name), size
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(path, other, shallow=False)
+    except (OSError, ValueError):
+        return False
+
+
+def moved(split: str, file: str, paths: Mapping[str, str]) -> list[Fault]:
+    """The fault that images were found under other paths, if any: by the name given, the path found."""
+    if not paths:
+        return []
+    name, path = next(iter(paths.items()))
+    return [
+        Fault("image-moved", split, file, f"{counted(len(paths), 'image')}, such as {short(name)}: found at {path}")
+    ]
 
 
 def unlisted(source: Source, splits: Mapping[str, Dataset], told: Iterable[Fault]) -> Iterator[Fault]:

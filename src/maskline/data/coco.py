@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from maskline.data import coco_values as values
+from maskline.data.accounting import moved, some
 from maskline.data.coco_values import Json
 from maskline.data.crowds import TRUE
 from maskline.data.dataset import Annotation, Category, Dataset, Extra, Id, ImageRecord
@@ -119,10 +120,7 @@ class _Reader:
             located = Located(folder, {})
         else:
             located = folder([name for name in map(file_name, self.images) if name is not None])
-        if located.moved:
-            first = located.moved[0]
-            what = f"{len(located.moved)} of {len(self.images)} images, the first: {short(first)}"
-            self.fault("image-moved", f"{what} is {located.paths[first]} in {located.folder}")
+        self.faults += moved(self.split, self.path.name, located.moved)
         images, twins = self.read_images(located)
         categories, known = self.read_categories()
         annotations = self.read_annotations({image.id: image for image in images}, known, twins)
@@ -269,6 +267,11 @@ class _Reader:
             code = "name" if not can_be_written(name) else "image-path"
             self.refuse(code, "images", key, f"image {key!r} has the file_name {short(name)}", [name])
             return None
+        if name in located.rivals:
+            what = (
+                f"image {key!r}: {short(name)} could be any of {some(located.rivals[name])}: name one folder (--images)"
+            )
+            self.fault("image-missing", what, key)
         size = self.size(record, key, inside, located.folder)
         if size is None:
             return None

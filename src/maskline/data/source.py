@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -24,12 +24,14 @@ class Located:
     Attributes:
         folder: the folder below which all of them lie.
         paths: by the name in the annotations, the path below the folder. A name without a file is not a key.
-        moved: the names of those that are not where the name leads.
+        moved: by the name, the path of those of which only the end of the name fits.
+        rivals: by the name, the files that fit it equally well, so that none of them is meant.
     """
 
     folder: Path
     paths: Mapping[str, str]
-    moved: Sequence[str] = ()
+    moved: Mapping[str, str] = field(default_factory=dict)
+    rivals: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,17 @@ class Source:
         """The annotation files of a kind of `maskline.data.kinds`."""
         return self._by_kind.get(kind, [])
 
-    def locate(self, names: Iterable[str], split: str | None = None) -> Located:
-        """Find the images that names in annotations mean, see `Finder`."""
-        found = self.images.all.find_all(names, split)
-        bases = {match.base for match in found.values() if match.base is not None}
-        moved = [name for name, match in found.items() if match.base is None]
-        if len(bases) == 1 and not moved:
-            (base,) = bases
+    def locate(self, names: Collection[str], split: str | None = None, near: str = "") -> Located:
+        """Find the images that names in annotations mean, see `Finder`.
+
+        Args:
+            near: the folder of the annotations, with a trailing slash unless empty.
+        """
+        found = self.images.all.find_all(names, split, near=near)
+        bases = {match.base for match in found.values()}
+        moved = {name: match.path for name, match in found.items() if match.moved}
+        if len(bases) == 1 and None not in bases:
+            base = bases.pop() or ""
         else:
             folders = {posixpath.dirname(match.path) for match in found.values()}
             common = posixpath.commonpath([f"/{folder}" for folder in folders])[1:] if folders else "images"
@@ -99,7 +105,9 @@ class Source:
         folder = self.images.root / base
         if not found and not folder.is_dir():
             base, folder = "", self.images.root
-        return Located(folder, {name: match.path.removeprefix(base) for name, match in found.items()}, moved)
+        missing = (name for name in names if name not in found)
+        rivals = {name: paths for name in missing if (paths := self.images.all.rivals(name, split))}
+        return Located(folder, {name: match.path.removeprefix(base) for name, match in found.items()}, moved, rivals)
 
     @cached_property
     def _by_kind(self) -> Mapping[str, list[str]]:

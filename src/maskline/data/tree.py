@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -28,9 +28,10 @@ UNSPLIT = "all"
 SPLIT_WORDS = {"train": r"train(?:ing)?", "val": r"val(?:id(?:ation)?)?", "test": r"test(?:ing)?"}
 SPLITS = tuple(SPLIT_WORDS)
 
-_MAX_CANDIDATES = 1000  # files with one end in common; with more, a partial match would mean nothing
+_MAX_CANDIDATES = 50  # that a name is compared with where only its end fits; among more, it means none of them
 
 
+@lru_cache(maxsize=1 << 16)
 def split_of(name: str) -> str | None:
     """The split that a name mentions: ``instances_val2017`` mentions ``val``."""
     for split, word in SPLIT_WORDS.items():
@@ -39,11 +40,18 @@ def split_of(name: str) -> str | None:
     return None
 
 
+@lru_cache(maxsize=1 << 16)
+def split_named(folder: str) -> str | None:
+    """The split that a folder is named after: ``val2017`` is named after ``val``, ``test_bench`` after none."""
+    return next((s for s, word in SPLIT_WORDS.items() if re.fullmatch(rf"{word}\d*", folder.lower())), None)
+
+
 def suffix_of(path: str) -> str:
     """The suffix in lower case, without the dot."""
     return posixpath.splitext(path)[1][1:].lower()
 
 
+@lru_cache(maxsize=1 << 16)
 def key_of(text: str) -> str:
     """The same text for all spellings of a name: NFC, case-folded, percent-escapes decoded."""
     return unicodedata.normalize("NFC", unquote(text)).casefold()
@@ -63,21 +71,24 @@ class Match(NamedTuple):
 
     Attributes:
         path: the file, as listed.
-        base: the folder that the name starts from, with a trailing slash unless empty; None where only the end of the
-            name matches, or only another spelling of it.
+        base: the folder that the name starts from, with a trailing slash unless empty; None where the name does not
+            lead to the file as it is written.
+        moved: only the end of the name fits.
     """
 
     path: str
     base: str | None
+    moved: bool
 
 
 class Finder:
     """Finds files by names.
 
-    The longest common end of name and path wins, then the same spelling, the longest common start, the folder that most
-    names start from, the folder of the split, and a folder named ``images``. What remains ambiguous is found only if
-    the whole name matches. A file in the folder of another split is never taken for one that is missing, nor is a file
-    that another name means exactly.
+    The file that has the longest end in common with the name is meant. Of several, these count in turn: the same
+    spelling, the folder of the annotations, the longest common start, the folder that most names start from, the folder
+    of the split, a folder named ``images``, and fewer folders. What remains ambiguous is not found. Where only the end
+    fits, a file is not meant that lies outside a folder of the name, in the folder of another split, or that another
+    name leads to.
 
     Args:
         files: relative paths with forward slashes.
@@ -95,31 +106,44 @@ class Finder:
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 
-    def find(self, name: str, split: str | None = None) -> str | None:
-        """The one file that a name means, or None."""
-        found = self.find_all([name], split).get(name)
-        return None if found is None else found.path
+    def find(self, name: str, split: str | None = None, *, near: str = "", local: bool = False) -> Match | None:
+        """The one file that a name means, or None; arguments as for `find_all`."""
+        return self.find_all([name], split, near=near, local=local).get(name)
 
-    def find_all(self, names: Iterable[str], split: str | None = None) -> dict[str, Match]:
+    def find_all(
+        self, names: Iterable[str], split: str | None = None, *, near: str = "", local: bool = False
+    ) -> dict[str, Match]:
         """The files that names mean; a name without one is not a key.
 
         Args:
             names: as the annotations give them; without suffixes where the finder matches stems.
             split: the split that the names belong to.
+            near: the folder of the annotations, with a trailing slash unless empty.
+            local: the names start from the root of the tree, so that all of their folders mean something, not only the
+                last.
         """
-        candidates = {name: self._candidates(name, split) for name in dict.fromkeys(names)}
+        candidates = {name: self._candidates(name, split, local=local) for name in dict.fromkeys(names)}
         bases = Counter(base for found in candidates.values() for base in {m.base for m in found if m.base is not None})
         exact, inexact = {}, {}
         for name, matches in candidates.items():
             fit = [match for match in matches if match.base is not None]
-            if (match := self._choose(name, fit, bases, split)) is not None:
-                exact[name] = match
+            best = self._best(name, fit, bases, split, near)
+            if len(best) == 1:
+                exact[name] = best[0]
         taken = {match.path for match in exact.values()}
         for name, matches in candidates.items():
-            fit = [match for match in matches if match.path not in taken]
-            if name not in exact and (match := self._choose(name, fit, bases, split)) is not None:
-                inexact[name] = match
+            fit = [match for match in matches if match.base is None and match.path not in taken]
+            if name not in exact and not any(match.base is not None for match in matches):
+                best = self._best(name, fit, bases, split, near)
+                if len(best) == 1:
+                    inexact[name] = best[0]
         return exact | self._undisputed(inexact)
+
+    def rivals(self, name: str, split: str | None = None) -> list[str]:
+        """The files that fit a name equally well, where there are several."""
+        matches = self._candidates(name, split, local=False)
+        best = self._best(name, [m for m in matches if m.base is not None] or matches, Counter(), split, "")
+        return sorted(match.path for match in best) if len(best) > 1 else []
 
     def _undisputed(self, found: Mapping[str, Match]) -> dict[str, Match]:
         """Of names for one file only the one that has the longest end in common with it, if there is one."""
@@ -131,16 +155,18 @@ class Finder:
         best = {path: max(names) for path, names in rivals.items() if len(names) == 1 or _leads(names)}
         return {name: found[name] for _, name in best.values()}
 
-    def _candidates(self, name: str, split: str | None) -> list[Match]:
-        """All files that share the longest end with a name."""
+    def _candidates(self, name: str, split: str | None, *, local: bool) -> list[Match]:
+        """All files that share the longest end with a name, but for those that can't be meant."""
         parts = parts_of(name)
         for length in range(len(parts), 0, -1):
             paths = self._with_tail(length).get(tuple(map(key_of, parts[-length:])), [])
-            if not paths or (len(paths) > _MAX_CANDIDATES and length < len(parts)):
+            if not paths:
                 continue
-            paths = [path for path in paths if not _of_other_split(path, length, split)]
-            if paths:
-                return [self._match(path, name, parts, length) for path in paths]
+            if length < len(parts):
+                own = {key_of(part) for part in (parts[:-length] if local else parts[-length - 1 : -length])}
+                own &= self._folders
+                paths = [path for path in paths[:_MAX_CANDIDATES] if own <= _folder_keys(path)]
+            return [self._match(p, parts, length) for p in paths if not self._of_other_split(p, length, split)]
         return []
 
     def _name(self, path: str) -> str:
@@ -157,34 +183,54 @@ class Finder:
             self._tails[length] = dict(table)
         return self._tails[length]
 
-    def _match(self, path: str, name: str, parts: Parts, length: int) -> Match:
+    @cached_property
+    def _folders(self) -> set[str]:
+        """The keys of all folders that hold images, at any depth."""
+        folders = {posixpath.dirname(path) for path in self._files if suffix_of(path) in SUFFIXES}
+        return {key_of(part) for folder in folders for part in folder.split("/") if part}
+
+    @cached_property
+    def _splits(self) -> set[str]:
+        """The splits that folders mention."""
+        folders = {part for path in self._files for part in posixpath.dirname(path).split("/")}
+        return {split for folder in folders if (split := split_of(folder)) is not None}
+
+    def _of_other_split(self, path: str, matched: int, split: str | None) -> bool:
+        """Whether the folders of a path, but for its last parts that match a name, belong to another split.
+
+        A folder that only mentions one, such as ``test_bench``, counts where the split itself has a folder.
+        """
+        if split in (None, UNSPLIT):
+            return False
+        folders = path.split("/")[:-matched]
+        splits = {found for folder in folders if (found := split_of(folder)) is not None}
+        named = {found for folder in folders if (found := split_named(folder)) is not None}
+        return split not in splits and bool(splits if split in self._splits else named)
+
+    def _match(self, path: str, parts: Parts, length: int) -> Match:
         stripped = self._name(path).split("/")
         literal = length == len(parts) and tuple(stripped[-length:]) == parts
-        start = stripped[:-length]
-        return Match(path, "".join(f"{part}/" for part in start) if literal else None)
+        start = "".join(f"{part}/" for part in stripped[:-length])
+        return Match(path, start if literal else None, length < len(parts))
 
-    def _choose(self, name: str, matches: Sequence[Match], bases: Counter[str], split: str | None) -> Match | None:
+    def _best(
+        self, name: str, matches: Sequence[Match], bases: Counter[str], split: str | None, near: str
+    ) -> list[Match]:
+        """The matches that nothing sets apart."""
         if len(matches) < 2:
-            return matches[0] if matches else None
+            return list(matches)
         parts = tuple(map(key_of, parts_of(name)))
 
-        def rank(match: Match) -> tuple[int, int, bool, bool]:
+        def rank(match: Match) -> tuple[bool, int, int, bool, bool, int]:
             folders = match.path.split("/")[:-1]
             keys = list(map(key_of, folders))
-            shared = 0
-            for ours, theirs in zip(keys, parts, strict=False):
-                if ours != theirs:
-                    break
-                shared += 1
+            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(keys, parts, strict=False)))
             base = match.base if match.base is not None else f"{'/'.join(folders)}/"
             own_split = split is not None and any(split_of(part) == split for part in folders)
-            return shared, bases[base], own_split, "images" in keys
+            return match.path.startswith(near), shared, bases[base], own_split, "images" in keys, -len(folders)
 
         ranks = [rank(match) for match in matches]
-        best = [match for match, its in zip(matches, ranks, strict=True) if its == max(ranks)]
-        if len(best) > 1 and best[0].base is None:
-            return None
-        return min(best, key=lambda match: (match.path.count("/"), match.path))
+        return [match for match, its in zip(matches, ranks, strict=True) if its == max(ranks)]
 
 
 def _leads(names: Sequence[tuple[int, str]]) -> bool:
@@ -193,12 +239,8 @@ def _leads(names: Sequence[tuple[int, str]]) -> bool:
     return first > second
 
 
-def _of_other_split(path: str, matched: int, split: str | None) -> bool:
-    """Whether the folders of a path, but for its last parts that match a name, belong to another split."""
-    if split in (None, UNSPLIT):
-        return False
-    splits = {split_of(part) for part in path.split("/")[:-matched]} - {None}
-    return bool(splits) and split not in splits
+def _folder_keys(path: str) -> set[str]:
+    return set(map(key_of, path.split("/")[:-1]))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from maskline.data import accounting
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError, counted, short
 from maskline.data.shapes import Segmentation
@@ -71,11 +72,12 @@ class Assembly:
         for name in names:
             self.ids.setdefault(name, len(self.ids) + 1)
 
-    def find(self, names: Iterable[str], split: str, but: Collection[str] = ()) -> dict[str, str]:
+    def find(self, names: Iterable[str], split: str, but: Collection[str] = (), *, near: str = "") -> dict[str, str]:
         """The image files that names mean, as paths from the images' root; a name without a suffix fits any.
 
         Args:
             but: files of the data set that are something else, such as masks.
+            near: the folder of the annotation file, with a trailing slash unless empty.
         """
         given = list(names)
         tree = self.source.images
@@ -83,8 +85,10 @@ class Assembly:
         if but and tree is self.source.tree:
             files = [path for path in whole if path not in but]
             whole, stems = Finder(files), Finder(files, stems=True)
-        found = whole.find_all([name for name in given if suffix_of(name) in SUFFIXES], split)
-        found |= stems.find_all([name for name in given if suffix_of(name) not in SUFFIXES], split)
+        found = whole.find_all([name for name in given if suffix_of(name) in SUFFIXES], split, near=near)
+        found |= stems.find_all([name for name in given if suffix_of(name) not in SUFFIXES], split, near=near)
+        file = next(iter(self._parts[split].files), "") if split in self._parts else ""
+        self.faults += accounting.moved(split, file, {name: m.path for name, m in found.items() if m.moved})
         return {name: match.path for name, match in found.items()}
 
     def reading(self, expected: str) -> Reading:

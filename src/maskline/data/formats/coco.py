@@ -60,7 +60,7 @@ def find(source: Source) -> dict[str, str]:
     ]
     chosen = found[0]
     if len(found) > 1:
-        chosen = max(found, key=lambda files: sum(_summary(source, path).instances for path in files.values()))
+        chosen = max(found, key=lambda files: sum(_instances(source, path) for path in files.values()))
     if len(chosen) > 1:
         chosen.pop(UNSPLIT, None)
     return {split: chosen[split] for split in (*SPLITS, UNSPLIT) if split in chosen}
@@ -76,7 +76,7 @@ def read(source: Source) -> Reading:
     files = find(source)
     for split, path in files.items():
         try:
-            locate = partial(source.locate, split=split)
+            locate = partial(source.locate, split=split, near=_home(path))
             splits[split], found, listed[split] = coco.read(source.root / path, locate, split)
         except DatasetError as error:
             unread.append(error)
@@ -133,15 +133,20 @@ def _best(source: Source, files: Sequence[str]) -> str:
     named_best = [path for path in files if named(path) == max(map(named, files))]
     if len(named_best) == 1:
         return named_best[0]
-    return max(named_best, key=lambda path: _summary(source, path).instances)
+    return max(named_best, key=lambda path: _instances(source, path))
+
+
+def _instances(source: Source, path: str) -> int:
+    """Of a file, none if it can't be read."""
+    try:
+        return _summary(source, path).instances
+    except DatasetError:
+        return 0
 
 
 def _summary(source: Source, path: str) -> _Summary:
-    """Counts of a file without checking it; none of one that can't be read."""
-    try:
-        content = coco_values.parse(source.root / path)
-    except DatasetError:
-        return _Summary(0, 0, Counter())
+    """Counts of a file without checking it. Raises DatasetError."""
+    content = coco_values.parse(source.root / path)
     images, annotations = content.get("images"), content.get("annotations")
     names = {
         coco_values.identity(image, "id"): coco.file_name(image)
@@ -156,8 +161,12 @@ def _summary(source: Source, path: str) -> _Summary:
 def _not_chosen(source: Source, files: Sequence[str], splits: dict[str, Dataset]) -> list[Fault]:
     faults = []
     for path in files:
-        summary = _summary(source, path)
-        located = source.locate(summary.images, _split(path))
+        try:
+            summary = _summary(source, path)
+        except DatasetError as error:
+            faults.append(Fault("file", _split(path), path, str(error)))
+            continue
+        located = source.locate(summary.images, _split(path), _home(path))
         images = [located.folder / located.paths.get(name, name) for name in summary.images]
         what = f"{counted(summary.instances, 'instance')} in {counted(len(images), 'image')}"
         if summary.without_mask:

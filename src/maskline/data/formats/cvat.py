@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -21,7 +23,7 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from defusedxml.ElementTree import ParseError, iterparse
 
-from maskline.data import crowds
+from maskline.data import accounting, crowds
 from maskline.data.coco_values import FARTHEST
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError, short
@@ -32,7 +34,7 @@ from maskline.data.layout import copy_images, unify, unique_names
 from maskline.data.shapes import Ring, Segmentation, Window, crop, place, to_polygons
 from maskline.data.source import Source
 from maskline.data.sources import picture_size, relative_name
-from maskline.data.tree import SPLIT_WORDS, SPLITS, UNSPLIT, split_of, suffix_of
+from maskline.data.tree import SPLIT_WORDS, SPLITS, UNSPLIT, Match, split_of, suffix_of
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS, SUFFIXES
@@ -154,6 +156,7 @@ class _Reader:
         self.faults: list[Fault] = []
 
     def read_file(self, path: str) -> None:
+        later: list[tuple[Element, str, Match]] = []  # images that are found only by the end of their name
         for element in _elements(self.source.root / path):
             if element.tag == "meta":
                 for name in _label_names(element):
@@ -162,15 +165,34 @@ class _Reader:
                 raise DatasetError(f"{path} is an export as 'CVAT for video': export it anew as 'CVAT for images 1.1'")
             elif element.tag == "image":
                 split = self.split(element, path)
-                part = self.parts.setdefault(split, _Part(self.source.root / path))
-                try:
-                    self.read_image(element, path, split, part)
-                except UnusableError as error:
-                    lost = sum(shape.tag != "tag" for shape in element)
-                    part.refused += 1
-                    part.lost += lost
-                    what = f"image {short(element.get('name'))}: {error}"
-                    self.faults.append(Fault(error.code, split, path, what, lost=lost))
+                with self.refusing(element, path, split):
+                    match = self.find_image(path, element, split)
+                    if match.moved:
+                        later.append((element, split, match))
+                    else:
+                        self.read_image(element, path, split, match.path)
+        moved: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        for element, split, match in later:
+            with self.refusing(element, path, split):
+                if any(match.path in part.images for part in self.parts.values()):
+                    raise UnusableError("image-missing", f"there is only {match.path}, which is another image's")
+                moved[split][element.get("name", "")] = match.path
+                self.read_image(element, path, split, match.path)
+        for split, paths in moved.items():
+            self.faults += accounting.moved(split, path, paths)
+
+    @contextmanager
+    def refusing(self, element: Element, path: str, split: str) -> Iterator[None]:
+        """Make a fault of what is wrong with an image as a whole."""
+        part = self.parts.setdefault(split, _Part(self.source.root / path))
+        try:
+            yield
+        except UnusableError as error:
+            lost = sum(shape.tag != "tag" for shape in element)
+            part.refused += 1
+            part.lost += lost
+            what = f"image {short(element.get('name'))}: {error}"
+            self.faults.append(Fault(error.code, split, path, what, lost=lost))
 
     def class_id(self, name: str) -> int:
         return self.classes.setdefault(name, len(self.classes) + 1)
@@ -181,9 +203,9 @@ class _Reader:
             return _split_named(subset)
         return split_of(PurePosixPath(path).stem) or _split_named(PurePosixPath(path).parent.name)
 
-    def read_image(self, element: Element, path: str, split: str, part: _Part) -> None:
-        """Raises UnusableError."""
-        name = self.find_image(path, element.get("subset", ""), element.get("name", ""), split)
+    def read_image(self, element: Element, path: str, split: str, name: str) -> None:
+        """``name``: the path of the image. Raises UnusableError."""
+        part = self.parts[split]
         height, width = _size(element, self.source.images.root / name)
         image = ImageRecord(len(part.images) + 1, name, width, height)
         part.starts.add(_base_of(name, element.get("name", "")))
@@ -194,18 +216,22 @@ class _Reader:
             key = len(part.annotations) + 1
             part.annotations.append(replace(found, id=key, category_id=self.class_id(label)))
 
-    def find_image(self, path: str, subset: str, name: str, split: str) -> str:
-        """The path of an image. Frames of a video are listed without the suffix that their files have.
+    def find_image(self, path: str, element: Element, split: str) -> Match:
+        """The file of an image. Frames of a video are listed without the suffix that their files have.
 
         Raises UnusableError.
         """
-        images = self.source.images
+        name, images = element.get("name", ""), self.source.images
         finder = images.all if suffix_of(name) in SUFFIXES else images.image_stems
-        folder = PurePosixPath(path).parent
-        found = finder.find(str(folder / "images" / subset / name.replace("\\", "/").lstrip("/")), split)
-        if found is not None:
-            return found
-        if relative_name(name) is None:
+        folder = PurePosixPath(path).parent / "images" / element.get("subset", "")
+        absolute = relative_name(name) is None
+        expected = name if absolute else str(folder / name.replace("\\", "/"))
+        match = finder.find(expected, split, local=not absolute)
+        if match is None and not absolute:  # the folder may have another name
+            match = finder.find(name, split, near="" if folder == PurePosixPath("images") else f"{folder.parent}/")
+        if match is not None:
+            return match
+        if absolute:
             raise UnusableError("image-path", "expected the path of a file below 'images'")
         raise UnusableError("image-missing", f"there is no such file in {images.root}")
 

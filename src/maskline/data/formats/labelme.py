@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from maskline.data import accounting
 from maskline.data.accounting import some
 from maskline.data.classes import is_no_object
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
@@ -36,7 +37,7 @@ from maskline.data.shapes import Segmentation, crop
 from maskline.data.source import Source
 from maskline.data.sources import decode_base64, picture_size
 from maskline.data.texts import dump, encode
-from maskline.data.tree import SPLIT_WORDS, UNSPLIT, key_of, suffix_of
+from maskline.data.tree import SPLIT_WORDS, UNSPLIT, Match, key_of, suffix_of
 from maskline.errors import DatasetError, InputError
 from maskline.files import read_json, replace_file
 from maskline.inputs import MAX_PIXELS
@@ -102,6 +103,8 @@ class _Part:
     Attributes:
         source: its list, or the folder.
         images: by path from the folder of the images.
+        groups: of shapes.
+        moved: images found elsewhere, by the path given.
         lost: shapes that could not be used.
     """
 
@@ -109,6 +112,8 @@ class _Part:
     source: Path
     images: dict[str, ImageRecord] = field(default_factory=dict)
     annotations: list[Annotation] = field(default_factory=list)
+    groups: Groups = field(default_factory=Groups)
+    moved: dict[str, str] = field(default_factory=dict)
     lost: int = 0
 
     def count(self) -> Count:
@@ -139,9 +144,7 @@ class _Reader:
             raise DatasetError(
                 f"{self.source.given} holds no LabelMe annotations: expected JSON files with shapes and imagePath"
             )
-        parts = [
-            self.part(_Part(split, self.source.root / lists.get(split, "")), sheets) for split, sheets in plan.items()
-        ]
+        parts = self.parts(plan, lists)
         categories = tuple(Category(number, name) for name, number in self.classes.items())
         folder = _common_folder([name for part in parts for name in part.images])
         root = self.source.images.root
@@ -182,8 +185,8 @@ class _Reader:
 
     def any_file(self, line: str) -> str | None:
         """A JSON file that is not LabelMe's, so that this is reported."""
-        found = self.source.tree.all.find(line.strip("\"'"))
-        return found if found is not None and suffix_of(found) == "json" else None
+        match = self.source.tree.all.find(line.strip("\"'"))
+        return match.path if match is not None and suffix_of(match.path) == "json" else None
 
     def by_folders(self) -> dict[str, list[str]]:
         """By the first folder on the way that is named as a split; all as one where that leaves no two splits."""
@@ -204,26 +207,52 @@ class _Reader:
             what = f"{counted(len(sheets), 'annotation file')} with {counted(shapes, 'shape')}, {how}: {some(sheets)}"
             self.faults.append(Fault("file-unlisted", UNSPLIT, self.source.root.name, what))
 
-    def part(self, part: _Part, sheets: Iterable[str]) -> _Part:
-        groups = Groups()
-        for path in sheets:
-            try:
-                content = _parse(self.source.root / path)
-            except UnusableError as error:
-                self.faults.append(Fault(error.code, part.split, path, str(error)))
-                continue
-            try:
-                sheet = _Sheet(self.files, part.split, path, content, self.faults, groups)
-                image = sheet.image(part.images)
-            except UnusableError as error:
-                self.faults.append(Fault(error.code, part.split, path, str(error), lost=len(content["shapes"])))
-                part.lost += len(content["shapes"])
-                continue
-            for label, found in sheet.objects(image):
-                part.annotations.append(replace(found, id=len(part.annotations) + 1, category_id=self.class_id(label)))
-            part.lost += sheet.lost
-        self.faults.extend(groups.faults(part.split, part.source.name))
-        return part
+    def parts(self, plan: Mapping[str, Sequence[str]], lists: Mapping[str, str]) -> list[_Part]:
+        """The splits. Images that are found by the end of a name only come last: they must not be others' images."""
+        parts = [_Part(split, self.source.root / lists.get(split, "")) for split in plan]
+        later = [
+            (part, path)
+            for part, sheets in zip(parts, plan.values(), strict=True)
+            for path in sheets
+            if not self.add(part, path)
+        ]
+        for part, path in later:
+            self.add(part, path, taken={name for other in parts for name in other.images})
+        for part in parts:
+            self.faults += accounting.moved(part.split, part.source.name, part.moved)
+            self.faults.extend(part.groups.faults(part.split, part.source.name))
+        return parts
+
+    def add(self, part: _Part, path: str, taken: Set[str] | None = None) -> bool:
+        """Add a JSON file to a split; False if its image is moved and ``taken`` is None.
+
+        Args:
+            taken: the images that a moved one can't be.
+        """
+        try:
+            content = _parse(self.source.root / path)
+        except UnusableError as error:
+            self.faults.append(Fault(error.code, part.split, path, str(error)))
+            return True
+        sheet = _Sheet(self.files, part.split, path, content, self.faults, part.groups)
+        found = sheet.find()
+        if found is not None and found.moved:
+            if taken is None:
+                return False
+            found = None if found.path in taken else found
+            if found is not None:
+                part.moved[sheet.image_path] = found.path
+        try:
+            image = sheet.image(part.images, None if found is None else found.path)
+        except UnusableError as error:
+            self.faults.append(Fault(error.code, part.split, path, str(error), lost=len(content["shapes"])))
+            part.lost += len(content["shapes"])
+            return True
+        for label, annotation in sheet.objects(image):
+            number = len(part.annotations) + 1
+            part.annotations.append(replace(annotation, id=number, category_id=self.class_id(label)))
+        part.lost += sheet.lost
+        return True
 
 
 @dataclass(slots=True)
@@ -242,17 +271,28 @@ class _Sheet:
         self.faults.append(Fault(code, self.split, self.path, what, image_id, lost=lost))
         self.lost += lost
 
-    def image(self, known: dict[str, ImageRecord]) -> ImageRecord:
-        """The picture's record, which is put among those known. Raises UnusableError."""
+    @property
+    def image_path(self) -> str:
         given = self.content.get("imagePath")
-        image_path = given if isinstance(given, str) else ""
-        found = self.files.image(self.path, image_path)
-        name = found or self.files.name_of_missing(self.path, image_path)
+        return given if isinstance(given, str) else ""
+
+    def find(self) -> Match | None:
+        """The file of the image."""
+        return self.files.image(self.path, self.image_path)
+
+    def image(self, known: dict[str, ImageRecord], found: str | None) -> ImageRecord:
+        """The image's record, which is put among those known. Raises UnusableError.
+
+        Args:
+            found: its file.
+        """
+        given = self.content.get("imagePath")
+        name = found or self.files.name_of_missing(self.path, self.image_path)
         embedded = self.files.source.root / self.path if found is None and holds_image(self.content) else None
         if embedded is not None and name in known:  # the file of another image had the same name
             name = str(PurePosixPath("images", self.path).with_suffix(PurePosixPath(name).suffix))
         if name in known:
-            self.fault("image-listed-twice", f"is of the picture {name}, as an earlier file is", known[name].id)
+            self.fault("image-listed-twice", f"is of the image {name}, as an earlier file is", known[name].id)
             return known[name]
         height, width = self.size(found)
         number = len(known) + 1

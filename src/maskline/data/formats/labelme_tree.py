@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from maskline.data.faults import UnusableError, short
 from maskline.data.source import Source
 from maskline.data.sources import is_file, relative_name, text_of
-from maskline.data.tree import Finder, suffix_of
+from maskline.data.tree import Finder, Match, key_of, suffix_of
 from maskline.inputs import SUFFIXES
 
 
@@ -33,13 +33,29 @@ class LabelMeFiles:
     def listed_sheet(self, line: str) -> str | None:
         """The JSON file that a line of a list means: as a whole or, as some read the lists, by its last word."""
         found = (self._finder.find(text.strip("\"'")) for text in (line, line.split()[-1]))
-        return next((path for path in found if path is not None), None)
+        return next((match.path for match in found if match is not None), None)
 
-    def image(self, sheet: str, image_path: str) -> str | None:
-        """The image of a JSON file, below ``source.images``: the one that ``imagePath`` means, else the namesake."""
-        folder, images = posixpath.dirname(sheet), self.source.images
-        named = posixpath.normpath(posixpath.join(folder, image_path.replace("\\", "/"))) if image_path else ""
-        return (images.images.find(named) if named else None) or images.image_stems.find(posixpath.splitext(sheet)[0])
+    def image(self, sheet: str, image_path: str) -> Match | None:
+        """The image of a JSON file, below ``source.images``.
+
+        Tried in turn: where ``imagePath`` leads from the JSON file, from the folder of ``images`` that mirrors its own,
+        from ``images`` and from the root; the namesake of the JSON file beside it and in the mirrored folder; the end
+        of ``imagePath``; the end of the JSON file's own path.
+        """
+        images, stems = self.source.images.images, self.source.images.image_stems
+        path, stem = image_path.replace("\\", "/"), posixpath.splitext(posixpath.basename(sheet))[0]
+        folder, mirror = posixpath.dirname(sheet), mirrored(sheet)
+        guesses = [(images, f"{place}/{path}") for place in (folder, mirror, "images", ".")] if path else []
+        guesses += [(stems, f"{place}/{stem}") for place in (folder, mirror)]
+        for finder, guess in guesses:
+            name = posixpath.normpath(guess)
+            match = None if name.startswith(("../", "/")) else finder.find(name, local=True)
+            if match is not None and not match.moved and match.path.count("/") == name.count("/"):
+                return match
+        absolute = path.startswith("/") or path[1:2] == ":"
+        named = path if absolute else posixpath.normpath(posixpath.join(folder, path))
+        found = images.find(named, local=not absolute) if path else None
+        return found or stems.find(posixpath.join(folder, stem), local=True)
 
     def name_of_missing(self, sheet: str, image_path: str) -> str:
         """A name for an image that was not found, from the folder of the images.
@@ -63,8 +79,11 @@ class LabelMeFiles:
 
 
 def mirrored(sheet: str) -> str:
-    """The folder of images that stands for that of a JSON file: ``images/a`` for ``annotations/a/1.json``."""
-    return str(PurePosixPath("images", *PurePosixPath(sheet).parent.parts[1:]))
+    """The folder of images for that of a JSON file: ``images/a`` for ``annotations/a/1.json``."""
+    parts = list(PurePosixPath(sheet).parent.parts)
+    places = [place for place, part in enumerate(parts) if key_of(part) in ("annotations", "labels")]
+    place = places[-1] if places else 0
+    return "/".join((*parts[:place], "images", *parts[place + 1 :]))
 
 
 def lines(path: Path) -> list[str]:

@@ -21,7 +21,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from maskline.data.accounting import some
+from maskline.data.accounting import moved, some
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, counted
 from maskline.data.formats.labels import fitted, one_line, renamed
@@ -186,7 +186,8 @@ class _Files:
 
     def maps_of(self, stem: str) -> list[str | None]:
         """The file of instances and the file of classes of an image, where they exist."""
-        return [finder.find(stem) for finder in (self._objects, self._classes)]
+        matches = (finder.find(stem, local=True) for finder in (self._objects, self._classes))
+        return [None if match is None else match.path for match in matches]
 
     def stems(self) -> dict[str, list[str]]:
         """Which images each split has, by their stems; all that have a file of instances where no list tells."""
@@ -303,7 +304,8 @@ class _Reader:
         images: list[ImageRecord] = []
         annotations: list[Annotation] = []
         root = self.files.source.images.root
-        found = self.files.images.find_all(stems, split)
+        found = self.files.images.find_all(stems, split, near=self.files.start)
+        self.faults += moved(split, _LISTS.as_posix(), {name: m.path for name, m in found.items() if m.moved})
         before = sum(fault.lost for fault in self.faults)
         for stem in stems:
             if stem not in found:

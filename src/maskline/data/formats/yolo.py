@@ -45,7 +45,7 @@ from maskline.data.layout import copy_images, unify
 from maskline.data.shapes import Ring, Segmentation, to_rle
 from maskline.data.source import Source
 from maskline.data.sources import picture_size, text_of
-from maskline.data.tree import UNSPLIT, Finder, Tree
+from maskline.data.tree import UNSPLIT, Finder, Match, Tree
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.masks import rle_window
@@ -94,7 +94,7 @@ def read(source: Source) -> Reading:
     reader = _Reader(files, listed_names(source))
     places = {} if config is None else reader.configured(source.root / config[0], config[1], _bases(source, config))
     if not places:
-        folders = folders_of(files.images.images, files.labels.values())
+        folders = folders_of(files.images.images, [match.path for match in files.labels.values()])
         places = {split: (start_of(images), images) for split, images in folders.items()}
     if not any(images for _, images in places.values()):
         expected = "expected data.yaml with train and val, or folders named images and labels"
@@ -172,7 +172,7 @@ class _Files:
 
     tree: Tree
     images: Tree
-    labels: Mapping[str, str]
+    labels: Mapping[str, Match]
     unpaired: Sequence[str]
 
     @classmethod
@@ -214,7 +214,7 @@ class _Reader:
         self.faults: list[Fault] = []
         self.listed: dict[str, Count] = {}
         self.highest = -1
-        self.labels_of = {image: label for label, image in files.labels.items()}
+        self.labels_of = {match.path: label for label, match in files.labels.items()}
 
     def fault(self, code: str, split: str, path: str, what: str, image_id: Id | None = None, lost: int = 0) -> None:
         self.faults.append(Fault(code, split, path, what, image_id, lost=lost))
@@ -349,7 +349,7 @@ class _Reader:
     def unmatched(self, used: Set[str]) -> None:
         """A fault for each label file whose image is missing, not read, or in no split. Empty ones say nothing."""
         unread = Finder(self.files.images.unread_images, stems=True)
-        idle = [(label, image) for label, image in self.files.labels.items() if image not in used]
+        idle = [(label, match.path) for label, match in self.files.labels.items() if match.path not in used]
         for label, image in (*idle, *((label, "") for label in self.files.unpaired)):
             split = split_of_path(label)
             lines = sum(map(bool, self.lines(split, label)))
@@ -357,7 +357,7 @@ class _Reader:
                 continue
             why = f"its image {image} is in no split" if image else "no image has its name"
             if not image and (other := unread.find(posixpath.splitext(label)[0], split)):
-                why = f"its image {other} is of a format that is not read"
+                why = f"its image {other.path} is of a format that is not read"
             self.fault("label-unmatched", split, label, f"{counted(lines, 'line')}; {why}", lost=lines)
             before = self.listed.get(split, Count(0, 0))
             self.listed[split] = Count(before.images, before.annotations + lines)

@@ -14,7 +14,7 @@ import yaml
 
 from maskline.data.source import Source
 from maskline.data.sources import text_of
-from maskline.data.tree import UNSPLIT, Tree, key_of
+from maskline.data.tree import UNSPLIT, Match, Tree, key_of
 from maskline.errors import DatasetError
 from maskline.files import visible_files
 
@@ -116,7 +116,7 @@ def _is_label_file(path: Path) -> bool:
         return False
 
 
-def pair(labels: Sequence[str], images: Tree) -> dict[str, str]:
+def pair(labels: Sequence[str], images: Tree) -> dict[str, Match]:
     """The image of each label file that has one, no image twice.
 
     A label file belongs to the image of the same path without suffix, but for ``images`` in place of ``labels``.
@@ -124,13 +124,13 @@ def pair(labels: Sequence[str], images: Tree) -> dict[str, str]:
     names: defaultdict[str, dict[str, str]] = defaultdict(dict)  # by split: label files by the name of the image
     for path in sorted(labels, key=_in_labels, reverse=True):
         names[split_of_path(path)].setdefault(_image_name(path), path)
-    found: dict[str, str] = {}
+    found: dict[str, Match] = {}
     taken: set[str] = set()
     for split, by_name in names.items():
-        for name, match in images.image_stems.find_all(by_name, split).items():
+        for name, match in images.image_stems.find_all(by_name, split, local=True).items():
             if match.path not in taken:
                 taken.add(match.path)
-                found[by_name[name]] = match.path
+                found[by_name[name]] = match
     return found
 
 
