@@ -22,19 +22,19 @@ def is_hidden(name: str) -> bool:
 def visible_files(folder: Path, *, on_error: Callable[[OSError], object] | None = None) -> Iterator[str]:
     """Paths of all files below a folder, relative to it, with forward slashes; folder by folder, sorted by name.
 
-    Links are followed. Hidden files and folders are skipped, and a folder that links lead to twice is listed once.
+    Links are followed, but for those that lead back to a folder above. Hidden files and folders are skipped.
 
     Args:
         folder: where to start.
         on_error: gets the error of each folder that can't be listed; None skips those folders.
     """
-    seen: set[str] = set()
+    chains: dict[str, frozenset[str]] = {}  # by folder: it and all above, links resolved
     for here, folders, names in os.walk(folder, followlinks=True, onerror=on_error):
-        real = os.path.realpath(here)
-        if real in seen:
+        real, above = os.path.realpath(here), chains.get(os.path.dirname(here), frozenset())  # noqa: PTH120
+        if real in above:
             folders.clear()
             continue
-        seen.add(real)
+        chains[here] = above | {real}
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         inner = os.path.relpath(here, folder).replace(os.sep, "/")
         prefix = "" if inner == "." else f"{inner}/"

@@ -302,6 +302,7 @@ def test_what_is_harmless_is_not_told(tmp_path: Path) -> None:
 def test_every_kind_is_planted_somewhere() -> None:
     by_reading = {"record", "image-id", "image-path", "image-listed-twice", "category-id", "category-name", "id-type"}
     by_reading |= {"file", "ambiguous", "file-unread", "file-repeated", "file-unlisted", "label-unmatched", "no-labels"}
+    by_reading |= {"split-missing"}
     by_reading |= {"no-annotations", "image-moved", "image-format", "image-embedded", "set-aside", "no-class"}
     by_reading |= {"polygon-unit", "polygon-corner", "masks-implausible", "boxes-only"}  # of whole files, as the next
     by_reading |= {"crowd-only", "category-no-object"}

@@ -10,7 +10,7 @@ import pytest
 from readings import CASES, read, save_image, save_json
 
 from maskline.data import foreign
-from maskline.data.kinds import kind_of, rle_columns
+from maskline.data.kinds import DAMAGED, damage, kind_of, rle_columns
 from maskline.data.source import Source
 from maskline.errors import DatasetError
 
@@ -186,11 +186,55 @@ def test_files_in_utf_16_and_with_a_mark(tmp_path: Path) -> None:
     assert kind_of(tmp_path, "c.csv") == "kaggle"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[", "null", "\0", "{}", "[]", "5", '"', "\ud800"])
-def test_files_that_hold_nothing_are_of_no_kind(tmp_path: Path, content: str) -> None:
-    for suffix in ("json", "csv", "xml", "ndjson"):
+@pytest.mark.parametrize("content", ["{}", "[]", "5", '"', '{"a": [1]}\n', "\ud800"])
+def test_files_of_something_else_are_of_no_kind(tmp_path: Path, content: str) -> None:
+    for suffix in ("json", "csv", "ndjson"):
         (tmp_path / f"a.{suffix}").write_bytes(content.encode("utf-8", "surrogatepass"))
         assert kind_of(tmp_path, f"a.{suffix}") is None
+    (tmp_path / "a.xml").write_text("<project/>\n")
+    assert kind_of(tmp_path, "a.xml") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("a.json", b"", "empty"),
+        ("a.xml", b"\0" * 1000, "empty"),
+        ("a.csv", b" \n\n", "empty"),
+        ("a.json", b"null", "nothing"),
+        ("a.json", b'{"x": [' + b"1, " * 100_000, "cut off"),
+        ("a.geojson", b'[{"x": 1},', "cut off"),
+        ("a.xml", b"<x><y>1</", "cut off"),
+        ("a.json", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 99\n", "git lfs pull"),
+        ("a.csv", b"<!DOCTYPE html>\n<html><body>Sign in</body></html>", "web page"),
+        ("a.json", b"\xef\xbb\xbf<HTML>", "web page"),
+        ("gone.json", None, "can't be read"),
+    ],
+)
+def test_files_that_hold_nothing_of_their_kind(tmp_path: Path, name: str, content: bytes | None, why: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert kind_of(tmp_path, name) == DAMAGED
+    assert why in damage(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("labelme", {"version": "5", "shapes": [{}] * 30_000, "imagePath": "a.png", "imageData": None}),
+        ("labelme", {"shapes": [{}] * 30_000, "imagePath": "a.png", "imageData": "A" * 99_999, "imageHeight": 1}),
+        ("labelstudio", [{"id": 1, "annotations": [{"result": [0] * 50_000}], "data": {"image": "a.png"}}]),
+        ("coco", {"annotations": [0] * 50_000, "categories": [], "images": [{"id": 1}]}),
+        (
+            "coco",
+            {"licenses": [0] * 50_000, "images": [0] * 50_000, "categories": [{}], "annotations": [{"category_id": 1}]},
+        ),
+        ("coco", {"categories": [0] * 50_000, "images": [0] * 50_000, "annotations": [{"category_id": 1, "bbox": []}]}),
+    ],
+)
+def test_the_kind_of_a_large_file_is_told_from_both_of_its_ends(tmp_path: Path, kind: str, content: object) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert kind_of(tmp_path, "a.json") == kind
 
 
 @pytest.mark.skipif(not CASES.exists(), reason="needs ../shared")

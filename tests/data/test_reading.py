@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -87,9 +88,102 @@ def test_what_paddlex_made_of_labelme_files_is_what_counts(tmp_path: Path) -> No
     coco(root / "annotations" / "instance_train.json", "train0.png", annotated=2)
     reading = read(root)
     assert reading.format == "coco" and len(masks(reading)) == 2
-    assert [(f.code, f.what) for f in reading.faults if f.code == "file-repeated"] == [
-        ("file-repeated", "7 LabelMe files")
-    ]
+    (fault,) = (fault for fault in reading.faults if fault.code.startswith("file"))
+    assert (fault.code, fault.lost) == ("file-unread", 25)  # of images that its file does not have
+    for path in sorted(root.rglob("*.json")):
+        if path.stem not in ("train0", "instance_train"):
+            path.unlink()
+    (fault,) = (fault for fault in read(root).faults if fault.code.startswith("file"))
+    assert (fault.code, fault.what, fault.lost) == ("file-repeated", "1 file in LabelMe format", 0)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("side", ["more.json", "extra/more.csv"])
+def test_a_damaged_annotation_file_is_an_error(tmp_path: Path, name: str, side: str) -> None:
+    convert(sets.make(tmp_path / "set"), tmp_path / "new", name)
+    path = tmp_path / "new" / side
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    reading = read(tmp_path / "new")
+    assert [(fault.code, fault.file) for fault in reading.errors] == [("file", side)]
+    path.write_text("{}" if side.endswith("json") else "a,b\n1,2\n")  # something else
+    assert read(tmp_path / "new").faults == []
+
+
+def test_a_file_of_another_format_that_is_broken_is_an_error(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    (root / "a.json").write_text('{"shapes": [], "imagePath": "a.png", "imageData": ')
+    (root / "project.json").write_text('{"_via_img_metadata": ')
+    assert {(fault.code, fault.file) for fault in read(root).errors} == {("record", "a.json"), ("file", "project.json")}
+
+
+def test_a_second_coco_file_that_is_broken_is_an_error(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    (root / "annotations" / "instances_train2.json").write_text('{"images": [')
+    assert [(fault.code, fault.file) for fault in read(root).errors] == [("file", "annotations/instances_train2.json")]
+
+
+def test_what_can_t_be_opened_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = sets.make(tmp_path / "set")
+    (root / "a.json").write_text("{}")
+    (root / "locked").mkdir()
+    scandir, opened = os.scandir, Path.open
+
+    def closed(path: Path) -> None:
+        if str(path).endswith(("locked", "a.json")):
+            raise PermissionError(13, "Permission denied", str(path))
+
+    def guarded_scandir(path: Path) -> object:
+        closed(path)
+        return scandir(path)
+
+    def guarded_open(path: Path, *args: str, **options: str) -> object:
+        closed(path)
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(os, "scandir", guarded_scandir)
+    monkeypatch.setattr(Path, "open", guarded_open)
+    errors = read(root).errors
+    assert {(fault.code, Path(fault.file).name) for fault in errors} == {("file", "a.json"), ("file", "locked")}
+    assert all("Permission denied" in fault.what for fault in errors)
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("annotations/x.json", "annotations"),
+        ("annotations/x.json", "annotations/x.json"),
+        ("annotations/v1/x.json", "annotations/v1"),
+        ("annotations/v1/x.json", "annotations/v1/x.json"),
+        ("Labels/x.json", "Labels"),
+    ],
+)
+def test_images_are_beside_the_folder_of_annotations_that_is_named(tmp_path: Path, file: str, named: str) -> None:
+    image(tmp_path / "set" / "images" / "a.png")
+    coco(tmp_path / "set" / file, "a.png")
+    coco(tmp_path / "set" / "other" / "y.json", "a.png")  # not named
+    reading = read(tmp_path / "set" / named)
+    assert reading.faults == [] and reading.files == (file,) and len(masks(reading)) == 5
+
+
+def test_a_data_set_in_a_folder_called_labels_is_all_in_it(tmp_path: Path) -> None:
+    image(tmp_path / "labels" / "images" / "a.png")
+    image(tmp_path / "other" / "a.png", seed=3)
+    coco(tmp_path / "labels" / "x.json", "a.png")
+    (dataset,) = read(tmp_path / "labels").splits.values()
+    assert dataset.path(dataset.images[0]) == tmp_path / "labels" / "images" / "a.png"
+
+
+def test_links_to_one_folder_are_read_under_every_name_and_circles_once(tmp_path: Path) -> None:
+    image(tmp_path / "pool" / "a.png")
+    coco(tmp_path / "set" / "annotations" / "instances_train.json", "train/a.png")
+    (tmp_path / "set" / "images").mkdir()
+    for name in ("other", "train"):
+        (tmp_path / "set" / "images" / name).symlink_to(tmp_path / "pool")
+    (tmp_path / "pool" / "loop").symlink_to(tmp_path / "set" / "images")
+    reading = read(tmp_path / "set")
+    assert [fault.code for fault in reading.faults if fault.code != "image-unlisted"] == []
+    assert [i.file_name for i in reading.splits["train"].images] == ["train/a.png"]
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -276,7 +370,7 @@ def _damage_coco(root: Path, chance: random.Random) -> None:
 def _damage_yolo(root: Path, chance: random.Random) -> None:
     for path in sorted(root.rglob("labels/**/*.txt")):
         lines = path.read_text().splitlines()
-        junk = ["0 0.5 0.5 0.2 0.2", "x y z", "9 .1 .1 .5 .1 .5 .5", "0 1 1 1 1 1 1", ""]
+        junk = ["0 0.5 0.5 0.2 0.2", "0 .1 x .2 .3 .4", "9 .1 .1 .5 .1 .5 .5", "0 1 1 1 1 1 1", ""]
         lines.insert(chance.randrange(len(lines) + 1), chance.choice(junk))
         path.write_text("\n".join(lines))
     label = chance.choice(sorted(root.rglob("labels/**/*.txt")))

@@ -222,6 +222,19 @@ def test_files_that_can_not_be_used_are_told(tmp_path, change, code, file, what)
     assert [image.file_name for image in reading.splits["train"].images] == ["2.png"]
 
 
+def test_masks_that_no_list_names_and_no_reader_reads_are_told(tmp_path: Path) -> None:
+    root = make(tmp_path)
+    save(root / "SegmentationClass" / "2.png", KINDS)
+    Image.fromarray(OBJECTS).save(root / "SegmentationObject" / "3.tif")
+    make(root / "backup")
+    told = {fault.code: (fault.file, fault.lost) for fault in read(root).faults}
+    assert told == {
+        "image-missing": ("ImageSets/Segmentation", 0),  # of 2.png, whose instances are missing too
+        "file": ("SegmentationObject/3.tif", 0),
+        "file-unread": ("backup/SegmentationObject/1.png", 2),
+    }
+
+
 @pytest.mark.parametrize(
     ("value", "what"),
     [

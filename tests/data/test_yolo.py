@@ -250,6 +250,61 @@ def test_images_of_every_suffix(tmp_path: Path) -> None:
     assert sorted(lost) == [(f"labels/{first + n}.txt", f"1 line; {why}", 1) for n, why in enumerate(expected)]
 
 
+@pytest.mark.parametrize(
+    ("files", "label", "why"),
+    [
+        (
+            {"images/a.jpg": "", "images/b/a.png": "", "labels/x/c.txt": SQUARE},
+            "labels/x/c.txt",
+            "no image has its name",
+        ),
+        (
+            {"images/a.jpg": "", "images/a.png": "", "labels/a.txt": SQUARE},
+            *("labels/a.txt", "several images have its name: images/a.jpg, images/a.png"),
+        ),
+        (
+            {"images/a.jpg": "", "images/a.txt": SQUARE, "labels/a.txt": SQUARE},
+            *("images/a.txt", "its image images/a.jpg has another label file, labels/a.txt"),
+        ),
+    ],
+)
+def test_why_a_label_file_has_no_image(tmp_path: Path, files: dict[str, str], label: str, why: str) -> None:
+    make(tmp_path, None, {"images/other.png": "", "labels/other.txt": SQUARE, **files})
+    lost = [(fault.file, fault.what, fault.lost) for fault in read(tmp_path).faults if fault.code == "label-unmatched"]
+    assert lost == [(label, f"1 line; {why}", 1)]
+
+
+def test_texts_that_are_no_labels_are_not_taken_for_any(tmp_path: Path) -> None:
+    texts = {"labels/classes.txt": "a\nb\n", "labels/README.txt": "Labels of 2024\n1 2 3\n", "labels/x.txt": "\n"}
+    reading = read(make(tmp_path, None, {"images/1.jpg": "", "labels/1.txt": SQUARE, **texts}))
+    assert reading.faults == [] and reading.splits["all"].names == ["a", "b"]
+
+
+def test_lists_of_classes_that_differ_are_refused(tmp_path: Path) -> None:
+    sets = {
+        f"{name}/{kind}/1.{suffix}": SQUARE for name in "ab" for kind, suffix in (("images", "png"), ("labels", "txt"))
+    }
+    make(tmp_path, None, sets | {"a/classes.txt": "cat\ndog\n", "b/labels/classes.txt": "car\nbus\n"})
+    with pytest.raises(DatasetError, match=r"a/classes\.txt and b/labels/classes\.txt in .* name different classes"):
+        read(tmp_path)
+    text(tmp_path / "classes.txt", "tree\n")  # further up
+    assert read(tmp_path).splits["all"].names == ["tree"]
+
+
+def test_an_image_that_is_found_elsewhere_is_reported(tmp_path: Path) -> None:
+    reading = read(make(tmp_path, None, {"photos/2024/1.jpg": "", "labels/1.txt": SQUARE}))
+    assert [(fault.code, fault.file) for fault in reading.faults] == [("image-moved", "labels/1.txt")]
+    assert len(reading.splits["all"].annotations) == 1
+
+
+@pytest.mark.parametrize(("key", "code"), [("train", "record"), ("val", "split-missing"), ("test", "split-missing")])
+def test_a_split_whose_folder_is_not_there(tmp_path: Path, key: str, code: str) -> None:
+    config = {"names": ["a"], "train": "../train/images", "val": "../train/images", key: "../gone/images"}
+    reading = read(make(tmp_path, config, {"train/images/1.jpg": "", "train/labels/1.txt": SQUARE}))
+    assert [fault.code for fault in reading.faults] == [code]
+    assert key not in reading.splits
+
+
 def test_what_can_not_be_read_at_all(tmp_path: Path) -> None:
     with pytest.raises(DatasetNotFoundError, match="does not exist"):
         read(tmp_path / "none")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import filecmp
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from maskline.data import kinds
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, counted, short
 from maskline.data.source import Source
-from maskline.data.tree import Tree, key_of, suffix_of
+from maskline.data.tree import UNSPLIT, Tree, key_of, suffix_of
 
 _MAX_NAMES = 5  # in one message
 
@@ -52,6 +53,16 @@ def _same(path: Path, other: Path) -> bool:
         return False
 
 
+def are_of_annotated(source: Source, files: Sequence[str], splits: Iterable[Dataset]) -> bool:
+    """Whether each annotation file is of one image, by its name, that has annotations in ``splits``.
+
+    Told without reading them, and only where no two images of the data set share a name.
+    """
+    stems = Counter(key_of(PurePosixPath(path).stem) for path in source.images.images)
+    annotated = {key_of(PurePosixPath(i.file_name).stem) for data in splits for i in data.images if data.of(i)}
+    return all(stems[stem] == 1 and stem in annotated for stem in (key_of(PurePosixPath(p).stem) for p in files))
+
+
 def moved(split: str, file: str, paths: Mapping[str, str]) -> list[Fault]:
     """The fault that images were found under other paths, if any: by the name given, the path found."""
     if not paths:
@@ -60,6 +71,20 @@ def moved(split: str, file: str, paths: Mapping[str, str]) -> list[Fault]:
     return [
         Fault("image-moved", split, file, f"{counted(len(paths), 'image')}, such as {short(name)}: found at {path}")
     ]
+
+
+def damaged(source: Source, read: Container[str]) -> Iterator[Fault]:
+    """A fault for each annotation file that holds nothing of the kind, and each folder that can't be listed.
+
+    Args:
+        read: files that a reader has taken.
+    """
+    for path in source.of_kind(kinds.DAMAGED):
+        if path not in read:
+            yield Fault("file", UNSPLIT, path, kinds.damage(source.root, path))
+    for tree in (source.tree,) if source.images is source.tree else (source.tree, source.images):
+        for path, why in tree.unlisted.items():
+            yield Fault("file", UNSPLIT, str(tree.root / path), f"the folder can't be listed: {why}")
 
 
 def unlisted(source: Source, splits: Mapping[str, Dataset], told: Iterable[Fault]) -> Iterator[Fault]:

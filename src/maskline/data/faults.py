@@ -68,6 +68,7 @@ _ROWS = (
         *("no-labels", "error", "images without a single label file"),
         "put the label files into folders named labels, beside those of the images",
     ),
+    Kind("split-missing", "warning", "a val or test split whose images are not there", "nothing, if it isn't needed"),
     Kind("no-annotations", "warning", "a split without annotations", "annotate it, if that is not meant"),
     Kind(
         *("image-moved", "warning", "images found under another path than the annotations give"),

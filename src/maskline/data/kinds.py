@@ -1,8 +1,10 @@
-"""What an annotation file is, told from its suffix and its first bytes."""
+"""What an annotation file is, told from its suffix, its first bytes and its last."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,12 @@ from maskline.data.tree import suffix_of
 OTHER_COCO_TASKS = ("captions", "person_keypoints", "stuff", "image_info")
 OTHER_COCO = "coco of another task"
 
-_HEAD = 1 << 16  # bytes that tell a kind
+#: An annotation file by its suffix that holds nothing of the kind: empty, cut off, or the page of a failed download.
+DAMAGED = "damaged"
+
+_PART = 1 << 16  # bytes at either end that tell a kind
+_JSON_SUFFIXES = ("json", "geojson")
+_SUFFIXES_READ = (*_JSON_SUFFIXES, "xml", "csv", "ndjson", "jsonl")
 _COCO_NAME = re.compile(r"instances?_\w+|_annotations\.coco")
 _KEY = re.compile(r'"([^"\\]{1,40})"\s*:')
 _SUFFIXES = {"tfrecord": "tfrecord", "tfrecords": "tfrecord", "parquet": "parquet"}  # kinds that the suffix tells
@@ -39,7 +46,7 @@ def _signs(kind: str, all_of: str, one_of: str = "", *, is_list: bool | None = N
 
 # The first that fits counts: these, then COCO, then the others.
 _BEFORE_COCO = (
-    _signs("labelme", "shapes", "imagePath imageData"),
+    _signs("labelme", "shapes", "imagePath imageData imageHeight"),
     _signs("panoptic", "segments_info"),
     _signs("labelstudio", "annotations data", "result completed_by was_cancelled file_upload", is_list=True),
     _signs("labelstudio", "annotations data from_name to_name", is_list=False),
@@ -48,6 +55,7 @@ _BEFORE_COCO = (
 )
 _AFTER_COCO = (
     _signs("coco", "annotations category_id"),
+    _signs("coco", "categories category_id bbox", is_list=False),
     _signs("sa1b", "annotations", "predicted_iou stability_score"),
     _signs("via", "shape_attributes"),
     _signs("via", "", "_via_img_metadata _via_settings"),
@@ -94,20 +102,69 @@ def kind_of(root: Path, path: str) -> str | None:
         path: the file, relative to it. A file that can't be read is of the kind that its name says, if any.
     """
     suffix = suffix_of(path).partition("-")[0]  # .tfrecord-00000-of-00010
-    if suffix not in ("json", "geojson", "xml", "csv", "ndjson", "jsonl"):
+    if suffix not in _SUFFIXES_READ:
         return _SUFFIXES.get(suffix)
     try:
-        with (root / path).open("rb") as file:
-            head = file.read(_HEAD).replace(b"\0", b"").decode("utf-8", "replace")  # \0: UTF-16
+        ends = _Ends.of(root / path)
     except OSError:
-        head = ""
+        return "coco" if suffix == "json" and _COCO_NAME.fullmatch(Path(path).stem) else DAMAGED
+    found = _kind(suffix, Path(path).stem, ends)
+    if found is None and ends.damage(suffix):
+        return DAMAGED
+    return found or ("geojson" if suffix == "geojson" else None)
+
+
+def damage(root: Path, path: str) -> str:
+    """What is wrong with a file of the kind `DAMAGED`."""
+    try:
+        ends = _Ends.of(root / path)
+    except OSError as error:
+        return f"it can't be read: {error.strerror}"
+    return ends.damage(suffix_of(path)) or ""
+
+
+class _Ends(NamedTuple):
+    """The beginning and the end of a file, as text; the end is empty where the beginning is all."""
+
+    head: str
+    tail: str
+
+    @classmethod
+    def of(cls, path: Path) -> _Ends:
+        """Raises OSError."""
+        with path.open("rb") as file:
+            head = file.read(_PART)
+            rest = max(file.seek(0, os.SEEK_END) - len(head), 0)
+            file.seek(-min(rest, _PART), os.SEEK_END)
+            tail = file.read() if rest else b""
+        head = head.removeprefix(codecs.BOM_UTF16_LE).removeprefix(codecs.BOM_UTF16_BE)
+        return cls(*(part.replace(b"\0", b"").decode("utf-8", "replace") for part in (head, tail)))  # \0: UTF-16
+
+    def damage(self, suffix: str) -> str | None:
+        """Why a file holds no annotations at all; None if it may well be meant for something else."""
+        text = self.head.strip("\ufeff \t\r\n")
+        if not text:
+            return "it is empty"
+        if text.startswith("version https://git-lfs"):
+            return "it is a pointer of Git LFS: run git lfs pull"
+        if suffix != "xml" and re.match(r"<(!doctype|html)", text, re.IGNORECASE):
+            return "it is a web page: download it anew"
+        end = (self.tail or text).rstrip()
+        if suffix in _JSON_SUFFIXES and (text == "null" or not end.endswith(("}", "]") if text[0] in "{[" else end)):
+            return "it holds nothing" if text == "null" else "it is cut off: download it anew"
+        if suffix == "xml" and not end.endswith(">"):
+            return "it is cut off: download it anew"
+        return None
+
+
+def _kind(suffix: str, stem: str, ends: _Ends) -> str | None:
     if suffix == "xml":
-        return _kind_of_xml(head)
+        return _kind_of_xml(ends.head)
     if suffix == "csv":
-        return _kind_of_csv(head)
+        return _kind_of_csv(ends.head)
     if suffix in ("ndjson", "jsonl"):
-        return _fitting(_JSON_LINES, head)
-    return _kind_of_json(Path(path).stem, head) or ("geojson" if suffix == "geojson" else None)
+        return _fitting(_JSON_LINES, ends)
+    return _kind_of_json(stem, ends)
 
 
 def rle_columns(header: Sequence[str]) -> tuple[str, str] | None:
@@ -120,25 +177,26 @@ def rle_columns(header: Sequence[str]) -> tuple[str, str] | None:
     return None if image is None or runs is None else (image, runs)
 
 
-def _kind_of_json(stem: str, head: str) -> str | None:
+def _kind_of_json(stem: str, ends: _Ends) -> str | None:
     if _COCO_NAME.fullmatch(stem):
         return "coco"
-    if re.match(r'\W*\{\s*"imageData"\s*:', head):  # an image in base64, which hides what follows
+    if re.match(r'\W*\{\s*"imageData"\s*:', ends.head):  # an image in base64, which hides what follows
         return "labelme"
-    found = _fitting(_BEFORE_COCO, head)
+    found = _fitting(_BEFORE_COCO, ends)
     if found is not None:
         return found
-    if re.search(r'"images"\s*:\s*\[', head):
+    if any(re.search(r'"images"\s*:\s*\[', text) for text in ends):
         if stem.startswith(OTHER_COCO_TASKS):
             return OTHER_COCO
         return "panoptic" if "panoptic" in stem else "coco"
     if stem.startswith(OTHER_COCO_TASKS):
         return None
-    return _fitting(_AFTER_COCO, head)
+    return _fitting(_AFTER_COCO, ends)
 
 
-def _fitting(rows: Sequence[_Signs], head: str) -> str | None:
-    keys, is_list = frozenset(_KEY.findall(head)), re.match(r'[^\[{"]*\[', head) is not None
+def _fitting(rows: Sequence[_Signs], ends: _Ends) -> str | None:
+    keys = frozenset(key for text in ends for key in _KEY.findall(text))
+    is_list = re.match(r'[^\[{"]*\[', ends.head) is not None
     for row in rows:
         if row.all_of <= keys and (not row.one_of or row.one_of & keys) and row.is_list in (None, is_list):
             return row.kind

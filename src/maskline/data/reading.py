@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -14,9 +14,9 @@ from maskline.data.dataset import Dataset
 from maskline.data.faults import WHOLE_FILE, Fault, Reading, counted
 from maskline.data.source import Source
 from maskline.data.texts import can_be_written, escaped
-from maskline.data.tree import SPLITS
+from maskline.data.tree import SPLITS, UNSPLIT
 from maskline.data.whole import log_warnings, settled
-from maskline.errors import DatasetError, UnknownNameError
+from maskline.errors import DatasetError, DatasetNotFoundError, UnknownNameError
 
 MAX_ERRORS = 5  # in one message
 
@@ -95,15 +95,8 @@ def _read(source: Source, format_: str | None) -> Reading:
     if len(candidates) == 1:
         (name,) = candidates
         return _finished(source, name, get(name).read(source))
-    if any(layout.paddlex_name(split) in candidates.get("coco", ()) for split in SPLITS):
-        reading = get("coco").read(source)
-        faults = [
-            Fault("file-repeated", next(iter(reading.splits)), files[0], f"{len(files)} {get(name).TITLE} files")
-            for name, files in candidates.items()
-            if name != "coco"
-        ]
-        return _finished(source, "coco", replace(reading, faults=reading.faults + faults))
-    return _most(source, list(candidates))
+    best = "coco" if any(layout.paddlex_name(split) in candidates.get("coco", ()) for split in SPLITS) else None
+    return _most(source, candidates, best)
 
 
 def is_dataset(path: Path) -> bool:
@@ -116,27 +109,68 @@ def _candidates(source: Source) -> dict[str, list[str]]:
     return {name: files for name in FORMATS if (files := get(name).detect(source))}
 
 
-def _most(source: Source, names: list[str]) -> Reading:
-    """The reading with the most instances, with a fault for each other that has any. Raises DatasetError."""
+def _most(source: Source, candidates: Mapping[str, list[str]], best: str | None) -> Reading:
+    """The reading with the most instances, with faults for what the others have. Raises DatasetError.
+
+    Args:
+        candidates: annotation files by format.
+        best: the format to be read, if it is settled.
+    """
     readings: dict[str, Reading] = {}
-    errors: list[DatasetError] = []
-    for name in names:
+    errors: dict[str, DatasetError] = {}
+    for name in candidates if best is None else (best,):
         try:
             readings[name] = get(name).read(source)
         except DatasetError as error:
-            errors.append(error)
+            errors[name] = error
     if not readings:
-        raise errors[0]
-    best = max(readings, key=lambda name: _annotations(readings[name]))
-    faults = []
-    for name, reading in readings.items():
-        if name != best and (number := _annotations(reading)):
-            images = [d.path(image) for d in reading.splits.values() for image in d.images if d.of(image)]
-            code = accounting.code_of_unread(images, readings[best].splits.values())
-            what = f"{counted(number, 'instance')} in {counted(len(images), 'image')}, in {get(name).TITLE} format"
-            lost = number if code == "file-unread" else 0
-            faults.append(Fault(code, next(iter(reading.splits)), reading.files[0], what, lost=lost))
+        raise next(iter(errors.values()))
+    best = best or max(readings, key=lambda name: _annotations(readings[name]))
+    splits = list(readings[best].splits.values())
+    faults: list[Fault] = []
+    for name, files in candidates.items():
+        if name == best:
+            continue
+        title = get(name).TITLE
+        if name not in readings and name not in errors:
+            if accounting.are_of_annotated(source, files, splits):
+                what = f"{counted(len(files), 'file')} in {title} format"
+                faults.append(Fault("file-repeated", splits[0].split, files[0], what))
+                continue
+            try:
+                readings[name] = get(name).read(source)
+            except DatasetError as error:
+                errors[name] = error
+        if name in errors:
+            if not isinstance(errors[name], DatasetNotFoundError):
+                faults.append(Fault("file", UNSPLIT, files[0], str(errors[name])))
+            continue
+        reading = readings[name]
+        faults += [fault for fault in reading.faults if fault.code in ("file", "record") and not fault.lost]
+        if fault := _of_unread(reading, f"in {title} format", splits):
+            faults.append(fault)
     return _finished(source, best, replace(readings[best], faults=readings[best].faults + faults))
+
+
+def _of_unread(reading: Reading, where: str, splits: Sequence[Dataset]) -> Fault | None:
+    """The fault that annotations were read, but are not in ``splits``, which were preferred."""
+    annotated = {data.path(image) for data in reading.splits.values() for image in data.images if data.of(image)}
+    number, homeless = _annotations(reading), False
+    for fault in reading.faults:
+        if fault.lost:
+            number += fault.lost
+            data = reading.splits.get(fault.split)
+            image = None if data is None or fault.image_id is None else data.by_id.get(fault.image_id)
+            if data is None or image is None:
+                homeless = True
+            else:
+                annotated.add(data.path(image))
+    if not number:
+        return None
+    code = "file-unread" if homeless else accounting.code_of_unread(annotated, splits)
+    what = f"{counted(number, 'instance')} in {counted(len(annotated), 'image')}, {where}"
+    lost = number if code == "file-unread" else 0
+    return Fault(code, next(iter(reading.splits)), reading.files[0], what, lost=lost)
 
 
 def _annotations(reading: Reading) -> int:
@@ -146,6 +180,8 @@ def _annotations(reading: Reading) -> int:
 def _finished(source: Source, name: str, reading: Reading) -> Reading:
     reading = with_names_that_can_be_written(reading)
     faults = list(reading.faults)
+    told = {fault.file for fault in faults}
+    faults += accounting.damaged(source, {*reading.files, *told})
     if not any(fault.code == "file" for fault in faults):  # such a file may list them
         faults += accounting.unlisted(source, reading.splits, faults)
     return replace(reading, faults=faults, format=name)

@@ -43,12 +43,14 @@ class Source:
         tree: the files of the data set.
         images: the files among which images are looked for; the same, unless another folder was named.
         file: the annotation file that was named, relative to ``tree.root``; None for a folder.
+        folder: the folder of annotations that was named, likewise, with a trailing slash unless it is the root.
     """
 
     given: Path
     tree: Tree
     images: Tree
     file: str | None = None
+    folder: str = ""
 
     @classmethod
     def of(cls, path: Path, images: Path | None = None) -> Source:
@@ -65,13 +67,16 @@ class Source:
             raise DatasetNotFoundError(f"{path} does not exist: expected a data set's folder or annotation file")
         if images is not None and not images.is_dir():
             raise DatasetNotFoundError(f"{images} is not a folder: expected the folder with the images")
-        root = Path(os.path.abspath(path if path.is_dir() else path.parent))  # noqa: PTH100 (links stay)
-        if not path.is_dir() and root.name.lower() in _ANNOTATION_FOLDERS:
-            root = root.parent
-        tree = Tree.of(root)
-        file = None if path.is_dir() else Path(os.path.abspath(path)).relative_to(root).as_posix()  # noqa: PTH100
+        whole = Path(os.path.abspath(path))  # noqa: PTH100 (links stay)
+        folder = whole if path.is_dir() else whole.parent
+        tree = Tree.of(folder)
+        if len(tree.images) == 0 and (above := _above_annotations(folder)) is not None:
+            tree = Tree.of(above)
+        inside = whole.relative_to(tree.root).as_posix()
         looked_in = tree if images is None else Tree.of(Path(os.path.abspath(images)))  # noqa: PTH100
-        return cls(path, tree, looked_in, file)
+        if path.is_dir():
+            return cls(path, tree, looked_in, folder="" if inside == "." else f"{inside}/")
+        return cls(path, tree, looked_in, inside)
 
     @property
     def root(self) -> Path:
@@ -80,8 +85,10 @@ class Source:
 
     @cached_property
     def files(self) -> Sequence[str]:
-        """The files that may hold annotations: all of the tree, or only the one that was named."""
-        return self.tree.files if self.file is None else (self.file,)
+        """The files that may hold annotations: those in the folder that was named, or the one file."""
+        if self.file is not None:
+            return (self.file,)
+        return [path for path in self.tree.files if path.startswith(self.folder)]
 
     def of_kind(self, kind: str) -> list[str]:
         """The annotation files of a kind of `maskline.data.kinds`."""
@@ -117,3 +124,9 @@ class Source:
             if kind is not None:
                 found[kind].append(path)
         return found
+
+
+def _above_annotations(folder: Path) -> Path | None:
+    """The folder above one named ``annotations`` or ``labels``, be it a folder itself or the one around it."""
+    named = (part.parent for part in (folder, folder.parent) if part.name.lower() in _ANNOTATION_FOLDERS)
+    return next(named, None)

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import takewhile
 from pathlib import Path
@@ -165,7 +165,8 @@ class Finder:
             if length < len(parts):
                 own = {key_of(part) for part in (parts[:-length] if local else parts[-length - 1 : -length])}
                 own &= self._folders
-                paths = [path for path in paths[:_MAX_CANDIDATES] if own <= _folder_keys(path)]
+                few = paths if len(paths) <= _MAX_CANDIDATES else []
+                paths = [path for path in few if own <= _folder_keys(path)]
             return [self._match(p, parts, length) for p in paths if not self._of_other_split(p, length, split)]
         return []
 
@@ -250,15 +251,19 @@ class Tree:
     Attributes:
         root: the folder.
         files: relative paths of all files, with forward slashes; no hidden ones.
+        unlisted: why folders could not be listed, by their relative paths.
     """
 
     root: Path
     files: Sequence[str]
+    unlisted: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, root: Path) -> Tree:
         """List a folder, links followed."""
-        return cls(root, tuple(visible_files(root)))
+        errors: list[OSError] = []
+        files = tuple(visible_files(root, on_error=errors.append))
+        return cls(root, files, {Path(e.filename).relative_to(root).as_posix(): e.strerror or str(e) for e in errors})
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         """The files with one of these suffixes, given in lower case without the dot."""

@@ -72,12 +72,14 @@ class Assembly:
         for name in names:
             self.ids.setdefault(name, len(self.ids) + 1)
 
-    def find(self, names: Iterable[str], split: str, but: Collection[str] = (), *, near: str = "") -> dict[str, str]:
+    def find(
+        self, names: Iterable[str], split: str, but: Collection[str] = (), *, remote: bool = False
+    ) -> dict[str, str]:
         """The image files that names mean, as paths from the images' root; a name without a suffix fits any.
 
         Args:
             but: files of the data set that are something else, such as masks.
-            near: the folder of the annotation file, with a trailing slash unless empty.
+            remote: the names are addresses on a server, of which only the end is expected to fit.
         """
         given = list(names)
         tree = self.source.images
@@ -85,10 +87,11 @@ class Assembly:
         if but and tree is self.source.tree:
             files = [path for path in whole if path not in but]
             whole, stems = Finder(files), Finder(files, stems=True)
-        found = whole.find_all([name for name in given if suffix_of(name) in SUFFIXES], split, near=near)
-        found |= stems.find_all([name for name in given if suffix_of(name) not in SUFFIXES], split, near=near)
+        found = whole.find_all([name for name in given if suffix_of(name) in SUFFIXES], split)
+        found |= stems.find_all([name for name in given if suffix_of(name) not in SUFFIXES], split)
         file = next(iter(self._parts[split].files), "") if split in self._parts else ""
-        self.faults += accounting.moved(split, file, {name: m.path for name, m in found.items() if m.moved})
+        if not remote:
+            self.faults += accounting.moved(split, file, {name: m.path for name, m in found.items() if m.moved})
         return {name: match.path for name, match in found.items()}
 
     def reading(self, expected: str) -> Reading:

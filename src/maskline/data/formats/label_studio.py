@@ -200,9 +200,9 @@ def _read_file(sheet: Sheet) -> None:
 
 def _find(sheet: Sheet, names: Sequence[str]) -> dict[str, str]:
     """The files of images; Label Studio puts a code before the names of those that were uploaded to it."""
-    found = sheet.assembly.find(names, sheet.split)
+    found = sheet.assembly.find(names, sheet.split, remote=True)
     own = {name: _UPLOADED.sub("", name) for name in names if name not in found}
-    more = sheet.assembly.find(own.values(), sheet.split)
+    more = sheet.assembly.find(own.values(), sheet.split, but=set(found.values()), remote=True)
     return found | {name: more[short_name] for name, short_name in own.items() if short_name in more}
 
 

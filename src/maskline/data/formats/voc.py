@@ -30,7 +30,7 @@ from maskline.data.layout import copy_images, unify, unique_names
 from maskline.data.shapes import crop
 from maskline.data.source import Source
 from maskline.data.sources import picture_size, relative_name, text_of
-from maskline.data.tree import SPLITS, UNSPLIT, Finder, key_of, split_of
+from maskline.data.tree import SPLITS, UNSPLIT, Finder, key_of, split_of, suffix_of
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import SUFFIXES
@@ -82,6 +82,7 @@ def read(source: Source) -> Reading:
     stems = files.stems()
     splits = {split: reader.split(split, names) for split, names in stems.items()}
     reader.unlisted({name for names in stems.values() for name in names})
+    reader.unread()
     return Reading(splits, reader.faults, reader.listed, files=tuple(files.objects))
 
 
@@ -190,7 +191,7 @@ class _Files:
         return [None if match is None else match.path for match in matches]
 
     def stems(self) -> dict[str, list[str]]:
-        """Which images each split has, by their stems; all that have a file of instances where no list tells."""
+        """Which images each split has, by their stems; all that have a mask where no list tells."""
         by_split: defaultdict[str, list[str]] = defaultdict(list)
         for path in sorted((self.source.root / self.base / _LISTS).glob("[!.]*.txt")):
             by_split[split_of(path.stem) or UNSPLIT] += _listed(path)
@@ -198,7 +199,7 @@ class _Files:
             by_split.pop(UNSPLIT, None)  # trainval
         if by_split:
             return {split: list(dict.fromkeys(by_split[split])) for split in (*SPLITS, UNSPLIT) if split in by_split}
-        return {UNSPLIT: sorted(map(self.stem, self.objects))}
+        return {UNSPLIT: sorted({self.stem(path) for path in (*self.objects, *self.classes)})}
 
     def stem(self, path: str) -> str:
         """The path of a file of instances below its folder, without suffix."""
@@ -332,8 +333,10 @@ class _Reader:
     def instances_in(self, stem: str) -> int:
         """The number of instances in the files of an image that can't be used."""
         objects = self.files.maps_of(stem)[0]
-        if objects is None:
-            return 0
+        return 0 if objects is None else self.instances(objects)
+
+    def instances(self, objects: str) -> int:
+        """The number of instances in a file; none if it can't be read."""
         try:
             found = read_map(self.files.source.root / objects)
         except InputError:
@@ -348,6 +351,20 @@ class _Reader:
             number = sum(map(self.instances_in, names))
             what = f"{counted(len(names), 'file')} with {counted(number, 'instance')}: {some(names)}"
             self.fault("file-unlisted", UNSPLIT, f"{self.files.base}{_OBJECTS}", what)
+
+    def unread(self) -> None:
+        """Faults for masks that are not PNG files, and for those of other data sets inside this one."""
+        tree = self.files.source.tree
+        folder = re.compile(rf"{re.escape(self.files.base)}({'|'.join(_KINDS)})/.+")
+        if other := [
+            path for path in tree.with_suffix(*SUFFIXES) if folder.fullmatch(path) and suffix_of(path) != "png"
+        ]:
+            self.fault("file", UNSPLIT, other[0], f"{counted(len(other), 'mask')} of another format: expected PNG")
+        inner = [path for path in tree.with_suffix("png") if _base_of(path) not in (None, self.files.base)]
+        if inner:
+            lost = sum(map(self.instances, inner))
+            what = f"{counted(lost, 'instance')} in {counted(len(inner), 'file')} of a data set inside this one"
+            self.fault("file-unread", UNSPLIT, inner[0], what, lost=lost)
 
     def annotations(self, split: str, stem: str, image: ImageRecord, before: int) -> list[Annotation] | None:
         """The instances of an image; None if its files can't be used. ``before``: how many the split has so far."""

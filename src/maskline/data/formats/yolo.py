@@ -25,6 +25,8 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import yaml
 
+from maskline.data import accounting
+from maskline.data.accounting import some
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, counted
 from maskline.data.formats.bridges import apart, boundary, bridged
@@ -33,6 +35,7 @@ from maskline.data.formats.yolo_tree import (
     Config,
     find_config,
     folders_of,
+    image_name,
     label_files,
     listed_names,
     pair,
@@ -91,7 +94,9 @@ def read(source: Source) -> Reading:
     if config is None and source.file is not None:
         raise DatasetError(f"{source.given} is not a data.yaml: expected one with names, train and val")
     files = _Files.of(source, config)
-    reader = _Reader(files, listed_names(source))
+    reader = _Reader(files)
+    if config is None or not config[1].get("names"):
+        reader.names = listed_names(source)
     places = {} if config is None else reader.configured(source.root / config[0], config[1], _bases(source, config))
     if not places:
         folders = folders_of(files.images.images, [match.path for match in files.labels.values()])
@@ -208,9 +213,9 @@ class _Reader:
         listed: what each split has in all.
     """
 
-    def __init__(self, files: _Files, names: list[str] | None) -> None:
+    def __init__(self, files: _Files) -> None:
         self.files = files
-        self.names = names
+        self.names: list[str] | None = None
         self.faults: list[Fault] = []
         self.listed: dict[str, Count] = {}
         self.highest = -1
@@ -262,7 +267,7 @@ class _Reader:
             target = resolve(entry, bases) if isinstance(entry, str) else None
             if target is None or not (target.is_dir() or target.suffix.lower() == ".txt"):
                 what = f"{split} is {_short(entry)}: there is no such folder, or list of images"
-                self.fault("record", split, path.name, what)
+                self.fault("record" if split == "train" else "split-missing", split, path.name, what)
                 continue
             inside = self.inside(target) if target.is_dir() else self.from_list(split, target)
             starts.append(self.start(target, inside) if target.is_dir() else start_of(inside))
@@ -317,6 +322,9 @@ class _Reader:
             if label is not None:
                 annotations += self.labels(split, label, content, images[-1], len(annotations))
         self.listed[split] = Count(len(paths), lines)
+        own = {self.labels_of[path]: path for path in paths if path in self.labels_of}
+        moved = {label: path for label, path in own.items() if self.files.labels[label].moved}
+        self.faults += accounting.moved(split, next(iter(moved), ""), moved)
         if paths and not any(path in self.labels_of for path in paths):
             code = "no-labels" if not self.files.labels else "no-annotations"
             expected = posixpath.splitext(paths[0].replace("images", "labels"))[0]
@@ -347,20 +355,30 @@ class _Reader:
         return found
 
     def unmatched(self, used: Set[str]) -> None:
-        """A fault for each label file whose image is missing, not read, or in no split. Empty ones say nothing."""
+        """A fault for each label file whose image is missing, not read, or in no split; other texts say nothing."""
         unread = Finder(self.files.images.unread_images, stems=True)
         idle = [(label, match.path) for label, match in self.files.labels.items() if match.path not in used]
         for label, image in (*idle, *((label, "") for label in self.files.unpaired)):
             split = split_of_path(label)
-            lines = sum(map(bool, self.lines(split, label)))
-            if not lines:
+            content = self.lines(split, label)
+            lines = sum(map(bool, content))
+            if not lines or not (image or any(map(_has_numbers, content))):
                 continue
-            why = f"its image {image} is in no split" if image else "no image has its name"
-            if not image and (other := unread.find(posixpath.splitext(label)[0], split)):
-                why = f"its image {other.path} is of a format that is not read"
+            why = f"its image {image} is in no split" if image else self.why_unpaired(label, split, unread)
             self.fault("label-unmatched", split, label, f"{counted(lines, 'line')}; {why}", lost=lines)
             before = self.listed.get(split, Count(0, 0))
             self.listed[split] = Count(before.images, before.annotations + lines)
+
+    def why_unpaired(self, label: str, split: str, unread: Finder) -> str:
+        """Why a label file has no image."""
+        name, stems = image_name(label), self.files.images.image_stems
+        if match := stems.find(name, split, local=True):
+            return f"its image {match.path} has another label file, {self.labels_of.get(match.path)}"
+        if rivals := stems.rivals(name, split):
+            return f"several images have its name: {some(rivals)}"
+        if match := unread.find(posixpath.splitext(label)[0], split):
+            return f"its image {match.path} is of a format that is not read"
+        return "no image has its name"
 
     def instance(self, line: str, size: tuple[int, int]) -> tuple[int, Segmentation]:
         """A line's class and shape. Raises _BadLineError."""
@@ -374,6 +392,19 @@ class _Reader:
         if len(ring) < 3 or not np.ptp(ring, axis=0).all():
             raise _BadLineError("polygon-broken", f"the polygon has no area: {_short(line.strip())}")
         return label, apart(ring, size)
+
+
+def _has_numbers(line: str) -> bool:
+    """Whether a line holds a class and as many coordinates as a box has, however wrong they are."""
+    return sum(_is_number(token) for token in line.split()[1:]) >= 4
+
+
+def _is_number(token: str) -> bool:
+    try:
+        float(token)
+    except ValueError:
+        return False
+    return True
 
 
 def _parse(line: str) -> tuple[int, Ring]:

@@ -100,7 +100,8 @@ def split_of_path(path: str) -> str:
 
 def label_files(tree: Tree) -> list[str]:
     """The text files in folders named ``labels``, and those elsewhere that begin like a label file."""
-    return [path for path in tree.with_suffix("txt") if _in_labels(path) or _is_label_file(tree.root / path)]
+    files = (path for path in tree.with_suffix("txt") if PurePosixPath(path).name not in _LISTS_OF_NAMES)
+    return [path for path in files if _in_labels(path) or _is_label_file(tree.root / path)]
 
 
 def _in_labels(path: str) -> bool:
@@ -123,18 +124,31 @@ def pair(labels: Sequence[str], images: Tree) -> dict[str, Match]:
     """
     names: defaultdict[str, dict[str, str]] = defaultdict(dict)  # by split: label files by the name of the image
     for path in sorted(labels, key=_in_labels, reverse=True):
-        names[split_of_path(path)].setdefault(_image_name(path), path)
+        names[split_of_path(path)].setdefault(image_name(path), path)
     found: dict[str, Match] = {}
     taken: set[str] = set()
     for split, by_name in names.items():
         for name, match in images.image_stems.find_all(by_name, split, local=True).items():
             if match.path not in taken:
                 taken.add(match.path)
-                found[by_name[name]] = match
+                label = by_name[name]
+                found[label] = match._replace(moved=match.moved and not _beside_labels(label, match.path))
     return found
 
 
-def _image_name(label: str) -> str:
+def _beside_labels(label: str, image: str) -> bool:
+    """Whether an image is where its label file is, but in a folder beside ``labels``, whatever that is called."""
+    ours, theirs = (list(PurePosixPath(path).parent.parts) for path in (label, image))
+    place = next((n for n in reversed(range(len(ours))) if key_of(ours[n]) == LABELS), None)
+    return (
+        place is not None
+        and len(theirs) > place
+        and theirs[:place] + theirs[place + 1 :] == ours[:place] + ours[place + 1 :]
+    )
+
+
+def image_name(label: str) -> str:
+    """The image of a label file, without suffix."""
     parts = posixpath.splitext(label)[0].split("/")
     places = [place for place, part in enumerate(parts[:-1]) if key_of(part) == LABELS]
     if places:
@@ -172,9 +186,23 @@ def start_of(images: Sequence[str]) -> str:
 
 
 def listed_names(source: Source) -> list[str] | None:
-    """Class names of a data set without a YAML file, one a line."""
-    lists = [path for path in source.tree.files if PurePosixPath(path).name in _LISTS_OF_NAMES]
-    if not lists:
-        return None
-    path = min(lists, key=lambda path: (path.count("/"), _LISTS_OF_NAMES.index(PurePosixPath(path).name)))
-    return [line.strip() for line in text_of(source.root / path).splitlines() if line.strip()] or None
+    """Class names of a data set without a YAML file, one a line.
+
+    Raises DatasetError if a list can't be read, or there are different ones.
+    """
+    lists: dict[tuple[str, ...], str] = {}
+    folders: set[str] = set()
+    names = [path for path in source.tree.files if PurePosixPath(path).name in _LISTS_OF_NAMES]
+    for path in sorted(names, key=lambda path: (path.count("/"), _LISTS_OF_NAMES.index(PurePosixPath(path).name))):
+        above = {parent.as_posix() for parent in PurePosixPath(path).parents}
+        if above & folders:
+            continue  # one further up counts
+        if lines := tuple(line.strip() for line in text_of(source.root / path).splitlines() if line.strip()):
+            folders.add(posixpath.dirname(path) or ".")
+            lists.setdefault(lines, path)
+    if len(lists) > 1:
+        raise DatasetError(
+            f"{' and '.join(lists.values())} in {source.given} name different classes: expected one list of classes, "
+            "or a data.yaml; read the data sets one by one"
+        )
+    return list(next(iter(lists))) if lists else None
