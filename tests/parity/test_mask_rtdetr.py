@@ -133,13 +133,23 @@ def test_parity(network: MaskRTDETR, tag: str) -> None:
     first_boxes = torch.from_numpy(case["tap/tr.init_ref_unact"]).reshape(1, -1, 4)
     ties = assert_same_or_tied_extents(decoder, masks, torch.sigmoid(first_boxes))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoder, "select", lambda _: theirs)
-        patch.setattr(decoder, "boxes_of_masks", lambda _: torch.sigmoid(first_boxes))
-        detections = network(image)
-    misses, worst = compare(detections, case, BARS[network.name[-1]])
+    bars, allowed = BARS[network.name[-1]], MISSES_ALLOWED.get(network.name[-1], 0)
+    misses, worst = compare(detect(network, image, theirs, first_boxes), case, bars)
     print(f"{network.name} {tag}: taps {max(errors.values()):.1e}, {ties} ties, {worst}, {misses} misses")
-    assert misses <= MISSES_ALLOWED.get(network.name[-1], 0)
+    if misses > allowed:  # how this processor rounds is not what is tested
+        exact = detect(network.double(), image.double(), theirs, first_boxes.double())
+        network.float()
+        misses, worst = compare(tuple(t.float() if t.is_floating_point() else t for t in exact), case, bars)
+        print(f"{network.name} {tag} in double precision: {worst}, {misses} misses")
+    assert misses <= allowed
+
+
+def detect(network: MaskRTDETR, image: Tensor, tokens: Tensor, first_boxes: Tensor) -> Any:
+    """Detections from the reference's choices: of tokens, and of the first boxes of queries (1, 300, 4), as logits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network.decoder, "select", lambda _: tokens)
+        patch.setattr(network.decoder, "boxes_of_masks", lambda _: torch.sigmoid(first_boxes))
+        return network(image)
 
 
 def assert_same_or_tied_tokens(ours: Tensor, theirs: Tensor, logits: Tensor) -> None:

@@ -25,7 +25,7 @@ from maskline.models.overlap import box_iou
 from maskline.models.rcnn import loss as loss_module
 from maskline.models.rcnn import network as network_module
 from maskline.models.rcnn.loss import Sampled
-from maskline.models.rcnn.network import CONFIGS, MaskRCNN
+from maskline.models.rcnn.network import CONFIGS, MaskRCNN, Suppression
 from maskline.models.rcnn.rpn import Predictions, ProposalConfig, candidates, propose
 from maskline.models.rcnn.weights import RENAME
 from maskline.models.roi_align import Regions
@@ -146,7 +146,11 @@ def look_at(network: MaskRCNN, case: Case, levels: list[Tensor], size: Tensor) -
     taps["bbox.out.0"] = calls[-1][1][1].flatten(1)
     taps["bbox.out.1"] = torch.stack([logits.softmax(dim=1) for _, (logits, _) in calls]).mean(dim=0)
     errors = {tap: case.tap_error(tap, ours) for tap, ours in taps.items()}
-    boxes, scores, labels = network.best(boxes, scores)
+    chosen = network.best(boxes, scores)
+    if not same_rows(case, *chosen):
+        print(f"{case.name} {case.tag}: a tie of scores or overlaps made other detections")
+        chosen = as_theirs_were_chosen(case, boxes, scores, network.config.suppression)
+    boxes, scores, labels = chosen
     detections = Detections(boxes, scores, labels, network.masks(levels, boxes, labels, scores > 0))
     rows, empty = partners(case, detections)
     probabilities = detections.masks[0, rows, 1:-1, 1:-1] + 0.5
@@ -162,47 +166,88 @@ def same_boxes(ours: Tensor, theirs: np.ndarray) -> bool:
 
 
 def assert_chosen(predictions: Predictions, size: Tensor, config: ProposalConfig, theirs: Tensor) -> None:
-    """The reference's proposals are what suppression leaves of our candidates, but for ties.
-
-    Where two scores are equal to the last digits, as many boxes may follow from which one is taken first. So: none of
-    theirs overlaps a clearly better one of theirs too much, and what they left out, above their last one, does overlap
-    one of theirs that is better, or as good.
-    """
+    """The reference's proposals are what suppression leaves of our candidates, but for ties."""
     levels = [candidates(*level, size, config.candidates) for level in zip(*predictions, strict=True)]
     scores = torch.cat([score[0] for _, score in levels])
     boxes = torch.cat([box[0] for box, _ in levels])
     level = torch.repeat_interleave(torch.arange(len(levels)), torch.tensor([len(box[0]) for box, _ in levels]))
     apart = torch.cdist(theirs, boxes, p=torch.inf)
     assert apart.amin(dim=1).max() <= BOX_TOLERANCE  # each is a candidate of ours
+    assert_left_by_suppression(apart.argmin(dim=1), boxes, scores, level, config.overlap)
+
+
+def as_theirs_were_chosen(
+    case: Case, boxes: Tensor, scores: Tensor, limits: Suppression
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The reference's detections among our candidates, (1, N, classes or 1, 4) and (1, N, classes), as `best` gives
+    them. They are what suppression leaves, but for ties.
+    """
+    row, label = torch.nonzero(scores[0] > limits.score, as_tuple=True)
+    score, box = scores[0, row, label], boxes[0, row, label if boxes.shape[2] > 1 else 0]
+    theirs = torch.from_numpy(case["out/boxes"])
+    apart = torch.cdist(theirs[:, 2:], box * scale_of(case), p=torch.inf) / BOX_TOLERANCE
+    apart = torch.maximum(apart, (theirs[:, 1:2] - score).abs() / SCORE_TOLERANCE)
+    apart[theirs[:, :1] != label] = torch.inf
+    assert apart.amin(dim=1).max() <= 1  # each is a candidate of ours
     kept = apart.argmin(dim=1)
-    alike = level[kept, None] == level
+    assert_left_by_suppression(kept, box, score, label, limits.overlap)
+    return box[None, kept], score[None, kept], label[None, kept]
+
+
+def assert_left_by_suppression(kept: Tensor, boxes: Tensor, scores: Tensor, group: Tensor, limit: float) -> None:
+    """What was kept may be what suppression leaves of all.
+
+    Where two scores are equal to the last digits, as many boxes may follow from which one is taken first. So: none of
+    what was kept overlaps a clearly better one of its group too much, and what was left out, above the last one, does
+    overlap one that was kept and is better, or as good.
+    """
+    alike = group[kept, None] == group
     overlap = torch.where(alike, box_iou(boxes[kept, None], boxes), 0)
     better = scores[kept, None] - scores
-    suppressed = (overlap[:, kept] > config.overlap + TIE) & (better[:, kept] > TIE)
+    suppressed = (overlap[:, kept] > limit + TIE) & (better[:, kept] > TIE)
     assert not suppressed.any()
     left_out = torch.isfinite(scores) & (scores > scores[kept].min() + TIE)
     left_out[kept] = False
-    reason = ((overlap > config.overlap - TIE) & (better > -TIE)).any(dim=0)
+    reason = ((overlap > limit - TIE) & (better > -TIE)).any(dim=0)
     assert reason[left_out].all() and left_out.any()
+
+
+def scale_of(case: Case) -> Tensor:
+    """From the network's pixels to the picture's, for the four sides of a box."""
+    scale_y, scale_x = case.frame.scale
+    return torch.tensor([scale_x, scale_y] * 2, dtype=torch.float32)
+
+
+def same_rows(case: Case, boxes: Tensor, scores: Tensor, labels: Tensor) -> bool:
+    """Whether our detections are the reference's, see `partners`."""
+    _, _, score, box = rows_beside_theirs(case, boxes, scores, labels)
+    return bool(score.max() <= SCORE_TOLERANCE and box.max() <= BOX_TOLERANCE)
 
 
 def partners(case: Case, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
     """Our row for each of the reference's rows, one to one, all used and within the tolerances; and whether its box is
     empty in the picture, which the reference marks with the class -1.
     """
-    boxes, scores, labels, _ = (t[0].numpy() for t in detections)
-    rows, found = case["out/boxes"], int((scores > 0).sum())
-    assert found == len(rows)
-    scale_y, scale_x = case.frame.scale
-    score = np.abs(scores[:found, None] - rows[:, 1])
-    box = np.abs((boxes * np.float32([scale_x, scale_y] * 2))[:found, None] - rows[:, 2:]).max(axis=-1)
-    empty = rows[:, 0] < 0
-    ours = pair(labels[:found], score / SCORE_TOLERANCE, box / BOX_TOLERANCE, rows[:, 0])
-    at = np.arange(len(rows))
-    assert (labels[ours] == rows[:, 0])[~empty].all()
-    assert score[ours, at].max() <= SCORE_TOLERANCE and box[ours, at].max() <= BOX_TOLERANCE
-    print(f"{case.name} {case.tag}: {found} rows, {score[ours, at].max():.1e}, {box[ours, at].max():.1e} px")
+    ours, labels, score, box = rows_beside_theirs(case, *detections[:3])
+    empty = case["out/boxes"][:, 0] < 0
+    assert (labels == case["out/boxes"][:, 0])[~empty].all()
+    assert score.max() <= SCORE_TOLERANCE and box.max() <= BOX_TOLERANCE
+    print(f"{case.name} {case.tag}: {len(ours)} rows, {score.max():.1e}, {box.max():.1e} px")
     return ours, empty
+
+
+def rows_beside_theirs(
+    case: Case, boxes: Tensor, scores: Tensor, labels: Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Our row for each of the reference's rows, its class, and how far scores and boxes are apart."""
+    rows, found = case["out/boxes"], int((scores[0] > 0).sum())
+    assert found == len(rows)
+    label = labels[0, :found].numpy()
+    score = np.abs(scores[0, :found, None].numpy() - rows[:, 1])
+    box = np.abs((boxes[0, :found] * scale_of(case))[:, None].numpy() - rows[:, 2:]).max(axis=-1)
+    ours = pair(label, score / SCORE_TOLERANCE, box / BOX_TOLERANCE, rows[:, 0])
+    at = np.arange(len(rows))
+    return ours, label[ours], score[ours, at], box[ours, at]
 
 
 def assert_same_masks(case: Case, detections: Detections, partner: np.ndarray, empty: np.ndarray) -> None:
