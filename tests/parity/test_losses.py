@@ -9,6 +9,7 @@ picture, or another number of threads, moves a last layer's loss by 5e-3. So our
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from collections.abc import Callable
@@ -182,15 +183,26 @@ def detail(request: pytest.FixtureRequest, pdparams: Path) -> Detail:
     network = load_network("Mask-RT-DETR-S", pdparams)
     assert isinstance(network, MaskRTDETR)
     network.decoder.noise = Noise(100 if name.endswith("_dn") else 0)
-    made = batch.batch(320, 320)
-    boxes = batch.cxcywh_normalised(made)
-    targets = [UnitTarget(*map(torch.from_numpy, o)) for o in zip(made["classes"], boxes, made["masks"], strict=True)]
-    image = torch.from_numpy(batch.norm_01(made))
-    draws = detail_draws(name, batch)
-    step = take_step(network, "Mask-RT-DETR-S", image, targets, draws, train_norms=name.startswith("train"))
-    sum(step.losses.values()).backward(retain_graph=True)
+    step = detail_step(network, name, batch)
     about = json.loads(DETAIL.read_text())
     return Detail(name, about[name], about["optimizer_step"], np.load(DETAIL.with_suffix(".npz")), batch, step)
+
+
+def detail_step(network: MaskRTDETR, name: str, batch: ModuleType) -> Step:
+    """The step of a record, with gradients, in the network's precision."""
+    dtype = next(network.parameters()).dtype
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(dtype) if array.dtype.kind == "f" else torch.from_numpy(array)
+
+    made = batch.batch(320, 320)
+    boxes = batch.cxcywh_normalised(made)
+    targets = [UnitTarget(*map(tensor, o)) for o in zip(made["classes"], boxes, made["masks"], strict=True)]
+    draws = detail_draws(name, batch)
+    image = tensor(batch.norm_01(made))
+    step = take_step(network, "Mask-RT-DETR-S", image, targets, draws, train_norms=name.startswith("train"))
+    sum(step.losses.values()).backward(retain_graph=True)
+    return step
 
 
 def test_denoising_queries(detail: Detail) -> None:
@@ -287,10 +299,18 @@ def test_gradients(detail: Detail) -> None:
     theirs = detail["grad_norms"]
     rounding = 1e-7 * theirs.max()  # what a bias before a norm gets: mathematically nothing
     np.testing.assert_allclose(ours, theirs, rtol=NORM_TOLERANCE, atol=rounding)
-    for name, about in record["grad_representative"].items():
-        if name in parameters:
-            sample, bar = step.sampled(name, parameters[name].grad, about["step"]), 1e-2 * about["absmax"] + rounding
-            np.testing.assert_allclose(sample, detail[f"grad/{name}"], rtol=0, atol=bar, err_msg=name)
+    bars = {name: 1e-2 * about["absmax"] + rounding for name, about in record["grad_representative"].items()}
+
+    def apart(step: Step) -> dict[str, float]:
+        grads = {name: parameter.grad for name, parameter in step.parameters().items() if name in bars}
+        every = {name: record["grad_representative"][name]["step"] for name in grads}
+        samples = {name: step.sampled(name, grad, every[name]) for name, grad in grads.items()}
+        far = {name: float(np.abs(sample - detail[f"grad/{name}"]).max()) for name, sample in samples.items()}
+        return {name: distance for name, distance in far.items() if distance > bars[name]}
+
+    if apart(step):  # the reference's rounding is most of the bar, so that this processor's may cross it
+        network = copy.deepcopy(step.network)
+        assert not apart(detail_step(network.double(), detail.name, detail.batch))
 
 
 @pytest.mark.slow
