@@ -156,7 +156,7 @@ class _Reader:
         self.faults: list[Fault] = []
 
     def read_file(self, path: str) -> None:
-        later: list[tuple[Element, str, Match]] = []  # images that are found only by the end of their name
+        later: list[tuple[Element, str, Match]] = []  # images that are not where they should be
         for element in _elements(self.source.root / path):
             if element.tag == "meta":
                 for name in _label_names(element):
@@ -166,8 +166,8 @@ class _Reader:
             elif element.tag == "image":
                 split = self.split(element, path)
                 with self.refusing(element, path, split):
-                    match = self.find_image(path, element, split)
-                    if match.moved:
+                    match, certain = self.find_image(path, element, split)
+                    if not certain:
                         later.append((element, split, match))
                     else:
                         self.read_image(element, path, split, match.path)
@@ -176,7 +176,8 @@ class _Reader:
             with self.refusing(element, path, split):
                 if any(match.path in part.images for part in self.parts.values()):
                     raise UnusableError("image-missing", f"there is only {match.path}, which is another image's")
-                moved[split][element.get("name", "")] = match.path
+                if match.moved:
+                    moved[split][element.get("name", "")] = match.path
                 self.read_image(element, path, split, match.path)
         for split, paths in moved.items():
             self.faults += accounting.moved(split, path, paths)
@@ -216,8 +217,8 @@ class _Reader:
             key = len(part.annotations) + 1
             part.annotations.append(replace(found, id=key, category_id=self.class_id(label)))
 
-    def find_image(self, path: str, element: Element, split: str) -> Match:
-        """The file of an image. Frames of a video are listed without the suffix that their files have.
+    def find_image(self, path: str, element: Element, split: str) -> tuple[Match, bool]:
+        """The file of an image, and whether it is where CVAT puts it. Frames of a video are listed without the suffix that their files have.
 
         Raises UnusableError.
         """
@@ -227,10 +228,14 @@ class _Reader:
         absolute = relative_name(name) is None
         expected = name if absolute else str(folder / name.replace("\\", "/"))
         match = finder.find(expected, split, local=not absolute)
-        if match is None and not absolute:  # the folder may have another name
-            match = finder.find(name, split, near="" if folder == PurePosixPath("images") else f"{folder.parent}/")
+        if match is not None and not match.moved:
+            return match, True
+        if not absolute:  # the folder may have another name
+            near = "" if folder == PurePosixPath("images") else f"{folder.parent}/"
+            named = finder.find(name, split, near=near)
+            match = named if match is None or (named is not None and not named.moved) else match
         if match is not None:
-            return match
+            return match, False
         if absolute:
             raise UnusableError("image-path", "expected the path of a file below 'images'")
         raise UnusableError("image-missing", f"there is no such file in {images.root}")
