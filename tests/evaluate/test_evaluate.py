@@ -310,7 +310,7 @@ def test_splits(tmp_path: Path) -> None:
     assert len(load_split(tmp_path / "set").images) == 6
     with pytest.raises(UnknownNameError, match="'test'.*known: train, val"):
         load_split(tmp_path / "set", "test")
-    single = load_split(tmp_path / "set" / "annotations" / "instance_val.json")
+    single = load_split(tmp_path / "set" / "annotations" / "instances_val.json")
     assert len(single.images) == 6
     with pytest.raises(DatasetError, match="does not exist"):
         load_split(tmp_path / "nowhere")

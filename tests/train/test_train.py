@@ -403,7 +403,7 @@ def test_an_error_in_a_process_is_one_line() -> None:
         ({"warmup_steps": -1}, ParameterError, "warmup_steps is -1"),
         ({"augment": {"flip": 0.5}}, ParameterError, "expected an Augment"),
         ({"device": "tpu"}, ParameterError, "unknown device 'tpu'"),
-        ({"device": "npu:3"}, DeviceError, "torch sees 0 of these here"),
+        ({"device": "npu:3"}, DeviceError, "device 'npu:3' is not available: torch has cpu.* here; install a build"),
         ({"num_classes": 5}, ParameterError, "num_classes is 5, but .* has 2 categories"),
         ({"model": "SOLOv3"}, UnknownNameError, "did you mean 'SOLOv2'"),
         ({"data": Path("nowhere")}, DatasetError, "nowhere does not exist"),

@@ -76,6 +76,27 @@ def test_the_processor_stands_in_for_a_kind_that_is_not_there(
         choose("gpu:0,1", 1)
 
 
+@pytest.mark.parametrize(
+    ("device", "build", "told"),
+    [
+        ("gpu:0", {}, "install a build of torch for it, see docs/gpu.md"),
+        ("gpu:0", {"cuda": "13.0"}, r"is its driver installed\? see docs/gpu.md"),
+        ("dcu:0", {"hip": "7.0"}, "is its driver installed"),
+        ("xpu:0", {"cuda": "13.0"}, "install a build of torch"),
+        ("xpu:0", {"xpu": "2025"}, "is its driver installed"),
+        ("npu:0", {"cuda": "13.0"}, "install a build of torch"),
+    ],
+)
+def test_what_to_install_depends_on_the_build(
+    device: str, build: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_count", lambda kind: 0)
+    for name in ("cuda", "hip", "xpu"):
+        monkeypatch.setattr(torch.version, name, build.get(name))
+    with pytest.raises(DeviceError, match=f"device '{device}' is not available: torch has cpu here; {told}"):
+        settle(device)
+
+
 def test_by_default_the_first_gpu_else_the_processor(four_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """F12."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -97,7 +97,8 @@ def _problem(device: Device) -> str | None:
     if _count(KINDS[device.kind][0]):
         return None
     there = [name for name in dict.fromkeys(name for name, _ in KINDS.values()) if name == "cpu" or _count(name)]
-    built = KINDS[device.kind][0] == "cuda" and torch.version.cuda is not None
+    version = torch.version
+    built = {"cuda": version.cuda or version.hip, "xpu": version.xpu}.get(KINDS[device.kind][0])
     remedy = "is its driver installed?" if built else "install a build of torch for it,"
     return missing(device, "torch", there, f"{remedy} see docs/gpu.md")
 
