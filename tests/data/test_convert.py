@@ -177,6 +177,16 @@ def test_without_a_val_list_it_is_divided(tmp_path: Path) -> None:
     assert [image.file_name for image in load(root)["val"].images] == val
 
 
+def test_what_is_divided_leaves_test_out(tmp_path: Path) -> None:
+    root = without_crowds(sets.make(tmp_path / "set"))
+    (root / "annotations" / "instance_val.json").rename(root / "annotations" / "instance_test.json")
+    convert(root, tmp_path / "yolo", "yolo")
+    convert_in_place(tmp_path / "yolo", "yolo")
+    splits = load(tmp_path / "yolo")
+    assert {name: len(dataset.images) for name, dataset in splits.items()} == {"train": 3, "val": 1, "test": 3}
+    assert masks_of(splits["test"]) == masks_of(load(root)["test"])
+
+
 def test_pictures_elsewhere_are_copied_in(tmp_path: Path) -> None:
     convert(without_crowds(sets.make(tmp_path / "set")), tmp_path / "voc", "voc")
     convert_in_place(tmp_path / "voc", "VOC")
