@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from maskline.cli.running import MODEL, MODEL_DIR, THRESHOLD, Running, gathered, running_options
-from maskline.errors import InputError, ParameterError
+from maskline.errors import DownloadError, InputError, ParameterError
 from maskline.progress import track
 
 if TYPE_CHECKING:
@@ -131,7 +132,13 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
     from maskline import inputs as sources
     from maskline.masks import has_holes
 
-    found = model.predict(list(inputs), on_error="skip" if showing.skip_errors else "raise")
+    unread = Counter[str]()
+
+    def skip(error: InputError | DownloadError) -> None:
+        sources.log_skipped(error)
+        unread[error.reason] += 1
+
+    found = model.predict(list(inputs), on_error=skip if showing.skip_errors else "raise")
     polygons = showing.save_path is not None and showing.mask_format == "polygon"
     images = instances = reaching = filled = 0
     with closing(track(found, "predict", lambda: sources.count(list(inputs)))) as tracked:
@@ -146,11 +153,11 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
             reaching += int((result.instances.outside > OUTSIDE_WORTH_TELLING).sum())
             filled += sum(map(has_holes, result.instances.masks)) if polygons else 0
     if not images:
-        raise InputError("none of the inputs could be read")
+        raise InputError(f"nothing was predicted: {sources.not_read(unread)}" if unread else "there was no image")
     saved = "" if showing.save_path is None else f", saved to {showing.save_path}"
     left_out = sources.left_out(inputs)
-    told = f"; {sources.not_predicted(left_out)}" if left_out else ""
-    click.echo(f"images: {images}, instances: {instances}{saved}{told}", err=True)
+    told = [sources.not_predicted(left_out)] * bool(left_out) + [sources.not_read(unread)] * bool(unread)
+    click.echo("; ".join((f"images: {images}, instances: {instances}{saved}", *told)), err=True)
     if filled:
         click.echo(f"holes in {filled} masks are filled in the JSON: --mask-format rle keeps them", err=True)
     if reaching:

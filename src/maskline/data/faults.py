@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from maskline.data.dataset import Dataset, Id
 from maskline.instances import IntArray
+from maskline.wording import counted as counted  # for readers of formats, which need them with every fault
+from maskline.wording import short as short
 
-LONGEST_VALUE = 60  # characters, in a message
 NAMES_TOLD = 5  # of many, in a message
 
 Severity: TypeAlias = Literal["error", "warning"]
@@ -288,17 +289,6 @@ class UnusableError(Exception):
     def __init__(self, code: str, what: str) -> None:
         super().__init__(what)
         self.code = code
-
-
-def short(value: Any) -> str:
-    """A value as it may stand in a message."""
-    text = repr(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: ``1 image``, ``2 images``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class Count(NamedTuple):

@@ -64,7 +64,7 @@ def read_video(file: Path, name: str, path: str) -> Iterator[Found]:
     except _NotOpenedError:
         problem = "cut short" if _is_cut(file) else "damaged, or a variant of its format that this OpenCV can't decode"
     if problem:
-        yield InputError(f"{name}: {problem}")
+        yield InputError(f"{name}: {problem}").because("damaged")
 
 
 def count_frames(file: Path) -> int | None:
