@@ -89,6 +89,7 @@ def bad(tmp_path: Path) -> Path:
         (["{bad}/cut.jpg"], "cut.jpg", 1),
         (["{bad}/nothing.jpg"], "nothing.jpg", 1),
         (["{bad}/empty"], "empty", 1),
+        (["{bad}/" + "x" * 300 + ".jpg"], f"...{'x' * 84}.jpg': no such file or folder", 1),
         (["{photo}", "--threshold", "2"], "threshold is 2.0: expected a number from 0 to 1", 2),
         (["{photo}", "--device", "gpu:0"], "device 'gpu:0' is not available", 1),
         (["{photo}", "--device", "tpu"], "unknown device 'tpu'", 2),

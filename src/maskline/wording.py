@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 LONGEST_VALUE = 60  # characters
+LONGEST_END = 90  # characters, of what is left of a long word at either end
+_LONG_WORD = re.compile(r"\S{200,}")
+
+
+def shortened(text: str) -> str:
+    """A message with the middle of very long words left out, such as that of a path: the ends tell more."""
+    return _LONG_WORD.sub(lambda found: f"{found[0][:LONGEST_END]}...{found[0][-LONGEST_END:]}", text)
 
 
 def short(value: Any) -> str:

@@ -24,6 +24,7 @@ from maskline.cli.training import compare, evaluate, export, train
 from maskline.errors import MasklineError, OutputError
 from maskline.progress import log_to_terminal
 from maskline.signals import terminable
+from maskline.wording import shortened
 
 PLUGINS = (
     "maskline has no plugins to install; pip install 'maskline[train]' trains, 'maskline[serve]' answers HTTP, "
@@ -238,5 +239,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _end(message: str, code: int) -> None:
-    click.echo(f"maskline: {message}", err=True)
+    click.echo(f"maskline: {shortened(message)}", err=True)
     sys.exit(code)

@@ -12,6 +12,7 @@ import click
 
 from maskline.cli.dataset_options import dataset_options
 from maskline.errors import ParameterError
+from maskline.wording import shortened
 
 if TYPE_CHECKING:
     from maskline.data.crowds import Crowd
@@ -143,7 +144,7 @@ def _contents(dataset: Dataset) -> str:
 
 def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(shortened(f"note: {note}"), err=True)
 
 
 def _print_faults(faults: Sequence[Fault]) -> None:
@@ -153,6 +154,6 @@ def _print_faults(faults: Sequence[Fault]) -> None:
         mended = "" if kind.fix is None else f" (--fix: {kind.fix})"
         click.echo(f"{kind.severity}: {kind.title}, {len(of_kind)} x; {kind.advice}{mended}")
         for fault in of_kind[:FAULTS_TOLD]:
-            click.echo(f"  {fault.split} {fault.file}: {fault.what}")
+            click.echo(shortened(f"  {fault.split} {fault.file}: {fault.what}"))
         if len(of_kind) > FAULTS_TOLD:
             click.echo(f"  and {len(of_kind) - FAULTS_TOLD} more")
