@@ -64,12 +64,12 @@ def test_crowds_that_are_objects(tmp_path: Path) -> None:
             annotation["iscrowd"] = int(isinstance(annotation["segmentation"], dict))
         sets.save(root, split, content)
     done = run("check", "set", cwd=tmp_path)
-    assert done.returncode == 1 and "9 of 15 annotations have iscrowd 1 (6 'cat', 3 'dog')" in done.stdout
+    assert done.returncode == 1 and "9 of 15 annotations with iscrowd 1 (6 'cat', 3 'dog')" in done.stdout
     assert "train: 4 images, 6 instances, 9 crowd regions; val:" in done.stdout
     done = run("convert", "set", "new", "--to", "coco", cwd=tmp_path)
     assert done.returncode == 1 and "--crowd instances" in done.stderr and not (tmp_path / "new").exists()
     done = run("check", "set", "--crowd", "instances", "--fix", "fixed", cwd=tmp_path)
-    assert done.returncode == 0 and "note: 9 crowd regions of train are read as instances" in done.stderr
+    assert done.returncode == 0 and "note: 9 crowd regions of train read as instances" in done.stderr
     assert sum(a["iscrowd"] for a in sets.load(tmp_path / "fixed", "train")["annotations"]) == 0
     done = run("convert", "set", "new", "--to", "coco", "--crowd", "regions", cwd=tmp_path)
     assert done.returncode == 0

@@ -261,7 +261,7 @@ def test_what_follows_from_a_refused_record_is_counted_there(tmp_path: Path) -> 
     content["categories"][1]["name"] = 5
     _, faults, _ = coco.read(sets.save(tmp_path, "train", content), tmp_path, "train")
     assert [fault.code for fault in faults] == ["record", "record"]
-    assert faults[0].what.endswith("; 5 annotations of it are left out too") and "; 4 annotations" in faults[1].what
+    assert faults[0].what.endswith("; 5 annotations of it left out too") and "; 4 annotations" in faults[1].what
 
 
 @pytest.mark.parametrize("width", ["64", 64.5, None, 0, float("nan"), 10**30])

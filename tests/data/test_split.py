@@ -89,7 +89,7 @@ def test_groups_stay_together() -> None:
 @pytest.mark.parametrize(
     ("group", "what"),
     [
-        ("key:nope", "none of the 4 images has an entry 'nope'"),
+        ("key:nope", "none of 4 images has an entry 'nope'"),
         ("^x", "has a file name that matches"),
         ("(x)?$", "none"),
     ],
@@ -104,7 +104,7 @@ def test_images_without_a_group_are_alone_and_counted(caplog: pytest.LogCaptureF
     names = [f"{'a_' if i < 4 else ''}{i}.png" for i in range(10)]
     parts = divide(made([[0]] * 10, names), Division(50, group="^(a)_"))
     assert len({image.file_name[0] == "a" for image in parts["val"].images if image.file_name[0] == "a"}) <= 1
-    assert len(parts["val"].images) == 5 and "6 of 10 images have no group by '^(a)_'" in caplog.text
+    assert len(parts["val"].images) == 5 and "6 of 10 images without a group by '^(a)_'" in caplog.text
     caplog.clear()
     divide(made([[0]] * 10, names), Division(50, group="key:patient"))
     assert not caplog.records
@@ -120,7 +120,7 @@ def test_in_place_pictures_that_are_not_there_are_told(tmp_path: Path, caplog: p
     root = sets.make(tmp_path)
     (root / "images" / "val0.png").unlink()
     split_in_place(root, Division(50))
-    assert "1 pictures are not there, the first: val0.png" in caplog.text
+    assert "1 image file is missing, the first: val0.png" in caplog.text
     assert sum(len(dataset.images) for dataset in load(root).values()) == 7
 
 

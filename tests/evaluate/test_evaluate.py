@@ -116,9 +116,9 @@ def test_pictures_that_cannot_be_used(data: Dataset, caplog: pytest.LogCaptureFi
 def test_no_picture_at_all(data: Dataset) -> None:
     for image in data.images:
         data.path(image).unlink()
-    with pytest.raises(DatasetError, match=r"none of the 6 pictures of 'val' can be used: picture0.png: "):
+    with pytest.raises(DatasetError, match=r"none of 6 images of 'val' can be used: picture0.png: "):
         evaluate(lambda _: NONE, data)
-    with pytest.raises(DatasetError, match="none of the 0 pictures"):
+    with pytest.raises(DatasetError, match="none of 0 images"):
         evaluate(lambda _: NONE, replace(data, images=[]))
 
 

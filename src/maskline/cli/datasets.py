@@ -12,7 +12,7 @@ import click
 
 from maskline.cli.dataset_options import dataset_options
 from maskline.errors import ParameterError
-from maskline.wording import shortened
+from maskline.wording import counted, shortened
 
 if TYPE_CHECKING:
     from maskline.data.crowds import Crowd
@@ -49,7 +49,6 @@ def check(
     Writes a report to look at (check_dataset/report.html) and all faults as JSON.
     """
     from maskline.data.check_dataset import FOLDER, PASSED, examine
-    from maskline.data.faults import counted
     from maskline.data.fix import fix
 
     reading, result = examine(folder, output, data_format, images, crowd=crowd, strict=strict)
@@ -62,8 +61,9 @@ def check(
     if target is not None:
         fixed = fix(reading, target, folder)
         for name, (before, after) in fixed.counts.items():
-            kept, annotations = (f"{new} of {old}" for old, new in zip(before, after, strict=True))
-            click.echo(f"{target}: {name}: {kept} images, {annotations} annotations")
+            nouns = zip(("image", "annotation"), before, after, strict=True)
+            kept = ", ".join(f"{new} of {counted(old, noun)}" for noun, old, new in nouns)
+            click.echo(f"{target}: {name}: {kept}")
         mended = counted(fixed.number("mended"), "fault")
         left_out, left = fixed.number("left out"), fixed.number("left")
         click.echo(f"{target}: {mended} mended, {left_out} more by leaving out, {left} left; all are in fixes.json")
@@ -95,7 +95,7 @@ def convert(
     _print_faults(done.faults)
     _print_notes(done.notes)
     for split, dataset in done.splits.items():
-        click.echo(f"{split}: {len(dataset.images)} images, {len(dataset.annotations)} annotations")
+        click.echo(f"{split}: {_size(dataset)}")
     click.echo(f"{target}: from {done.source_format} to {to.lower()}")
 
 
@@ -131,12 +131,14 @@ def split(
     else:
         parts = split_in_place(folder, how)
     for name, dataset in parts.items():
-        click.echo(f"{name}: {len(dataset.images)} images, {len(dataset.annotations)} annotations")
+        click.echo(f"{name}: {_size(dataset)}")
+
+
+def _size(dataset: Dataset) -> str:
+    return f"{counted(len(dataset.images), 'image')}, {counted(len(dataset.annotations), 'annotation')}"
 
 
 def _contents(dataset: Dataset) -> str:
-    from maskline.data.faults import counted
-
     crowds = sum(annotation.crowd for annotation in dataset.annotations)
     told = f"{counted(len(dataset.images), 'image')}, {counted(len(dataset.annotations) - crowds, 'instance')}"
     return f"{told}, {counted(crowds, 'crowd region')}" if crowds else told

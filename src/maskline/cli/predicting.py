@@ -13,6 +13,7 @@ import click
 from maskline.cli.running import MODEL, MODEL_DIR, THRESHOLD, Running, gathered, running_options
 from maskline.errors import DownloadError, InputError, ParameterError
 from maskline.progress import track
+from maskline.wording import counted
 
 if TYPE_CHECKING:
     from maskline.runtime.predictor import Predictor
@@ -159,8 +160,9 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
     told = [sources.not_predicted(left_out)] * bool(left_out) + [sources.not_read(unread)] * bool(unread)
     click.echo("; ".join((f"images: {images}, instances: {instances}{saved}", *told)), err=True)
     if filled:
-        click.echo(f"holes in {filled} masks are filled in the JSON: --mask-format rle keeps them", err=True)
+        masks = counted(filled, "mask is", "masks are")
+        click.echo(f"holes: {masks} filled in the JSON; --mask-format rle keeps them", err=True)
     if reaching:
-        masks = "1 mask lies" if reaching == 1 else f"{reaching} masks lie"
+        masks = counted(reaching, "mask lies", "masks lie")
         share = f"{OUTSIDE_WORTH_TELLING:.0%}"
         click.echo(f"{masks} more than {share} outside the box that cuts it: add --grow-boxes to keep all", err=True)

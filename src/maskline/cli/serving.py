@@ -14,6 +14,7 @@ import click
 from maskline.checks import check_count
 from maskline.cli.running import MODEL, MODEL_DIR, THRESHOLD, Running, gathered, running_options
 from maskline.errors import MissingDependencyError, ParameterError
+from maskline.wording import counted
 
 if TYPE_CHECKING:
     from maskline.runtime.device import Device
@@ -193,7 +194,7 @@ def divided(running: Running, devices: Sequence[Device], workers: int | None) ->
     usual = min(CPU_WORKERS, cores()) if tuple(devices) == (CPU,) else len(devices)
     count = usual if workers is None else check_count(workers, "--workers", 256)
     if count < len(devices):
-        raise ParameterError(f"--workers {count} for {len(devices)} devices: expected one for each at least")
+        raise ParameterError(f"--workers {count} for {counted(len(devices), 'device')}: expected one for each at least")
     threads = running.threads
     if threads is None and count > CPU_WORKERS:
         threads = max(1, CPU_WORKERS * cores() // count)

@@ -98,7 +98,7 @@ def _read(source: Source, format_: str | None) -> Reading:
     if any(layout.paddlex_name(split) in candidates.get("coco", ()) for split in SPLITS):
         reading = get("coco").read(source)
         faults = [
-            Fault("file-repeated", next(iter(reading.splits)), files[0], f"{len(files)} {get(name).TITLE} files")
+            Fault("file-repeated", next(iter(reading.splits)), files[0], counted(len(files), f"{get(name).TITLE} file"))
             for name, files in candidates.items()
             if name != "coco"
         ]

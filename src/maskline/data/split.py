@@ -201,7 +201,8 @@ def split_in_place(root: Path, how: Division) -> dict[str, Dataset]:
     divided = divide(merged, how)
     missing = [image.file_name for d in splits.values() for image in d.images if not is_file(d.path(image))]
     if missing:
-        log.warning("%d pictures are not there, the first: %s; `maskline check` tells all", len(missing), missing[0])
+        told = counted(len(missing), "image file is", "image files are")
+        log.warning("%s missing, the first: %s; `maskline check` lists all", told, missing[0])
     files = {split: folder / layout.annotation_name(split, merged.source) for split in divided}
     files |= {split: dataset.source for split, dataset in splits.items() if split in divided}
     write_in_place(divided, files)
@@ -268,9 +269,10 @@ def _units(dataset: Dataset, images: Sequence[ImageRecord], group: str | None) -
             found[name].append(image)
     if images and not found:
         what = f"an entry {group.removeprefix(BY_KEY)!r}" if group.startswith(BY_KEY) else "a file name that matches"
-        raise ParameterError(f"group is {group!r}: none of the {len(images)} images has {what}")
+        raise ParameterError(f"group is {group!r}: none of {counted(len(images), 'image')} has {what}")
     if alone:
-        log.warning("%d of %d images have no group by %r: each is on its own", len(alone), len(images), group)
+        told = f"{len(alone)} of {counted(len(images), 'image')}"
+        log.warning("%s without a group by %r: each is on its own", told, group)
     return [*found.values(), *alone]
 
 

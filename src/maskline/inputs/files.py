@@ -167,8 +167,7 @@ def _is_left_out(path: str, suffix: str) -> bool:
 
 def not_predicted(left_out: Counter[str]) -> str:
     """``3 files were not predicted: 2 .heic, 1 .mp4``; by suffix."""
-    count = left_out.total()
-    return f"{'1 file was' if count == 1 else f'{count} files were'} not predicted: {_each(left_out)}"
+    return f"{counted(left_out.total(), 'file was', 'files were')} not predicted: {_each(left_out)}"
 
 
 def not_read(reasons: Counter[str]) -> str:

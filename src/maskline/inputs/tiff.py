@@ -20,6 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from maskline.errors import InputError
 from maskline.inputs.arrays import from_pillow, turn, wrong_pixels
 from maskline.inputs.picture import DAMAGE, MAX_PIXELS, Found, Levels, Picture, check_size, fault
+from maskline.wording import counted
 
 TIFF: dict[bytes, Literal["<", ">"]] = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # byte orders
 ORIENTATION = 0x0112  # the tag that says how a page is turned, here and in EXIF data
@@ -169,7 +170,7 @@ class _Page:
         if channels not in (1, 3, 4) or (grey and channels != 1):
             marked = " that are not marked as RGB" if channels in (3, 4) else ""
             raise InputError(
-                f"{channels} channels{marked}: expected 1, 3 or 4; save the three to look at as RGB"
+                f"{counted(channels, 'channel')}{marked}: expected 1, 3 or 4; save the three to look at as RGB"
             ).because("not supported")
 
     def check_place(self) -> None:

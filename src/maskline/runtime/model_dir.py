@@ -16,6 +16,7 @@ from maskline.checks import check_score
 from maskline.errors import InputNotFoundError, ModelError, ParameterError
 from maskline.files import read_yaml
 from maskline.runtime.graph import Record
+from maskline.wording import counted
 
 #: The graph's file by format; the first one there is taken. The weights of OpenVINO's are in ``inference.bin``.
 GRAPH_FILES = {"onnx": "inference.onnx", "ort": "inference.ort", "openvino": "inference.xml"}
@@ -47,8 +48,8 @@ class ModelDir:
             )
         if self.labels is not None and len(self.labels) != len(record.labels):
             raise ModelError(
-                f"{self.graph_path.with_name(CONFIG_FILE)} lists {len(self.labels)} labels, "
-                f"the model has {len(record.labels)} classes: label_list needs one name for each"
+                f"{self.graph_path.with_name(CONFIG_FILE)} lists {counted(len(self.labels), 'label')}, "
+                f"the model has {counted(len(record.labels), 'class', 'classes')}: label_list needs one name for each"
             )
 
 

@@ -23,6 +23,7 @@ from maskline.runtime.opening import open_graphs
 from maskline.runtime.parallel import spread
 from maskline.runtime.postprocess import to_instances
 from maskline.runtime.thresholds import Threshold, by_class
+from maskline.wording import counted
 
 
 class Predictor:
@@ -157,7 +158,9 @@ class Predictor:
         """
         given = [None] * len(images) if thresholds is None else thresholds
         if len(given) != len(images):
-            raise ParameterError(f"{len(given)} thresholds for {len(images)} images: expected one for each")
+            raise ParameterError(
+                f"{counted(len(given), 'threshold')} for {counted(len(images), 'image')}: expected one for each"
+            )
         each = [self._thresholds(self.threshold if threshold is None else threshold) for threshold in given]
         return self._detect(self._graphs[0], images, each, self.grow_boxes)
 

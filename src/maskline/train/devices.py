@@ -9,6 +9,7 @@ import torch
 
 from maskline.errors import DeviceError, ParameterError
 from maskline.runtime.device import Device, available, device_text, may_fall_back, missing, parse_devices
+from maskline.wording import counted
 
 #: Kinds of `maskline.runtime.device`: torch's name, and the variable that says which of them a process sees. Those of
 #: makers who keep to CUDA's names have torch's.
@@ -80,7 +81,9 @@ def choose(device: str | None, processes: int) -> Devices:
     if kind == "cpu" and len(chosen) == 1:
         return Devices(kind, processes)
     if processes not in (1, len(chosen)):
-        raise ParameterError(f"processes is {processes}, but {device} is {len(chosen)} devices with one process each")
+        raise ParameterError(
+            f"processes is {processes}, but {device} is {counted(len(chosen), 'device')}: one process on each"
+        )
     if kind == "cpu":
         return Devices(kind, len(chosen))
     if len(set(chosen)) < len(chosen):
