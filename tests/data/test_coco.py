@@ -309,7 +309,7 @@ def test_a_fault_says_where_what_and_what_to_do(tmp_path: Path) -> None:
     content["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
     _, (fault,), _ = coco.read(sets.save(tmp_path, "train", content), tmp_path, "train")
     text = str(fault)
-    for part in ("error", "instance_train.json", "annotation 1000", "[1, 2, 3, 4]", "a.png", "draw it anew"):
+    for part in ("error", "instance_train.json", "annotation 1000", "[1, 2, 3, 4]", "a.png", "redraw it"):
         assert part in text
     assert fault.as_dict()["annotation_id"] == 1000 and fault.as_dict()["image_id"] == 1
 

@@ -24,15 +24,19 @@ FAULTS_TOLD = 5  # of a kind
 _crowd = click.option(
     "--crowd",
     type=click.Choice(["instances", "regions"]),
-    help="What iscrowd 1 means: single objects (CVAT marks masks of its brush and of SAM so), or regions of many.",
+    help="What iscrowd: 1 means: single objects (as in CVAT's exports of brush and SAM masks), or crowd regions.",
 )
 
 
 @click.command()
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
 @dataset_options
-@click.option("--output", default="output", show_default=True, type=click.Path(path_type=Path), help="For the report.")
-@click.option("--fix", "target", metavar="NEW", type=click.Path(path_type=Path), help="Write a corrected copy here.")
+@click.option(
+    "--output", default="output", show_default=True, type=click.Path(path_type=Path), help="Folder for the report."
+)
+@click.option(
+    "--fix", "target", metavar="NEW", type=click.Path(path_type=Path), help="Write a corrected copy to this new folder."
+)
 @_crowd
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 def check(
@@ -44,9 +48,9 @@ def check(
     crowd: Crowd | None,
     strict: bool,
 ) -> None:
-    """Check a data set: every record, image and mask. Exit code 1 if it has errors.
+    """Check every record, image and mask of a data set. The exit code is 1 if there are errors.
 
-    Writes a report to look at (check_dataset/report.html) and all faults as JSON.
+    Writes a report (check_dataset/report.html) and a list of all faults (check_dataset/faults.json).
     """
     from maskline.data.check_dataset import FOLDER, PASSED, examine
     from maskline.data.fix import fix
@@ -77,7 +81,7 @@ def check(
 @click.argument("target", metavar="NEW", type=click.Path(path_type=Path))
 @click.option("--to", required=True, metavar="FORMAT", help="coco, labelme, yolo, voc or cvat.")
 @dataset_options
-@click.option("--skip-errors", is_flag=True, help="Leave out what can't be read, with a warning.")
+@click.option("--skip-errors", is_flag=True, help="Skip what can't be read, with a warning.")
 @_crowd
 def convert(
     source: Path,
@@ -102,11 +106,22 @@ def convert(
 @click.command()
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
 @dataset_options
-@click.option("--val", type=float, default=20, show_default=True, metavar="PERCENT", help="Share to evaluate with.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another division.")
-@click.option("--stratify", is_flag=True, help="Give each class its share in both parts.")
-@click.option("--group", metavar="KIND", help="Keep together: folder, similar, key:NAME, or a regular expression.")
-@click.option("--output", metavar="NEW", type=click.Path(path_type=Path), help="A new data set. Default: DIR itself.")
+@click.option(
+    "--val", type=float, default=20, show_default=True, metavar="PERCENT", help="Percentage of images in val."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the split.")
+@click.option("--stratify", is_flag=True, help="Keep the class proportions in both splits.")
+@click.option(
+    "--group",
+    metavar="KIND",
+    help="Keep groups of images together: folder, similar, key:NAME, or a regular expression.",
+)
+@click.option(
+    "--output",
+    metavar="NEW",
+    type=click.Path(path_type=Path),
+    help="Write a new data set here. Default: split in place.",
+)
 def split(
     folder: Path,
     data_format: str | None,
@@ -117,9 +132,9 @@ def split(
     group: str | None,
     output: Path | None,
 ) -> None:
-    """Divide a data set anew into train and val.
+    """Split a data set into train and val at random.
 
-    In place by default: the annotation files that were there are kept as .bak.
+    By default in place: existing annotation files are kept as .bak.
     """
     from maskline.data.split import Division, split_in_place, split_into
 

@@ -39,26 +39,29 @@ class Showing:
 
 _OPTIONS = (
     THRESHOLD,
-    click.option("--save-path", metavar="DIR", help="Save pictures and JSON here."),
+    click.option("--save-path", metavar="DIR", help="Save drawn images and JSON files here."),
     click.option(
         "--mask-format",
         metavar="FORM",
         default="list",
         show_default=True,
-        help="In the JSON: list, rle, or polygon, which fills holes.",
+        help="Form of masks in the JSON files: list, rle, or polygon (which fills holes).",
     ),
     click.option(
-        "--export", "exports", metavar="FORMATS", help="To --save-path too: coco, coco-results, labelme, csv."
+        "--export",
+        "exports",
+        metavar="FORMATS",
+        help="Also write these formats to --save-path: coco, coco-results, labelme, csv.",
     ),
     click.option(
         "--simplify",
         type=click.FloatRange(min=0),
         metavar="PIXELS",
-        help="Simplify the polygons of --export labelme by up to this. Default: 0, every pixel is kept.",
+        help="Tolerance for simplifying polygons with --export labelme. Default: 0, exact to the pixel.",
     ),
-    click.option("--grow-boxes", is_flag=True, help="Enlarge boxes to hold their whole mask, instead of cutting it."),
-    click.option("--skip-errors", is_flag=True, help="Leave out inputs that can't be read, with a warning."),
-    click.option("--quiet", is_flag=True, help="Don't print the results."),
+    click.option("--grow-boxes", is_flag=True, help="Enlarge each box to fit its mask, instead of cropping the mask."),
+    click.option("--skip-errors", is_flag=True, help="Skip inputs that can't be read, with a warning."),
+    click.option("--quiet", is_flag=True, help="Do not print the results."),
 )
 
 
