@@ -162,7 +162,7 @@ class _Reader:
                 for name in _label_names(element):
                     self.class_id(name)
             elif element.tag == "track":
-                raise DatasetError(f"{path} is an export as 'CVAT for video': export it anew as 'CVAT for images 1.1'")
+                raise DatasetError(f"{path} is in the format 'CVAT for video': export it as 'CVAT for images 1.1'")
             elif element.tag == "image":
                 split = self.split(element, path)
                 with self.refusing(element, path, split):
@@ -338,7 +338,7 @@ def _region(shape: Element, size: tuple[int, int]) -> Segmentation:
     if shape.tag == "mask":
         return _pixels(shape, size)
     if shape.tag not in _OUTLINES:
-        raise UnusableError("no-mask", f"a {shape.tag} is no region: expected {', '.join((*_OUTLINES, 'mask'))}")
+        raise UnusableError("no-mask", f"a {shape.tag} is not a region: expected {', '.join((*_OUTLINES, 'mask'))}")
     return (closed(_OUTLINES[shape.tag](shape), shape.tag),)
 
 
@@ -416,12 +416,15 @@ class _Writer:
 
     def notes(self) -> list[str]:
         told = [
-            (self.crowds, "crowd regions carry the attribute iscrowd: CVAT shows them as ordinary objects"),
-            (self.attributes, "annotations lose their attributes"),
-            (self.masks, "masks with holes are <mask> shapes, which FiftyOne and the import into a CVAT project skip"),
-            (self.empty, "annotations without a pixel are left out"),
+            (self.crowds, "crowd regions written with the attribute iscrowd, which CVAT shows as ordinary objects"),
+            (self.attributes, "annotations that lose their attributes"),
+            (
+                self.masks,
+                "masks with holes written as <mask> shapes, which FiftyOne and CVAT projects skip",
+            ),
+            (self.empty, "annotations without pixels left out"),
         ]
-        return [f"{number} {what}" for number, what in told if number] + renamed(self.labels, "to fit XML")
+        return [f"{what}: {number}" for number, what in told if number] + renamed(self.labels, "to fit XML")
 
     def copy(self, split: str, dataset: Dataset) -> Dataset:
         """The split with its pictures copied to the folder of its subset, under names that XML can hold."""

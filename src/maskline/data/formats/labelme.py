@@ -408,11 +408,11 @@ class _Losses:
     def notes(self) -> list[str]:
         """A line for each kind there is."""
         told = [
-            (self.crowd, "crowd regions carry the flag iscrowd: other tools take them for ordinary objects"),
-            (self.masks, "masks with holes are shapes of the type mask, which LabelMe has from version 5.4 on"),
-            (self.empty, "annotations without a pixel are left out"),
+            (self.crowd, "crowd regions written with the flag iscrowd, which other tools treat as ordinary objects"),
+            (self.masks, "masks with holes written as shapes of the type mask, supported since LabelMe 5.4"),
+            (self.empty, "annotations without pixels left out"),
         ]
-        return [f"{count} {what}" for count, what in told if count]
+        return [f"{what}: {count}" for count, what in told if count]
 
 
 class _Writer:

@@ -140,11 +140,11 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
 
 
 _NOTES = {
-    "empty": "{} annotations without pixels are left out",
-    "crowd": "{} crowd regions are written as ordinary objects",
-    "joined": "{} instances of several parts or with holes are written as one polygon, joined by bridges without width",
-    "redrawn": "{} instances are drawn anew along their pixels: polygons overlap, leave the picture or are too fine",
-    "renamed": "{} pictures get another name: labels go by the name without suffix, and by the folder images",
+    "empty": "annotations without pixels left out: {}",
+    "crowd": "crowd regions written as ordinary objects: {}",
+    "joined": "instances with holes or several parts written as one polygon, joined by bridges without width: {}",
+    "redrawn": "instances redrawn along their pixels, as their polygons overlap, leave the image or are too fine: {}",
+    "renamed": "images renamed, as labels are found by the name without suffix and by the folder images: {}",
 }
 
 
