@@ -110,7 +110,7 @@ def test_pictures_that_cannot_be_used(data: Dataset, caplog: pytest.LogCaptureFi
     assert [skipped.file for skipped in done.skipped] == ["picture0.png", "picture1.png", "picture3.png"]
     assert "it is 80 x 60, but listed as 100 x 60" in done.skipped[2].reason
     assert done.counts.images == 3 and done.ap == 1
-    assert done.notes[0].startswith("pictures left out: 3, the first: picture0.png: ")
+    assert done.notes[0].startswith("images left out: 3, the first: picture0.png: ")
 
 
 def test_no_picture_at_all(data: Dataset) -> None:

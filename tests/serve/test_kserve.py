@@ -138,7 +138,7 @@ def test_answers_byte_by_byte() -> None:
 def test_a_body_without_json_is_one_text() -> None:
     """F53: as Triton has it, ``curl --data-binary @request.json`` with a header of 0 is a request."""
     assert parse(TEXT.encode(), 0, limit=1) == InferRequest(None, (TEXT,), (1, 1), True)
-    with pytest.raises(ParameterError, match=r"the body is no text in UTF-8 \(byte 1\)"):
+    with pytest.raises(ParameterError, match=r"the body is not text in UTF-8 \(byte 1\)"):
         parse(b"a\xff", 0, limit=1)
 
 
@@ -220,11 +220,11 @@ def test_requests_that_are_refused(body: object, told: str) -> None:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        (b"", "the request is no JSON: Expecting value at character 0"),
+        (b"", "the request is not JSON: Expecting value at character 0"),
         (b"image=1", "the request is no JSON"),
-        (b'{"inputs": "\xff"}', r"the JSON is no text in UTF-8 \(byte 12\)"),
-        ("{}".encode("utf-16"), "the JSON is no text in UTF-8"),
-        (b"\xef\xbb\xbf{}", "the request is no JSON: Unexpected UTF-8 BOM"),
+        (b'{"inputs": "\xff"}', r"the JSON is not text in UTF-8 \(byte 12\)"),
+        ("{}".encode("utf-16"), "the JSON is not text in UTF-8"),
+        (b"\xef\xbb\xbf{}", "the request is not JSON: Unexpected UTF-8 BOM"),
         (b"[" * 50_000, "the JSON is nested too deeply"),
         (b'{"a":' * 50_000, "the JSON is nested too deeply"),
         (b'{"id": ' + b"9" * 5000 + b"}", "the JSON has a number of too many digits"),
@@ -252,7 +252,7 @@ def test_bodies_that_are_no_request(body: bytes, told: str) -> None:
         (binary_body([TEXT], size=10**30), 0, b"", "binary_data_size is 1000"),
         (binary_body([TEXT], size=False), 19, b"", "element 0 of the binary data"),
         (binary_body([""], size=True), 3, b"", "binary_data_size is True"),
-        (binary_body([TEXT], size=5), 19, b"\1\0\0\0\xff", r"element 0 is no text in UTF-8 \(byte 0\)"),
+        (binary_body([TEXT], size=5), 19, b"\1\0\0\0\xff", r"element 0 is not text in UTF-8 \(byte 0\)"),
         (binary_body([TEXT, TEXT], input_shape=[1, 1]), 0, b"", "19 bytes left after 1 element,"),
         (binary_body([TEXT], input_shape=[2, 1]), 0, b"", "element 1 of the binary data ends 4 bytes after"),
         (binary_body([TEXT], input_data=[TEXT], input_parameters=None), 0, b"", "is not given, but 19 bytes follow"),

@@ -290,7 +290,7 @@ def test_coco_results_with_the_ids_of_a_data_set(tmp_path: Path, caplog: pytest.
 def test_a_file_that_is_no_data_set(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "val.json").write_text(text)
-    with pytest.raises(InputError, match=r"val\.json is no readable COCO data set") as caught:
+    with pytest.raises(InputError, match=r"val\.json is not a readable COCO data set") as caught:
         CocoResultsWriter(tmp_path / "found.json", annotations=tmp_path / "val.json")
     assert "\n" not in str(caught.value)
 

@@ -79,7 +79,7 @@ class Serving:
         try:
             return Path(self.api_key_file).read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "it is not text"
             raise ParameterError(f"--api-key-file {self.api_key_file} can't be read: {reason}") from None
 
 

@@ -413,7 +413,7 @@ class _Reader:
         if len(good) > sum(ring is not None for ring in plain):
             self.fault("polygon-flat", f"annotation {key!r} has the segmentation {short(given)}", image.id, key)
         if broken:
-            more = f", and {len(broken) - 1} more are no polygons" if len(broken) > 1 else ""
+            more = f", and {len(broken) - 1} more are not polygons" if len(broken) > 1 else ""
             what = f"polygon {broken[0] + 1} of {len(given)} is {short(given[broken[0]])}{more}"
             self.fault("polygon-broken", f"annotation {key!r}: {what}", image.id, key, lost=not good)
         return good or None

@@ -98,7 +98,7 @@ class _Pictures:
     def next_given(self, instances: Instances) -> ImageRecord:
         """The image that a prediction is of. Raises ParameterError if it can't be."""
         if not self.given:
-            raise ParameterError("predict gave more results than it was given pictures")
+            raise ParameterError("predict gave more results than it got images")
         image = self.given.popleft()
         if tuple(instances.size) != image.size:
             raise ParameterError(

@@ -99,7 +99,7 @@ class Cost:
             what = f"{1 - share:.0%} of what is found"
         else:
             return ""
-        return f"8 bits change {what}: calibrate with pictures like those it will meet, or keep float32"
+        return f"8 bits change {what}: calibrate with images like those it will be used on, or keep float32"
 
     def summary(self) -> str:
         """A table for a terminal."""

@@ -49,7 +49,7 @@ def find(source: Path) -> Samples:
         DatasetError: a data set with errors.
     """
     if not source.is_dir():
-        raise InputNotFoundError(f"no folder {source}: int8 needs a data set, or a folder of some dozens of pictures")
+        raise InputNotFoundError(f"no folder {source}: int8 needs a data set, or a folder with dozens of images")
     splits = _splits(source)
     if {"train", "val"} <= set(splits):
         annotated = splits["val"]

@@ -127,7 +127,7 @@ def _read_config(path: Path) -> tuple[tuple[str, ...] | None, float | None]:
     config = _read_yaml(path)
     labels, threshold = config.get("label_list"), config.get("draw_threshold")
     if labels is not None and not (isinstance(labels, list) and all(isinstance(v, str | int) for v in labels)):
-        raise ModelError(f"{path}: label_list is no list of names: mend it or export the model again")
+        raise ModelError(f"{path}: label_list is not a list of names: correct it or export the model again")
     try:
         score = None if threshold is None else check_score(threshold, "draw_threshold")
     except ParameterError as error:

@@ -285,7 +285,7 @@ def _json(data: bytes) -> Any:
     except RecursionError:
         raise ParameterError("the JSON is nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise ParameterError(f"the request is no JSON: {error.msg} at character {error.pos}") from None
+        raise ParameterError(f"the request is not JSON: {error.msg} at character {error.pos}") from None
     except ValueError:
         raise ParameterError("the JSON has a number of too many digits") from None
 
@@ -381,7 +381,7 @@ def _decoded(data: bytes | memoryview, what: str) -> str:
     try:
         return str(data, "utf-8")
     except UnicodeDecodeError as error:
-        raise ParameterError(f"{what} is no text in UTF-8 (byte {error.start})") from None
+        raise ParameterError(f"{what} is not text in UTF-8 (byte {error.start})") from None
 
 
 def _wants_binary(request: dict[str, Any]) -> bool:

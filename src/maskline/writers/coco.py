@@ -234,7 +234,7 @@ class _Ids:
                 self._images.setdefault(parts[-1], []).append((parts, record["id"]))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise InputError(f"{path} is no readable COCO data set ({reason})") from None
+            raise InputError(f"{path} is not a readable COCO data set ({reason})") from None
 
     def image(self, path: str | None) -> Id:
         """The id of the image whose file name is the end of a path. Raises InputError unless there is just one."""
