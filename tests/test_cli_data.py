@@ -149,7 +149,7 @@ def test_odd_names_are_printed_as_they_can_be(tmp_path: Path) -> None:
     for arguments, told in (
         (("check", "set"), "image-missing"),
         (("convert", "set", "new", "--to", "coco"), "errors in the data set"),
-        (("convert", "set", "new", "--to", "labelme", "--skip-errors"), "a class gets an escape"),
+        (("convert", "set", "new", "--to", "labelme", "--skip-errors"), "the class name is escaped"),
         (("split", "set"), "errors in the data set"),
     ):
         done = run(*arguments, cwd=tmp_path)

@@ -177,7 +177,7 @@ def test_shapes_that_are_no_region_are_told(tmp_path: Path, shape: str) -> None:
     inner = '<points label="joint" points="1,1"/>' if shape == "skeleton" else ""
     reading = read_shapes(tmp_path, f'<{shape} label="cat" points="1,2;3,4;9,1">{inner}</{shape}>{SQUARE}')
     assert codes(reading) == ["no-mask"]
-    assert f"a {shape} is no region" in reading.faults[0].what and reading.faults[0].image_id == 1
+    assert f"a {shape} is not a region" in reading.faults[0].what and reading.faults[0].image_id == 1
     assert len(reading.splits["all"].annotations) == 1
 
 

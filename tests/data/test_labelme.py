@@ -183,9 +183,9 @@ def test_a_mask_is_cut_at_the_image(tmp_path: Path, corner: tuple[int, int], exp
     ("bad", "code", "words"),
     [
         (shape(kind="linestrip"), "no-mask", "linestrip"),
-        (shape(kind="line", points=[[1, 1], [9, 9]]), "no-mask", "'line' is no region"),
+        (shape(kind="line", points=[[1, 1], [9, 9]]), "no-mask", "'line' is not a region"),
         (shape(kind="point", points=[[1, 1]]), "no-mask", "'point'"),
-        (shape(kind=["x"]), "no-mask", "no region"),
+        (shape(kind=["x"]), "no-mask", "not a region"),
         (shape(points=[[1, 1], [9, 9]]), "polygon-broken", "encloses nothing"),
         (shape(points=[[1, 1], [5, 1], [9, 1]]), "polygon-broken", "encloses nothing"),
         (shape(points=[[1, 1], [5, 1], [9, float("nan")]]), "polygon-broken", "pairs of numbers"),

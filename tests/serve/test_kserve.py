@@ -221,7 +221,7 @@ def test_requests_that_are_refused(body: object, told: str) -> None:
     ("body", "told"),
     [
         (b"", "the request is not JSON: Expecting value at character 0"),
-        (b"image=1", "the request is no JSON"),
+        (b"image=1", "the request is not JSON"),
         (b'{"inputs": "\xff"}', r"the JSON is not text in UTF-8 \(byte 12\)"),
         ("{}".encode("utf-16"), "the JSON is not text in UTF-8"),
         (b"\xef\xbb\xbf{}", "the request is not JSON: Unexpected UTF-8 BOM"),
