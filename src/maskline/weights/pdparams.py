@@ -427,9 +427,7 @@ def _named_arrays(root: object, allowance: _Allowance) -> dict[str, Array]:
     others = [name for name in entries if name not in arrays]
     if others:
         found = _some(others, lambda name: f"{_quote(name)} is {_kind(entries[name])}")
-        raise _FaultError(
-            f"{len(others)} of {counted(len(entries), 'entry', 'entries')} not arrays: {found}", _SAVE_AGAIN
-        )
+        raise _FaultError(f"entries that are not arrays: {len(others)} of {len(entries)}: {found}", _SAVE_AGAIN)
     if not arrays:
         raise _FaultError("holds no arrays (an empty dict)", _SAVE_AGAIN)
     return _join_slices(arrays, root[_SLICE_TABLE], allowance) if _SLICE_TABLE in root else arrays

@@ -418,10 +418,7 @@ class _Writer:
         told = [
             (self.crowds, "crowd regions written with the attribute iscrowd, which CVAT shows as ordinary objects"),
             (self.attributes, "annotations that lose their attributes"),
-            (
-                self.masks,
-                "masks with holes written as <mask> shapes, which FiftyOne and CVAT projects skip",
-            ),
+            (self.masks, "masks with holes written as <mask> shapes, which FiftyOne and CVAT projects skip"),
             (self.empty, "annotations without pixels left out"),
         ]
         return [f"{what}: {number}" for number, what in told if number] + renamed(self.labels, "to fit XML")
