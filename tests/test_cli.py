@@ -57,10 +57,10 @@ def test_holes_are_kept_for_labelme_and_counted_where_polygons_lose_them(tiny_mo
     (sheet,) = (tmp_path / "exact" / "labelme").glob("*.json")
     shapes = json.loads(sheet.read_text())["shapes"]
     holes = sum(shape["shape_type"] == "mask" for shape in shapes)
-    assert holes and f"\nholes in {holes} masks are filled in the JSON: --mask-format rle keeps them\n" in exact.stderr
+    assert holes == 1 and "\nholes: 1 mask is filled in the JSON; --mask-format rle keeps them\n" in exact.stderr
     simple = run(*run_once, tmp_path / "simple", "--export", "labelme", "--mask-format", "rle", "--simplify", 1)
     fewer = json.loads((tmp_path / "simple" / "labelme" / sheet.name).read_text())["shapes"]
-    assert simple.returncode == 0 and "holes in" not in simple.stderr
+    assert simple.returncode == 0 and "holes" not in simple.stderr
     assert [shape["shape_type"] for shape in fewer] == [shape["shape_type"] for shape in shapes]
     assert sum(len(shape["points"]) for shape in fewer) < sum(len(shape["points"]) for shape in shapes) / 2
 
@@ -89,6 +89,7 @@ def bad(tmp_path: Path) -> Path:
         (["{bad}/cut.jpg"], "cut.jpg", 1),
         (["{bad}/nothing.jpg"], "nothing.jpg", 1),
         (["{bad}/empty"], "empty", 1),
+        (["{bad}/" + "x" * 300 + ".jpg"], f"...{'x' * 84}.jpg': no such file or folder", 1),
         (["{photo}", "--threshold", "2"], "threshold is 2.0: expected a number from 0 to 1", 2),
         (["{photo}", "--device", "gpu:0"], "device 'gpu:0' is not available", 1),
         (["{photo}", "--device", "tpu"], "unknown device 'tpu'", 2),
@@ -125,9 +126,14 @@ def test_a_damaged_model_gives_one_line(tiny_model_dir: Path, tmp_path: Path) ->
 
 def test_bad_files_can_be_skipped(bad: Path, tiny_model_dir: Path) -> None:
     """B20."""
-    done = run("predict", bad / "cut.jpg", PHOTO, bad / "text.png", "--model-dir", tiny_model_dir, "--skip-errors")
+    names = ("cut.jpg", "nothing.jpg", "missing.jpg", "text.png")
+    done = run(
+        "predict", PHOTO, *(bad / n for n in (*names, "cut.jpg")), "--model-dir", tiny_model_dir, "--skip-errors"
+    )
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
-    assert "cut.jpg" in done.stderr and "text.png" in done.stderr and "images: 1" in done.stderr
+    assert all(name in done.stderr for name in names)
+    told = "5 inputs could not be read: 2 damaged, 1 empty, 1 missing, 1 not supported"
+    assert re.search(rf"^images: 1, instances: \d+; {told}$", done.stderr, re.MULTILINE)
 
 
 def test_files_that_are_not_predicted_are_counted(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -173,9 +179,41 @@ def test_long_names_end_no_run(tiny_model_dir: Path, tmp_path: Path) -> None:
     assert len(set(names)) == 4
 
 
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_folder_that_can_t_be_listed_is_told(
+    skip: bool,
+    tiny_model_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in ("a.jpg", "locked/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(PHOTO, tmp_path / name)
+    scan = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    command = ["predict", str(tmp_path), "--model-dir", str(tiny_model_dir), "--quiet"]
+    told = f"folder '{tmp_path / 'locked'}' can't be listed: Permission denied"
+    if skip:
+        main([*command, "--skip-errors"])
+        counts = r"^images: 1, instances: \d+; 1 input could not be read: 1 not accessible$"
+        assert re.search(counts, capsys.readouterr().err, re.MULTILINE) and f"skipped: {told}" in caplog.messages
+    else:
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == 1 and capsys.readouterr().err.splitlines()[-1] == f"maskline: {told}"
+
+
 def test_nothing_readable_is_an_error_even_when_skipping(bad: Path, tiny_model_dir: Path) -> None:
     done = run("predict", bad / "text.png", "--model-dir", tiny_model_dir, "--skip-errors")
-    assert done.returncode == 1 and "none of the inputs could be read" in done.stderr
+    assert done.returncode == 1 and "nothing was predicted: 1 input could not be read: 1 not supported" in done.stderr
 
 
 @pytest.mark.parametrize("target", ["{photo}", "{photo}/sub", "{out}/picture.jpg"])

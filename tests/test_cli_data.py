@@ -38,7 +38,7 @@ def test_errors_are_told_and_fail(tmp_path: Path) -> None:
     sets.save(root, "train", content)
     done = run("check", "set", "--fix", "fixed", cwd=tmp_path)
     assert done.returncode == 1 and "passed" not in done.stdout and "Traceback" not in done.stderr
-    assert "error: a polygon that encloses nothing or holds wrong numbers, 7 x; draw it anew" in done.stdout
+    assert "error: a polygon without area or with invalid numbers, 7 x; redraw it" in done.stdout
     assert "annotation 1000: polygon 1 of 1 is [1, 2] (image train0.png)" in done.stdout and "and 2 more" in done.stdout
     assert "fixed: train: 4 of 4 images, 8 of 15 annotations" in done.stdout
     assert "fixed: 1 fault mended, 7 more by leaving out, 0 left" in done.stdout
@@ -64,12 +64,12 @@ def test_crowds_that_are_objects(tmp_path: Path) -> None:
             annotation["iscrowd"] = int(isinstance(annotation["segmentation"], dict))
         sets.save(root, split, content)
     done = run("check", "set", cwd=tmp_path)
-    assert done.returncode == 1 and "9 of 15 annotations have iscrowd 1 (6 'cat', 3 'dog')" in done.stdout
+    assert done.returncode == 1 and "9 of 15 annotations with iscrowd 1 (6 'cat', 3 'dog')" in done.stdout
     assert "train: 4 images, 6 instances, 9 crowd regions; val:" in done.stdout
     done = run("convert", "set", "new", "--to", "coco", cwd=tmp_path)
     assert done.returncode == 1 and "--crowd instances" in done.stderr and not (tmp_path / "new").exists()
     done = run("check", "set", "--crowd", "instances", "--fix", "fixed", cwd=tmp_path)
-    assert done.returncode == 0 and "note: 9 crowd regions of train are read as instances" in done.stderr
+    assert done.returncode == 0 and "note: 9 crowd regions of train read as instances" in done.stderr
     assert sum(a["iscrowd"] for a in sets.load(tmp_path / "fixed", "train")["annotations"]) == 0
     done = run("convert", "set", "new", "--to", "coco", "--crowd", "regions", cwd=tmp_path)
     assert done.returncode == 0
@@ -149,7 +149,7 @@ def test_odd_names_are_printed_as_they_can_be(tmp_path: Path) -> None:
     for arguments, told in (
         (("check", "set"), "image-missing"),
         (("convert", "set", "new", "--to", "coco"), "errors in the data set"),
-        (("convert", "set", "new", "--to", "labelme", "--skip-errors"), "a class gets an escape"),
+        (("convert", "set", "new", "--to", "labelme", "--skip-errors"), "the class name is escaped"),
         (("split", "set"), "errors in the data set"),
     ):
         done = run(*arguments, cwd=tmp_path)

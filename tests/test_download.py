@@ -152,7 +152,7 @@ def test_resume(server: Server, target: Path, validator: dict[str, Any], stall: 
 
 def test_resume_in_a_later_call(server: Server, target: Path) -> None:
     server.play(serve(upto=300_000))
-    fails(server, target, "the connection broke", "asked 1 times", attempts=1)
+    fails(server, target, "the connection broke", "asked 1 time", attempts=1)
     assert left(target) == {".part", ".part.json"}
     server.play(serve())
     assert get(server, target, sha256=SHA).read_bytes() == BODY

@@ -253,11 +253,11 @@ def test_pictures_for_8_bits_that_cannot_be_used(tmp_path: Path, caplog: pytest.
     with pytest.raises(InputNotFoundError, match="no folder .*int8 needs a data set, or a folder"):
         samples.find(tmp_path / "none")
     (tmp_path / "one.png").write_bytes(b"")
-    with pytest.raises(InputError, match="has 0 pictures to calibrate with and 0 others to compare on"):
+    with pytest.raises(InputError, match="has 0 images to calibrate with and 0 others to compare on"):
         samples.find(tmp_path)
     assert "skipped: " in caplog.text
     shutil.copy(ASSETS / "nuclei.png", tmp_path / "two.png")
-    with pytest.raises(InputError, match="has 0 pictures to calibrate with and 1 others"):
+    with pytest.raises(InputError, match="has 0 images to calibrate with and 1 other"):
         samples.find(tmp_path)
     graph = hub.EMBEDDED / "inference.onnx"
     with pytest.raises(InputError, match="none of the pictures to calibrate with can be read"):

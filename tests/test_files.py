@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskline.errors import OutputError
-from maskline.files import decode_text, read_json, replace_files
+from maskline.files import decode_text, read_json, replace_files, visible_files
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "gb18030"]
 
@@ -82,3 +83,21 @@ def test_what_is_not_json_is_told_in_one_line(tmp_path: Path, data: bytes, told:
     with pytest.raises(ValueError, match=told) as caught:
         read_json(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_can_t_be_listed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.txt").touch()
+    scan = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert list(visible_files(tmp_path)) == ["a.txt"]
+    folder = str(tmp_path / "locked")
+    assert caplog.messages == [f"folder {folder!r} can't be listed (Permission denied): its files are left out"]

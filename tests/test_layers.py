@@ -16,7 +16,7 @@ ROOT = Path(maskline.__file__).parent
 #: From the bottom up; a module imports from its own line and those above it in this list.
 LAYERS = (
     ("errors",),
-    ("checks", "cores", "files", "instances", "naming", "pages", "plots", "progress", "signals", "transfer"),
+    ("checks", "cores", "files", "instances", "naming", "pages", "plots", "progress", "signals", "transfer", "wording"),
     ("download",),
     ("masks", "preprocess", "upsample"),
     ("catalog", "inputs"),

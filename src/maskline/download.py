@@ -27,6 +27,7 @@ from maskline.checks import environment_switch
 from maskline.errors import DownloadError, ParameterError
 from maskline.progress import shown_bar
 from maskline.transfer import LastingError, PassingError, blocks, get, new_session, redacted, retry_after, scheme
+from maskline.wording import counted
 
 __all__ = ["fetch", "home", "offline"]
 
@@ -246,7 +247,7 @@ def _download(job: _Job, conditions: dict[str, str]) -> None:
                 raise job.failure(str(error)) from error
             except PassingError as error:
                 if attempt == job.attempts:
-                    raise job.failure(f"{error} (asked {attempt} times)") from error
+                    raise job.failure(f"{error} (asked {counted(attempt, 'time')})") from error
                 wait = min(_BACKOFF * 2 ** (attempt - 1) if error.wait is None else error.wait, _LONGEST_WAIT)
                 _check_time(job, ends, wait, f"; {error}")
                 _log.info("%s: %s; asking again in %.1f s", redacted(job.url), error, wait)
@@ -279,7 +280,7 @@ def _attempt(job: _Job, session: requests.Session, conditions: dict[str, str], e
     size = part.stat().st_size
     if length is not None and size != length:
         _discard(job)
-        raise PassingError(f"{size} bytes came, {length} were promised")
+        raise PassingError(f"{counted(size, 'byte')} came, {length} were promised")
     _finish(job, part, resumed=have > 0)
     if job.refresh:
         _write_version(job, response)

@@ -42,15 +42,26 @@ class UnknownNameError(ParameterError):
 
 
 class InputError(MasklineError, ValueError):
-    """An input (image, folder, file) can't be used."""
+    """An input (image, folder, file) can't be used.
+
+    Attributes:
+        reason: why, in a word or two, to count errors by.
+    """
 
     http_status = 422
+    reason = "not usable"
+
+    def because(self, reason: str) -> InputError:
+        """This error, with a reason."""
+        self.reason = reason
+        return self
 
 
 class InputNotFoundError(InputError, FileNotFoundError):
     """An input file or folder does not exist."""
 
     http_status = 404
+    reason = "missing"
 
 
 class InputTypeError(InputError, TypeError):
@@ -83,6 +94,7 @@ class DownloadError(MasklineError, OSError):
     """A file could not be fetched, or is not what was promised."""
 
     http_status = 502
+    reason = "not downloaded"
 
 
 class ExportError(MasklineError):

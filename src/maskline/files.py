@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -13,20 +14,26 @@ from typing import Any
 
 from maskline.errors import OutputError, ParameterError
 
+log = logging.getLogger("maskline")
+
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is hidden, or a shadow that macOS leaves in archives (``._x``, ``__MACOSX``)."""
     return name.startswith(".") or name == "__MACOSX"
 
 
-def visible_files(folder: Path, *, on_error: Callable[[OSError], object] | None = None) -> Iterator[str]:
+def _log_unlisted(error: OSError) -> None:
+    log.warning("folder %r can't be listed (%s): its files are left out", error.filename, error.strerror)
+
+
+def visible_files(folder: Path, *, on_error: Callable[[OSError], object] = _log_unlisted) -> Iterator[str]:
     """Paths of all files below a folder, relative to it, with forward slashes; folder by folder, sorted by name.
 
     Links are followed, but for those that lead back to a folder above. Hidden files and folders are skipped.
 
     Args:
         folder: where to start.
-        on_error: gets the error of each folder that can't be listed; None skips those folders.
+        on_error: gets the error of each folder that can't be listed; by default that is a warning.
     """
     chains: dict[str, frozenset[str]] = {}  # by folder: it and all above, links resolved
     for here, folders, names in os.walk(folder, followlinks=True, onerror=on_error):

@@ -26,7 +26,8 @@ PICTURE_FORMATS = {
     **{f".{kind.lower()}": kind for kind in ("PNG", "WEBP", "GIF")},
 }
 
-_STEM_BYTES = 255 - len("_res.jpeg")  # of a stem: names of files have up to 255, and none of our endings is longer
+NAME_BYTES = 255  # of the name of a file, at most
+_STEM_BYTES = NAME_BYTES - len("_res.jpeg")  # of a stem: none of our endings is longer
 _NUMBER_BYTES = len("_99999")  # room for the number that one of several equal names gets
 
 logger = logging.getLogger("maskline")
@@ -88,9 +89,14 @@ def stem_of(path: str | None, page: int | None) -> str:
 
 def _cut(name: str, ending: str = "") -> str:
     """A stem: a name and its ending, without the last characters of the name if they are too long."""
-    if _bytes(name + ending) > _STEM_BYTES:
-        while _bytes(name + ending) > _STEM_BYTES - _NUMBER_BYTES:
-            name = name[:-1]
+    fits = _bytes(name + ending) <= _STEM_BYTES
+    return name + ending if fits else cut_name(name, ending, _STEM_BYTES - _NUMBER_BYTES)
+
+
+def cut_name(name: str, ending: str, most: int) -> str:
+    """A name and its ending, without the last characters of the name if they have more than ``most`` bytes in UTF-8."""
+    while name and _bytes(name + ending) > most:
+        name = name[:-1]
     return name + ending
 
 

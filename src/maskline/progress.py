@@ -13,6 +13,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
+from maskline.wording import shortened
+
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
@@ -142,8 +144,15 @@ class _Lines(logging.Handler):
                 print(self.format(record), file=sys.stderr)
 
 
+class _Words(logging.Formatter):
+    """Messages as they can be read on a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shortened(super().format(record))
+
+
 def log_to_terminal() -> None:
     """Have what is logged go to standard error: warnings, and what a command lets through besides."""
     handler = _Lines()
-    handler.setFormatter(logging.Formatter("maskline: %(message)s"))
+    handler.setFormatter(_Words("maskline: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -17,6 +17,7 @@ from maskline.models.deployed import Deployed
 from maskline.preprocess import Preprocess
 from maskline.runtime.graph import Graph, Raw
 from maskline.runtime.postprocess import to_instances
+from maskline.wording import counted
 
 PHOTOS = ("fruit.jpg", "ski.jpg")
 
@@ -79,7 +80,7 @@ def _verify_nothing(graph: Graph, pixels: npt.NDArray[Any]) -> None:
     raw, mask_frame = graph.run(pixels[None]).image(0), graph.record.mask_frame
     found = to_instances(raw, frame, pixels.shape[:2], nothing, mask_frame=mask_frame)
     if len(found) or found.boxes.shape != (0, 4):
-        raise ExportError(f"{len(found)} instances pass an infinite threshold; not written")
+        raise ExportError(f"{counted(len(found), 'instance')} above an infinite threshold; not written")
 
 
 def compare(ours: Raw, theirs: Raw) -> str:
@@ -87,7 +88,7 @@ def compare(ours: Raw, theirs: Raw) -> str:
     if [a.shape for a in ours] != [a.shape for a in theirs]:
         return f"shapes {[a.shape for a in ours]} against {[a.shape for a in theirs]}"
     n = without_partner(ours, theirs)
-    return f"{n} detections, of {len(theirs.scores)} on each side, have no equal" if n else ""
+    return f"{counted(n, 'detection')} of {len(theirs.scores)} on each side without an equal" if n else ""
 
 
 def without_partner(ours: Raw, theirs: Raw, slack: float = 1) -> int:

@@ -209,7 +209,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("empty-list", "no image is listed: nothing can be evaluated", no_images),
     ("image-missing", "train0.png", missing),
     ("image-missing", "xxx.png", too_long),
-    ("name", r"image 1 has the file_name '.ud800.png'; 5 annotations of it are left out too", half_a_character),
+    ("name", r"image 1 has the file_name '.ud800.png'; 5 annotations of it left out too", half_a_character),
     ("image-id", "'train0.png' and 'sub/train1.png' have the id 1, with 10 annotations", one_id),
     ("image-size", "listed as 48 x 64, the file is 64 x 48", swapped),
     ("image-size", "has width '64' and height 48: expected pixels, .*; the file is 64 x 48", as_text),
@@ -226,7 +226,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("image-unlisted", "1 image \\(1 \\.png\\): sub/more.png", unlisted),
     ("categories-differ", "only instance_val.json has 'emu'", other_classes),
     ("categories-differ", "other ids or in another order", other_order),
-    ("class-missing", "1 of 2 classes have no instance: 'dog'", no_dogs),
+    ("class-missing", "1 of 2 classes without instances: 'dog'", no_dogs),
     ("polygon-broken", r"annotation 1000: polygon 1 of 1 is \[1, 2\]", bad_record),
     (
         "polygon-flat",

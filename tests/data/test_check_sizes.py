@@ -199,7 +199,7 @@ def test_a_file_in_which_no_orientation_can_be_set_is_left_out_and_told(tmp_path
     codes, new, done = fixed(tmp_path, root)
     assert codes == dict.fromkeys(range(2), "image-turned") and [i.file_name for i in new.images] == ["1.jpeg"]
     assert [d.how for d in done.done if d.outcome == "left out"] == [
-        "image 0.tif of train is left out with its 1 annotations"
+        "image 0.tif of train is left out with its 1 annotation"
     ]
 
 

@@ -261,7 +261,7 @@ def test_what_follows_from_a_refused_record_is_counted_there(tmp_path: Path) -> 
     content["categories"][1]["name"] = 5
     _, faults, _ = coco.read(sets.save(tmp_path, "train", content), tmp_path, "train")
     assert [fault.code for fault in faults] == ["record", "record"]
-    assert faults[0].what.endswith("; 5 annotations of it are left out too") and "; 4 annotations" in faults[1].what
+    assert faults[0].what.endswith("; 5 annotations of it left out too") and "; 4 annotations" in faults[1].what
 
 
 @pytest.mark.parametrize("width", ["64", 64.5, None, 0, float("nan"), 10**30])
@@ -309,7 +309,7 @@ def test_a_fault_says_where_what_and_what_to_do(tmp_path: Path) -> None:
     content["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
     _, (fault,), _ = coco.read(sets.save(tmp_path, "train", content), tmp_path, "train")
     text = str(fault)
-    for part in ("error", "instance_train.json", "annotation 1000", "[1, 2, 3, 4]", "a.png", "draw it anew"):
+    for part in ("error", "instance_train.json", "annotation 1000", "[1, 2, 3, 4]", "a.png", "redraw it"):
         assert part in text
     assert fault.as_dict()["annotation_id"] == 1000 and fault.as_dict()["image_id"] == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from maskline.data.reading import read as read_any
 from maskline.data.shapes import to_rle
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError, OutputError, UnknownNameError
+from maskline.files import replace_file
 
 WRITTEN = [name for name in FORMATS if hasattr(get(name), "write")]
 
@@ -66,6 +68,55 @@ def test_masks_survive_any_two_conversions(tmp_path: Path, first: str, second: s
     for split, dataset in load(root).items():
         assert masks_of(load(tmp_path / "c")[split]) == masks_of(dataset)
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
+LONG = f"{'é' * 125}b"  # 251 bytes
+
+
+@pytest.mark.parametrize(
+    "names", [(f"{LONG}.png", f"{LONG[:-1]}c.png"), (f"{LONG}/{LONG}.png", f"{LONG}/{LONG[1:]}.png")]
+)
+@pytest.mark.parametrize("format_", WRITTEN)
+def test_names_as_long_as_can_be(
+    tmp_path: Path, format_: str, names: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are cut where the files of the new data set need room, and stay different."""
+    root = without_crowds(sets.make(tmp_path / "set"))
+    content = sets.load(root, "train")
+    for image, name in zip(content["images"], names, strict=False):
+        new = root / "images" / name
+        new.parent.mkdir(exist_ok=True)
+        (root / "images" / image["file_name"]).rename(new)
+        image["file_name"] = name
+    sets.save(root, "train", content)
+    target = tmp_path / ("t" * 250)
+    convert(root, target, format_)
+    splits = read_any(target).splits
+    for split, dataset in load(root).items():
+        assert masks_of(splits[split]) == masks_of(dataset)
+    assert max(len(os.fsencode(path.name)) for path in target.rglob("*")) <= 255
+    if format_ != "yolo":
+        assert "too long for the files of a data set, and cut; the first: '" in caplog.text
+
+
+def test_a_path_too_long_to_exist_is_a_missing_image(tmp_path: Path) -> None:
+    root = sets.make(tmp_path / "set")
+    content = sets.load(root, "train")
+    content["images"][0]["file_name"] = "/".join([LONG] * 20) + ".png"
+    sets.save(root, "train", content)
+    with pytest.raises(DatasetError, match="is missing or can't be read"):
+        convert(root, tmp_path / "new", "coco")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_can_t_be_written_is_named_as_the_user_knows_it(tmp_path: Path) -> None:
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    told = f"^{tmp_path / 'new' / 'a.json'} can't be written: No space left on device"
+    with pytest.raises(OutputError, match=told), layout.new_folder(tmp_path / "new") as folder:
+        replace_file(folder / "a.json", full)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("source", ["coco", "labelme"])
@@ -175,6 +226,16 @@ def test_without_a_val_list_it_is_divided(tmp_path: Path) -> None:
     val = [image.file_name for image in splits["val"].images]
     convert_in_place(root, "LabelMe")
     assert [image.file_name for image in load(root)["val"].images] == val
+
+
+def test_what_is_divided_leaves_test_out(tmp_path: Path) -> None:
+    root = without_crowds(sets.make(tmp_path / "set"))
+    (root / "annotations" / "instance_val.json").rename(root / "annotations" / "instance_test.json")
+    convert(root, tmp_path / "yolo", "yolo")
+    convert_in_place(tmp_path / "yolo", "yolo")
+    splits = load(tmp_path / "yolo")
+    assert {name: len(dataset.images) for name, dataset in splits.items()} == {"train": 3, "val": 1, "test": 3}
+    assert masks_of(splits["test"]) == masks_of(load(root)["test"])
 
 
 def test_pictures_elsewhere_are_copied_in(tmp_path: Path) -> None:

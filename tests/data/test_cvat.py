@@ -177,7 +177,7 @@ def test_shapes_that_are_no_region_are_told(tmp_path: Path, shape: str) -> None:
     inner = '<points label="joint" points="1,1"/>' if shape == "skeleton" else ""
     reading = read_shapes(tmp_path, f'<{shape} label="cat" points="1,2;3,4;9,1">{inner}</{shape}>{SQUARE}')
     assert codes(reading) == ["no-mask"]
-    assert f"a {shape} is no region" in reading.faults[0].what and reading.faults[0].image_id == 1
+    assert f"a {shape} is not a region" in reading.faults[0].what and reading.faults[0].image_id == 1
     assert len(reading.splits["all"].annotations) == 1
 
 
@@ -424,7 +424,7 @@ def test_broken_shapes_are_told_and_the_rest_is_read(tmp_path: Path, code: str, 
 
 def test_an_export_for_video_is_refused_with_advice(tmp_path: Path) -> None:
     track = '<track id="0" label="cat"><box frame="0" xtl="1" ytl="1" xbr="5" ybr="5"/></track>'
-    with pytest.raises(DatasetError, match="'CVAT for video': export it anew as 'CVAT for images 1.1'"):
+    with pytest.raises(DatasetError, match="'CVAT for video': export it as 'CVAT for images 1.1'"):
         read(make(tmp_path, track))
 
 
@@ -536,8 +536,8 @@ def test_everything_legal_comes_back_equal(tmp_path: Path) -> None:
     ]
     crowds = sum(a.crowd for d in splits.values() for a in d.annotations)
     assert notes == [
-        f"{crowds} crowd regions carry the attribute iscrowd: CVAT shows them as ordinary objects",
-        f"{crowds} masks with holes are <mask> shapes, which FiftyOne and the import into a CVAT project skip",
+        f"crowd regions written with the attribute iscrowd, which CVAT shows as ordinary objects: {crowds}",
+        f"masks with holes written as <mask> shapes, which FiftyOne and CVAT projects skip: {crowds}",
     ]
 
 
@@ -589,7 +589,7 @@ def test_names_are_escaped_and_those_xml_cannot_hold_are_renamed(tmp_path: Path)
     classes = ("<b>&amp;\"'", " two\n words ", "two words", "bell\x07", "猫", "1e5")
     dataset = single(tmp_path / "old", classes=classes, name="a<&>\"'\x01 b.png")
     (note,) = cvat.write({"all": dataset}, tmp_path / "new")
-    assert note.startswith("2 classes are renamed to fit XML: ' two\\n words ' as 'two words 2', 'bell")
+    assert note.startswith("classes renamed to fit XML: ' two\\n words ' as 'two words 2', 'bell")
     reading = read(tmp_path / "new")
     assert reading.splits["all"].names == ["<b>&amp;\"'", "two words 2", "two words", "bell\ufffd", "猫", "1e5"]
     assert reading.splits["all"].images[0].file_name == "a<&>\"'%01 b.png" and reading.faults == []
@@ -603,7 +603,7 @@ def test_losses_are_counted(tmp_path: Path) -> None:
         tmp_path / "old", Annotation(1, 1, 1, empty), Annotation(2, 1, 1, (ring,), extra={"attributes": {"a": "b"}})
     )
     notes = cvat.write({"all": dataset}, tmp_path / "new")
-    assert notes == ["1 annotations lose their attributes", "1 annotations without a pixel are left out"]
+    assert notes == ["annotations that lose their attributes: 1", "annotations without pixels left out: 1"]
 
 
 def test_polygons_keep_all_digits(tmp_path: Path) -> None:

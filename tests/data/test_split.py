@@ -89,7 +89,7 @@ def test_groups_stay_together() -> None:
 @pytest.mark.parametrize(
     ("group", "what"),
     [
-        ("key:nope", "none of the 4 images has an entry 'nope'"),
+        ("key:nope", "none of 4 images has an entry 'nope'"),
         ("^x", "has a file name that matches"),
         ("(x)?$", "none"),
     ],
@@ -104,7 +104,7 @@ def test_images_without_a_group_are_alone_and_counted(caplog: pytest.LogCaptureF
     names = [f"{'a_' if i < 4 else ''}{i}.png" for i in range(10)]
     parts = divide(made([[0]] * 10, names), Division(50, group="^(a)_"))
     assert len({image.file_name[0] == "a" for image in parts["val"].images if image.file_name[0] == "a"}) <= 1
-    assert len(parts["val"].images) == 5 and "6 of 10 images have no group by '^(a)_'" in caplog.text
+    assert len(parts["val"].images) == 5 and "6 of 10 images without a group by '^(a)_'" in caplog.text
     caplog.clear()
     divide(made([[0]] * 10, names), Division(50, group="key:patient"))
     assert not caplog.records
@@ -120,7 +120,7 @@ def test_in_place_pictures_that_are_not_there_are_told(tmp_path: Path, caplog: p
     root = sets.make(tmp_path)
     (root / "images" / "val0.png").unlink()
     split_in_place(root, Division(50))
-    assert "1 pictures are not there, the first: val0.png" in caplog.text
+    assert "1 image file is missing, the first: val0.png" in caplog.text
     assert sum(len(dataset.images) for dataset in load(root).values()) == 7
 
 
@@ -154,7 +154,7 @@ def test_what_can_not_be_divided() -> None:
         Division(group="(")
     with pytest.raises(DatasetError, match="two or more"):
         divide(made([[0]]), Division())
-    with pytest.raises(DatasetError, match="1 groups"):
+    with pytest.raises(DatasetError, match="in 1 group:"):
         divide(made([[0]] * 4), Division(group="folder"))
 
 
@@ -167,6 +167,43 @@ def test_merge_keeps_ids_that_are_free_and_lists_no_picture_twice(tmp_path: Path
     assert len({image.id for image in merged.images}) == 6
     assert len({annotation.id for annotation in merged.annotations}) == len(merged.annotations) == 15 + 5
     assert merged.info == {"info": {"year": 2026}}
+
+
+@pytest.mark.parametrize("into", [True, False])
+def test_an_image_in_two_splits_keeps_the_annotations_of_both(
+    tmp_path: Path, into: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = sets.make(tmp_path / "set", train=4, val=3)
+    train, val = sets.load(root, "train"), sets.load(root, "val")
+    val["images"][0] |= {"file_name": "train0.png", "license": 3}  # one annotation differs, one is there twice
+    val["annotations"][0]["segmentation"][0][0] += 1
+    val["annotations"].append(val["annotations"][1] | {"id": 5000})
+    val["images"][1]["file_name"] = "train3.png"  # background in train
+    sets.save(root, "val", val)
+    parts = split_into(tmp_path / "new", root, Division(50)) if into else split_in_place(root, Division(50))
+    told = "2 images listed again in another split: 4 identical annotations kept once, 7 different ones added"
+    assert told in caplog.text
+    found = load(tmp_path / "new" if into else root)
+    assert sum(len(part.images) for part in found.values()) == 5
+    assert sum(len(part.annotations) for part in parts.values()) == 15 + 7
+    counts = {
+        image.file_name: len(part.of(image))
+        for part in found.values()
+        for image in part.images
+        if image.file_name in ("train0.png", "train3.png")
+    }
+    assert counts == {"train0.png": 7, "train3.png": 5}
+    assert [i.extra for part in found.values() for i in part.images if i.file_name == "train0.png"] == [{"license": 3}]
+    assert train["annotations"][0]["segmentation"] != val["annotations"][0]["segmentation"]
+
+
+def test_an_image_of_two_sizes_is_refused(tmp_path: Path) -> None:
+    root = sets.make(tmp_path)
+    val = sets.load(root, "val")
+    val["images"][2] |= {"file_name": "train0.png", "width": 63}
+    sets.save(root, "val", val)
+    with pytest.raises(DatasetError, match=r"instance_val.json: image 'train0.png' is 63 x 48, but 64 x 48 in another"):
+        split_in_place(root, Division())
 
 
 def test_in_place_keeps_every_earlier_state(tmp_path: Path) -> None:

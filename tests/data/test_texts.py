@@ -48,7 +48,7 @@ def test_names_are_fitted_and_no_two_become_one() -> None:
     labels = fitted(["a  b", "a b", "a b 2", "a\nb", "c"], one_line)
     assert labels == {"a  b": "a b 3", "a b": "a b", "a b 2": "a b 2", "a\nb": "a b 4", "c": "c"}
     (note,) = renamed(labels, "so")
-    assert note == "2 classes are renamed so: 'a  b' as 'a b 3', 'a\\nb' as 'a b 4'"
+    assert note == "classes renamed so: 'a  b' as 'a b 3', 'a\\nb' as 'a b 4'"
     assert not renamed(fitted(["a", "b"], one_line), "so")
 
 

@@ -178,8 +178,8 @@ def test_pixels_are_pixels(tmp_path: Path, sizes: list[tuple[int, int]], shapes:
 @pytest.mark.parametrize(
     ("shapes", "told"),
     [
-        ([triangle(100, 100, 30, 30)], "1 of 1 masks have no pixel in their image: polygons reach x 130 and y 130"),
-        ([triangle(70 * i, 10, 30, 30) for i in range(6)], "5 of 6 masks have no pixel in their image"),
+        ([triangle(100, 100, 30, 30)], "1 of 1 mask without a pixel in the image: polygons reach x 130 and y 130"),
+        ([triangle(70 * i, 10, 30, 30) for i in range(6)], "5 of 6 masks without a pixel in the image"),
         ([[x, 9, x + 1, 9, x + 1, 10, x, 10] for x in (5, 15, 25)], "all 3 masks have 2 pixels or fewer"),
         ([[0, 0, 64, 0, 64, 48, 0, 48]] * 3, "all 3 masks are their whole image"),
     ],
@@ -250,11 +250,11 @@ def marked(
 @pytest.mark.parametrize(
     ("masks", "polygons", "images", "told"),
     [
-        (6, 0, 6, "6 of 6 annotations have iscrowd 1 (6 'cell')"),  # all of it, as with CVAT's brush alone
-        (1, 0, 1, "1 of 1 annotations have iscrowd 1 (1 'cell')"),
-        (10, 10, 10, "10 of 20 annotations have iscrowd 1 (10 'cell')"),  # a mixed set
-        (6, 24, 6, "6 of 30 annotations have iscrowd 1 (6 'cell')"),  # a fifth
-        (6, 90, 2, "6 of 96 annotations have iscrowd 1 (6 'cell')"),  # few, but several to an image
+        (6, 0, 6, "6 of 6 annotations with iscrowd 1 (6 'cell')"),  # all of it, as with CVAT's brush alone
+        (1, 0, 1, "1 of 1 annotation with iscrowd 1 (1 'cell')"),
+        (10, 10, 10, "10 of 20 annotations with iscrowd 1 (10 'cell')"),  # a mixed set
+        (6, 24, 6, "6 of 30 annotations with iscrowd 1 (6 'cell')"),  # a fifth
+        (6, 90, 2, "6 of 96 annotations with iscrowd 1 (6 'cell')"),  # few, but several to an image
     ],
 )
 def test_masks_of_brushes_are_no_crowds(tmp_path: Path, masks: int, polygons: int, images: int, told: str) -> None:
@@ -283,7 +283,7 @@ def test_crowds_are_crowds(tmp_path: Path, masks: int, polygons: int, images: in
 def test_one_class_of_many_is_found(tmp_path: Path) -> None:
     found = marked(6, 120, 6, classes=lambda number: 1 if number <= 6 else 2)
     reading = check(make(tmp_path / "set", [(64, 48)] * 6, found, ("stain", "cell")))
-    assert what(reading, "crowd-only") == ["6 of 126 annotations have iscrowd 1 (6 'stain')"]
+    assert what(reading, "crowd-only") == ["6 of 126 annotations with iscrowd 1 (6 'stain')"]
 
 
 def test_a_split_of_nothing_but_crowds(tmp_path: Path) -> None:
@@ -294,18 +294,18 @@ def test_a_split_of_nothing_but_crowds(tmp_path: Path) -> None:
     sets.save(root, "val", content)
     reading = check(root)
     assert [(f.split, f.what) for f in reading.faults if f.code == "crowd-only"] == [
-        ("val", "1 of 1 annotations have iscrowd 1 (1 'cat')")
+        ("val", "1 of 1 annotation with iscrowd 1 (1 'cat')")
     ]
 
 
 def test_crowds_are_read_as_instances_on_demand(tmp_path: Path) -> None:
     root = make(tmp_path / "set", [(64, 48)] * 6, marked(10, 12, 6))
     reading = check(root, crowd="instances")
-    assert not codes(reading) and list(reading.notes) == ["10 crowd regions of all are read as instances"]
+    assert not codes(reading) and list(reading.notes) == ["10 crowd regions of all read as instances"]
     fix(reading, tmp_path / "fixed")
     assert json.loads((tmp_path / "fixed" / "fixes.json").read_text())["notes"] == reading.notes
     done = convert(root, tmp_path / "new", "coco", crowd="instances")
-    assert "10 crowd regions of all are read as instances" in done.notes
+    assert "10 crowd regions of all read as instances" in done.notes
     for copy in (tmp_path / "fixed", tmp_path / "new"):
         (dataset,) = load(copy).values()
         assert len(dataset.annotations) == 22 and not crowds.count(dataset)
@@ -325,7 +325,7 @@ def test_commands_that_go_on_say_so(tmp_path: Path, caplog: pytest.LogCaptureFix
         caplog.clear()
         use(root)
         (record,) = caplog.records
-        assert record.levelname == "WARNING" and "10 of 22 annotations have iscrowd 1" in record.getMessage()
+        assert record.levelname == "WARNING" and "10 of 22 annotations with iscrowd 1" in record.getMessage()
 
 
 # ---- classes that are no objects
@@ -436,8 +436,8 @@ def test_nothing_is_told_of_any_part_of_coco() -> None:
 @pytest.mark.parametrize(
     ("case", "code", "told"),
     [
-        ("datasets/cvat_coco_masks", "crowd-only", "427 of 427 annotations have iscrowd 1 (427 'nucleus')"),
-        ("datasets/cvat_mixed", "crowd-only", "214 of 427 annotations have iscrowd 1 (214 'nucleus')"),
+        ("datasets/cvat_coco_masks", "crowd-only", "427 of 427 annotations with iscrowd 1 (427 'nucleus')"),
+        ("datasets/cvat_mixed", "crowd-only", "214 of 427 annotations with iscrowd 1 (214 'nucleus')"),
         (
             "wild/azure_normalised",
             "polygon-unit",

@@ -418,10 +418,10 @@ def test_every_form_comes_back(tmp_path: Path) -> None:
     shapes = [parts, rle_encode(holed), overlap, outside, nothing, rle_encode(1 - holed)]
     (tmp_path / "out").mkdir()
     notes = yolo.write({"train": dataset(tmp_path / "in", shapes)}, tmp_path / "out")
-    assert [note.split(maxsplit=2)[:2] for note in notes] == [
-        ["1", "annotations"],
-        ["2", "instances"],
-        ["2", "instances"],
+    assert [(note.split()[0], note.rpartition(": ")[2]) for note in notes] == [
+        ("annotations", "1"),
+        ("instances", "2"),
+        ("instances", "2"),
     ]
     reading = read(tmp_path / "out")
     found = reading.splits["train"].annotations
@@ -459,7 +459,7 @@ def test_names_of_pictures_that_labels_would_mix_up(tmp_path: Path) -> None:
     whole = Dataset("all", tmp_path / "in", images, squares, (Category(0, "no"),))
     (tmp_path / "out").mkdir()
     notes = yolo.write({"all": whole}, tmp_path / "out")
-    assert [note[:10] for note in notes] == ["1 crowd re", "3 pictures", "the set is"]
+    assert [note[:10] for note in notes] == ["crowd regi", "images ren", "the set is"]
     found = read(tmp_path / "out").splits["train"]
     assert sorted(image.file_name for image in found.images) == sorted(
         ["a.jpg", "a_2.png", "A_3.bmp", "sub/a.jpg", "images_/b.jpg", "x.y.jpg"]

@@ -110,15 +110,15 @@ def test_pictures_that_cannot_be_used(data: Dataset, caplog: pytest.LogCaptureFi
     assert [skipped.file for skipped in done.skipped] == ["picture0.png", "picture1.png", "picture3.png"]
     assert "it is 80 x 60, but listed as 100 x 60" in done.skipped[2].reason
     assert done.counts.images == 3 and done.ap == 1
-    assert done.notes[0].startswith("pictures left out: 3, the first: picture0.png: ")
+    assert done.notes[0].startswith("images left out: 3, the first: picture0.png: ")
 
 
 def test_no_picture_at_all(data: Dataset) -> None:
     for image in data.images:
         data.path(image).unlink()
-    with pytest.raises(DatasetError, match=r"none of the 6 pictures of 'val' can be used: picture0.png: "):
+    with pytest.raises(DatasetError, match=r"none of 6 images of 'val' can be used: picture0.png: "):
         evaluate(lambda _: NONE, data)
-    with pytest.raises(DatasetError, match="none of the 0 pictures"):
+    with pytest.raises(DatasetError, match="none of 0 images"):
         evaluate(lambda _: NONE, replace(data, images=[]))
 
 
@@ -310,7 +310,7 @@ def test_splits(tmp_path: Path) -> None:
     assert len(load_split(tmp_path / "set").images) == 6
     with pytest.raises(UnknownNameError, match="'test'.*known: train, val"):
         load_split(tmp_path / "set", "test")
-    single = load_split(tmp_path / "set" / "annotations" / "instance_val.json")
+    single = load_split(tmp_path / "set" / "annotations" / "instances_val.json")
     assert len(single.images) == 6
     with pytest.raises(DatasetError, match="does not exist"):
         load_split(tmp_path / "nowhere")

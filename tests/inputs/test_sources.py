@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import pickle
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,54 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (disk / "loop").symlink_to(photos)
     (photos / "c.jpg").symlink_to(disk / "a.png")
     assert paths(photos) == [str(photos / name) for name in ("b.png", "c.jpg", "more again/a.png", "more/a.png")]
+
+
+def test_a_folder_that_can_t_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told before anything else, so that a run that stops for it stops at once."""
+    good = write(tmp_path / "a.jpg")
+    write(tmp_path / "z" / "b.jpg")
+    scan = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("z"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"folder '.*z' can't be listed: Permission denied$"):
+        next(expand(tmp_path))
+    errors: list[Exception] = []
+    assert [picture.path for picture in expand([str(tmp_path), str(tmp_path / "z")], on_error=errors.append)] == [good]
+    assert len(errors) == 2 and len({str(error) for error in errors}) == 1
+
+
+def test_reasons(tmp_path: Path) -> None:
+    jpeg, png, huge = encoded("jpg"), encoded("png"), b"P6 100000 100000 255 "
+    files = {
+        "empty": {"a.jpg": b""},
+        "damaged": {
+            "b.jpg": jpeg[:-40],
+            "c.png": png[:-40],
+            "d.webp": b"RIFF\x20\0\0\0WEBPVP8 ",
+            "e.tif": b"II*\0\x08\0\0\0",
+            "f.pdf": b"%PDF-1.7 and no more",
+            "g.mp4": b"\0\0\0\x18ftypisom",
+            "h.bmp": b"BM",
+        },
+        "not supported": {"i.jpg": b"<html>", "j.gif": b"GIF89a", "k.png": b"text"},
+        "too large": {"l.ppm": huge},
+        "without images": {"m/n.txt": b""},
+    }
+    for reason, contents in files.items():
+        for name, data in contents.items():
+            path = write(tmp_path / name, data)
+            with pytest.raises(InputError) as raised:
+                list(expand(Path(path).parent if "/" in name else path))
+            assert raised.value.reason == reason, name
+            assert pickle.loads(pickle.dumps(raised.value)).reason == reason
+    with pytest.raises(InputError) as raised:
+        list(expand(str(tmp_path / "nowhere.jpg")))
+    assert raised.value.reason == "missing"
 
 
 def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -174,7 +174,7 @@ def test_the_yaml_beside_the_graph_wins(model_dir: Path) -> None:
     opened.check(record)
     config["label_list"] = ["x"]
     path.write_text(yaml.safe_dump(config))
-    with pytest.raises(ModelError, match="lists 1 labels, the model has 3 classes"):
+    with pytest.raises(ModelError, match="lists 1 label, the model has 3 classes"):
         open_model_dir(model_dir).check(record)
     path.write_text("{broken")
     with pytest.raises(ModelError, match="not readable YAML"):

@@ -110,7 +110,7 @@ def test_each_picture_has_its_own_threshold(model: Predictor) -> None:
         np.testing.assert_array_equal(one.scores, other.scores)
         assert all((a == b).all() for a, b in zip(one.masks, other.masks, strict=True))
     assert len(alone[0]) > len(alone[1]) > len(alone[2]) > 0
-    with pytest.raises(ValueError, match="1 thresholds for 2 images"):
+    with pytest.raises(ValueError, match="1 threshold for 2 images"):
         model.detect([pixels] * 2, [0.5])
 
 

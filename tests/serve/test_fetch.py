@@ -703,13 +703,13 @@ def test_lists_of_hosts(pattern: str, allowed: str, refused: str) -> None:
     ],
 )
 def test_hosts_that_are_none(host: str) -> None:
-    with pytest.raises(ParameterError, match=r"is no host to fetch from: expected example\.org"):
+    with pytest.raises(ParameterError, match=r"is not a host to fetch from: expected example\.org"):
         UrlPolicy.of([host])
 
 
 @pytest.mark.parametrize("network", ["10.0.0.1/8", "10.0.0.0/33", "example.org", "", "10.0.0.0-10.0.0.9"])
 def test_networks_that_are_none(network: str) -> None:
-    with pytest.raises(ParameterError, match="is no network of addresses"):
+    with pytest.raises(ParameterError, match="is not a network of addresses"):
         UrlPolicy.of(["*"], [network])
 
 

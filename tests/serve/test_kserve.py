@@ -131,14 +131,14 @@ def test_answers_byte_by_byte() -> None:
     head += b'"parameters":{"binary_data_size":7}}]}'
     body = head + b"\x03\x00\x00\x00\xe2\x82\xac"
     assert compose(InferRequest("7", (TEXT,), (1, 1), True), ["€"]) == (body, len(head))
-    with pytest.raises(ValueError, match="2 answers to 1 texts"):
+    with pytest.raises(ValueError, match="2 answers to 1 text$"):
         compose(InferRequest(None, (TEXT,), (1, 1), False), ["a", "b"])
 
 
 def test_a_body_without_json_is_one_text() -> None:
     """F53: as Triton has it, ``curl --data-binary @request.json`` with a header of 0 is a request."""
     assert parse(TEXT.encode(), 0, limit=1) == InferRequest(None, (TEXT,), (1, 1), True)
-    with pytest.raises(ParameterError, match=r"the body is no text in UTF-8 \(byte 1\)"):
+    with pytest.raises(ParameterError, match=r"the body is not text in UTF-8 \(byte 1\)"):
         parse(b"a\xff", 0, limit=1)
 
 
@@ -209,7 +209,7 @@ def test_which_form_the_output_has(changes: dict[str, object], binary: bool) -> 
         (json_body(parameters={"binary_data_output": 1}), "binary_data_output is 1: expected true or false"),
         (json_body(outputs=[{"name": "output", "parameters": {"binary_data": "no"}}]), "binary_data is 'no'"),
         (json_body(parameters=7), "parameters is 7: expected an object"),
-        (json_body(input_data=..., input_parameters={"binary_data_size": 5}), "after the JSON are 0 bytes"),
+        (json_body(input_data=..., input_parameters={"binary_data_size": 5}), "but 0 bytes follow the JSON"),
     ],
 )
 def test_requests_that_are_refused(body: object, told: str) -> None:
@@ -220,11 +220,11 @@ def test_requests_that_are_refused(body: object, told: str) -> None:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        (b"", "the request is no JSON: Expecting value at character 0"),
-        (b"image=1", "the request is no JSON"),
-        (b'{"inputs": "\xff"}', r"the JSON is no text in UTF-8 \(byte 12\)"),
-        ("{}".encode("utf-16"), "the JSON is no text in UTF-8"),
-        (b"\xef\xbb\xbf{}", "the request is no JSON: Unexpected UTF-8 BOM"),
+        (b"", "the request is not JSON: Expecting value at character 0"),
+        (b"image=1", "the request is not JSON"),
+        (b'{"inputs": "\xff"}', r"the JSON is not text in UTF-8 \(byte 12\)"),
+        ("{}".encode("utf-16"), "the JSON is not text in UTF-8"),
+        (b"\xef\xbb\xbf{}", "the request is not JSON: Unexpected UTF-8 BOM"),
         (b"[" * 50_000, "the JSON is nested too deeply"),
         (b'{"a":' * 50_000, "the JSON is nested too deeply"),
         (b'{"id": ' + b"9" * 5000 + b"}", "the JSON has a number of too many digits"),
@@ -241,21 +241,21 @@ def test_bodies_that_are_no_request(body: bytes, told: str) -> None:
 @pytest.mark.parametrize(
     ("made", "cut", "added", "told"),
     [
-        (binary_body([TEXT]), 1, b"", r"binary_data_size is 19, after the JSON are 18 bytes \(see Inference-Header-"),
-        (binary_body([TEXT]), 0, b"x", "binary_data_size is 19, after the JSON are 20 bytes"),
-        (binary_body([TEXT], size=18), 1, b"", "element 0 of the binary data ends 1 bytes after the body"),
+        (binary_body([TEXT]), 1, b"", r"binary_data_size is 19, but 18 bytes follow the JSON \(see Inference-Header-"),
+        (binary_body([TEXT]), 0, b"x", "binary_data_size is 19, but 20 bytes follow the JSON"),
+        (binary_body([TEXT], size=18), 1, b"", "element 0 of the binary data ends 1 byte after the body"),
         (binary_body([TEXT], size=2), 17, b"", "element 0 of the binary data ends 1\\d bytes after the body"),
-        (binary_body([TEXT], size=23), 0, b"\0\0\0\0", "4 bytes are left after the 1 elements of the shape"),
+        (binary_body([TEXT], size=23), 0, b"\0\0\0\0", "4 bytes left after 1 element, the number in the shape"),
         (binary_body([TEXT], size="19"), 0, b"", "binary_data_size is '19'"),
         (binary_body([TEXT], size=19.0), 0, b"", "binary_data_size is 19.0"),
         (binary_body([TEXT], size=-1), 0, b"", "binary_data_size is -1"),
         (binary_body([TEXT], size=10**30), 0, b"", "binary_data_size is 1000"),
         (binary_body([TEXT], size=False), 19, b"", "element 0 of the binary data"),
         (binary_body([""], size=True), 3, b"", "binary_data_size is True"),
-        (binary_body([TEXT], size=5), 19, b"\1\0\0\0\xff", r"element 0 is no text in UTF-8 \(byte 0\)"),
-        (binary_body([TEXT, TEXT], input_shape=[1, 1]), 0, b"", "19 bytes are left after the 1 elements"),
+        (binary_body([TEXT], size=5), 19, b"\1\0\0\0\xff", r"element 0 is not text in UTF-8 \(byte 0\)"),
+        (binary_body([TEXT, TEXT], input_shape=[1, 1]), 0, b"", "19 bytes left after 1 element,"),
         (binary_body([TEXT], input_shape=[2, 1]), 0, b"", "element 1 of the binary data ends 4 bytes after"),
-        (binary_body([TEXT], input_data=[TEXT], input_parameters=None), 0, b"", "is not given, after .* are 19 bytes"),
+        (binary_body([TEXT], input_data=[TEXT], input_parameters=None), 0, b"", "is not given, but 19 bytes follow"),
     ],
 )
 def test_sizes_that_do_not_add_up(made: tuple[bytes, int], cut: int, added: bytes, told: str) -> None:

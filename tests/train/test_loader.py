@@ -303,7 +303,7 @@ def test_a_batch_of_broken_pictures_is_filled_from_others(data: Dataset, tmp_pat
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_to_read_ends_the_run_with_one_line(data: Dataset, tmp_path: Path, workers: int) -> None:
-    with pytest.raises(DatasetError, match=r"^none of the 11 pictures .* can be read, the first: \d+.png") as info:
+    with pytest.raises(DatasetError, match=r"^none of 11 images .* can be read, the first: \d+.png") as info:
         list(make(replace(data, folder=tmp_path), workers=workers).epoch(0))
     assert "\n" not in str(info.value)
 

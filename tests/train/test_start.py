@@ -165,7 +165,7 @@ def test_a_backbone_without_one_of_its_weights_is_none(
     arrays = {f"{prefix}{name}": array for name, array in backbone.items()}
     del arrays[f"{prefix}stages.3.downsample.conv.weight"]
     arrays[f"{prefix}stem.stem1.conv.weight"] = np.zeros((8, 3, 3, 3), np.float32)
-    told = "is no backbone of Mask-RT-DETR-S: 2 weights are not in it, such as backbone.stem.down1.conv.weight"
+    told = "is not a backbone of Mask-RT-DETR-S: 2 weights not in it, such as backbone.stem.down1.conv.weight"
     with pytest.raises(WeightsError, match=told):
         start_from(arrays, tmp_path / "w.pdparams", monkeypatch)
 

@@ -43,7 +43,7 @@ def test_what_is_meant(text: str, processes: int, chosen: Devices, four_gpus: No
     [
         ("gpu:0,cpu", 1, ParameterError, "training takes one kind"),
         ("gpu:0,1", 3, ParameterError, "processes is 3, but gpu:0,1 is 2 devices"),
-        ("gpu:0", 2, ParameterError, "processes is 2, but gpu:0 is 1 devices"),
+        ("gpu:0", 2, ParameterError, "processes is 2, but gpu:0 is 1 device: one"),
         ("cpu,cpu", 3, ParameterError, "processes is 3"),
         ("gpu:1,1", 1, ParameterError, "each can be named once only"),
         ("gpu:a", 1, ParameterError, "a whole number"),
@@ -74,6 +74,27 @@ def test_the_processor_stands_in_for_a_kind_that_is_not_there(
     monkeypatch.setattr(devices, "_count", lambda kind: 1 if kind == "cuda" else 0)
     with pytest.raises(DeviceError, match="torch has gpu:0 here; choose among these"):
         choose("gpu:0,1", 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "build", "told"),
+    [
+        ("gpu:0", {}, "install a build of torch for it, see docs/gpu.md"),
+        ("gpu:0", {"cuda": "13.0"}, r"is its driver installed\? see docs/gpu.md"),
+        ("dcu:0", {"hip": "7.0"}, "is its driver installed"),
+        ("xpu:0", {"cuda": "13.0"}, "install a build of torch"),
+        ("xpu:0", {"xpu": "2025"}, "is its driver installed"),
+        ("npu:0", {"cuda": "13.0"}, "install a build of torch"),
+    ],
+)
+def test_what_to_install_depends_on_the_build(
+    device: str, build: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_count", lambda kind: 0)
+    for name in ("cuda", "hip", "xpu"):
+        monkeypatch.setattr(torch.version, name, build.get(name))
+    with pytest.raises(DeviceError, match=f"device '{device}' is not available: torch has cpu here; {told}"):
+        settle(device)
 
 
 def test_by_default_the_first_gpu_else_the_processor(four_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:

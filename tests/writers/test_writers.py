@@ -279,7 +279,7 @@ def test_coco_results_with_the_ids_of_a_data_set(tmp_path: Path, caplog: pytest.
     records = load(writer.path)
     assert [record["image_id"] for record in records] == [7, 7, "x", "x", 9, 9]
     assert [record["category_id"] for record in records] == [1, 17] * 3
-    assert "3 instances are of classes that the data set does not have" in caplog.text
+    assert "3 instances left out: the data set does not have their classes" in caplog.text
     writer = CocoResultsWriter(tmp_path / "found.json", annotations=tmp_path / "val.json")
     for result in (make("in/c.jpg"), make("b.jpg"), make()):
         with pytest.raises(InputError, match="lists no image for the input"):
@@ -290,7 +290,7 @@ def test_coco_results_with_the_ids_of_a_data_set(tmp_path: Path, caplog: pytest.
 def test_a_file_that_is_no_data_set(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "val.json").write_text(text)
-    with pytest.raises(InputError, match=r"val\.json is no readable COCO data set") as caught:
+    with pytest.raises(InputError, match=r"val\.json is not a readable COCO data set") as caught:
         CocoResultsWriter(tmp_path / "found.json", annotations=tmp_path / "val.json")
     assert "\n" not in str(caught.value)
 
@@ -358,7 +358,7 @@ def test_holes_that_polygons_of_a_coco_file_lose_are_counted(
     result.instances.masks[1][17, 15] = 0
     for mask_format, told in (
         ("rle", ""),
-        ("polygon", "holes in 1 instances are filled: mask_format='rle' keeps them"),
+        ("polygon", "holes are filled in 1 instance: mask_format='rle' keeps them"),
     ):
         with CocoWriter(tmp_path / f"{mask_format}.json", mask_format=mask_format) as writer:
             writer.add(result)
@@ -432,7 +432,7 @@ def test_work_done_by_hand_is_never_overwritten(
         writer.add(make(photos[0], n=1))
         writer.add(make(photos[1], n=1))
     assert (writer.path / "a.json").read_bytes() == before and len(load(writer.path / "b.json")["shapes"]) == 1
-    assert "a.json was edited, or is not from maskline" in caplog.text and "1 files in" in caplog.text
+    assert "a.json was edited, or is not from maskline" in caplog.text and ": 1 file left unchanged" in caplog.text
 
 
 def test_saved_by_labelme_without_a_change_it_is_still_ours(photos: list[Path], tmp_path: Path) -> None:

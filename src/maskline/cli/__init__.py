@@ -24,6 +24,7 @@ from maskline.cli.training import compare, evaluate, export, train
 from maskline.errors import MasklineError, OutputError
 from maskline.progress import log_to_terminal
 from maskline.signals import terminable
+from maskline.wording import shortened
 
 PLUGINS = (
     "maskline has no plugins to install; pip install 'maskline[train]' trains, 'maskline[serve]' answers HTTP, "
@@ -73,15 +74,33 @@ def _ignore(context: click.Context, parameter: click.Parameter, given: object) -
 @PIPELINE
 @MODEL
 @MODEL_DIR
-@click.option("--input", "inputs", multiple=True, metavar="INPUT", help="What to predict; may be given again.")
+@click.option("--input", "inputs", multiple=True, metavar="INPUT", help="Input to predict; can be repeated.")
 @showing_options
 @running_options
-@click.option("--get-pipeline-config", metavar="NAME", help="Write the configuration file, to --save-path or here.")
-@click.option("--force", is_flag=True, help="Let --get-pipeline-config write over a file.")
+@click.option(
+    "--get-pipeline-config",
+    metavar="NAME",
+    help="Write the configuration file to --save-path, or to the current folder.",
+)
+@click.option("--force", is_flag=True, help="Let --get-pipeline-config overwrite a file.")
 @click.option("-c", "--config", "config_file", metavar="CONFIG", help="Run a job: a module's YAML file, or a model.")
-@click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help="Section.key=value of -c.")
-@click.option("--install", is_flag=True, is_eager=True, expose_value=False, callback=_install, help="Tells of extras.")
-@click.option("--serve", "serves", is_flag=True, help="Answer HTTP requests, with the options below too.")
+@click.option(
+    "-o",
+    "--override",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a value of -c: Section.key=value.",
+)
+@click.option(
+    "--install",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_install,
+    help="Show which extras can be installed with pip.",
+)
+@click.option("--serve", "serves", is_flag=True, help="Start the HTTP service; takes the options below too.")
 @SELFTEST
 @serving_options
 @click.option("-p", "--profiler-options", hidden=True, expose_value=False, callback=_ignore)
@@ -146,9 +165,9 @@ def _refuse(given: Mapping[str, str], legal: Collection[str], why: str) -> None:
 
 
 @click.command()
-@click.option("--links", is_flag=True, help="With the addresses of the official weights and Paddle programs.")
+@click.option("--links", is_flag=True, help="Also list the URLs of the official weights and Paddle models.")
 def models(links: bool) -> None:
-    """List the models, all of which can be trained, exported and run: accuracy, published times, size."""
+    """List the models with their accuracy, published times and size."""
     from maskline import catalog
 
     click.echo(catalog.markdown_table(links=links))
@@ -238,5 +257,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _end(message: str, code: int) -> None:
-    click.echo(f"maskline: {message}", err=True)
+    click.echo(f"maskline: {shortened(message)}", err=True)
     sys.exit(code)

@@ -11,10 +11,10 @@ from maskline.errors import OutputError, UnknownNameError
 
 @click.command()
 @click.argument("name", metavar="NAME")
-@click.option("--save-path", metavar="PATH", help="A .yaml file, or a folder. Default: print it.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option("--save-path", metavar="PATH", help="A .yaml file or a folder to write to. Default: print it.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def config(name: str, save_path: str | None, force: bool) -> None:
-    """Print the configuration of a model's jobs, for `maskline -c`, or that of the pipeline: instance_segmentation."""
+    """Print the configuration of a model, for `maskline -c`, or of the pipeline instance_segmentation."""
     from maskline import catalog
     from maskline.config.pipeline import PIPELINE
     from maskline.config.reference import PIPELINE_YAML, module_yaml

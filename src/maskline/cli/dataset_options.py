@@ -15,8 +15,8 @@ def dataset_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--images",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help="Folder with the images. Default: they are looked for in the data set's folder.",
+        help="Folder with the images. Default: the data set's folder is searched.",
     )(command)
     return click.option(
-        "--from", "data_format", metavar="FORMAT", help="Format of the data set, such as coco. Default: recognized."
+        "--from", "data_format", metavar="FORMAT", help="Format of the data set, such as coco. Default: detected."
     )(command)

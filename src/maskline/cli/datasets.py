@@ -12,6 +12,7 @@ import click
 
 from maskline.cli.dataset_options import dataset_options
 from maskline.errors import ParameterError
+from maskline.wording import counted, shortened
 
 if TYPE_CHECKING:
     from maskline.data.crowds import Crowd
@@ -23,15 +24,19 @@ FAULTS_TOLD = 5  # of a kind
 _crowd = click.option(
     "--crowd",
     type=click.Choice(["instances", "regions"]),
-    help="What iscrowd 1 means: single objects (CVAT marks masks of its brush and of SAM so), or regions of many.",
+    help="What iscrowd: 1 means: single objects (as in CVAT's exports of brush and SAM masks), or crowd regions.",
 )
 
 
 @click.command()
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
 @dataset_options
-@click.option("--output", default="output", show_default=True, type=click.Path(path_type=Path), help="For the report.")
-@click.option("--fix", "target", metavar="NEW", type=click.Path(path_type=Path), help="Write a corrected copy here.")
+@click.option(
+    "--output", default="output", show_default=True, type=click.Path(path_type=Path), help="Folder for the report."
+)
+@click.option(
+    "--fix", "target", metavar="NEW", type=click.Path(path_type=Path), help="Write a corrected copy to this new folder."
+)
 @_crowd
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 def check(
@@ -43,12 +48,11 @@ def check(
     crowd: Crowd | None,
     strict: bool,
 ) -> None:
-    """Check a data set: every record, image and mask. Exit code 1 if it has errors.
+    """Check every record, image and mask of a data set. The exit code is 1 if there are errors.
 
-    Writes a report to look at (check_dataset/report.html) and all faults as JSON.
+    Writes a report (check_dataset/report.html) and a list of all faults (check_dataset/faults.json).
     """
     from maskline.data.check_dataset import FOLDER, PASSED, examine
-    from maskline.data.faults import counted
     from maskline.data.fix import fix
 
     reading, result = examine(folder, output, data_format, images, crowd=crowd, strict=strict)
@@ -61,8 +65,9 @@ def check(
     if target is not None:
         fixed = fix(reading, target, folder)
         for name, (before, after) in fixed.counts.items():
-            kept, annotations = (f"{new} of {old}" for old, new in zip(before, after, strict=True))
-            click.echo(f"{target}: {name}: {kept} images, {annotations} annotations")
+            nouns = zip(("image", "annotation"), before, after, strict=True)
+            kept = ", ".join(f"{new} of {counted(old, noun)}" for noun, old, new in nouns)
+            click.echo(f"{target}: {name}: {kept}")
         mended = counted(fixed.number("mended"), "fault")
         left_out, left = fixed.number("left out"), fixed.number("left")
         click.echo(f"{target}: {mended} mended, {left_out} more by leaving out, {left} left; all are in fixes.json")
@@ -76,7 +81,7 @@ def check(
 @click.argument("target", metavar="NEW", type=click.Path(path_type=Path))
 @click.option("--to", required=True, metavar="FORMAT", help="coco, labelme, yolo, voc or cvat.")
 @dataset_options
-@click.option("--skip-errors", is_flag=True, help="Leave out what can't be read, with a warning.")
+@click.option("--skip-errors", is_flag=True, help="Skip what can't be read, with a warning.")
 @_crowd
 def convert(
     source: Path,
@@ -94,18 +99,29 @@ def convert(
     _print_faults(done.faults)
     _print_notes(done.notes)
     for split, dataset in done.splits.items():
-        click.echo(f"{split}: {len(dataset.images)} images, {len(dataset.annotations)} annotations")
+        click.echo(f"{split}: {_size(dataset)}")
     click.echo(f"{target}: from {done.source_format} to {to.lower()}")
 
 
 @click.command()
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
 @dataset_options
-@click.option("--val", type=float, default=20, show_default=True, metavar="PERCENT", help="Share to evaluate with.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed, another division.")
-@click.option("--stratify", is_flag=True, help="Give each class its share in both parts.")
-@click.option("--group", metavar="KIND", help="Keep together: folder, similar, key:NAME, or a regular expression.")
-@click.option("--output", metavar="NEW", type=click.Path(path_type=Path), help="A new data set. Default: DIR itself.")
+@click.option(
+    "--val", type=float, default=20, show_default=True, metavar="PERCENT", help="Percentage of images in val."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the split.")
+@click.option("--stratify", is_flag=True, help="Keep the class proportions in both splits.")
+@click.option(
+    "--group",
+    metavar="KIND",
+    help="Keep groups of images together: folder, similar, key:NAME, or a regular expression.",
+)
+@click.option(
+    "--output",
+    metavar="NEW",
+    type=click.Path(path_type=Path),
+    help="Write a new data set here. Default: split in place.",
+)
 def split(
     folder: Path,
     data_format: str | None,
@@ -116,9 +132,9 @@ def split(
     group: str | None,
     output: Path | None,
 ) -> None:
-    """Divide a data set anew into train and val.
+    """Split a data set into train and val at random.
 
-    In place by default: the annotation files that were there are kept as .bak.
+    By default in place: existing annotation files are kept as .bak.
     """
     from maskline.data.split import Division, split_in_place, split_into
 
@@ -130,12 +146,14 @@ def split(
     else:
         parts = split_in_place(folder, how)
     for name, dataset in parts.items():
-        click.echo(f"{name}: {len(dataset.images)} images, {len(dataset.annotations)} annotations")
+        click.echo(f"{name}: {_size(dataset)}")
+
+
+def _size(dataset: Dataset) -> str:
+    return f"{counted(len(dataset.images), 'image')}, {counted(len(dataset.annotations), 'annotation')}"
 
 
 def _contents(dataset: Dataset) -> str:
-    from maskline.data.faults import counted
-
     crowds = sum(annotation.crowd for annotation in dataset.annotations)
     told = f"{counted(len(dataset.images), 'image')}, {counted(len(dataset.annotations) - crowds, 'instance')}"
     return f"{told}, {counted(crowds, 'crowd region')}" if crowds else told
@@ -143,7 +161,7 @@ def _contents(dataset: Dataset) -> str:
 
 def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(shortened(f"note: {note}"), err=True)
 
 
 def _print_faults(faults: Sequence[Fault]) -> None:
@@ -153,6 +171,6 @@ def _print_faults(faults: Sequence[Fault]) -> None:
         mended = "" if kind.fix is None else f" (--fix: {kind.fix})"
         click.echo(f"{kind.severity}: {kind.title}, {len(of_kind)} x; {kind.advice}{mended}")
         for fault in of_kind[:FAULTS_TOLD]:
-            click.echo(f"  {fault.split} {fault.file}: {fault.what}")
+            click.echo(shortened(f"  {fault.split} {fault.file}: {fault.what}"))
         if len(of_kind) > FAULTS_TOLD:
             click.echo(f"  and {len(of_kind) - FAULTS_TOLD} more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from maskline.cli.running import MODEL, MODEL_DIR, THRESHOLD, Running, gathered, running_options
-from maskline.errors import InputError, ParameterError
+from maskline.errors import DownloadError, InputError, ParameterError
 from maskline.progress import track
+from maskline.wording import counted
 
 if TYPE_CHECKING:
     from maskline.runtime.predictor import Predictor
@@ -37,26 +39,29 @@ class Showing:
 
 _OPTIONS = (
     THRESHOLD,
-    click.option("--save-path", metavar="DIR", help="Save pictures and JSON here."),
+    click.option("--save-path", metavar="DIR", help="Save drawn images and JSON files here."),
     click.option(
         "--mask-format",
         metavar="FORM",
         default="list",
         show_default=True,
-        help="In the JSON: list, rle, or polygon, which fills holes.",
+        help="Form of masks in the JSON files: list, rle, or polygon (which fills holes).",
     ),
     click.option(
-        "--export", "exports", metavar="FORMATS", help="To --save-path too: coco, coco-results, labelme, csv."
+        "--export",
+        "exports",
+        metavar="FORMATS",
+        help="Also write these formats to --save-path: coco, coco-results, labelme, csv.",
     ),
     click.option(
         "--simplify",
         type=click.FloatRange(min=0),
         metavar="PIXELS",
-        help="Simplify the polygons of --export labelme by up to this. Default: 0, every pixel is kept.",
+        help="Tolerance for simplifying polygons with --export labelme. Default: 0, exact to the pixel.",
     ),
-    click.option("--grow-boxes", is_flag=True, help="Enlarge boxes to hold their whole mask, instead of cutting it."),
-    click.option("--skip-errors", is_flag=True, help="Leave out inputs that can't be read, with a warning."),
-    click.option("--quiet", is_flag=True, help="Don't print the results."),
+    click.option("--grow-boxes", is_flag=True, help="Enlarge each box to fit its mask, instead of cropping the mask."),
+    click.option("--skip-errors", is_flag=True, help="Skip inputs that can't be read, with a warning."),
+    click.option("--quiet", is_flag=True, help="Do not print the results."),
 )
 
 
@@ -131,7 +136,13 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
     from maskline import inputs as sources
     from maskline.masks import has_holes
 
-    found = model.predict(list(inputs), on_error="skip" if showing.skip_errors else "raise")
+    unread = Counter[str]()
+
+    def skip(error: InputError | DownloadError) -> None:
+        sources.log_skipped(error)
+        unread[error.reason] += 1
+
+    found = model.predict(list(inputs), on_error=skip if showing.skip_errors else "raise")
     polygons = showing.save_path is not None and showing.mask_format == "polygon"
     images = instances = reaching = filled = 0
     with closing(track(found, "predict", lambda: sources.count(list(inputs)))) as tracked:
@@ -146,14 +157,15 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
             reaching += int((result.instances.outside > OUTSIDE_WORTH_TELLING).sum())
             filled += sum(map(has_holes, result.instances.masks)) if polygons else 0
     if not images:
-        raise InputError("none of the inputs could be read")
+        raise InputError(f"nothing was predicted: {sources.not_read(unread)}" if unread else "there was no image")
     saved = "" if showing.save_path is None else f", saved to {showing.save_path}"
     left_out = sources.left_out(inputs)
-    told = f"; {sources.not_predicted(left_out)}" if left_out else ""
-    click.echo(f"images: {images}, instances: {instances}{saved}{told}", err=True)
+    told = [sources.not_predicted(left_out)] * bool(left_out) + [sources.not_read(unread)] * bool(unread)
+    click.echo("; ".join((f"images: {images}, instances: {instances}{saved}", *told)), err=True)
     if filled:
-        click.echo(f"holes in {filled} masks are filled in the JSON: --mask-format rle keeps them", err=True)
+        masks = counted(filled, "mask is", "masks are")
+        click.echo(f"holes: {masks} filled in the JSON; --mask-format rle keeps them", err=True)
     if reaching:
-        masks = "1 mask lies" if reaching == 1 else f"{reaching} masks lie"
+        masks = counted(reaching, "mask lies", "masks lie")
         share = f"{OUTSIDE_WORTH_TELLING:.0%}"
         click.echo(f"{masks} more than {share} outside the box that cuts it: add --grow-boxes to keep all", err=True)

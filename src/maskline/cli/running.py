@@ -88,23 +88,30 @@ def _talk(context: click.Context, parameter: click.Parameter, verbose: bool) -> 
 
 
 MODEL = click.option(
-    "--model", "model_name", metavar="NAME", help="A model of `maskline models`. Default: the pipeline's, or embedded."
+    "--model",
+    "model_name",
+    metavar="NAME",
+    help="A model listed by `maskline models`. Default: the pipeline's, or the embedded model.",
 )
-MODEL_DIR = click.option("--model-dir", metavar="DIR", help="An exported model, such as a training's best_model.")
+MODEL_DIR = click.option(
+    "--model-dir", metavar="DIR", help="Folder of an exported model, such as best_model of a training run."
+)
 THRESHOLD = click.option(
-    "--threshold", type=float, metavar="SCORE", help="Keep scores above it, 0 to 1. Default: the model's own."
+    "--threshold", type=float, metavar="SCORE", help="Keep scores above this, 0 to 1. Default: the model's own."
 )
 _OPTIONS = (
     click.option("--device", help="cpu, gpu, gpu:1, gpu:0,1 … Default: the first GPU if there is one."),
     click.option(
-        "--batch-size", type=int, metavar="N", help="Images in one run. Default: 1; of a service on a GPU up to 8."
+        "--batch-size", type=int, metavar="N", help="Images per batch. Default: 1; up to 8 for a service on a GPU."
     ),
-    click.option("--threads", type=int, metavar="N", help="Processor threads. Default: one for each core."),
+    click.option("--threads", type=int, metavar="N", help="CPU threads. Default: one per core."),
     click.option("--engine", metavar="NAME", help="onnxruntime, openvino or tensorrt. Default: onnxruntime."),
-    click.option("--engine-config", metavar="{...}", callback=_mapping, help='Such as {"precision": "fp16"}.'),
-    click.option("--use-hpip", is_flag=True, default=None, help="Pick the backend that is fastest here."),
-    click.option("--hpi-config", metavar="{...}", callback=_mapping, help="Options of --use-hpip, as the reference's."),
-    click.option("--verbose", is_flag=True, expose_value=False, callback=_talk, help="Tell what is being done."),
+    click.option(
+        "--engine-config", metavar="{...}", callback=_mapping, help='Engine options, such as {"precision": "fp16"}.'
+    ),
+    click.option("--use-hpip", is_flag=True, default=None, help="Use the fastest known backend for the model."),
+    click.option("--hpi-config", metavar="{...}", callback=_mapping, help="Options for --use-hpip, as in PaddleX."),
+    click.option("--verbose", is_flag=True, expose_value=False, callback=_talk, help="Show progress messages."),
 )
 
 

@@ -14,6 +14,7 @@ import click
 from maskline.checks import check_count
 from maskline.cli.running import MODEL, MODEL_DIR, THRESHOLD, Running, gathered, running_options
 from maskline.errors import MissingDependencyError, ParameterError
+from maskline.wording import counted
 
 if TYPE_CHECKING:
     from maskline.runtime.device import Device
@@ -78,32 +79,52 @@ class Serving:
         try:
             return Path(self.api_key_file).read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "it is not text"
             raise ParameterError(f"--api-key-file {self.api_key_file} can't be read: {reason}") from None
 
 
-PIPELINE = click.option("--pipeline", metavar="NAME|YAML", help="instance_segmentation, or a configuration file.")
+PIPELINE = click.option("--pipeline", metavar="NAME|YAML", help="instance_segmentation, or a YAML configuration file.")
 SELFTEST = click.option(
-    "--selftest", is_flag=True, help="Strain a service of these settings on this machine, and tell how it fares."
+    "--selftest", is_flag=True, help="Load-test a service with these settings on this machine, and report the results."
 )
 _OPTIONS = (
-    click.option("--host", metavar="ADDRESS", help="Where to listen. Default: 127.0.0.1, this machine only."),
-    click.option("--port", type=int, metavar="N", help="Default: 8080. 0: any that is free."),
+    click.option("--host", metavar="ADDRESS", help="Address to listen on. Default: 127.0.0.1, this machine only."),
+    click.option("--port", type=int, metavar="N", help="Port. Default: 8080; 0 picks a free one."),
     click.option(
-        "--workers", type=int, metavar="N", help="Processes with the model. Default: 2 on a CPU, else one a device."
+        "--workers", type=int, metavar="N", help="Worker processes. Default: 2 on the CPU, else one per device."
     ),
-    click.option("--timeout", type=float, metavar="S", help="Seconds for an answer. Default: 60."),
-    click.option("--drain", type=float, metavar="S", help="Seconds that requests have to end in. Default: 30."),
-    click.option("--max-body", type=float, metavar="MB", help="Size of a request. Default: 64."),
-    click.option("--max-pixels", type=float, metavar="MP", help="Of one picture, in millions. Default: 64."),
-    click.option("--queue-pixels", type=float, metavar="MP", help="Of all that wait, in millions. Default: 256."),
-    click.option("--api-key-file", metavar="FILE", help=f"Ask for the key in it. Default: for that in {KEY_VARIABLE}."),
-    click.option("--trusted-host", multiple=True, metavar="NAME", help="Behind a proxy on this machine: its name."),
-    click.option("--cors", multiple=True, metavar="ORIGIN", help="Web pages that may call the service; * for all."),
-    click.option("--allow-url-host", multiple=True, metavar="HOST", help="Fetch URLs of it. Default: none is fetched."),
-    click.option("--allow-url-network", multiple=True, metavar="CIDR", help="Private addresses they may have."),
-    click.option("--visualize/--no-visualize", default=None, help="Whether answers hold a picture unless asked."),
-    click.option("--access-log/--no-access-log", default=None, help="A line of JSON for each request, on stdout."),
+    click.option("--timeout", type=float, metavar="S", help="Time limit for a response, in seconds. Default: 60."),
+    click.option(
+        "--drain", type=float, metavar="S", help="Time for requests to finish at shutdown, in seconds. Default: 30."
+    ),
+    click.option("--max-body", type=float, metavar="MB", help="Largest request, in MB. Default: 64."),
+    click.option("--max-pixels", type=float, metavar="MP", help="Largest image, in megapixels. Default: 64."),
+    click.option("--queue-pixels", type=float, metavar="MP", help="Largest queue, in megapixels. Default: 256."),
+    click.option(
+        "--api-key-file", metavar="FILE", help=f"File with the API key that clients must send. Default: {KEY_VARIABLE}."
+    ),
+    click.option(
+        "--trusted-host",
+        multiple=True,
+        metavar="NAME",
+        help="Host name the service is reached by, behind a proxy on this machine.",
+    ),
+    click.option(
+        "--cors", multiple=True, metavar="ORIGIN", help="Origin of web pages allowed to call the service; * for any."
+    ),
+    click.option(
+        "--allow-url-host",
+        multiple=True,
+        metavar="HOST",
+        help="Host from which image URLs may be fetched. Default: none.",
+    ),
+    click.option(
+        "--allow-url-network", multiple=True, metavar="CIDR", help="Private network that these hosts may resolve to."
+    ),
+    click.option(
+        "--visualize/--no-visualize", default=None, help="Whether responses include a drawn image by default."
+    ),
+    click.option("--access-log/--no-access-log", default=None, help="Log each request as a line of JSON, to stdout."),
 )
 
 
@@ -129,7 +150,7 @@ def serve(
     serving: Serving,
     running: Running,
 ) -> None:
-    """Answer HTTP requests: POST /instance-segmentation, and a page to try it."""
+    """Start the HTTP service: POST /instance-segmentation, and a web page to try it."""
     if pipeline is not None:
         serve_pipeline(pipeline, model_name, model_dir, threshold, selftest, serving, running)
         return
@@ -193,7 +214,7 @@ def divided(running: Running, devices: Sequence[Device], workers: int | None) ->
     usual = min(CPU_WORKERS, cores()) if tuple(devices) == (CPU,) else len(devices)
     count = usual if workers is None else check_count(workers, "--workers", 256)
     if count < len(devices):
-        raise ParameterError(f"--workers {count} for {len(devices)} devices: expected one for each at least")
+        raise ParameterError(f"--workers {count} for {counted(len(devices), 'device')}: expected one for each at least")
     threads = running.threads
     if threads is None and count > CPU_WORKERS:
         threads = max(1, CPU_WORKERS * cores() // count)

@@ -14,33 +14,44 @@ from maskline.cli.running import MODEL, MODEL_DIR, Running, running_options
 from maskline.errors import ParameterError
 from maskline.progress import status
 
-UNALIGNED = "For Mask R-CNN weights that PaddleDetection has trained since August 2024. Files of ours know."
+UNALIGNED = (
+    "For Mask R-CNN weights that PaddleDetection has trained since August 2024. Files written by maskline record it."
+)
 
 
 @click.command()
 @click.argument("model_name", metavar="MODEL")
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
 @dataset_options
-@click.option("--output", default="output", show_default=True, type=click.Path(path_type=Path), help="For everything.")
+@click.option("--output", default="output", show_default=True, type=click.Path(path_type=Path), help="Output folder.")
 @click.option("--epochs", type=int, default=40, show_default=True, help="Passes over the training images.")
-@click.option("--batch-size", type=int, help="Images of a step on each device. Default: the model's.")
-@click.option("--learning-rate", type=float, help="Default: the model's, scaled to the images of a step.")
-@click.option("--warmup-steps", type=int, help="Default: the model's, a tenth of the run at most.")
-@click.option("--weights", default="official", show_default=True, help="official, backbone, scratch, or a file.")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Go on in a run's output folder.")
+@click.option("--batch-size", type=int, help="Images per step on each device. Default: the model's.")
+@click.option("--learning-rate", type=float, help="Learning rate. Default: the model's, scaled to the images per step.")
+@click.option("--warmup-steps", type=int, help="Warm-up steps. Default: the model's, at most a tenth of the run.")
+@click.option(
+    "--weights", default="official", show_default=True, help="Initial weights: official, backbone, scratch, or a file."
+)
+@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR", help="Resume the run in this output folder.")
 @click.option("--device", help="cpu, gpu, gpu:0,1 … Default: the first GPU if there is one.")
-@click.option("--processes", type=int, default=1, show_default=True, help="On the CPU; of GPUs each has one.")
+@click.option("--processes", type=int, default=1, show_default=True, help="Processes on the CPU; each GPU has one.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
-@click.option("--accumulate", type=int, default=1, show_default=True, help="Batches of a step.")
-@click.option("--augment", multiple=True, metavar="NAME=VALUE", help="Such as copy_paste=0.5. May be given again.")
-@click.option("--log-interval", type=int, default=10, show_default=True, help="Steps between lines of the log.")
+@click.option(
+    "--accumulate", type=int, default=1, show_default=True, help="Batches per optimizer step (gradient accumulation)."
+)
+@click.option(
+    "--augment",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Augmentation setting, such as copy_paste=0.5; can be repeated.",
+)
+@click.option("--log-interval", type=int, default=10, show_default=True, help="Steps between log lines.")
 @click.option("--eval-interval", type=int, default=1, show_default=True, help="Epochs between evaluations.")
 @click.option("--save-interval", type=int, help="Epochs between checkpoints. Default: as --eval-interval.")
-@click.option("--patience", type=int, help="End after so many evaluations without a better AP.")
-@click.option("--workers", type=int, default=2, show_default=True, help="Processes that read images, for each device.")
-@click.option("--threads", type=int, help="Of each process that trains, on the CPU. Default: one for each core.")
+@click.option("--patience", type=int, help="Stop after this many evaluations without a better AP.")
+@click.option("--workers", type=int, default=2, show_default=True, help="Data-loading processes per device.")
+@click.option("--threads", type=int, help="CPU threads per training process. Default: one per core.")
 @click.option("--drop-background", is_flag=True, help="Leave out training images without objects.")
-@click.option("--seed", type=int, default=0, show_default=True, help="All randomness follows from it.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--unaligned", is_flag=True, help=UNALIGNED)
 def train(
     model_name: str,
@@ -69,9 +80,9 @@ def train(
     seed: int,
     unaligned: bool,
 ) -> None:
-    """Train a model on a data set, evaluate it as it learns, and export the best.
+    """Train a model on a data set, evaluate it regularly, and export the best weights.
 
-    Leaves best_model/inference to predict with, checkpoints to go on from, train.log, curves.png and pictures.
+    Writes the exported model (best_model/inference), checkpoints, train.log, curves.png and sample images.
     """
     from maskline.config.overrides import parse_value
     from maskline.train import Settings
@@ -123,11 +134,24 @@ def train(
 @dataset_options
 @MODEL
 @MODEL_DIR
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights of --model, not exported.")
-@click.option("--split", default="val", show_default=True, help="Of the data set.")
-@click.option("--output", default="output", show_default=True, type=click.Path(path_type=Path), help="For the report.")
-@click.option("--max-detections", type=int, default=100, show_default=True, help="Of a class in an image; COCO's: 100.")
-@click.option("--threshold", type=float, help="Score at which errors are counted. Default: that with the best F1.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Weights file of --model that has not been exported.",
+)
+@click.option("--split", default="val", show_default=True, help="Split to evaluate on.")
+@click.option(
+    "--output", default="output", show_default=True, type=click.Path(path_type=Path), help="Folder for the report."
+)
+@click.option(
+    "--max-detections",
+    type=int,
+    default=100,
+    show_default=True,
+    help="Most detections counted per class and image; COCO uses 100.",
+)
+@click.option("--threshold", type=float, help="Score threshold for counting errors. Default: the one with the best F1.")
 @click.option("--unaligned", is_flag=True, help=UNALIGNED)
 @running_options
 def evaluate(
@@ -144,7 +168,7 @@ def evaluate(
     unaligned: bool,
     running: Running,
 ) -> None:
-    """Measure a model on a data set: COCO's figures, curves, and the worst images to look at.
+    """Evaluate a model on a data set: COCO metrics, curves, and the worst images.
 
     Writes evaluate_result.json, evaluate/report.html, and evaluate/detections.json for `maskline compare`.
     """
@@ -203,10 +227,18 @@ def evaluate(
 @click.argument("b", type=click.Path(path_type=Path))
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
 @dataset_options
-@click.option("--split", default="val", show_default=True, help="Of the data set that both were measured on.")
-@click.option("--resamples", type=int, default=1000, show_default=True, help="More make the interval steadier.")
-@click.option("--max-detections", type=int, default=100, show_default=True, help="Of a class in an image.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the resampling.")
+@click.option("--split", default="val", show_default=True, help="Split that both were evaluated on.")
+@click.option(
+    "--resamples",
+    type=int,
+    default=1000,
+    show_default=True,
+    help="Bootstrap resamples; more give a more stable interval.",
+)
+@click.option(
+    "--max-detections", type=int, default=100, show_default=True, help="Most detections counted per class and image."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the resampling.")
 def compare(
     a: Path,
     b: Path,
@@ -218,9 +250,9 @@ def compare(
     max_detections: int,
     seed: int,
 ) -> None:
-    """Tell whether model B is better than model A by more than chance: a paired bootstrap over images.
+    """Test whether model B is significantly better than model A, with a paired bootstrap over images.
 
-    A and B are folders of `maskline evaluate`, or files of detections in COCO's form.
+    A and B are output folders of `maskline evaluate`, or files of detections in COCO format.
     """
     from maskline.evaluate import load_split
     from maskline.evaluate.compare import compare as compare_detections
@@ -234,16 +266,16 @@ def compare(
 @click.command()
 @click.argument("model_name", metavar="MODEL")
 @click.option("--weights", metavar="FILE", help="A .pdparams or .safetensors file. Default: the official weights.")
-@click.option("--output", required=True, type=click.Path(file_okay=False), metavar="DIR", help="Where to write it.")
-@click.option("--labels", "labels_file", metavar="FILE", help="Class names, one on each line. Default: COCO's.")
-@click.option("--threshold", type=float, default=0.5, show_default=True, help="The model's own score threshold.")
+@click.option("--output", required=True, type=click.Path(file_okay=False), metavar="DIR", help="Folder to write to.")
+@click.option("--labels", "labels_file", metavar="FILE", help="File of class names, one per line. Default: COCO's.")
+@click.option("--threshold", type=float, default=0.5, show_default=True, help="Score threshold of the exported model.")
 @click.option(
     "--format", default="onnx", show_default=True, help="onnx, ort or openvino: the runtime that opens it; or triton."
 )
-@click.option("--batch", default="dynamic", show_default=True, metavar="1|dynamic", help="Images of one run.")
-@click.option("--size", metavar="HxW", help="A fixed input, such as 640x640, where the model leaves it free.")
+@click.option("--batch", default="dynamic", show_default=True, metavar="1|dynamic", help="Batch size of the graph.")
+@click.option("--size", metavar="HxW", help="Fixed input size, such as 640x640, for models that allow any size.")
 @click.option(
-    "--int8", metavar="DIR", help="Convolutions in 8 bits, calibrated with this data set or folder of pictures."
+    "--int8", metavar="DIR", help="Run convolutions in 8 bits, calibrated on this data set or folder of images."
 )
 @click.option("--half", is_flag=True, help="Store weights in half precision: half the size, the same speed.")
 @click.option("--unaligned", is_flag=True, help=UNALIGNED)
@@ -260,9 +292,9 @@ def export(
     half: bool,
     unaligned: bool,
 ) -> None:
-    """Turn weights into a model directory, which predicts without torch: a graph, and inference.yml beside it.
+    """Export weights to a model directory that predicts without torch: a graph and inference.yml.
 
-    The format triton is a model repository for Triton Inference Server, with such a directory in it.
+    With --format triton, write a model repository for Triton Inference Server.
     """
     from maskline import hub
 

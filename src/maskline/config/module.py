@@ -342,9 +342,9 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from None
     except (UnicodeDecodeError, ParameterError) as error:
-        raise ParameterError(f"{path} is no configuration: {error}") from None
+        raise ParameterError(f"{path} is not a configuration: {error}") from None
     if not isinstance(content, dict):
-        raise ParameterError(f"{path} is no configuration: expected sections such as Global, with keys and values")
+        raise ParameterError(f"{path} is not a configuration: expected sections such as Global, with keys and values")
     if {"model", "data", "output"} <= content.keys():
         raise ParameterError(
             f"{path} has the settings of a training run, not the sections of a configuration: to go on with the run, "

@@ -76,7 +76,7 @@ def load_pipeline(source: str | Path | Mapping[str, Any]) -> PipelineConfig:
         try:
             content = read_yaml(read_text(path))
         except (UnicodeDecodeError, ParameterError) as error:
-            raise ParameterError(f"{path} is no configuration: {error}") from None
+            raise ParameterError(f"{path} is not a configuration: {error}") from None
         return _from_dict(content, str(source))
     if str(source) != PIPELINE:
         raise UnknownNameError.of("pipeline", str(source), [PIPELINE])

@@ -17,6 +17,7 @@ from maskline.data.faults import NAMES_TOLD, Fault, Reading, ordered
 from maskline.data.reading import read
 from maskline.instances import IntArray
 from maskline.progress import status, track
+from maskline.wording import counted
 
 Prints: TypeAlias = dict[tuple[str, str], twins.Fingerprint]  # by split and file name
 
@@ -116,7 +117,7 @@ def _category_faults(splits: Sequence[Dataset]) -> Iterator[Fault]:
         absent = [category.name for category in dataset.categories if not counts[category.id]]
         if absent and dataset.images:
             more = f" and {len(absent) - NAMES_TOLD} more" if len(absent) > NAMES_TOLD else ""
-            what = f"{len(absent)} of {len(dataset.categories)} classes have no instance: "
+            what = f"{len(absent)} of {counted(len(dataset.categories), 'class', 'classes')} without instances: "
             what += ", ".join(map(repr, absent[:NAMES_TOLD])) + more
             yield Fault("class-missing", dataset.split, dataset.source.name, what)
 

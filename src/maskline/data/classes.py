@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading
+from maskline.wording import counted
 
 #: Names that tools give to what is no object, lower case.
 NO_OBJECT = ("_background_", "__background__", "background", "__ignore__")
@@ -31,7 +32,7 @@ def without_no_objects(reading: Reading) -> Reading:
         lost = Counter(ids[a.category_id] for a in dataset.annotations if a.category_id in ids)
         for name in ids.values():
             why = "the parent of all other classes" if name == parent else "background or ignored, by its name"
-            what = f"class {name!r} is {why}: left out with {lost[name]} annotations"
+            what = f"class {name!r} is {why}: left out with {counted(lost[name], 'annotation')}"
             faults.append(Fault("category-no-object", split, dataset.source.name, what, lost=lost[name]))
         splits[split] = replace(
             dataset,

@@ -20,7 +20,7 @@ from maskline.data.accounting import moved, some
 from maskline.data.coco_values import Json
 from maskline.data.crowds import TRUE
 from maskline.data.dataset import Annotation, Category, Dataset, Extra, Id, ImageRecord
-from maskline.data.faults import Count, Fault, short
+from maskline.data.faults import Count, Fault, counted, short
 from maskline.data.shapes import Polygons, Ring, Segmentation, area, crop
 from maskline.data.source import Located
 from maskline.data.sources import picture_size, relative_name
@@ -148,7 +148,7 @@ class _Reader:
         if key is not None:
             self.unused[kind].add(key)
             uses = self.uses[kind][key]
-            what = f"{what}; {uses} annotations of it are left out too" if uses else what
+            what = f"{what}; {counted(uses, 'annotation')} of it left out too" if uses else what
             self.refused.setdefault((kind, key), len(self.faults))
         self.fault(code, what, key if kind == "images" else None, None, others)
 
@@ -180,7 +180,7 @@ class _Reader:
                 told = " and ".join(repr(name) for name in names)
                 told = f"categories {told}" if len(names) > 1 else f"category {told} and one that can't be read"
                 uses = self.uses["categories"][key]
-                self.fault("category-id", f"{told} both have the id {key!r}, with {uses} annotations")
+                self.fault("category-id", f"{told} both have the id {key!r}, with {counted(uses, 'annotation')}")
         return self.listed_once(found), by_id.keys() - self.ambiguous["categories"]
 
     def category(self, place: int, record: Any) -> Category | None:
@@ -239,7 +239,7 @@ class _Reader:
             self.ambiguous["images"].add(key)
             told = " and ".join(map(repr, names)) + ("" if len(names) > 1 else " and another record of an image")
             uses = self.uses["images"][key]
-            self.fault("image-id", f"{told} have the id {key!r}, with {uses} annotations", key, None, names)
+            self.fault("image-id", f"{told} have the id {key!r}, with {counted(uses, 'annotation')}", key, None, names)
             return None
         self.names[key] = names[0]
         if len(same) > 1:
@@ -317,7 +317,9 @@ class _Reader:
                     found.append(self.annotation(record, key, image.id, category_id, segmentation))
         for kind, pairs in self.other_types.items():
             given, meant = pairs[0]
-            self.fault("id-type", f"{len(pairs)} annotations: {_REFERENCES[kind]} {given!r} is taken for {meant!r}")
+            self.fault(
+                "id-type", f"{counted(len(pairs), 'annotation')}: {_REFERENCES[kind]} {given!r} is taken for {meant!r}"
+            )
         return self.numbered(found)
 
     def reference(self, record: Any, kind: str) -> Id | None:
@@ -411,7 +413,7 @@ class _Reader:
         if len(good) > sum(ring is not None for ring in plain):
             self.fault("polygon-flat", f"annotation {key!r} has the segmentation {short(given)}", image.id, key)
         if broken:
-            more = f", and {len(broken) - 1} more are no polygons" if len(broken) > 1 else ""
+            more = f", and {len(broken) - 1} more are not polygons" if len(broken) > 1 else ""
             what = f"polygon {broken[0] + 1} of {len(given)} is {short(given[broken[0]])}{more}"
             self.fault("polygon-broken", f"annotation {key!r}: {what}", image.id, key, lost=not good)
         return good or None

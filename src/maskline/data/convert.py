@@ -116,7 +116,7 @@ def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset
     reading.refuse_errors(found, "correct them, or leave them out with `maskline convert --skip-errors`")
     splits = layout.bring_in(layout.unify(found.splits), root / "images")
     if "val" not in splits:
-        splits |= divide(merge(splits), Division(seed=seed))
+        splits |= divide(merge({split: d for split, d in splits.items() if split != "test"}), Division(seed=seed))
     splits = {split: dataset for split, dataset in splits.items() if split != UNSPLIT}
     write_in_place(splits, {split: root / layout.paddlex_name(split) for split in splits})
     return splits

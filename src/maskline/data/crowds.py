@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from maskline.data.dataset import Dataset
 from maskline.data.faults import NAMES_TOLD, Fault
+from maskline.wording import counted
 
 #: What masks marked as crowds are: ``instances``, each an object of its own, or ``regions`` of many objects.
 Crowd: TypeAlias = Literal["instances", "regions"]
@@ -75,7 +76,7 @@ def faults(splits: Mapping[str, Dataset]) -> Iterator[Fault]:
         if crowds:
             some = ", ".join(f"{number} {name!r}" for name, number in crowds.most_common(NAMES_TOLD))
             more = ", ..." if len(crowds) > NAMES_TOLD else ""
-            what = f"{crowds.total()} of {total} annotations have iscrowd 1 ({some}{more})"
+            what = f"{crowds.total()} of {counted(total, 'annotation')} with iscrowd 1 ({some}{more})"
             yield Fault("crowd-only", split, dataset.source.name, what)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from maskline.data.shapes import Segmentation, crop
 from maskline.instances import Instances
+from maskline.wording import counted
 
 Id: TypeAlias = int | str
 Extra: TypeAlias = Mapping[str, Any]  # keys of a record that maskline does not use but keeps
@@ -95,8 +96,12 @@ class Dataset:
     info: Extra = field(default_factory=lambda: NOTHING, repr=False)
 
     def __repr__(self) -> str:
-        counts = f"{len(self.images)} images, {len(self.annotations)} annotations, {len(self.categories)} categories"
-        return f"Dataset({self.split!r}, {str(self.folder)!r}: {counts})"
+        counts = (
+            (len(self.images), "image"),
+            (len(self.annotations), "annotation"),
+            (len(self.categories), "class", "classes"),
+        )
+        return f"Dataset({self.split!r}, {str(self.folder)!r}: {', '.join(counted(*count) for count in counts)})"
 
     @cached_property
     def by_id(self) -> dict[Id, ImageRecord]:

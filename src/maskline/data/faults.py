@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from maskline.data.dataset import Dataset, Id
 from maskline.instances import IntArray
+from maskline.wording import counted as counted  # for readers of formats, which need them with every fault
+from maskline.wording import short as short
 
-LONGEST_VALUE = 60  # characters, in a message
 NAMES_TOLD = 5  # of many, in a message
 
 Severity: TypeAlias = Literal["error", "warning"]
@@ -41,175 +42,223 @@ class Kind:
 _OUT: tuple[str, bool] = ("left out", True)
 _ROWS = (
     Kind(
-        *("leak", "warning", "one image in two splits: figures of the evaluation are too good"),
-        *("keep it in one of them, unless you overfit on purpose",),
-        "kept in the evaluation split only, unless that leaves the other without images",
+        *("leak", "warning", "the same image in two splits: the evaluation is too optimistic"),
+        *("keep it in one split, unless you overfit on purpose",),
+        "kept only in the evaluation split, unless the other split would become empty",
         True,
     ),
     Kind(
-        *("leak-near", "warning", "nearly the same image in two splits: figures of the evaluation are too good"),
+        *("leak-near", "warning", "nearly the same image in two splits: the evaluation is too optimistic"),
         "keep both in one split (split by groups), unless you overfit on purpose",
     ),
-    Kind("file", "error", "an annotation file that can't be read", "correct the file, or make it anew"),
+    Kind("file", "error", "an annotation file that can't be read", "correct the file, or export it again"),
     Kind(
-        *("file-unread", "error", "annotations that were not read, of images that have none in what was read"),
-        "name their format with --from, or their file; or take them away",
+        *("file-unread", "error", "annotations that were not read, and their images have no others"),
+        "give their format with --from, give the file itself, or remove them",
     ),
     Kind(
-        *("file-repeated", "warning", "annotations that were not read, of images that have others in what was read"),
-        "nothing, if the right ones were read; else name their format with --from, or their file",
+        *("file-repeated", "warning", "annotations that were not read, but their images have others"),
+        "nothing, if the right ones were read; otherwise give the format with --from, or the file itself",
     ),
-    Kind("file-unlisted", "warning", "annotation files that no split lists", "list them, or take them away"),
+    Kind("file-unlisted", "warning", "annotation files that no split lists", "list them, or remove them"),
     Kind(
         *("label-unmatched", "error", "a label file without an image"),
-        "restore the image under the name of the label file, or take the label file away",
+        "restore the image with the same name, or remove the label file",
     ),
     Kind(
-        *("no-labels", "error", "images without a single label file"),
-        "put the label files into folders named labels, beside those of the images",
+        *("no-labels", "error", "a data set without label files"),
+        "put the label files in a folder named labels beside the images folder",
     ),
-    Kind("split-missing", "warning", "a val or test split whose images are not there", "nothing, if it isn't needed"),
-    Kind("no-annotations", "warning", "a split without annotations", "annotate it, if that is not meant"),
+    Kind("split-missing", "warning", "a val or test split whose images are missing", "nothing, unless you need it"),
+    Kind("no-annotations", "warning", "a split without annotations", "annotate it, unless this is intended"),
     Kind(
-        *("image-moved", "warning", "images found under another path than the annotations give"),
-        "see that they are the right ones",
+        *("image-moved", "warning", "images found at a path other than the one in the annotations"),
+        "make sure that they are the right images",
     ),
     Kind(
-        *("image-format", "warning", "image files of formats that are not read"),
-        "save them as JPEG or PNG under the same name",
+        *("image-format", "warning", "image files in an unsupported format"),
+        "save them as JPEG or PNG with the same name",
     ),
     Kind("record", "error", "a record that can't be read", "correct the record in the file", "left out", True),
     Kind(
-        *("name", "error", "a name that is no Unicode: it holds half a character, or bytes that are no UTF-8"),
-        *("rename it", "a class gets an escape for it, an image is left out"),
+        *("name", "error", "a name that is not valid Unicode (UTF-8)"),
+        *("rename it", "the class name is escaped; the image is left out"),
     ),
-    Kind("no-images", "error", "a split without images", "add images, or make the split anew (maskline split)"),
+    Kind("no-images", "error", "a split without images", "add images, or split the data set again (maskline split)"),
     Kind(
-        "empty-list", "warning", "a val or test split that lists no image", "divide anew (maskline split), or add some"
+        "empty-list",
+        "warning",
+        "a val or test list without images",
+        "split the data set again (maskline split), or add images",
     ),
     Kind(
-        *("image-id", "error", "different images with one id: which one an annotation is of can't be told"),
-        *("give each image an id of its own, and correct image_id of their annotations", "all of them are left out"),
+        *("image-id", "error", "different images with the same id: it is unclear to which an annotation belongs"),
+        *("give each image a unique id, and correct image_id in the annotations", "all of these images are left out"),
         True,
     ),
-    Kind("image-listed-twice", "warning", "two records of one image file", "merge them", "annotations are merged"),
     Kind(
-        *("image-path", "error", "an image path that leads out of the images' folder", "make it relative", "left out"),
+        "image-listed-twice", "warning", "two records for the same image file", "merge them", "annotations are merged"
+    ),
+    Kind(
+        *("image-path", "error", "an image path that leads outside the image folder", "make it relative", "left out"),
         True,
     ),
     Kind(
-        *("image-embedded", "warning", "an image that only its annotation file holds"),
-        *("nothing: `maskline convert` and --fix write it", "written as a file"),
+        *("image-embedded", "warning", "an image that is embedded in its annotation file"),
+        *("nothing: `maskline convert` and --fix write it to a file", "written to a file"),
     ),
-    Kind("image-missing", "error", "an image file that is not there", "restore it, or remove its record", *_OUT),
+    Kind("image-missing", "error", "a missing image file", "restore it, or remove its record", *_OUT),
     Kind("image-unreadable", "error", "an image file that can't be read", "replace the file", *_OUT),
     Kind(
-        *("image-size", "error", "width and height are not those of the file"),
-        *("correct them; if the image was resized or cropped, do the same to its annotations",),
-        "those of the file where the masks show that they were drawn on it, else it is left out",
+        *("image-size", "error", "width and height differ from the file"),
+        *("correct them; if the image was resized or cropped, transform its annotations too",),
+        "corrected if the masks fit the file, otherwise the image is left out",
     ),
     Kind(
-        *("image-turned", "error", "annotated without the EXIF rotation that readers apply"),
+        *("image-turned", "error", "annotated without applying the EXIF rotation"),
         "save the image without an EXIF orientation",
-        "the orientation in the file is set to 1; where that is not possible, the image is left out",
+        "the orientation in the file is set to 1; if that is impossible, the image is left out",
     ),
     Kind(
-        *("image-rotation", "error", "width and height are swapped, and masks do not show if the EXIF rotation is why"),
-        "compare one with the image as shown: where it fits, swap width and height, else remove the EXIF orientation",
+        *(
+            "image-rotation",
+            "error",
+            "width and height are swapped, and the masks do not show whether the EXIF rotation is the cause",
+        ),
+        "compare a mask with the image as displayed: if it fits, swap width and height, else remove the orientation",
     ),
     Kind(
-        *("image-exif", "warning", "an EXIF orientation"),
-        "make sure that it was annotated as shown: a tool that ignores the orientation shows it differently",
+        *("image-exif", "warning", "an image with an EXIF orientation"),
+        "make sure that it was annotated the right way up: some tools ignore the orientation",
     ),
     Kind(
-        *("image-dark", "warning", "a 16-bit image that is nearly black or white in 8 bits"),
-        "scale its levels to the full range: only the upper 8 bits are used",
+        *("image-dark", "warning", "a 16-bit image that becomes nearly black or white in 8 bits"),
+        "stretch its levels to the full range: only the upper 8 bits are used",
     ),
-    Kind("image-unlisted", "warning", "files that no split lists", "annotate or list them, or take them away"),
+    Kind("image-unlisted", "warning", "image files that no split lists", "annotate or list them, or remove them"),
     Kind(
-        *("category-id", "error", "different categories with one id: which one an annotation is of can't be told"),
-        *("give each an id of its own, and correct category_id of the annotations",),
-        "the later get new ids; annotations of the id are left out",
+        *(
+            "category-id",
+            "error",
+            "different categories with the same id: it is unclear to which an annotation belongs",
+        ),
+        *("give each a unique id, and correct category_id in the annotations",),
+        "later categories get new ids; annotations with this id are left out",
     ),
-    Kind("category-name", "warning", "two categories with one name", "merge or rename them", "merged"),
+    Kind("category-name", "warning", "two categories with the same name", "merge or rename them", "merged"),
     Kind(
         *("categories-differ", "error", "the splits do not list the same categories"),
-        *("write one list, in one order, into all files", "one list in all files"),
+        *("use the same list, in the same order, in all files", "the same list in all files"),
     ),
     Kind(
-        *("category-no-object", "warning", "a class that is no object: background, or the empty parent of all others"),
-        *("rename it if it is a class of objects", "left out", True),
+        *(
+            "category-no-object",
+            "warning",
+            "a class that is not an object: background, or the unused parent of all classes",
+        ),
+        *("rename it if it is an object class", "left out", True),
     ),
-    Kind("class-missing", "warning", "a class without instances in a split", "split anew, or remove the class"),
     Kind(
-        *("id-type", "warning", 'ids that are numbers in one place and text in another, such as 1 and "1"'),
-        *("write them all as numbers", "written as the image or category has it"),
+        "class-missing",
+        "warning",
+        "a class without instances in a split",
+        "split the data set again, or remove the class",
     ),
-    Kind("unknown-image", "error", "an annotation of an image that is not listed", "correct image_id", *_OUT),
-    Kind("unknown-category", "error", "an annotation of an unknown category", "correct category_id", *_OUT),
     Kind(
-        *("ambiguous", "error", "an annotation of an image or category that shares its id with another"),
-        *("see to it that the ids are different, and correct it", "left out", True),
+        *("id-type", "warning", 'ids that are numbers in one place and strings in another, such as 1 and "1"'),
+        *("use numbers everywhere", "changed to the type used by the image or category"),
     ),
-    Kind("annotation-id", "error", "two annotations with one id", "number them anew", "the later gets a new id"),
+    Kind("unknown-image", "error", "an annotation for an image that is not listed", "correct image_id", *_OUT),
+    Kind("unknown-category", "error", "an annotation with an unknown category", "correct category_id", *_OUT),
+    Kind(
+        *("ambiguous", "error", "an annotation for an image or category whose id is not unique"),
+        *("make the ids unique, and correct the annotation", "left out", True),
+    ),
+    Kind("annotation-id", "error", "two annotations with the same id", "renumber them", "the later one gets a new id"),
     Kind("no-mask", "error", "an annotation without a mask", "draw it, or remove the annotation", *_OUT),
     Kind(
-        *("crowd", "error", "an iscrowd that is neither 0 nor 1", "write 0 or 1"),
-        "1 for true, yes and the like, else 0",
+        *("crowd", "error", "iscrowd is neither 0 nor 1", "write 0 or 1"),
+        "1 for true, yes and the like, otherwise 0",
     ),
     Kind(
-        *("crowd-only", "error", "masks marked as crowd regions, as CVAT marks all of its brush and of SAM"),
-        "crowd regions are neither learned from nor counted: say what they are, to `maskline check --fix` or "
-        "`maskline convert`, with `--crowd instances` or `--crowd regions`",
+        *("crowd-only", "error", "masks marked as crowd regions, as CVAT does for brush and SAM masks"),
+        "crowd regions are ignored in training and evaluation: say what they are with `maskline check --fix` or "
+        "`maskline convert`, and `--crowd instances` or `--crowd regions`",
     ),
     Kind(
         *("shape-ignored", "warning", "annotations that are not instances, such as background or stuff"),
-        *("nothing, if that is meant", *_OUT),
+        *("nothing, if this is intended", *_OUT),
     ),
     Kind(
-        *("set-aside", "warning", "annotations that do not count: cancelled, replaced by others, or predicted"),
-        *("nothing, if that is meant", *_OUT),
+        *("set-aside", "warning", "annotations that do not count: cancelled, superseded, or predicted"),
+        *("nothing, if this is intended", *_OUT),
     ),
     Kind(
-        *("no-class", "warning", "annotations whose class is not named"),
-        "nothing, if there is only one class; else name it in the tool",
+        *("no-class", "warning", "annotations without a class name"),
+        "nothing, if there is only one class; otherwise set the class in the annotation tool",
     ),
     Kind(
-        *("boxes-only", "warning", "a data set for detection"),
-        "draw the outlines, or train a detector: masks learned from boxes are boxes",
+        *("boxes-only", "warning", "a data set for detection: nearly all masks are boxes"),
+        "draw outlines, or train a detector: a model trained on boxes predicts boxes",
     ),
     Kind(
-        *("polygon-unit", "error", "polygons in shares or percent of the image"),
+        *("polygon-unit", "error", "polygons in fractions or percent of the image size"),
         *(
-            "multiply by the image's width and height, or have `maskline check --fix` do it",
-            "multiplied, where all polygons are so",
+            "multiply by the image's width and height, or let `maskline check --fix` do it",
+            "converted to pixels, if all polygons are affected",
         ),
     ),
     Kind(
-        *("polygon-corner", "warning", "polygons that all lie in the upper left corner of large images"),
-        "see in the report that they are in pixels, not in percent",
+        *("polygon-corner", "warning", "polygons only in the upper left corner of large images"),
+        "check in the report that they are in pixels, not in percent",
     ),
     Kind(
-        *("masks-implausible", "error", "masks that can't be objects: all tiny, outside the image, or all of it"),
-        "see that coordinates are pixels of these images, and that masks are objects",
+        *(
+            "masks-implausible",
+            "error",
+            "masks that can't be objects: all of them tiny, outside the image, or the whole image",
+        ),
+        "check that coordinates are in pixels of these images, and that masks show objects",
     ),
     Kind(
-        *("polygon-broken", "error", "a polygon that encloses nothing or holds wrong numbers"),
-        *("draw it anew: 3 points or more, x y x y ..., finite", "left out; other parts of the annotation stay", True),
+        *("polygon-broken", "error", "a polygon without area or with invalid numbers"),
+        *(
+            "redraw it: at least 3 points as x y x y ..., finite numbers",
+            "left out; other parts of the annotation are kept",
+            True,
+        ),
     ),
     Kind(
-        *("polygon-flat", "error", "a polygon that is not a list of its own, or whose points are"),
-        *("write [[x, y, x, y, ...]]", "written so"),
+        *("polygon-flat", "error", "a polygon that is not nested as in COCO"),
+        *("write [[x, y, x, y, ...]]", "rewritten"),
     ),
-    Kind("rle-broken", "error", "run lengths or a mask picture that can't be read", "export the mask anew", *_OUT),
-    Kind("polygon-crossing", "warning", "a polygon that crosses itself", "draw it anew", "its pixels stay, redrawn"),
-    Kind("mask-empty", "warning", "a mask without pixels in the image", "remove or redraw it", *_OUT),
-    Kind("mask-outside", "warning", "a polygon that leaves the image", "cut it at the border", "cut at the border"),
-    Kind("box-mismatch", "warning", "the box is not that of the mask", "compute it from the mask", "the mask's box"),
-    Kind("area-mismatch", "warning", "the area is not that of the mask", "compute it from the mask", "the mask's area"),
-    Kind("annotation-twice", "warning", "one object annotated twice", "remove one", "the later is left out", True),
-    Kind("not-json", "warning", "NaN or Infinity, which JSON does not have", "write null", "null"),
-    Kind("image-twice", "warning", "one picture twice in a split", "remove one, with its annotations"),
+    Kind("rle-broken", "error", "run lengths or a mask image that can't be read", "export the mask again", *_OUT),
+    Kind("polygon-crossing", "warning", "a polygon that crosses itself", "redraw it", "redrawn with the same pixels"),
+    Kind("mask-empty", "warning", "a mask without pixels inside the image", "remove or redraw it", *_OUT),
+    Kind(
+        "mask-outside",
+        "warning",
+        "a polygon that extends beyond the image",
+        "clip it to the image",
+        "clipped to the image",
+    ),
+    Kind(
+        "box-mismatch",
+        "warning",
+        "the box does not match the mask",
+        "compute it from the mask",
+        "computed from the mask",
+    ),
+    Kind(
+        "area-mismatch",
+        "warning",
+        "the area does not match the mask",
+        "compute it from the mask",
+        "computed from the mask",
+    ),
+    Kind("annotation-twice", "warning", "an object annotated twice", "remove one", "the later one is left out", True),
+    Kind("not-json", "warning", "NaN or Infinity, which is not valid JSON", "write null", "replaced by null"),
+    Kind("image-twice", "warning", "the same image twice in a split", "remove one, with its annotations"),
 )
 
 #: Errors of a whole file: leaving out records does not mend them.
@@ -289,17 +338,6 @@ class UnusableError(Exception):
     def __init__(self, code: str, what: str) -> None:
         super().__init__(what)
         self.code = code
-
-
-def short(value: Any) -> str:
-    """A value as it may stand in a message."""
-    text = repr(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: ``1 image``, ``2 images``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 class Count(NamedTuple):

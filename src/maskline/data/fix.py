@@ -17,6 +17,7 @@ from maskline.data.texts import dump, encode
 from maskline.data.tree import SPLITS
 from maskline.files import replace_file
 from maskline.inputs import can_be_set, read_image, set_upright
+from maskline.wording import counted
 
 LOG = "fixes.json"
 
@@ -193,7 +194,7 @@ def _done(
         return Done("left", f"nothing: {split} would have no other images")
     if key is not None and key not in new.by_id:
         image = old.by_id[key]
-        told = f"image {image.file_name} of {split} is left out with its {len(old.of(image))} annotations"
+        told = f"image {image.file_name} of {split} is left out with its {counted(len(old.of(image)), 'annotation')}"
         return Done("left out", told)
     if fault.annotation_id is not None and fault.annotation_id not in new.annotation_ids:
         return Done("left out", "the annotation is left out")

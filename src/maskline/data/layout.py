@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,13 @@ from maskline.data.dataset import Category, Dataset, Id, ImageRecord
 from maskline.data.sources import embedded_image, is_file
 from maskline.errors import DatasetError, OutputError
 from maskline.files import replace_file
+from maskline.naming import NAME_BYTES, cut_name
 from maskline.progress import track
+from maskline.wording import counted, short
+
+_LONGEST_SUFFIX = ".json"  # of files that are named like an image
+
+log = logging.getLogger("maskline")
 
 
 def annotation_name(split: str, source: Path | None = None) -> str:
@@ -93,15 +100,18 @@ def new_folder(target: Path, source: Path | None = None) -> Iterator[Path]:
         raise OutputError(f"{target} lies inside {source}, which is not to be changed: name a folder elsewhere")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+        prefix = f".{cut_name(target.name, '', NAME_BYTES // 2)}."
+        with TemporaryDirectory(prefix=prefix, dir=target.parent) as temporary:
             folder = Path(temporary) / "new"
             folder.mkdir()
             yield folder
             if target.exists():
                 target.rmdir()
             folder.replace(target)
+    except OutputError as error:
+        raise OutputError(str(error).replace(str(folder), str(target))) from error
     except OSError as error:
-        if isinstance(error, (OutputError, DatasetError)):
+        if isinstance(error, DatasetError):
             raise
         raise OutputError(f"{target} can't be written: {error.strerror or error}") from error
 
@@ -132,8 +142,9 @@ def copy_images(dataset: Dataset, folder: Path, names: Mapping[Id, str] | None =
     moved = []
     for image in track(dataset.images, f"copying images of {dataset.split}", len(dataset.images)):
         name = image.file_name if names is None else names[image.id]
+        copy = _copy(dataset, image)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        _copy(dataset, image)(folder / name)
+        copy(folder / name)
         moved.append(replace(image, file_name=name, embedded=None))
     return replace(dataset, folder=folder, images=tuple(moved))
 
@@ -231,15 +242,23 @@ def place_images(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Datas
 def unique_names(splits: Mapping[str, Dataset], *, flat: bool = False) -> dict[str, dict[Id, str]]:
     """Names under which the pictures of all splits can lie in one folder: by split, by image id.
 
+    Where a name leaves no room for the suffix of an annotation file, it is cut, and a warning counts these.
+
     Args:
         flat: without sub-folders, and no two alike but for their suffix, as formats need that go by the bare name.
     """
     taken: dict[str, Path] = {}
     found: dict[str, dict[Id, str]] = {}
+    long: list[str] = []
     for split, dataset in splits.items():
         found[split] = {
             image.id: _free_name(dataset.path(image), image, split, taken, flat=flat) for image in dataset.images
         }
+        parts = ((image.file_name, *_parts(image, flat=flat)) for image in dataset.images)
+        long += [name for name, stem, suffix in parts if _cut(stem, suffix) != stem]
+    if long:
+        told = counted(len(long), "name of an image is", "names of images are")
+        log.warning("%s too long for the files of a data set, and cut; the first: %s", told, short(long[0]))
     return found
 
 
@@ -253,13 +272,24 @@ def _free_name(
     fits: Callable[[str], bool] = lambda _: True,
 ) -> str:
     """A name that is not taken by another picture, and that fits."""
-    own = image.file_name.replace("/", "_") if flat else image.file_name
-    stem, suffix = str(PurePosixPath(own).with_suffix("")), PurePosixPath(own).suffix
+    stem, suffix = _parts(image, flat=flat)
     prefixed = f"{split}_{stem}" if flat else f"{split}/{stem}"
-    numbered = (f"{prefixed}_{number}" for number in count(2))
-    for name in chain((stem, prefixed), numbered):
+    numbered = (_cut(prefixed, suffix, f"_{number}") for number in count(2))
+    for name in chain((_cut(stem, suffix), _cut(prefixed, suffix)), numbered):
         key = (name if flat else name + suffix).casefold()
         if taken.get(key, path) == path and fits(name + suffix):
             taken[key] = path
             return name + suffix
     raise AssertionError("names came to an end")
+
+
+def _parts(image: ImageRecord, *, flat: bool) -> tuple[str, str]:
+    """The name of an image without its suffix, and the suffix."""
+    own = PurePosixPath(image.file_name.replace("/", "_") if flat else image.file_name)
+    return str(own.with_suffix("")), own.suffix
+
+
+def _cut(stem: str, suffix: str, ending: str = "") -> str:
+    """A stem with an ending, its last part cut so that the image and each file named like it can have the name."""
+    folder, slash, name = stem.rpartition("/")
+    return folder + slash + cut_name(name, ending, NAME_BYTES - max(len(suffix.encode()), len(_LONGEST_SUFFIX)))

@@ -12,6 +12,7 @@ from maskline.data.dataset import Annotation, Dataset, ImageRecord
 from maskline.data.faults import Fault
 from maskline.data.shapes import Polygons, Ring
 from maskline.instances import IntArray
+from maskline.wording import counted
 
 SHARES, PERCENT = 1, 100  # the coordinate of the right and lower border, if it is not in pixels
 LEAST_SIDE = 8  # pixels: smaller images tell nothing
@@ -71,7 +72,7 @@ def unit_of(dataset: Dataset) -> Unit | None:
     sizes = set(images.values())
     smallest, largest = min(sizes), max(sizes)
     span = f"{smallest[1]} x {smallest[0]}" + (f" to {largest[1]} x {largest[0]}" if len(sizes) > 1 else "")
-    evidence = f"{evidence}, in {len(images)} images of {span}: percent of the image? Expected pixels"
+    evidence = f"{evidence}, in {counted(len(images), 'image')} of {span}: percent of the image? Expected pixels"
     measured = polygons, len(images), len(sizes), high.min()
     for certain, least in ((True, CERTAIN), (False, POSSIBLE)):
         if all(value >= limit for value, limit in zip(measured, least, strict=True)):
@@ -161,7 +162,7 @@ class Masks:
             what = f"{self.first_pixel} of {self.count} masks lie within 0 to 1: shares of the image, among pixels?"
             yield Fault("polygon-unit", split, file, what)
         elif self.empty == self.count > 0 or (self.empty >= FEW and 2 * self.empty >= self.count):
-            what = f"{self.empty} of {self.count} masks have no pixel in their image{self._extent()}"
+            what = f"{self.empty} of {counted(self.count, 'mask')} without a pixel in the image{self._extent()}"
             yield Fault("masks-implausible", split, file, what)
         elif self.tiny == self.count >= FEW:
             what = f"all {self.count} masks have {TINY} pixels or fewer: are the coordinates scaled?"

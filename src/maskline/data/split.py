@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from maskline.data import coco, layout, reading, twins
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
+from maskline.data.faults import counted, short
 from maskline.data.sources import is_file
 from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, ParameterError
@@ -34,29 +36,73 @@ BY_FOLDER, BY_LOOK, BY_KEY = "folder", "similar", "key:"
 def merge(splits: Mapping[str, Dataset]) -> Dataset:
     """All splits as one, named ``all``, with one list of categories.
 
-    Ids are kept where they are free, else they are new numbers. A picture that several splits list comes once, with the
-    annotations of the first.
+    Ids are kept where they are free, else they are new numbers. An image that several splits list comes once, with all
+    of its annotations: identical ones once, others side by side. A warning gives the numbers.
+
+    Raises:
+        DatasetError: an image has another size in another split, so that its masks can't be put together.
     """
     parts = list(layout.unify(splits).values())
     folder = Path(os.path.commonpath([dataset.folder.absolute() for dataset in parts]))
     images: dict[Path, ImageRecord] = {}
-    annotations: list[Annotation] = []
+    annotations: dict[Id, list[Annotation]] = {}
     image_ids, annotation_ids = _Ids(), _Ids()
+    repeated = Counter[str]()
     for dataset in parts:
         for image in dataset.images:
             path = dataset.path(image).absolute()
-            if path not in images:
-                new = replace(image, id=image_ids.free(image.id), file_name=path.relative_to(folder).as_posix())
-                images[path] = new
-                annotations += [replace(a, id=annotation_ids.free(a.id), image_id=new.id) for a in dataset.of(image)]
+            if first := images.get(path):
+                _check_same_size(first, image, dataset)
+                found = _unlike(dataset.of(image), annotations[first.id])
+                repeated += Counter(images=1, identical=len(dataset.of(image)) - len(found), added=len(found))
+                images[path] = replace(first, extra={**image.extra, **first.extra})
+            else:
+                first = replace(image, id=image_ids.free(image.id), file_name=path.relative_to(folder).as_posix())
+                images[path], annotations[first.id], found = first, [], list(dataset.of(image))
+            annotations[first.id] += [replace(a, id=annotation_ids.free(a.id), image_id=first.id) for a in found]
+    if repeated:
+        log.warning(
+            "%s listed again in another split: %s kept once, %s added; `maskline check` finds objects annotated twice",
+            counted(repeated["images"], "image"),
+            counted(repeated["identical"], "identical annotation"),
+            counted(repeated["added"], "different one"),
+        )
     return replace(
         parts[0],
         split=UNSPLIT,
         folder=folder,
         images=tuple(images.values()),
-        annotations=tuple(annotations),
+        annotations=tuple(annotation for of_image in annotations.values() for annotation in of_image),
         info={key: value for dataset in reversed(parts) for key, value in dataset.info.items()},
     )
+
+
+def _check_same_size(first: ImageRecord, image: ImageRecord, dataset: Dataset) -> None:
+    if image.size != first.size:
+        raise DatasetError(
+            f"{dataset.source}: image {short(image.file_name)} is {image.width} x {image.height}, but "
+            f"{first.width} x {first.height} in another split: correct one, `maskline check` tells which"
+        )
+
+
+def _unlike(annotations: Iterable[Annotation], present: Iterable[Annotation]) -> list[Annotation]:
+    """Those annotations that have no identical partner, one each, among those present."""
+    partners = Counter(map(_content, present))
+    found = []
+    for annotation in annotations:
+        content = _content(annotation)
+        if partners[content]:
+            partners[content] -= 1
+        else:
+            found.append(annotation)
+    return found
+
+
+def _content(annotation: Annotation) -> Hashable:
+    """What makes annotations of one image identical: all but ids, and the box and area that the mask determines."""
+    shape = annotation.segmentation
+    outline = shape if isinstance(shape, str) else tuple(ring.tobytes() for ring in shape)
+    return annotation.category_id, annotation.crowd, outline, json.dumps(annotation.extra, sort_keys=True, default=repr)
 
 
 class _Ids:
@@ -120,7 +166,7 @@ def divide(dataset: Dataset, how: Division) -> dict[str, Dataset]:
     images = sorted(dataset.images, key=lambda image: image.file_name)
     units = _units(dataset, images, how.group)
     if 0 < how.val_percent < 100 and len(units) < 2:
-        given = f"{len(images)} images" + (f" in {len(units)} groups" if how.group else "")
+        given = counted(len(images), "image") + (f" in {counted(len(units), 'group')}" if how.group else "")
         raise DatasetError(f"{dataset.source} has {given}: expected two or more, to divide")
     wanted = _val_count(len(images), how.val_percent)
     Random(how.seed).shuffle(units)
@@ -155,7 +201,8 @@ def split_in_place(root: Path, how: Division) -> dict[str, Dataset]:
     divided = divide(merged, how)
     missing = [image.file_name for d in splits.values() for image in d.images if not is_file(d.path(image))]
     if missing:
-        log.warning("%d pictures are not there, the first: %s; `maskline check` tells all", len(missing), missing[0])
+        told = counted(len(missing), "image file is", "image files are")
+        log.warning("%s missing, the first: %s; `maskline check` lists all", told, missing[0])
     files = {split: folder / layout.annotation_name(split, merged.source) for split in divided}
     files |= {split: dataset.source for split, dataset in splits.items() if split in divided}
     write_in_place(divided, files)
@@ -222,9 +269,10 @@ def _units(dataset: Dataset, images: Sequence[ImageRecord], group: str | None) -
             found[name].append(image)
     if images and not found:
         what = f"an entry {group.removeprefix(BY_KEY)!r}" if group.startswith(BY_KEY) else "a file name that matches"
-        raise ParameterError(f"group is {group!r}: none of the {len(images)} images has {what}")
+        raise ParameterError(f"group is {group!r}: none of {counted(len(images), 'image')} has {what}")
     if alone:
-        log.warning("%d of %d images have no group by %r: each is on its own", len(alone), len(images), group)
+        told = f"{len(alone)} of {counted(len(images), 'image')}"
+        log.warning("%s without a group by %r: each is on its own", told, group)
     return [*found.values(), *alone]
 
 

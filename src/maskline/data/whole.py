@@ -11,7 +11,7 @@ from maskline.data import crowds, scale
 from maskline.data.classes import without_no_objects
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
-from maskline.data.faults import Fault, Reading, ordered
+from maskline.data.faults import Fault, Reading, counted, ordered
 from maskline.data.shapes import is_rectangle
 
 BOXES = (5, 0.9)  # instances, and the share of rectangles among them, that make a data set for detection
@@ -31,7 +31,9 @@ def settled(reading: Reading, crowd: Crowd | None = None) -> Reading:
     if crowd == "instances":
         numbers = {split: crowds.count(dataset) for split, dataset in reading.splits.items()}
         notes += [
-            f"{number} crowd regions of {split} are read as instances" for split, number in numbers.items() if number
+            f"{counted(number, 'crowd region')} of {split} read as instances"
+            for split, number in numbers.items()
+            if number
         ]
         reading = replace(reading, splits=crowds.as_instances(reading.splits)) if any(numbers.values()) else reading
     found = [fault for dataset in reading.splits.values() for fault in scale.faults(dataset)]

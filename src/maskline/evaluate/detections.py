@@ -125,7 +125,7 @@ def detections_of(instances: Instances, classes: Classes) -> tuple[Detections, i
     if len(wrong):
         raise ParameterError(f"a prediction has the label {wrong[0]}: expected 0 to {len(classes.labels) - 1}, a class")
     if not np.isfinite(instances.scores).all():
-        raise ParameterError("a prediction has a score that is no number: the network's output is NaN or infinite")
+        raise ParameterError("a prediction has a score that is not a number: the network's output is NaN or infinite")
     own = classes.labels[labels]
     best_first = np.argsort(-instances.scores, kind="stable")
     kept = best_first[own[best_first] >= 0]

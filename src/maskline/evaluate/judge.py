@@ -79,7 +79,7 @@ def class_notes(classes: Classes, foreign: int | None = None) -> Iterator[str]:
 def _notes(predicted: Predicted, counts: Counts, max_detections: int) -> Iterator[str]:
     if predicted.skipped:
         first = predicted.skipped[0]
-        yield f"pictures left out: {len(predicted.skipped)}, the first: {first.file}: {first.reason}"
+        yield f"images left out: {len(predicted.skipped)}, the first: {first.file}: {first.reason}"
     if counts.crowded_images:
         share = counts.beyond_reach / counts.instances
         yield (
@@ -88,7 +88,7 @@ def _notes(predicted: Predicted, counts: Counts, max_detections: int) -> Iterato
             "more detections (max_detections) tell what the model can do"
         )
     if not counts.instances:
-        yield "there is no object to find, so nothing can be measured but false positives"
+        yield "there are no objects, so only false positives can be measured"
 
 
 def _counts(predicted: Predicted, rankings: Sequence[Ranking], max_detections: int) -> Counts:

@@ -17,6 +17,7 @@ from maskline.evaluate.evaluation import Skipped
 from maskline.inputs import read_image
 from maskline.instances import ByteArray, Instances
 from maskline.progress import track
+from maskline.wording import counted
 
 Predict: TypeAlias = Callable[[ByteArray], Instances]
 PredictStream: TypeAlias = Callable[[Iterator[ByteArray]], Iterable[Instances]]
@@ -60,10 +61,12 @@ def predict_dataset(predict: PredictStream, dataset: Dataset, classes: Classes) 
             foreign += left_out
     seconds = time.perf_counter() - start - source.seconds
     if source.given:
-        raise ParameterError(f"predict gave {len(images)} results for {len(images) + len(source.given)} pictures")
+        raise ParameterError(
+            f"predict gave {counted(len(images), 'result')} for {counted(len(images) + len(source.given), 'image')}"
+        )
     if not images:
         reason = "".join(f": {skipped.file}: {skipped.reason}" for skipped in source.skipped[:1])
-        raise DatasetError(f"none of the {len(dataset.images)} pictures of {dataset.split!r} can be used{reason}")
+        raise DatasetError(f"none of {counted(len(dataset.images), 'image')} of {dataset.split!r} can be used{reason}")
     truths = tuple(truth_of(dataset, image, classes) for image in images)
     return Predicted(tuple(images), truths, tuple(found), tuple(source.skipped), foreign, seconds)
 
@@ -95,7 +98,7 @@ class _Pictures:
     def next_given(self, instances: Instances) -> ImageRecord:
         """The image that a prediction is of. Raises ParameterError if it can't be."""
         if not self.given:
-            raise ParameterError("predict gave more results than it was given pictures")
+            raise ParameterError("predict gave more results than it got images")
         image = self.given.popleft()
         if tuple(instances.size) != image.size:
             raise ParameterError(

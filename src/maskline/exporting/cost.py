@@ -22,6 +22,7 @@ from maskline.masks import place_rle
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
 from maskline.runtime.predictor import Predictor
+from maskline.wording import counted
 
 RUNS, TIMED_PICTURES = 5, 3
 TOLERATED_LOSS = 0.02  # of mask AP, without a warning
@@ -86,8 +87,8 @@ class Cost:
         """What is to be told of a model that has become much worse; empty if it has not."""
         if self.float32.ap is None and not self.agreement.float32 and not self.agreement.int8:
             return (
-                f"nothing is found on the {self.agreement.pictures} pictures held out, in float32 either: "
-                "what 8 bits cost is not known; give pictures with objects"
+                f"nothing is found on {counted(self.agreement.pictures, 'image')} held out, in float32 either: "
+                "what 8 bits cost is not known; give images with objects"
             )
         lost = (self.float32.ap or 0) - (self.int8.ap or 0)
         found = max(self.agreement.float32, self.agreement.int8)
@@ -98,7 +99,7 @@ class Cost:
             what = f"{1 - share:.0%} of what is found"
         else:
             return ""
-        return f"8 bits change {what}: calibrate with pictures like those it will meet, or keep float32"
+        return f"8 bits change {what}: calibrate with images like those it will be used on, or keep float32"
 
     def summary(self) -> str:
         """A table for a terminal."""
@@ -113,11 +114,11 @@ class Cost:
         same = self.agreement
         quality = "" if same.mean_iou is None else f", mean IoU of their masks {same.mean_iou:.3f}"
         lines.append(
-            f"of {same.float32} instances of float32 and {same.int8} of int8 on {same.pictures} pictures, "
-            f"{same.shared} are the same{quality}"
+            f"on {counted(same.pictures, 'image')}: {counted(same.float32, 'instance')} in float32, {same.int8} in "
+            f"int8, {same.shared} the same in both{quality}"
         )
         truth = f"; AP on {self.measured_on}" if self.float32.ap is not None else ""
-        lines.append(f"calibrated on {self.calibrated_on} pictures, none of those measured on{truth}")
+        lines.append(f"calibrated on {counted(self.calibrated_on, 'image')}, none of those measured on{truth}")
         return "\n".join(lines)
 
 

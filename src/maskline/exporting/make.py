@@ -32,6 +32,7 @@ from maskline.runtime.graph import Graph, Record
 from maskline.runtime.model_dir import CONFIG_FILE, GRAPH_FILES
 from maskline.verify import verify
 from maskline.weights.load import labels_in_file, load_network, weights_path
+from maskline.wording import counted
 
 DEFAULT = Target()
 
@@ -196,9 +197,11 @@ def _labels(network: nn.Module, labels: Sequence[str] | None) -> tuple[str, ...]
     classes = int(network.num_classes)  # type: ignore[arg-type]
     if labels is not None:
         if len(labels) != classes:
-            raise ParameterError(f"{len(labels)} labels given, the weights have {classes} classes: give one for each")
+            told = f"{counted(len(labels), 'label')} given, the weights have {counted(classes, 'class', 'classes')}"
+            raise ParameterError(f"{told}: give one for each")
         return tuple(labels)
     if classes == len(catalog.COCO_CLASSES):
         return catalog.COCO_CLASSES
-    log.warning("the weights have %d classes, not COCO's 80: named class_0 …; name them with --labels", classes)
+    told = counted(classes, "class", "classes")
+    log.warning("the weights have %s, not COCO's 80: named class_0 …; name them with --labels", told)
     return tuple(f"class_{i}" for i in range(classes))

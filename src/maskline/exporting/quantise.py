@@ -38,7 +38,7 @@ def quantise(source: Path, record: Record, batches: Iterable[npt.NDArray[Any]], 
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
-        raise InputError("none of the pictures to calibrate with can be read: give a folder with some dozens")
+        raise InputError("none of the images to calibrate with can be read: give a folder with dozens of images")
     with tempfile.TemporaryDirectory(prefix="maskline-") as scratch, _quiet():
         plain = Path(scratch, "plain.onnx")
         fold(source, plain)

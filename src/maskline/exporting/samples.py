@@ -17,6 +17,7 @@ from maskline.inputs import read_image
 from maskline.inputs.files import Folder
 from maskline.instances import ByteArray
 from maskline.preprocess import Preprocess
+from maskline.wording import counted
 
 TO_CALIBRATE, TO_COMPARE = 50, 25  # pictures at most
 
@@ -48,7 +49,7 @@ def find(source: Path) -> Samples:
         DatasetError: a data set with errors.
     """
     if not source.is_dir():
-        raise InputNotFoundError(f"no folder {source}: int8 needs a data set, or a folder of some dozens of pictures")
+        raise InputNotFoundError(f"no folder {source}: int8 needs a data set, or a folder with dozens of images")
     splits = _splits(source)
     if {"train", "val"} <= set(splits):
         annotated = splits["val"]
@@ -63,8 +64,9 @@ def find(source: Path) -> Samples:
     calibration, held_out = _readable(_spread(train, TO_CALIBRATE)), _readable(_spread(val, TO_COMPARE))
     if not calibration or not held_out:
         raise InputError(
-            f"{source} has {len(calibration)} pictures to calibrate with and {len(held_out)} others to compare on: "
-            "int8 needs one of each at least, better some dozens"
+            f"{source} has {counted(len(calibration), 'image')} to calibrate with and "
+            f"{counted(len(held_out), 'other')} to compare on: "
+            "int8 needs at least one of each, better dozens"
         )
     return Samples(calibration, held_out, annotated)
 

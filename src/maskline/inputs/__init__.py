@@ -5,11 +5,22 @@
 `files` tells kinds of files apart and lists folders; `unread` names what is not read.
 """
 
-from maskline.inputs.files import FOLDER_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES, not_predicted
+from maskline.inputs.files import FOLDER_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES, not_predicted, not_read
 from maskline.inputs.images import header_size
 from maskline.inputs.orientation import SIDEWAYS, UPRIGHT, can_be_set, orientation, set_upright
 from maskline.inputs.picture import MAX_PIXELS, Levels, Picture
-from maskline.inputs.sources import KEYS, Source, count, expand, left_out, read_image, read_picture
+from maskline.inputs.sources import (
+    KEYS,
+    OnError,
+    Source,
+    count,
+    expand,
+    left_out,
+    log_skipped,
+    on_fault,
+    read_image,
+    read_picture,
+)
 from maskline.inputs.unread import UNREAD_SUFFIXES
 
 __all__ = [
@@ -22,6 +33,7 @@ __all__ = [
     "UPRIGHT",
     "VIDEO_SUFFIXES",
     "Levels",
+    "OnError",
     "Picture",
     "Source",
     "can_be_set",
@@ -29,7 +41,10 @@ __all__ = [
     "expand",
     "header_size",
     "left_out",
+    "log_skipped",
     "not_predicted",
+    "not_read",
+    "on_fault",
     "orientation",
     "read_image",
     "read_picture",

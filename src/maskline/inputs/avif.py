@@ -51,7 +51,9 @@ def decode_avif(data: bytes) -> Picture:
     with _opened(data) as image:
         if image.size != size:
             frames, shown = ("{} x {}".format(*sides) for sides in (size, image.size))
-            raise InputError(f"the AVIF data is damaged: frames of {frames} pixels in an image of {shown}")
+            raise InputError(f"the AVIF data is damaged: frames of {frames} pixels in an image of {shown}").because(
+                "damaged"
+            )
         picture = from_pillow(image)
         return replace(picture, pixels=turn(picture.pixels, _orientation(image)))
 
@@ -76,7 +78,9 @@ def _opened(data: bytes) -> Iterator[ImageFile]:
     except ImportError:  # before Pillow 11.3
         SUPPORTED = False  # noqa: N806
     if not SUPPORTED:
-        raise InputError(f"this is an AVIF image, which Pillow {PIL.__version__} can't decode: pip install -U pillow")
+        raise InputError(
+            f"this is an AVIF image, which Pillow {PIL.__version__} can't decode: pip install -U pillow"
+        ).because("not supported")
     try:
         with AvifImageFile(io.BytesIO(data)) as image:
             yield image
@@ -91,7 +95,7 @@ def stored_size(data: bytes) -> Size:
     except InputError:
         raise
     except (struct.error, ValueError, LookupError) as error:
-        raise InputError("the AVIF data is cut short or damaged") from error
+        raise InputError("the AVIF data is cut short or damaged").because("damaged") from error
     return _largest(sizes)
 
 
@@ -110,7 +114,9 @@ class _File:
         """The sizes in the container, and those in the AV1 data of all items."""
         top = list(self._boxes((0, len(self.data))))
         if self.data[8:12] != b"avif" and any(kind == b"moov" for kind, _ in top):  # then decoders prefer the film
-            raise InputError("this is an animated AVIF image, which is not read: save it as JPEG, PNG or TIFF")
+            raise InputError("this is an animated AVIF image, which is not read: save it as JPEG, PNG or TIFF").because(
+                "not supported"
+            )
         ((start, end),) = (span for kind, span in top if kind == b"meta")
         meta = dict(self._boxes((start + 4, end)))
         properties = dict(self._boxes(meta[b"iprp"]))[b"ipco"]

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple, NoReturn, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from maskline.errors import InputError, InputNotFoundError
 from maskline.files import visible_files
 from maskline.inputs.images import is_image
 from maskline.inputs.picture import HEAD
 from maskline.inputs.unread import UNREAD_SUFFIXES, unread_image, why_unread
+from maskline.wording import counted
 
 SUFFIXES = (
     *("bmp", "dib", "jpeg", "jpg", "jpe", "jfif", "png", "webp", "avif", "pbm", "pgm", "ppm", "pnm", "sr", "ras"),
@@ -79,7 +80,7 @@ def _read(path: str, name: str, size: int) -> bytes:
         with Path(path).open("rb") as file:
             data = file.read(size)
     if not data:
-        raise InputError(f"{name} is empty (0 bytes)")
+        raise InputError(f"{name} is empty (0 bytes)").because("empty")
     return data
 
 
@@ -90,11 +91,11 @@ def check_suffix(path: str, kinds: str, suffixes: tuple[str, ...]) -> None:
     head = read_head(path, repr(path))
     kind = kind_of(head)
     if kind is None and (told := why_unread(head, suffix_of(path))):
-        raise InputError(f"{path!r} is {told}")
+        raise InputError(f"{path!r} is {told}").because("not supported")
     rename = "; it holds an image: rename it" if kind == "image" else ""
     raise InputError(
         f"{path!r} is a file of another kind: expected {kinds} with the suffix {', '.join(suffixes)}{rename}"
-    )
+    ).because("not supported")
 
 
 def _check_regular(path: str, name: str) -> None:
@@ -115,7 +116,8 @@ def _read_errors(name: str) -> Iterator[None]:
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         if isinstance(error, OSError) and error.errno in _NOT_THERE:
             raise InputNotFoundError(f"{name}: no such file or folder") from error
-        raise InputError(f"{name} could not be read: {getattr(error, 'strerror', error)}") from error
+        told = f"{name} could not be read: {getattr(error, 'strerror', error)}"
+        raise InputError(told).because("not accessible") from error
 
 
 class Folder(NamedTuple):
@@ -124,16 +126,18 @@ class Folder(NamedTuple):
     Attributes:
         files: paths of image and PDF files, sorted.
         left_out: how many other files are images or videos, by suffix.
+        unlisted: an error for each folder that can't be listed.
     """
 
     files: list[str]
     left_out: Counter[str]
+    unlisted: list[InputError]
 
     @classmethod
     def of(cls, path: str) -> Folder:
-        """List a folder. Raises InputError if a part of it can't be listed."""
-        folder = cls([], Counter())
-        for name in visible_files(Path(path), on_error=_refuse):
+        """List a folder."""
+        folder = cls([], Counter(), [])
+        for name in visible_files(Path(path), on_error=lambda error: folder.unlisted.append(_unlisted(error))):
             file = os.path.join(path, *name.split("/"))  # noqa: PTH118 (the path as given: Path would change it)
             suffix = suffix_of(name.rpartition("/")[2])
             if suffix in FOLDER_SUFFIXES:
@@ -144,8 +148,8 @@ class Folder(NamedTuple):
         return folder
 
 
-def _refuse(error: OSError) -> NoReturn:
-    raise InputError(f"{error.filename!r} could not be listed: {error.strerror}") from error
+def _unlisted(error: OSError) -> InputError:
+    return InputError(f"folder {error.filename!r} can't be listed: {error.strerror}").because("not accessible")
 
 
 def _is_left_out(path: str, suffix: str) -> bool:
@@ -162,8 +166,14 @@ def _is_left_out(path: str, suffix: str) -> bool:
 
 
 def not_predicted(left_out: Counter[str]) -> str:
-    """``3 files were not predicted: 2 .heic, 1 .mp4``."""
-    count = left_out.total()
-    files = "1 file was" if count == 1 else f"{count} files were"
-    each = ", ".join(f"{number} {name}" for name, number in sorted(left_out.items(), key=lambda item: (-item[1], item)))
-    return f"{files} not predicted: {each}"
+    """``3 files were not predicted: 2 .heic, 1 .mp4``; by suffix."""
+    return f"{counted(left_out.total(), 'file was', 'files were')} not predicted: {_each(left_out)}"
+
+
+def not_read(reasons: Counter[str]) -> str:
+    """``3 inputs could not be read: 2 damaged, 1 empty``; by the errors' ``reason``."""
+    return f"{counted(reasons.total(), 'input')} could not be read: {_each(reasons)}"
+
+
+def _each(counts: Counter[str]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in sorted(counts.items(), key=lambda item: (-item[1], item)))

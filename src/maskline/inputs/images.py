@@ -77,7 +77,7 @@ def _stored_size(file: BinaryIO, head: bytes) -> tuple[int, int]:
         return avif.stored_size(file.read())
     reader: type[ImageFile.ImageFile] | None = next((r for magic, r in _OTHER if magic.match(head)), None)
     if reader is None:
-        raise InputError(not_an_image(head))
+        raise InputError(not_an_image(head)).because("not supported")
     try:
         with reader(file) as image:
             return image.width, image.height
@@ -93,13 +93,13 @@ def _claimed_by_jpeg(file: BinaryIO) -> tuple[int, int]:
             if len(sides := file.read(4)) == 4:
                 height, width = struct.unpack(">HH", sides)
                 return width, height
-    raise InputError("the JPEG data is cut short or damaged: its header tells no size")
+    raise InputError("the JPEG data is cut short or damaged: its header tells no size").because("damaged")
 
 
 def _claimed_by_png(data: bytes) -> tuple[int, int]:
     """From the first chunk, which must be IHDR; Pillow would unpack texts and profiles first."""
     if len(data) < 24 or data[12:16] != b"IHDR":
-        raise InputError("the PNG data is cut short or damaged: its header tells no size")
+        raise InputError("the PNG data is cut short or damaged: its header tells no size").because("damaged")
     width, height = struct.unpack_from(">II", data, 16)
     return width, height
 
@@ -118,7 +118,7 @@ def _claimed_by_webp(data: bytes) -> tuple[int, int]:
             return width & 0x3FFF, height & 0x3FFF
     except struct.error:
         pass
-    raise InputError("the WebP data is cut short or damaged: its header tells no size")
+    raise InputError("the WebP data is cut short or damaged: its header tells no size").because("damaged")
 
 
 def decode(data: bytes, name: str, path: str | None) -> Iterator[Found]:
@@ -182,7 +182,7 @@ def _check_jpeg(data: bytes) -> None:
             check_size(width, height)
         if code not in _BARE_MARKERS:
             position += int.from_bytes(data[position : position + 2], "big")
-    raise InputError("the JPEG data is cut short: it has no end marker")
+    raise InputError("the JPEG data is cut short: it has no end marker").because("damaged")
 
 
 def _check_png(data: bytes) -> None:
@@ -195,20 +195,22 @@ def _check_png(data: bytes) -> None:
             break
         critical = kind[:1].isupper()
         if critical and zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise InputError(f"the PNG data is damaged: wrong checksum of the chunk {kind.decode('latin-1')}")
+            raise InputError(f"the PNG data is damaged: wrong checksum of the chunk {kind.decode('latin-1')}").because(
+                "damaged"
+            )
         if kind == b"IHDR" and length >= 8:
             check_size(*struct.unpack_from(">II", data, position + 8))
         if kind == b"IEND":
             return
         position = end
-    raise InputError("the PNG data is cut short: it has no end chunk")
+    raise InputError("the PNG data is cut short: it has no end chunk").because("damaged")
 
 
 def _check_other(data: bytes) -> None:
     """BMP, WebP, portable maps and Sun rasters: let Pillow read them. It is strict where OpenCV is not or is noisy."""
     reader = next((reader for magic, reader in _OTHER if magic.match(data)), None)
     if reader is None:
-        raise InputError(not_an_image(data))
+        raise InputError(not_an_image(data)).because("not supported")
     if reader is WebPImageFile:  # which makes room for the picture as it opens
         check_size(*_claimed_by_webp(data))
     with reader(io.BytesIO(data)) as image:
@@ -226,7 +228,7 @@ def _check_bmp_rows(image: ImageFile.ImageFile, available: int) -> None:
         if tile[0] == "raw" and isinstance(arguments, tuple):
             needed = tile[2] + int(arguments[1]) * image.size[1]
             if needed > available:
-                raise InputError(f"the BMP data is cut short: {available} of {needed} bytes")
+                raise InputError(f"the BMP data is cut short: {available} of {needed} bytes").because("damaged")
 
 
 def is_image(head: bytes) -> bool:

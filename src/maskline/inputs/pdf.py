@@ -86,8 +86,10 @@ def _opened(source: Path | bytes) -> Iterator[PdfDocument]:
             _with_forms(document)
         except PdfiumError as error:
             if "password" in str(error).lower():
-                raise InputError("it is encrypted: save it without a password and give that") from error
-            raise InputError("a PDF file that is damaged, cut short or has no pages") from error
+                raise InputError("it is encrypted: save it without a password and give that").because(
+                    "not supported"
+                ) from error
+            raise InputError("a PDF file that is damaged, cut short or has no pages").because("damaged") from error
     try:
         yield document
     finally:
@@ -126,7 +128,7 @@ def _page(document: PdfDocument, number: int, scale: float, least: float, name: 
         with _lock:
             return Picture(_render(document, number, scale, least), path, number)
     except (PdfiumError, InputError, ValueError, OSError) as error:
-        reason = error if isinstance(error, InputError) else InputError(f"damaged ({error})")
+        reason = error if isinstance(error, InputError) else InputError(f"damaged ({error})").because("damaged")
         return fault(f"{name}, page {number}", reason)
 
 
@@ -156,7 +158,7 @@ def _fitting_scale(width: float, height: float, scale: float, least: float) -> f
         InputError: the page has no size, or that scale is below ``least``.
     """
     if not (0 < width < math.inf and 0 < height < math.inf):
-        raise InputError(f"{width:g} x {height:g} points: nothing to look at")
+        raise InputError(f"{width:g} x {height:g} points: nothing to look at").because("empty")
     while math.ceil(width * scale) * math.ceil(height * scale) > MAX_PIXELS:
         scale *= min(math.sqrt(MAX_PIXELS / (width * height)) / scale, 0.9999)  # the second where rounding up tips it
         if scale < least:

@@ -77,9 +77,9 @@ Found: TypeAlias = Picture | InputError | DownloadError
 def check_size(width: int, height: int) -> None:
     """Pixels claimed by a header. Raises InputError if there are too many, or none."""
     if width * height > MAX_PIXELS:
-        raise InputError(f"{width} x {height} pixels: expected at most {MAX_PIXELS} in one image")
+        raise InputError(f"{width} x {height} pixels: expected at most {MAX_PIXELS} in one image").because("too large")
     if min(width, height) <= 0:
-        raise InputError(f"{width} x {height} pixels: nothing to look at")
+        raise InputError(f"{width} x {height} pixels: nothing to look at").because("empty")
 
 
 def guarded(step: Callable[[Any], Picture], value: object, name: str) -> Picture:
@@ -93,6 +93,6 @@ def guarded(step: Callable[[Any], Picture], value: object, name: str) -> Picture
 def fault(name: str, error: BaseException) -> InputError:
     """The error about ``name``: our own words as they are; those of a decoder with what they mean."""
     if isinstance(error, InputError):
-        return InputError(f"{name}: {error}")
-    reason = " ".join(str(error).split())
-    return InputError(f"{name}: damaged, or a variant of its format that can't be decoded ({reason})")
+        return InputError(f"{name}: {error}").because(error.reason)
+    told = " ".join(str(error).split())
+    return InputError(f"{name}: damaged, or a variant of its format that can't be decoded ({told})").because("damaged")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -38,6 +38,7 @@ from maskline.inputs.video import camera_number, count_frames, is_stream, read_c
 from maskline.instances import ByteArray
 
 Source: TypeAlias = Any  # one of the kinds `expand` lists; checked there
+OnError: TypeAlias = str | Callable[[InputError | DownloadError], object]
 
 KEYS = ("input", "img", "img_path")  # of a dict that holds an input
 
@@ -58,7 +59,7 @@ _NO_KIND = {
 logger = logging.getLogger("maskline")
 
 
-def expand(source: Source, *, on_error: str = "raise") -> Iterator[Picture]:
+def expand(source: Source, *, on_error: OnError = "raise") -> Iterator[Picture]:
     """The pictures of ``source``, in order; each is read only when it is asked for.
 
     Args:
@@ -74,8 +75,9 @@ def expand(source: Source, *, on_error: str = "raise") -> Iterator[Picture]:
             bytes: the content of an image or PDF file;
             a dict with exactly one of the keys `KEYS` (others are ignored), whose value is any of these;
             a list, tuple, other sequence or iterator of these, to any depth.
-        on_error: "raise", or "skip": log a warning for each input, page or end of a video that can't be used, and go
-            on. What can be used of a file comes in either case, up to the first fault or all of it.
+        on_error: "raise"; or "skip": log a warning for each input, page, folder or end of a video that can't be used,
+            and go on; or a function that gets each such error, after which it goes on too. What can be used of a file
+            comes in any case, up to the first fault or all of it.
 
     Close the iterator to stop before its end: a camera is released, a file closed then.
 
@@ -88,9 +90,26 @@ def expand(source: Source, *, on_error: str = "raise") -> Iterator[Picture]:
         ParameterError: ``on_error`` is something else, or an environment variable makes no sense.
         MissingDependencyError: PDF files can't be read in this installation.
     """
-    if on_error not in ("raise", "skip"):
-        raise ParameterError(f"on_error is {on_error!r}: expected 'raise' or 'skip'")
-    return _expand(source, skip=on_error == "skip")
+    return _expand(source, on_fault(on_error))
+
+
+def on_fault(on_error: OnError) -> Callable[[InputError | DownloadError], object]:
+    """What is done with an input that can't be used. Raises ParameterError if ``on_error`` is none of `expand`'s."""
+    known: dict[OnError, Callable[[InputError | DownloadError], object]] = {"raise": _raise, "skip": log_skipped}
+    if callable(on_error):
+        return on_error
+    if on_error not in known:
+        raise ParameterError(f"on_error is {on_error!r}: expected 'raise', 'skip' or a function")
+    return known[on_error]
+
+
+def _raise(error: InputError | DownloadError) -> NoReturn:
+    raise error
+
+
+def log_skipped(error: InputError | DownloadError) -> None:
+    """Log what is done about an input that can't be used and is left out."""
+    logger.warning("skipped: %s", error)
 
 
 def count(source: Source) -> int | None:
@@ -120,8 +139,7 @@ def left_out(inputs: Iterable[str]) -> Counter[str]:
     """How many images and videos `expand` leaves out of the folders among some inputs, by suffix."""
     counts: Counter[str] = Counter()
     for name in filter(os.path.isdir, inputs):
-        with suppress(InputError):
-            counts += Folder.of(name).left_out
+        counts += Folder.of(name).left_out
     return counts
 
 
@@ -148,7 +166,7 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     raise found
 
 
-def _expand(source: Source, skip: bool) -> Iterator[Picture]:
+def _expand(source: Source, handle: Callable[[InputError | DownloadError], object]) -> Iterator[Picture]:
     """`expand` without its check."""
     narrow = 0
     with closing(_read(source)) as reading:
@@ -158,10 +176,8 @@ def _expand(source: Source, skip: bool) -> Iterator[Picture]:
                     narrow += 1
                     _tell_levels(found, logging.WARNING if narrow == 1 else logging.INFO)
                 yield found
-            elif skip:
-                logger.warning("skipped: %s", found)
             else:
-                raise found
+                handle(found)
     if narrow > 1:
         logger.warning("%d images in all use less than an eighth of their range", narrow)
 
@@ -186,6 +202,9 @@ def _read(source: Source, depth: int = 0) -> Generator[Found, None, None]:
         yield error
         return
     for part in parts:
+        if isinstance(part, InputError):
+            yield part
+            continue
         yield from _read(part.copy() if borrowed and isinstance(part, np.ndarray) else part, depth + 1)
 
 
@@ -212,16 +231,18 @@ def _parts(source: Source, *, tell: bool = False) -> Iterable[Source] | None:
     return source if isinstance(source, (Sequence, Iterator)) else None
 
 
-def _files_in(path: str, tell: bool) -> list[str]:
-    """The files of a folder that are inputs. Raises InputError if there are none."""
+def _files_in(path: str, tell: bool) -> Sequence[str | InputError]:
+    """Errors for sub-folders that can't be listed, then the inputs. Raises InputError if there is neither."""
     folder = Folder.of(path)
+    if not folder.files and folder.unlisted:
+        return folder.unlisted
     told = not_predicted(folder.left_out) if folder.left_out else ""
     if not folder.files:
         expected = f"expected files with the suffix {', '.join(FOLDER_SUFFIXES)}"
-        raise InputError(f"{path!r} holds no image: {expected}{'; ' if told else ''}{told}")
+        raise InputError(f"{path!r} holds no image: {expected}{'; ' if told else ''}{told}").because("without images")
     if told and tell:
         logger.warning("%r: %s (give a video by its own path, save an image as JPEG or PNG)", path, told)
-    return folder.files
+    return [*folder.unlisted, *folder.files]
 
 
 def _read_single(source: Source) -> Iterator[Found]:
@@ -278,7 +299,7 @@ def _read_file(file: str, name: str, suffix: str | None) -> Iterator[Found]:
     if kind is None:
         told = why_unread(head)
         expected = _NO_KIND[kind_meant(suffix) if suffix else None]
-        raise InputError(f"{name} is {told}" if told else f"{name}: {expected}")
+        raise InputError(f"{name} is {told}" if told else f"{name}: {expected}").because("not supported")
     return decode(read_bytes(file, name), name, file)
 
 

@@ -20,6 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from maskline.errors import InputError
 from maskline.inputs.arrays import from_pillow, turn, wrong_pixels
 from maskline.inputs.picture import DAMAGE, MAX_PIXELS, Found, Levels, Picture, check_size, fault
+from maskline.wording import counted
 
 TIFF: dict[bytes, Literal["<", ">"]] = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # byte orders
 ORIENTATION = 0x0112  # the tag that says how a page is turned, here and in EXIF data
@@ -162,13 +163,15 @@ class _Page:
         """Raise InputError if its pixels are of a kind that is not read."""
         kind = _FORMATS.get(self.value(_SAMPLE_FORMAT, 1))
         if kind and self.bits in _COMMON_BITS and (kind != "uint" or self.bits > 16):
-            raise InputError(wrong_pixels(f"{kind}{self.bits}"))
+            raise InputError(wrong_pixels(f"{kind}{self.bits}")).because("not supported")
         alpha = np.isin(self.values(_EXTRA_SAMPLES), _ALPHA).sum()
         channels = self.value(_SAMPLES_PER_PIXEL, 1) - int(alpha)
         grey = self.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE)
         if channels not in (1, 3, 4) or (grey and channels != 1):
             marked = " that are not marked as RGB" if channels in (3, 4) else ""
-            raise InputError(f"{channels} channels{marked}: expected 1, 3 or 4; save the three to look at as RGB")
+            raise InputError(
+                f"{counted(channels, 'channel')}{marked}: expected 1, 3 or 4; save the three to look at as RGB"
+            ).because("not supported")
 
     def check_place(self) -> None:
         """Raise InputError if its pixels would lie past the end of the file."""
@@ -177,9 +180,9 @@ class _Page:
                 try:
                     ends = self.values(offsets) + self.values(lengths)
                 except ValueError as error:  # not as many of these as of those
-                    raise InputError(_CUT) from error
+                    raise InputError(_CUT).because("damaged") from error
                 if ends.max(initial=0) > self.tiff.length:
-                    raise InputError(_CUT)
+                    raise InputError(_CUT).because("damaged")
 
 
 def _put(file: io.BytesIO, position: int, content: bytes) -> None:
@@ -205,7 +208,7 @@ def _all_pages(tiff: _Tiff, most_entries: float = float("inf")) -> Iterator[_Pag
     except InputError:
         raise
     except (struct.error, ValueError, OverflowError) as error:
-        raise InputError(_CUT) from error
+        raise InputError(_CUT).because("damaged") from error
 
 
 def _read_directory(tiff: _Tiff, index: int, start: int, most_entries: float) -> tuple[_Page, int, int]:
@@ -216,7 +219,7 @@ def _read_directory(tiff: _Tiff, index: int, start: int, most_entries: float) ->
     word = struct.calcsize(f"<{tiff.offset}")  # bytes of an offset, and of a value that needs none
     (entries,) = tiff.numbers("Q" if word == 8 else "H", start)
     if entries > most_entries:
-        raise InputError("a TIFF file with too many pages or fields before its first image")
+        raise InputError("a TIFF file with too many pages or fields before its first image").because("not supported")
     position = start + (8 if word == 8 else 2)
     fields: dict[int, _Field] = {}
     turned: list[int] = []
@@ -252,7 +255,7 @@ def _first_image(file: BinaryIO) -> _Page:
     """The page that `decode_tiff` gives first. Raises InputError."""
     for page in _images(_all_pages(_Tiff.of(file), _MOST_ENTRIES)):
         return page
-    raise InputError(_NO_PAGES)
+    raise InputError(_NO_PAGES).because("damaged")
 
 
 def stored_size(file: BinaryIO) -> tuple[int, int]:
@@ -276,9 +279,11 @@ def decode_tiff(data: bytes, name: str, path: str | None) -> Iterator[Found]:
         for page in pages:
             page.check_place()
         if not pages:
-            raise InputError(_NO_PAGES)
+            raise InputError(_NO_PAGES).because("damaged")
         if (tiff.order, tiff.offset) == (">", "Q"):
-            raise InputError("a big-endian BigTIFF file, which Pillow can't decode: save it as little-endian")
+            raise InputError("a big-endian BigTIFF file, which Pillow can't decode: save it as little-endian").because(
+                "not supported"
+            )
     except InputError as error:
         yield fault(name, error)
         return

@@ -20,6 +20,7 @@ from maskline.inputs.containers import is_cut_short
 from maskline.inputs.files import suffix_of
 from maskline.inputs.picture import Found, Picture, check_size, fault
 from maskline.transfer import redacted
+from maskline.wording import counted
 
 STREAM_TIMEOUT = 15.0  # seconds of silence, when connecting and between frames, that end a network stream
 
@@ -64,7 +65,7 @@ def read_video(file: Path, name: str, path: str) -> Iterator[Found]:
     except _NotOpenedError:
         problem = "cut short" if _is_cut(file) else "damaged, or a variant of its format that this OpenCV can't decode"
     if problem:
-        yield InputError(f"{name}: {problem}")
+        yield InputError(f"{name}: {problem}").because("damaged")
 
 
 def count_frames(file: Path) -> int | None:
@@ -188,11 +189,11 @@ def _promised(capture: cv2.VideoCapture) -> int | None:
 def _problem_at_end(file: Path, given: int, promised: int | None) -> str:
     """What is wrong with a video that has given so many frames; empty if nothing is known to be."""
     if _is_cut(file):
-        return f"cut short after {given} frames"
+        return f"cut short after {counted(given, 'frame')}"
     if not given:
         return "a video without frames that can be decoded"
     if promised and given < (1 - _MISSING) * promised:
-        problem = f"only {given} of {promised} frames could be read"
+        problem = f"only {given} of {counted(promised, 'frame')} could be read"
         if suffix_of(file.name) in _EXACT:
             return f"damaged: {problem}"
         logger.warning("%s: %s", file, problem)

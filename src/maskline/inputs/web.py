@@ -73,7 +73,7 @@ def download(url: str) -> Path:
     except ValueError:  # brackets that do not hold an address, a port that is no number
         host = None
     if not host:
-        raise InputError(f"{url!r} is no URL: expected http:// or https://, a host and a path")
+        raise InputError(f"{url!r} is not a URL: expected http:// or https://, a host and a path")
     target = place(url, FOLDER)
     if target.parents[1] not in _tidied and not offline():
         _tidied.add(target.parents[1])

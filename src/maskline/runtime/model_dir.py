@@ -16,6 +16,7 @@ from maskline.checks import check_score
 from maskline.errors import InputNotFoundError, ModelError, ParameterError
 from maskline.files import read_yaml
 from maskline.runtime.graph import Record
+from maskline.wording import counted
 
 #: The graph's file by format; the first one there is taken. The weights of OpenVINO's are in ``inference.bin``.
 GRAPH_FILES = {"onnx": "inference.onnx", "ort": "inference.ort", "openvino": "inference.xml"}
@@ -47,8 +48,8 @@ class ModelDir:
             )
         if self.labels is not None and len(self.labels) != len(record.labels):
             raise ModelError(
-                f"{self.graph_path.with_name(CONFIG_FILE)} lists {len(self.labels)} labels, "
-                f"the model has {len(record.labels)} classes: label_list needs one name for each"
+                f"{self.graph_path.with_name(CONFIG_FILE)} lists {counted(len(self.labels), 'label')}, "
+                f"the model has {counted(len(record.labels), 'class', 'classes')}: label_list needs one name for each"
             )
 
 
@@ -126,7 +127,7 @@ def _read_config(path: Path) -> tuple[tuple[str, ...] | None, float | None]:
     config = _read_yaml(path)
     labels, threshold = config.get("label_list"), config.get("draw_threshold")
     if labels is not None and not (isinstance(labels, list) and all(isinstance(v, str | int) for v in labels)):
-        raise ModelError(f"{path}: label_list is no list of names: mend it or export the model again")
+        raise ModelError(f"{path}: label_list is not a list of names: correct it or export the model again")
     try:
         score = None if threshold is None else check_score(threshold, "draw_threshold")
     except ParameterError as error:

@@ -12,7 +12,7 @@ import numpy as np
 
 from maskline.checks import check_count
 from maskline.errors import MasklineError, ParameterError
-from maskline.inputs import Picture, expand
+from maskline.inputs import OnError, Picture, expand, on_fault
 from maskline.instances import ByteArray, FloatArray, Instances
 from maskline.results import Result
 from maskline.runtime.backend import Acceleration
@@ -23,6 +23,7 @@ from maskline.runtime.opening import open_graphs
 from maskline.runtime.parallel import spread
 from maskline.runtime.postprocess import to_instances
 from maskline.runtime.thresholds import Threshold, by_class
+from maskline.wording import counted
 
 
 class Predictor:
@@ -100,7 +101,7 @@ class Predictor:
         threshold: Threshold | None = None,
         device: str | None = None,
         grow_boxes: bool | None = None,
-        on_error: str = "raise",
+        on_error: OnError = "raise",
         use_hpip: bool | None = None,
         x: Any = None,
     ) -> Iterator[Result]:
@@ -117,7 +118,8 @@ class Predictor:
             grow_boxes: for this call.
             use_hpip: run this call on the backend that was measured to be fastest for the model, as
                 `maskline.create_model` does with it. None or False: as the predictor was made. Stays open as a device.
-            on_error: ``raise``, or ``skip`` to leave out inputs that can't be read, with a warning.
+            on_error: ``raise``; ``skip`` to leave out inputs that can't be read, with a warning; or a function, called
+                with the error of each input that is left out.
 
         Yields:
             One `Result` for each image.
@@ -131,8 +133,7 @@ class Predictor:
             raise ParameterError("predict() needs an input: a path, an array, or a list of them")
         size = self.batch_size if batch_size is None else check_count(batch_size, "batch_size")
         thresholds = self._thresholds(self.threshold if threshold is None else threshold)
-        if on_error not in ("raise", "skip"):
-            raise ParameterError(f"on_error is {on_error!r}: expected 'raise' or 'skip'")
+        on_error = on_fault(on_error)
         grow = self.grow_boxes if grow_boxes is None else grow_boxes
         if not isinstance(use_hpip, bool | None):
             raise ParameterError(f"use_hpip is {use_hpip!r}: expected True or False")
@@ -157,7 +158,9 @@ class Predictor:
         """
         given = [None] * len(images) if thresholds is None else thresholds
         if len(given) != len(images):
-            raise ParameterError(f"{len(given)} thresholds for {len(images)} images: expected one for each")
+            raise ParameterError(
+                f"{counted(len(given), 'threshold')} for {counted(len(images), 'image')}: expected one for each"
+            )
         each = [self._thresholds(self.threshold if threshold is None else threshold) for threshold in given]
         return self._detect(self._graphs[0], images, each, self.grow_boxes)
 

@@ -175,7 +175,7 @@ def _pattern(text: str) -> str:
             raise ValueError("a star before an address")
     except ValueError:
         raise ParameterError(
-            f"{text!r} is no host to fetch from: expected example.org, *.example.org, * or an address, "
+            f"{text!r} is not a host to fetch from: expected example.org, *.example.org, * or an address, "
             "each also with :PORT"
         ) from None
     return f"{star}{normal}{colon}{port and int(port)}"
@@ -186,7 +186,7 @@ def _network(text: str) -> Network:
         return ipaddress.ip_network(text.strip())
     except ValueError as error:
         raise ParameterError(
-            f"{text!r} is no network of addresses ({error}): expected one such as 10.0.0.0/8 or fd00::/8"
+            f"{text!r} is not a network of addresses ({error}): expected one such as 10.0.0.0/8 or fd00::/8"
         ) from None
 
 

@@ -53,7 +53,7 @@ def pixels_claimed(data: bytes, most: int) -> int:
     """Pixels of a picture by its header. Raises RefusalError: 422 if it is none, 413 if they are more than ``most``."""
     try:
         if kind_of(data) == "pdf":
-            raise InputError("a PDF file: send its pages as pictures")
+            raise InputError("a PDF file: send its pages as images")
         height, width = header_size(io.BytesIO(data))
         if width * height > most:
             raise RefusalError(413, f"the picture has {width} x {height} pixels: this service takes up to {most}")

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from maskline import __version__
 from maskline.errors import ParameterError
 from maskline.serve.protocol import MOST_VALUES, has_too_many_values, is_file_or_form
+from maskline.wording import counted
 
 MODEL, VERSION, INPUT, OUTPUT = "instance-segmentation", "1", "input", "output"
 #: Bytes of JSON at the start of a body that goes on in binary form; 0: there is none; without it: all is JSON.
@@ -201,7 +202,7 @@ def parse(body: bytes, header_length: int | None, *, limit: int) -> InferRequest
     if is_file_or_form(body):
         raise ParameterError("the body is an image or a form, which POST /instance-segmentation takes: expected JSON")
     if header_length is not None and not 0 < header_length <= len(body):
-        raise ParameterError(f"the header {HEADER} is {header_length}, the body has {len(body)} bytes")
+        raise ParameterError(f"the header {HEADER} is {header_length}, the body has {counted(len(body), 'byte')}")
     head, tail = body[:header_length], memoryview(body)[len(body) if header_length is None else header_length :]
     request = _object(_json(head), "the request")
     if not isinstance(request.get("id"), str | None):
@@ -218,7 +219,7 @@ def compose(request: InferRequest, texts: Sequence[str]) -> tuple[bytes, int | N
         texts: an answer to each of ``request.texts``, in their order.
     """
     if len(texts) != len(request.texts):
-        raise ValueError(f"{len(texts)} answers to {len(request.texts)} texts")
+        raise ValueError(f"{counted(len(texts), 'answer')} to {counted(len(request.texts), 'text')}")
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "BYTES", "shape": request.shape}
     answer: dict[str, Any] = {} if request.id is None else {"id": request.id}
     answer |= {"model_name": MODEL, "model_version": VERSION, "outputs": [output]}
@@ -284,7 +285,7 @@ def _json(data: bytes) -> Any:
     except RecursionError:
         raise ParameterError("the JSON is nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise ParameterError(f"the request is no JSON: {error.msg} at character {error.pos}") from None
+        raise ParameterError(f"the request is not JSON: {error.msg} at character {error.pos}") from None
     except ValueError:
         raise ParameterError("the JSON has a number of too many digits") from None
 
@@ -327,10 +328,12 @@ def _elements(tensor: dict[str, Any], tail: memoryview, shape: tuple[int, ...]) 
         raise ParameterError("the input needs its texts in data, or else binary_data_size among its parameters")
     if type(size or 0) is not int or len(tail) != (size or 0):
         named = "not given" if size is None else reprlib.repr(size)
-        raise ParameterError(f"binary_data_size is {named}, after the JSON are {len(tail)} bytes (see {HEADER})")
+        raise ParameterError(
+            f"binary_data_size is {named}, but {counted(len(tail), 'byte')} follow the JSON (see {HEADER})"
+        )
     texts = _from_json(data, shape) if size is None else _from_bytes(tail, shape[0])
     if len(texts) != shape[0]:
-        raise ParameterError(f"data has {len(texts)} elements, the shape says {shape[0]}")
+        raise ParameterError(f"data has {counted(len(texts), 'element')}, the shape says {shape[0]}")
     return texts
 
 
@@ -362,11 +365,15 @@ def _from_bytes(tail: memoryview, count: int) -> list[str]:
         first = start + _LENGTH
         end = first + int.from_bytes(tail[start:first], "little")
         if end > len(tail):
-            raise ParameterError(f"element {number} of the binary data ends {end - len(tail)} bytes after the body")
+            raise ParameterError(
+                f"element {number} of the binary data ends {counted(end - len(tail), 'byte')} after the body"
+            )
         texts.append(_decoded(tail[first:end], f"element {number}"))
         start = end
     if start != len(tail):
-        raise ParameterError(f"{len(tail) - start} bytes are left after the {count} elements of the shape")
+        raise ParameterError(
+            f"{counted(len(tail) - start, 'byte')} left after {counted(count, 'element')}, the number in the shape"
+        )
     return texts
 
 
@@ -374,7 +381,7 @@ def _decoded(data: bytes | memoryview, what: str) -> str:
     try:
         return str(data, "utf-8")
     except UnicodeDecodeError as error:
-        raise ParameterError(f"{what} is no text in UTF-8 (byte {error.start})") from None
+        raise ParameterError(f"{what} is not text in UTF-8 (byte {error.start})") from None
 
 
 def _wants_binary(request: dict[str, Any]) -> bool:

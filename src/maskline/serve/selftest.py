@@ -29,6 +29,7 @@ from maskline.errors import MasklineError
 from maskline.serve.server import serve
 from maskline.serve.settings import Settings
 from maskline.serve.workers import Opener, StartError
+from maskline.wording import counted
 
 CLIENTS = 64  # at once, in the test of overload
 SLOW = 16  # connections that never finish their request
@@ -150,7 +151,7 @@ async def a_picture(target: _Target) -> str:
     """A picture is answered with its instances, and with the client's logId."""
     status, body, _ = await target.ask(PICTURE.read_bytes(), logId="selftest")
     _require(status == 200 and body["logId"] == "selftest", f"status {status}: {body}")
-    return f"{len(body['result']['instances'])} instances"
+    return counted(len(body["result"]["instances"]), "instance")
 
 
 async def what_is_none(target: _Target) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from maskline.errors import DeviceError, ParameterError
 from maskline.runtime.device import Device, available, device_text, may_fall_back, missing, parse_devices
+from maskline.wording import counted
 
 #: Kinds of `maskline.runtime.device`: torch's name, and the variable that says which of them a process sees. Those of
 #: makers who keep to CUDA's names have torch's.
@@ -80,7 +81,9 @@ def choose(device: str | None, processes: int) -> Devices:
     if kind == "cpu" and len(chosen) == 1:
         return Devices(kind, processes)
     if processes not in (1, len(chosen)):
-        raise ParameterError(f"processes is {processes}, but {device} is {len(chosen)} devices with one process each")
+        raise ParameterError(
+            f"processes is {processes}, but {device} is {counted(len(chosen), 'device')}: one process on each"
+        )
     if kind == "cpu":
         return Devices(kind, len(chosen))
     if len(set(chosen)) < len(chosen):
@@ -97,7 +100,8 @@ def _problem(device: Device) -> str | None:
     if _count(KINDS[device.kind][0]):
         return None
     there = [name for name in dict.fromkeys(name for name, _ in KINDS.values()) if name == "cpu" or _count(name)]
-    built = KINDS[device.kind][0] == "cuda" and torch.version.cuda is not None
+    version = torch.version
+    built = {"cuda": version.cuda or version.hip, "xpu": version.xpu}.get(KINDS[device.kind][0])
     remedy = "is its driver installed?" if built else "install a build of torch for it,"
     return missing(device, "torch", there, f"{remedy} see docs/gpu.md")
 

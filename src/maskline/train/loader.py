@@ -29,6 +29,7 @@ from maskline.models.targets import Target
 from maskline.preprocess import Preprocess, pad_to
 from maskline.train.augment import Augment, pasted
 from maskline.train.samples import Original, Sample, boxes, objects, read
+from maskline.wording import counted
 
 # Purposes of random draws.
 ORDER, SIZE, SAMPLE, PASTE, REPLACEMENT = range(5)
@@ -163,7 +164,7 @@ class Plan:
         original = self.first_readable(self.candidates(epoch, position), skipped)
         if original is None:
             raise DatasetError(
-                f"none of the {len(self.chosen)} pictures to train on can be read, the first: {skipped[0]}"
+                f"none of {counted(len(self.chosen), 'image')} to train on can be read, the first: {skipped[0]}"
             )
         sample = self.augment.sample(original, preprocess, self.rng(epoch, SAMPLE, position))
         rng = self.rng(epoch, PASTE, position)

@@ -32,6 +32,7 @@ from maskline.train.processes import share_statistics
 from maskline.train.settings import SCRATCH, Settings
 from maskline.train.start import new_network
 from maskline.train.validate import validate
+from maskline.wording import counted
 
 log = logging.getLogger("maskline")
 
@@ -143,7 +144,7 @@ class Run:
         with self._journal() as journal:
             for epoch in range(self.progress.epochs, self.settings.epochs):
                 if self._is_enough():
-                    log.info("no better AP in %d evaluations: ending early", self.progress.since_best)
+                    log.info("no better AP in %s: ending early", counted(self.progress.since_best, "evaluation"))
                     break
                 self._epoch(epoch, journal)
                 last = epoch + 1 == self.settings.epochs
@@ -273,7 +274,8 @@ class Run:
         self.progress = replace(progress, settings=asdict(self.settings))
         if self.accelerator.scaler is not None and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(dict(self.progress.scaler))
-        log.info("resumed from %s: %d of %d epochs are done", folder, self.progress.epochs, self.settings.epochs)
+        done = f"{self.progress.epochs} of {counted(self.settings.epochs, 'epoch')}"
+        log.info("resumed from %s: %s done", folder, done)
 
     def _loader(self) -> TrainingLoader:
         settings, row = self.settings, self.job.row

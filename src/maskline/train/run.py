@@ -24,6 +24,7 @@ from maskline.train.optim import scaled_learning_rate
 from maskline.train.samples import is_object
 from maskline.train.settings import AUGMENT, DEFAULT_OUTPUT, Settings
 from maskline.weights.load import is_unaligned, load_network
+from maskline.wording import counted
 
 log = logging.getLogger("maskline")
 
@@ -109,11 +110,14 @@ def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
     learned = {annotation.category_id for annotation in data.annotations if is_object(annotation)}
     if not learned:
         crowds = count(data)
-        why = f": all {crowds} annotations are crowd regions, see `maskline check`" if crowds else ""
-        raise DatasetError(f"{settings.data} has no objects to learn from in {len(data.images)} training images{why}")
+        why = f": {counted(crowds, 'annotation')}, only crowd regions; see `maskline check`" if crowds else ""
+        raise DatasetError(
+            f"{settings.data} has no objects to learn from in {counted(len(data.images), 'training image')}{why}"
+        )
     if settings.num_classes not in (None, len(data.categories)):
+        classes = counted(len(data.categories), "class", "classes")
         raise ParameterError(
-            f"num_classes is {settings.num_classes}, but {settings.data} has {len(data.categories)} categories: "
+            f"num_classes is {settings.num_classes}, but {settings.data} has {classes}: "
             "leave it out, or name the right data set"
         )
     notes = []
@@ -121,14 +125,15 @@ def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
         notes.append(f"{settings.data} has no val split: nothing is evaluated, and the last weights count as the best")
         val = None
     if crowds := count(data):
-        notes.append(f"{crowds} of {len(data.annotations)} training annotations are crowd regions: not learned from")
+        total = counted(len(data.annotations), "training annotation")
+        notes.append(f"crowd regions are not learned from: {crowds} of {total}")
     if unknown := [category.name for category in data.categories if category.id not in learned]:
         notes.append(f"classes without training objects, which can't be learned: {', '.join(unknown)}")
     settled = _settled(settings, row)
     images, meant = _images(settled), row.recipe.batch_size * row.recipe.devices
     if settings.learning_rate is None and images != meant:
         told = f"{settled.learning_rate:.3g}, from {row.recipe.learning_rate:.3g} for {meant}"
-        notes.append(f"learning rate for {images} images a step: {told}")
+        notes.append(f"learning rate for {counted(images, 'image')} a step: {told}")
     return Job(settled, data, val, tuple(notes))
 
 

@@ -15,6 +15,7 @@ from maskline.errors import ParameterError, WeightsError
 from maskline.inputs.web import is_url, place
 from maskline.train.settings import BACKBONE, OFFICIAL, SCRATCH, Settings
 from maskline.weights.load import empty_network, fit, read_state, weights_path
+from maskline.wording import counted
 
 log = logging.getLogger("maskline")
 
@@ -88,7 +89,7 @@ def _load_backbone(network: nn.Module, row: catalog.Model) -> None:
     missing = [name for name in shapes if name.startswith(f"{PART}.") and name not in found]
     if missing:
         raise WeightsError(
-            f"{path} is no backbone of {row.name}: {len(missing)} weights are not in it, such as {missing[0]}"
+            f"{path} is not a backbone of {row.name}: {counted(len(missing), 'weight')} not in it, such as {missing[0]}"
         )
     network.load_state_dict(found, strict=False)
     log.info("starting from %s: %d of %d weights; the others are new", path.name, len(found), len(shapes))

@@ -29,6 +29,7 @@ from maskline.render import draw
 from maskline.runtime.postprocess import to_instances
 from maskline.train import devices
 from maskline.weights.load import labels_in_file, load_network, weights_path
+from maskline.wording import counted
 
 SHOWN = 6  # predictions in the picture, in a grid of
 COLUMNS = 3
@@ -116,8 +117,9 @@ def _assumed_labels(network: nn.Module, dataset: Dataset, weights: Path) -> tupl
     if number == len(catalog.COCO_CLASSES) != len(dataset.names):
         return catalog.COCO_CLASSES
     if number != len(dataset.names):
+        classes = counted(number, "class", "classes")
         raise ParameterError(
-            f"{weights} has {number} classes without names, the data set has {len(dataset.names)}: expected as many"
+            f"{weights} has {classes} without names, the data set has {len(dataset.names)}: expected as many"
         )
     log.warning("%s does not name its classes: taken to be those of the data set, in its order", weights)
     return tuple(dataset.names)

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskline.errors import InputNotFoundError, WeightsError
+from maskline.wording import counted
 
 Array = npt.NDArray[Any]
 
@@ -426,7 +427,7 @@ def _named_arrays(root: object, allowance: _Allowance) -> dict[str, Array]:
     others = [name for name in entries if name not in arrays]
     if others:
         found = _some(others, lambda name: f"{_quote(name)} is {_kind(entries[name])}")
-        raise _FaultError(f"{len(others)} of {len(entries)} entries are not arrays: {found}", _SAVE_AGAIN)
+        raise _FaultError(f"entries that are not arrays: {len(others)} of {len(entries)}: {found}", _SAVE_AGAIN)
     if not arrays:
         raise _FaultError("holds no arrays (an empty dict)", _SAVE_AGAIN)
     return _join_slices(arrays, root[_SLICE_TABLE], allowance) if _SLICE_TABLE in root else arrays
@@ -466,7 +467,7 @@ def _join(name: str, shape: tuple[object, ...], parts: list[Array], allowance: _
         raise _FaultError(f"the slices of {_quote(name)} do not belong together")
     sizes, count = _sizes(shape), sum(part.size for part in parts)
     if math.prod(sizes) != count:
-        raise _FaultError(f"the slices of {_quote(name)} have {count} elements, its shape is {sizes}")
+        raise _FaultError(f"the slices of {_quote(name)} have {counted(count, 'element')}, its shape is {sizes}")
     allowance.spend(sum(part.nbytes for part in parts))
     whole = np.empty(sizes, parts[0].dtype)
     np.concatenate(parts, out=whole.reshape(-1))

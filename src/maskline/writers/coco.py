@@ -19,6 +19,7 @@ from maskline.files import read_json
 from maskline.instances import ByteArray, Instances
 from maskline.masks import outlines, place_rle
 from maskline.naming import AnyPath
+from maskline.wording import counted
 from maskline.writers.writer import DECIMALS, Spool, Writer, coordinates, relative, score_of, write_whole
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class CocoWriter(Writer):
         write_whole(self.path, self._write)
         if self._filled:
             logger.warning(
-                "%s: holes in %d instances are filled: mask_format='rle' keeps them", self.path, self._filled
+                "%s: holes are filled in %s: mask_format='rle' keeps them", self.path, counted(self._filled, "instance")
             )
 
     def _write(self, file: IO[bytes]) -> None:
@@ -186,7 +187,8 @@ class CocoResultsWriter(Writer):
 
     def _finish(self) -> None:
         if self._left_out:
-            logger.warning("%d instances are of classes that the data set does not have: left out", self._left_out)
+            told = counted(self._left_out, "instance")
+            logger.warning("%s left out: the data set does not have their classes", told)
         write_whole(self.path, self._write)
 
     def _write(self, file: IO[bytes]) -> None:
@@ -232,7 +234,7 @@ class _Ids:
                 self._images.setdefault(parts[-1], []).append((parts, record["id"]))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise InputError(f"{path} is no readable COCO data set ({reason})") from None
+            raise InputError(f"{path} is not a readable COCO data set ({reason})") from None
 
     def image(self, path: str | None) -> Id:
         """The id of the image whose file name is the end of a path. Raises InputError unless there is just one."""

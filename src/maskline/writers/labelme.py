@@ -17,6 +17,7 @@ from maskline.errors import ParameterError
 from maskline.files import replace_file
 from maskline.labelme import VERSION, Json, document, exact_shapes
 from maskline.naming import AnyPath, check_folder
+from maskline.wording import counted
 from maskline.writers.writer import Writer, relative, score_of
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class LabelMeWriter(Writer):
 
     def _finish(self) -> None:
         if self._kept:
-            logger.warning("%d files in %s were left as they are", self._kept, self.path)
+            logger.warning("%s: %s left unchanged", self.path, counted(self._kept, "file"))
 
     def _release(self) -> None:
         """Nothing is held: each file is written at once."""

@@ -9,10 +9,9 @@ https://docs.cvat.ai/docs/dataset_management/formats/xml_format/
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -24,14 +23,13 @@ import numpy as np
 from defusedxml.ElementTree import ParseError, iterparse
 
 from maskline.data import accounting, crowds
-from maskline.data.coco_values import FARTHEST
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError, short
+from maskline.data.formats.cvat_shapes import region
 from maskline.data.formats.groups import Groups
 from maskline.data.formats.labels import fitted, one_line, renamed
-from maskline.data.formats.outlines import closed, ellipse, points, turned
 from maskline.data.layout import copy_images, unify, unique_names
-from maskline.data.shapes import Ring, Segmentation, Window, crop, place, to_polygons
+from maskline.data.shapes import Segmentation, Window, crop, to_polygons
 from maskline.data.source import Source
 from maskline.data.sources import picture_size, relative_name
 from maskline.data.tree import SPLIT_WORDS, SPLITS, UNSPLIT, Match, split_of, suffix_of
@@ -162,7 +160,7 @@ class _Reader:
                 for name in _label_names(element):
                     self.class_id(name)
             elif element.tag == "track":
-                raise DatasetError(f"{path} is an export as 'CVAT for video': export it anew as 'CVAT for images 1.1'")
+                raise DatasetError(f"{path} is in the format 'CVAT for video': export it as 'CVAT for images 1.1'")
             elif element.tag == "image":
                 split = self.split(element, path)
                 with self.refusing(element, path, split):
@@ -218,7 +216,9 @@ class _Reader:
             part.annotations.append(replace(found, id=key, category_id=self.class_id(label)))
 
     def find_image(self, path: str, element: Element, split: str) -> tuple[Match, bool]:
-        """The file of an image, and whether it is where CVAT puts it. Frames of a video are listed without the suffix that their files have.
+        """The file of an image, and whether it is where CVAT puts it.
+
+        Frames of a video are listed without the suffix that their files have.
 
         Raises UnusableError.
         """
@@ -245,7 +245,7 @@ class _Reader:
         groups: dict[Any, list[tuple[Element, Segmentation]]] = {}
         for number, shape in enumerate(shape for shape in element if shape.tag != "tag"):  # of the whole picture
             try:
-                label, part = _label(shape), _region(shape, image.size)
+                label, part = _label(shape), region(shape, image.size)
             except UnusableError as error:
                 what = f"image {image.file_name}: shape {number} ({short(shape.get('label'))}): {error}"
                 self.faults.append(Fault(error.code, split, path, what, image.id, lost=1))
@@ -335,77 +335,6 @@ def _extra(shape: Element) -> Extra:
     return {"attributes": kept} if kept else NOTHING
 
 
-# ---- regions
-
-
-def _region(shape: Element, size: tuple[int, int]) -> Segmentation:
-    """Outline or pixels of a shape in an image of ``(height, width)``. Raises UnusableError."""
-    if shape.tag == "mask":
-        return _pixels(shape, size)
-    if shape.tag not in _OUTLINES:
-        raise UnusableError("no-mask", f"a {shape.tag} is no region: expected {', '.join((*_OUTLINES, 'mask'))}")
-    return (closed(_OUTLINES[shape.tag](shape), shape.tag),)
-
-
-def _polygon(shape: Element) -> Ring:
-    given = shape.get("points", "")
-    pairs = [pair.split(",") for pair in given.split(";") if pair.strip()]
-    try:
-        return points([[float(x), float(y)] for x, y in pairs])
-    except ValueError:
-        raise UnusableError("polygon-broken", f"its points are {short(given)}: expected x,y;x,y;...") from None
-
-
-def _box(shape: Element) -> Ring:
-    left, top, right, bottom = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
-    corners = np.asarray([[left, top], [right, top], [right, bottom], [left, bottom]])
-    center = np.asarray([left + right, top + bottom]) / 2
-    return turned(corners - center, _rotation(shape)) + center
-
-
-def _ellipse(shape: Element) -> Ring:
-    x, y, rx, ry = _numbers(shape, "cx", "cy", "rx", "ry")
-    return ellipse(x, y, abs(rx), abs(ry), _rotation(shape))
-
-
-def _rotation(shape: Element) -> float:
-    """Degrees, clockwise as seen. Raises UnusableError."""
-    return _numbers(shape, "rotation")[0] if "rotation" in shape.attrib else 0
-
-
-_OUTLINES: dict[str, Callable[[Element], Ring]] = {"polygon": _polygon, "box": _box, "ellipse": _ellipse}
-
-
-def _pixels(shape: Element, size: tuple[int, int]) -> str:
-    """Run lengths over the image of a shape of type ``mask``, cut at the image. Raises UnusableError."""
-    left, top, width, height = (int(value) for value in _numbers(shape, "left", "top", "width", "height"))
-    if min(width, height) <= 0 or width * height > MAX_PIXELS:
-        raise UnusableError("rle-broken", f"a mask of {width} x {height} pixels")
-    given = shape.get("rle", "")
-    try:
-        runs = [int(run) for run in given.split(",")]
-    except ValueError:
-        raise UnusableError("rle-broken", f"its rle is {short(given)}: expected whole numbers") from None
-    if min(runs) < 0 or sum(runs) > width * height:
-        raise UnusableError("rle-broken", f"its rle is {short(given)}: expected runs of {width * height} pixels in all")
-    runs += [0] * (len(runs) % 2) + [width * height - sum(runs)]  # some writers leave out background at the end
-    mask = np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), runs).reshape(height, width)
-    return place(mask, top, left, size)
-
-
-def _numbers(element: Element, *keys: str) -> list[float]:
-    """Finite numbers of a size that drawings have. Raises UnusableError."""
-    given = [element.get(key, "") for key in keys]
-    try:
-        values = [float(text) for text in given]
-    except ValueError:
-        values = [math.nan]
-    if all(abs(value) <= FARTHEST for value in values):
-        return values
-    code = "rle" if element.tag == "mask" else "polygon"
-    raise UnusableError(f"{code}-broken", f"{', '.join(keys)} are {short(given)}: expected numbers of pixels")
-
-
 # ---- writing
 
 
@@ -421,12 +350,12 @@ class _Writer:
 
     def notes(self) -> list[str]:
         told = [
-            (self.crowds, "crowd regions carry the attribute iscrowd: CVAT shows them as ordinary objects"),
-            (self.attributes, "annotations lose their attributes"),
-            (self.masks, "masks with holes are <mask> shapes, which FiftyOne and the import into a CVAT project skip"),
-            (self.empty, "annotations without a pixel are left out"),
+            (self.crowds, "crowd regions written with the attribute iscrowd, which CVAT shows as ordinary objects"),
+            (self.attributes, "annotations that lose their attributes"),
+            (self.masks, "masks with holes written as <mask> shapes, which FiftyOne and CVAT projects skip"),
+            (self.empty, "annotations without pixels left out"),
         ]
-        return [f"{number} {what}" for number, what in told if number] + renamed(self.labels, "to fit XML")
+        return [f"{what}: {number}" for number, what in told if number] + renamed(self.labels, "to fit XML")
 
     def copy(self, split: str, dataset: Dataset) -> Dataset:
         """The split with its pictures copied to the folder of its subset, under names that XML can hold."""

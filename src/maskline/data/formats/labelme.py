@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -30,7 +29,7 @@ from maskline.data.formats.labelme_shapes import (
     label_of,
     region,
 )
-from maskline.data.formats.labelme_tree import LabelMeFiles, lines
+from maskline.data.formats.labelme_tree import LabelMeFiles, common_folder, is_blank, lines, split_folder
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.layout import copy_images, unique_names
 from maskline.data.shapes import Segmentation, crop
@@ -133,7 +132,7 @@ class _Reader:
     @staticmethod
     def sheets(source: Source) -> list[str]:
         """The JSON files; also empty ones and those that a list names, so that what is wrong with them is reported."""
-        empty = [path for path in source.files if suffix_of(path) == "json" and _is_blank(source.root / path)]
+        empty = [path for path in source.files if suffix_of(path) == "json" and is_blank(source.root / path)]
         return sorted({*source.of_kind("labelme"), *empty})
 
     def read(self) -> Reading:
@@ -146,7 +145,7 @@ class _Reader:
             )
         parts = self.parts(plan, lists)
         categories = tuple(Category(number, name) for name, number in self.classes.items())
-        folder = _common_folder([name for part in parts for name in part.images])
+        folder = common_folder([name for part in parts for name in part.images])
         root = self.source.images.root
         return Reading(
             {part.split: _dataset(part, root, folder, categories) for part in parts},
@@ -192,7 +191,7 @@ class _Reader:
         """By the first folder on the way that is named as a split; all as one where that leaves no two splits."""
         plan: dict[str, list[str]] = {}
         for sheet in self.files.sheets:
-            plan.setdefault(_split_folder(sheet), []).append(sheet)
+            plan.setdefault(split_folder(sheet), []).append(sheet)
         if UNSPLIT in plan and len(plan) < 3:
             return {UNSPLIT: self.files.sheets}
         self.tell_unlisted(plan.pop(UNSPLIT, []), "in no folder of a split")
@@ -339,13 +338,6 @@ class _Sheet:
             yield label_of(shape), Annotation(0, image.id, 0, whole, crowd=is_crowd(shape), extra=extra_of(shape))
 
 
-def _is_blank(path: Path) -> bool:
-    try:
-        return path.stat().st_size < 16 and not path.read_bytes().strip()
-    except OSError:
-        return True
-
-
 def _parse(path: Path) -> Json:
     """The content of a JSON file that has a list of shapes. Raises UnusableError."""
     try:
@@ -357,24 +349,6 @@ def _parse(path: Path) -> Json:
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise UnusableError("record", "has no list of shapes: expected LabelMe's JSON")
     return content
-
-
-def _split_folder(sheet: str) -> str:
-    for folder in PurePosixPath(sheet).parent.parts:
-        for split, word in SPLIT_WORDS.items():
-            if re.fullmatch(word, folder.lower()):
-                return split
-    return UNSPLIT
-
-
-def _common_folder(names: Sequence[str]) -> str:
-    """The folder named ``images`` below which all lie, with a trailing slash; else nothing."""
-    starts = set()
-    for name in names:
-        folders = name.split("/")[:-1]
-        place = next((place for place, folder in enumerate(folders) if key_of(folder) == "images"), -1)
-        starts.add("".join(f"{folder}/" for folder in folders[: place + 1]))
-    return starts.pop() if len(starts) == 1 else ""
 
 
 def _dataset(part: _Part, root: Path, folder: str, categories: tuple[Category, ...]) -> Dataset:
@@ -408,11 +382,11 @@ class _Losses:
     def notes(self) -> list[str]:
         """A line for each kind there is."""
         told = [
-            (self.crowd, "crowd regions carry the flag iscrowd: other tools take them for ordinary objects"),
-            (self.masks, "masks with holes are shapes of the type mask, which LabelMe has from version 5.4 on"),
-            (self.empty, "annotations without a pixel are left out"),
+            (self.crowd, "crowd regions written with the flag iscrowd, which other tools treat as ordinary objects"),
+            (self.masks, "masks with holes written as shapes of the type mask, supported since LabelMe 5.4"),
+            (self.empty, "annotations without pixels left out"),
         ]
-        return [f"{count} {what}" for count, what in told if count]
+        return [f"{what}: {count}" for count, what in told if count]
 
 
 class _Writer:

@@ -66,7 +66,7 @@ def region(shape: Json, size: tuple[int, int]) -> Segmentation:
     if kind == "mask":
         return _pixels(shape, size)
     if kind not in _OUTLINES:
-        what = f"its shape_type {short(kind)} is no region: expected {', '.join((*_OUTLINES, 'mask'))}"
+        what = f"its shape_type {short(kind)} is not a region: expected {', '.join((*_OUTLINES, 'mask'))}"
         raise UnusableError("no-mask", what)
     return (closed(_OUTLINES[kind](points(shape.get("points"))), kind),)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from maskline.data.faults import UnusableError, short
 from maskline.data.source import Source
 from maskline.data.sources import is_file, relative_name, text_of
-from maskline.data.tree import Finder, Match, key_of, suffix_of
+from maskline.data.tree import UNSPLIT, Finder, Match, key_of, split_named, suffix_of
 from maskline.inputs import SUFFIXES
 
 
@@ -92,3 +92,27 @@ def lines(path: Path) -> list[str]:
     Raises DatasetError if it can't be read.
     """
     return [line.strip() for line in text_of(path).splitlines() if line.strip()]
+
+
+def is_blank(path: Path) -> bool:
+    """Whether a file is empty, or gone."""
+    try:
+        return path.stat().st_size < 16 and not path.read_bytes().strip()
+    except OSError:
+        return True
+
+
+def split_folder(sheet: str) -> str:
+    """The split that a folder of a JSON file is named after."""
+    named = map(split_named, PurePosixPath(sheet).parent.parts)
+    return next((split for split in named if split is not None), UNSPLIT)
+
+
+def common_folder(names: Sequence[str]) -> str:
+    """The folder named ``images`` below which all lie, with a trailing slash; else nothing."""
+    starts = set()
+    for name in names:
+        folders = name.split("/")[:-1]
+        place = next((place for place, folder in enumerate(folders) if key_of(folder) == "images"), -1)
+        starts.add("".join(f"{folder}/" for folder in folders[: place + 1]))
+    return starts.pop() if len(starts) == 1 else ""

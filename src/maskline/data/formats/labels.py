@@ -30,4 +30,4 @@ def one_line(name: str) -> str:
 def renamed(labels: dict[str, str], why: str) -> list[str]:
     """The note on names that have changed; none where none has."""
     changed = [f"{old!r} as {new!r}" for old, new in labels.items() if old != new]
-    return [f"{len(changed)} classes are renamed {why}: {', '.join(changed)}"] if changed else []
+    return [f"classes renamed {why}: {', '.join(changed)}"] if changed else []

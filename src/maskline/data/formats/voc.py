@@ -122,12 +122,12 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
 
 
 _NOTES = {
-    "empty": "{} annotations without pixels are left out",
-    "crowd": "{} crowd regions are written as void",
-    "covered": "{} instances lose pixels to smaller ones above them: a pixel holds one instance",
-    "gone": "{} of these lose all their pixels",
-    "wide": "{} pictures have more than 254 instances: their SegmentationObject is 16-bit grey, which few tools read",
-    "renamed": "{} pictures get another name: VOC has no sub-folders, and goes by the name without suffix",
+    "empty": "annotations without pixels left out: {}",
+    "crowd": "crowd regions written as void: {}",
+    "covered": "instances that lose pixels to smaller ones on top, as a pixel holds one instance: {}",
+    "gone": "of these, instances that lose all their pixels: {}",
+    "wide": "images with more than 254 instances, whose 16-bit SegmentationObject few tools read: {}",
+    "renamed": "images renamed, as VOC has no sub-folders and ignores suffixes: {}",
 }
 
 
@@ -386,7 +386,7 @@ class _Reader:
             for number, rle, value in instances(objects, classes, self.labels.ignored(classes)):
                 category = None if value is None else self.labels.category(value, classes.coloured)
                 if category is None:
-                    what = "is background or void" if value is None else f"has the value {value}, which is no class,"
+                    what = "is background or void" if value is None else f"has the value {value}, which is not a class,"
                     what = f"instance {number} {what} in {_CLASSES}"
                     self.fault("unknown-category", split, file, what, image.id, lost=1)
                 else:

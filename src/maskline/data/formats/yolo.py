@@ -28,8 +28,9 @@ import yaml
 from maskline.data import accounting
 from maskline.data.accounting import some
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
-from maskline.data.faults import Count, Fault, Reading, counted
+from maskline.data.faults import Count, Fault, Reading, UnusableError, counted
 from maskline.data.formats.bridges import apart, boundary, bridged
+from maskline.data.formats.yolo_lines import GRID, brief, has_numbers, in_pixels, parse
 from maskline.data.formats.yolo_tree import (
     SPLIT_KEYS,
     Config,
@@ -59,8 +60,6 @@ TITLE = "YOLO"
 _Place: TypeAlias = tuple[str, list[str]]  # of a split: the folder its file names start from, and its images
 
 _MOST_CLASSES = 10_000  # a higher index is taken for a mistake
-_FAR = 0.5  # a coordinate may lie outside the picture by this share of its side
-_GRID = 3  # decimals of a pixel that coordinates keep
 _NONE = ("", "~", "null")  # how YAML writes nothing
 
 
@@ -145,23 +144,15 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
 
 
 _NOTES = {
-    "empty": "{} annotations without pixels are left out",
-    "crowd": "{} crowd regions are written as ordinary objects",
-    "joined": "{} instances of several parts or with holes are written as one polygon, joined by bridges without width",
-    "redrawn": "{} instances are drawn anew along their pixels: polygons overlap, leave the picture or are too fine",
-    "renamed": "{} pictures get another name: labels go by the name without suffix, and by the folder images",
+    "empty": "annotations without pixels left out: {}",
+    "crowd": "crowd regions written as ordinary objects: {}",
+    "joined": "instances with holes or several parts written as one polygon, joined by bridges without width: {}",
+    "redrawn": "instances redrawn along their pixels, as their polygons overlap, leave the image or are too fine: {}",
+    "renamed": "images renamed, as labels are found by the name without suffix and by the folder images: {}",
 }
 
 
 # ---- reading
-
-
-class _BadLineError(Exception):
-    """A line that is no instance: the code of its fault, and what is wrong."""
-
-    def __init__(self, code: str, what: str) -> None:
-        super().__init__(what)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -251,7 +242,7 @@ class _Reader:
             names = {}
         count = max(names, default=-1) + 1
         if "nc" in config and stated != count and names:
-            self.fault("record", "all", path, f"nc is {_short(config['nc'])}, but {count} classes are named")
+            self.fault("record", "all", path, f"nc is {brief(config['nc'])}, but {count} classes are named")
         count = max(count, stated or 0)
         found = [names.get(index, f"class_{index}") for index in range(count)]
         for name, times in Counter(found).items():
@@ -266,7 +257,7 @@ class _Reader:
         for entry in given if isinstance(given, list) else [given]:
             target = resolve(entry, bases) if isinstance(entry, str) else None
             if target is None or not (target.is_dir() or target.suffix.lower() == ".txt"):
-                what = f"{split} is {_short(entry)}: there is no such folder, or list of images"
+                what = f"{split} is {brief(entry)}: there is no such folder, or list of images"
                 self.fault("record" if split == "train" else "split-missing", split, path.name, what)
                 continue
             inside = self.inside(target) if target.is_dir() else self.from_list(split, target)
@@ -298,7 +289,7 @@ class _Reader:
         found = self.files.images.images.find_all([line for line in lines if line], split)
         for number, line in enumerate(lines, 1):
             if line and line not in found:
-                self.fault("image-missing", split, path.name, f"line {number}: there is no image {_short(line)}")
+                self.fault("image-missing", split, path.name, f"line {number}: there is no image {brief(line)}")
         return list(dict.fromkeys(found[line].path for line in lines if line in found))
 
     # -- labels
@@ -348,7 +339,7 @@ class _Reader:
                 continue
             try:
                 category, shape = self.instance(line, image.size)
-            except _BadLineError as error:
+            except UnusableError as error:
                 self.fault(error.code, split, label, f"line {number}: {error}", image.id, lost=1)
             else:
                 found.append(Annotation(before + len(found) + 1, image.id, category, shape))
@@ -362,7 +353,7 @@ class _Reader:
             split = split_of_path(label)
             content = self.lines(split, label)
             lines = sum(map(bool, content))
-            if not lines or not (image or any(map(_has_numbers, content))):
+            if not lines or not (image or any(map(has_numbers, content))):
                 continue
             why = f"its image {image} is in no split" if image else self.why_unpaired(label, split, unread)
             self.fault("label-unmatched", split, label, f"{counted(lines, 'line')}; {why}", lost=lines)
@@ -381,64 +372,17 @@ class _Reader:
         return "no image has its name"
 
     def instance(self, line: str, size: tuple[int, int]) -> tuple[int, Segmentation]:
-        """A line's class and shape. Raises _BadLineError."""
-        label, shares = _parse(line)
+        """A line's class and shape. Raises UnusableError."""
+        label, shares = parse(line)
         if self.names is not None and label >= len(self.names):
-            raise _BadLineError("unknown-category", f"class {label}: expected one from 0 to {len(self.names) - 1}")
+            raise UnusableError("unknown-category", f"class {label}: expected one from 0 to {len(self.names) - 1}")
         if label >= _MOST_CLASSES:
-            raise _BadLineError("unknown-category", f"class {label}: expected an index below {_MOST_CLASSES}")
+            raise UnusableError("unknown-category", f"class {label}: expected an index below {_MOST_CLASSES}")
         self.highest = max(self.highest, label)
-        ring = _in_pixels(shares, size)
+        ring = in_pixels(shares, size)
         if len(ring) < 3 or not np.ptp(ring, axis=0).all():
-            raise _BadLineError("polygon-broken", f"the polygon has no area: {_short(line.strip())}")
+            raise UnusableError("polygon-broken", f"the polygon has no area: {brief(line.strip())}")
         return label, apart(ring, size)
-
-
-def _has_numbers(line: str) -> bool:
-    """Whether a line holds a class and as many coordinates as a box has, however wrong they are."""
-    return sum(_is_number(token) for token in line.split()[1:]) >= 4
-
-
-def _is_number(token: str) -> bool:
-    try:
-        float(token)
-    except ValueError:
-        return False
-    return True
-
-
-def _parse(line: str) -> tuple[int, Ring]:
-    """A line's class, and its vertices (V, 2) in shares of the picture. Raises _BadLineError."""
-    try:
-        values = [float(token) for token in line.split()]
-    except ValueError:
-        what = f"expected numbers (class x1 y1 x2 y2 ...), not {_short(line.strip())}"
-        raise _BadLineError("record", what) from None
-    label, coordinates = values[0], values[1:]
-    if not label.is_integer() or label < 0:
-        raise _BadLineError("record", f"the class is {line.split()[0]}: expected a whole number from 0")
-    if len(coordinates) == 4:
-        raise _BadLineError(
-            "no-mask", "a box (class x y width height): expected a polygon (class x1 y1 x2 y2 x3 y3 ...)"
-        )
-    if len(coordinates) < 6 or len(coordinates) % 2:
-        what = f"{len(coordinates)} coordinates: expected pairs of x and y, 3 or more"
-        raise _BadLineError("polygon-broken", what)
-    low, high = min(coordinates), max(coordinates)
-    if not all(map(math.isfinite, coordinates)) or low < -_FAR or high > 1 + _FAR:
-        what = f"coordinates from {low:g} to {high:g}: expected shares of width and height, from 0 to 1"
-        raise _BadLineError("polygon-broken", what + (" (are they pixels?)" if 1 + _FAR < high < math.inf else ""))
-    return int(label), np.asarray(coordinates, np.float64).reshape(-1, 2)
-
-
-def _in_pixels(shares: Ring, size: tuple[int, int]) -> Ring:
-    """Vertices in pixels, back on the grid of decimals they were on before they became shares; the last not the first.
-
-    Args:
-        shares: (V, 2) of ``(width, height)``.
-    """
-    ring = np.round(shares * np.asarray(size[::-1], np.float64), _GRID)
-    return ring[:-1] if len(ring) > 3 and (ring[0] == ring[-1]).all() else ring
 
 
 def _indexed(given: Any) -> dict[int, str] | None:
@@ -457,12 +401,6 @@ def _whole(given: Any) -> int | None:
     """A number of classes or an index, as a text; None if it is something else."""
     good = isinstance(given, str) and re.fullmatch(r"[0-9]{1,6}", given) and int(given) <= _MOST_CLASSES
     return int(given) if good else None
-
-
-def _short(value: Any) -> str:
-    """A value of a YAML file for a message. Lists are not looked into: they may hold themselves."""
-    text = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 # ---- writing
@@ -488,7 +426,7 @@ def _polygon(shape: Segmentation, size: tuple[int, int]) -> tuple[str | None, It
     if not isinstance(shape, str):
         rings = [ring for ring in shape if ring.min() >= 0 and (ring <= size[::-1]).all()]
         text = _text(bridged(rings), size) if len(rings) == len(shape) else ""
-        if text and to_rle((_in_pixels(_shares(text), size),), size) == whole:
+        if text and to_rle((in_pixels(_shares(text), size),), size) == whole:
             return text, joined[: len(rings) > 1]
     rings = boundary(*found)
     return _text(bridged(rings), size), joined[: len(rings) > 1] + ["redrawn"][: not isinstance(shape, str)]
@@ -496,7 +434,7 @@ def _polygon(shape: Segmentation, size: tuple[int, int]) -> tuple[str | None, It
 
 def _text(ring: Ring, size: tuple[int, int]) -> str:
     """Vertices in pixels as shares of the picture, with the decimals that bring them back to 1/1000 pixel."""
-    digits = math.ceil(math.log10(max(size))) + _GRID
+    digits = math.ceil(math.log10(max(size))) + GRID
     return " ".join(f"{value:.{digits}f}" for value in (ring / size[::-1]).ravel().tolist())
 
 

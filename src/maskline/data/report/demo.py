@@ -11,7 +11,7 @@ from maskline.data.dataset import Dataset, ImageRecord
 from maskline.errors import InputError
 from maskline.files import replace_file
 from maskline.inputs import read_image
-from maskline.naming import PICTURE_FORMATS
+from maskline.naming import NAME_BYTES, PICTURE_FORMATS, cut_name
 from maskline.render import draw
 from maskline.results import ENCODER_OPTIONS
 
@@ -67,4 +67,7 @@ def _writable(name: str) -> tuple[str, str]:
 
     Image.init()
     kind = PICTURE_FORMATS.get(Path(name).suffix.lower(), "GIF")
-    return (name, kind) if kind != "GIF" and kind in Image.SAVE else (f"{name}.png", "PNG")
+    if kind != "GIF" and kind in Image.SAVE:
+        return name, kind
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + cut_name(last, ".png", NAME_BYTES), "PNG"
