@@ -26,21 +26,27 @@ def _log_unlisted(error: OSError) -> None:
     log.warning("folder %r can't be listed (%s): its files are left out", error.filename, error.strerror)
 
 
-def visible_files(folder: Path, *, on_error: Callable[[OSError], object] = _log_unlisted) -> Iterator[str]:
+def visible_files(
+    folder: Path, *, on_error: Callable[[OSError], object] = _log_unlisted, again: bool = False
+) -> Iterator[str]:
     """Paths of all files below a folder, relative to it, with forward slashes; folder by folder, sorted by name.
 
-    Links are followed, but for those that lead back to a folder above. Hidden files and folders are skipped.
+    Links are followed. Hidden files and folders are skipped.
 
     Args:
         folder: where to start.
         on_error: gets the error of each folder that can't be listed; by default that is a warning.
+        again: list a folder under each of the names that links give it, not only under the first. Links that lead back
+            to a folder above are never followed.
     """
+    seen: set[str] = set()
     chains: dict[str, frozenset[str]] = {}  # by folder: it and all above, links resolved
     for here, folders, names in os.walk(folder, followlinks=True, onerror=on_error):
         real, above = os.path.realpath(here), chains.get(os.path.dirname(here), frozenset())  # noqa: PTH120
-        if real in above:
+        if real in (above if again else seen):
             folders.clear()
             continue
+        seen.add(real)
         chains[here] = above | {real}
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         inner = os.path.relpath(here, folder).replace(os.sep, "/")

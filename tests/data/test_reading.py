@@ -183,7 +183,53 @@ def test_links_to_one_folder_are_read_under_every_name_and_circles_once(tmp_path
     (tmp_path / "pool" / "loop").symlink_to(tmp_path / "set" / "images")
     reading = read(tmp_path / "set")
     assert [fault.code for fault in reading.faults if fault.code != "image-unlisted"] == []
-    assert [i.file_name for i in reading.splits["train"].images] == ["train/a.png"]
+    (dataset,) = reading.splits.values()
+    assert [dataset.path(i).resolve() for i in dataset.images] == [tmp_path / "pool" / "a.png"]
+
+
+def test_files_that_links_show_twice_count_once(tmp_path: Path) -> None:
+    for name in ("coco", "yolo", "labelme"):
+        convert(sets.make(tmp_path / f"{name}_set"), tmp_path / name / "v1", name)
+        before = read(tmp_path / name)
+        (tmp_path / name / "latest").symlink_to(tmp_path / name / "v1")
+        after = read(tmp_path / name)
+        assert masks(after) == masks(before) and len(after.faults) == len(before.faults) == 0
+
+
+def _both_folders(root: Path, *, missing: str = "") -> Path:
+    for number, folder in enumerate(("images", "depth")):
+        for name in "012":
+            if f"{folder}/{name}" != missing:
+                image(root / folder / f"{name}.png", seed=10 * number + int(name))
+    return root
+
+
+def test_another_folder_never_takes_the_place_of_images_unnoticed(tmp_path: Path) -> None:
+    root = _both_folders(tmp_path, missing="images/2")
+    coco(root / "annotations" / "instances_train.json", "0.png", "1.png", "2.png")
+    reading = read(root)
+    (dataset,) = reading.splits.values()
+    assert [i.file_name for i in dataset.images] == ["images/0.png", "images/1.png", "depth/2.png"]
+    assert [f.code for f in reading.faults if f.code != "image-unlisted"] == ["image-moved"]
+    assert "2.png" in reading.faults[0].what
+
+
+@pytest.mark.parametrize("name", ["cvat", "labelme", "via"])
+def test_an_image_that_lies_elsewhere_is_reported(tmp_path: Path, name: str) -> None:
+    image(tmp_path / "images" / "1.png", seed=1)
+    image(tmp_path / "extra" / "0.png", seed=2)
+    shape = {"label": "a", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}
+    if name == "cvat":
+        polygon = '<polygon label="a" points="1,1;9,1;9,9"/>'
+        records = (f'<image name="{n}.png" width="40" height="30">{polygon}</image>' for n in "01")
+        (tmp_path / "annotations.xml").write_text(f"<annotations>{''.join(records)}</annotations>")
+    elif name == "labelme":
+        (tmp_path / "0.json").write_text(json.dumps({"shapes": [shape], "imagePath": "0.png", "imageData": None}))
+    else:
+        region = {"shape_attributes": {"name": "polygon", "all_points_x": [1, 9, 9], "all_points_y": [1, 1, 9]}}
+        files = {n: {"filename": f"{n}.png", "size": 1, "regions": [region], "file_attributes": {}} for n in "01"}
+        (tmp_path / "via.json").write_text(json.dumps(files))
+    assert "image-moved" in [fault.code for fault in read(tmp_path).faults]
 
 
 @pytest.mark.parametrize("name", WRITTEN)

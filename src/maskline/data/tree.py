@@ -6,6 +6,7 @@ Unicode form, or from before the files were moved.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import unicodedata
@@ -73,7 +74,7 @@ class Match(NamedTuple):
         path: the file, as listed.
         base: the folder that the name starts from, with a trailing slash unless empty; None where the name does not
             lead to the file as it is written.
-        moved: only the end of the name fits.
+        moved: only the end of the name fits, or the file is not where the others are.
     """
 
     path: str
@@ -85,18 +86,22 @@ class Finder:
     """Finds files by names.
 
     The file that has the longest end in common with the name is meant. Of several, these count in turn: the same
-    spelling, the folder of the annotations, the longest common start, the folder that most names start from, the folder
-    of the split, a folder named ``images``, and fewer folders. What remains ambiguous is not found. Where only the end
-    fits, a file is not meant that lies outside a folder of the name, in the folder of another split, or that another
-    name leads to.
+    spelling, the folder of the annotations, the longest common start, the folder of the split, a folder named
+    ``images``, the folder that most names start from, and fewer folders. What remains ambiguous is not found.
+
+    Where only the end fits, a file is not meant that lies outside a folder of the name or in the folder of another
+    split, or that another name leads to.
 
     Args:
         files: relative paths with forward slashes.
         stems: match without suffixes.
+        aliases: by further paths of the files, the one listed.
     """
 
-    def __init__(self, files: Iterable[str], *, stems: bool = False) -> None:
+    def __init__(self, files: Iterable[str], *, stems: bool = False, aliases: Mapping[str, str] | None = None) -> None:
         self._files = list(files)
+        listed = set(self._files) if aliases else set()
+        self._aliases = {alias: path for alias, path in (aliases or {}).items() if path in listed}
         self._stems = stems
         self._tails: dict[int, dict[Parts, list[str]]] = {}
 
@@ -137,7 +142,16 @@ class Finder:
                 best = self._best(name, fit, bases, split, near)
                 if len(best) == 1:
                     inexact[name] = best[0]
-        return exact | self._undisputed(inexact)
+        return self._with_strays(exact) | self._undisputed(inexact)
+
+    @staticmethod
+    def _with_strays(found: dict[str, Match]) -> dict[str, Match]:
+        """Files that are not where the others are count as moved."""
+        starts = Counter(match.base for match in found.values())
+        if len(starts) < 2:
+            return found
+        home = max(starts, key=lambda base: (starts[base], "images/" in f"/{base}", base))
+        return {name: match._replace(moved=match.moved or match.base != home) for name, match in found.items()}
 
     def rivals(self, name: str, split: str | None = None) -> list[str]:
         """The files that fit a name equally well, where there are several."""
@@ -177,10 +191,10 @@ class Finder:
         """Files by the keys of their last parts, as many as ``length``."""
         if length not in self._tails:
             table: defaultdict[Parts, list[str]] = defaultdict(list)
-            for path in self._files:
+            for path, listed in (*zip(self._files, self._files, strict=True), *self._aliases.items()):
                 parts = self._name(path).split("/")
-                if len(parts) >= length:
-                    table[tuple(map(key_of, parts[-length:]))].append(path)
+                if len(parts) >= length and listed not in (found := table[tuple(map(key_of, parts[-length:]))])[-1:]:
+                    found.append(listed)
             self._tails[length] = dict(table)
         return self._tails[length]
 
@@ -222,13 +236,13 @@ class Finder:
             return list(matches)
         parts = tuple(map(key_of, parts_of(name)))
 
-        def rank(match: Match) -> tuple[bool, int, int, bool, bool, int]:
+        def rank(match: Match) -> tuple[bool, int, bool, bool, int, int]:
             folders = match.path.split("/")[:-1]
             keys = list(map(key_of, folders))
             shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(keys, parts, strict=False)))
             base = match.base if match.base is not None else f"{'/'.join(folders)}/"
             own_split = split is not None and any(split_of(part) == split for part in folders)
-            return match.path.startswith(near), shared, bases[base], own_split, "images" in keys, -len(folders)
+            return match.path.startswith(near), shared, own_split, "images" in keys, bases[base], -len(folders)
 
         ranks = [rank(match) for match in matches]
         return [match for match, its in zip(matches, ranks, strict=True) if its == max(ranks)]
@@ -252,18 +266,32 @@ class Tree:
         root: the folder.
         files: relative paths of all files, with forward slashes; no hidden ones.
         unlisted: why folders could not be listed, by their relative paths.
+        aliases: by further paths that links give to files, the path in ``files``.
     """
 
     root: Path
     files: Sequence[str]
     unlisted: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, root: Path) -> Tree:
         """List a folder, links followed."""
         errors: list[OSError] = []
-        files = tuple(visible_files(root, on_error=errors.append))
-        return cls(root, files, {Path(e.filename).relative_to(root).as_posix(): e.strerror or str(e) for e in errors})
+        files: list[str] = []
+        real: dict[str, str] = {}  # folders, links resolved
+        first: dict[str, str] = {}  # by real folder: the path it has in the tree
+        aliases: dict[str, str] = {}
+        for path in visible_files(root, on_error=errors.append, again=True):
+            folder, name = posixpath.split(path)
+            if folder not in real:
+                real[folder] = os.path.realpath(root / folder)
+            if (listed := first.setdefault(real[folder], folder)) == folder:
+                files.append(path)
+            else:
+                aliases[path] = posixpath.join(listed, name)
+        unlisted = {Path(e.filename).relative_to(root).as_posix(): e.strerror or str(e) for e in errors}
+        return cls(root, tuple(files), unlisted, aliases)
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         """The files with one of these suffixes, given in lower case without the dot."""
@@ -272,17 +300,17 @@ class Tree:
     @cached_property
     def all(self) -> Finder:
         """Finds files of any kind."""
-        return Finder(self.files)
+        return Finder(self.files, aliases=self.aliases)
 
     @cached_property
     def images(self) -> Finder:
         """Finds image files of the kinds that are read."""
-        return Finder(self.with_suffix(*SUFFIXES))
+        return Finder(self.with_suffix(*SUFFIXES), aliases=self.aliases)
 
     @cached_property
     def image_stems(self) -> Finder:
         """Finds image files of the kinds that are read, by names without suffix."""
-        return Finder(self.with_suffix(*SUFFIXES), stems=True)
+        return Finder(self.with_suffix(*SUFFIXES), stems=True, aliases=self.aliases)
 
     @cached_property
     def unread_images(self) -> list[str]:

@@ -174,7 +174,7 @@ class _Reader:
             with self.refusing(element, path, split):
                 if any(match.path in part.images for part in self.parts.values()):
                     raise UnusableError("image-missing", f"there is only {match.path}, which is another image's")
-                if match.moved:
+                if match.moved or any(part.images for part in self.parts.values()):
                     moved[split][element.get("name", "")] = match.path
                 self.read_image(element, path, split, match.path)
         for split, paths in moved.items():

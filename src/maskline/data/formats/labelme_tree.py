@@ -39,13 +39,17 @@ class LabelMeFiles:
         """The image of a JSON file, below ``source.images``.
 
         Tried in turn: where ``imagePath`` leads from the JSON file, from the folder of ``images`` that mirrors its own,
-        from ``images`` and from the root; the namesake of the JSON file beside it and in the mirrored folder; the end
+        from the same folder in ``images``, from ``images`` and from the root; the namesake of the JSON file beside it and in the mirrored folder; the end
         of ``imagePath``; the end of the JSON file's own path.
         """
         images, stems = self.source.images.images, self.source.images.image_stems
         path, stem = image_path.replace("\\", "/"), posixpath.splitext(posixpath.basename(sheet))[0]
         folder, mirror = posixpath.dirname(sheet), mirrored(sheet)
-        guesses = [(images, f"{place}/{path}") for place in (folder, mirror, "images", ".")] if path else []
+        guesses = (
+            [(images, f"{place}/{path}") for place in (folder, mirror, f"images/{folder}", "images", ".")]
+            if path
+            else []
+        )
         guesses += [(stems, f"{place}/{stem}") for place in (folder, mirror)]
         for finder, guess in guesses:
             name = posixpath.normpath(guess)
@@ -55,7 +59,8 @@ class LabelMeFiles:
         absolute = path.startswith("/") or path[1:2] == ":"
         named = path if absolute else posixpath.normpath(posixpath.join(folder, path))
         found = images.find(named, local=not absolute) if path else None
-        return found or stems.find(posixpath.join(folder, stem), local=True)
+        found = found or stems.find(posixpath.join(folder, stem), local=True)
+        return None if found is None else found._replace(moved=not absolute or found.moved)
 
     def name_of_missing(self, sheet: str, image_path: str) -> str:
         """A name for an image that was not found, from the folder of the images.
