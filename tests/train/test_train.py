@@ -326,7 +326,7 @@ def test_classes_are_made_anew(
     settings: Settings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """F61, F65: weights of other classes are a start."""
-    three = make_discs(tmp_path / "three", classes=("a", "b", "c"))
+    three = make_discs(tmp_path / "three", classes=("ring", "b", "c"))
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
     train(settings)
     start = settings.output / "best_model" / "best_model.pdparams"  # as the documents have it
@@ -335,7 +335,8 @@ def test_classes_are_made_anew(
         train(
             replace(settings, data=without_val(three, tmp_path / "data3"), output=tmp_path / "next", weights=str(start))
         )
-    assert "made anew, because the file has other classes than the data set's 3: head.class_heads.0.bias" in caplog.text
+    assert "classes that the weights don't know, which start anew: b, c" in caplog.text
+    assert "classes whose weights are taken over, by name: ring" in caplog.text
     assert load_network("PP-YOLOE_seg-N", tmp_path / "next/best_model/best_model.safetensors").num_classes == 3
 
 

@@ -91,7 +91,7 @@ def _outputs(
 
 
 def _centre_deviation(calls: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
-    """Means of the calls' means and of their deviations, (2, C): calls weigh the same, because each is of other things."""
+    """Means of the calls' means and of their deviations, (2, C): each call is of other things."""
     some = [values for values in calls if values.shape[1] > 1] or [np.zeros((len(calls[0]), 2))]
     mean: npt.NDArray[np.float64] = np.mean([(values.mean(axis=1), values.std(axis=1)) for values in some], axis=0)
     return mean
