@@ -67,7 +67,7 @@ def untrained(name: str) -> tuple[nn.Module, catalog.Model]:
 
 def barely_trained(name: str) -> tuple[nn.Module, catalog.Model]:
     network, row = untrained(name)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     for seed in range(2):
         torch.manual_seed(seed)
         targets = [tiny_rcnn.objects(3, 96, 96, seed=seed)]
@@ -102,7 +102,7 @@ def class_layers(network: nn.Module) -> list[nn.Module]:
 def swapped_classes(network: nn.Module) -> None:
     for layer in class_layers(network):
         for parameter in layer.parameters():
-            parameter[:2] = parameter[:2].flip(0).clone()
+            parameter[:3] = parameter[:3].roll(1, dims=0)
 
 
 def shifted_boxes(network: nn.Module) -> None:
@@ -122,7 +122,7 @@ def other_masks(network: nn.Module) -> None:
         network.decoder.mask_head.layers[-1].weight[0] *= -1
     elif isinstance(network, PPYOLOESeg):
         for layer in network.head.mask_heads:
-            layer.weight[0] *= -1
+            layer.weight[:4] *= -1
     elif isinstance(network, MaskRCNN):
         network.mask_head.logits.weight[:, 0] *= -1
     else:

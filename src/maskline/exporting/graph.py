@@ -18,6 +18,7 @@ from torch import nn
 
 from maskline import __version__
 from maskline.errors import ExportError, MissingDependencyError
+from maskline.exporting.formats import IR_VERSION
 from maskline.models import nms, padding, roi_align
 from maskline.models.deployed import Deployed
 from maskline.models.layers import ConvNorm, RepVGG
@@ -92,6 +93,7 @@ def write_graph(deployed: Deployed, record: Record, path: Path, *, half: bool = 
         raise ExportError(f"the graph of {record.model} uses operators outside the ONNX standard: {sorted(foreign)}")
     del model.metadata_props[:]
     model.metadata_props.add(key=RECORD_KEY, value=record.to_json())
+    model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "maskline", __version__
     name_sizes(model.graph)
     if half:
