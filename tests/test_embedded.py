@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import onnx
 import pytest
 
 from maskline import catalog, create_model, hub
 from maskline.evaluate import evaluate_model, load_split
+from maskline.exporting.formats import IR_VERSION
 from maskline.inputs import read_image
 from maskline.weights.load import labels_in_file, load_network
 
@@ -31,6 +33,7 @@ def test_it_is_small_and_says_what_it_is() -> None:
     row, model = catalog.get("PP-YOLOE_seg-N"), create_model("embedded", device="cpu")
     assert row.ours and model.model_name == row.name and model.labels == ("nucleus",)
     assert row.size_mb == pytest.approx(graph.stat().st_size / 1e6, abs=0.05)
+    assert onnx.load(graph, load_external_data=False).ir_version == IR_VERSION
     assert not list(Path(hub.EMBEDDED).glob("*.tmp"))
 
 

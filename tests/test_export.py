@@ -33,6 +33,7 @@ def random_batch(size: int) -> np.ndarray:
 def test_the_graph_keeps_the_contract(tiny_model_dir: Path) -> None:
     model = onnx.load(tiny_model_dir / "inference.onnx")
     onnx.checker.check_model(model, full_check=True)
+    assert model.ir_version == 8 and [entry.version for entry in model.opset_import] == [18]
     assert {n.domain for n in model.graph.node} == {""}
     assert [i.name for i in model.graph.input] == ["image"]
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8

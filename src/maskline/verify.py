@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import numpy.typing as npt
 
 from maskline.errors import ExportError
 from maskline.inputs import read_image
+from maskline.instances import FloatArray
 from maskline.models.deployed import Deployed
+from maskline.models.spread import Move, spread
 from maskline.preprocess import Preprocess
+from maskline.progress import track
 from maskline.runtime.graph import Graph, Raw
 from maskline.runtime.postprocess import to_instances
 from maskline.wording import counted
@@ -28,18 +32,33 @@ MASK_TOLERANCE = 0.01  # 1 - IoU on the mask grid
 CELLS_FORGIVEN = 4  # masks that differ by so few cells are equal, whatever their IoU
 ROUNDING_SLACK = 5  # what misses by less may be rounding, and is told
 
+KEPT = 0.05  # a score that any threshold of use is above
+
+#: What is told of a network for which rounding decides what it finds.
+ROUNDING = "by no more than rounding alone moves this network, because its weights leave near ties"
+NOTHING_LEARNED = (
+    "the network has learned almost nothing yet, and its scores are so nearly equal that rounding decides what it "
+    "finds; the graph itself is proved: train longer before you use it"
+)
+
 log = logging.getLogger("maskline")
 
 
-def verify(deployed: Deployed, graph: Graph, *, single: bool = False) -> None:
+def verify(
+    deployed: Deployed, graph: Graph, written_apart: Callable[[Mapping[str, Move]], Graph], *, single: bool = False
+) -> None:
     """Run graph and network side by side on photos; raise ExportError where they disagree.
 
+    The proof is of both with their scores and boxes moved apart (`spread`): as they are, what a network has learned,
+    or has not yet, may leave nothing to compare, or so many near ties that rounding decides what is found.
     Compared are two photos and one of them turned, so that sizes differ, each alone and, where a batch can hold them,
-    all three together, else one of them with its mirror image; then that a threshold nothing passes gives no instances.
+    all three together, else one of them with its mirror image. Then the photos alone again, as graph and network are:
+    there counts what a user could keep, if anything; and a threshold that nothing passes must give no instances.
     Where sizes are free, all but the first are small, because a full batch of the largest networks takes minutes and
     gigabytes.
 
     Args:
+        written_apart: the graph with the outputs of these layers changed so.
         single: the graph takes one image at a time, so nothing is compared in batches.
     """
     inputs = _verification_inputs(graph.record.preprocess)
@@ -47,23 +66,43 @@ def verify(deployed: Deployed, graph: Graph, *, single: bool = False) -> None:
     alike = len({pixels.shape for pixels in inputs}) == 1
     if not single:
         groups += [inputs] if alike else [[inputs[1], np.ascontiguousarray(inputs[1][:, ::-1])]]
-    unsteady = 0
-    for group in groups:
-        batch = np.stack(group)
-        ours, theirs = graph.run(batch), deployed.run(batch)
-        for i in range(len(batch)):
-            fault = compare(ours.image(i), theirs.image(i))
-            if fault and not _only_rounding(deployed, batch[i], ours.image(i), theirs.image(i)):
-                raise ExportError(f"the graph disagrees with the network at batch {len(batch)}: {fault}; not written")
-            unsteady += bool(fault)
-    if unsteady:
-        log.warning(
-            "on %d of %d photos graph and network differ, by no more than rounding alone moves this network: "
-            "its weights leave near ties, as untrained ones do",
-            unsteady,
-            sum(map(len, groups)),
-        )
+    with spread(deployed, inputs[-1]) as moves:
+        apart = written_apart(moves)
+        for group in track(groups, "checking the graph", len(groups)):
+            _verify_apart(deployed, apart, np.stack(group))
+    unsteady = [told for pixels in inputs if (told := _verify_as_it_is(deployed, graph, pixels))]
+    for told in dict.fromkeys(unsteady):
+        log.warning("on %d of %d photos graph and network differ: %s", unsteady.count(told), len(inputs), told)
     _verify_nothing(graph, inputs[0])
+
+
+def _verify_apart(deployed: Deployed, graph: Graph, batch: npt.NDArray[Any]) -> None:
+    ours, theirs = graph.run(batch), deployed.run(batch)
+    for i in range(len(batch)):
+        fault = compare(ours.image(i), theirs.image(i))
+        if fault and not _only_rounding(deployed, batch[i], ours.image(i), theirs.image(i)):
+            raise ExportError(f"the graph disagrees with the network at batch {len(batch)}: {fault}; not written")
+
+
+def _verify_as_it_is(deployed: Deployed, graph: Graph, pixels: npt.NDArray[Any]) -> str:
+    """Compare what is found in a photo; why it may differ, empty if it does not."""
+    ours, theirs = (side.run(pixels[None]).image(0) for side in (graph, deployed))
+    if not compare(ours, theirs):
+        return ""
+    if _only_rounding(deployed, pixels, ours, theirs):
+        return ROUNDING
+    if _knows_nothing(theirs.scores):
+        return NOTHING_LEARNED
+    fault = compare(ours, theirs, least=KEPT)
+    if fault:
+        raise ExportError(f"the graph disagrees with the network: {fault}; not written")
+    return ""
+
+
+def _knows_nothing(scores: FloatArray) -> bool:
+    """Whether nothing could be kept, or most of what could has the score of another."""
+    kept = np.sort(scores[scores > KEPT])
+    return len(kept) == 0 or bool(len(kept) > 2 and np.median(np.diff(kept)) < SCORE_TOLERANCE)
 
 
 def _verification_inputs(preprocess: Preprocess) -> list[npt.NDArray[Any]]:
@@ -83,19 +122,20 @@ def _verify_nothing(graph: Graph, pixels: npt.NDArray[Any]) -> None:
         raise ExportError(f"{counted(len(found), 'instance')} above an infinite threshold; not written")
 
 
-def compare(ours: Raw, theirs: Raw) -> str:
-    """What differs between the detections of one image; empty if nothing does."""
+def compare(ours: Raw, theirs: Raw, *, least: float = 0) -> str:
+    """What differs between the detections of one image that score more than ``least``; empty if nothing does."""
     if [a.shape for a in ours] != [a.shape for a in theirs]:
         return f"shapes {[a.shape for a in ours]} against {[a.shape for a in theirs]}"
-    n = without_partner(ours, theirs)
+    n = without_partner(ours, theirs, least=least)
     return f"{counted(n, 'detection')} of {len(theirs.scores)} on each side without an equal" if n else ""
 
 
-def without_partner(ours: Raw, theirs: Raw, slack: float = 1) -> int:
+def without_partner(ours: Raw, theirs: Raw, slack: float = 1, *, least: float = 0) -> int:
     """How many rows of either side have no equal on the other, each row being used once; ``slack`` widens tolerances.
 
     Rows are matched by what they say, not by place, because neighbours of nearly equal score may change places. A row
-    that would not have come before the other side's last row doesn't count, because the cut may have fallen otherwise.
+    that would not have come before the other side's last row doesn't count, because the cut may have fallen otherwise;
+    nor one that scores no more than ``least``.
     """
     free = [i for i in range(len(ours.scores)) if ours.scores[i] > 0]
     alone = []
@@ -105,14 +145,16 @@ def without_partner(ours: Raw, theirs: Raw, slack: float = 1) -> int:
             free.remove(partner)
         else:
             alone.append(int(j))
-    return sum(_counts(theirs.scores[j], ours) for j in alone) + sum(_counts(ours.scores[i], theirs) for i in free)
+    return sum(_counts(theirs.scores[j], ours, least) for j in alone) + sum(
+        _counts(ours.scores[i], theirs, least) for i in free
+    )
 
 
-def _counts(score: float, other: Raw) -> bool:
+def _counts(score: float, other: Raw, least: float) -> bool:
     """Whether a row of this score should have been among the other side's rows, which end where their number or the
     network's own threshold cuts them off."""
     last = other.scores[other.scores > 0].min(initial=1)
-    return bool(score > (last if last < 1 else 0) + SCORE_TOLERANCE)
+    return bool(score > max(last if last < 1 else 0, least) + SCORE_TOLERANCE)
 
 
 def _agree(ours: Raw, i: int, theirs: Raw, j: int, slack: float) -> bool:

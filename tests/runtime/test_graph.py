@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import tiny
 import yaml
@@ -40,6 +41,19 @@ def test_damaged_files(model_dir: Path) -> None:
         with pytest.raises(ModelError, match="inference.onnx can't be opened .*export the model again") as caught:
             Graph(graph, CPU)
         assert "\n" not in str(caught.value)
+
+
+def test_a_file_newer_than_the_runtime(model_dir: Path) -> None:
+    """It is the runtime that has to change, not the file."""
+    model = onnx.load(model_dir / "inference.onnx")
+    model.ir_version = 99
+    (model_dir / "inference.onnx").write_bytes(model.SerializeToString())
+    told = (
+        rf"inference.onnx can't be opened: this ONNX Runtime \({onnxruntime.__version__}\) is too old: pip install -U"
+    )
+    with pytest.raises(ModelError, match=told) as caught:
+        Graph(model_dir / "inference.onnx", CPU)
+    assert "\n" not in str(caught.value) and "again" not in str(caught.value)
 
 
 def test_a_foreign_graph(tmp_path: Path) -> None:

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import stand_in
+import tiny
+import tiny_rcnn
+import tiny_solov2
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maskline import catalog, models
 from maskline.errors import WeightsError
+from maskline.models.mask_rtdetr.network import MaskRTDETR
+from maskline.models.ppyoloe_seg.network import CONFIGS as PPYOLOE_SEG
+from maskline.models.ppyoloe_seg.network import PPYOLOESeg
+from maskline.models.rcnn.network import MaskRCNN
+from maskline.models.solov2.network import SOLOv2
 from maskline.train import start
 from maskline.train.settings import BACKBONE, Settings
-from maskline.train.start import file_of, load_all_but_classes, new_network
+from maskline.train.start import file_of, load_with_classes, new_network
+from maskline.weights.load import labels_in_file, save_weights
 
 # Other classes
 
@@ -47,6 +60,10 @@ def _two_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "build", lambda name, num_classes, unaligned: TwoStage(num_classes))
 
 
+def names(classes: int) -> list[str]:
+    return [f"class {i}" for i in range(classes)]
+
+
 def weights(classes: int, width: int = 5) -> dict[str, Tensor]:
     """Of a file: no value is one that a new network has."""
     return {name: tensor + 100 for name, tensor in TwoStage(classes, width).state_dict().items()}
@@ -58,16 +75,20 @@ def test_layers_of_the_classes_stay_new_and_all_others_are_loaded(given: int, wa
     """Scores, with one row more, boxes, with four rows for each, and masks."""
     network, state = TwoStage(wanted), weights(given)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert load_all_but_classes(network, state, FILE, ROW) == ", ".join(REMADE)
+    (told,) = load_with_classes(network, state, FILE, ROW, names(wanted), None)
+    assert told.endswith(f": {', '.join(REMADE)}")
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name] if name in REMADE else state[name]), name
 
 
 @pytest.mark.usefixtures("_two_stage")
 @pytest.mark.parametrize("classes", [1, 80])
-def test_as_many_classes_are_the_same_classes(classes: int) -> None:
+def test_as_many_classes_are_the_same_classes_where_nothing_has_names(classes: int) -> None:
     network, state = TwoStage(classes), weights(classes)
-    assert load_all_but_classes(network, state, FILE, ROW) == ""
+    (told,) = load_with_classes(network, state, FILE, ROW, names(classes), None)
+    assert (
+        told == f"the weights have no class names: their {classes} classes are taken for the data set's, in this order"
+    )
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
 
@@ -78,7 +99,7 @@ def test_lengths_like_those_of_the_classes_are_no_excuse(given: int, wanted: int
     network = TwoStage(wanted)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with pytest.raises(WeightsError) as caught:
-        load_all_but_classes(network, weights(given, width), FILE, ROW)
+        load_with_classes(network, weights(given, width), FILE, ROW, names(wanted), None)
     assert str(caught.value).split("\n  ") == [
         "w.pdparams does not fit MaskRCNN-ResNet50-FPN: give weights of that model",
         f"misshapen: rpn.weight is [{width}, 3, 1, 1], expected [5, 3, 1, 1]",
@@ -106,7 +127,7 @@ def test_classes_that_contradict_each_other_are_told(name: str, shape: tuple[int
     else:
         state[name] = torch.zeros(shape)
     with pytest.raises(WeightsError) as caught:
-        load_all_but_classes(TwoStage(2), state, FILE, ROW)
+        load_with_classes(TwoStage(2), state, FILE, ROW, names(2), None)
     assert told in str(caught.value)
 
 
@@ -114,10 +135,128 @@ def test_classes_that_contradict_each_other_are_told(name: str, shape: tuple[int
 def test_the_user_is_told_what_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_file(weights(80), tmp_path / "w.safetensors")
     with caplog.at_level(logging.INFO, "maskline"):
-        new_network(Settings(model=ROW.name, data=tmp_path, weights=str(tmp_path / "w.safetensors")), 2)
-    reason, _, names = caplog.messages[-1].rpartition(": ")
+        new_network(Settings(model=ROW.name, data=tmp_path, weights=str(tmp_path / "w.safetensors")), names(2))
+    reason, _, remade = caplog.messages[-1].rpartition(": ")
     assert reason == "made anew, because the file has other classes than the data set's 2"
-    assert sorted(names.split(", ")) == sorted(REMADE)
+    assert sorted(remade.split(", ")) == sorted(REMADE)
+
+
+# Classes by name
+
+
+@dataclass(frozen=True)
+class Family:
+    """A network with all parts of a family's, and what it says of each class for an input of its own.
+
+    Attributes:
+        build: from a number of classes; the weights are others each time.
+        says: of each class what can't be told from the others by its place: (classes, values).
+        background: what is said of it, if there is one.
+    """
+
+    name: str
+    build: Callable[[int], nn.Module]
+    says: Callable[[Any], Tensor]
+    background: Callable[[Any], Tensor] | None = None
+
+
+X = torch.linspace(-1, 1, 5)[:, None]
+
+
+def by_query(network: Any) -> Tensor:
+    decoder = network.decoder
+    scores = decoder.class_head(X.sin().expand(-1, decoder.class_head.in_features))
+    return torch.cat([scores.T, decoder.label_embedding.weight], dim=1)
+
+
+def by_place(network: Any) -> Tensor:
+    levels = [torch.linspace(-1, 1, head.in_channels)[None, :, None, None] for head in network.head.class_heads]
+    return torch.cat(
+        [head(x.expand(-1, -1, 3, 3))[0].flatten(1) for head, x in zip(network.head.class_heads, levels, strict=True)],
+        1,
+    )
+
+
+def by_region(network: Any) -> Tensor:
+    said = []
+    for head in network.box_heads:
+        layers = [head.score, head.delta]
+        scores, deltas = (layer(X.sin().expand(-1, layer.in_features)) for layer in layers)
+        classes = scores.shape[1] - 1
+        said.append(scores[:, :classes].T)
+        if len(network.box_heads) == 1:  # a cascade has the same boxes for all
+            said.append(deltas.unflatten(1, (-1, 4)).transpose(0, 1).flatten(1))
+    logits = network.mask_head.logits
+    features = torch.linspace(-1, 1, logits.in_channels)[None, :, None, None]
+    return torch.cat([*said, logits(features)[0].flatten(1)], dim=1)
+
+
+def by_region_background(network: Any) -> Tensor:
+    return torch.stack([head.score(torch.linspace(-1, 1, head.score.in_features))[-1] for head in network.box_heads])
+
+
+def by_cell(network: Any) -> Tensor:
+    category = network.head.category
+    cells = torch.linspace(-1, 1, category.in_channels)[None, :, None, None].expand(-1, -1, 4, 4)
+    return category(cells)[0].flatten(1)
+
+
+def two_stage(name: str) -> Family:
+    return Family(name, lambda n: MaskRCNN(tiny_rcnn.shrunk(name), n), by_region, by_region_background)
+
+
+FAMILIES = [
+    Family("Mask-RT-DETR-S", lambda n: MaskRTDETR(tiny.CONFIG, n), by_query),
+    Family("PP-YOLOE_seg-N", lambda n: PPYOLOESeg(PPYOLOE_SEG["PP-YOLOE_seg-N"], n), by_place),
+    two_stage("MaskRCNN-ResNet50-FPN"),
+    two_stage("MaskRCNN-ResNet50"),
+    two_stage("Cascade-MaskRCNN-ResNet50-FPN"),
+    Family("SOLOv2", lambda n: SOLOv2(tiny_solov2.CONFIG, n), by_cell),
+]
+
+
+def drawn(network: nn.Module, seed: int) -> nn.Module:
+    """With weights that none but this one has."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.3, generator=rng)
+    return network.eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    ("known", "wanted"),
+    [("abc", "cab"), ("abc", "bxc"), ("abc", "xyz"), ("abc", "dcbae"), ("abc", "b"), ("abc", "abc"), ("a", "ba")],
+)
+@torch.no_grad()
+def test_what_is_known_of_a_class_goes_where_its_name_is(
+    family: Family,
+    known: str,
+    wanted: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """F65: in every part of the network that knows classes, whatever their order and number; others are new."""
+    source = drawn(family.build(len(known)), 1)
+    save_weights(source.state_dict(), tmp_path / "w.safetensors", family.name, list(known))
+    fresh = drawn(family.build(len(wanted)), 2)
+    monkeypatch.setattr(models, "build", lambda name, num_classes, unaligned=False: family.build(num_classes))
+    before = copy.deepcopy(fresh)
+    row, file = catalog.get(family.name), tmp_path / "w.safetensors"
+    notes = load_with_classes(fresh, load_file(file), file, row, list(wanted), labels_in_file(file))
+    theirs, new, found = family.says(source), family.says(before), family.says(fresh)
+    for i, name in enumerate(wanted):
+        expected = theirs[known.index(name)] if name in known else new[i]
+        torch.testing.assert_close(found[i], expected, rtol=1e-5, atol=1e-5)
+    if family.background is not None:
+        torch.testing.assert_close(family.background(fresh), family.background(source), rtol=1e-5, atol=1e-5)
+    shared, others = [c for c in wanted if c in known], [c for c in wanted if c not in known]
+    expected_notes = [f"classes whose weights are taken over, by name: {', '.join(shared) or 'none'}"]
+    if others:
+        expected_notes.append(f"classes that the weights don't know, which start anew: {', '.join(others)}")
+    assert notes == ([] if known == wanted else expected_notes)
 
 
 # A backbone
@@ -137,7 +276,7 @@ def start_from(arrays: dict[str, np.ndarray], file: Path, monkeypatch: pytest.Mo
     """A new network's weights, where the recipe's file holds these."""
     file.write_bytes(pickle.dumps(arrays, protocol=4))
     monkeypatch.setattr(start, "fetch", lambda url, path: file)
-    return new_network(Settings(model=DETR, data=file.parent, weights=BACKBONE), 3).state_dict()
+    return new_network(Settings(model=DETR, data=file.parent, weights=BACKBONE), names(3)).state_dict()
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])
@@ -148,7 +287,7 @@ def test_a_backbone_is_loaded_with_or_without_the_name_of_the_part(
     arrays = {f"{prefix}{name}": array for name, array in backbone.items()}
     arrays |= {f"{prefix}fc.weight": np.zeros((4, 7), np.float32), f"{prefix}fc.bias": np.zeros(7, np.float32)}
     found = start_from(arrays, tmp_path / "w.pdparams", monkeypatch)
-    scratch = new_network(Settings(model=DETR, data=tmp_path, weights="scratch"), 3).state_dict()
+    scratch = new_network(Settings(model=DETR, data=tmp_path, weights="scratch"), names(3)).state_dict()
     for name, tensor in found.items():
         if not name.startswith("backbone."):
             assert torch.equal(tensor, scratch[name]), name

@@ -26,7 +26,15 @@ from safetensors.torch import load_file
 
 from maskline import create_model
 from maskline.data.reading import load
-from maskline.errors import DatasetError, DeviceError, MasklineError, ParameterError, UnknownNameError, WeightsError
+from maskline.errors import (
+    DatasetError,
+    DeviceError,
+    ExportError,
+    MasklineError,
+    ParameterError,
+    UnknownNameError,
+    WeightsError,
+)
 from maskline.train import Settings, checkpoint, loop, processes, train
 from maskline.train.augment import Augment
 from maskline.train.run import prepare
@@ -319,6 +327,29 @@ def test_of_equal_evaluations_the_later_is_best() -> None:
     assert progress.best == {"epoch": 2, "AP": 0.4} and progress.since_best == 1
 
 
+def test_a_refused_export_keeps_the_weights_and_says_how_to_go_on(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Told once on the terminal, where the error ends up, and in the log."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ExportError("the graph disagrees with the network; not written")
+
+    monkeypatch.setattr("maskline.train.run.export_network", refuse)
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1, export=True, output=tmp_path / "my run")
+    with caplog.at_level(logging.INFO), pytest.raises(ExportError) as caught:
+        train(settings)
+    weights = settings.output / "best_model" / "best_model.safetensors"
+    command = f"maskline export PP-YOLOE_seg-N --weights '{weights}' --output '{weights.with_name('inference')}'"
+    told = (
+        "not exported: the graph disagrees with the network; not written; the weights are kept: train longer, or try "
+        f"again by `{command}`"
+    )
+    assert str(caught.value) == told and caught.value.exit_code == 1 and weights.is_file()
+    assert (settings.output / "train.log").read_text().count(told) == 1
+    assert "not exported" not in caplog.text and "exporting the best weights" in caplog.text
+
+
 # What it starts from
 
 
@@ -326,7 +357,7 @@ def test_classes_are_made_anew(
     settings: Settings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """F61, F65: weights of other classes are a start."""
-    three = make_discs(tmp_path / "three", classes=("a", "b", "c"))
+    three = make_discs(tmp_path / "three", classes=("ring", "b", "c"))
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
     train(settings)
     start = settings.output / "best_model" / "best_model.pdparams"  # as the documents have it
@@ -335,7 +366,8 @@ def test_classes_are_made_anew(
         train(
             replace(settings, data=without_val(three, tmp_path / "data3"), output=tmp_path / "next", weights=str(start))
         )
-    assert "made anew, because the file has other classes than the data set's 3: head.class_heads.0.bias" in caplog.text
+    assert "classes that the weights don't know, which start anew: b, c" in caplog.text
+    assert "classes whose weights are taken over, by name: ring" in caplog.text
     assert load_network("PP-YOLOE_seg-N", tmp_path / "next/best_model/best_model.safetensors").num_classes == 3
 
 

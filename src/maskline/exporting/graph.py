@@ -6,20 +6,23 @@ import copy
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from maskline import __version__
 from maskline.errors import ExportError, MissingDependencyError
+from maskline.exporting.formats import IR_VERSION
 from maskline.models import nms, padding, roi_align
 from maskline.models.deployed import Deployed
 from maskline.models.layers import ConvNorm, RepVGG
+from maskline.models.spread import Move
 from maskline.runtime.graph import INPUT, OUTPUTS, RECORD_KEY, Record
 
 if TYPE_CHECKING:
@@ -90,11 +93,73 @@ def write_graph(deployed: Deployed, record: Record, path: Path, *, half: bool = 
         raise ExportError(f"the graph of {record.model} uses operators outside the ONNX standard: {sorted(foreign)}")
     del model.metadata_props[:]
     model.metadata_props.add(key=RECORD_KEY, value=record.to_json())
+    model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "maskline", __version__
     name_sizes(model.graph)
     if half:
         store_half(model.graph)
     onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def write_spread(source: Path, moves: Mapping[str, Move], path: Path) -> None:
+    """Write a graph anew with the outputs of layers of its network moved apart: see `spread`.
+
+    Raises:
+        ExportError: one of the layers is not to be found.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(source)
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    there = {name for node in model.graph.node for name in node.input}
+    layers = {}
+    for name in moves:  # the exporter may have turned the weight of a linear layer round, and then it has another name
+        weight, bias = f"network.{name}.weight", f"network.{name}.bias"
+        layers[weight if weight in there else bias] = name
+
+    def constant(name: str, array: npt.NDArray[np.float32]) -> str:
+        if name not in values:
+            values[name] = numpy_helper.from_array(array, name)
+            model.graph.initializer.append(values[name])
+        return name
+
+    def stored(name: str) -> npt.NDArray[np.float32]:
+        array: npt.NDArray[Any] = numpy_helper.to_array(values[name if name in values else f"{name}_half"])
+        return array.astype(np.float32)
+
+    nodes, found = [], set()
+    for node in model.graph.node:
+        nodes.append(node)
+        layer = next((layers[i] for i in node.input if i in layers), None)
+        if layer is None or node.op_type not in ("Conv", "Gemm", "Add"):
+            continue
+        move, name = moves[layer], f"network.{layer}"
+        inputs = list(node.input)
+        if node.op_type != "Add" and len(inputs) < 3:
+            inputs.append("")  # a bias of zeros was left out
+        for i, part in enumerate(inputs):
+            if part == f"{name}.weight" and move.noise is not None:
+                inputs[i] = constant(f"{part}/moved", stored(part) + move.noise)
+            elif part == f"{name}.bias" or i == 2:
+                before = stored(part) if part else np.zeros_like(move.centre)
+                inputs[i] = constant(f"{name}.bias/moved", move.bias(before))
+        if move.noise is None or f"{name}.weight/moved" in inputs:
+            found.add(layer)
+        del node.input[:]
+        node.input.extend(inputs)
+        out, shape = node.output[0], (-1, 1, 1) if node.op_type == "Conv" else (-1,)
+        node.output[0] = near = f"{out}/near"
+        factor = constant(f"{name}/factor", move.factor.reshape(shape))
+        shift = constant(f"{name}/shift", np.full(1, move.shift, np.float32))
+        nodes.append(helper.make_node("Mul", [near, factor], [f"{out}/far"]))
+        nodes.append(helper.make_node("Add", [f"{out}/far", shift], [out]))
+    if len(found) < len(moves):
+        missing = ", ".join(sorted(moves.keys() - found))
+        raise ExportError(f"the graph can't be checked, because it has no layers {missing}; not written")
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
     onnx.save(model, path)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +20,13 @@ from maskline import __version__, catalog
 from maskline.errors import InputNotFoundError, ParameterError
 from maskline.exporting import triton
 from maskline.exporting.formats import convert
-from maskline.exporting.graph import fused, rounded, write_graph
+from maskline.exporting.graph import fused, rounded, write_graph, write_spread
 from maskline.exporting.target import COST_FILE, Target
 from maskline.exporting.yml import inference_yml
 from maskline.files import read_text, replace_files
 from maskline.models.deployed import Deployed
 from maskline.models.rcnn.network import MaskRCNN
+from maskline.models.spread import Move
 from maskline.naming import check_folder
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph, Record
@@ -136,13 +137,29 @@ def _make(network: nn.Module, record: Record, target: Target, scratch: Path, mad
         network = exported = rounded(exported)
     plain, reference = scratch / GRAPH_FILES["onnx"], Deployed(network, record.preprocess)
     write_graph(Deployed(exported, record.preprocess), record, plain, half=target.half, single=target.single)
-    verify(reference, Graph(plain, Device("cpu")), single=target.single)
+    _prove(reference, plain, plain, record, target)
     if target.int8 is not None:
         _make_small(plain, record, target, scratch, made)
         return
     convert(plain, record, made / target.file, half=target.half)
     if target.graph != "onnx":
-        verify(reference, Graph(made / target.file, Device("cpu")), single=target.single)
+        _prove(reference, plain, made / target.file, record, target)
+
+
+def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target: Target) -> None:
+    """Verify the graph in ``path``, which ``plain`` was made into."""
+
+    def written_apart(moves: Mapping[str, Move]) -> Graph:
+        folder = plain.parent / "apart"
+        folder.mkdir(exist_ok=True)
+        apart = folder / GRAPH_FILES["onnx"]
+        write_spread(plain, moves, apart)
+        if path != plain:
+            convert(apart, record, folder / path.name, half=target.half)
+        return Graph(folder / path.name, Device("cpu"))
+
+    log.info("checking the graph against the network")
+    verify(reference, Graph(path, Device("cpu")), written_apart, single=target.single)
 
 
 def _make_small(plain: Path, record: Record, target: Target, scratch: Path, made: Path) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from maskline import __version__
 from maskline.errors import InputError
-from maskline.exporting.formats import fold
+from maskline.exporting.formats import IR_VERSION, fold
 from maskline.runtime import providers
 from maskline.runtime.graph import INPUT, RECORD_KEY, Record
 
@@ -74,6 +74,7 @@ def _describe(path: Path, record: Record) -> None:
     model = onnx.load(path)
     del model.metadata_props[:]
     model.metadata_props.add(key=RECORD_KEY, value=record.to_json())
+    model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "maskline", __version__
     onnx.checker.check_model(model)
     onnx.save(model, path)

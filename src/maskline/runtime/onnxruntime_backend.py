@@ -39,6 +39,8 @@ class OnnxRuntime:
         except providers.errors() as error:
             if options.backend == "tensorrt" and "TensorRT" in str(error):
                 raise DeviceError(f"TensorRT could not be started ({first_line(error)}); see docs/gpu.md") from None
+            if "Unsupported model IR version" in str(error):
+                raise ModelError(f"{path} can't be opened: {providers.too_old()}") from None
             raise ModelError(f"{path} can't be opened ({first_line(error)}): fetch or export the model again") from None
         if wanted[0][0] not in self._session.get_providers():
             raise DeviceError(f"device '{device}' is not available: ONNX Runtime could not start {wanted[0][0]}")

@@ -52,6 +52,12 @@ def library(module: str = "onnxruntime") -> ModuleType:
     return wanted
 
 
+def too_old() -> str:
+    """What to tell where a file is in a newer form than this ONNX Runtime knows."""
+    package = PACKAGES[1] if _is_installed(PACKAGES[1]) else PACKAGES[0]
+    return f"this ONNX Runtime ({library().__version__}) is too old: pip install -U {package}"
+
+
 def errors() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises: its own exceptions, which have no common base, and built-in ones."""
     state = vars(library("onnxruntime.capi.onnxruntime_pybind11_state"))

@@ -61,6 +61,10 @@ class LogFile:
         log.addHandler(file)
         self._handler = file
 
+    def error(self, text: str) -> None:
+        """A line of the file alone, of an error that is raised and so told elsewhere."""
+        self._handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, text, (), None))
+
     def __exit__(self, *exception: object) -> None:
         log.removeHandler(self._handler)
         self._handler.close()

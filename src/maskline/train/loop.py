@@ -104,7 +104,7 @@ class Run:
         steps = self.settings.epochs * self.epoch_steps
         self.rate = LearningRate.of(recipe, steps, self.settings.warmup_steps)
         if self.settings.resume is None:
-            network = new_network(self.settings, len(job.labels))
+            network = new_network(self.settings, job.labels)
         else:  # the checkpoint has the weights
             network = models.build(self.settings.model, len(job.labels), unaligned=self.settings.unaligned)
         self.network = network.to(self.accelerator.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from maskline.data import layout, reading
 from maskline.data.crowds import count
 from maskline.data.dataset import Dataset
 from maskline.data.tree import UNSPLIT
-from maskline.errors import DatasetError, MasklineError, ParameterError
+from maskline.errors import DatasetError, ExportError, MasklineError, ParameterError
 from maskline.exporting import export_network
 from maskline.naming import check_folder
+from maskline.progress import status
 from maskline.train import checkpoint, devices, processes, results
 from maskline.train.augment import Augment
 from maskline.train.journal import LogFile
@@ -160,12 +162,19 @@ def _images(settings: Settings) -> int:
 def _export(job: Job) -> None:
     """Write the graph of the best weights, which are the last where nothing was evaluated."""
     folder = job.settings.output / checkpoint.BEST
+    weights, target = folder / f"{folder.name}.safetensors", folder / "inference"
     with LogFile() as file:
         file.open(job.settings.output)
-        network = load_network(job.row.name, folder / f"{folder.name}.safetensors")
+        network = load_network(job.row.name, weights)
         try:
-            export_network(network, job.row, folder / "inference", labels=job.labels)
+            with status(f"exporting the best weights, to {target}"):
+                export_network(network, job.row, target, labels=job.labels)
         except MasklineError as error:
-            log.error("not exported: %s", error)
-            raise
+            command = shlex.join(
+                ["maskline", "export", job.row.name, "--weights", f"{weights}", "--output", f"{target}"]
+            )
+            longer = "train longer, or " if isinstance(error, ExportError) else ""
+            told = f"not exported: {error}; the weights are kept: {longer}try again by `{command}`"
+            file.error(told)
+            raise type(error)(told) from None
         log.info("exported to %s", folder / "inference")

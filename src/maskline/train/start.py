@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from maskline.download import fetch, home
 from maskline.errors import ParameterError, WeightsError
 from maskline.inputs.web import is_url, place
 from maskline.train.settings import BACKBONE, OFFICIAL, SCRATCH, Settings
-from maskline.weights.load import empty_network, fit, read_state, weights_path
+from maskline.weights.load import CLASS_PARAMETER, empty_network, fit, labels_in_file, read_state, weights_path
 from maskline.wording import counted
 
 log = logging.getLogger("maskline")
@@ -22,15 +22,18 @@ log = logging.getLogger("maskline")
 PART = "backbone"  # of every network
 
 
-def new_network(settings: Settings, num_classes: int) -> nn.Module:
+def new_network(settings: Settings, labels: Sequence[str]) -> nn.Module:
     """The network with its first weights.
+
+    Args:
+        labels: class names of the data set.
 
     Raises:
         DownloadError, InputNotFoundError, WeightsError: the weights can't be had, or are of another network.
     """
     row = catalog.get(settings.model)
     torch.manual_seed(settings.seed)
-    network = models.build(row.name, num_classes, unaligned=settings.unaligned)
+    network = models.build(row.name, len(labels), unaligned=settings.unaligned)
     if settings.weights == SCRATCH:
         log.info("starting from scratch: %s with random weights", row.name)
     elif settings.weights == BACKBONE:
@@ -38,10 +41,10 @@ def new_network(settings: Settings, num_classes: int) -> nn.Module:
     else:
         path = file_of(settings.weights, row)
         state, _ = read_state(row, path)
-        remade = load_all_but_classes(network, state, path, row)
+        notes = load_with_classes(network, state, path, row, labels, labels_in_file(weights_path(path)))
         log.info("starting from %s", path)
-        if remade:
-            log.info("made anew, because the file has other classes than the data set's %d: %s", num_classes, remade)
+        for note in notes:
+            log.info("%s", note)
     return network
 
 
@@ -54,14 +57,27 @@ def file_of(weights: str, row: catalog.Model) -> Path:
     return weights_path(Path(weights))
 
 
-def load_all_but_classes(network: nn.Module, state: Mapping[str, Tensor], path: Path, row: catalog.Model) -> str:
-    """Load weights; those whose shape depends on the number of classes stay new where that is another.
+def load_with_classes(
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    path: Path,
+    row: catalog.Model,
+    labels: Sequence[str],
+    known: Sequence[str] | None,
+) -> list[str]:
+    """Load weights: those of a class go to the class of the same name, and those of a class they don't know stay new.
 
-    Which these are is not guessed from lengths: the weights have to fit the row's network of their own number of
-    classes, all of them, and what differs between that network and this one is the classes'.
+    Without names, as many classes count as the same, and of any other number all stay new.
+    Which weights are those of classes is not guessed from lengths: the weights have to fit the row's network of their
+    own number of classes, all of them, and what grows with one class more is the classes'.
+
+    Args:
+        state: weights of the file ``path``.
+        labels: class names of the data set.
+        known: those of the file, None where it has none.
 
     Returns:
-        The names of what stays new, as a text; empty if nothing.
+        What a user should know, a line each.
 
     Raises:
         WeightsError: the weights are not those of the row's network for any number of classes.
@@ -71,10 +87,51 @@ def load_all_but_classes(network: nn.Module, state: Mapping[str, Tensor], path: 
         raise WeightsError(f"{path} is the state of a run: give the .safetensors beside it, or --resume that run")
     if faults:
         raise WeightsError("\n  ".join([f"{path} does not fit {row.name}: give weights of that model", *faults]))
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    per_class = [name for name, tensor in state.items() if tensor.shape != shapes[name]]
-    network.load_state_dict({name: tensor for name, tensor in state.items() if name not in per_class}, strict=False)
-    return ", ".join(per_class)
+    rows = rows_of_classes(row)
+    number = len(state[CLASS_PARAMETER[row.family]])
+    fresh = network.state_dict()
+    if known is None or len(known) != number or len(set(known)) < number:
+        known = None
+        kept = dict(state) if number == len(labels) else {n: t for n, t in state.items() if n not in rows}
+    else:
+        moved = {n: by_name(state[n], fresh[n], rows[n], known, labels) for n in rows if n in state}
+        kept = {**state, **moved}
+    network.load_state_dict(kept, strict=False)
+    return _notes(labels, known, number, [name for name in state if name not in kept])
+
+
+def rows_of_classes(row: catalog.Model) -> dict[str, int]:
+    """How many rows of each weight belong to one class, by its name, for those that have any.
+
+    The classes' rows come first, in their order; what follows is the background's.
+    """
+    with torch.device("meta"):
+        one, two = (models.build(row.name, num_classes=n, unaligned=False).state_dict() for n in (1, 2))
+    return {name: len(two[name]) - len(one[name]) for name in one if one[name].shape != two[name].shape}
+
+
+def by_name(given: Tensor, fresh: Tensor, rows: int, known: Sequence[str], labels: Sequence[str]) -> Tensor:
+    """A weight for the classes ``labels``: of what it was for the classes ``known``, and new (``fresh``) for others."""
+    moved = fresh.clone()
+    moved[rows * len(labels) :] = given[rows * len(known) :]
+    for i, label in enumerate(labels):
+        if label in known:
+            j = known.index(label)
+            moved[rows * i : rows * (i + 1)] = given[rows * j : rows * (j + 1)]
+    return moved
+
+
+def _notes(labels: Sequence[str], known: Sequence[str] | None, number: int, remade: list[str]) -> list[str]:
+    if remade:
+        names = ", ".join(remade)
+        return [f"made anew, because the file has other classes than the data set's {len(labels)}: {names}"]
+    if known is None:
+        return [f"the weights have no class names: their {number} classes are taken for the data set's, in this order"]
+    if list(known) == list(labels):
+        return []
+    shared, new = ([label for label in labels if (label in known) == there] for there in (True, False))
+    told = f"classes whose weights are taken over, by name: {', '.join(shared) or 'none'}"
+    return [told, f"classes that the weights don't know, which start anew: {', '.join(new)}"] if new else [told]
 
 
 def _load_backbone(network: nn.Module, row: catalog.Model) -> None:

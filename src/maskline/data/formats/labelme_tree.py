@@ -39,8 +39,8 @@ class LabelMeFiles:
         """The image of a JSON file, below ``source.images``.
 
         Tried in turn: where ``imagePath`` leads from the JSON file, from the folder of ``images`` that mirrors its own,
-        from the same folder in ``images``, from ``images`` and from the root; the namesake of the JSON file beside it and in the mirrored folder; the end
-        of ``imagePath``; the end of the JSON file's own path.
+        from the same folder in ``images``, from ``images`` and from the root; the namesake of the JSON file beside it
+        and in the mirrored folder; the end of ``imagePath``; the end of the JSON file's own path.
         """
         images, stems = self.source.images.images, self.source.images.image_stems
         path, stem = image_path.replace("\\", "/"), posixpath.splitext(posixpath.basename(sheet))[0]

@@ -20,6 +20,7 @@ from maskline.models.rcnn.heads import BoxHead, MaskHead
 from maskline.models.rcnn.loss import LossConfig, Sampled, box_losses, mask_loss, rpn_losses, sample_regions
 from maskline.models.rcnn.rpn import RPN, AnchorConfig, ProposalConfig, propose
 from maskline.models.roi_align import Regions, roi_align
+from maskline.models.spread import Decisive
 from maskline.models.targets import Divisor, Target, alone
 
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 2  # a region of this side is looked at in this level (FPN, equation 1)
@@ -245,6 +246,12 @@ class MaskRCNN(nn.Module):
         features = features[positive] if self.neck is None else self.look(levels, regions, self.config.mask_side)
         logits = self.mask_head(features, sampled.labels[positive])
         return mask_loss(logits, regions, sampled.objects[positive], targets, divisor)
+
+    def decisive(self) -> list[list[Decisive]]:
+        """The layers that decide what is found, for a proof, those that others hang on first: see `spread`."""
+        stages = [(head.get_submodule("score"), head.get_submodule("delta")) for head in self.box_heads]
+        regions = [Decisive(self.rpn.score, -1.0, 1.0), Decisive(self.rpn.delta, 0.0, 0.3)]
+        return [regions, *([Decisive(score, 0.0, 2.0), Decisive(delta, 0.0, 1.5)] for score, delta in stages)]
 
     def frozen(self) -> Iterator[nn.Module]:
         """Parts that training leaves as they are: stem, first stage, and every norm."""

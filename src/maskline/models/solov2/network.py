@@ -17,6 +17,7 @@ from maskline.models.padding import pad_to_multiple
 from maskline.models.solov2.decode import covering, decayed, overlaps, peaks, tight_boxes
 from maskline.models.solov2.head import Head, MaskFeatures, Predictions
 from maskline.models.solov2.loss import LossConfig, losses
+from maskline.models.spread import Decisive
 from maskline.models.targets import Divisor, Target, alone
 
 
@@ -131,6 +132,10 @@ class SOLOv2(nn.Module):
         levels = self.neck(self.backbone(pad_to_multiple(image, MULTIPLE)))
         classes, kernels = self.head(levels, self.config.grids)
         return Predictions(classes, kernels, self.mask_features(levels[:4]))
+
+    def decisive(self) -> list[list[Decisive]]:
+        """The layers that decide what is found, for a proof, those that others hang on first: see `spread`."""
+        return [[Decisive(self.head.category, -2.0, 1.5), Decisive(self.head.kernel, 0.0, 0.1)]]
 
     def frozen(self) -> Iterator[nn.Module]:
         """Parts that training leaves as they are: stem, first stage, and all of the backbone's batch norms."""

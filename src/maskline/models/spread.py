@@ -1,0 +1,136 @@
+"""A network with its scores and boxes moved far apart, so that rounding decides nothing of what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from maskline.instances import FloatArray
+from maskline.models.deployed import Deployed
+
+LARGEST_FACTOR = 1 << 15  # half precision ends at twice this
+
+
+class Decisive(NamedTuple):
+    """A layer whose outputs decide what is found, and how each of its channels is to lie over an image."""
+
+    layer: nn.Module
+    mean: float
+    deviation: float
+
+
+class Move(NamedTuple):
+    """What is done to the C channels of a layer: less the centre, times the factor, plus the shift.
+
+    To the weights of channels that say the same everywhere, because they have learned nothing, noise is added first.
+    The centre is taken from the bias, where it costs no digits, as it would from the output. Factors are powers of two,
+    which round nothing, and all that a graph stores of this is in numbers of half precision, as its weights may be.
+    """
+
+    centre: FloatArray  # (C,)
+    factor: FloatArray  # (C,)
+    shift: float
+    noise: FloatArray | None  # in the weight's shape
+
+    def bias(self, bias: FloatArray) -> FloatArray:
+        """The layer's bias (C,) after the move."""
+        return (bias - self.centre).astype(np.float16).astype(np.float32)
+
+
+@contextmanager
+def spread(deployed: Deployed, pixels: npt.NDArray[np.generic]) -> Iterator[Mapping[str, Move]]:
+    """Have the network's decisive layers say what they say further apart, for as long as the context lasts.
+
+    Where to follows from what each layer says of one image. It can be undone, so whatever differs between two networks
+    differs after it too, and mostly by more.
+
+    Args:
+        pixels: the image (H, W, 3), as `Preprocess.apply` gives it.
+
+    Yields:
+        What is done, by the name of the layer in the network.
+    """
+    names = {layer: name for name, layer in deployed.network.named_modules()}
+    moves: dict[str, Move] = {}
+    with ExitStack() as stack:
+        for wanted in deployed.network.decisive():  # type: ignore[operator]
+            noises = []
+            for one, outputs in zip(wanted, _outputs(deployed, wanted, pixels), strict=True):
+                noise = _noise(one.layer, _centre_deviation(outputs)[1] < one.deviation / LARGEST_FACTOR)
+                noises.append(noise)
+                if noise is not None:
+                    stack.enter_context(_replaced(one.layer, "weight", _array(one.layer, "weight") + noise))
+            for one, outputs, noise in zip(wanted, _outputs(deployed, wanted, pixels), noises, strict=True):
+                moves[names[one.layer]] = move = _move(outputs, one, noise)
+                stack.enter_context(_replaced(one.layer, "bias", move.bias(_array(one.layer, "bias"))))
+                stack.enter_context(one.layer.register_forward_hook(_stretched(move)))
+        yield moves
+
+
+def _outputs(
+    deployed: Deployed, wanted: list[Decisive], pixels: npt.NDArray[np.generic]
+) -> list[list[npt.NDArray[np.float64]]]:
+    """What layers say of an image: of each call (C, values)."""
+    seen: list[list[npt.NDArray[np.float64]]] = [[] for _ in wanted]
+    with ExitStack() as hooks:
+        for (layer, _, _), calls in zip(wanted, seen, strict=True):
+
+            def keep(layer: nn.Module, _: object, x: Tensor, calls: list[npt.NDArray[np.float64]] = calls) -> None:
+                axis = 1 if isinstance(layer, nn.Conv2d) else -1
+                calls.append(x.movedim(axis, 0).flatten(1).double().cpu().numpy())
+
+            hooks.enter_context(layer.register_forward_hook(keep))
+        deployed.run(pixels[None])
+    return seen
+
+
+def _centre_deviation(calls: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Means of the calls' means and of their deviations, (2, C): each call is of other things."""
+    some = [values for values in calls if values.shape[1] > 1] or [np.zeros((len(calls[0]), 2))]
+    mean: npt.NDArray[np.float64] = np.mean([(values.mean(axis=1), values.std(axis=1)) for values in some], axis=0)
+    return mean
+
+
+def _noise(layer: nn.Module, channels: npt.NDArray[np.bool_]) -> FloatArray | None:
+    """What to add to the weights of these channels, always the same; None where there are none."""
+    if not channels.any():
+        return None
+    shape = _array(layer, "weight").shape
+    noise = np.random.default_rng(0).normal(0, np.prod(shape[1:]) ** -0.5, shape)
+    noise[~channels] = 0
+    return noise.astype(np.float16).astype(np.float32)
+
+
+def _move(calls: list[npt.NDArray[np.float64]], wanted: Decisive, noise: FloatArray | None) -> Move:
+    centre, deviation = _centre_deviation(calls)
+    factor = np.exp2(np.round(np.log2(wanted.deviation / np.maximum(deviation, wanted.deviation / LARGEST_FACTOR))))
+    return Move(centre.astype(np.float32), factor.astype(np.float32), wanted.mean, noise)
+
+
+def _array(layer: nn.Module, name: str) -> FloatArray:
+    array: FloatArray = layer.get_parameter(name).detach().float().cpu().numpy()
+    return array
+
+
+@contextmanager
+def _replaced(layer: nn.Module, name: str, values: FloatArray) -> Iterator[None]:
+    kept = layer.get_parameter(name)
+    setattr(layer, name, nn.Parameter(torch.from_numpy(values).to(kept), requires_grad=kept.requires_grad))
+    try:
+        yield
+    finally:
+        setattr(layer, name, kept)
+
+
+def _stretched(move: Move) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    def hook(layer: nn.Module, _: object, x: Tensor) -> Tensor:
+        factor = torch.from_numpy(move.factor).to(x)
+        return x * (factor.view(-1, 1, 1) if isinstance(layer, nn.Conv2d) else factor) + move.shift
+
+    return hook

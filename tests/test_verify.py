@@ -1,0 +1,185 @@
+"""The proof of a graph: of a network that has learned almost nothing it shows as much as of any other."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+import tiny_rcnn
+import tiny_solov2
+import torch
+from torch import nn
+
+from maskline import catalog, verify
+from maskline.errors import ExportError
+from maskline.exporting import Target, export_network, make
+from maskline.exporting.graph import fused, write_graph, write_spread
+from maskline.models.backbones.cspresnet import CSPResNetConfig
+from maskline.models.deployed import Deployed
+from maskline.models.mask_rtdetr.network import MaskRTDETR
+from maskline.models.ppyoloe_seg.network import PPYOLOESeg, PPYOLOESegConfig
+from maskline.models.rcnn.network import MaskRCNN
+from maskline.models.solov2.network import SOLOv2
+from maskline.models.spread import spread
+from maskline.runtime.device import Device
+from maskline.runtime.graph import Graph, Record
+
+CPU = Device("cpu")
+PPYOLOE = PPYOLOESegConfig(
+    CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)), neck=(32, 16, 16), prototypes=8, prototype_inner=8
+)
+FREE = ("MaskRCNN-ResNet50-FPN", "MaskRCNN-ResNet50", "Cascade-MaskRCNN-ResNet50-FPN")
+FAMILIES = ("Mask-RT-DETR-S", "PP-YOLOE_seg-N", *FREE, "SOLOv2")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A network after a few steps, and the graph of it."""
+
+    network: nn.Module
+    row: catalog.Model
+    record: Record
+    graph: Path
+
+    def prove(self, network: nn.Module) -> None:
+        """That the graph is of this network."""
+        make._prove(Deployed(network.eval(), self.record.preprocess), self.graph, self.graph, self.record, Target())
+
+
+def untrained(name: str) -> tuple[nn.Module, catalog.Model]:
+    row = catalog.get(name)
+    torch.manual_seed(0)
+    if name in FREE:
+        return MaskRCNN(tiny_rcnn.shrunk(name), 3), tiny_rcnn.row(name)
+    if name == "SOLOv2":
+        return SOLOv2(tiny_solov2.CONFIG, 3), tiny_solov2.ROW
+    padded = 96 if row.preprocess.pad_stride else 0
+    small = replace(row, preprocess=replace(row.preprocess, height=96, width=96, pad_stride=padded))
+    return (MaskRTDETR(tiny.CONFIG, 3) if name == tiny.ROW.name else PPYOLOESeg(PPYOLOE, 3)), small
+
+
+def barely_trained(name: str) -> tuple[nn.Module, catalog.Model]:
+    network, row = untrained(name)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        targets = [tiny_rcnn.objects(3, 96, 96, seed=seed)]
+        optimizer.zero_grad()
+        sum(network.train().losses(tiny_rcnn.picture(96, 96, seed).repeat(2, 1, 1, 1), targets * 2).values()).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    return network.eval(), row
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    network, row = barely_trained(request.param)
+    record = Record(row.name, tiny.CLASSES, row.preprocess, 0.5, row.mask_frame, "test")
+    path = tmp_path_factory.mktemp("graph") / "inference.onnx"
+    write_graph(Deployed(fused(network), row.preprocess), record, path)
+    return Made(network, row, record, path)
+
+
+def changed_weight(network: nn.Module) -> None:
+    next(p for p in network.backbone.parameters() if p.ndim == 4)[0] *= -1
+
+
+def class_layers(network: nn.Module) -> list[nn.Module]:
+    if isinstance(network, MaskRTDETR):
+        return [network.decoder.class_head]
+    if isinstance(network, PPYOLOESeg):
+        return list(network.head.class_heads)
+    return [head.score for head in network.box_heads] if isinstance(network, MaskRCNN) else [network.head.category]
+
+
+def swapped_classes(network: nn.Module) -> None:
+    for layer in class_layers(network):
+        for parameter in layer.parameters():
+            parameter[:3] = parameter[:3].roll(1, dims=0)
+
+
+def shifted_boxes(network: nn.Module) -> None:
+    if isinstance(network, MaskRTDETR):
+        network.decoder.box_head.layers[-1].bias[0] += 0.1
+    elif isinstance(network, PPYOLOESeg):
+        for layer in network.head.box_heads:
+            layer.bias[16] += 0.2  # more often the farthest from the left
+    elif isinstance(network, MaskRCNN):
+        network.box_heads[-1].delta.bias[::4] += 0.02
+    else:
+        network.head.kernel.weight[:4] *= 1.5  # boxes are those of masks
+
+
+def other_masks(network: nn.Module) -> None:
+    if isinstance(network, MaskRTDETR):
+        network.decoder.mask_head.layers[-1].weight[0] *= -1
+    elif isinstance(network, PPYOLOESeg):
+        for layer in network.head.mask_heads:
+            layer.weight[:4] *= -1
+    elif isinstance(network, MaskRCNN):
+        network.mask_head.logits.weight[:, 0] *= -1
+    else:
+        network.mask_features.merge.conv.weight[0] *= -1
+
+
+def test_a_network_after_two_steps_is_proved(made: Made, caplog: pytest.LogCaptureFixture) -> None:
+    before = copy.deepcopy(made.network.state_dict())
+    with caplog.at_level(logging.INFO, "maskline"):
+        made.prove(made.network)
+    assert "checking the graph against the network" in caplog.text
+    after = made.network.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+
+
+@pytest.mark.parametrize("change", [changed_weight, swapped_classes, shifted_boxes, other_masks])
+def test_the_graph_of_another_network_is_refused(made: Made, change: Callable[[nn.Module], None]) -> None:
+    other = copy.deepcopy(made.network)
+    with torch.no_grad():
+        change(other)
+    with pytest.raises(ExportError, match="the graph disagrees with the network at batch 1: .*; not written"):
+        made.prove(other)
+
+
+def test_what_says_the_same_everywhere_is_moved_apart_too(made: Made, tmp_path: Path) -> None:
+    """Heads of zeros, as they are before training: boxes at all places are alike, and scores too."""
+    network = copy.deepcopy(made.network)
+    with torch.no_grad():
+        for wanted in network.decisive():
+            for layer, _, _ in wanted:
+                layer.weight.zero_()
+    try:
+        write_graph(Deployed(fused(network), made.row.preprocess), made.record, tmp_path / "zero.onnx")
+        replace(made, graph=tmp_path / "zero.onnx").prove(network)
+    except ExportError as error:
+        assert "can't be checked" in str(error) and made.row.family == "mask_rtdetr"
+
+
+def test_moved_apart_most_kinds_of_scores_occur(made: Made, tmp_path: Path) -> None:
+    """Otherwise there would be nothing to compare; and heads in half precision are found as well."""
+    deployed = Deployed(made.network, made.row.preprocess)
+    pixels = verify._verification_inputs(made.record.preprocess)[-1]
+    with spread(deployed, pixels) as moves:
+        write_spread(made.graph, moves, tmp_path / "apart.onnx")
+    onnx.checker.check_model(onnx.load(tmp_path / "apart.onnx"))
+    found = Graph(tmp_path / "apart.onnx", CPU).run(pixels[None])
+    assert (found.scores > verify.KEPT).sum() >= 5 and np.ptp(found.scores[found.scores > verify.KEPT]) > 0.1
+    assert len(set(found.labels[found.scores > verify.KEPT].tolist())) == 3
+
+
+@pytest.mark.parametrize("form", ["ort", "openvino"])
+def test_other_forms_and_half_precision_are_proved_too(form: str, tmp_path: Path) -> None:
+    network, row = barely_trained("PP-YOLOE_seg-N")
+    export_network(network, row, tmp_path, labels=tiny.CLASSES, target=Target(form, half=True))
+
+
+def test_a_network_that_knows_nothing_is_told_of() -> None:
+    crowded, clear = np.linspace(0.3, 0.32, 100, dtype=np.float32), np.linspace(0.06, 0.9, 30, dtype=np.float32)
+    assert verify._knows_nothing(crowded) and verify._knows_nothing(np.float32([0.01, 0.011]))
+    assert not verify._knows_nothing(clear) and not verify._knows_nothing(np.float32([0.8]))
