@@ -225,6 +225,8 @@ def test_files_that_hold_nothing_of_their_kind(tmp_path: Path, name: str, conten
         ("labelme", {"shapes": [{}] * 30_000, "imagePath": "a.png", "imageData": "A" * 99_999, "imageHeight": 1}),
         ("labelstudio", [{"id": 1, "annotations": [{"result": [0] * 50_000}], "data": {"image": "a.png"}}]),
         ("coco", {"annotations": [0] * 50_000, "categories": [], "images": [{"id": 1}]}),
+        ("coco", {"annotations": [0] * 50_000, "images": [{"id": 1}], "categories": [0] * 50_000}),
+        ("labelme", {"version": 1, "imagePath": "a", "imageData": "A" * 99_999, "flags": {}, "shapes": [0] * 50_000}),
         (
             "coco",
             {"licenses": [0] * 50_000, "images": [0] * 50_000, "categories": [{}], "annotations": [{"category_id": 1}]},
@@ -232,7 +234,9 @@ def test_files_that_hold_nothing_of_their_kind(tmp_path: Path, name: str, conten
         ("coco", {"categories": [0] * 50_000, "images": [0] * 50_000, "annotations": [{"category_id": 1, "bbox": []}]}),
     ],
 )
-def test_the_kind_of_a_large_file_is_told_from_both_of_its_ends(tmp_path: Path, kind: str, content: object) -> None:
+def test_the_kind_of_a_large_file_is_told_from_both_of_its_ends_or_else_from_all_of_it(
+    tmp_path: Path, kind: str, content: object
+) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content))
     assert kind_of(tmp_path, "a.json") == kind
 

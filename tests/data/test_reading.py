@@ -98,14 +98,18 @@ def test_what_paddlex_made_of_labelme_files_is_what_counts(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-@pytest.mark.parametrize("side", ["more.json", "extra/more.csv"])
-def test_a_damaged_annotation_file_is_an_error(tmp_path: Path, name: str, side: str) -> None:
+@pytest.mark.parametrize(
+    ("side", "code"),
+    [("annotations/more.json", "file"), ("extra/train0.json", "file"), ("results.csv", "file-unlisted")],
+)
+def test_a_damaged_file_is_an_error_where_annotations_are_expected(
+    tmp_path: Path, name: str, side: str, code: str
+) -> None:
     convert(sets.make(tmp_path / "set"), tmp_path / "new", name)
     path = tmp_path / "new" / side
     path.parent.mkdir(exist_ok=True)
     path.touch()
-    reading = read(tmp_path / "new")
-    assert [(fault.code, fault.file) for fault in reading.errors] == [("file", side)]
+    assert [fault.code for fault in read(tmp_path / "new").faults if fault.file == side] == [code]
     path.write_text("{}" if side.endswith("json") else "a,b\n1,2\n")  # something else
     assert read(tmp_path / "new").faults == []
 
@@ -125,7 +129,7 @@ def test_a_second_coco_file_that_is_broken_is_an_error(tmp_path: Path) -> None:
 
 def test_what_can_t_be_opened_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = sets.make(tmp_path / "set")
-    (root / "a.json").write_text("{}")
+    (root / "annotations" / "a.json").write_text("{}")
     (root / "locked").mkdir()
     scandir, opened = os.scandir, Path.open
 
@@ -465,3 +469,63 @@ def test_annotations_in_are_annotations_out_and_annotations_reported(
     assert result.exit_code == 1 or not any(fault.lost for fault in reading.faults if fault.kind.severity == "error")
     if result.exit_code == 0:
         assert len(masks(read(tmp_path / "back"))) <= out
+
+
+def test_annotations_of_a_format_that_is_not_read_are_reported(tmp_path: Path) -> None:
+    for name in "abc":
+        image(tmp_path / "images" / f"{name}.png", ord(name))
+    coco(tmp_path / "annotations" / "instances_train.json", "a.png", "b.png", "c.png", annotated=5)  # of a.png
+    isat = json.dumps({"info": {"description": "ISAT"}, "objects": []})
+    (tmp_path / "isat").mkdir()
+    (tmp_path / "isat" / "a.json").write_text(isat)
+    assert read(tmp_path).errors == []
+    (tmp_path / "isat" / "b.json").write_text(isat)
+    assert [(fault.code, "ISAT" in fault.what) for fault in read(tmp_path).errors] == [("file-unread", True)]
+
+
+def test_a_split_that_only_a_file_of_another_task_has_is_reported(tmp_path: Path) -> None:
+    image(tmp_path / "val2017" / "a.png", 1), image(tmp_path / "train2017" / "b.png", 2)
+    coco(tmp_path / "annotations" / "instances_val2017.json", "a.png")
+    coco(tmp_path / "annotations" / "person_keypoints_train2017.json", "b.png")
+    assert [(fault.code, fault.lost) for fault in read(tmp_path).errors] == [("file-unread", 5)]
+    coco(tmp_path / "annotations" / "instances_train2017.json", "b.png")
+    assert read(tmp_path).errors == []
+
+
+def test_a_test_split_without_annotations_is_a_split(tmp_path: Path) -> None:
+    image(tmp_path / "train" / "a.png", 1), image(tmp_path / "test" / "b.png", 2)
+    coco(tmp_path / "train.json", "a.png")
+    coco(tmp_path / "lvis_v1_image_info_test_dev.json", "b.png")  # of another task
+    content = sets.content(["b.png"])
+    del content["annotations"]
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    reading = read(tmp_path)
+    assert reading.errors == [] and {s: len(d.annotations) for s, d in reading.splits.items()} == {
+        "train": 5,
+        "test": 0,
+    }
+
+
+def test_statistics_of_instances_are_no_annotations(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.png")
+    coco(tmp_path / "labels.json", "a.png")
+    (tmp_path / "instances_per_class.json").write_text('{"cat": 3}')
+    reading = read(tmp_path)
+    assert reading.files == ("labels.json",) and reading.errors == []
+
+
+@pytest.mark.parametrize("named", ["annotations", "annotations/instances_val2017.json"])
+def test_images_are_above_annotations_though_masks_of_another_task_are_inside(tmp_path: Path, named: str) -> None:
+    image(tmp_path / "val2017" / "a.png", 1)
+    image(tmp_path / "annotations" / "panoptic_val2017" / "a.png", 2)
+    coco(tmp_path / "annotations" / "instances_val2017.json", "a.png")
+    (tmp_path / "annotations" / "panoptic_val2017.json").write_text('{"annotations": [{"segments_info": []}]}')
+    (dataset,) = read(tmp_path / named, "coco").splits.values()
+    assert dataset.path(dataset.images[0]) == tmp_path / "val2017" / "a.png"
+
+
+def test_a_broken_export_of_cvat_beside_a_good_one_is_an_error(tmp_path: Path) -> None:
+    convert(sets.make(tmp_path / "set"), tmp_path / "new", "cvat")
+    (tmp_path / "new" / "second.xml").write_text("<annotations><image>")
+    reading = read(tmp_path / "new")
+    assert len(masks(reading)) == 25 and [(f.code, f.file) for f in reading.errors] == [("file", "second.xml")]

@@ -281,6 +281,59 @@ def test_texts_that_are_no_labels_are_not_taken_for_any(tmp_path: Path) -> None:
     assert reading.faults == [] and reading.splits["all"].names == ["a", "b"]
 
 
+@pytest.mark.parametrize("content", ["\ufeff" + SQUARE, ("\ufeff" + SQUARE).encode("utf-16-le"), "a .1 .1 .5 .1 .5 .5"])
+def test_label_files_beside_the_images_are_read_however_they_begin(tmp_path: Path, content: str | bytes) -> None:
+    texts = {"1.txt": SQUARE, "2.txt": content, "classes.txt": "a\n", "notes.txt": "to do"}
+    reading = read(make(tmp_path, None, {"1.jpg": "", "2.jpg": "", **texts}))
+    annotations = len(reading.splits["all"].annotations)
+    assert annotations + len(reading.faults) == 2 and {fault.code for fault in reading.faults} <= {"record"}
+
+
+@pytest.mark.parametrize("words", [("training", "validation"), ("Train", "val"), ("train2017", "val2017")])
+def test_folders_of_splits(tmp_path: Path, words: tuple[str, str]) -> None:
+    files = {f"images/{word}/{n}.jpg": "" for n, word in enumerate(words)}
+    labels = {f"labels/{word}/{n}.txt": SQUARE for n, word in enumerate(words)}
+    reading = read(make(tmp_path, None, files | labels))
+    assert list(reading.splits) == ["train", "val"] and not reading.faults
+
+
+def test_what_ultralytics_predicted_is_no_label(tmp_path: Path) -> None:
+    runs = {"runs/segment/predict/labels/1.txt": SQUARE, "runs/segment/predict/labels/2.txt": SQUARE}
+    reading = read(make(tmp_path, None, {"images/1.jpg": "", "images/2.jpg": "", "labels/1.txt": SQUARE, **runs}))
+    assert len(reading.splits["all"].annotations) == 1 and not reading.faults
+
+
+def test_the_yaml_file_with_splits_is_that_of_the_data_set(tmp_path: Path) -> None:
+    make(tmp_path, None, {"images/train/1.jpg": "", "labels/train/1.txt": SQUARE})
+    text(tmp_path / "a_model.yaml", "nc: 80\n")
+    text(tmp_path / "k8s.yaml", "a: 1\n---\nb: 2\n")
+    text(tmp_path / "zebra.yaml", "names: [zebra]\ntrain: images/train\n")
+    assert read(tmp_path).splits["train"].names == ["zebra"]
+
+
+@pytest.mark.parametrize("other", ["data.yaml", "classes.txt"])
+def test_another_data_set_with_other_classes_beside_the_first_is_refused(tmp_path: Path, other: str) -> None:
+    for name in "ab":
+        make(tmp_path / name, {"names": ["cat", "dog"]}, {"images/1.jpg": "", "labels/1.txt": SQUARE})
+    assert read(tmp_path).splits["all"].names == ["cat", "dog"]
+    (tmp_path / "b" / "data.yaml").unlink()
+    text(tmp_path / "b" / other, "names: [dog, cat]" if other == "data.yaml" else "dog\ncat\n")
+    with pytest.raises(DatasetError, match="name different classes: read the data sets one by one"):
+        read(tmp_path)
+
+
+def test_classes_without_names_are_reported(tmp_path: Path) -> None:
+    reading = read(make(tmp_path, None, {"images/1.jpg": "", "labels/1.txt": "1" + SQUARE[1:]}))
+    assert [fault.code for fault in reading.faults] == ["no-class"]
+
+
+def test_a_pointer_of_git_lfs_is_no_list_of_classes(tmp_path: Path) -> None:
+    make(tmp_path, None, {"images/1.jpg": "", "labels/1.txt": SQUARE})
+    text(tmp_path / "classes.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(DatasetError, match="run git lfs pull"):
+        read(tmp_path)
+
+
 def test_lists_of_classes_that_differ_are_refused(tmp_path: Path) -> None:
     sets = {
         f"{name}/{kind}/1.{suffix}": SQUARE for name in "ab" for kind, suffix in (("images", "png"), ("labels", "txt"))
@@ -293,7 +346,7 @@ def test_lists_of_classes_that_differ_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_image_that_is_found_elsewhere_is_reported(tmp_path: Path) -> None:
-    reading = read(make(tmp_path, None, {"photos/2024/1.jpg": "", "labels/1.txt": SQUARE}))
+    reading = read(make(tmp_path, {"names": ["a"]}, {"photos/2024/1.jpg": "", "labels/1.txt": SQUARE}))
     assert [(fault.code, fault.file) for fault in reading.faults] == [("image-moved", "labels/1.txt")]
     assert len(reading.splits["all"].annotations) == 1
 

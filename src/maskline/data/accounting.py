@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import filecmp
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from maskline.data import kinds
+from maskline.data import foreign, kinds
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, counted, short
 from maskline.data.source import Source
@@ -73,18 +73,37 @@ def moved(split: str, file: str, paths: Mapping[str, str]) -> list[Fault]:
     ]
 
 
-def damaged(source: Source, read: Container[str]) -> Iterator[Fault]:
-    """A fault for each annotation file that holds nothing of the kind, and each folder that can't be listed.
+def damaged(source: Source, read: Collection[str]) -> Iterator[Fault]:
+    """A fault for each annotation file that holds nothing of its kind, and each folder that can't be listed.
+
+    It is an error where such annotations are expected: beside those that were read, or with the name of an image.
 
     Args:
         read: files that a reader has taken.
     """
+    homes = {(PurePosixPath(path).parent, suffix_of(path)) for path in read}
+    images = {key_of(PurePosixPath(path).stem) for path in source.images.images}
     for path in source.of_kind(kinds.DAMAGED):
         if path not in read:
-            yield Fault("file", UNSPLIT, path, kinds.damage(source.root, path))
+            place = PurePosixPath(path)
+            expected = (place.parent, suffix_of(path)) in homes or key_of(place.stem) in images
+            code = "file" if expected or key_of(place.parent.name) == "annotations" else "file-unlisted"
+            yield Fault(code, UNSPLIT, path, kinds.damage(source.root, path))
     for tree in (source.tree,) if source.images is source.tree else (source.tree, source.images):
         for path, why in tree.unlisted.items():
             yield Fault("file", UNSPLIT, str(tree.root / path), f"the folder can't be listed: {why}")
+
+
+def foreign_files(source: Source, splits: Sequence[Dataset]) -> Iterator[Fault]:
+    """A fault for the files of each format that is recognized beside the one that was read, but not read itself."""
+    for kind, (title, advice) in foreign.KINDS.items():
+        files = source.of_kind(kind) if kind != "voc-boxes" else []  # VOC has them beside its masks
+        if not files or are_of_annotated(source, files, splits):
+            continue
+        stems = {key_of(PurePosixPath(path).stem) for path in source.images.images}
+        of_images = [path for path in files if key_of(PurePosixPath(path).stem) in stems]
+        what = f"{counted(len(files), 'file')} not read: {title}; {advice}"
+        yield Fault("file-unread" if of_images else "file-unlisted", UNSPLIT, (of_images or files)[0], what)
 
 
 def unlisted(source: Source, splits: Mapping[str, Dataset], told: Iterable[Fault]) -> Iterator[Fault]:

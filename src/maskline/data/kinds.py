@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from maskline.data.sources import LFS_POINTER
 from maskline.data.tree import suffix_of
 
 #: Names of COCO's files for other tasks. They are read only where there are no others: they have no masks, or the same.
-OTHER_COCO_TASKS = ("captions", "person_keypoints", "stuff", "image_info")
+_OTHER_COCO_TASK = re.compile(r"(lvis_v\d(\.\d)?_)?(captions|person_keypoints|stuff|image_info)")
 OTHER_COCO = "coco of another task"
 
 #: An annotation file by its suffix that holds nothing of the kind: empty, cut off, or the page of a failed download.
@@ -22,7 +23,10 @@ DAMAGED = "damaged"
 _PART = 1 << 16  # bytes at either end that tell a kind
 _JSON_SUFFIXES = ("json", "geojson")
 _SUFFIXES_READ = (*_JSON_SUFFIXES, "xml", "csv", "ndjson", "jsonl")
+_COCO_KEYS = frozenset(("images", "annotations", "categories"))
 _COCO_NAME = re.compile(r"instances?_\w+|_annotations\.coco")
+_CHUNK = 1 << 24  # bytes that are looked through at once
+_KEY_AND_LIST = re.compile(rb'"[^"\\\s]{1,40}"\s*:\s*\[?')
 _KEY = re.compile(r'"([^"\\]{1,40})"\s*:')
 _SUFFIXES = {"tfrecord": "tfrecord", "tfrecords": "tfrecord", "parquet": "parquet"}  # kinds that the suffix tells
 
@@ -111,6 +115,8 @@ def kind_of(root: Path, path: str) -> str | None:
     found = _kind(suffix, Path(path).stem, ends)
     if found is None and ends.damage(suffix):
         return DAMAGED
+    if found is None and ends.tail and suffix in _JSON_SUFFIXES:
+        found = _kind(suffix, Path(path).stem, ends.with_keys(root / path))
     return found or ("geojson" if suffix == "geojson" else None)
 
 
@@ -140,12 +146,22 @@ class _Ends(NamedTuple):
         head = head.removeprefix(codecs.BOM_UTF16_LE).removeprefix(codecs.BOM_UTF16_BE)
         return cls(*(part.replace(b"\0", b"").decode("utf-8", "replace") for part in (head, tail)))  # \0: UTF-16
 
+    def with_keys(self, path: Path) -> _Ends:
+        """With all keys of the file in place of its end."""
+        keys: set[str] = set()
+        with path.open("rb") as file:
+            before = b""
+            while part := file.read(_CHUNK):
+                keys |= {match[0].decode("utf-8", "replace") for match in _KEY_AND_LIST.finditer(before + part)}
+                before = part[-_PART:]
+        return _Ends(self.head, " ".join(keys))
+
     def damage(self, suffix: str) -> str | None:
         """Why a file holds no annotations at all; None if it may well be meant for something else."""
         text = self.head.strip("\ufeff \t\r\n")
         if not text:
             return "it is empty"
-        if text.startswith("version https://git-lfs"):
+        if text.startswith(LFS_POINTER):
             return "it is a pointer of Git LFS: run git lfs pull"
         if suffix != "xml" and re.match(r"<(!doctype|html)", text, re.IGNORECASE):
             return "it is a web page: download it anew"
@@ -178,7 +194,7 @@ def rle_columns(header: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _kind_of_json(stem: str, ends: _Ends) -> str | None:
-    if _COCO_NAME.fullmatch(stem):
+    if _COCO_NAME.fullmatch(stem) and (ends.damage("json") or _COCO_KEYS & _keys(ends)):
         return "coco"
     if re.match(r'\W*\{\s*"imageData"\s*:', ends.head):  # an image in base64, which hides what follows
         return "labelme"
@@ -186,16 +202,20 @@ def _kind_of_json(stem: str, ends: _Ends) -> str | None:
     if found is not None:
         return found
     if any(re.search(r'"images"\s*:\s*\[', text) for text in ends):
-        if stem.startswith(OTHER_COCO_TASKS):
+        if _OTHER_COCO_TASK.match(stem):
             return OTHER_COCO
         return "panoptic" if "panoptic" in stem else "coco"
-    if stem.startswith(OTHER_COCO_TASKS):
+    if _OTHER_COCO_TASK.match(stem):
         return None
     return _fitting(_AFTER_COCO, ends)
 
 
+def _keys(ends: _Ends) -> frozenset[str]:
+    return frozenset(key for text in ends for key in _KEY.findall(text))
+
+
 def _fitting(rows: Sequence[_Signs], ends: _Ends) -> str | None:
-    keys = frozenset(key for text in ends for key in _KEY.findall(text))
+    keys = _keys(ends)
     is_list = re.match(r'[^\[{"]*\[', ends.head) is not None
     for row in rows:
         if row.all_of <= keys and (not row.one_of or row.one_of & keys) and row.is_list in (None, is_list):

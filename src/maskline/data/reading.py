@@ -182,6 +182,7 @@ def _finished(source: Source, name: str, reading: Reading) -> Reading:
     faults = list(reading.faults)
     told = {fault.file for fault in faults}
     faults += accounting.damaged(source, {*reading.files, *told})
+    faults += accounting.foreign_files(source, list(reading.splits.values()))
     if not any(fault.code == "file" for fault in faults):  # such a file may list them
         faults += accounting.unlisted(source, reading.splits, faults)
     return replace(reading, faults=faults, format=name)

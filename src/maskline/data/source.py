@@ -70,7 +70,7 @@ class Source:
         whole = Path(os.path.abspath(path))  # noqa: PTH100 (links stay)
         folder = whole if path.is_dir() else whole.parent
         tree = Tree.of(folder)
-        if len(tree.images) == 0 and (above := _above_annotations(folder)) is not None:
+        if not any(_is_image(tree, path) for path in tree.images) and (above := _above_annotations(folder)) is not None:
             tree = Tree.of(above)
         inside = whole.relative_to(tree.root).as_posix()
         looked_in = tree if images is None else Tree.of(Path(os.path.abspath(images)))  # noqa: PTH100
@@ -130,3 +130,9 @@ def _above_annotations(folder: Path) -> Path | None:
     """The folder above one named ``annotations`` or ``labels``, be it a folder itself or the one around it."""
     named = (part.parent for part in (folder, folder.parent) if part.name.lower() in _ANNOTATION_FOLDERS)
     return next(named, None)
+
+
+def _is_image(tree: Tree, path: str) -> bool:
+    """Whether an image is no mask of COCO's panoptic files, which are in a folder beside the JSON file of its name."""
+    folder = posixpath.dirname(path)
+    return not folder or f"{folder}.json" not in tree.file_set

@@ -14,6 +14,8 @@ from maskline.errors import DatasetError, InputError
 from maskline.files import decode_text, read_json
 from maskline.inputs import MAX_PIXELS, UPRIGHT, header_size, orientation
 
+LFS_POINTER = "version https://git-lfs"  # how the files begin that stand for others in a repository
+
 
 def picture_size(source: Path | io.BytesIO) -> tuple[int, int]:
     """``(height, width)`` that `read_image` will give; only the header is read.
@@ -75,8 +77,14 @@ def is_file(path: Path) -> bool:
 
 
 def text_of(path: Path) -> str:
-    """A text file, as `decode_text` reads it, with a mark for what is not text. Raises DatasetError."""
+    """A text file, as `decode_text` reads it, with a mark for what is not text.
+
+    Raises DatasetError if it can't be read, or is a pointer of Git LFS.
+    """
     try:
-        return decode_text(path.read_bytes(), errors="replace")
+        text = decode_text(path.read_bytes(), errors="replace")
     except OSError as error:
         raise DatasetError(f"{path} can't be read: {error.strerror}") from error
+    if text.startswith(LFS_POINTER):
+        raise DatasetError(f"{path} is a pointer of Git LFS: run git lfs pull")
+    return text

@@ -298,6 +298,11 @@ class Tree:
         return [path for path in self.files if suffix_of(path) in suffixes]
 
     @cached_property
+    def file_set(self) -> frozenset[str]:
+        """``files``, to look one up."""
+        return frozenset(self.files)
+
+    @cached_property
     def all(self) -> Finder:
         """Finds files of any kind."""
         return Finder(self.files, aliases=self.aliases)

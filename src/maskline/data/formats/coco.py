@@ -84,7 +84,9 @@ def read(source: Source) -> Reading:
         faults += found
     if unread and not splits:
         raise unread[0]
-    faults += _not_chosen(source, [path for path in detect(source) if path not in files.values()], splits)
+    others = [path for path in detect(source) if path not in files.values()]
+    others += [path for path in source.of_kind(OTHER_COCO) if _split(path) not in files and path not in others]
+    faults += _not_chosen(source, others, splits)
     return Reading(splits, faults, listed, files=tuple(files.values()))
 
 

@@ -64,14 +64,21 @@ def read(source: Source) -> Reading:
 
     Raises:
         DatasetNotFoundError: there is no such file.
-        DatasetError: a file is damaged XML, unsafe XML, or an export of another kind ("CVAT for video").
+        DatasetError: the only file is damaged XML, unsafe XML, or an export of another kind ("CVAT for video").
     """
     paths = detect(source)
     if not paths:
         raise DatasetNotFoundError(f"no {FILE} in {source.given}: expected an export of CVAT as 'CVAT for images 1.1'")
     reader = _Reader(source)
+    unread: list[DatasetError] = []
     for path in paths:
-        reader.read_file(path)
+        try:
+            reader.read_file(path)
+        except DatasetError as error:
+            unread.append(error)
+            reader.faults.append(Fault("file", UNSPLIT, path, str(error)))
+    if len(unread) == len(paths):
+        raise unread[0]
     return replace(reader.reading(), files=tuple(paths))
 
 

@@ -34,9 +34,12 @@ from maskline.data.formats.yolo_lines import GRID, brief, has_numbers, in_pixels
 from maskline.data.formats.yolo_tree import (
     SPLIT_KEYS,
     Config,
+    class_lists,
+    configs,
     find_config,
     folders_of,
     image_name,
+    images_at,
     label_files,
     listed_names,
     pair,
@@ -96,6 +99,8 @@ def read(source: Source) -> Reading:
     reader = _Reader(files)
     if config is None or not config[1].get("names"):
         reader.names = listed_names(source)
+    if config is not None:
+        reader.refuse_other_names(source, config)
     places = {} if config is None else reader.configured(source.root / config[0], config[1], _bases(source, config))
     if not places:
         folders = folders_of(files.images.images, [match.path for match in files.labels.values()])
@@ -105,6 +110,9 @@ def read(source: Source) -> Reading:
         raise DatasetNotFoundError(f"no images of a YOLO data set found in {source.given}: {expected}")
     splits = {split: reader.split(split, *place) for split, place in places.items()}
     reader.unmatched({path for _, images in places.values() for path in images})
+    if reader.names is None and reader.highest > 0 and not (config and "names" in config[1]):
+        what = f"neither data.yaml nor classes.txt names the {counted(reader.highest + 1, 'class', 'classes')}"
+        reader.fault("no-class", next(iter(splits)), next(iter(files.labels)), what)
     splits = {split: replace(dataset, categories=reader.categories()) for split, dataset in splits.items()}
     return Reading(splits, reader.faults, reader.listed, files=tuple(files.labels))
 
@@ -178,7 +186,7 @@ class _Files:
             bases = _bases(source, config)
             entries = [config[1][key] for key in SPLIT_KEYS if key in config[1]]
             names = [name for entry in entries for name in (entry if isinstance(entry, list) else [entry])]
-            found = (resolve(name, bases) for name in names if isinstance(name, str) and name not in _NONE)
+            found = (images_at(name, bases) for name in names if isinstance(name, str) and name not in _NONE)
             targets = [path for path in found if path is not None and path.is_dir()]
         tree = widened(source.tree, targets)
         images = tree if source.images is source.tree else source.images
@@ -220,6 +228,23 @@ class _Reader:
         names = [f"class_{index}" for index in range(self.highest + 1)] if self.names is None else self.names
         return tuple(Category(index, name) for index, name in enumerate(names))
 
+    def refuse_other_names(self, source: Source, config: tuple[str, Config]) -> None:
+        """Raise DatasetError if labels are of a folder beside that of ``config`` which names other classes."""
+        names, own = _names(config[1]), PurePosixPath(config[0]).parent
+        others = {path: _names(content) for path, content in configs(source.root, source.files)}
+        others |= {path: list(lines) for lines, path in class_lists(source).items()}
+        for path, theirs in others.items():
+            folder = PurePosixPath(path).parent
+            apart = not folder.is_relative_to(own) and not own.is_relative_to(folder)
+            if (
+                apart
+                and theirs
+                and theirs != names
+                and any(label.startswith(f"{folder}/") for label in self.files.labels)
+            ):
+                what = f"{config[0]} and {path} in {source.given} name different classes"
+                raise DatasetError(f"{what}: read the data sets one by one")
+
     # -- data.yaml
 
     def configured(self, path: Path, config: Config, bases: Sequence[Path]) -> dict[str, _Place]:
@@ -255,7 +280,7 @@ class _Reader:
         found: dict[str, None] = {}
         starts: list[str] = []
         for entry in given if isinstance(given, list) else [given]:
-            target = resolve(entry, bases) if isinstance(entry, str) else None
+            target = images_at(entry, bases) if isinstance(entry, str) else None
             if target is None or not (target.is_dir() or target.suffix.lower() == ".txt"):
                 what = f"{split} is {brief(entry)}: there is no such folder, or list of images"
                 self.fault("record" if split == "train" else "split-missing", split, path.name, what)
@@ -383,6 +408,12 @@ class _Reader:
         if len(ring) < 3 or not np.ptp(ring, axis=0).all():
             raise UnusableError("polygon-broken", f"the polygon has no area: {brief(line.strip())}")
         return label, apart(ring, size)
+
+
+def _names(config: Config) -> list[str]:
+    """The class names of a YAML file in the order of their indices; none where they are not right."""
+    found = _indexed(config.get("names", []))
+    return [found[index] for index in sorted(found)] if found else []
 
 
 def _indexed(given: Any) -> dict[int, str] | None:

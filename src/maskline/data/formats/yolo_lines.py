@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ GRID = 3  # decimals of a pixel that coordinates keep
 
 
 def has_numbers(line: str) -> bool:
-    """Whether a line holds a class and as many coordinates as a box has, however wrong they are."""
-    return sum(_is_number(token) for token in line.split()[1:]) >= 4
+    """Whether a line holds a class and some coordinates, however wrong they are."""
+    return sum(map(_is_number, re.split(r"[\s,;]+", line)[1:])) >= 3
 
 
 def _is_number(token: str) -> bool:

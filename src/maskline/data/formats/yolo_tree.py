@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import posixpath
 import re
@@ -14,7 +15,7 @@ import yaml
 
 from maskline.data.source import Source
 from maskline.data.sources import text_of
-from maskline.data.tree import UNSPLIT, Match, Tree, key_of
+from maskline.data.tree import UNSPLIT, Match, Tree, key_of, split_named, suffix_of
 from maskline.errors import DatasetError
 from maskline.files import visible_files
 
@@ -24,33 +25,46 @@ Config: TypeAlias = Mapping[str, Any]  # of data.yaml; its values are texts, lis
 SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 IMAGES, LABELS = "images", "labels"
 
-_FOLDER = re.compile(rf"({'|'.join(SPLIT_KEYS)})(\d{{4}})?", re.IGNORECASE)  # also COCO's train2017
+_CONFIG_NAMES = ("data", "dataset")
 _LISTS_OF_NAMES = ("classes.txt", "obj.names")
 _LINE = re.compile(rb"\s*-?\d+(\.0*)?([\s,]+[-+.\deE]+){4}")  # the beginning of a label file
 _HEAD = 4096
 
 
 def find_config(source: Source) -> tuple[str, Config] | None:
-    """The outermost YAML file of a data set and what it holds. Raises DatasetError if only broken ones are there."""
+    """The YAML file of a data set and what it holds: one with splits before one with class names only, the outermost.
+
+    Raises DatasetError if that which was named, or a ``data.yaml`` without another, is broken.
+    """
     given = [] if source.file is None else [source.file]
-    files = given or source.tree.with_suffix("yaml", "yml")
+    found = configs(source.root, given or source.tree.files, strict=bool(given))
+    return found[0] if found else None
+
+
+def configs(root: Path, files: Iterable[str], *, strict: bool = False) -> list[tuple[str, Config]]:
+    """All YAML files of data sets, the best first. ``strict``: others than ``data.yaml`` must not be broken either."""
+    found: list[tuple[str, Config]] = []
     broken: list[DatasetError] = []
-
-    def order(path: str) -> tuple[int, bool, str]:
-        stem = PurePosixPath(path).stem.lower()
-        return path.count("/"), stem not in ("data", "dataset"), path
-
-    for path in sorted((path for path in files if PurePosixPath(path).suffix.lower() in (".yaml", ".yml")), key=order):
+    for path in files:
+        if suffix_of(path) not in ("yaml", "yml"):
+            continue
+        usual = PurePosixPath(path).stem.lower() in _CONFIG_NAMES
         try:
-            content = _load_yaml(source.root / path)
+            content = _load_yaml(root / path)
         except DatasetError as error:
-            broken.append(error)
+            broken += [error] if strict or usual else []
             continue
         if isinstance(content, dict) and content.keys() & {"names", "nc"}:
-            return path, content
-    if broken:
+            found.append((path, content))
+    if broken and not found:
         raise broken[0]
-    return None
+
+    def order(config: tuple[str, Config]) -> tuple[bool, int, bool, str]:
+        path, content = config
+        usual = PurePosixPath(path).stem.lower() in _CONFIG_NAMES
+        return not content.keys() & SPLIT_KEYS.keys(), path.count("/"), not usual, path
+
+    return sorted(found, key=order)
 
 
 def _load_yaml(path: Path) -> Any:
@@ -71,6 +85,12 @@ def resolve(entry: str, bases: Sequence[Path]) -> Path | None:
     candidates = (base.joinpath(*tail) for tail in tails for base in bases)
     found = next((path for path in candidates if os.path.exists(path)), None)  # noqa: PTH110 (as in is_file)
     return None if found is None else Path(os.path.normpath(found))
+
+
+def images_at(entry: str, bases: Sequence[Path]) -> Path | None:
+    """What an entry of a split means; not a folder around the data set, such as ``/``."""
+    found = resolve(entry, bases)
+    return None if found is None or any(found in base.parents for base in bases) else found
 
 
 def widened(tree: Tree, targets: Iterable[Path]) -> Tree:
@@ -94,14 +114,24 @@ def _above_images(path: Path) -> Path:
 
 def split_of_path(path: str) -> str:
     """The split that a folder of a path is named after."""
-    matches = (_FOLDER.fullmatch(part) for part in posixpath.dirname(path).split("/"))
-    return next((SPLIT_KEYS[match[1].lower()] for match in matches if match), UNSPLIT)
+    named = map(split_named, posixpath.dirname(path).split("/"))
+    return next((split for split in named if split is not None), UNSPLIT)
 
 
 def label_files(tree: Tree) -> list[str]:
-    """The text files in folders named ``labels``, and those elsewhere that begin like a label file."""
-    files = (path for path in tree.with_suffix("txt") if PurePosixPath(path).name not in _LISTS_OF_NAMES)
-    return [path for path in files if _in_labels(path) or _is_label_file(tree.root / path)]
+    """The text files in folders named ``labels``, and elsewhere those that begin like a label file.
+
+    With one of these in a folder, all its text files are label files that have the name of an image. What Ultralytics
+    leaves in ``runs`` are predictions.
+    """
+    texts = [path for path in tree.with_suffix("txt") if PurePosixPath(path).name not in _LISTS_OF_NAMES]
+    texts = [path for path in texts if not path.startswith("runs/")]
+    sure = {path for path in texts if _in_labels(path) or _is_label_file(tree.root / path)}
+    folders = set(map(posixpath.dirname, sure))
+    images = {key_of(PurePosixPath(path).stem) for path in tree.images}
+    named = (path for path in texts if posixpath.dirname(path) in folders)
+    sure |= {path for path in named if key_of(PurePosixPath(path).stem) in images}
+    return [path for path in texts if path in sure]
 
 
 def _in_labels(path: str) -> bool:
@@ -111,7 +141,7 @@ def _in_labels(path: str) -> bool:
 def _is_label_file(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(_HEAD).removeprefix(codecs.BOM_UTF8)
             return not head or _LINE.match(head) is not None
     except OSError:
         return False
@@ -179,30 +209,38 @@ def start_of(images: Sequence[str]) -> str:
     folders = [posixpath.dirname(path).split("/") for path in images]
     starts = set()
     for parts in folders:
-        places = [n for n, part in enumerate(parts) if key_of(part) == IMAGES or _FOLDER.fullmatch(part)]
+        places = [n for n, part in enumerate(parts) if key_of(part) == IMAGES or split_named(part)]
         starts.add("/".join(parts[: places[-1] + 1] if places else parts))
     common = posixpath.commonpath(starts) if starts and all(starts) else ""
     return f"{common}/" if common else ""
 
 
 def listed_names(source: Source) -> list[str] | None:
-    """Class names of a data set without a YAML file, one a line.
+    """Class names of a data set without a YAML file.
 
     Raises DatasetError if a list can't be read, or there are different ones.
     """
-    lists: dict[tuple[str, ...], str] = {}
-    folders: set[str] = set()
-    names = [path for path in source.tree.files if PurePosixPath(path).name in _LISTS_OF_NAMES]
-    for path in sorted(names, key=lambda path: (path.count("/"), _LISTS_OF_NAMES.index(PurePosixPath(path).name))):
-        above = {parent.as_posix() for parent in PurePosixPath(path).parents}
-        if above & folders:
-            continue  # one further up counts
-        if lines := tuple(line.strip() for line in text_of(source.root / path).splitlines() if line.strip()):
-            folders.add(posixpath.dirname(path) or ".")
-            lists.setdefault(lines, path)
+    lists = class_lists(source)
     if len(lists) > 1:
         raise DatasetError(
             f"{' and '.join(lists.values())} in {source.given} name different classes: expected one list of classes, "
             "or a data.yaml; read the data sets one by one"
         )
     return list(next(iter(lists))) if lists else None
+
+
+def class_lists(source: Source) -> dict[tuple[str, ...], str]:
+    """The files that list classes, one a line, by what they list; without those below the folder of another.
+
+    Raises DatasetError if one can't be read.
+    """
+    lists: dict[tuple[str, ...], str] = {}
+    folders: set[str] = set()
+    names = [path for path in source.tree.files if PurePosixPath(path).name in _LISTS_OF_NAMES]
+    for path in sorted(names, key=lambda path: (path.count("/"), _LISTS_OF_NAMES.index(PurePosixPath(path).name))):
+        if folders & {parent.as_posix() for parent in PurePosixPath(path).parents}:
+            continue
+        if lines := tuple(line.strip() for line in text_of(source.root / path).splitlines() if line.strip()):
+            folders.add(posixpath.dirname(path) or ".")
+            lists.setdefault(lines, path)
+    return lists
