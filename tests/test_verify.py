@@ -158,10 +158,8 @@ def test_what_says_the_same_everywhere_is_moved_apart_too(tmp_path: Path) -> Non
     pixels = verify._verification_inputs(row.preprocess)[0]
     with spread(deployed, pixels) as moves:
         found = deployed.run(pixels[None]).image(0)
-    assert [name for name, move in moves.items() if move.noise is not None] == [
-        "head.class_heads.0",
-        "head.box_heads.2",
-    ]
+    noisy = {name for name, move in moves.items() if move.noise is not None}
+    assert {"head.class_heads.0", "head.box_heads.2"} <= noisy
     assert len(set(np.round(np.diff(found.boxes[:, ::2]), 3).ravel().tolist())) > len(found.boxes) / 3
 
 
