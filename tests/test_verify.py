@@ -33,7 +33,7 @@ from maskline.runtime.graph import Graph, Record
 
 CPU = Device("cpu")
 PPYOLOE = PPYOLOESegConfig(
-    CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)), neck=(32, 16, 16), prototypes=8, prototype_inner=8
+    CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)), neck=(32, 24, 16), prototypes=8, prototype_inner=8
 )
 FREE = ("MaskRCNN-ResNet50-FPN", "MaskRCNN-ResNet50", "Cascade-MaskRCNN-ResNet50-FPN")
 FAMILIES = ("Mask-RT-DETR-S", "PP-YOLOE_seg-N", *FREE, "SOLOv2")
@@ -147,36 +147,40 @@ def test_the_graph_of_another_network_is_refused(made: Made, change: Callable[[n
         made.prove(other)
 
 
-def test_what_says_the_same_everywhere_is_moved_apart_too(made: Made, tmp_path: Path) -> None:
-    """Heads of zeros, as they are before training: boxes at all places are alike, and scores too."""
-    network = copy.deepcopy(made.network)
+def test_what_says_the_same_everywhere_is_moved_apart_too(tmp_path: Path) -> None:
+    """A level that no object has answered for yet has heads of zeros: its boxes overlap each other all alike."""
+    network, row = barely_trained("PP-YOLOE_seg-N")
     with torch.no_grad():
-        for wanted in network.decisive():
-            for layer, _, _ in wanted:
-                layer.weight.zero_()
-    try:
-        write_graph(Deployed(fused(network), made.row.preprocess), made.record, tmp_path / "zero.onnx")
-        replace(made, graph=tmp_path / "zero.onnx").prove(network)
-    except ExportError as error:
-        assert "can't be checked" in str(error) and made.row.family == "mask_rtdetr"
+        for layer in (network.head.class_heads[0], network.head.box_heads[-1]):
+            layer.weight.zero_()
+    export_network(network, row, tmp_path, labels=tiny.CLASSES)
+    deployed = Deployed(network, row.preprocess)
+    pixels = verify._verification_inputs(row.preprocess)[0]
+    with spread(deployed, pixels) as moves:
+        found = deployed.run(pixels[None]).image(0)
+    noisy = {name for name, move in moves.items() if move.noise is not None}
+    assert {"head.class_heads.0", "head.box_heads.2"} <= noisy
+    assert len(set(np.round(np.diff(found.boxes[:, ::2]), 3).ravel().tolist())) > len(found.boxes) / 3
 
 
 def test_moved_apart_most_kinds_of_scores_occur(made: Made, tmp_path: Path) -> None:
-    """Otherwise there would be nothing to compare; and heads in half precision are found as well."""
+    """Otherwise there would be nothing to compare."""
     deployed = Deployed(made.network, made.row.preprocess)
     pixels = verify._verification_inputs(made.record.preprocess)[-1]
     with spread(deployed, pixels) as moves:
         write_spread(made.graph, moves, tmp_path / "apart.onnx")
     onnx.checker.check_model(onnx.load(tmp_path / "apart.onnx"))
     found = Graph(tmp_path / "apart.onnx", CPU).run(pixels[None])
-    assert (found.scores > verify.KEPT).sum() >= 5 and np.ptp(found.scores[found.scores > verify.KEPT]) > 0.1
+    assert (found.scores > verify.KEPT).sum() >= 5 and np.ptp(
+        found.scores[found.scores > verify.KEPT]
+    ) > 100 * verify.SCORE_TOLERANCE
     assert len(set(found.labels[found.scores > verify.KEPT].tolist())) == 3
 
 
-@pytest.mark.parametrize("form", ["ort", "openvino"])
-def test_other_forms_and_half_precision_are_proved_too(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("form", "half"), [("ort", False), ("openvino", True), ("onnx", True)])
+def test_other_forms_and_half_precision_are_proved_too(form: str, half: bool, tmp_path: Path) -> None:
     network, row = barely_trained("PP-YOLOE_seg-N")
-    export_network(network, row, tmp_path, labels=tiny.CLASSES, target=Target(form, half=True))
+    export_network(network, row, tmp_path, labels=tiny.CLASSES, target=Target(form, half=half))
 
 
 def test_a_network_that_knows_nothing_is_told_of() -> None:

@@ -152,7 +152,7 @@ def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target:
     def written_apart(moves: Mapping[str, Move]) -> Graph:
         folder = plain.parent / "apart"
         folder.mkdir(exist_ok=True)
-        apart = folder / GRAPH_FILES["onnx"]
+        apart = folder / plain.name
         write_spread(plain, moves, apart)
         if path != plain:
             convert(apart, record, folder / path.name, half=target.half)

@@ -18,11 +18,15 @@ LARGEST_FACTOR = 1 << 15  # half precision ends at twice this
 
 
 class Decisive(NamedTuple):
-    """A layer whose outputs decide what is found, and how each of its channels is to lie over an image."""
+    """A layer whose outputs decide what is found, and how each of its channels is to lie over an image.
+
+    ``last``: over what the layer says when it is called last.
+    """
 
     layer: nn.Module
     mean: float
     deviation: float
+    last: bool = False
 
 
 class Move(NamedTuple):
@@ -79,7 +83,7 @@ def _outputs(
     """What layers say of an image: of each call (C, values)."""
     seen: list[list[npt.NDArray[np.float64]]] = [[] for _ in wanted]
     with ExitStack() as hooks:
-        for (layer, _, _), calls in zip(wanted, seen, strict=True):
+        for (layer, *_), calls in zip(wanted, seen, strict=True):
 
             def keep(layer: nn.Module, _: object, x: Tensor, calls: list[npt.NDArray[np.float64]] = calls) -> None:
                 axis = 1 if isinstance(layer, nn.Conv2d) else -1
@@ -87,7 +91,7 @@ def _outputs(
 
             hooks.enter_context(layer.register_forward_hook(keep))
         deployed.run(pixels[None])
-    return seen
+    return [calls[-1:] if one.last else calls for one, calls in zip(wanted, seen, strict=True)]
 
 
 def _centre_deviation(calls: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
