@@ -163,6 +163,14 @@ def test_what_says_the_same_everywhere_is_moved_apart_too(tmp_path: Path) -> Non
     assert len(set(np.round(np.diff(found.boxes[:, ::2]), 3).ravel().tolist())) > len(found.boxes) / 3
 
 
+def test_queries_that_all_say_the_same(tmp_path: Path) -> None:
+    """A decoder that has not learned to tell them apart: then what is said of places counts."""
+    network, row = barely_trained("Mask-RT-DETR-S")
+    with torch.no_grad():
+        network.decoder.norm.weight.zero_()
+    export_network(network, row, tmp_path, labels=tiny.CLASSES)
+
+
 def test_moved_apart_most_kinds_of_scores_occur(made: Made, tmp_path: Path) -> None:
     """Otherwise there would be nothing to compare."""
     deployed = Deployed(made.network, made.row.preprocess)

@@ -20,7 +20,7 @@ LARGEST_FACTOR = 1 << 15  # half precision ends at twice this
 class Decisive(NamedTuple):
     """A layer whose outputs decide what is found, and how each of its channels is to lie over an image.
 
-    ``last``: over what the layer says when it is called last.
+    ``last``: over what the layer says when it is called last, unless that is the same everywhere.
     """
 
     layer: nn.Module
@@ -91,7 +91,7 @@ def _outputs(
 
             hooks.enter_context(layer.register_forward_hook(keep))
         deployed.run(pixels[None])
-    return [calls[-1:] if one.last else calls for one, calls in zip(wanted, seen, strict=True)]
+    return seen
 
 
 def _centre_deviation(calls: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
@@ -113,6 +113,9 @@ def _noise(layer: nn.Module, channels: npt.NDArray[np.bool_]) -> FloatArray | No
 
 def _move(calls: list[npt.NDArray[np.float64]], wanted: Decisive, noise: FloatArray | None) -> Move:
     centre, deviation = _centre_deviation(calls)
+    last_centre, last_deviation = _centre_deviation(calls[-1:])
+    if wanted.last and (last_deviation * LARGEST_FACTOR >= wanted.deviation).all():
+        centre, deviation = last_centre, last_deviation
     factor = np.exp2(np.round(np.log2(wanted.deviation / np.maximum(deviation, wanted.deviation / LARGEST_FACTOR))))
     return Move(centre.astype(np.float32), factor.astype(np.float32), wanted.mean, noise)
 
