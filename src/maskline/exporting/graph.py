@@ -113,11 +113,7 @@ def write_spread(source: Path, moves: Mapping[str, Move], path: Path) -> None:
 
     model = onnx.load(source)
     values = {tensor.name: tensor for tensor in model.graph.initializer}
-    there = {name for node in model.graph.node for name in node.input}
-    layers = {}
-    for name in moves:  # the exporter may have turned the weight of a linear layer round, and then it has another name
-        weight, bias = f"network.{name}.weight", f"network.{name}.bias"
-        layers[weight if weight in there else bias] = name
+    layers = {f"network.{name}.{part}": name for name in moves for part in ("weight", "bias")}
 
     def constant(name: str, array: npt.NDArray[np.float32]) -> str:
         if name not in values:
@@ -129,23 +125,29 @@ def write_spread(source: Path, moves: Mapping[str, Move], path: Path) -> None:
         array: npt.NDArray[Any] = numpy_helper.to_array(values[name if name in values else f"{name}_half"])
         return array.astype(np.float32)
 
-    nodes, found = [], set()
+    nodes, found, noised = [], set(), set()
     for node in model.graph.node:
         nodes.append(node)
         layer = next((layers[i] for i in node.input if i in layers), None)
-        if layer is None or node.op_type not in ("Conv", "Gemm", "Add"):
+        if layer is None:
             continue
         move, name = moves[layer], f"network.{layer}"
         inputs = list(node.input)
+        if move.noise is not None and f"{name}.weight" in inputs:
+            noised.add(layer)
+            moved = constant(f"{name}.weight/moved", stored(f"{name}.weight") + move.noise)
+            inputs[inputs.index(f"{name}.weight")] = moved
+            node.input[:] = inputs
+        # The end of a layer: of a linear one the addition of its bias, as its weight is turned round by another node.
+        if node.op_type not in ("Conv", "Gemm", "Add"):
+            continue
         if node.op_type != "Add" and len(inputs) < 3:
             inputs.append("")  # a bias of zeros was left out
         for i, part in enumerate(inputs):
-            if part == f"{name}.weight" and move.noise is not None:
-                inputs[i] = constant(f"{part}/moved", stored(part) + move.noise)
-            elif part == f"{name}.bias" or i == 2:
+            if part == f"{name}.bias" or i == 2:
                 before = stored(part) if part else np.zeros_like(move.centre)
                 inputs[i] = constant(f"{name}.bias/moved", move.bias(before))
-        if move.noise is None or f"{name}.weight/moved" in inputs:
+        if move.noise is None or layer in noised:
             found.add(layer)
         del node.input[:]
         node.input.extend(inputs)
