@@ -66,6 +66,14 @@ def test_a_file_outside_an_existing_folder_of_the_name_is_not_taken() -> None:
     assert Finder(["a/x/1.jpg", "b/0.jpg"]).find("b/y/1.jpg") is not None  # of another machine
 
 
+def test_a_file_that_another_name_leads_to_is_not_meant_by_a_shorter_one() -> None:
+    found = Finder(["images/a.png", "images/train/a.png"]).find_all(["a.png", "train/a.png"], "train")
+    assert {name: match.path for name, match in found.items()} == {
+        "a.png": "images/a.png",
+        "train/a.png": "images/train/a.png",
+    }
+
+
 def test_a_name_that_fits_several_files_is_not_guessed() -> None:
     finder = Finder(["masks/a.png", "photos/a.png", "photos/b.png"])
     assert finder.find_all(["a.png"]) == {} and finder.rivals("a.png") == ["masks/a.png", "photos/a.png"]

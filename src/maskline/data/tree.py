@@ -86,8 +86,9 @@ class Finder:
     """Finds files by names.
 
     The file that has the longest end in common with the name is meant. Of several, these count in turn: the same
-    spelling, the folder of the annotations, the longest common start, the folder of the split, a folder named
-    ``images``, the folder that most names start from, and fewer folders. What remains ambiguous is not found.
+    spelling, that no other name can only mean it, the folder of the annotations, the longest common start, a folder
+    named ``images``, the folder that most names start from, the folder of the split, and fewer folders. What remains
+    ambiguous is not found.
 
     Where only the end fits, a file is not meant that lies outside a folder of the name or in the folder of another
     split, or that another name leads to.
@@ -130,8 +131,10 @@ class Finder:
         candidates = {name: self._candidates(name, split, local=local) for name in dict.fromkeys(names)}
         bases = Counter(base for found in candidates.values() for base in {m.base for m in found if m.base is not None})
         exact, inexact = {}, {}
-        for name, matches in candidates.items():
-            fit = [match for match in matches if match.base is not None]
+        literal = {name: [m for m in matches if m.base is not None] for name, matches in candidates.items()}
+        certain = {matches[0].path for matches in literal.values() if len(matches) == 1}
+        for name, matches in literal.items():
+            fit = [match for match in matches if len(matches) == 1 or match.path not in certain]
             best = self._best(name, fit, bases, split, near)
             if len(best) == 1:
                 exact[name] = best[0]
@@ -236,13 +239,13 @@ class Finder:
             return list(matches)
         parts = tuple(map(key_of, parts_of(name)))
 
-        def rank(match: Match) -> tuple[bool, int, bool, bool, int, int]:
+        def rank(match: Match) -> tuple[bool, int, bool, int, bool, int]:
             folders = match.path.split("/")[:-1]
             keys = list(map(key_of, folders))
             shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(keys, parts, strict=False)))
             base = match.base if match.base is not None else f"{'/'.join(folders)}/"
             own_split = split is not None and any(split_of(part) == split for part in folders)
-            return match.path.startswith(near), shared, own_split, "images" in keys, bases[base], -len(folders)
+            return match.path.startswith(near), shared, "images" in keys, bases[base], own_split, -len(folders)
 
         ranks = [rank(match) for match in matches]
         return [match for match, its in zip(matches, ranks, strict=True) if its == max(ranks)]
