@@ -273,7 +273,7 @@ def _again(
 def _boxes(instances: Instances, names: Sequence[str]) -> list[dict[str, Any]]:
     labels = instances.labels.tolist()
     if wrong := [label for label in labels if not 0 <= label < len(names)]:
-        raise ParameterError(f"label {wrong[0]} has no name: expected a number below {len(names)}, that of class names")
+        raise ParameterError(f"label {wrong[0]} has no name: there are {len(names)} class names")
     rows = zip(labels, instances.scores.tolist(), instances.boxes.tolist(), strict=True)
     return [{"cls_id": c, "label": names[c], "score": score, "coordinate": box} for c, score, box in rows]
 

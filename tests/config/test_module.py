@@ -147,14 +147,14 @@ def test_the_files_of_the_reference(tmp_path: Path) -> None:
     ["{broken", "just text", "- a", "1", "", "\ttab: 1", "a: &x 1\nb: *x", "[" * 5000, "\x00"],
 )
 def test_files_that_are_no_configuration(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="my.yaml is no configuration") as caught:
+    with pytest.raises(ParameterError, match="my.yaml is not a configuration") as caught:
         load(write(tmp_path, text))
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ParameterError, match="a.yaml is no configuration"):
+    with pytest.raises(ParameterError, match="a.yaml is not a configuration"):
         load(str(tmp_path / "a.yaml"))
 
 

@@ -201,7 +201,7 @@ def test_what_came_is_no_picture(server: Server, body: bytes) -> None:
 
 @pytest.mark.parametrize("url", ["http://", "https:///a.png", "http://[1/a.png", "http://a:b/c.png", "http://?a"])
 def test_no_urls(url: str) -> None:
-    with pytest.raises(InputError, match="is no URL"):
+    with pytest.raises(InputError, match="is not a URL"):
         list(expand(url))
 
 

@@ -210,8 +210,8 @@ def test_another_model_than_asked_for(model_dir: Path) -> None:
         ({"draw_threshold": 2}, "draw_threshold is 2: expected a number from 0 to 1"),
         ({"draw_threshold": "0.5"}, "draw_threshold is '0.5'"),
         ({"draw_threshold": True}, "draw_threshold is True"),
-        ({"label_list": "cat"}, "label_list is no list of names"),
-        ({"label_list": [None, "a", "b"]}, "is no list of names"),
+        ({"label_list": "cat"}, "label_list is not a list of names"),
+        ({"label_list": [None, "a", "b"]}, "is not a list of names"),
     ],
 )
 def test_a_yaml_edited_wrongly_is_told(model_dir: Path, changes: dict[str, object], told: str) -> None:

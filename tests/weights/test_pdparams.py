@@ -241,8 +241,11 @@ def test_folder_pipe_and_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("value", "words"),
     [
         ({"model": {"w": np.ones(2), "b": np.ones(2)}, "epoch": 3}, ["2 of 2", "'model' is a dict of 2 ('w', 'b')"]),
-        ({f"k{i}": i for i in range(9)}, ["9 of 9 entries", "'k4' is a value of type int", "and 4 more"]),
-        ({"a": np.ones(2), "b": [1, 2]}, ["1 of 2 entries", "'b' is a list of 2"]),
+        (
+            {f"k{i}": i for i in range(9)},
+            ["entries that are not arrays: 9 of 9", "'k4' is a value of type int", "and 4 more"],
+        ),
+        ({"a": np.ones(2), "b": [1, 2]}, ["entries that are not arrays: 1 of 2", "'b' is a list of 2"]),
         ({"a": ("x", "y")}, ["'a' is a tuple of 2"]),
         ({"a": None}, ["'a' is None"]),
         ({"line\nbreak" + "x" * 99: {}}, [r"line\nbreak", "..."]),
