@@ -260,7 +260,7 @@ def test_pictures_for_8_bits_that_cannot_be_used(tmp_path: Path, caplog: pytest.
     with pytest.raises(InputError, match="has 0 images to calibrate with and 1 other"):
         samples.find(tmp_path)
     graph = hub.EMBEDDED / "inference.onnx"
-    with pytest.raises(InputError, match="none of the pictures to calibrate with can be read"):
+    with pytest.raises(InputError, match="none of the images to calibrate with can be read"):
         quantise.quantise(graph, Graph(graph, CPU).record, iter(()), tmp_path / "small.onnx")
 
 

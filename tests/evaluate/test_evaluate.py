@@ -139,9 +139,9 @@ def test_streams_may_look_ahead(data: Dataset) -> None:
 
 
 def test_as_many_results_as_pictures(data: Dataset) -> None:
-    with pytest.raises(ParameterError, match="predict gave 5 results for 6 pictures"):
+    with pytest.raises(ParameterError, match="predict gave 5 results for 6 images"):
         evaluate_stream(lambda pictures: [NONE for _ in pictures][:5], data)
-    with pytest.raises(ParameterError, match="more results than it was given pictures"):
+    with pytest.raises(ParameterError, match="more results than it got images"):
         evaluate_stream(lambda pictures: [*(NONE for _ in pictures), NONE], data)
 
 
