@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from maskline.instances import FloatArray
 from maskline.models.deployed import Deployed
 
-LARGEST_FACTOR = 1 << 15  # half precision ends at twice this
+LARGEST_FACTOR = 1 << 9  # more would make rounding decide again
 
 
 class Decisive(NamedTuple):
