@@ -363,6 +363,13 @@ def test_an_image_is_found_by_the_end_of_its_name(tmp_path: Path, name: str) -> 
     assert codes(reading) == ["image-moved"] * name.startswith("/etc") and len(reading.splits["all"].annotations) == 1
 
 
+def test_images_that_are_all_in_a_folder_of_another_name_are_not_moved(tmp_path: Path) -> None:
+    """As in FiftyOne's exports."""
+    images = image(SQUARE, "a.png") + image(SQUARE, "b.png")
+    reading = read(make(tmp_path, images, ("data/a.png", "data/b.png")))
+    assert codes(reading) == [] and len(reading.splits["all"].annotations) == 2
+
+
 @pytest.mark.parametrize("name", ["x" * 5000 + ".png", "\ufffe".join("ab").replace("\ufffe", "&#x2028;") + ".png"])
 def test_names_no_file_has(tmp_path: Path, name: str) -> None:
     assert codes(read(make(tmp_path, image(SQUARE, name)))) == ["image-missing"]

@@ -24,7 +24,7 @@ from defusedxml.ElementTree import ParseError, iterparse
 
 from maskline.data import accounting, crowds
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, ImageRecord
-from maskline.data.faults import Count, Fault, Reading, UnusableError, short
+from maskline.data.faults import Count, Fault, Reading, UnusableError
 from maskline.data.formats.cvat_shapes import region
 from maskline.data.formats.groups import Groups
 from maskline.data.formats.labels import fitted, one_line, renamed
@@ -38,6 +38,7 @@ from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS, SUFFIXES
 from maskline.masks import Mask
 from maskline.render import PALETTE
+from maskline.wording import short
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -176,12 +177,13 @@ class _Reader:
                         later.append((element, split, match))
                     else:
                         self.read_image(element, path, split, match.path)
+        usual = any(part.images for part in self.parts.values())  # some images are where CVAT puts them
         moved: defaultdict[str, dict[str, str]] = defaultdict(dict)
         for element, split, match in later:
             with self.refusing(element, path, split):
                 if any(match.path in part.images for part in self.parts.values()):
                     raise UnusableError("image-missing", f"there is only {match.path}, which is another image's")
-                if match.moved or any(part.images for part in self.parts.values()):
+                if match.moved or usual:
                     moved[split][element.get("name", "")] = match.path
                 self.read_image(element, path, split, match.path)
         for split, paths in moved.items():
