@@ -18,9 +18,9 @@ LARGEST_FACTOR = 1 << 9  # more would make rounding decide again
 
 
 class Decisive(NamedTuple):
-    """A layer whose outputs decide what is found, and how each of its channels is to lie over an image.
+    """A layer whose outputs decide what is found, and the mean and deviation over an image that each channel is to get.
 
-    ``last``: over what the layer says when it is called last, unless that is the same everywhere.
+    ``last``: measured over the layer's last call only, unless its outputs are constant.
     """
 
     layer: nn.Module
@@ -30,11 +30,11 @@ class Decisive(NamedTuple):
 
 
 class Move(NamedTuple):
-    """What is done to the C channels of a layer: less the centre, times the factor, plus the shift.
+    """How the C output channels of a layer change: minus the centre, times the factor, plus the shift.
 
-    To the weights of channels that say the same everywhere, because they have learned nothing, noise is added first.
-    The centre is taken from the bias, where it costs no digits, as it would from the output. Factors are powers of two,
-    which round nothing, and all that a graph stores of this is in numbers of half precision, as its weights may be.
+    Channels that are constant over the image, because they have learned nothing, get noise in their weights first.
+    The centre is subtracted from the bias: from the output, it would cost digits. Factors are powers of two, so that
+    they round nothing, and all values that a graph stores fit half precision, as its weights may.
     """
 
     centre: FloatArray  # (C,)
@@ -49,16 +49,16 @@ class Move(NamedTuple):
 
 @contextmanager
 def spread(deployed: Deployed, pixels: npt.NDArray[np.generic]) -> Iterator[Mapping[str, Move]]:
-    """Have the network's decisive layers say what they say further apart, for as long as the context lasts.
+    """Stretch the outputs of the network's decisive layers while the context lasts.
 
-    Where to follows from what each layer says of one image. It can be undone, so whatever differs between two networks
-    differs after it too, and mostly by more.
+    By how much follows from their outputs for one image. The change is invertible: two networks that differ before it
+    differ after it too, mostly by more.
 
     Args:
         pixels: the image (H, W, 3), as `Preprocess.apply` gives it.
 
     Yields:
-        What is done, by the name of the layer in the network.
+        The changes, by the layer's name in the network.
     """
     names = {layer: name for name, layer in deployed.network.named_modules()}
     moves: dict[str, Move] = {}
@@ -80,7 +80,7 @@ def spread(deployed: Deployed, pixels: npt.NDArray[np.generic]) -> Iterator[Mapp
 def _outputs(
     deployed: Deployed, wanted: list[Decisive], pixels: npt.NDArray[np.generic]
 ) -> list[list[npt.NDArray[np.float64]]]:
-    """What layers say of an image: of each call (C, values)."""
+    """The outputs of layers for an image: of each call (C, values)."""
     seen: list[list[npt.NDArray[np.float64]]] = [[] for _ in wanted]
     with ExitStack() as hooks:
         for (layer, *_), calls in zip(wanted, seen, strict=True):
