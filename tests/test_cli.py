@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import sets
+from closed import close
 from tiffs import noise, tiff
 
 import maskline
@@ -191,14 +192,7 @@ def test_a_folder_that_can_t_be_listed_is_told(
     for name in ("a.jpg", "locked/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(PHOTO, tmp_path / name)
-    scan = os.scandir
-
-    def scandir(path: str) -> object:
-        if str(path).endswith("locked"):
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    close(monkeypatch, "locked")
     command = ["predict", str(tmp_path), "--model-dir", str(tiny_model_dir), "--quiet"]
     told = f"folder '{tmp_path / 'locked'}' can't be listed: Permission denied"
     if skip:

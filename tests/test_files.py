@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import pytest
+from closed import close
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,14 +90,7 @@ def test_a_folder_that_can_t_be_listed_is_told(
 ) -> None:
     (tmp_path / "locked").mkdir()
     (tmp_path / "a.txt").touch()
-    scan = os.scandir
-
-    def scandir(path: str) -> object:
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", path)
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    close(monkeypatch, "locked")
     assert list(visible_files(tmp_path)) == ["a.txt"]
     folder = str(tmp_path / "locked")
     assert caplog.messages == [f"folder {folder!r} can't be listed (Permission denied): its files are left out"]

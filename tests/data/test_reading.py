@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import cv2
 import pytest
 import sets
 from click.testing import CliRunner
+from closed import close
 
 from maskline.cli import cli
 from maskline.data.convert import convert
@@ -131,22 +131,7 @@ def test_what_can_t_be_opened_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     root = sets.make(tmp_path / "set")
     (root / "annotations" / "a.json").write_text("{}")
     (root / "locked").mkdir()
-    scandir, opened = os.scandir, Path.open
-
-    def closed(path: Path) -> None:
-        if str(path).endswith(("locked", "a.json")):
-            raise PermissionError(13, "Permission denied", str(path))
-
-    def guarded_scandir(path: Path) -> object:
-        closed(path)
-        return scandir(path)
-
-    def guarded_open(path: Path, *args: str, **options: str) -> object:
-        closed(path)
-        return opened(path, *args, **options)
-
-    monkeypatch.setattr(os, "scandir", guarded_scandir)
-    monkeypatch.setattr(Path, "open", guarded_open)
+    close(monkeypatch, "locked", "a.json")
     errors = read(root).errors
     assert {(fault.code, Path(fault.file).name) for fault in errors} == {("file", "a.json"), ("file", "locked")}
     assert all("Permission denied" in fault.what for fault in errors)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from closed import close
 from encoded import READABLE, Array, encoded, pages, paths, scene, write
 from PIL import Image
 
@@ -87,14 +88,7 @@ def test_a_folder_that_can_t_be_listed(tmp_path: Path, monkeypatch: pytest.Monke
     """Told before anything else, so that a run that stops for it stops at once."""
     good = write(tmp_path / "a.jpg")
     write(tmp_path / "z" / "b.jpg")
-    scan = os.scandir
-
-    def scandir(path: str) -> object:
-        if str(path).endswith("z"):
-            raise PermissionError(13, "Permission denied", path)
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
+    close(monkeypatch, "z")
     with pytest.raises(InputError, match=r"folder '.*z' can't be listed: Permission denied$"):
         next(expand(tmp_path))
     errors: list[Exception] = []

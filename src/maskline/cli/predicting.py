@@ -160,8 +160,12 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
         raise InputError(f"nothing was predicted: {sources.not_read(unread)}" if unread else "there was no image")
     saved = "" if showing.save_path is None else f", saved to {showing.save_path}"
     left_out = sources.left_out(inputs)
-    told = [sources.not_predicted(left_out)] * bool(left_out) + [sources.not_read(unread)] * bool(unread)
-    click.echo("; ".join((f"images: {images}, instances: {instances}{saved}", *told)), err=True)
+    parts = [f"images: {images}, instances: {instances}{saved}"]
+    if left_out:
+        parts.append(sources.not_predicted(left_out))
+    if unread:
+        parts.append(sources.not_read(unread))
+    click.echo("; ".join(parts), err=True)
     if filled:
         masks = counted(filled, "mask is", "masks are")
         click.echo(f"holes: {masks} filled in the JSON; --mask-format rle keeps them", err=True)

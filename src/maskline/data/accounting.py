@@ -10,9 +10,10 @@ from typing import Literal
 
 from maskline.data import foreign, kinds
 from maskline.data.dataset import Dataset
-from maskline.data.faults import Fault, counted, short
+from maskline.data.faults import Fault
 from maskline.data.source import Source
-from maskline.data.tree import UNSPLIT, Tree, key_of, suffix_of
+from maskline.data.tree import UNSPLIT, Tree, key_of, stem_of, suffix_of
+from maskline.wording import counted, short
 
 _MAX_NAMES = 5  # in one message
 
@@ -58,9 +59,8 @@ def are_of_annotated(source: Source, files: Sequence[str], splits: Iterable[Data
 
     Told without reading them, and only where no two images of the data set share a name.
     """
-    stems = Counter(key_of(PurePosixPath(path).stem) for path in source.images.images)
-    annotated = {key_of(PurePosixPath(i.file_name).stem) for data in splits for i in data.images if data.of(i)}
-    return all(stems[stem] == 1 and stem in annotated for stem in (key_of(PurePosixPath(p).stem) for p in files))
+    annotated = {stem_of(image.file_name) for data in splits for image in data.images if data.of(image)}
+    return all(source.images.image_names[stem] == 1 and stem in annotated for stem in map(stem_of, files))
 
 
 def moved(split: str, file: str, paths: Mapping[str, str]) -> list[Fault]:
@@ -82,12 +82,11 @@ def damaged(source: Source, read: Collection[str]) -> Iterator[Fault]:
         read: files that a reader has taken.
     """
     homes = {(PurePosixPath(path).parent, suffix_of(path)) for path in read}
-    images = {key_of(PurePosixPath(path).stem) for path in source.images.images}
     for path in source.of_kind(kinds.DAMAGED):
         if path not in read:
-            place = PurePosixPath(path)
-            expected = (place.parent, suffix_of(path)) in homes or key_of(place.stem) in images
-            code = "file" if expected or key_of(place.parent.name) == "annotations" else "file-unlisted"
+            folder = PurePosixPath(path).parent
+            expected = (folder, suffix_of(path)) in homes or stem_of(path) in source.images.image_names
+            code = "file" if expected or key_of(folder.name) == "annotations" else "file-unlisted"
             yield Fault(code, UNSPLIT, path, kinds.damage(source.root, path))
     for tree in (source.tree,) if source.images is source.tree else (source.tree, source.images):
         for path, why in tree.unlisted.items():
@@ -100,8 +99,7 @@ def foreign_files(source: Source, splits: Sequence[Dataset]) -> Iterator[Fault]:
         files = source.of_kind(kind) if kind != "voc-boxes" else []  # VOC has them beside its masks
         if not files or are_of_annotated(source, files, splits):
             continue
-        stems = {key_of(PurePosixPath(path).stem) for path in source.images.images}
-        of_images = [path for path in files if key_of(PurePosixPath(path).stem) in stems]
+        of_images = [path for path in files if stem_of(path) in source.images.image_names]
         what = f"{counted(len(files), 'file')} not read: {title}; {advice}"
         yield Fault("file-unread" if of_images else "file-unlisted", UNSPLIT, (of_images or files)[0], what)
 

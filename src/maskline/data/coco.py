@@ -20,7 +20,7 @@ from maskline.data.accounting import moved, some
 from maskline.data.coco_values import Json
 from maskline.data.crowds import TRUE
 from maskline.data.dataset import Annotation, Category, Dataset, Extra, Id, ImageRecord
-from maskline.data.faults import Count, Fault, counted, short
+from maskline.data.faults import Count, Fault
 from maskline.data.shapes import Polygons, Ring, Segmentation, area, crop
 from maskline.data.source import Located
 from maskline.data.sources import picture_size, relative_name
@@ -29,6 +29,7 @@ from maskline.errors import InputError, ParameterError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS
 from maskline.progress import track
+from maskline.wording import counted, short
 
 Locate: TypeAlias = Callable[[Sequence[str]], Located]  # from file names to the files
 

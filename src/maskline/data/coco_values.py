@@ -13,12 +13,12 @@ from typing import Any, TypeAlias, TypeGuard, cast
 import numpy as np
 
 from maskline.data.dataset import NOTHING, Extra, Id
-from maskline.data.faults import short
 from maskline.data.shapes import Polygons, Ring
 from maskline.data.texts import is_plain, plain
 from maskline.errors import DatasetError, DatasetNotFoundError, ParameterError
 from maskline.files import read_json
 from maskline.masks import rle_runs, runs_rle
+from maskline.wording import short
 
 Json: TypeAlias = dict[str, Any]
 

@@ -12,8 +12,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from maskline.data.dataset import Dataset, Id
 from maskline.instances import IntArray
-from maskline.wording import counted as counted  # for readers of formats, which need them with every fault
-from maskline.wording import short as short
 
 NAMES_TOLD = 5  # of many, in a message
 

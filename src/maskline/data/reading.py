@@ -11,12 +11,13 @@ from typing import Protocol, cast
 from maskline.data import accounting, foreign, layout
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
-from maskline.data.faults import WHOLE_FILE, Fault, Reading, counted
+from maskline.data.faults import WHOLE_FILE, Fault, Reading
 from maskline.data.source import Source
 from maskline.data.texts import can_be_written, escaped
 from maskline.data.tree import SPLITS, UNSPLIT
 from maskline.data.whole import log_warnings, settled
 from maskline.errors import DatasetError, DatasetNotFoundError, UnknownNameError
+from maskline.wording import counted
 
 MAX_ERRORS = 5  # in one message
 
@@ -116,40 +117,38 @@ def _most(source: Source, candidates: Mapping[str, list[str]], best: str | None)
         candidates: annotation files by format.
         best: the format to be read, if it is settled.
     """
-    readings: dict[str, Reading] = {}
-    errors: dict[str, DatasetError] = {}
-    for name in candidates if best is None else (best,):
-        try:
-            readings[name] = get(name).read(source)
-        except DatasetError as error:
-            errors[name] = error
+    tried = {name: _attempt(source, name) for name in (candidates if best is None else (best,))}
+    readings = {name: result for name, result in tried.items() if isinstance(result, Reading)}
     if not readings:
-        raise next(iter(errors.values()))
+        raise next(error for error in tried.values() if isinstance(error, DatasetError))
     best = best or max(readings, key=lambda name: _annotations(readings[name]))
     splits = list(readings[best].splits.values())
-    faults: list[Fault] = []
+    faults = list(readings[best].faults)
     for name, files in candidates.items():
         if name == best:
             continue
         title = get(name).TITLE
-        if name not in readings and name not in errors:
-            if accounting.are_of_annotated(source, files, splits):
-                what = f"{counted(len(files), 'file')} in {title} format"
-                faults.append(Fault("file-repeated", splits[0].split, files[0], what))
-                continue
-            try:
-                readings[name] = get(name).read(source)
-            except DatasetError as error:
-                errors[name] = error
-        if name in errors:
-            if not isinstance(errors[name], DatasetNotFoundError):
-                faults.append(Fault("file", UNSPLIT, files[0], str(errors[name])))
+        if name not in tried and accounting.are_of_annotated(source, files, splits):
+            what = f"{counted(len(files), 'file')} in {title} format"
+            faults.append(Fault("file-repeated", splits[0].split, files[0], what))
             continue
-        reading = readings[name]
-        faults += [fault for fault in reading.faults if fault.code in ("file", "record") and not fault.lost]
-        if fault := _of_unread(reading, f"in {title} format", splits):
+        result = tried[name] if name in tried else _attempt(source, name)
+        if isinstance(result, DatasetError):
+            if not isinstance(result, DatasetNotFoundError):
+                faults.append(Fault("file", UNSPLIT, files[0], str(result)))
+            continue
+        faults += [fault for fault in result.faults if fault.code in ("file", "record") and not fault.lost]
+        if fault := _of_unread(result, f"in {title} format", splits):
             faults.append(fault)
-    return _finished(source, best, replace(readings[best], faults=readings[best].faults + faults))
+    return _finished(source, best, replace(readings[best], faults=faults))
+
+
+def _attempt(source: Source, name: str) -> Reading | DatasetError:
+    """The reading in a format, or why there is none."""
+    try:
+        return get(name).read(source)
+    except DatasetError as error:
+        return error
 
 
 def _of_unread(reading: Reading, where: str, splits: Sequence[Dataset]) -> Fault | None:

@@ -19,13 +19,13 @@ import numpy.typing as npt
 
 from maskline.data import coco, layout, reading, twins
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
-from maskline.data.faults import counted, short
 from maskline.data.sources import is_file
 from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, ParameterError
 from maskline.files import replace_file
 from maskline.inputs import read_image
 from maskline.progress import status, track
+from maskline.wording import counted, short
 
 log = logging.getLogger("maskline")
 

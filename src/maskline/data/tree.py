@@ -58,6 +58,11 @@ def key_of(text: str) -> str:
     return unicodedata.normalize("NFC", unquote(text)).casefold()
 
 
+def stem_of(path: str) -> str:
+    """The key of a file's name without suffix, by which annotation files of one image go."""
+    return key_of(posixpath.splitext(posixpath.basename(path))[0])
+
+
 def parts_of(name: str) -> Parts:
     """The parts of a path of any machine, without its drive, root, ``.`` and ``..``."""
     path = name.partition("?d=")[2] or name  # Label Studio: /data/local-files/?d=PATH
@@ -299,6 +304,11 @@ class Tree:
     def with_suffix(self, *suffixes: str) -> list[str]:
         """The files with one of these suffixes, given in lower case without the dot."""
         return [path for path in self.files if suffix_of(path) in suffixes]
+
+    @cached_property
+    def image_names(self) -> Counter[str]:
+        """How many images there are of each name without suffix, see `stem_of`."""
+        return Counter(map(stem_of, self.images))
 
     @cached_property
     def file_set(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from maskline.data import accounting
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
-from maskline.data.faults import Count, Fault, Reading, UnusableError, counted, short
+from maskline.data.faults import Count, Fault, Reading, UnusableError
 from maskline.data.shapes import Segmentation
 from maskline.data.source import Source
 from maskline.data.sources import picture_size
@@ -20,6 +20,7 @@ from maskline.data.tree import SPLITS, UNSPLIT, Finder, parts_of, split_of, suff
 from maskline.errors import DatasetError, InputError
 from maskline.files import read_json
 from maskline.inputs import MAX_PIXELS, SUFFIXES
+from maskline.wording import counted, short
 
 OBJECT = "object"  # the class where annotations name none
 

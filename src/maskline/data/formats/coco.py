@@ -17,11 +17,12 @@ from typing import NamedTuple
 from maskline.data import coco, coco_values, layout
 from maskline.data.accounting import code_of_unread
 from maskline.data.dataset import Dataset
-from maskline.data.faults import Count, Fault, Reading, counted
+from maskline.data.faults import Count, Fault, Reading
 from maskline.data.kinds import OTHER_COCO
 from maskline.data.source import Source
 from maskline.data.tree import SPLITS, UNSPLIT, key_of, split_of
 from maskline.errors import DatasetError, DatasetNotFoundError
+from maskline.wording import counted
 
 TITLE = "COCO"
 
@@ -139,7 +140,7 @@ def _best(source: Source, files: Sequence[str]) -> str:
 
 
 def _instances(source: Source, path: str) -> int:
-    """Of a file, none if it can't be read."""
+    """The number of instances in a file; 0 if it can't be read."""
     try:
         return _summary(source, path).instances
     except DatasetError:

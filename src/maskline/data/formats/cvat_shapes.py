@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskline.data.coco_values import FARTHEST
-from maskline.data.faults import UnusableError, short
+from maskline.data.faults import UnusableError
 from maskline.data.formats.outlines import closed, ellipse, points, turned
 from maskline.data.shapes import Ring, Segmentation, place
 from maskline.inputs import MAX_PIXELS
+from maskline.wording import short
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

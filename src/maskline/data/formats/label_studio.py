@@ -18,7 +18,7 @@ import numpy as np
 
 from maskline.data.coco_values import is_number, whole
 from maskline.data.dataset import NOTHING, ImageRecord
-from maskline.data.faults import Reading, UnusableError, short
+from maskline.data.faults import Reading, UnusableError
 from maskline.data.formats.assembly import Assembly, Sheet
 from maskline.data.formats.outlines import closed, ellipse, points
 from maskline.data.formats.pngs import mask_of
@@ -28,6 +28,7 @@ from maskline.data.tree import suffix_of
 from maskline.errors import InputError
 from maskline.inputs import MAX_PIXELS, SUFFIXES, UNREAD_SUFFIXES
 from maskline.masks import Mask, rle_encode
+from maskline.wording import short
 
 TITLE = "Label Studio"
 

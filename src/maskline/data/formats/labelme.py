@@ -19,7 +19,7 @@ from maskline.data import accounting
 from maskline.data.accounting import some
 from maskline.data.classes import is_no_object
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
-from maskline.data.faults import Count, Fault, Reading, UnusableError, counted, short
+from maskline.data.faults import Count, Fault, Reading, UnusableError
 from maskline.data.formats.groups import Groups
 from maskline.data.formats.labelme_shapes import (
     extra_of,
@@ -41,6 +41,7 @@ from maskline.errors import DatasetError, InputError
 from maskline.files import read_json, replace_file
 from maskline.inputs import MAX_PIXELS
 from maskline.labelme import VERSION, Json, document, exact_shapes
+from maskline.wording import counted, short
 
 TITLE = "LabelMe"
 

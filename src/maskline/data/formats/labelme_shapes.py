@@ -13,13 +13,14 @@ import numpy as np
 
 from maskline.data import crowds
 from maskline.data.dataset import NOTHING, Extra
-from maskline.data.faults import UnusableError, short
+from maskline.data.faults import UnusableError
 from maskline.data.formats.outlines import closed, ellipse, points
 from maskline.data.shapes import Ring, Segmentation, place
 from maskline.data.sources import decode_base64, picture_size
 from maskline.errors import InputError
 from maskline.inputs import expand
 from maskline.labelme import Json
+from maskline.wording import short
 
 _KEPT = ("description", "flags", "attributes")  # of a shape, besides what makes it an object
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from maskline.data.faults import UnusableError, short
+from maskline.data.faults import UnusableError
 from maskline.data.source import Source
 from maskline.data.sources import is_file, relative_name, text_of
 from maskline.data.tree import UNSPLIT, Finder, Match, key_of, split_named, suffix_of
 from maskline.inputs import SUFFIXES
+from maskline.wording import short
 
 
 class LabelMeFiles:

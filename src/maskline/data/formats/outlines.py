@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from maskline.data.coco_values import FARTHEST
-from maskline.data.faults import UnusableError, short
+from maskline.data.faults import UnusableError
 from maskline.data.shapes import Ring, Segmentation, less
 from maskline.inputs import MAX_PIXELS
+from maskline.wording import short
 
 _SAGITTA = 0.1  # pixels between an ellipse and the polygon that stands for it, at most
 

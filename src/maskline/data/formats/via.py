@@ -18,7 +18,7 @@ from typing import Any
 
 from maskline.data.coco_values import is_number
 from maskline.data.dataset import NOTHING
-from maskline.data.faults import Reading, UnusableError, counted, short
+from maskline.data.faults import Reading, UnusableError
 from maskline.data.formats.assembly import OBJECT, Assembly, Sheet, as_dict
 from maskline.data.formats.outlines import closed, ellipse, points
 from maskline.data.shapes import Ring
@@ -26,6 +26,7 @@ from maskline.data.source import Source
 from maskline.data.sources import text_of
 from maskline.data.tree import suffix_of
 from maskline.errors import DatasetError
+from maskline.wording import counted, short
 
 TITLE = "VIA"
 

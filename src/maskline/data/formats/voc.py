@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from maskline.data.accounting import moved, some
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
-from maskline.data.faults import Count, Fault, Reading, counted
+from maskline.data.faults import Count, Fault, Reading
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.formats.voc_maps import VOID, VOID_16, Map, colour_numbers, instances, palette, read_map, save_map
 from maskline.data.layout import copy_images, unify, unique_names
@@ -34,6 +34,7 @@ from maskline.data.tree import SPLITS, UNSPLIT, Finder, key_of, split_of, suffix
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import SUFFIXES
+from maskline.wording import counted
 
 TITLE = "Pascal VOC"
 

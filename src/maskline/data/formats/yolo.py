@@ -28,7 +28,7 @@ import yaml
 from maskline.data import accounting
 from maskline.data.accounting import some
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
-from maskline.data.faults import Count, Fault, Reading, UnusableError, counted
+from maskline.data.faults import Count, Fault, Reading, UnusableError
 from maskline.data.formats.bridges import apart, boundary, bridged
 from maskline.data.formats.yolo_lines import GRID, brief, has_numbers, in_pixels, parse
 from maskline.data.formats.yolo_tree import (
@@ -36,7 +36,6 @@ from maskline.data.formats.yolo_tree import (
     Config,
     class_lists,
     configs,
-    find_config,
     folders_of,
     image_name,
     images_at,
@@ -57,6 +56,7 @@ from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.masks import rle_window
 from maskline.progress import track
+from maskline.wording import counted
 
 TITLE = "YOLO"
 
@@ -69,7 +69,7 @@ _NONE = ("", "~", "null")  # how YAML writes nothing
 def detect(source: Source) -> list[str]:
     """The label files that belong to images; of a data set without any, the ``data.yaml`` that names its images."""
     try:
-        config = find_config(source)
+        config = next(iter(configs(source)), None)
         if config is not None and config[1].keys() & SPLIT_KEYS.keys():
             return list(_Files.of(source, config).labels) or [config[0]]
     except (DatasetError, OSError):
@@ -92,7 +92,8 @@ def read(source: Source) -> Reading:
         DatasetNotFoundError: there are no images that belong to a split.
         DatasetError: the YAML file can't be read, or is one of key points.
     """
-    config = find_config(source)
+    every = configs(source)
+    config = every[0] if every else None
     if config is None and source.file is not None:
         raise DatasetError(f"{source.given} is not a data.yaml: expected one with names, train and val")
     files = _Files.of(source, config)
@@ -100,7 +101,7 @@ def read(source: Source) -> Reading:
     if config is None or not config[1].get("names"):
         reader.names = listed_names(source)
     if config is not None:
-        reader.refuse_other_names(source, config)
+        reader.refuse_other_names(source, config, every[1:])
     places = {} if config is None else reader.configured(source.root / config[0], config[1], _bases(source, config))
     if not places:
         folders = folders_of(files.images.images, [match.path for match in files.labels.values()])
@@ -228,20 +229,20 @@ class _Reader:
         names = [f"class_{index}" for index in range(self.highest + 1)] if self.names is None else self.names
         return tuple(Category(index, name) for index, name in enumerate(names))
 
-    def refuse_other_names(self, source: Source, config: tuple[str, Config]) -> None:
-        """Raise DatasetError if labels are of a folder beside that of ``config`` which names other classes."""
+    def refuse_other_names(
+        self, source: Source, config: tuple[str, Config], others: Iterable[tuple[str, Config]]
+    ) -> None:
+        """Raise DatasetError if labels are of a folder beside that of ``config`` whose YAML file or list names other
+        classes.
+        """
         names, own = _names(config[1]), PurePosixPath(config[0]).parent
-        others = {path: _names(content) for path, content in configs(source.root, source.files)}
-        others |= {path: list(lines) for lines, path in class_lists(source).items()}
-        for path, theirs in others.items():
+        named = [(path, _names(content)) for path, content in others]
+        named += [(path, list(lines)) for lines, path in class_lists(source).items()]
+        for path, theirs in named:
             folder = PurePosixPath(path).parent
-            apart = not folder.is_relative_to(own) and not own.is_relative_to(folder)
-            if (
-                apart
-                and theirs
-                and theirs != names
-                and any(label.startswith(f"{folder}/") for label in self.files.labels)
-            ):
+            if not theirs or theirs == names or folder.is_relative_to(own) or own.is_relative_to(folder):
+                continue
+            if any(label.startswith(f"{folder}/") for label in self.files.labels):
                 what = f"{config[0]} and {path} in {source.given} name different classes"
                 raise DatasetError(f"{what}: read the data sets one by one")
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from maskline.data.faults import UnusableError
 from maskline.data.shapes import Ring
+from maskline.wording import short
 
 _FAR = 0.5  # a coordinate may lie outside the image by this share of its side
 GRID = 3  # decimals of a pixel that coordinates keep
@@ -64,5 +65,4 @@ def in_pixels(shares: Ring, size: tuple[int, int]) -> Ring:
 
 def brief(value: Any) -> str:
     """A value of a YAML file for a message. Lists are not looked into: they may hold themselves."""
-    text = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return short(value) if isinstance(value, str) else f"a {type(value).__name__}"

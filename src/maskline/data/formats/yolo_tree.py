@@ -15,7 +15,7 @@ import yaml
 
 from maskline.data.source import Source
 from maskline.data.sources import text_of
-from maskline.data.tree import UNSPLIT, Match, Tree, key_of, split_named, suffix_of
+from maskline.data.tree import UNSPLIT, Match, Tree, key_of, split_named, stem_of, suffix_of
 from maskline.errors import DatasetError
 from maskline.files import visible_files
 
@@ -25,34 +25,26 @@ Config: TypeAlias = Mapping[str, Any]  # of data.yaml; its values are texts, lis
 SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 IMAGES, LABELS = "images", "labels"
 
-_CONFIG_NAMES = ("data", "dataset")
 _LISTS_OF_NAMES = ("classes.txt", "obj.names")
 _LINE = re.compile(rb"\s*-?\d+(\.0*)?([\s,]+[-+.\deE]+){4}")  # the beginning of a label file
 _HEAD = 4096
 
 
-def find_config(source: Source) -> tuple[str, Config] | None:
-    """The YAML file of a data set and what it holds: one with splits before one with class names only, the outermost.
+def configs(source: Source) -> list[tuple[str, Config]]:
+    """The YAML files of a data set and what they hold: those with splits before those with class names only, then the
+    outermost first.
 
     Raises DatasetError if that which was named, or a ``data.yaml`` without another, is broken.
     """
-    given = [] if source.file is None else [source.file]
-    found = configs(source.root, given or source.tree.files, strict=bool(given))
-    return found[0] if found else None
-
-
-def configs(root: Path, files: Iterable[str], *, strict: bool = False) -> list[tuple[str, Config]]:
-    """All YAML files of data sets, the best first. ``strict``: others than ``data.yaml`` must not be broken either."""
     found: list[tuple[str, Config]] = []
     broken: list[DatasetError] = []
-    for path in files:
+    for path in source.tree.files if source.file is None else (source.file,):
         if suffix_of(path) not in ("yaml", "yml"):
             continue
-        usual = PurePosixPath(path).stem.lower() in _CONFIG_NAMES
         try:
-            content = _load_yaml(root / path)
+            content = _load_yaml(source.root / path)
         except DatasetError as error:
-            broken += [error] if strict or usual else []
+            broken += [error] if source.file is not None or _has_usual_name(path) else []
             continue
         if isinstance(content, dict) and content.keys() & {"names", "nc"}:
             found.append((path, content))
@@ -61,10 +53,13 @@ def configs(root: Path, files: Iterable[str], *, strict: bool = False) -> list[t
 
     def order(config: tuple[str, Config]) -> tuple[bool, int, bool, str]:
         path, content = config
-        usual = PurePosixPath(path).stem.lower() in _CONFIG_NAMES
-        return not content.keys() & SPLIT_KEYS.keys(), path.count("/"), not usual, path
+        return not content.keys() & SPLIT_KEYS.keys(), path.count("/"), not _has_usual_name(path), path
 
     return sorted(found, key=order)
+
+
+def _has_usual_name(path: str) -> bool:
+    return PurePosixPath(path).stem.lower() in ("data", "dataset")
 
 
 def _load_yaml(path: Path) -> Any:
@@ -128,9 +123,8 @@ def label_files(tree: Tree) -> list[str]:
     texts = [path for path in texts if not path.startswith("runs/")]
     sure = {path for path in texts if _in_labels(path) or _is_label_file(tree.root / path)}
     folders = set(map(posixpath.dirname, sure))
-    images = {key_of(PurePosixPath(path).stem) for path in tree.images}
     named = (path for path in texts if posixpath.dirname(path) in folders)
-    sure |= {path for path in named if key_of(PurePosixPath(path).stem) in images}
+    sure |= {path for path in named if stem_of(path) in tree.image_names}
     return [path for path in texts if path in sure]
 
 
