@@ -14,19 +14,21 @@ from torch import Tensor, nn
 from maskline.instances import FloatArray
 from maskline.models.deployed import Deployed
 
-LARGEST_FACTOR = 1 << 9  # more would make rounding decide again
+FACTOR = 1 << 9  # that outputs of a convolution may be stretched by before their rounding decides what is found
 
 
 class Decisive(NamedTuple):
     """A layer whose outputs decide what is found, and the mean and deviation over an image that each channel is to get.
 
-    ``last``: measured over the layer's last call only, unless its outputs are constant.
+    ``last``: measured over the layer's last call only, unless its outputs are constant. ``largest``: the most that they
+    may be stretched by, a power of two up to 2^15, where half precision ends.
     """
 
     layer: nn.Module
     mean: float
     deviation: float
     last: bool = False
+    largest: int = FACTOR
 
 
 class Move(NamedTuple):
@@ -66,7 +68,7 @@ def spread(deployed: Deployed, pixels: npt.NDArray[np.generic]) -> Iterator[Mapp
         for wanted in deployed.network.decisive():  # type: ignore[operator]
             noises = []
             for one, outputs in zip(wanted, _outputs(deployed, wanted, pixels), strict=True):
-                noise = _noise(one.layer, _centre_deviation(outputs)[1] < one.deviation / LARGEST_FACTOR)
+                noise = _noise(one.layer, _centre_deviation(outputs)[1] < one.deviation / one.largest)
                 noises.append(noise)
                 if noise is not None:
                     stack.enter_context(_replaced(one.layer, "weight", _array(one.layer, "weight") + noise))
@@ -114,9 +116,9 @@ def _noise(layer: nn.Module, channels: npt.NDArray[np.bool_]) -> FloatArray | No
 def _move(calls: list[npt.NDArray[np.float64]], wanted: Decisive, noise: FloatArray | None) -> Move:
     centre, deviation = _centre_deviation(calls)
     last_centre, last_deviation = _centre_deviation(calls[-1:])
-    if wanted.last and (last_deviation * LARGEST_FACTOR >= wanted.deviation).all():
+    if wanted.last and (last_deviation * wanted.largest >= wanted.deviation).all():
         centre, deviation = last_centre, last_deviation
-    factor = np.exp2(np.round(np.log2(wanted.deviation / np.maximum(deviation, wanted.deviation / LARGEST_FACTOR))))
+    factor = np.exp2(np.round(np.log2(wanted.deviation / np.maximum(deviation, wanted.deviation / wanted.largest))))
     return Move(centre.astype(np.float32), factor.astype(np.float32), wanted.mean, noise)
 
 

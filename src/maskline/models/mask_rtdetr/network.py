@@ -142,7 +142,8 @@ class MaskRTDETR(nn.Module):
 
     def decisive(self) -> list[list[Decisive]]:
         """The layers that decide what is found, for a proof, those that others hang on first: see `spread`."""
-        return [[Decisive(self.decoder.class_head, -3.0, 2.0, last=True)]]
+        # Queries are normalized, so that even much stretched their scores round less than they differ.
+        return [[Decisive(self.decoder.class_head, -3.0, 2.0, last=True, largest=1 << 15)]]
 
     def frozen(self) -> Iterator[nn.Module]:
         """Parts that training leaves as they are: the stem, and the norms of the backbone with their statistics."""
