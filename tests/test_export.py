@@ -150,18 +150,26 @@ def test_compare_sees_every_kind_of_difference(change: object) -> None:
     assert verify.compare(a, change(a)) != ""  # type: ignore[operator]
 
 
-def test_a_few_wrong_detections_are_not_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_few_wrong_detections_are_not_rounding() -> None:
     """Two rows with other boxes and masks, from a network that double precision does not move."""
     theirs = raw([0.9, 0.8, 0.7, 0.1])
     ours = theirs._replace(boxes=theirs.boxes.copy(), masks=theirs.masks.copy())
     ours.boxes[:2] = [0, 0, 640, 640]
     ours.masks[:2] *= -1
-    monkeypatch.setattr(Deployed, "run", lambda *_: Raw(*(a[None] for a in theirs)))
-    deployed = Deployed(torch.nn.Identity(), tiny.ROW.preprocess)
-    assert verify.compare(ours, theirs)
-    assert not verify._only_rounding(deployed, np.zeros((8, 8, 3), np.uint8), ours, theirs)
     near = theirs._replace(boxes=theirs.boxes + np.float32(0.1))
-    assert verify._only_rounding(deployed, np.zeros((8, 8, 3), np.uint8), near, theirs)
+    answers = [verify.Answer(Raw(*(a[None] for a in one))) for one in (ours, near, theirs)]
+    assert verify.compare(ours, theirs)
+    assert not verify._only_rounding(answers[0], answers[2], lambda: answers[2])
+    assert verify._only_rounding(answers[1], answers[2], lambda: answers[2])
+
+
+def test_what_layers_give_is_compared_by_their_deviation() -> None:
+    found, layer = Raw(*(a[None] for a in raw([0.9]))), np.random.default_rng(0).normal(-5, 0.1, (1, 3, 8, 8))
+    theirs, same, other = (verify.Answer(found, {"head.classes/0": layer + d}) for d in (0, 1e-5, 1e-2))
+    assert not verify._differing_numbers(same, theirs)
+    assert verify._differing_numbers(other, theirs) == "192 of 192 numbers of head.classes/0 differ"
+    assert not verify._only_rounding(other, theirs, lambda: theirs)
+    assert verify._only_rounding(other, theirs, lambda: other)
 
 
 def test_a_row_at_the_cut_may_be_another() -> None:

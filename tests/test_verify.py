@@ -20,18 +20,18 @@ from torch import nn
 from maskline import catalog, verify
 from maskline.errors import ExportError
 from maskline.exporting import Target, export_network, make
-from maskline.exporting.graph import fused, write_graph, write_spread
+from maskline.exporting.graph import fused, write_graph, write_pinned
 from maskline.models.backbones.cspresnet import CSPResNetConfig
 from maskline.models.deployed import Deployed
 from maskline.models.mask_rtdetr.network import MaskRTDETR
+from maskline.models.pinned import Call, pinned
 from maskline.models.ppyoloe_seg.network import PPYOLOESeg, PPYOLOESegConfig
 from maskline.models.rcnn.network import MaskRCNN
 from maskline.models.solov2.network import SOLOv2
-from maskline.models.spread import spread
-from maskline.runtime.device import Device
-from maskline.runtime.graph import Graph, Record
+from maskline.runtime.backend import Acceleration
+from maskline.runtime.device import CPU
+from maskline.runtime.graph import Raw, Record, open_backend
 
-CPU = Device("cpu")
 PPYOLOE = PPYOLOESegConfig(
     CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)), neck=(32, 24, 16), prototypes=8, prototype_inner=8
 )
@@ -147,42 +147,60 @@ def test_the_graph_of_another_network_is_refused(made: Made, change: Callable[[n
         made.prove(other)
 
 
-def test_what_says_the_same_everywhere_is_moved_apart_too(tmp_path: Path) -> None:
-    """A level that no object has answered for yet has heads of zeros: its boxes overlap each other all alike."""
-    network, row = barely_trained("PP-YOLOE_seg-N")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_layers_that_say_the_same_everywhere(name: str, tmp_path: Path) -> None:
+    """Nothing has reached them yet, as in a level that no object has answered for: all that is found is tied."""
+    network, row = barely_trained(name)
     with torch.no_grad():
-        for layer in (network.head.class_heads[0], network.head.box_heads[-1]):
-            layer.weight.zero_()
+        for decisive in network.decisive():
+            decisive.layer.weight.zero_()
     export_network(network, row, tmp_path, labels=tiny.CLASSES)
-    deployed = Deployed(network, row.preprocess)
-    pixels = verify._verification_inputs(row.preprocess)[0]
-    with spread(deployed, pixels) as moves:
-        found = deployed.run(pixels[None]).image(0)
-    noisy = {name for name, move in moves.items() if move.noise is not None}
-    assert {"head.class_heads.0", "head.box_heads.2"} <= noisy
-    assert len(set(np.round(np.diff(found.boxes[:, ::2]), 3).ravel().tolist())) > len(found.boxes) / 3
 
 
 def test_queries_that_all_say_the_same(tmp_path: Path) -> None:
-    """A decoder that has not learned to tell them apart: then what is said of places counts."""
+    """A decoder that has not learned to tell them apart."""
     network, row = barely_trained("Mask-RT-DETR-S")
     with torch.no_grad():
         network.decoder.norm.weight.zero_()
     export_network(network, row, tmp_path, labels=tiny.CLASSES)
 
 
-def test_moved_apart_most_kinds_of_scores_occur(made: Made, tmp_path: Path) -> None:
+def test_pinned_graph_and_network_find_much(made: Made, tmp_path: Path) -> None:
     """Otherwise there would be nothing to compare."""
     deployed = Deployed(made.network, made.row.preprocess)
     pixels = verify._verification_inputs(made.record.preprocess)[-1]
-    with spread(deployed, pixels) as moves:
-        write_spread(made.graph, moves, tmp_path / "apart.onnx")
-    onnx.checker.check_model(onnx.load(tmp_path / "apart.onnx"))
-    found = Graph(tmp_path / "apart.onnx", CPU).run(pixels[None])
-    assert (found.scores > verify.KEPT).sum() >= 5 and np.ptp(
-        found.scores[found.scores > verify.KEPT]
-    ) > 100 * verify.SCORE_TOLERANCE
-    assert len(set(found.labels[found.scores > verify.KEPT].tolist())) == 3
+    with pinned(made.network) as calls:
+        theirs = deployed.run(pixels[None])
+    write_pinned(made.graph, calls, tmp_path / "pinned.onnx")
+    onnx.checker.check_model(onnx.load(tmp_path / "pinned.onnx"))
+    backend = open_backend("onnxruntime", tmp_path / "pinned.onnx", CPU, Acceleration())
+    found = Raw(*backend.run(pixels[None], *(call.replacement for call in calls))[:4])
+    for side in (found, theirs):
+        kept = side.scores > verify.KEPT
+        assert kept.sum() >= 5 and np.ptp(side.scores[kept]) > 100 * verify.SCORE_TOLERANCE
+        assert len(set(side.labels[kept].tolist())) == 3
+
+
+def test_what_is_pinned_follows_from_name_and_shape(made: Made) -> None:
+    deployed = Deployed(made.network, made.row.preprocess)
+    pixels = verify._verification_inputs(made.record.preprocess)[-1]
+    runs = []
+    for _ in range(2):
+        with pinned(made.network) as calls:
+            deployed.run(pixels[None])
+        runs.append(calls)
+    first, second = runs
+    assert len({(call.layer, call.number) for call in first}) == len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert one.replacement.shape == one.output.shape and (one.replacement == other.replacement).all()
+    deployed.run(pixels[None])
+    assert len(second) == len(first)
+
+
+def test_a_layer_that_the_graph_does_not_show(made: Made, tmp_path: Path) -> None:
+    call = Call("head.unknown", 0, np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))
+    with pytest.raises(ExportError, match="does not show each output of head.unknown; not written"):
+        write_pinned(made.graph, [call], tmp_path / "pinned.onnx")
 
 
 @pytest.mark.parametrize(("form", "half"), [("ort", False), ("openvino", True), ("onnx", True)])

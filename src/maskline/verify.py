@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from maskline.errors import ExportError
 from maskline.inputs import read_image
-from maskline.instances import FloatArray
+from maskline.instances import FloatArray, IntArray
 from maskline.models.deployed import Deployed
-from maskline.models.spread import Move, spread
+from maskline.models.pinned import Call, pinned
 from maskline.preprocess import Preprocess
 from maskline.progress import track
-from maskline.runtime.graph import Graph, Raw
+from maskline.runtime.backend import Backend, RunError
+from maskline.runtime.graph import OUTPUTS, Graph, Raw
 from maskline.runtime.postprocess import to_instances
 from maskline.wording import counted
 
@@ -30,6 +33,7 @@ SCORE_TOLERANCE = 5e-4
 BOX_TOLERANCE = 0.05  # pixels of the network's input
 MASK_TOLERANCE = 0.01  # 1 - IoU on the mask grid
 CELLS_FORGIVEN = 4  # masks that differ by so few cells are equal, whatever their IoU
+NUMBER_TOLERANCE = 1e-3  # of the standard deviation of an array, plus a hundredth of its largest number
 ROUNDING_SLACK = 5  # what misses by less may be rounding, and is told
 
 KEPT = 0.05  # a score that any threshold of use is above
@@ -44,21 +48,29 @@ NOTHING_LEARNED = (
 log = logging.getLogger("maskline")
 
 
+class Answer(NamedTuple):
+    """What one side says of a batch: the detections, and what its decisive layers gave, by layer and call."""
+
+    found: Raw
+    layers: Mapping[str, FloatArray] = MappingProxyType({})
+
+
 def verify(
-    deployed: Deployed, graph: Graph, written_apart: Callable[[Mapping[str, Move]], Graph], *, single: bool = False
+    deployed: Deployed, graph: Graph, open_pinned: Callable[[Sequence[Call]], Backend], *, single: bool = False
 ) -> None:
     """Run graph and network side by side on photos; raise ExportError where they disagree.
 
-    The proof is of both with their scores and boxes moved apart (`spread`): as they are, what a network has learned,
-    or has not yet, may leave nothing to compare, or so many near ties that rounding decides what is found.
-    Compared are two photos and one of them turned, so that sizes differ, each alone and, where a batch can hold them,
-    all three together, else one of them with its mirror image. Then the photos alone again, as graph and network are:
-    there counts what a user could keep, if anything; and a threshold that nothing passes must give no instances.
+    Compared first is what the layers give that decide what is found, and then what is found if they give numbers
+    chosen beforehand (`pinned`): of their own outputs, a network that has learned little makes nothing to compare, or
+    so many near ties that rounding decides. Compared are two photos and one of them turned, so that sizes differ, each
+    alone and, where a batch can hold them, all three together, else one of them with its mirror image. Then the photos
+    alone again, as graph and network are: there counts what a user could keep, if anything; and a threshold that
+    nothing passes must give no instances.
     Where sizes are free, all but the first are small, because a full batch of the largest networks takes minutes and
     gigabytes.
 
     Args:
-        written_apart: the graph with the outputs of these layers changed so.
+        open_pinned: opens the graph with inputs and outputs for these calls of layers.
         single: the graph takes one image at a time, so nothing is compared in batches.
     """
     inputs = _verification_inputs(graph.record.preprocess)
@@ -66,34 +78,58 @@ def verify(
     alike = len({pixels.shape for pixels in inputs}) == 1
     if not single:
         groups += [inputs] if alike else [[inputs[1], np.ascontiguousarray(inputs[1][:, ::-1])]]
-    with spread(deployed, inputs[-1]) as moves:
-        apart = written_apart(moves)
-        for group in track(groups, "checking the graph", len(groups)):
-            _verify_apart(deployed, apart, np.stack(group))
+    pinned_graph = None
+    for group in track(groups, "checking the graph", len(groups)):
+        batch = np.stack(group)
+        theirs, calls = _run_pinned(deployed, batch)
+        pinned_graph = pinned_graph or open_pinned(calls)
+        ours = _run_graph(pinned_graph, batch, calls)
+        fault = _differing_numbers(ours, theirs) or compare_all(ours.found, theirs.found)
+        if fault and not _only_rounding(ours, theirs, partial(_run_pinned_exactly, deployed, batch)):
+            raise ExportError(f"the graph disagrees with the network at batch {len(batch)}: {fault}; not written")
     unsteady = [told for pixels in inputs if (told := _verify_as_it_is(deployed, graph, pixels))]
     for told in dict.fromkeys(unsteady):
         log.warning("on %d of %d photos graph and network differ: %s", unsteady.count(told), len(inputs), told)
     _verify_nothing(graph, inputs[0])
 
 
-def _verify_apart(deployed: Deployed, graph: Graph, batch: npt.NDArray[Any]) -> None:
-    ours, theirs = graph.run(batch), deployed.run(batch)
-    for i in range(len(batch)):
-        fault = compare(ours.image(i), theirs.image(i))
-        if fault and not _only_rounding(deployed, batch[i], ours.image(i), theirs.image(i)):
-            raise ExportError(f"the graph disagrees with the network at batch {len(batch)}: {fault}; not written")
+def _run_pinned(deployed: Deployed, batch: npt.NDArray[Any]) -> tuple[Answer, list[Call]]:
+    with pinned(deployed.network) as calls:
+        found = deployed.run(batch)
+    return Answer(found, {_key(call): call.output for call in calls}), calls
+
+
+def _run_pinned_exactly(deployed: Deployed, batch: npt.NDArray[Any]) -> Answer:
+    return _run_pinned(_exact(deployed), batch)[0]
+
+
+def _run_graph(graph: Backend, batch: npt.NDArray[Any], calls: Sequence[Call]) -> Answer:
+    try:
+        outputs = graph.run(batch, *(call.replacement for call in calls))
+    except RunError as error:
+        raise ExportError(f"the graph failed on an input of shape {batch.shape}: {error}; not written") from None
+    n = len(OUTPUTS)
+    return Answer(Raw(*outputs[:n]), dict(zip(map(_key, calls), outputs[n:], strict=True)))
+
+
+def _key(call: Call) -> str:
+    return f"{call.layer}/{call.number}"
+
+
+def _exact(deployed: Deployed) -> Deployed:
+    return copy.deepcopy(deployed).double()
 
 
 def _verify_as_it_is(deployed: Deployed, graph: Graph, pixels: npt.NDArray[Any]) -> str:
     """Compare what is found in a photo; why it may differ, empty if it does not."""
-    ours, theirs = (side.run(pixels[None]).image(0) for side in (graph, deployed))
-    if not compare(ours, theirs):
+    ours, theirs = (side.run(pixels[None]) for side in (graph, deployed))
+    if not compare_all(ours, theirs):
         return ""
-    if _only_rounding(deployed, pixels, ours, theirs):
+    if _only_rounding(Answer(ours), Answer(theirs), lambda: Answer(_exact(deployed).run(pixels[None]))):
         return ROUNDING
     if _knows_nothing(theirs.scores):
         return NOTHING_LEARNED
-    fault = compare(ours, theirs, least=KEPT)
+    fault = compare_all(ours, theirs, least=KEPT)
     if fault:
         raise ExportError(f"the graph disagrees with the network: {fault}; not written")
     return ""
@@ -120,6 +156,35 @@ def _verify_nothing(graph: Graph, pixels: npt.NDArray[Any]) -> None:
     found = to_instances(raw, frame, pixels.shape[:2], nothing, mask_frame=mask_frame)
     if len(found) or found.boxes.shape != (0, 4):
         raise ExportError(f"{counted(len(found), 'instance')} above an infinite threshold; not written")
+
+
+def compare_all(ours: Raw, theirs: Raw, *, least: float = 0) -> str:
+    """What differs between the detections of a batch, first of its first image; empty if nothing does."""
+    if len(ours.scores) != len(theirs.scores):
+        return f"{counted(len(ours.scores), 'image')} instead of {len(theirs.scores)}"
+    faults = (compare(ours.image(i), theirs.image(i), least=least) for i in range(len(theirs.scores)))
+    return next(filter(None, faults), "")
+
+
+def _differing_numbers(ours: Answer, theirs: Answer) -> str:
+    """Where numbers before any selection differ, and how many; empty if none do."""
+    for name, mine, other in _numbers(ours, theirs):
+        if n := _beyond(mine, other):
+            return f"{n} of {other.size} numbers of {name} differ"
+    return ""
+
+
+def _numbers(ours: Answer, theirs: Answer) -> Iterator[tuple[str, FloatArray, FloatArray]]:
+    """What can be compared number by number: outputs of layers, and masks where both have the same detection."""
+    for name, other in theirs.layers.items():
+        yield name, ours.layers[name], other
+    a, b = ours.found, theirs.found
+    if a.masks.shape == b.masks.shape:
+        near = (np.abs(a.boxes - b.boxes).max(axis=-1) <= BOX_TOLERANCE) & (
+            np.abs(a.scores - b.scores) <= SCORE_TOLERANCE
+        )
+        same = near & (a.labels == b.labels) & (b.scores > 0)
+        yield "masks", a.masks[same], b.masks[same]
 
 
 def compare(ours: Raw, theirs: Raw, *, least: float = 0) -> str:
@@ -167,17 +232,35 @@ def _agree(ours: Raw, i: int, theirs: Raw, j: int, slack: float) -> bool:
     return different <= slack * max(CELLS_FORGIVEN, MASK_TOLERANCE * union)
 
 
-def _only_rounding(deployed: Deployed, pixels: npt.NDArray[Any], ours: Raw, theirs: Raw) -> bool:
+def _beyond(ours: FloatArray, theirs: FloatArray, slack: float = 1) -> int:
+    """How many numbers differ by more than the tolerance."""
+    if ours.shape != theirs.shape or not theirs.size:
+        return int(theirs.size)
+    tolerance = NUMBER_TOLERANCE * (theirs.std() + np.abs(theirs).max() / 100)
+    return int((np.abs(ours - theirs) > slack * tolerance).sum())
+
+
+def _misses(ours: Answer, theirs: Answer, slack: float = 1) -> IntArray:
+    """How many detections have no equal, and how many numbers differ."""
+    images = range(len(theirs.found.scores))
+    alone = sum(without_partner(ours.found.image(i), theirs.found.image(i), slack) for i in images)
+    return np.array([alone, sum(_beyond(mine, other, slack) for _, mine, other in _numbers(ours, theirs))])
+
+
+def _only_rounding(ours: Answer, theirs: Answer, run_exact: Callable[[], Answer]) -> bool:
     """Whether graph and network differ by no more than rounding does.
 
     Either nothing misses the tolerances by more than a small factor; or the network hangs on near ties (which of two
     tokens is the 300th, whether a mask ends a pixel earlier), so that computing it in double precision moves about as
     many detections as the graph has moved. Trained networks rarely do that, stand-in weights often.
     """
-    if not without_partner(ours, theirs, slack=ROUNDING_SLACK):
+    if [a.shape for a in ours.found] != [a.shape for a in theirs.found]:
+        return False
+    if not _misses(ours, theirs, ROUNDING_SLACK).any():
         return True
-    exact = copy.deepcopy(deployed).double().run(pixels[None]).image(0)
-    shift = np.abs(np.sort(ours.scores) - np.sort(theirs.scores)).max()
-    own_shift = np.abs(np.sort(theirs.scores) - np.sort(exact.scores)).max()
-    as_many = without_partner(ours, theirs) <= 2 * without_partner(theirs, exact)
-    return as_many and bool(shift <= 3 * own_shift + SCORE_TOLERANCE)
+    exact = run_exact()
+    shift, own_shift = (
+        np.abs(np.sort(one.found.scores) - np.sort(theirs.found.scores)).max(axis=-1) for one in (ours, exact)
+    )
+    as_many = _misses(ours, theirs) <= 2 * _misses(theirs, exact)
+    return bool(as_many.all() and (shift <= 3 * own_shift + SCORE_TOLERANCE).all())

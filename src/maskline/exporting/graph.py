@@ -6,13 +6,13 @@ import copy
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -22,7 +22,7 @@ from maskline.exporting.formats import IR_VERSION
 from maskline.models import nms, padding, roi_align
 from maskline.models.deployed import Deployed
 from maskline.models.layers import ConvNorm, RepVGG
-from maskline.models.spread import Move
+from maskline.models.pinned import Call
 from maskline.runtime.graph import INPUT, OUTPUTS, RECORD_KEY, Record
 
 if TYPE_CHECKING:
@@ -102,66 +102,42 @@ def write_graph(deployed: Deployed, record: Record, path: Path, *, half: bool = 
     onnx.save(model, path)
 
 
-def write_spread(source: Path, moves: Mapping[str, Move], path: Path) -> None:
-    """Write a graph anew with the outputs of layers of its network moved apart: see `spread`.
+def write_pinned(source: Path, calls: Sequence[Call], path: Path) -> None:
+    """Write a graph in which the outputs of decisive layers are outputs, and inputs stand in for them: see `pinned`.
+
+    The inputs come after the image, the outputs after the contract's, both in the order of ``calls``.
 
     Raises:
-        ExportError: one of the layers is not to be found.
+        ExportError: a call is not to be found in the graph.
     """
     import onnx
-    from onnx import helper, numpy_helper
 
     model = onnx.load(source)
-    values = {tensor.name: tensor for tensor in model.graph.initializer}
-    layers = {f"network.{name}.{part}": name for name in moves for part in ("weight", "bias")}
-
-    def constant(name: str, array: npt.NDArray[np.float32]) -> str:
-        if name not in values:
-            values[name] = numpy_helper.from_array(array, name)
-            model.graph.initializer.append(values[name])
-        return name
-
-    def stored(name: str) -> npt.NDArray[np.float32]:
-        array: npt.NDArray[Any] = numpy_helper.to_array(values[name if name in values else f"{name}_half"])
-        return array.astype(np.float32)
-
-    nodes, found, noised = [], set(), set()
+    known = {value.name: value for value in model.graph.value_info}
+    layers = {f"network.{call.layer}.{part}": call.layer for call in calls for part in ("weight", "bias")}
+    ends: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
-        nodes.append(node)
-        layer = next((layers[i] for i in node.input if i in layers), None)
-        if layer is None:
-            continue
-        move, name = moves[layer], f"network.{layer}"
-        inputs = list(node.input)
-        if move.noise is not None and f"{name}.weight" in inputs:
-            noised.add(layer)
-            moved = constant(f"{name}.weight/moved", stored(f"{name}.weight") + move.noise)
-            inputs[inputs.index(f"{name}.weight")] = moved
-            node.input[:] = inputs
-        # The end of a layer: of a linear one the addition of its bias, as its weight is turned round by another node.
-        if node.op_type not in ("Conv", "Gemm", "Add"):
-            continue
-        if node.op_type != "Add" and len(inputs) < 3:
-            inputs.append("")  # a bias of zeros was left out
-        for i, part in enumerate(inputs):
-            if part == f"{name}.bias" or i == 2:
-                before = stored(part) if part else np.zeros_like(move.centre)
-                inputs[i] = constant(f"{name}.bias/moved", move.bias(before))
-        if move.noise is None or layer in noised:
-            found.add(layer)
-        del node.input[:]
-        node.input.extend(inputs)
-        out, shape = node.output[0], (-1, 1, 1) if node.op_type == "Conv" else (-1,)
-        node.output[0] = near = f"{out}/near"
-        factor = constant(f"{name}/factor", move.factor.reshape(shape))
-        shift = constant(f"{name}/shift", np.full(1, move.shift, np.float32))
-        nodes.append(helper.make_node("Mul", [near, factor], [f"{out}/far"]))
-        nodes.append(helper.make_node("Add", [f"{out}/far", shift], [out]))
-    if len(found) < len(moves):
-        missing = ", ".join(sorted(moves.keys() - found))
-        raise ExportError(f"the graph can't be checked, because it has no layers {missing}; not written")
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+        # A linear layer ends with the addition of its bias: its weight may be turned round by a node before.
+        layer = next((layers[name] for name in node.input if name in layers), None)
+        if layer is not None and node.op_type in ("Conv", "Gemm", "Add"):
+            ends.setdefault(layer, []).append(node)
+    if Counter(call.layer for call in calls) != {layer: len(nodes) for layer, nodes in ends.items()}:
+        missing = ", ".join(sorted({call.layer for call in calls}))
+        raise ExportError(f"the graph can't be checked, because it does not show each output of {missing}; not written")
+    replaced = {}
+    for call in calls:
+        name = ends[call.layer][call.number].output[0]
+        replaced[name] = f"{name}/replacement"
+        value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * call.output.ndim)
+        value = known.get(name, value)
+        model.graph.output.append(value)
+        model.graph.input.append(value)
+        model.graph.input[-1].name = replaced[name]
+    for node in model.graph.node:
+        node.input[:] = [replaced.get(name, name) for name in node.input]
+    kept = [value for value in model.graph.value_info if value.name not in replaced]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
     onnx.save(model, path)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,16 +20,17 @@ from maskline import __version__, catalog
 from maskline.errors import InputNotFoundError, ParameterError
 from maskline.exporting import triton
 from maskline.exporting.formats import convert
-from maskline.exporting.graph import fused, rounded, write_graph, write_spread
+from maskline.exporting.graph import fused, rounded, write_graph, write_pinned
 from maskline.exporting.target import COST_FILE, Target
 from maskline.exporting.yml import inference_yml
 from maskline.files import read_text, replace_files
 from maskline.models.deployed import Deployed
+from maskline.models.pinned import Call
 from maskline.models.rcnn.network import MaskRCNN
-from maskline.models.spread import Move
 from maskline.naming import check_folder
-from maskline.runtime.device import Device
-from maskline.runtime.graph import Graph, Record
+from maskline.runtime.backend import Acceleration, Backend
+from maskline.runtime.device import CPU
+from maskline.runtime.graph import Graph, Record, backend_for, open_backend
 from maskline.runtime.model_dir import CONFIG_FILE, GRAPH_FILES
 from maskline.verify import verify
 from maskline.weights.load import labels_in_file, load_network, weights_path
@@ -149,17 +150,17 @@ def _make(network: nn.Module, record: Record, target: Target, scratch: Path, mad
 def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target: Target) -> None:
     """Verify the graph in ``path``, which ``plain`` was made into."""
 
-    def written_apart(moves: Mapping[str, Move]) -> Graph:
-        folder = plain.parent / "apart"
+    def open_pinned(calls: Sequence[Call]) -> Backend:
+        folder = plain.parent / "pinned"
         folder.mkdir(exist_ok=True)
-        apart = folder / plain.name
-        write_spread(plain, moves, apart)
+        written = folder / plain.name
+        write_pinned(plain, calls, written)
         if path != plain:
-            convert(apart, record, folder / path.name, half=target.half)
-        return Graph(folder / path.name, Device("cpu"))
+            convert(written, record, folder / path.name, half=target.half)
+        return open_backend(backend_for(path, CPU), folder / path.name, CPU, Acceleration())
 
     log.info("checking the graph against the network")
-    verify(reference, Graph(path, Device("cpu")), written_apart, single=target.single)
+    verify(reference, Graph(path, CPU), open_pinned, single=target.single)
 
 
 def _make_small(plain: Path, record: Record, target: Target, scratch: Path, made: Path) -> None:

@@ -83,8 +83,8 @@ class Backend(Protocol):
         """What arithmetic really is in."""
         ...
 
-    def run(self, image: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
-        """All outputs. Raises RunError."""
+    def run(self, *inputs: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+        """All outputs, for all inputs, as in ``names``. Raises RunError."""
         ...
 
 

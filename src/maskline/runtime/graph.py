@@ -140,7 +140,7 @@ class Graph:
         options = Acceleration() if options is None else options
         self.path, self.device, self.threads = path, device, options.threads
         self.backend = backend_for(path, device) if options.backend is None else options.backend
-        self._backend = _open(self.backend, path, device, options)
+        self._backend = open_backend(self.backend, path, device, options)
         self.precision = self._backend.precision
         if RECORD_KEY not in self._backend.metadata:
             raise ModelError(f"{path} is a graph but not a maskline model: make one with `maskline export`")
@@ -167,7 +167,8 @@ def backend_for(path: Path, device: Device) -> str:
     return "openvino" if elsewhere else "onnxruntime"
 
 
-def _open(name: str, path: Path, device: Device, options: Acceleration) -> Backend:
+def open_backend(name: str, path: Path, device: Device, options: Acceleration) -> Backend:
+    """Open a file, whatever its inputs and outputs are. Raises as `Graph` does."""
     reason = unfit(name, path, device, options.precision)
     if reason:
         raise ParameterError(reason)

@@ -56,9 +56,9 @@ class OnnxRuntime:
         size = self._session.get_inputs()[0].shape[0]
         return size if isinstance(size, int) else None  # else its name
 
-    def run(self, image: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+    def run(self, *inputs: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
         try:
-            outputs: list[npt.NDArray[Any]] = self._session.run(None, {self.names[0][0]: image})
+            outputs: list[npt.NDArray[Any]] = self._session.run(None, dict(zip(self.names[0], inputs, strict=True)))
         except providers.errors() as error:
             raise RunError(first_line(error)) from None
         return outputs

@@ -54,10 +54,10 @@ class OpenVino:
         size = self._compiled.inputs[0].get_partial_shape()[0]
         return size.get_length() if size.is_static else None
 
-    def run(self, image: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
+    def run(self, *inputs: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
         request = self._request()
         try:
-            found = request.infer([image], share_inputs=True)  # copied, it would have to fit the last one's memory
+            found = request.infer(list(inputs), share_inputs=True)  # copied, it would have to fit the last one's memory
         except RuntimeError as error:
             raise RunError(first_line(error)) from None
         self._idle.put(request)

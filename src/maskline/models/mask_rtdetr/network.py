@@ -15,7 +15,7 @@ from maskline.models.mask_rtdetr.denoising import Noise, UnitTarget
 from maskline.models.mask_rtdetr.encoder import HybridEncoder
 from maskline.models.mask_rtdetr.loss import LossConfig, losses
 from maskline.models.outputs import Detections
-from maskline.models.spread import Decisive
+from maskline.models.pinned import Decisive
 from maskline.models.targets import Divisor, Target, alone
 
 
@@ -140,10 +140,9 @@ class MaskRTDETR(nn.Module):
         levels, prototypes = self.neck(self.backbone(image))
         return self.decoder.forward_train(levels, prototypes, targets)
 
-    def decisive(self) -> list[list[Decisive]]:
-        """The layers that decide what is found, for a proof, those that others hang on first: see `spread`."""
-        # Queries are normalized, so that even much stretched their scores round less than they differ.
-        return [[Decisive(self.decoder.class_head, -3.0, 2.0, last=True, largest=1 << 15)]]
+    def decisive(self) -> list[Decisive]:
+        """The layers that decide what is found: see `pinned`."""
+        return [Decisive(self.decoder.class_head, -3.0, 2.0)]
 
     def frozen(self) -> Iterator[nn.Module]:
         """Parts that training leaves as they are: the stem, and the norms of the backbone with their statistics."""

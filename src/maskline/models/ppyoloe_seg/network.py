@@ -13,10 +13,10 @@ from maskline.models.backbones.cspresnet import CSPResNet, CSPResNetConfig
 from maskline.models.layers import ConvNorm, at_least_float
 from maskline.models.nms import suppress
 from maskline.models.outputs import Detections
+from maskline.models.pinned import Decisive
 from maskline.models.ppyoloe_seg.head import Head, Predictions
 from maskline.models.ppyoloe_seg.loss import LossConfig, boxes_at, losses
 from maskline.models.ppyoloe_seg.neck import PathAggregation
-from maskline.models.spread import Decisive
 from maskline.models.targets import Divisor, Target, alone
 
 
@@ -119,10 +119,10 @@ class PPYOLOESeg(nn.Module):
         predictions: Predictions = self.head(self.neck(self.backbone(image)[1:]))
         return predictions
 
-    def decisive(self) -> list[list[Decisive]]:
-        """The layers that decide what is found, for a proof, those that others hang on first: see `spread`."""
+    def decisive(self) -> list[Decisive]:
+        """The layers that decide what is found: see `pinned`."""
         classes = [Decisive(layer, -5.0, 1.5) for layer in self.head.class_heads]
-        return [[*classes, *(Decisive(layer, 0.0, 1.0) for layer in self.head.box_heads)]]
+        return [*classes, *(Decisive(layer, 0.0, 1.0) for layer in self.head.box_heads)]
 
     def frozen(self) -> Iterator[nn.Module]:
         """Parts that training leaves as they are: none."""

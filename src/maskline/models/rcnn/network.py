@@ -15,12 +15,12 @@ from maskline.models.layers import at_least_float
 from maskline.models.nms import suppress
 from maskline.models.outputs import Detections
 from maskline.models.padding import pad_to_multiple
+from maskline.models.pinned import Decisive
 from maskline.models.rcnn.boxes import Weights, clip, decode
 from maskline.models.rcnn.heads import BoxHead, MaskHead
 from maskline.models.rcnn.loss import LossConfig, Sampled, box_losses, mask_loss, rpn_losses, sample_regions
 from maskline.models.rcnn.rpn import RPN, AnchorConfig, ProposalConfig, propose
 from maskline.models.roi_align import Regions, roi_align
-from maskline.models.spread import Decisive
 from maskline.models.targets import Divisor, Target, alone
 
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 2  # a region of this side is looked at in this level (FPN, equation 1)
@@ -247,11 +247,11 @@ class MaskRCNN(nn.Module):
         logits = self.mask_head(features, sampled.labels[positive])
         return mask_loss(logits, regions, sampled.objects[positive], targets, divisor)
 
-    def decisive(self) -> list[list[Decisive]]:
-        """The layers that decide what is found, for a proof, those that others hang on first: see `spread`."""
-        stages = [(head.get_submodule("score"), head.get_submodule("delta")) for head in self.box_heads]
-        regions = [Decisive(self.rpn.score, -1.0, 1.0), Decisive(self.rpn.delta, 0.0, 0.3)]
-        return [regions, *([Decisive(score, 0.0, 2.0), Decisive(delta, 0.0, 1.5)] for score, delta in stages)]
+    def decisive(self) -> list[Decisive]:
+        """The layers that decide what is found: see `pinned`."""
+        scores = [Decisive(head.get_submodule("score"), 0.0, 2.0) for head in self.box_heads]
+        deltas = [Decisive(head.get_submodule("delta"), 0.0, 1.5) for head in self.box_heads]
+        return [Decisive(self.rpn.score, -1.0, 1.0), Decisive(self.rpn.delta, 0.0, 0.3), *scores, *deltas]
 
     def frozen(self) -> Iterator[nn.Module]:
         """Parts that training leaves as they are: stem, first stage, and every norm."""

@@ -14,10 +14,10 @@ from maskline.models.fpn import FPN, MULTIPLE
 from maskline.models.layers import at_least_float
 from maskline.models.outputs import Detections
 from maskline.models.padding import pad_to_multiple
+from maskline.models.pinned import Decisive
 from maskline.models.solov2.decode import covering, decayed, overlaps, peaks, tight_boxes
 from maskline.models.solov2.head import Head, MaskFeatures, Predictions
 from maskline.models.solov2.loss import LossConfig, losses
-from maskline.models.spread import Decisive
 from maskline.models.targets import Divisor, Target, alone
 
 
@@ -133,9 +133,9 @@ class SOLOv2(nn.Module):
         classes, kernels = self.head(levels, self.config.grids)
         return Predictions(classes, kernels, self.mask_features(levels[:4]))
 
-    def decisive(self) -> list[list[Decisive]]:
-        """The layers that decide what is found, for a proof, those that others hang on first: see `spread`."""
-        return [[Decisive(self.head.category, -2.0, 1.5), Decisive(self.head.kernel, 0.0, 0.1)]]
+    def decisive(self) -> list[Decisive]:
+        """The layers that decide what is found: see `pinned`."""
+        return [Decisive(self.head.category, -2.0, 1.5), Decisive(self.head.kernel, 0.0, 0.1)]
 
     def frozen(self) -> Iterator[nn.Module]:
         """Parts that training leaves as they are: stem, first stage, and all of the backbone's batch norms."""

@@ -1,0 +1,62 @@
+"""A network whose deciding layers give numbers chosen beforehand, so that rounding decides nothing of what it finds."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from maskline.instances import FloatArray
+
+
+class Decisive(NamedTuple):
+    """A layer whose outputs decide what is found, and the mean and standard deviation of what replaces them."""
+
+    layer: nn.Module
+    mean: float
+    deviation: float
+
+
+class Call(NamedTuple):
+    """One call of a decisive layer: what it gave, and what the rest of the network got instead."""
+
+    layer: str  # its name in the network
+    number: int  # of this layer's calls in a run, from 0
+    output: FloatArray
+    replacement: FloatArray  # of the same shape
+
+
+@contextmanager
+def pinned(network: nn.Module) -> Iterator[list[Call]]:
+    """Replace the outputs of the network's decisive layers by random numbers while the context lasts.
+
+    The numbers depend on the layer's name, the number of the call and the shape alone.
+
+    Yields:
+        The calls so far, in their order.
+    """
+    names = {layer: name for name, layer in network.named_modules()}
+    calls: list[Call] = []
+    with ExitStack() as stack:
+        for decisive in network.decisive():  # type: ignore[operator]
+            hook = _replaced(names[decisive.layer], decisive, calls)
+            stack.enter_context(decisive.layer.register_forward_hook(hook))
+        yield calls
+
+
+def _replaced(name: str, decisive: Decisive, calls: list[Call]) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    def hook(_: nn.Module, __: object, x: Tensor) -> Tensor:
+        number = Counter(call.layer for call in calls)[name]
+        rng = np.random.default_rng(zlib.crc32(f"{name}/{number}".encode()))
+        numbers = rng.standard_normal(tuple(x.shape), dtype=np.float32)
+        replacement = np.float32(decisive.mean) + np.float32(decisive.deviation) * numbers
+        calls.append(Call(name, number, x.detach().cpu().numpy(), replacement))
+        return torch.from_numpy(replacement).to(x)
+
+    return hook
