@@ -147,13 +147,13 @@ def test_the_graph_of_another_network_is_refused(made: Made, change: Callable[[n
         made.prove(other)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ["Mask-RT-DETR-S", "PP-YOLOE_seg-N", "MaskRCNN-ResNet50", "SOLOv2"])
 def test_layers_that_say_the_same_everywhere(name: str, tmp_path: Path) -> None:
     """Nothing has reached them yet, as in a level that no object has answered for: all that is found is tied."""
     network, row = barely_trained(name)
     with torch.no_grad():
         for decisive in network.decisive():
-            decisive.layer.weight.zero_()
+            decisive.layer.weight.mul_(1e-9)
     export_network(network, row, tmp_path, labels=tiny.CLASSES)
 
 
