@@ -205,7 +205,7 @@ def test_8_bits_and_their_cost(
     assert cost["calibrated_on"] == 5 and cost["measured_on"] == 2 and cost["float32"]["ap"] is None
     assert cost["int8"]["megabytes"] == pytest.approx((tmp_path / "inference.onnx").stat().st_size / 1e6)
     assert cost["int8"]["milliseconds"] > 0 and cost["agreement"]["pictures"] == 2
-    assert "calibrated on 5 pictures" in caplog.text and "size, MB" in caplog.text
+    assert "calibrated on 5 images" in caplog.text and "size, MB" in caplog.text
     assert costs.read(tmp_path).to_json() == (tmp_path / "int8.json").read_text()
     again = tmp_path / "again"
     shutil.copytree(tmp_path, again, ignore=shutil.ignore_patterns("*.ort"))
@@ -268,7 +268,7 @@ def test_the_table_of_a_cost_and_its_warning(tmp_path: Path) -> None:
     before, same = Figures(9.0, 57.0, 0.4857, 0.7055), Agreement(25, 1108, 1112, 1100, 0.957)
     cost = Cost(before, Figures(2.64, 49.0, 0.4776, 0.6982), same, 50, 67)
     assert "mask AP           0.4857    0.4776   -0.0081" in cost.summary() and not cost.warning
-    assert cost.summary().endswith("calibrated on 50 pictures, none of those measured on; AP on 67")
+    assert cost.summary().endswith("calibrated on 50 images, none of those measured on; AP on 67")
     worse = replace(cost, int8=replace(cost.int8, ap=0.45))
     assert worse.warning.startswith("8 bits change 0.036 of mask AP: calibrate with")
     plain = Cost(Figures(9.0, 57.0), Figures(2.6, 49.0), Agreement(5, 10, 8, 8, None), 20, 5)

@@ -278,6 +278,6 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "make_model_dir", lambda *_, **__: tmp_path)
     options = ["export", "SOLOv2", "--output", str(tmp_path), "--format", "TRITON", "--int8", "pictures"]
     done = CliRunner().invoke(cli, options, catch_exceptions=False)
-    assert done.exit_code == 0 and "calibrated on 20 pictures" in done.output
+    assert done.exit_code == 0 and "calibrated on 20 images" in done.output
     assert f"{folder}: inference.onnx and inference.yml, measured against float32" in done.output
     assert f"{tmp_path}: a model repository for `tritonserver --model-repository`" in done.output
