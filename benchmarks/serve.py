@@ -40,7 +40,7 @@ import numpy as np
 import psutil
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from predict import table
+from timing import table
 
 import maskline
 from maskline.serve import answering, images, protocol

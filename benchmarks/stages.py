@@ -31,7 +31,7 @@ import onnxruntime
 import paste
 import torch
 import torch.nn.functional as F
-from predict import paired, table
+from timing import paired, table
 from torch import Tensor, nn
 
 from maskline import models

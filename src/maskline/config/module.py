@@ -29,11 +29,13 @@ MODES = ("check_dataset", "train", "evaluate", "export", "predict")
 #: Folders of the module files in the documents, new and old. No file need be there: its name says the model.
 FOLDERS = ("/paddlex/configs/modules/instance_segmentation", "/paddlex/configs/instance_segmentation")
 
+# fmt: off
 #: What a data set can be converted from: `maskline.data.convert.FORMATS`, which needs the extra ``data``.
 SOURCE_FORMATS = (
-    *("coco", "cvat", "labelme", "yolo", "voc"),
-    *("labelstudio", "via", "supervisely", "panoptic", "cityscapes", "qupath", "kaggle"),
+    "coco", "cvat", "labelme", "yolo", "voc",
+    "labelstudio", "via", "supervisely", "panoptic", "cityscapes", "qupath", "kaggle",
 )
+# fmt: on
 
 #: Keys of the reference that mean nothing here. Setting one is legal, and told.
 WITHOUT_EFFECT = frozenset(

@@ -62,7 +62,7 @@ class Fixed:
 
 
 def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
-    """Write a copy in our layout without every fault that has a ``fix`` in `KINDS`, and a list of what was done.
+    """Write a copy in our layout without any fault that has a ``fix`` in `KINDS`, and a list of what was done.
 
     Args:
         reading: from `maskline.data.check.check`.

@@ -23,13 +23,15 @@ HPI_UNUSED = ("auto_paddle2onnx", "hpi_info", "model_name", "pdx_model_name")  #
 HPI_BACKENDS = (*BACKENDS, "paddle")
 
 OPTIONS = ("cpu_num_threads", "cpu_threads", "precision", "cache_dir", "use_dynamic_shapes", "dynamic_shapes")
+# fmt: off
 #: Options of Paddle Inference, which mean nothing to other backends.
 PADDLE_OPTIONS = (
-    *("run_mode", "delete_pass", "enable_new_ir", "enable_cinn", "mkldnn_cache_capacity", "trt_cfg_setting"),
-    *("trt_use_dynamic_shapes", "trt_dynamic_shapes", "trt_dynamic_shape_input_data", "trt_shape_range_info_path"),
-    *("trt_collect_shape_range_info", "trt_discard_cached_shape_range_info", "trt_allow_rebuild_at_runtime"),
-    *("shape_info_filename", "device_type", "device_id"),
+    "run_mode", "delete_pass", "enable_new_ir", "enable_cinn", "mkldnn_cache_capacity", "trt_cfg_setting",
+    "trt_use_dynamic_shapes", "trt_dynamic_shapes", "trt_dynamic_shape_input_data", "trt_shape_range_info_path",
+    "trt_collect_shape_range_info", "trt_discard_cached_shape_range_info", "trt_allow_rebuild_at_runtime",
+    "shape_info_filename", "device_type", "device_id",
 )
+# fmt: on
 PRECISIONS = ("fp32", "fp16", "bf16")
 THREAD_VARIABLES = ("MASKLINE_THREADS", "PADDLE_PDX_CPU_NUM_THREADS")
 

@@ -30,12 +30,14 @@ from maskline.wording import counted
 
 log = logging.getLogger("maskline")
 
+# fmt: off
 #: Settings that may change when a run is resumed.
 FREE = (
-    *("data", "data_format", "images", "output", "resume", "device", "processes", "log_interval", "keep", "workers"),
+    "data", "data_format", "images", "output", "resume", "device", "processes", "log_interval", "keep", "workers",
     "threads",
-    *("export", "num_classes"),
+    "export", "num_classes",
 )
+# fmt: on
 
 
 def train(settings: Settings) -> dict[str, Any]:

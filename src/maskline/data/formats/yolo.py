@@ -454,14 +454,16 @@ def _polygon(shape: Segmentation, size: tuple[int, int]) -> tuple[str | None, It
     found = rle_window(whole, size)
     if found is None:
         return None, ["empty"]
-    joined = ["joined"]
     if not isinstance(shape, str):
         rings = [ring for ring in shape if ring.min() >= 0 and (ring <= size[::-1]).all()]
         text = _text(bridged(rings), size) if len(rings) == len(shape) else ""
         if text and to_rle((in_pixels(_shares(text), size),), size) == whole:
-            return text, joined[: len(rings) > 1]
+            return text, ["joined"] if len(rings) > 1 else []
     rings = boundary(*found)
-    return _text(bridged(rings), size), joined[: len(rings) > 1] + ["redrawn"][: not isinstance(shape, str)]
+    how = ["joined"] if len(rings) > 1 else []
+    if not isinstance(shape, str):
+        how.append("redrawn")
+    return _text(bridged(rings), size), how
 
 
 def _text(ring: Ring, size: tuple[int, int]) -> str:
