@@ -65,7 +65,7 @@ def main() -> None:
     square = replace(row.preprocess, height=arguments.side, width=arguments.side)  # that the image fills or fits into
     catalog.MODELS[row.name] = replace(row, preprocess=square)
     if row.name in network.CONFIGS:
-        loss = LossConfig(points=arguments.points)
+        loss = LossConfig(num_points=arguments.points)
         network.CONFIGS[row.name] = replace(network.CONFIGS[row.name], loss=loss)
     if arguments.grids is not None:
         grids = tuple(map(int, arguments.grids.split(",")))

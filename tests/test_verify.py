@@ -33,7 +33,7 @@ from maskline.runtime.device import CPU
 from maskline.runtime.graph import Raw, Record, open_backend
 
 PPYOLOE = PPYOLOESegConfig(
-    CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)), neck=(32, 24, 16), prototypes=8, prototype_inner=8
+    CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)), neck=(32, 24, 16), num_prototypes=8, prototype_inner=8
 )
 FREE = ("MaskRCNN-ResNet50-FPN", "MaskRCNN-ResNet50", "Cascade-MaskRCNN-ResNet50-FPN")
 FAMILIES = ("Mask-RT-DETR-S", "PP-YOLOE_seg-N", *FREE, "SOLOv2")

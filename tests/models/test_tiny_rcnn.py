@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from maskline import catalog, models
 from maskline.exporting import fused
+from maskline.models.iou import box_iou
 from maskline.models.outputs import Detections
-from maskline.models.overlap import box_iou
 from maskline.models.rcnn.network import BACKGROUND, CONFIGS, MaskRCNN, RCNNConfig
 from maskline.models.rcnn.weights import RENAME
 from maskline.models.roi_align import Regions
@@ -49,7 +49,7 @@ def found_in(network: MaskRCNN, image: Tensor) -> Detections:
 
 def cells(network: MaskRCNN) -> int:
     """Along a mask, without its ring."""
-    return network.config.mask_side * (1 if network.neck is None else 2)
+    return network.config.mask_roi_size * (1 if network.neck is None else 2)
 
 
 # The real ones
@@ -167,7 +167,7 @@ def test_boxes_end_where_the_image_ends_however_large_and_odd_it_is(name: str) -
 @EVERY
 def test_no_two_of_a_class_overlap_much(name: str) -> None:
     network = tiny_rcnn.network(name)
-    network.config = replace(network.config, detections=60)
+    network.config = replace(network.config, max_detections=60)
     boxes, scores, labels, _ = found_in(network, tiny_rcnn.picture(128, 160))
     boxes, labels = boxes[scores > 0], labels[scores > 0]
     overlap = box_iou(boxes[:, None], boxes).triu(1)
@@ -180,7 +180,7 @@ def test_no_two_of_a_class_overlap_much(name: str) -> None:
 def test_fewer_candidates_than_rows_are_legal(name: str) -> None:
     """An image of a cell or so: the rows left over are no detections."""
     network = tiny_rcnn.network(name)
-    network.config = replace(network.config, detections=200)
+    network.config = replace(network.config, max_detections=200)
     boxes, scores, labels, masks = found_in(network, tiny_rcnn.picture(20, 17, batch=2))
     none = scores == 0
     assert boxes.shape == (2, 200, 4) and none[:, 150:].all() and not none.all()
@@ -268,7 +268,7 @@ def test_regions_are_looked_at_in_the_level_of_their_size(monkeypatch: pytest.Mo
     sides = torch.tensor([0.0, 1, 55, 111.9, 112, 223.9, 224.1, 447.9, 448.1, 895, 5000])
     boxes = torch.stack([sides * 0, sides * 0, sides, sides], dim=1)
     with torch.no_grad():
-        network.look(network.features(tiny_rcnn.picture(64, 64)), Regions(boxes, torch.zeros(11).long()), 7)
+        network.roi_features(network.features(tiny_rcnn.picture(64, 64)), Regions(boxes, torch.zeros(11).long()), 7)
     assert seen[0].tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3]
 
 
@@ -283,7 +283,7 @@ def test_a_cascade_s_score_is_the_mean_of_its_looks() -> None:
         boxes, scores = network.boxes(levels, proposals, valid, size)
         expected, at = [], proposals[:, [0, 2]][0]
         for head, stage in zip(network.box_heads, network.config.stages, strict=True):
-            logits, deltas = head(network.look(levels, Regions(at, torch.zeros(2).long()), 7))
+            logits, deltas = head(network.roi_features(levels, Regions(at, torch.zeros(2).long()), 7))
             expected.append(logits.softmax(dim=1)[:, :-1])
             x, y, w, h = (deltas[:, 0] / torch.tensor(stage.weights)).T
             wide, high = (at[:, 2:] - at[:, :2]).T

@@ -25,7 +25,7 @@ import stand_in
 import torch
 from torch import Tensor, nn
 
-from maskline.models.layers import centre_size
+from maskline.models.layers import box_xyxy_to_cxcywh
 from maskline.models.mask_rtdetr import loss
 from maskline.models.mask_rtdetr.decoder import Prediction, TrainingOutput
 from maskline.models.mask_rtdetr.denoising import Noise, UnitTarget
@@ -153,7 +153,7 @@ class Detail:
         return self.arrays[f"{self.name}/{key}"]
 
     def match_points(self, name: str) -> Tensor:
-        return detail_draws(self.name, self.batch).points(f"{name}/match", (2, CONFIG.points, 2))
+        return detail_draws(self.name, self.batch).points(f"{name}/match", (2, CONFIG.num_points, 2))
 
     def predictions(self) -> dict[str, Prediction]:
         """By their names in the record; ``L`` of all queries that are matched, ``dnL`` of denoising ones."""
@@ -358,7 +358,7 @@ def full_size_targets() -> list[UnitTarget]:
     targets = []
     for seed, number in ((0, 3), (1, 2)):
         boxes, labels, _, masks = det_weights.ground_truth(640, 640, number, seed=seed)
-        boxes = centre_size(torch.from_numpy(boxes) / 640)
+        boxes = box_xyxy_to_cxcywh(torch.from_numpy(boxes) / 640)
         targets.append(UnitTarget(torch.from_numpy(labels), boxes, torch.from_numpy(masks)))
     return targets
 

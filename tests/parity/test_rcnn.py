@@ -20,12 +20,12 @@ from reference import Case, pair
 from torch import Tensor
 
 from maskline.models.fpn import MULTIPLE
+from maskline.models.iou import box_iou
 from maskline.models.outputs import Detections
-from maskline.models.overlap import box_iou
 from maskline.models.rcnn import loss as loss_module
 from maskline.models.rcnn import network as network_module
 from maskline.models.rcnn.loss import Sampled
-from maskline.models.rcnn.network import CONFIGS, MaskRCNN, Suppression
+from maskline.models.rcnn.network import CONFIGS, MaskRCNN, NMSConfig
 from maskline.models.rcnn.rpn import Predictions, ProposalConfig, candidates, propose
 from maskline.models.rcnn.weights import RENAME
 from maskline.models.roi_align import Regions
@@ -149,7 +149,7 @@ def look_at(network: MaskRCNN, case: Case, levels: list[Tensor], size: Tensor) -
     chosen = network.best(boxes, scores)
     if not same_rows(case, *chosen):
         print(f"{case.name} {case.tag}: a tie of scores or overlaps made other detections")
-        chosen = as_theirs_were_chosen(case, boxes, scores, network.config.suppression)
+        chosen = as_theirs_were_chosen(case, boxes, scores, network.config.nms)
     boxes, scores, labels = chosen
     detections = Detections(boxes, scores, labels, network.masks(levels, boxes, labels, scores > 0))
     rows, empty = partners(case, detections)
@@ -167,22 +167,22 @@ def same_boxes(ours: Tensor, theirs: np.ndarray) -> bool:
 
 def assert_chosen(predictions: Predictions, size: Tensor, config: ProposalConfig, theirs: Tensor) -> None:
     """The reference's proposals are what suppression leaves of our candidates, but for ties."""
-    levels = [candidates(*level, size, config.candidates) for level in zip(*predictions, strict=True)]
+    levels = [candidates(*level, size, config.pre_nms_top_n) for level in zip(*predictions, strict=True)]
     scores = torch.cat([score[0] for _, score in levels])
     boxes = torch.cat([box[0] for box, _ in levels])
     level = torch.repeat_interleave(torch.arange(len(levels)), torch.tensor([len(box[0]) for box, _ in levels]))
     apart = torch.cdist(theirs, boxes, p=torch.inf)
     assert apart.amin(dim=1).max() <= BOX_TOLERANCE  # each is a candidate of ours
-    assert_left_by_suppression(apart.argmin(dim=1), boxes, scores, level, config.overlap)
+    assert_left_by_suppression(apart.argmin(dim=1), boxes, scores, level, config.iou_threshold)
 
 
 def as_theirs_were_chosen(
-    case: Case, boxes: Tensor, scores: Tensor, limits: Suppression
+    case: Case, boxes: Tensor, scores: Tensor, limits: NMSConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The reference's detections among our candidates, (1, N, classes or 1, 4) and (1, N, classes), as `best` gives
     them. They are what suppression leaves, but for ties.
     """
-    row, label = torch.nonzero(scores[0] > limits.score, as_tuple=True)
+    row, label = torch.nonzero(scores[0] > limits.score_threshold, as_tuple=True)
     score, box = scores[0, row, label], boxes[0, row, label if boxes.shape[2] > 1 else 0]
     theirs = torch.from_numpy(case["out/boxes"])
     apart = torch.cdist(theirs[:, 2:], box * scale_of(case), p=torch.inf) / BOX_TOLERANCE
@@ -190,7 +190,7 @@ def as_theirs_were_chosen(
     apart[theirs[:, :1] != label] = torch.inf
     assert apart.amin(dim=1).max() <= 1  # each is a candidate of ours
     kept = apart.argmin(dim=1)
-    assert_left_by_suppression(kept, box, score, label, limits.overlap)
+    assert_left_by_suppression(kept, box, score, label, limits.iou_threshold)
     return box[None, kept], score[None, kept], label[None, kept]
 
 
@@ -295,7 +295,7 @@ def level_by_level(predictions: Predictions, size: Tensor, config: ProposalConfi
     """Proposals in the reference's order where there are fewer than could be used: not by score."""
     parts = [propose(Predictions(*([x] for x in level)), size, config) for level in zip(*predictions, strict=True)]
     boxes, valid = (torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
-    assert valid.sum(dim=1).max() <= config.number
+    assert valid.sum(dim=1).max() <= config.max_proposals
     return boxes, valid
 
 
@@ -322,7 +322,7 @@ class FirstImageOnly:
 def in_training(network: MaskRCNN) -> Iterator[MaskRCNN]:
     """With the settings the reference's losses were recorded with: few regions for C4, to save time."""
     before = network.config
-    config = replace(before.loss, regions=32) if network.name == C4 else before.loss
+    config = replace(before.loss, num_regions=32) if network.name == C4 else before.loss
     network.config = replace(before, aligned=False, loss=config)
     for parameter in network.parameters():
         parameter.requires_grad_(True)

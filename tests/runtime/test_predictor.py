@@ -88,7 +88,7 @@ def test_thresholds(model: Predictor, tiny_model_dir: Path) -> None:
         return next(model.predict(str(PHOTO), **options)).instances.scores  # type: ignore[arg-type]
 
     everything = scores(threshold=0)
-    assert len(everything) == tiny.CONFIG.detections
+    assert len(everything) == tiny.CONFIG.max_detections
     assert (scores(threshold=0.7) > 0.7).all()
     assert len(scores(threshold=1)) == 0
     exact = float(everything[3])

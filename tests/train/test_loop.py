@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from maskline import catalog
 from maskline.models.deployed import Normalise
 from maskline.models.layers import ConvNorm
-from maskline.models.targets import Divisor, Target, alone
+from maskline.models.targets import Normalizer, Target, local_normalizer
 from maskline.train import processes
 from maskline.train.loader import Batch
-from maskline.train.loop import LossModule, freeze, learn, to_device
+from maskline.train.loop import LossModule, freeze, to_device, train_mode
 from maskline.train.optim import make_optimizer
 
 TWO_STAGE = catalog.get("MaskRCNN-ResNet50-FPN")  # has a mean and a deviation
@@ -31,14 +31,14 @@ def target(size: tuple[int, int], inside: tuple[int, int] = (64, 64)) -> Target:
 class Recorder(nn.Module):
     """Keeps what it gets."""
 
-    def losses(self, x: Tensor, targets: list[Target], *, divisor: Divisor) -> dict[str, Tensor]:
+    def losses(self, x: Tensor, targets: list[Target], *, normalizer: Normalizer) -> dict[str, Tensor]:
         self.x = x
         return {"loss": x.sum()}
 
 
 def given_to_the_network(row: catalog.Model, images: Tensor, sizes: tuple[tuple[int, int], ...]) -> Tensor:
     recorder = Recorder()
-    LossModule(recorder, row, alone)(images, [target(size) for size in sizes])
+    LossModule(recorder, row, local_normalizer)(images, [target(size) for size in sizes])
     return recorder.x
 
 
@@ -156,14 +156,14 @@ def steps(network: Network, count: int = 2) -> dict[str, Tensor]:
     freeze(network.frozen())
     optimizer = make_optimizer(network, TWO_STAGE.recipe, 0.1)
     for step in range(count):
-        learn(network, network.frozen())
+        train_mode(network, network.frozen())
         optimizer.zero_grad()
         x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(step))
         y = network(x)
         (y.square() + y).mean().backward()
         optimizer.step()
         network.eval()
-    learn(network, network.frozen())
+    train_mode(network, network.frozen())
     return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
@@ -204,7 +204,7 @@ def test_sharing_changes_no_numbers_of_a_frozen_network(network: Network, crossi
     processes.share_statistics(other)
     x = torch.rand(2, 3, 8, 8)
     for one in (network, other):
-        learn(one, [one.head, *one.frozen()])
+        train_mode(one, [one.head, *one.frozen()])
         freeze(one.frozen())
     assert torch.equal(network(x), other(x)) and not crossings
 

@@ -382,7 +382,7 @@ def test_weights_of_another_network(settings: Settings, pdparams: Path) -> None:
 def gradients(job: loop.Job) -> None:
     """The gradients of the first batch of a run, written by the first process."""
     run = loop.Run(job, loop.make_accelerator(job.settings))
-    loop.learn(run.network, run.frozen())
+    loop.train_mode(run.network, run.frozen())
     losses = run.gradients([next(iter(run.loader.epoch(0)))])
     if run.is_first:
         found = {name: p.grad for name, p in run.network.named_parameters() if p.grad is not None}

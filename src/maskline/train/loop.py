@@ -22,12 +22,12 @@ from maskline.data.dataset import Dataset
 from maskline.errors import MasklineError, OutputError, ParameterError
 from maskline.evaluate import Skipped
 from maskline.models.deployed import Normalise
-from maskline.models.targets import Divisor, Target
+from maskline.models.targets import Normalizer, Target
 from maskline.train import checkpoint, results
 from maskline.train.checkpoint import Progress, State
 from maskline.train.journal import SAMPLES_FOLDER, Journal, LogFile
 from maskline.train.loader import Batch, TrainingLoader, loader
-from maskline.train.optim import LearningRate, RunningAverage, make_optimizer, set_learning_rate
+from maskline.train.optim import LearningRate, ModelEma, make_optimizer, set_learning_rate
 from maskline.train.processes import share_statistics
 from maskline.train.settings import SCRATCH, Settings
 from maskline.train.start import new_network
@@ -69,9 +69,9 @@ class Job:
 class LossModule(nn.Module):
     """A network behind its loss, as one module that several processes can share: pixels and targets in, loss out."""
 
-    def __init__(self, network: nn.Module, row: catalog.Model, divisor: Divisor) -> None:
+    def __init__(self, network: nn.Module, row: catalog.Model, normalizer: Normalizer) -> None:
         super().__init__()
-        self.network, self.divisor = network, divisor
+        self.network, self.normalizer = network, normalizer
         self.normalise = Normalise(row.preprocess)
 
     def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ class LossModule(nn.Module):
         x = self.normalise(images)
         if not self.normalise.keeps_zero:
             clear_padding(x, targets)
-        losses: dict[str, Tensor] = self.network.losses(x, targets, divisor=self.divisor)  # type: ignore[operator]
+        losses: dict[str, Tensor] = self.network.losses(x, targets, normalizer=self.normalizer)  # type: ignore[operator]
         return losses
 
 
@@ -115,7 +115,7 @@ class Run:
         optimizer = make_optimizer(
             self.network, recipe, self.settings.learning_rate, pretrained=self.settings.weights != SCRATCH
         )
-        average = None if recipe.ema_decay is None else RunningAverage(self.network, recipe.ema_decay, steps)
+        average = None if recipe.ema_decay is None else ModelEma(self.network, recipe.ema_decay, steps)
         self.state = State(self.network, optimizer, average)
         self.unread: set[Skipped] = set()  # pictures of the val split that were told of
         self.progress = Progress(settings=asdict(self.settings), data=job.fingerprint)
@@ -159,7 +159,7 @@ class Run:
                 self._save(self.settings.output / checkpoint.BEST, resumable=False, must=True)
 
     def _epoch(self, epoch: int, journal: Journal | None) -> None:
-        learn(self.network, self.frozen())
+        train_mode(self.network, self.frozen())
         started = perf_counter()
         for batches in grouped(self.loader.epoch(epoch), self.settings.accumulate):
             waited = perf_counter() - started
@@ -219,7 +219,7 @@ class Run:
         return mean
 
     def _divisor(self, count: Tensor) -> Tensor:
-        """See `Divisor`."""
+        """See `Normalizer`."""
         total: Tensor = self.accelerator.reduce(count.detach(), "sum")
         return total.clamp(min=1) / int(self.accelerator.num_processes)
 
@@ -333,7 +333,7 @@ def freeze(modules: Iterable[nn.Module]) -> None:
         module.requires_grad_(False)
 
 
-def learn(network: nn.Module, frozen: Iterable[nn.Module]) -> None:
+def train_mode(network: nn.Module, frozen: Iterable[nn.Module]) -> None:
     """Training mode, but not for what is frozen: its statistics stay too."""
     network.train()
     for module in frozen:

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from maskline.models.layers import at_least_float, corners
+from maskline.models.iou import at_points, box_giou, dice_loss
+from maskline.models.layers import box_cxcywh_to_xyxy, to_fp32
 from maskline.models.mask_rtdetr.decoder import Prediction
 from maskline.models.mask_rtdetr.denoising import Denoising, UnitTarget
-from maskline.models.overlap import at_points, box_giou, dice_loss
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # focal loss, arXiv 1708.02002
 IMPOSSIBLE = 1e6  # cost of a prediction that is not a number: whoever sees the loss reports it, not the assignment
@@ -110,7 +110,7 @@ def match_costs(prediction: Prediction, objects: Objects, points: Tensor, weight
         points: (B, P, 2) in [0, 1]; where all masks of an image are compared.
         weights: of the parts of the cost.
     """
-    logits, boxes, masks = (at_least_float(t) for t in prediction)
+    logits, boxes, masks = (to_fp32(t) for t in prediction)
     values = at_points(masks, points)
     costs = []
     for i, rows in enumerate(objects.rows()):
@@ -150,7 +150,9 @@ def class_cost(logits: Tensor, labels: Tensor) -> Tensor:
 def box_cost(boxes: Tensor, true: Tensor, weights: Weights) -> Tensor:
     """Boxes (Q, 4) and (n, 4), centre and size, to (Q, n): sum of distances, and generalised IoU."""
     distance = (boxes[:, None] - true).abs().sum(dim=-1)
-    return weights.box * distance - weights.giou * box_giou(corners(boxes)[:, None], corners(true))
+    return weights.box * distance - weights.giou * box_giou(
+        box_cxcywh_to_xyxy(boxes)[:, None], box_cxcywh_to_xyxy(true)
+    )
 
 
 def mask_cost(logits: Tensor, true: Tensor, weights: Weights) -> Tensor:
