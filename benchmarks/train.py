@@ -28,7 +28,7 @@ from maskline.data import layout
 from maskline.data.dataset import Dataset
 from maskline.data.reading import load
 from maskline.train import Settings, train
-from maskline.train.journal import RECENT
+from maskline.train.logger import RECENT
 from maskline.train.settings import AUGMENT
 
 STEPS = 2 * RECENT  # of which the log's means reach back over the last half

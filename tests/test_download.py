@@ -303,7 +303,7 @@ def test_https_is_not_left() -> None:
     response = requests.Response()
     response.status_code, response.url = 302, "https://safe/a"
     response.headers["Location"] = "http://unsafe/a"
-    with pytest.raises(transfer.LastingError, match="https://safe/a redirects to http://unsafe/a, which is not safe"):
+    with pytest.raises(transfer.PermanentError, match="https://safe/a redirects to http://unsafe/a, which is not safe"):
         transfer.next_url(response)
     response.headers["Location"] = "//other/b"
     assert transfer.next_url(response) == "https://other/b"

@@ -19,7 +19,7 @@ import maskline
 from maskline import cli, engine, hub, models
 from maskline.config.module import MODES, load
 from maskline.data import check_dataset as step
-from maskline.data.split import Division
+from maskline.data.split import SplitConfig
 from maskline.errors import DatasetError, ParameterError, UnknownNameError
 from maskline.train.settings import AUGMENT, Settings
 from maskline.weights.load import save_weights
@@ -63,7 +63,7 @@ class Step:
         self.arguments: list[Any] = []
 
     def __call__(
-        self, dataset_dir: Path, output: Path, *, convert_from: str | None, split: Division | None, seed: int
+        self, dataset_dir: Path, output: Path, *, convert_from: str | None, split: SplitConfig | None, seed: int
     ) -> Any:
         self.arguments = [dataset_dir, output, convert_from, split, seed]
         if isinstance(self.outcome, BaseException):
@@ -218,7 +218,7 @@ def test_check_dataset_gets_what_is_configured(out: Path, monkeypatch: pytest.Mo
                 "CheckDataset.convert.src_dataset_type=LabelMe", "CheckDataset.split.enable=True",
                 "CheckDataset.split.train_percent=90", "CheckDataset.split.seed=7", "CheckDataset.split.stratify=True",
                 "CheckDataset.split.group=folder") == 0  # fmt: skip
-    assert made.arguments == [Path("d/e"), Path("there"), "LabelMe", Division(10, 7, True, "folder"), 7]
+    assert made.arguments == [Path("d/e"), Path("there"), "LabelMe", SplitConfig(10, 7, True, "folder"), 7]
 
 
 @pytest.mark.parametrize(

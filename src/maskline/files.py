@@ -14,7 +14,7 @@ from typing import Any
 
 from maskline.errors import OutputError, ParameterError
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def is_hidden(name: str) -> bool:
@@ -23,7 +23,7 @@ def is_hidden(name: str) -> bool:
 
 
 def _log_unlisted(error: OSError) -> None:
-    log.warning("folder %r can't be listed (%s): its files are left out", error.filename, error.strerror)
+    logger.warning("folder %r can't be listed (%s): its files are left out", error.filename, error.strerror)
 
 
 def visible_files(

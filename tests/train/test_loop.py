@@ -179,7 +179,7 @@ CHANGES = {
 def test_frozen_norms_stay_within_what_learns(network: Network, shared: bool) -> None:
     """Their statistics too, whether or not the other norms have theirs from all processes."""
     if shared:
-        processes.share_statistics(network)
+        processes.convert_sync_batchnorm(network)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     gradients = steps(network)
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -192,7 +192,7 @@ def test_frozen_norms_stay_within_what_learns(network: Network, shared: bool) ->
 
 
 def test_frozen_norms_do_not_wait_for_other_processes(network: Network, crossings: list[int]) -> None:
-    processes.share_statistics(network)
+    processes.convert_sync_batchnorm(network)
     steps(network, count=1)
     assert crossings == [2] * 4  # mean and variance of the head's two channels, there and back
 
@@ -201,7 +201,7 @@ def test_sharing_changes_no_numbers_of_a_frozen_network(network: Network, crossi
     """To the bit: frozen norms are PyTorch's own."""
     other = Network()
     other.load_state_dict(network.state_dict())
-    processes.share_statistics(other)
+    processes.convert_sync_batchnorm(other)
     x = torch.rand(2, 3, 8, 8)
     for one in (network, other):
         train_mode(one, [one.head, *one.frozen()])

@@ -136,9 +136,9 @@ def split(
 
     By default in place: existing annotation files are kept as .bak.
     """
-    from maskline.data.split import Division, split_in_place, split_into
+    from maskline.data.split import SplitConfig, split_in_place, split_into
 
-    how = Division(val, seed, stratify, group)
+    how = SplitConfig(val, seed, stratify, group)
     if output is not None:
         parts = split_into(output, folder, how, data_format, images)
     elif data_format is not None or images is not None:

@@ -54,7 +54,7 @@ OTHER_NAMES = {"Predict.hpip_config": "hpi_config"}  # as the newest document of
 
 _DEMO_IMAGE = "https://paddle-model-ecology.bj.bcebos.com/paddlex/imgs/demo_image/general_instance_segmentation_004.png"
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 # A key's type, and the check that its value must pass. Where None is legal, it is not checked.
 Count: TypeAlias = Annotated[int, check_count]
@@ -274,7 +274,7 @@ class Given:
             raise self.faults[0]
         given, faults = {key: value for key, value in self.content.items() if key != UNREAD_SECTION}, list(self.faults)
         if self.content.get(UNREAD_SECTION):
-            log.warning("section %s has no effect", UNREAD_SECTION)
+            logger.warning("section %s has no effect", UNREAD_SECTION)
         config = _section(ModuleConfig, given, _given_model_defaults(given, faults), "", faults)
         if faults:
             raise _together(faults)
@@ -333,7 +333,7 @@ def _source(path: str | None) -> dict[str, Any]:
             f"no configuration file {path}: give a module's YAML file, a model's name, or {FOLDERS[0][1:]}/<Model>.yaml"
         )
     model = catalog.get(path).name
-    log.info("configuration: the defaults of %s", model)
+    logger.info("configuration: the defaults of %s", model)
     return {"Global": {"model": model}}
 
 
@@ -452,4 +452,4 @@ def _tell_without_effect(config: Any) -> None:
         *sections, key = name.split(".")
         section = reduce(getattr, sections, config)
         if getattr(section, key) != next(field.default for field in fields(section) if field.name == key):
-            log.warning("%s has no effect", name)
+            logger.warning("%s has no effect", name)

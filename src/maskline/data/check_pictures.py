@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskline.cores import cores
-from maskline.data import twins
+from maskline.data import near_duplicates
 from maskline.data.check_sizes import Shown
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.data.faults import Fault
@@ -22,7 +22,7 @@ class Look:
     """What one image file showed. Either it could not be read, or the rest is there."""
 
     faults: tuple[Fault, ...]
-    fingerprint: twins.Fingerprint | None = None
+    fingerprint: near_duplicates.Fingerprint | None = None
     shown: Shown | None = None
 
 
@@ -50,7 +50,7 @@ def look(dataset: Dataset, image: ImageRecord) -> Look:
     except InputError as error:
         return Look((_fault("image-unreadable", dataset, image, str(error)),))
     dark = (_fault("image-dark", dataset, image, str(picture.levels)),) if picture.levels else ()
-    return Look(dark, twins.fingerprint(picture.pixels), shown)
+    return Look(dark, near_duplicates.fingerprint(picture.pixels), shown)
 
 
 def _embedded(image: ImageRecord, file: Path) -> Picture:

@@ -25,7 +25,7 @@ from maskline.wording import counted, short
 
 _LONGEST_SUFFIX = ".json"  # of files that are named like an image
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def annotation_name(split: str, source: Path | None = None) -> str:
@@ -258,7 +258,7 @@ def unique_names(splits: Mapping[str, Dataset], *, flat: bool = False) -> dict[s
         long += [name for name, stem, suffix in parts if _cut(stem, suffix) != stem]
     if long:
         told = counted(len(long), "name of an image is", "names of images are")
-        log.warning("%s too long for the files of a data set, and cut; the first: %s", told, short(long[0]))
+        logger.warning("%s too long for the files of a data set, and cut; the first: %s", told, short(long[0]))
     return found
 
 

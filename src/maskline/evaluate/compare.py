@@ -22,8 +22,8 @@ from maskline.evaluate import detections
 from maskline.evaluate.average_precision import averages
 from maskline.evaluate.classes import match_classes
 from maskline.evaluate.detections import Detections, Floats, truth_of
-from maskline.evaluate.judge import STANDARD_DETECTIONS
 from maskline.evaluate.matching import Kind, Ranking, rank
+from maskline.evaluate.metrics import STANDARD_DETECTIONS
 
 METRICS = ("AP", "AP50", "AP75", "bbox_AP")
 LEVEL = 95  # percent of the resamples lie in the interval

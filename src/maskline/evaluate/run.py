@@ -17,7 +17,7 @@ from maskline.errors import UnknownNameError
 from maskline.evaluate import detections
 from maskline.evaluate.classes import Classes, match_classes
 from maskline.evaluate.evaluation import Evaluation
-from maskline.evaluate.judge import STANDARD_DETECTIONS, class_notes, judge
+from maskline.evaluate.metrics import STANDARD_DETECTIONS, class_notes, compute_metrics
 from maskline.evaluate.predict import Predict, Predicted, PredictStream, predict_dataset
 from maskline.instances import ByteArray, Instances
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FOLDER, REPORT = "evaluate", "report.html"
 MOST_DETECTIONS = 100_000
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def evaluate(
@@ -134,9 +134,9 @@ def evaluate_stream(
         check_score(threshold)
     classes = match_classes(dataset, labels)
     for note in class_notes(classes):
-        log.warning("%s", note)
+        logger.warning("%s", note)
     predicted = predict_dataset(predict, dataset, classes)
-    evaluation = judge(predicted, classes, max_detections, threshold)
+    evaluation = compute_metrics(predicted, classes, max_detections, threshold)
     return evaluation if output is None else _save(evaluation, predicted, dataset, classes, output, title)
 
 

@@ -38,7 +38,7 @@ from maskline.wording import counted
 
 DEFAULT = Target()
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def export(
@@ -159,7 +159,7 @@ def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target:
             convert(written, record, folder / path.name, half=target.half)
         return open_backend(backend_for(path, CPU), folder / path.name, CPU, Acceleration())
 
-    log.info("checking the graph against the network")
+    logger.info("checking the graph against the network")
     verify(reference, Graph(path, CPU), open_pinned, single=target.single)
 
 
@@ -180,9 +180,9 @@ def _make_small(plain: Path, record: Record, target: Target, scratch: Path, made
     convert(plain, record, compared)
     measured = cost.measure(compared, made / target.file, found)
     (made / COST_FILE).write_text(measured.to_json(), encoding="utf-8")
-    log.info("%s", measured.summary())
+    logger.info("%s", measured.summary())
     if measured.warning:
-        log.warning("%s", measured.warning)
+        logger.warning("%s", measured.warning)
 
 
 def _tell_of_others(model_dir: Path, target: Target) -> None:
@@ -190,7 +190,7 @@ def _tell_of_others(model_dir: Path, target: Target) -> None:
     others = [name for name in GRAPH_FILES.values() if name != target.file and (model_dir / name).is_file()]
     if others:
         told = ", ".join(others)
-        log.warning("%s holds %s too: name the file, not the folder, to say which is meant", model_dir, told)
+        logger.warning("%s holds %s too: name the file, not the folder, to say which is meant", model_dir, told)
 
 
 def read_labels(path: str | Path) -> list[str]:
@@ -221,5 +221,5 @@ def _labels(network: nn.Module, labels: Sequence[str] | None) -> tuple[str, ...]
     if classes == len(catalog.COCO_CLASSES):
         return catalog.COCO_CLASSES
     told = counted(classes, "class", "classes")
-    log.warning("the weights have %s, not COCO's 80: named class_0 …; name them with --labels", told)
+    logger.warning("the weights have %s, not COCO's 80: named class_0 …; name them with --labels", told)
     return tuple(f"class_{i}" for i in range(classes))

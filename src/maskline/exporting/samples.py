@@ -21,7 +21,7 @@ from maskline.wording import counted
 
 TO_CALIBRATE, TO_COMPARE = 50, 25  # pictures at most
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def _can_be_read(path: Path) -> bool:
     try:
         read_image(path)
     except InputError as error:
-        log.warning("skipped: %s", error)
+        logger.warning("skipped: %s", error)
         return False
     return True
 

@@ -24,7 +24,7 @@ from maskline.serve.refusal import RefusalError
 
 JPEG_SIDE = 65_500  # pixels: libjpeg writes none that are longer
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def decode(data: bytes) -> Picture:
@@ -98,5 +98,5 @@ def answer(model: Predictor, request: bytes | str, *, visualize: bool = True) ->
     except RefusalError as refusal:
         return failure(refusal.log_id or log_id, refusal.status, str(refusal))
     except MasklineError as error:
-        log.error("%s", error)  # which may tell of files
+        logger.error("%s", error)  # which may tell of files
         return failure(log_id, 500, "Internal server error")

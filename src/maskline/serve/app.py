@@ -65,7 +65,7 @@ REASONS = {
 Result = TypeVar("Result")
 
 access = logging.getLogger("maskline.access")
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def application(service: Service) -> ASGIApp:
@@ -116,7 +116,7 @@ class Seen:
             else:
                 await self._app(scope, receive, sent)
         except Exception:
-            log.exception("a fault of the service (logId %s)", entry.log_id)
+            logger.exception("a fault of the service (logId %s)", entry.log_id)
         finally:
             self._end(scope, entry, time.perf_counter() - started, status, size)
 

@@ -33,7 +33,7 @@ from maskline.wording import counted
 
 CLIENTS = 64  # at once, in the test of overload
 SLOW = 16  # connections that never finish their request
-PATIENCE = 600.0  # seconds for a model to be opened, which may have to be fetched
+OPEN_TIMEOUT = 600.0  # seconds for a model to be opened, which may have to be fetched
 PICTURE = Path(__file__).parents[1] / "assets" / "nuclei.png"
 ROUTE = "/instance-segmentation"
 
@@ -114,7 +114,7 @@ def _serve(openers: Sequence[Opener], settings: Settings, connection: Connection
 
 def _ready(connection: Connection) -> str:
     """The address of a service that is ready. Raises StartError."""
-    while connection.poll(PATIENCE):
+    while connection.poll(OPEN_TIMEOUT):
         try:
             told = connection.recv()
         except EOFError:

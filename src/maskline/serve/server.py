@@ -21,7 +21,7 @@ from maskline.errors import ParameterError
 from maskline.serve.app import access, application
 from maskline.serve.service import Service
 from maskline.serve.settings import Settings
-from maskline.serve.workers import PATIENCE, Opener
+from maskline.serve.workers import SHUTDOWN_TIMEOUT, Opener
 
 HEAD_SECONDS = 10.0  # that the head of a request may take to come, the rest of a refused one, and the end of an answer
 IDLE_SECONDS = 30  # that a connection is kept open between requests
@@ -32,7 +32,7 @@ LAST_SECONDS = 5  # that connections have to close once everything is answered
 LOG_LINES = 10_000  # of the access log that wait to be written; more are lost
 LAST_LINES = 1.0  # seconds that are left for them in the end
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -230,7 +230,7 @@ async def _serve(
     server = _Server(config)
     address = _address(listener)
     if not settings.is_local and settings.api_key is None:
-        log.warning("%s can be reached from other machines, and no API key is asked for", address)
+        logger.warning("%s can be reached from other machines, and no API key is asked for", address)
     tell(f"listening on {address}, opening the model")
     service.workers.start()
     ending: list[asyncio.Task[None]] = []
@@ -252,7 +252,7 @@ async def _serve(
         finally:
             server.should_exit = True
             await running
-            await service.workers.stop(0.0 if server.force_exit or service.over else PATIENCE)
+            await service.workers.stop(0.0 if server.force_exit or service.over else SHUTDOWN_TIMEOUT)
     if service.workers.first.done():
         service.workers.first.result()
 

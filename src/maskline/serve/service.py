@@ -24,7 +24,7 @@ from maskline.serve.workers import Opener, Workers
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
-BODIES = 4  # requests of the largest size for which there is room until they are read
+MAX_BUFFERED_BODIES = 4  # requests of the largest size for which there is room until they are read
 FETCHES = 16  # URLs that are fetched at once
 THREADS = 2  # that read large requests, each of which is three times in memory then
 INLINE = 1 << 16  # bytes of a request that is read sooner than a thread would be
@@ -184,7 +184,7 @@ class Service:
         return b"".join(parts)
 
     def _check_room(self, size: int) -> None:
-        if self._held + size > BODIES * self.settings.max_body:
+        if self._held + size > MAX_BUFFERED_BODIES * self.settings.max_body:
             raise RefusalError(429, "too many large requests at once", retry_after=self._queue.retry_after)
 
     def _too_large(self) -> RefusalError:

@@ -33,11 +33,11 @@ from maskline.serve.answering import decode, encode
 from maskline.serve.protocol import Wanted
 from maskline.serve.refusal import RefusalError
 
-WARM = 256  # pixels of a side
+WARM_UP_SIZE = 256  # pixels of a side
 OUT_OF_MEMORY = "there is not enough memory for this picture"
 FAILED = "Internal server error"
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 class Worker:
@@ -135,7 +135,7 @@ def _or_refusal(step: Callable[..., Any], *arguments: Any) -> Any:
     except MemoryError:
         return RefusalError(500, OUT_OF_MEMORY)
     except Exception:  # outermost, of one picture
-        log.exception("a picture, or several together, could not be worked on")
+        logger.exception("a picture, or several together, could not be worked on")
         return RefusalError(500, FAILED)
 
 
@@ -167,7 +167,7 @@ def main() -> None:
         out.write(wire.pack({"failed": str(error), "exit_code": error.exit_code}))
         out.flush()
         sys.exit(error.exit_code)
-    model.detect([np.zeros((WARM, WARM, 3), np.uint8)])  # the first run takes longest
+    model.detect([np.zeros((WARM_UP_SIZE, WARM_UP_SIZE, 3), np.uint8)])  # the first run takes longest
     Worker(model, out).serve(source)
 
 

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 Opener: TypeAlias = "Callable[[], Predictor]"
 
 DEATHS = 2  # workers that may die on a picture before it is refused
-STUCK = 30.0  # seconds that a worker may go on after nobody waits for its batch any more
-PATIENCE = 10.0  # seconds that workers have to end by themselves
-LAST_WORDS = 1.0  # seconds that one has which says nothing more; most are dead already
+ABANDONED_BATCH_TIMEOUT = 30.0  # seconds that a worker may go on after nobody waits for its batch any more
+SHUTDOWN_TIMEOUT = 10.0  # seconds that workers have to end by themselves
+LAST_MESSAGE_TIMEOUT = 1.0  # seconds that one has which says nothing more; most are dead already
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before another worker is started; longer if it is for want of a model
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 class StartError(MasklineError):
@@ -130,7 +130,7 @@ class Workers:
     def _hand_out(self, worker: _Worker, jobs: list[Job]) -> None:
         loop, number = asyncio.get_running_loop(), next(self._numbers)
         now = loop.time()
-        alarm = loop.call_later(self._timeout + STUCK, self._kill_stuck, worker, number)
+        alarm = loop.call_later(self._timeout + ABANDONED_BATCH_TIMEOUT, self._kill_stuck, worker, number)
         worker.batches[number] = _Batch(jobs, now, alarm)
         for job in jobs:
             self._metrics.stage({"queue": now - job.since})
@@ -141,7 +141,7 @@ class Workers:
     def _kill_stuck(self, worker: _Worker, number: int) -> None:
         batch = worker.batches.get(number)
         if batch is not None and all(job.outcome.done() for job in batch.jobs):
-            log.error("a worker has not answered for %.0f s: it is killed", self._timeout + STUCK)
+            logger.error("a worker has not answered for %.0f s: it is killed", self._timeout + ABANDONED_BATCH_TIMEOUT)
             with suppress(ProcessLookupError):
                 worker.process.kill()
 
@@ -154,7 +154,7 @@ class Workers:
                 return
             self._metrics.deaths.inc()
             pause = FIRST_PAUSE if was_ready else pause
-            log.error("a worker has died: another is started in %.1f s", pause)
+            logger.error("a worker has died: another is started in %.1f s", pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -182,7 +182,7 @@ class Workers:
         else:
             ready = True
             await self._work(_Worker(process), process.stdout, message.head)
-        await _end(process, LAST_WORDS)
+        await _end(process, LAST_MESSAGE_TIMEOUT)
         self._processes.discard(process)
         return ready
 
@@ -192,7 +192,7 @@ class Workers:
         if not self.first.done():
             self.first.set_exception(StartError(reason, 1 if message is None else int(message.head["exit_code"])))
         elif self.first.exception() is None:  # or all have failed for the same reason
-            log.error("a worker can't open its model: %s", reason)
+            logger.error("a worker can't open its model: %s", reason)
 
     async def _work(self, worker: _Worker, answers: asyncio.StreamReader, about: dict[str, Any]) -> None:
         self.about = self.about or about
@@ -206,7 +206,7 @@ class Workers:
                 self._finish(worker, message)
                 self.dispatch()
         except (KeyError, ValueError, TypeError):
-            log.exception("a worker sent what is no answer")
+            logger.exception("a worker sent what is no answer")
         finally:
             self._ready.remove(worker)
             self._metrics.ready.set(len(self._ready))

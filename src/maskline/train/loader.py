@@ -37,7 +37,7 @@ ORDER, SIZE, SAMPLE, PASTE, REPLACEMENT = range(5)
 Step: TypeAlias = tuple[int, int]  # epoch and number of the batch in it, both from 0
 
 
-DEATH = (
+WORKER_DIED_HINT = (
     "a process that prepares training images was killed, as happens where memory or shared memory (/dev/shm) runs out: "
     "use fewer workers or smaller batches"
 )
@@ -296,7 +296,7 @@ class TrainingLoader:
         except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
             if not _tells_of_death(error):
                 raise
-            raise LoaderError(DEATH) from error
+            raise LoaderError(WORKER_DIED_HINT) from error
 
     def _unpack(self, packed: Packed | DatasetError) -> Batch:
         if isinstance(packed, DatasetError):

@@ -12,10 +12,10 @@ import yaml
 
 from maskline.files import replace_file
 from maskline.train import checkpoint
-from maskline.train.journal import CURVES_FILE, FILES, LOG_FILE, TENSORBOARD_FOLDER
+from maskline.train.logger import CURVES_FILE, FILES, LOG_FILE, TENSORBOARD_FOLDER
 from maskline.train.settings import Settings
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 NAMES = ("train_result.json", "train_results.json")
 CONFIG_FILE = "config.yaml"
@@ -33,7 +33,7 @@ def begin(settings: Settings, labels: tuple[str, ...], epochs: int) -> None:
     else:
         earlier = checkpoint.set_aside(output, checkpoint.later_than(output, epochs))
     if earlier is not None:
-        log.info("%s holds an earlier run: moved to %s", output, earlier)
+        logger.info("%s holds an earlier run: moved to %s", output, earlier)
     values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     replace_file(output / CONFIG_FILE, lambda file: file.write_text(text, encoding="utf-8"))

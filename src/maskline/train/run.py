@@ -20,7 +20,7 @@ from maskline.naming import check_folder
 from maskline.progress import status
 from maskline.train import checkpoint, devices, processes, results
 from maskline.train.augment import Augment
-from maskline.train.journal import LogFile
+from maskline.train.logger import LogFile
 from maskline.train.loop import Job, run
 from maskline.train.optim import scaled_learning_rate
 from maskline.train.samples import is_object
@@ -28,11 +28,11 @@ from maskline.train.settings import AUGMENT, DEFAULT_OUTPUT, Settings
 from maskline.weights.load import is_unaligned, load_network
 from maskline.wording import counted
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 # fmt: off
 #: Settings that may change when a run is resumed.
-FREE = (
+RESUMABLE_OVERRIDES = (
     "data", "data_format", "images", "output", "resume", "device", "processes", "log_interval", "keep", "workers",
     "threads",
     "export", "num_classes",
@@ -80,7 +80,7 @@ def as_before(settings: Settings, folder: Path) -> Settings:
     settings = replace(settings, output=folder.parent, resume=folder)
     wanted = {}
     for field in fields(Settings):
-        if field.name in FREE or field.name not in before:
+        if field.name in RESUMABLE_OVERRIDES or field.name not in before:
             continue
         given, kept = getattr(settings, field.name), before[field.name]
         if given not in (field.default, _as_stored(kept, field.name)):
@@ -179,4 +179,4 @@ def _export(job: Job) -> None:
             told = f"not exported: {error}; the weights are kept: {longer}try again by `{command}`"
             file.error(told)
             raise type(error)(told) from None
-        log.info("exported to %s", folder / "inference")
+        logger.info("exported to %s", folder / "inference")

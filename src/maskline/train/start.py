@@ -17,7 +17,7 @@ from maskline.train.settings import BACKBONE, OFFICIAL, SCRATCH, Settings
 from maskline.weights.load import CLASS_PARAMETER, empty_network, fit, labels_in_file, read_state, weights_path
 from maskline.wording import counted
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 PART = "backbone"  # of every network
 
@@ -35,16 +35,16 @@ def new_network(settings: Settings, labels: Sequence[str]) -> nn.Module:
     torch.manual_seed(settings.seed)
     network = models.build(row.name, len(labels), unaligned=settings.unaligned)
     if settings.weights == SCRATCH:
-        log.info("starting from scratch: %s with random weights", row.name)
+        logger.info("starting from scratch: %s with random weights", row.name)
     elif settings.weights == BACKBONE:
         _load_backbone(network, row)
     else:
         path = file_of(settings.weights, row)
         state, _ = read_state(row, path)
         notes = load_with_classes(network, state, path, row, labels, labels_in_file(weights_path(path)))
-        log.info("starting from %s", path)
+        logger.info("starting from %s", path)
         for note in notes:
-            log.info("%s", note)
+            logger.info("%s", note)
     return network
 
 
@@ -149,4 +149,4 @@ def _load_backbone(network: nn.Module, row: catalog.Model) -> None:
             f"{path} is not a backbone of {row.name}: {counted(len(missing), 'weight')} not in it, such as {missing[0]}"
         )
     network.load_state_dict(found, strict=False)
-    log.info("starting from %s: %d of %d weights; the others are new", path.name, len(found), len(shapes))
+    logger.info("starting from %s: %d of %d weights; the others are new", path.name, len(found), len(shapes))

@@ -20,7 +20,7 @@ from maskline.data.dataset import Dataset
 from maskline.errors import OutputError, ParameterError
 from maskline.evaluate import Evaluation, Skipped, evaluate_stream
 from maskline.evaluate.classes import match_classes
-from maskline.evaluate.judge import STANDARD_DETECTIONS, judge
+from maskline.evaluate.metrics import STANDARD_DETECTIONS, compute_metrics
 from maskline.evaluate.predict import Predicted, predict_dataset
 from maskline.files import replace_file
 from maskline.instances import ByteArray, Instances
@@ -38,7 +38,7 @@ GAP = 8  # pixels
 SHOWN_ABOVE = 0.3  # score
 LABELLED = 12  # instances; in a larger crowd labels would cover what they name
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def validate(
@@ -61,12 +61,12 @@ def validate(
     metrics: list[Any] = [None]
     skipped: tuple[Skipped, ...] = ()
     if accelerator.is_main_process:
-        evaluation = judge(join(parts, dataset), classes)
+        evaluation = compute_metrics(join(parts, dataset), classes)
         metrics, skipped = [evaluation.metrics], evaluation.skipped
         try:
             replace_file(picture, partial(_draw, keep.kept, dataset.names))
         except OutputError as error:
-            log.warning("%s", error)
+            logger.warning("%s", error)
     broadcast_object_list(metrics)
     known = {name: value for name, value in metrics[0].items() if value is not None}
     return known | {"AP": metrics[0]["AP"] or 0.0}, skipped
@@ -121,7 +121,7 @@ def _assumed_labels(network: nn.Module, dataset: Dataset, weights: Path) -> tupl
         raise ParameterError(
             f"{weights} has {classes} without names, the data set has {len(dataset.names)}: expected as many"
         )
-    log.warning("%s does not name its classes: taken to be those of the data set, in its order", weights)
+    logger.warning("%s does not name its classes: taken to be those of the data set, in its order", weights)
     return tuple(dataset.names)
 
 

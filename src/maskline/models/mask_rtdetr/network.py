@@ -106,7 +106,7 @@ class MaskRTDETR(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Detections:
-        """Image (B, 3, H, W) to the best ``max_detections`` of queries x classes; a query may appear with several classes.
+        """Image (B, 3, H, W) to the best ``max_detections`` of queries x classes; a query may have several classes.
 
         Nothing is suppressed and nothing clipped. Masks are logits over the whole input, at stride 4.
         """

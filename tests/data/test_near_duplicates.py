@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskline.data.near_duplicates import MOST_ALIKE, SIDE, Fingerprint, Pair, fingerprint, pairs
 from maskline.data.reading import load
-from maskline.data.twins import MOST_ALIKE, SIDE, Fingerprint, Pair, fingerprint, pairs
 from maskline.inputs import read_image
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

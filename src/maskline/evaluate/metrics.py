@@ -20,7 +20,7 @@ WORST = 20  # images
 DEFAULT_THRESHOLD = 0.5  # where nothing is hit, and so none is best
 
 
-def judge(
+def compute_metrics(
     predicted: Predicted,
     classes: Classes,
     max_detections: int = STANDARD_DETECTIONS,
