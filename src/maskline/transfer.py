@@ -125,8 +125,8 @@ def retry_after(text: str) -> float | None:
 def blocks(response: requests.Response, size: int) -> Iterator[bytes]:
     """The body as it is sent, not decoded, in blocks of up to ``size`` bytes, each as soon as it comes.
 
-    A server that sends byte by byte makes small blocks, not a long wait. Network faults become `TransientError`, to tell
-    them from faults of the disk.
+    A server that sends byte by byte makes small blocks, not a long wait. Network faults become
+    `TransientError`, to tell them from faults of the disk.
     """
     import urllib3
 
