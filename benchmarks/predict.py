@@ -2,7 +2,7 @@
 
     python benchmarks/predict.py --model-dir output/model [--image 640x480 ...] [--rounds 5] [--json FILE]
 
-First the whole way of a photo, from the file to JSON and picture, as a program goes it, and the peak of this process so
+First the whole way of a photo, from the file to JSON and image, as a program goes it, and the peak of this process so
 far. What is detected depends on the weights; the threshold is 0.05, so that there is something to write.
 
 Decode, preprocess and network are those of a real photo, enlarged, and of the model given. For the masks, detections of
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def whole_row(graph: Graph, size: tuple[int, int], rounds: int) -> dict[str, Any]:
-    """From a file to JSON and picture."""
+    """From a file to JSON and image."""
     preprocess = graph.record.preprocess
     thresholds = np.full(len(graph.record.labels), LOW, np.float32)
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def whole_row(graph: Graph, size: tuple[int, int], rounds: int) -> dict[str, Any
             instances = to_instances(raw, frame, pixels.shape[:2], thresholds, mask_frame=mask_frame)
             result = Result(instances, graph.record.labels, image)
             result.save_to_json(folder)
-            result.save_to_img(f"{folder}/picture.jpg")
+            result.save_to_img(f"{folder}/image.jpg")
             return len(instances)
 
         (ms,) = paired([whole], rounds)
@@ -128,11 +128,11 @@ def mask_row(graph: Graph, size: tuple[int, int], kept: int, options: argparse.N
     our_ms, naive_ms = paired([ours, naive], options.rounds)
     result = Result(instances, graph.record.labels, image)
     with tempfile.TemporaryDirectory() as folder:
-        list_ms, rle_ms, picture_ms = paired(
+        list_ms, rle_ms, image_ms = paired(
             [
                 lambda: result.save_to_json(folder),
                 lambda: result.save_to_json(folder, mask_format="rle"),
-                lambda: result.save_to_img(f"{folder}/picture.jpg"),
+                lambda: result.save_to_img(f"{folder}/image.jpg"),
             ],
             min(options.rounds, 3),
         )
@@ -149,7 +149,7 @@ def mask_row(graph: Graph, size: tuple[int, int], kept: int, options: argparse.N
         "naive MiB": "-" if mask_frame == "box" else round(peak_mib(naive), 1),
         "JSON ms": round(list_ms, 1),
         "JSON RLE ms": round(rle_ms, 1),
-        "picture ms": round(picture_ms, 1),
+        "image ms": round(image_ms, 1),
     }
 
 

@@ -53,7 +53,7 @@ def shape_of(folder: Path) -> list[int | str]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures without annotations."""
+    """A folder of images without annotations."""
     folder = tmp_path_factory.mktemp("photos")
     whole = cv2.imread(str(PHOTO))
     for i in range(7):
@@ -110,10 +110,10 @@ def test_a_fixed_size_where_the_model_leaves_it_free(family: str, tmp_path: Path
     assert shape_of(tmp_path) == [1, 160, 160, 3]
     image = cv2.imread(str(PHOTO))
     model = create_model(model_dir=tmp_path, device="cpu", threshold=0.05)
-    pictures = [image, image.transpose(1, 0, 2).copy(), image[:50]]
-    for picture, result in zip(pictures, model.predict(pictures, batch_size=3), strict=True):
+    images = [image, image.transpose(1, 0, 2).copy(), image[:50]]
+    for photo, result in zip(images, model.predict(images, batch_size=3), strict=True):
         instances = result.instances
-        height, width = picture.shape[:2]
+        height, width = photo.shape[:2]
         assert (instances.boxes >= 0).all() and (instances.boxes <= [width, height, width, height]).all()
     pre = graph_of(tmp_path).record.preprocess
     pixels, frame = pre.apply(image)
@@ -204,8 +204,8 @@ def test_8_bits_and_their_cost(
     cost = json.loads((tmp_path / "int8.json").read_text())
     assert cost["calibrated_on"] == 5 and cost["measured_on"] == 2 and cost["float32"]["ap"] is None
     assert cost["int8"]["megabytes"] == pytest.approx((tmp_path / "inference.onnx").stat().st_size / 1e6)
-    assert cost["int8"]["milliseconds"] > 0 and cost["agreement"]["pictures"] == 2
-    assert "calibrated on 5 pictures" in caplog.text and "size, MB" in caplog.text
+    assert cost["int8"]["milliseconds"] > 0 and cost["agreement"]["images"] == 2
+    assert "calibrated on 5 images" in caplog.text and "size, MB" in caplog.text
     assert costs.read(tmp_path).to_json() == (tmp_path / "int8.json").read_text()
     again = tmp_path / "again"
     shutil.copytree(tmp_path, again, ignore=shutil.ignore_patterns("*.ort"))
@@ -237,11 +237,11 @@ def test_with_a_data_set_ap_is_measured_on_its_val_split(tmp_path: Path, caplog:
     assert not set(found.calibration) & {found.annotated.path(image) for image in found.annotated.images}
     content = sets.load(data, "train")
     content["images"].append(sets.load(data, "val")["images"][0] | {"id": 99})
-    sets.save(data, "train", content)  # a picture of val in train too
+    sets.save(data, "train", content)  # an image of val in train too
     assert samples.find(data).calibration == found.calibration
 
 
-def test_every_fifth_picture_is_held_out(tmp_path: Path) -> None:
+def test_every_fifth_image_is_held_out(tmp_path: Path) -> None:
     for i in range(23):
         shutil.copy(ASSETS / "nuclei.png", tmp_path / f"{i:02}.png")
     found = samples.find(tmp_path)
@@ -249,7 +249,7 @@ def test_every_fifth_picture_is_held_out(tmp_path: Path) -> None:
     assert len(found.calibration) == 18 and found.annotated is None
 
 
-def test_pictures_for_8_bits_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_for_8_bits_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(InputNotFoundError, match="no folder .*int8 needs a data set, or a folder"):
         samples.find(tmp_path / "none")
     (tmp_path / "one.png").write_bytes(b"")
@@ -268,7 +268,7 @@ def test_the_table_of_a_cost_and_its_warning(tmp_path: Path) -> None:
     before, same = Figures(9.0, 57.0, 0.4857, 0.7055), Agreement(25, 1108, 1112, 1100, 0.957)
     cost = Cost(before, Figures(2.64, 49.0, 0.4776, 0.6982), same, 50, 67)
     assert "mask AP           0.4857    0.4776   -0.0081" in cost.summary() and not cost.warning
-    assert cost.summary().endswith("calibrated on 50 pictures, none of those measured on; AP on 67")
+    assert cost.summary().endswith("calibrated on 50 images, none of those measured on; AP on 67")
     worse = replace(cost, int8=replace(cost.int8, ap=0.45))
     assert worse.warning.startswith("8 bits change 0.036 of mask AP: calibrate with")
     plain = Cost(Figures(9.0, 57.0), Figures(2.6, 49.0), Agreement(5, 10, 8, 8, None), 20, 5)
@@ -281,7 +281,7 @@ def test_the_table_of_a_cost_and_its_warning(tmp_path: Path) -> None:
 def test_a_model_agrees_with_itself() -> None:
     graph = hub.EMBEDDED / "inference.onnx"
     found = agreement(graph, graph, [ASSETS / "nuclei.png"])
-    assert found.float32 == found.int8 == found.shared > 20 and found.mean_iou == 1 and found.pictures == 1
+    assert found.float32 == found.int8 == found.shared > 20 and found.mean_iou == 1 and found.images == 1
 
 
 def test_instances_are_shared_once_and_within_a_class() -> None:

@@ -85,7 +85,7 @@ def request_of(*texts: bytes) -> dict[str, Tensor]:
     return {"input": Tensor("input", np.array(texts, dtype=np.object_).reshape(-1, 1))}
 
 
-def picture_request(**fields: object) -> bytes:
+def image_request(**fields: object) -> bytes:
     return json.dumps({"image": base64.b64encode(PHOTO.read_bytes()).decode()} | fields).encode()
 
 
@@ -155,8 +155,8 @@ def test_the_configuration(repository: Path) -> None:
 
 def test_a_request_is_answered_with_what_the_model_finds(code: ModuleType, repository: Path) -> None:
     """F53: JSON text in, JSON text out, the same as by `predict`."""
-    one = request_of(picture_request(logId="mine", visualize=False))
-    responses = opened(code).execute([one, request_of(picture_request())])
+    one = request_of(image_request(logId="mine", visualize=False))
+    responses = opened(code).execute([one, request_of(image_request())])
     result = next(create_model(model_dir=repository / "instance-segmentation" / "1", device="cpu").predict(PHOTO))
     found, answers = result.instances, [answer_of(response) for response in responses]
     assert [answer["errorCode"] for answer in answers] == [0, 0] and answers[0]["logId"] == "mine"
@@ -172,7 +172,7 @@ def test_a_request_is_answered_with_what_the_model_finds(code: ModuleType, repos
 
 def test_several_texts_in_a_request(code: ModuleType) -> None:
     """Should the configuration allow them."""
-    (response,) = opened(code).execute([request_of(picture_request(visualize=False, logId="a"), b"no JSON")])
+    (response,) = opened(code).execute([request_of(image_request(visualize=False, logId="a"), b"no JSON")])
     values = response.output_tensors[0].values
     assert values.shape == (2, 1)
     assert [json.loads(value)["errorCode"] for value in values.ravel()] == [0, 422]
@@ -193,7 +193,7 @@ def test_a_fault_of_ours_shows_no_trace(
 ) -> None:
     model = opened(code)
     monkeypatch.setattr(code, "answer", lambda *_, **__: [][0])
-    (response,) = model.execute([request_of(picture_request())])
+    (response,) = model.execute([request_of(image_request())])
     assert response.error == "internal error, see the server's log" and response.output_tensors is None
     assert "IndexError" in capsys.readouterr().err
 
@@ -276,8 +276,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cost = Cost(Figures(9.0, 57.0), Figures(2.6, 49.0), Agreement(5, 10, 8, 8, None), 20, 5)
     (folder / "int8.json").write_text(cost.to_json())
     monkeypatch.setattr(hub, "make_model_dir", lambda *_, **__: tmp_path)
-    options = ["export", "SOLOv2", "--output", str(tmp_path), "--format", "TRITON", "--int8", "pictures"]
+    options = ["export", "SOLOv2", "--output", str(tmp_path), "--format", "TRITON", "--int8", "images"]
     done = CliRunner().invoke(cli, options, catch_exceptions=False)
-    assert done.exit_code == 0 and "calibrated on 20 pictures" in done.output
+    assert done.exit_code == 0 and "calibrated on 20 images" in done.output
     assert f"{folder}: inference.onnx and inference.yml, measured against float32" in done.output
     assert f"{tmp_path}: a model repository for `tritonserver --model-repository`" in done.output

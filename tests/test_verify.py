@@ -72,7 +72,7 @@ def barely_trained(name: str) -> tuple[nn.Module, catalog.Model]:
         torch.manual_seed(seed)
         targets = [tiny_rcnn.objects(3, 96, 96, seed=seed)]
         optimizer.zero_grad()
-        sum(network.train().losses(tiny_rcnn.picture(96, 96, seed).repeat(2, 1, 1, 1), targets * 2).values()).backward()
+        sum(network.train().losses(tiny_rcnn.image(96, 96, seed).repeat(2, 1, 1, 1), targets * 2).values()).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
     return network.eval(), row

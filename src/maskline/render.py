@@ -1,6 +1,6 @@
 """Instances drawn on their image: masks, outlines, boxes, labels.
 
-A class has the same colour in every picture. Work follows the instances, not the image: an instance touches only its
+A class has the same colour in every image. Work follows the instances, not the image: an instance touches only its
 own window, strip by strip, and a label is drawn apart and pasted.
 """
 

@@ -198,7 +198,7 @@ def test_thresholds_are_checked(pipeline: Predictor, threshold: object) -> None:
 
 
 def test_nothing_found(pipeline: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
-    """F80: print, JSON, picture, arrays."""
+    """F80: print, JSON, image, arrays."""
     (result,) = pipeline.predict("photo.jpg", threshold=0.999)
     result.print(json_format=True)
     assert json.loads(capsys.readouterr().out)["res"]["boxes"] == []

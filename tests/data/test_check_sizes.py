@@ -32,7 +32,7 @@ EITHER = [10, 10, 20, 30]
 
 
 def image(seed: int) -> Image.Image:
-    return Image.fromarray(sets.picture(seed, TALL))
+    return Image.fromarray(sets.image(seed, TALL))
 
 
 def rectangle(x: float, y: float, width: float, height: float) -> list[list[float]]:

@@ -116,7 +116,7 @@ def test_a_part_without_images_is_told(percent: float, empty: str, caplog: pytes
     assert f"{empty} has no images" in caplog.text and len(caplog.records) == 1
 
 
-def test_in_place_pictures_that_are_not_there_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_in_place_images_that_are_not_there_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = sets.make(tmp_path)
     (root / "images" / "val0.png").unlink()
     split_in_place(root, SplitConfig(50))
@@ -131,7 +131,7 @@ def test_one_large_group_and_small_ones() -> None:
         assert 1 <= len(parts["val"].images) <= 10
 
 
-def test_pictures_that_look_alike_stay_together(tmp_path: Path) -> None:
+def test_images_that_look_alike_stay_together(tmp_path: Path) -> None:
     root = sets.make(tmp_path, train=12, val=2)
     for i in range(0, 12, 2):
         first, second = (root / "images" / f"{'sub/' if n == 1 else ''}train{n}.png" for n in (i, i + 1))
@@ -158,9 +158,9 @@ def test_what_can_not_be_divided() -> None:
         split_dataset(made([[0]] * 4), SplitConfig(group="folder"))
 
 
-def test_merge_keeps_ids_that_are_free_and_lists_no_picture_twice(tmp_path: Path) -> None:
+def test_merge_keeps_ids_that_are_free_and_lists_no_image_twice(tmp_path: Path) -> None:
     root = sets.make(tmp_path)
-    content = sets.content(["val0.png", "train0.png", "val2.png"], first_id=1)  # ids of train, and one of its pictures
+    content = sets.content(["val0.png", "train0.png", "val2.png"], first_id=1)  # ids of train, and one of its images
     sets.save(root, "val", content)
     merged = merge(load(root))
     assert [image.id for image in merged.images[:4]] == [1, 2, 3, 4] and len(merged.images) == 6

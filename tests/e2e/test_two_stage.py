@@ -29,7 +29,7 @@ from maskline.train.augment import Augment
 from maskline.weights.load import load_network, save_weights
 
 ROW = catalog.get("MaskRCNN-ResNet50-FPN")
-SIZES = ((96, 128), (300, 200), (97, 131), (97, 131), (97, 131), (64, 300))  # height and width of pictures to predict
+SIZES = ((96, 128), (300, 200), (97, 131), (97, 131), (97, 131), (64, 300))  # height and width of images to predict
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def predictor(trained: Trained) -> Predictor:
     return create_model(model_dir=trained.graph, threshold=0.0, device="cpu")
 
 
-def pictures() -> list[np.ndarray]:
+def photos() -> list[np.ndarray]:
     """(H, W, 3) uint8 BGR each, of what the tiny networks are made for."""
     mean, std = (np.array(values)[:, None, None] for values in (ROW.preprocess.mean, ROW.preprocess.std))
     found = []
     for i, size in enumerate(SIZES):
-        pixels = (tiny_rcnn.picture(*size, seed=i)[0].numpy() * std + mean) * 255
+        pixels = (tiny_rcnn.image(*size, seed=i)[0].numpy() * std + mean) * 255
         found.append(np.ascontiguousarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)[..., ::-1]))
     return found
 
@@ -154,7 +154,7 @@ def test_the_graph_has_free_sizes_and_tells_about_itself(trained: Trained) -> No
 def test_the_graph_gives_the_network_s_detections(trained: Trained, height: int, width: int, batch: int) -> None:
     """At sizes that it was neither made nor verified with."""
     graph = Graph(trained.graph / "inference.onnx", Device("cpu"))
-    images = np.stack([cv2.resize(picture, (width, height)) for picture in pictures()[:batch]])
+    images = np.stack([cv2.resize(image, (width, height)) for image in photos()[:batch]])
     ours, theirs = graph.run(images), Deployed(trained.network, graph.record.preprocess).run(images)
     for i in range(batch):
         assert not verify.compare(ours.image(i), theirs.image(i))
@@ -166,7 +166,7 @@ def test_the_graph_gives_the_network_s_detections(trained: Trained, height: int,
 
 def test_a_graph_that_finds_nothing(trained: Trained, predictor: Predictor) -> None:
     """Above the highest threshold."""
-    results = list(predictor.predict(pictures(), threshold=1.0, batch_size=2))
+    results = list(predictor.predict(photos(), threshold=1.0, batch_size=2))
     assert len(results) == len(SIZES) and not any(len(result.instances) for result in results)
     assert all(result.json["res"]["boxes"] == [] for result in results)
 
@@ -174,9 +174,9 @@ def test_a_graph_that_finds_nothing(trained: Trained, predictor: Predictor) -> N
 # Predicting
 
 
-def test_a_batch_gives_what_its_pictures_give_one_by_one(predictor: Predictor) -> None:
+def test_a_batch_gives_what_its_images_give_one_by_one(predictor: Predictor) -> None:
     """F24, B22: neighbours of one size run together; results are equal to the last bit of their masks."""
-    images = pictures()
+    images = photos()
     alone = [next(iter(predictor.predict(image))).instances for image in images]
     assert all(len(found) >= 10 for found in alone)
     for size in (2, 6):
@@ -190,10 +190,10 @@ def test_a_batch_gives_what_its_pictures_give_one_by_one(predictor: Predictor) -
 
 
 def test_results_are_the_network_s(trained: Trained, predictor: Predictor) -> None:
-    """The same instances as from PyTorch, at the picture's size."""
+    """The same instances as from PyTorch, at the image's size."""
     preprocess = tiny_rcnn.row(trained.name).preprocess
     deployed = Deployed(copy.deepcopy(trained.network), preprocess)
-    images = pictures()
+    images = photos()
     for image, result in zip(images, predictor.predict(images, batch_size=3), strict=True):
         pixels, frame = preprocess.apply(image)
         assert min(pixels.shape[:2]) <= 128 and max(pixels.shape[:2]) <= 200

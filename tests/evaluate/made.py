@@ -32,11 +32,11 @@ def placed(mask: np.ndarray, top: int, left: int, size: tuple[int, int] = SIZE) 
 
 
 def dataset(folder: Path, seed: int = 0, images: int = 6, *, crowds: bool = True, most: int = 9) -> Dataset:
-    """Discs of two classes on grey pictures, some of them crowd regions; every third picture is background."""
+    """Discs of two classes on grey images, some of them crowd regions; every third image is background."""
     rng = np.random.default_rng(seed)
     records, annotations = [], []
     for number in range(images):
-        name = f"picture{number}.png"
+        name = f"image{number}.png"
         if not (folder / name).exists():
             Image.new("RGB", SIZE[::-1], (90, 90, 90)).save(folder / name)
         records.append(ImageRecord(number + 1, name, SIZE[1], SIZE[0]))
@@ -90,7 +90,7 @@ def noisy(
 def instances(
     masks: Sequence[tuple[np.ndarray, int, int]], labels: Sequence[int], scores: Sequence[float]
 ) -> Instances:
-    """From ``(mask, top, left)`` in pictures of `SIZE`."""
+    """From ``(mask, top, left)`` in images of `SIZE`."""
     boxes = [(left, top, left + mask.shape[1], top + mask.shape[0]) for mask, top, left in masks]
     return Instances(
         np.asarray(boxes, np.float32).reshape(-1, 4),

@@ -319,7 +319,7 @@ def test_a_disc_as_its_regions_see_it() -> None:
 def test_masks_are_interpolated_between_centres_of_pixels() -> None:
     """As grid_sample does it, with the border's values beyond the border."""
     torch.manual_seed(0)
-    blobs = tiny_rcnn.picture(96, 128, batch=2).flatten(0, 1)[:5] > 0
+    blobs = tiny_rcnn.image(96, 128, batch=2).flatten(0, 1)[:5] > 0
     own = tiny_rcnn.objects(5)._replace(masks=blobs.to(torch.uint8))
     boxes, objects = some_boxes(40, torch.float64) * 1.4 - 8, torch.randint(5, (40,))
     found = true_masks(Regions(boxes, torch.zeros(40).long()), objects, [own], 14)

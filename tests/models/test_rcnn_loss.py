@@ -45,7 +45,7 @@ def losses_of(
 ) -> dict[str, Tensor]:
     """With the same draws each time."""
     torch.manual_seed(0)
-    return network.losses(tiny_rcnn.picture(96, 128, batch=len(targets)) if image is None else image, targets,
+    return network.losses(tiny_rcnn.image(96, 128, batch=len(targets)) if image is None else image, targets,
                           normalizer=normalizer)  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def test_regions_are_divided_by_the_divisor(name: str) -> None:
 
 def test_averaged_gradients_are_those_of_one_batch() -> None:
     network = unlimited(tiny_rcnn.network("MaskRCNN-ResNet50-FPN").double())
-    images = tiny_rcnn.picture(96, 128, batch=4).double()
+    images = tiny_rcnn.image(96, 128, batch=4).double()
     targets = [tiny_rcnn.objects(n, seed=n) for n in (6, 0, 3, 8)]
     sums: list[Tensor] = []
     whole = losses_of(network, targets, lambda n: sums.append(n) or n, image=images)

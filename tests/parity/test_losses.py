@@ -4,7 +4,7 @@ Two frameworks can't draw the same random numbers, so the reference's were repla
 (`Draws`). There are two collections. ``losses/detail`` has every step on the way for the S model at half size, with
 batch norm on batch statistics ("trainbn") and on running ones ("evalbn"): seen errors are 1e-6, with batch statistics
 1e-4. ``losses`` has sums for whole models at full size. There a random network magnifies rounding: noise of 1e-7 on the
-picture, or another number of threads, moves a last layer's loss by 5e-3. So ours runs in double precision.
+image, or another number of threads, moves a last layer's loss by 5e-3. So ours runs in double precision.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Detail:
     record: dict[str, Any]
     optimizer: dict[str, Any]
     arrays: Any
-    batch: ModuleType  # makes the pictures and the draws
+    batch: ModuleType  # makes the images and the draws
     step: Step
 
     def __getitem__(self, key: str) -> np.ndarray:

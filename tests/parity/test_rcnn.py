@@ -38,7 +38,7 @@ from maskline.weights.load import load_network, rename
 VARIANTS = {"": False, "_aligned": True}
 C4 = "MaskRCNN-ResNet50"
 EVERY_INPUT = "MASKLINE_FULL_PARITY"
-#: What each is compared on, at full size: a tensor of 320 x 400, a picture of 480 x 640, enlarged to 800 x 1067.
+#: What each is compared on, at full size: a tensor of 320 x 400, an image of 480 x 640, enlarged to 800 x 1067.
 INPUTS_OF_THE_OTHERS = ("fixed",)
 INPUTS = {
     C4: ("fixed",),
@@ -50,7 +50,7 @@ MASK_TOLERANCE = 1e-3  # of the probabilities of masks, whose regions are boxes 
 TIE = 1e-4  # of scores (logits up to 20) and overlaps
 SCORE_TOLERANCE = 1e-4  # seen: 1.2e-5
 BOX_TOLERANCE = 0.05  # pixels; seen: 0.003
-PIXEL_TOLERANCE = 1e-3  # share of a picture's pixels, for each mask
+PIXEL_TOLERANCE = 1e-3  # share of an image's pixels, for each mask
 LOSS_TOLERANCE = 1e-3  # relative, of each component; seen: 1.1e-6
 NORM_TOLERANCE = 1e-2  # relative, of a block's gradient; seen: 2e-4
 OWN_MASKS_TOLERANCE = 3e-3  # relative, of the mask loss, where masks to learn from are pixels, not polygons
@@ -74,7 +74,7 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def image_of(case: Case) -> Tensor:
     """What the network gets, without the padding it adds itself."""
     if case.tag != "fixed":
-        return case.picture()
+        return case.image()
     _, _, height, width = case.about["input"]["image"]["shape"]
     return torch.from_numpy(det_weights.tensor(height, width, seed=0))[..., : int(case["in/im_shape"][0, 1])]
 
@@ -213,7 +213,7 @@ def assert_left_by_suppression(kept: Tensor, boxes: Tensor, scores: Tensor, grou
 
 
 def scale_of(case: Case) -> Tensor:
-    """From the network's pixels to the picture's, for the four sides of a box."""
+    """From the network's pixels to the image's, for the four sides of a box."""
     scale_y, scale_x = case.frame.scale
     return torch.tensor([scale_x, scale_y] * 2, dtype=torch.float32)
 
@@ -226,7 +226,7 @@ def same_rows(case: Case, boxes: Tensor, scores: Tensor, labels: Tensor) -> bool
 
 def partners(case: Case, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
     """Our row for each of the reference's rows, one to one, all used and within the tolerances; and whether its box is
-    empty in the picture, which the reference marks with the class -1.
+    empty in the image, which the reference marks with the class -1.
     """
     ours, labels, score, box = rows_beside_theirs(case, *detections[:3])
     empty = case["out/boxes"][:, 0] < 0

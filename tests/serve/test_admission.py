@@ -53,7 +53,7 @@ def test_pixels_are_counted_until_the_outcome() -> None:
     run(test)
 
 
-def test_small_pictures_and_large_files_have_their_price() -> None:
+def test_small_images_and_large_files_have_their_price() -> None:
     async def test(queue: Queue) -> None:
         for _ in range(10 * MP // LEAST_COST):
             queue.admit(b"", 1, WANTED)
@@ -116,7 +116,7 @@ def test_what_a_worker_has_died_on_comes_first_and_alone() -> None:
     run(test)
 
 
-def test_a_batch_is_bounded_in_pictures_and_pixels() -> None:
+def test_a_batch_is_bounded_in_images_and_pixels() -> None:
     async def test(queue: Queue) -> None:
         small = [queue.admit(b"", 1, WANTED) for _ in range(3)]
         assert not queue.has_full_batch

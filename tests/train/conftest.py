@@ -1,4 +1,4 @@
-"""Small runs: our small network, on small pictures, at 64 pixels."""
+"""Small runs: our small network, on small images, at 64 pixels."""
 
 from __future__ import annotations
 

@@ -418,7 +418,7 @@ def test_only_objects_with_pixels_are_read(tmp_path: Path) -> None:
     assert found.size == (30, 40)
 
 
-def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
+def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
     data, record = dataset(tmp_path, (40, 30))
     with pytest.raises(InputError, match="'a.png' is listed as 40 x 30, but the file is 30 x 40"):
         read(data, record)

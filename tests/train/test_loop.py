@@ -45,14 +45,14 @@ def given_to_the_network(row: catalog.Model, images: Tensor, sizes: tuple[tuple[
 # Padding
 
 
-def pictures(sizes: tuple[tuple[int, int], ...]) -> list[Tensor]:
+def photos(sizes: tuple[tuple[int, int], ...]) -> list[Tensor]:
     rng = torch.Generator().manual_seed(0)
     return [torch.randint(256, (*size, 3), generator=rng, dtype=torch.uint8) for size in sizes]
 
 
 def test_padding_is_zero_to_the_network() -> None:
     """As if each image had been normalised alone, and then padded."""
-    images = pictures(SIZES)
+    images = photos(SIZES)
     batch = torch.stack([F.pad(x, (0, 0, 0, 64 - x.shape[1], 0, 64 - x.shape[0])) for x in images])
     found = given_to_the_network(TWO_STAGE, batch, SIZES)
     for x, image in zip(found, images, strict=True):
@@ -73,7 +73,7 @@ def test_padding_is_zero_to_the_network() -> None:
 def test_nothing_is_written_where_padding_is_zero_or_absent(
     row: catalog.Model, sizes: tuple[tuple[int, int], ...]
 ) -> None:
-    batch = torch.stack(pictures(((64, 64),) * 3))
+    batch = torch.stack(photos(((64, 64),) * 3))
     found = given_to_the_network(row, batch, sizes)
     assert found._version == 0  # PyTorch's count of changes in place
     assert torch.equal(found, Normalise(row.preprocess)(batch))

@@ -269,7 +269,7 @@ def test_a_full_disk_at_the_end_is_an_error(
         train(replace(unevaluated(settings, tmp_path / "data"), epochs=1))
 
 
-def test_a_picture_that_goes_bad_is_told(
+def test_an_image_that_goes_bad_is_told(
     settings: Settings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import shutil
@@ -283,7 +283,7 @@ def test_a_picture_that_goes_bad_is_told(
     assert checkpoint.read(settings.output / "model_final").epochs == 2
 
 
-def test_a_val_picture_that_can_t_be_read_is_told_once(
+def test_a_val_image_that_can_t_be_read_is_told_once(
     settings: Settings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import shutil

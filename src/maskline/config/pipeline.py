@@ -34,7 +34,7 @@ class PipelineConfig:
     Attributes:
         use_hpip, hpi_config, engine, engine_config: see `maskline.create_model`.
         input: what an old file predicts when no input is given.
-        visualize: whether a service's answers hold a rendered picture, unless a request says.
+        visualize: whether a service's answers hold a rendered image, unless a request says.
     """
 
     model_name: str | None = catalog.DEFAULT_MODEL

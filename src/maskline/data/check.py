@@ -1,4 +1,4 @@
-"""Look at a whole data set and tell everything that is wrong with it: every record, every picture, every mask."""
+"""Look at a whole data set and tell everything that is wrong with it: every record, every image, every mask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from maskline.data import check_masks, check_pictures, check_sizes, crowds, near_duplicates, scale
+from maskline.data import check_images, check_masks, check_sizes, crowds, near_duplicates, scale
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset, Id, ImageRecord
 from maskline.data.faults import NAMES_TOLD, Fault, Reading, ordered
@@ -63,7 +63,7 @@ def _examined(reading: Reading) -> tuple[list[Fault], dict[str, IntArray]]:
     for split, dataset in splits.items():
         if not dataset.images:
             faults.append(_without_images(split, dataset, told))
-        looks = track(check_pictures.look_at_all(dataset), f"images of {split}", len(dataset.images))
+        looks = track(check_images.look_at_all(dataset), f"images of {split}", len(dataset.images))
         shown = []
         for image, look in zip(dataset.images, looks, strict=True):
             faults.extend(look.faults)

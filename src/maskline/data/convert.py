@@ -106,7 +106,7 @@ def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset
     """Write COCO annotations, with PaddleX's names, into a data set of another format; existing ones become ``.bak``.
 
     Images stay where they are if that is below ``images``, else they are copied there, once: it can be done again,
-    which makes ``.bak2`` and so on. Without a ``val`` split the set is split at random, as `SplitConfig` does by default.
+    which makes ``.bak2`` and so on. Without a ``val`` split the set is split at random, with `SplitConfig`'s defaults.
 
     Raises:
         UnknownNameError: there is no such format.

@@ -198,7 +198,7 @@ class Fault:
         file: the file concerned: an annotation file, or an image by the name it is listed under.
         what: what was found, in a sentence without a full stop; names ids where there are any.
         image_id, annotation_id: of the record concerned.
-        others: further images concerned, as ``(split, file name)``: the twin of a picture, or one that is not in the
+        others: further images concerned, as ``(split, file name)``: the twin of an image, or one that is not in the
             `Dataset` because its record could not be used.
         lost: the number of annotations that are not in the `Dataset` because of it.
     """

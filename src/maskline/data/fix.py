@@ -152,7 +152,7 @@ def _leaked(dataset: Dataset, faults: Sequence[Fault]) -> set[Id]:
 
 
 def _leak(fault: Fault) -> tuple[str, str]:
-    """The split and the name of the picture that a leak can do without; nothing for other faults."""
+    """The split and the name of the image that a leak can do without; nothing for other faults."""
     if fault.code != "leak":
         return "", ""
     rank = {split: place for place, split in enumerate(SPLITS)}

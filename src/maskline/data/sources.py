@@ -17,7 +17,7 @@ from maskline.inputs import MAX_PIXELS, UPRIGHT, header_size, orientation
 LFS_POINTER = "version https://git-lfs"  # how the files begin that stand for others in a repository
 
 
-def picture_size(source: Path | io.BytesIO) -> tuple[int, int]:
+def image_size(source: Path | io.BytesIO) -> tuple[int, int]:
     """``(height, width)`` that `read_image` will give; only the header is read.
 
     Raises:

@@ -184,7 +184,7 @@ def split_dataset(dataset: Dataset, how: SplitConfig) -> dict[str, Dataset]:
 def split_in_place(root: Path, how: SplitConfig) -> dict[str, Dataset]:
     """Divide a data set of our layout anew; its annotation files are replaced, and kept as ``.bak``.
 
-    ``train`` and ``val`` are put together first, whichever of them are there; ``test`` stays as it is. Pictures are not
+    ``train`` and ``val`` are put together first, whichever of them are there; ``test`` stays as it is. Images are not
     needed for that; those that are not there are told by a warning.
 
     Returns:
@@ -296,7 +296,7 @@ def _group_key(dataset: Dataset, images: Sequence[ImageRecord], group: str) -> C
 
 
 def _similar(dataset: Dataset, images: Sequence[ImageRecord]) -> dict[Id, int]:
-    """By image id, the number of the group of pictures that look nearly the same."""
+    """By image id, the number of the group of images that look nearly the same."""
     tracked = track(images, "images", len(images))
     prints = [near_duplicates.fingerprint(read_image(dataset.path(image))) for image in tracked]
     roots = list(range(len(images)))  # a forest: each image points at another of its group, the first at itself

@@ -1,6 +1,6 @@
 """Export: from a network in torch to a model directory with one graph that keeps the contract.
 
-`make` puts the steps together: `graph` writes ONNX, `quantise` makes its numbers small with pictures that `samples`
+`make` puts the steps together: `graph` writes ONNX, `quantise` makes its numbers small with images that `samples`
 finds, `formats` turns it into what other runtimes open, `triton` makes it a repository for that server, and `cost`
 measures what small numbers cost. `target` says what is wanted of all this, `yml` what is told beside the graph, and
 `maskline.verify` proves the graph.

@@ -70,15 +70,15 @@ def export(
             Inference Server, see `maskline.exporting.triton`.
         batch: ``dynamic``, or 1 for runtimes that want a fixed shape.
         size: fixed height and width of the input in pixels, such as ``640x640``, for models that leave them free.
-        int8: folder of pictures, or a data set, to calibrate convolutions in 8 bits with. What that costs is measured
-            on other pictures of it, logged, and kept in ``int8.json``.
+        int8: folder of images, or a data set, to calibrate convolutions in 8 bits with. What that costs is measured
+            on other images of it, logged, and kept in ``int8.json``.
 
     Returns:
         The folder.
 
     Raises:
         ParameterError: an option makes no sense, or not for this model.
-        InputError: the pictures can't be used.
+        InputError: the images can't be used.
         WeightsError: the weights don't fit the network.
         OutputError: the folder can't be written to.
         ExportError: the graph does not give the network's results.

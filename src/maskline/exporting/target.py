@@ -34,7 +34,7 @@ class Target:
         single: every run has one image, rather than any number. Some runtimes of phones want all shapes fixed.
         size: ``(height, width)`` of the input in pixels, where the model leaves it free; None: as the model has it.
         half: store weights in half precision; arithmetic stays in float32.
-        int8: convolutions in 8 bits, calibrated with the pictures of this folder or data set; None: float32.
+        int8: convolutions in 8 bits, calibrated with the images of this folder or data set; None: float32.
     """
 
     format: str = "onnx"
@@ -92,7 +92,7 @@ class Target:
         Raises:
             ParameterError: the model can't have that size.
             MissingDependencyError: the format needs what is not installed.
-            InputError: the pictures for 8 bits can't be used.
+            InputError: the images for 8 bits can't be used.
         """
         self.preprocess(row.preprocess, row.name)
         if self.format == "openvino" and find_spec("openvino") is None:
@@ -101,7 +101,7 @@ class Target:
 
     @cached_property
     def samples(self) -> Samples | None:
-        """The pictures for 8 bits, looked for once. Raises InputError if they can't be used."""
+        """The images for 8 bits, looked for once. Raises InputError if they can't be used."""
         if self.int8 is None:
             return None
         from maskline.exporting.samples import find  # which needs the extra `data`

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from maskline.errors import InputError, InputNotFoundError
 from maskline.files import visible_files
 from maskline.inputs.images import is_image
-from maskline.inputs.picture import HEAD
+from maskline.inputs.input_image import HEAD
 from maskline.inputs.unread import UNREAD_SUFFIXES, unread_image, why_unread
 from maskline.wording import counted
 

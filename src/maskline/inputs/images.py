@@ -31,8 +31,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 from maskline.errors import InputError
 from maskline.inputs import avif, tiff
 from maskline.inputs.arrays import from_array, turn
+from maskline.inputs.input_image import DAMAGE, HEAD, NARROW, Found, InputImage, Levels, check_size, fault, guarded
 from maskline.inputs.orientation import SIDEWAYS, jpeg_segments, orientation
-from maskline.inputs.picture import DAMAGE, HEAD, NARROW, Found, Levels, Picture, check_size, fault, guarded
 from maskline.inputs.tiff import TIFF
 from maskline.inputs.unread import not_an_image
 from maskline.instances import ByteArray
@@ -122,7 +122,7 @@ def _claimed_by_webp(data: bytes) -> tuple[int, int]:
 
 
 def decode(data: bytes, name: str, path: str | None) -> Iterator[Found]:
-    """The content of an image file: one picture; of TIFF one for each page that is an image. ``name``: for messages."""
+    """The content of an image file: one image; of TIFF one for each page that is an image. ``name``: for messages."""
     if data[:4] in TIFF:
         yield from tiff.decode_tiff(data, name, path)
         return
@@ -132,7 +132,7 @@ def decode(data: bytes, name: str, path: str | None) -> Iterator[Found]:
         yield error
 
 
-def _decode_single(data: bytes) -> Picture:
+def _decode_single(data: bytes) -> InputImage:
     """Any format but TIFF. Raises InputError without a name, and what Pillow and OpenCV raise on damage."""
     if avif.is_avif(data):
         return avif.decode_avif(data)
@@ -143,7 +143,7 @@ def _decode_single(data: bytes) -> Picture:
     else:
         _check_other(data)
     pixels = from_array(_decode_by_opencv(data, cv2.IMREAD_COLOR))
-    return Picture(turn(pixels, orientation(io.BytesIO(data))), levels=_narrow_levels(data, pixels))
+    return InputImage(turn(pixels, orientation(io.BytesIO(data))), levels=_narrow_levels(data, pixels))
 
 
 def _decode_by_opencv(data: bytes, flags: int) -> npt.NDArray[Any]:
@@ -211,7 +211,7 @@ def _check_other(data: bytes) -> None:
     reader = next((reader for magic, reader in _OTHER if magic.match(data)), None)
     if reader is None:
         raise InputError(not_an_image(data)).because("not supported")
-    if reader is WebPImageFile:  # which makes room for the picture as it opens
+    if reader is WebPImageFile:  # which makes room for the image as it opens
         check_size(*_claimed_by_webp(data))
     with reader(io.BytesIO(data)) as image:
         check_size(*image.size)

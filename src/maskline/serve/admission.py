@@ -13,7 +13,7 @@ from maskline.serve.metrics import Metrics
 from maskline.serve.protocol import Wanted
 from maskline.serve.refusal import RefusalError
 
-LEAST_COST = 1_000_000  # pixels: what a run of the network costs, however small the picture is
+LEAST_COST = 1_000_000  # pixels: what a run of the network costs, however small the image is
 BYTES_OF_PIXEL = 3  # a file that has more for each of its pixels costs as one that has so many
 LONGEST_WAIT = 60  # seconds that a client is told to wait
 _RECENT = 0.2  # weight of the newest batch in the pace
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A picture that waits or is worked on.
+    """An image that waits or is worked on.
 
     Attributes:
         data: its file.

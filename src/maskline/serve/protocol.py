@@ -93,7 +93,7 @@ class Request(BaseModel):
         ),
     ] = None
     visualize: Annotated[
-        bool | None, Field(description="Whether the answer holds a rendered picture. Default: as the service is set.")
+        bool | None, Field(description="Whether the answer holds a rendered image. Default: as the service is set.")
     ] = None
     logId: Annotated[  # noqa: N815
         str | None, Field(max_length=LONGEST_LOG_ID, description="Comes back in the answer. Default: a new UUID.")
@@ -102,7 +102,7 @@ class Request(BaseModel):
         MaskFormat, Field(description="`rle`: COCO's compressed run lengths. `polygon`: outlines, which lose holes.")
     ] = "rle"
     maskFrame: Annotated[  # noqa: N815
-        MaskFrame, Field(description="Whether run lengths cover the rounded box or the whole picture.")
+        MaskFrame, Field(description="Whether run lengths cover the rounded box or the whole image.")
     ] = "box"
 
 
@@ -111,13 +111,13 @@ class Mask(BaseModel):
 
     rleResult: str | None = Field(None, description="COCO's compressed run lengths; absent with polygons.")  # noqa: N815
     polygons: list[list[float]] | None = Field(None, description="Rings `x1, y1, x2, y2, …`; absent with run lengths.")
-    size: list[int] = Field(description="Rows and columns: of the rounded box, or of the whole picture.")
+    size: list[int] = Field(description="Rows and columns: of the rounded box, or of the whole image.")
 
 
 class Found(BaseModel):
     """One instance."""
 
-    bbox: list[float] = Field(description="`x1, y1, x2, y2` in pixels of the picture.")
+    bbox: list[float] = Field(description="`x1, y1, x2, y2` in pixels of the image.")
     categoryId: int = Field(description="Index of the class, from 0.")  # noqa: N815
     categoryName: str  # noqa: N815
     score: float
@@ -129,9 +129,9 @@ class Outcome(BaseModel):
 
     instances: list[Found] = Field(description="Best first.")
     image: str | None = Field(
-        description="The picture with everything drawn in, a JPEG in Base64; null if not wanted or longer than a JPEG."
+        description="The image with everything drawn in, a JPEG in Base64; null if not wanted or longer than a JPEG."
     )
-    size: list[int] = Field(description="Height and width of the picture.")
+    size: list[int] = Field(description="Height and width of the image.")
     warnings: list[str] | None = Field(
         None, description="Why the result may be poor, such as 12-bit data in 16 bits; absent where nothing is known."
     )
@@ -166,7 +166,7 @@ class Health(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How a picture is to be looked at, and what is to be told of it."""
+    """How an image is to be looked at, and what is to be told of it."""
 
     threshold: Threshold | None
     visualize: bool

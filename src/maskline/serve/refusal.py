@@ -40,5 +40,5 @@ class RefusalError(MasklineError):
 
     @classmethod
     def of_image(cls, kind: str, message: str) -> RefusalError:
-        """422 because of the picture."""
+        """422 because of the image."""
         return cls.of([Fault(kind, "body.image", message)])

@@ -147,21 +147,21 @@ def _require(holds: bool, seen: str) -> str:
     return seen
 
 
-async def a_picture(target: _Target) -> str:
-    """A picture is answered with its instances, and with the client's logId."""
+async def an_image(target: _Target) -> str:
+    """An image is answered with its instances, and with the client's logId."""
     status, body, _ = await target.ask(PICTURE.read_bytes(), logId="selftest")
     _require(status == 200 and body["logId"] == "selftest", f"status {status}: {body}")
     return counted(len(body["result"]["instances"]), "instance")
 
 
 async def what_is_none(target: _Target) -> str:
-    """What is no picture is refused with the reason."""
+    """What is no image is refused with the reason."""
     statuses = [(await target.ask(image))[0] for image in (b"a text", b"", "no Base64", PICTURE.read_bytes()[:999])]
     return _require(statuses == [422] * 4, f"statuses {statuses}")
 
 
 async def a_bomb(target: _Target) -> str:
-    """A picture of 900 million pixels in 200 bytes is refused before it is decoded."""
+    """An image of 900 million pixels in 200 bytes is refused before it is decoded."""
     head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b"")]
     parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
@@ -241,4 +241,4 @@ def _children(pid: int) -> list[int]:
 
 
 #: In order; the last ends the service.
-CHECKS = (a_picture, what_is_none, a_bomb, overload, slow_clients, health_under_load, a_worker_killed, the_end)
+CHECKS = (an_image, what_is_none, a_bomb, overload, slow_clients, health_under_load, a_worker_killed, the_end)

@@ -60,9 +60,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A picture's file, or the URL of it, and what is wanted of it."""
+    """An image's file, or the URL of it, and what is wanted of it."""
 
-    picture: bytes | str
+    image: bytes | str
     wanted: Wanted
 
 
@@ -216,7 +216,7 @@ class Service:
                 raise RefusalError(503, "the service has ended before the answer was there") from None
 
     async def _answer(self, asked: Asked, entry: Entry) -> bytes:
-        data = await self._fetched(asked.picture, entry) if isinstance(asked.picture, str) else asked.picture
+        data = await self._fetched(asked.image, entry) if isinstance(asked.image, str) else asked.image
         with entry.timed("parse"):
             pixels = await self.aside(partial(images.pixels_claimed, most=self.settings.max_pixels), data, len(data))
         job = self._queue.admit(data, pixels, asked.wanted)

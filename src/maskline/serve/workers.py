@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Opens the model; called in a worker, so it must be one that can be pickled, such as a `functools.partial`.
 Opener: TypeAlias = "Callable[[], Predictor]"
 
-DEATHS = 2  # workers that may die on a picture before it is refused
+DEATHS = 2  # workers that may die on an image before it is refused
 ABANDONED_BATCH_TIMEOUT = 30.0  # seconds that a worker may go on after nobody waits for its batch any more
 SHUTDOWN_TIMEOUT = 10.0  # seconds that workers have to end by themselves
 LAST_MESSAGE_TIMEOUT = 1.0  # seconds that one has which says nothing more; most are dead already
@@ -117,7 +117,7 @@ class Workers:
     def dispatch(self) -> None:
         """Give waiting jobs to workers that are free.
 
-        A second batch, whose work can only begin later, must be full; and a picture that a worker has died on shares
+        A second batch, whose work can only begin later, must be full; and an image that a worker has died on shares
         none, so that it takes no others with it.
         """
         for worker in sorted(self._ready, key=lambda worker: len(worker.batches)):
@@ -229,7 +229,7 @@ class Workers:
                 job.outcome.set_result(Outcome(result, told["instances"], stages))
 
     def _rescue(self, worker: _Worker) -> None:
-        """What a dead worker had is done again, each picture alone, so that one that kills workers stands alone."""
+        """What a dead worker had is done again, each image alone, so that one that kills workers stands alone."""
         jobs = [job for batch in worker.batches.values() for job in batch.jobs]
         for batch in worker.batches.values():
             batch.alarm.cancel()

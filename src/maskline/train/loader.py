@@ -54,7 +54,7 @@ class Batch(NamedTuple):
         images: (B, H, W, 3) RGB, uint8, or float32 normalised for ``float_resize`` models; as `Preprocess.apply` gives
             them. Where sizes differ, zeros are added right and below up to the largest.
         targets: one for each image.
-        skipped: a line for each picture that could not be read and has not been reported before; another image is in
+        skipped: a line for each image that could not be read and has not been reported before; another image is in
             its place.
     """
 
@@ -153,7 +153,7 @@ class Plan:
     seed: int
 
     def batch(self, epoch: int, number: int) -> Packed:
-        """Prepare a batch. Raises DatasetError if no picture can be read."""
+        """Prepare a batch. Raises DatasetError if no image can be read."""
         preprocess = self.augment.resized(self.preprocess, self.rng(epoch, SIZE, number))
         skipped: list[str] = []
         samples = [self.sample(epoch, position, preprocess, skipped) for position in self.share.positions(number)]
@@ -286,7 +286,7 @@ class TrainingLoader:
         """The batches of an epoch, from batch ``start`` on; those before are not prepared.
 
         Raises:
-            DatasetError: no picture can be read.
+            DatasetError: no image can be read.
             LoaderError: a worker has died.
         """
         self._steps.epoch, self._steps.start = epoch, start

@@ -117,7 +117,7 @@ class Run:
         )
         average = None if recipe.ema_decay is None else ModelEma(self.network, recipe.ema_decay, steps)
         self.state = State(self.network, optimizer, average)
-        self.unread: set[Skipped] = set()  # pictures of the val split that were told of
+        self.unread: set[Skipped] = set()  # images of the val split that were told of
         self.progress = Progress(settings=asdict(self.settings), data=job.fingerprint)
         if self.settings.resume is not None:
             self._resume(self.settings.resume)
@@ -228,12 +228,12 @@ class Run:
     def _evaluate(self, epoch: int, run_logger: TrainingLogger | None) -> None:
         if self.job.val is None:
             return
-        pictures = self.settings.output / SAMPLES_FOLDER / f"epoch_{epoch}.jpg"
+        images = self.settings.output / SAMPLES_FOLDER / f"epoch_{epoch}.jpg"
         with averaged_weights(self.state):
-            metrics, skipped = validate(self.network, self.job.row, self.job.val, self.accelerator, pictures)
-        for picture in (picture for picture in skipped if picture not in self.unread):
-            logger.warning("%s is left out of the evaluation: %s", picture.file, picture.reason)
-            self.unread.add(picture)
+            metrics, skipped = validate(self.network, self.job.row, self.job.val, self.accelerator, images)
+        for image in (image for image in skipped if image not in self.unread):
+            logger.warning("%s is left out of the evaluation: %s", image.file, image.reason)
+            self.unread.add(image)
         self.progress = replace(self.progress, history=(*self.progress.history, {"epoch": epoch, **metrics}))
         assert self.progress.best is not None
         if run_logger is not None:

@@ -82,7 +82,7 @@ def read(dataset: Dataset, record: ImageRecord) -> Original:
     """Read an image and the masks of its objects; masks without pixels are left out.
 
     Raises:
-        InputError: the picture can't be read, or is not of the size its record says, which its masks rely on.
+        InputError: the image can't be read, or is not of the size its record says, which its masks rely on.
     """
     image = read_image(dataset.path(record))
     if image.shape[:2] != record.size:

@@ -58,7 +58,7 @@ class Settings:
             split.
         data_format: its format, a key of `maskline.data.reading.FORMATS`; None recognizes it.
         images: the folder with its images, if they are not below ``data``.
-        output: where checkpoints, logs and pictures go.
+        output: where checkpoints, logs and images go.
         epochs: passes over the training images.
         batch_size: images of one step on each device.
         learning_rate: the highest. None: the recipe's, scaled to the images of a step.

@@ -1,4 +1,4 @@
-"""Evaluation while a network learns: the figures, and some predictions as a picture."""
+"""Evaluation while a network learns: the figures, and some predictions as an image."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from maskline.train import devices
 from maskline.weights.load import labels_in_file, load_network, weights_path
 from maskline.wording import counted
 
-SHOWN = 6  # predictions in the picture, in a grid of
+SHOWN = 6  # predictions in the image, in a grid of
 COLUMNS = 3
-SIDE = 480  # pixels that a picture in the grid fits into
+SIDE = 480  # pixels that an image in the grid fits into
 GAP = 8  # pixels
 SHOWN_ABOVE = 0.3  # score
 LABELLED = 12  # instances; in a larger crowd labels would cover what they name
@@ -42,14 +42,14 @@ logger = logging.getLogger("maskline")
 
 
 def validate(
-    network: nn.Module, row: catalog.Model, dataset: Dataset, accelerator: Accelerator, picture: Path
+    network: nn.Module, row: catalog.Model, dataset: Dataset, accelerator: Accelerator, image: Path
 ) -> tuple[dict[str, Any], tuple[Skipped, ...]]:
     """COCO's figures for a network in evaluation mode, on all images of a split, which the processes share.
 
-    Also, in the first process, the pictures that could not be used.
+    Also, in the first process, the images that could not be used.
 
     Args:
-        picture: gets the predictions for some images; that it can't be written is told.
+        image: gets the predictions for some images; that it can't be written is told.
     """
     classes = match_classes(dataset)
     share = dataset.select(dataset.images[accelerator.process_index :: accelerator.num_processes])
@@ -64,7 +64,7 @@ def validate(
         evaluation = compute_metrics(join(parts, dataset), classes)
         metrics, skipped = [evaluation.metrics], evaluation.skipped
         try:
-            replace_file(picture, partial(_draw, keep.kept, dataset.names))
+            replace_file(image, partial(_draw, keep.kept, dataset.names))
         except OutputError as error:
             logger.warning("%s", error)
     broadcast_object_list(metrics)
