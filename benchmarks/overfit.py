@@ -61,15 +61,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/overfit"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    row = catalog.get(arguments.model)
-    square = replace(row.preprocess, height=arguments.side, width=arguments.side)  # that the image fills or fits into
-    catalog.MODELS[row.name] = replace(row, preprocess=square)
-    if row.name in network.CONFIGS:
+    spec = catalog.get(arguments.model)
+    square = replace(spec.preprocess, height=arguments.side, width=arguments.side)  # that the image fills or fits into
+    catalog.MODELS[spec.name] = replace(spec, preprocess=square)
+    if spec.name in network.CONFIGS:
         loss = LossConfig(num_points=arguments.points)
-        network.CONFIGS[row.name] = replace(network.CONFIGS[row.name], loss=loss)
+        network.CONFIGS[spec.name] = replace(network.CONFIGS[spec.name], loss=loss)
     if arguments.grids is not None:
         grids = tuple(map(int, arguments.grids.split(",")))
-        solov2.CONFIGS[row.name] = replace(solov2.CONFIGS[row.name], grids=grids)
+        solov2.CONFIGS[spec.name] = replace(solov2.CONFIGS[spec.name], grids=grids)
     dataset = load(arguments.data)["train"]
     few = dataset.select(chosen(dataset, arguments.images))
     data = arguments.output / "data"
@@ -77,7 +77,7 @@ def main() -> None:
     data.mkdir(parents=True)
     layout.write({"train": few, "val": replace(few, split="val")}, data)
     settings = Settings(
-        model=row.name,
+        model=spec.name,
         data=data,
         output=arguments.output / "run",
         epochs=arguments.epochs,

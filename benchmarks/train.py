@@ -46,7 +46,7 @@ class Case:
 
 def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
     """Train for some steps on as many images as they need; print rates and memory as JSON."""
-    row = catalog.get(case.model)
+    spec = catalog.get(case.model)
     with tempfile.TemporaryDirectory() as scratch:
         few = Path(scratch, "data")
         few.mkdir()
@@ -62,7 +62,7 @@ def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
             device=device,
             processes=case.processes,
             precision=case.precision,  # type: ignore[arg-type]
-            augment=replace(AUGMENT[row.family], sizes=(case.side,)),
+            augment=replace(AUGMENT[spec.family], sizes=(case.side,)),
             log_interval=1,
             export=False,
         )

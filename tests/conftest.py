@@ -47,5 +47,5 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from maskline.exporting import export_network
 
     return export_network(
-        tiny.network(), tiny.ROW, tmp_path_factory.mktemp("model"), labels=tiny.CLASSES, threshold=0.6
+        tiny.network(), tiny.SPEC, tmp_path_factory.mktemp("model"), labels=tiny.CLASSES, threshold=0.6
     )

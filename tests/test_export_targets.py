@@ -64,7 +64,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("form", ["ort", "openvino"])
 def test_other_forms_give_the_same_and_describe_themselves(form: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     """F54: ORT's form for phones, and OpenVINO's: the record travels in the file, the YAML beside it."""
-    export_network(tiny.network(), tiny.ROW, tmp_path, labels=tiny.CLASSES, threshold=0.6, target=Target(form))
+    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, threshold=0.6, target=Target(form))
     expected = {"inference.yml", GRAPH_FILES[form]} | ({"inference.bin"} if form == "openvino" else set())
     assert {path.name for path in tmp_path.iterdir()} == expected
     assert yaml.safe_load((tmp_path / "inference.yml").read_text())["mode"] == form
@@ -94,7 +94,7 @@ def test_a_form_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr("maskline.exporting.make.convert", sabotaged)
     with pytest.raises(ExportError, match="disagrees with the network"):
-        export_network(tiny.network(), tiny.ROW, tmp_path / "new", labels=tiny.CLASSES, target=Target("ort"))
+        export_network(tiny.network(), tiny.SPEC, tmp_path / "new", labels=tiny.CLASSES, target=Target("ort"))
     assert not (tmp_path / "new").exists()
 
 
@@ -199,7 +199,7 @@ def test_8_bits_and_their_cost(
     """F54: every convolution in 8 bits with standard operators; what it costs is measured, kept and told."""
     (tmp_path / "inference.ort").write_bytes(b"of an earlier export")
     with caplog.at_level(logging.INFO, "maskline"):
-        export_network(tiny.network(), tiny.ROW, tmp_path, labels=tiny.CLASSES, target=Target(int8=photos))
+        export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=Target(int8=photos))
     assert "holds inference.ort too" in caplog.text
     cost = json.loads((tmp_path / "int8.json").read_text())
     assert cost["calibrated_on"] == 5 and cost["measured_on"] == 2 and cost["float32"]["ap"] is None
@@ -209,7 +209,7 @@ def test_8_bits_and_their_cost(
     assert costs.read(tmp_path).to_json() == (tmp_path / "int8.json").read_text()
     again = tmp_path / "again"
     shutil.copytree(tmp_path, again, ignore=shutil.ignore_patterns("*.ort"))
-    export_network(tiny.network(), tiny.ROW, again, labels=tiny.CLASSES)
+    export_network(tiny.network(), tiny.SPEC, again, labels=tiny.CLASSES)
     assert not (again / "int8.json").exists()
 
     model = onnx.load(tmp_path / "inference.onnx")

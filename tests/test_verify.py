@@ -44,7 +44,7 @@ class Made:
     """A network after a few steps, and the graph of it."""
 
     network: nn.Module
-    row: catalog.Model
+    spec: catalog.Model
     record: Record
     graph: Path
 
@@ -54,15 +54,15 @@ class Made:
 
 
 def untrained(name: str) -> tuple[nn.Module, catalog.Model]:
-    row = catalog.get(name)
+    spec = catalog.get(name)
     torch.manual_seed(0)
     if name in FREE:
-        return MaskRCNN(tiny_rcnn.shrunk(name), 3), tiny_rcnn.row(name)
+        return MaskRCNN(tiny_rcnn.shrunk(name), 3), tiny_rcnn.spec(name)
     if name == "SOLOv2":
-        return SOLOv2(tiny_solov2.CONFIG, 3), tiny_solov2.ROW
-    padded = 96 if row.preprocess.pad_stride else 0
-    small = replace(row, preprocess=replace(row.preprocess, height=96, width=96, pad_stride=padded))
-    return (MaskRTDETR(tiny.CONFIG, 3) if name == tiny.ROW.name else PPYOLOESeg(PPYOLOE, 3)), small
+        return SOLOv2(tiny_solov2.CONFIG, 3), tiny_solov2.SPEC
+    padded = 96 if spec.preprocess.pad_stride else 0
+    small = replace(spec, preprocess=replace(spec.preprocess, height=96, width=96, pad_stride=padded))
+    return (MaskRTDETR(tiny.CONFIG, 3) if name == tiny.SPEC.name else PPYOLOESeg(PPYOLOE, 3)), small
 
 
 def barely_trained(name: str) -> tuple[nn.Module, catalog.Model]:
@@ -167,7 +167,7 @@ def test_queries_that_all_say_the_same(tmp_path: Path) -> None:
 
 def test_pinned_graph_and_network_find_much(made: Made, tmp_path: Path) -> None:
     """Otherwise there would be nothing to compare."""
-    deployed = Deployed(made.network, made.row.preprocess)
+    deployed = Deployed(made.network, made.spec.preprocess)
     pixels = verify._verification_inputs(made.record.preprocess)[-1]
     with pinned(made.network) as calls:
         theirs = deployed.run(pixels[None])
@@ -182,7 +182,7 @@ def test_pinned_graph_and_network_find_much(made: Made, tmp_path: Path) -> None:
 
 
 def test_what_is_pinned_follows_from_name_and_shape(made: Made) -> None:
-    deployed = Deployed(made.network, made.row.preprocess)
+    deployed = Deployed(made.network, made.spec.preprocess)
     pixels = verify._verification_inputs(made.record.preprocess)[-1]
     runs = []
     for _ in range(2):

@@ -43,7 +43,7 @@ def create_model(
     """A model ready to predict. Without name and directory: the embedded one, which needs no download.
 
     Args:
-        model_name: a row of the catalog, ``embedded``, or (as older documents have it) a model directory of another
+        model_name: a model of the catalog, ``embedded``, or (as older documents have it) a model directory of another
             name.
         model_dir: an exported model, see `maskline.runtime.model_dir.open_model_dir`; without it the official one,
             fetched and exported on first use.

@@ -389,5 +389,5 @@ def markdown_table(*, links: bool = False) -> str:
     return "\n".join(f"| {' | '.join(line if links else line[:-1])} |" for line in lines)
 
 
-def _links(row: Model) -> str:
-    return "-" if row.ours else f"[weights]({row.pretrained_url}), [Paddle program]({row.inference_url()})"
+def _links(spec: Model) -> str:
+    return "-" if spec.ours else f"[weights]({spec.pretrained_url}), [Paddle program]({spec.inference_url()})"

@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         device="cpu", workers=0, log_interval=1, augment=Augment(flip=0.5),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalog.MODELS, NAME, tiny_solov2.ROW)
+        patch.setitem(catalog.MODELS, NAME, tiny_solov2.SPEC)
         patch.setitem(CONFIGS, NAME, tiny_solov2.CONFIG)
         train(settings)
         yield settings.output

@@ -59,7 +59,7 @@ def tiny(request: pytest.FixtureRequest) -> Iterator[str]:
     """A row of the catalog whose network is the tiny one."""
     name = request.param
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalog.MODELS, name, tiny_rcnn.row(name))
+        patch.setitem(catalog.MODELS, name, tiny_rcnn.spec(name))
         patch.setitem(CONFIGS, name, tiny_rcnn.shrunk(name))
         yield name
 
@@ -147,7 +147,7 @@ def test_training_on_with_other_classes(
 def test_the_graph_has_free_sizes_and_tells_about_itself(trained: Trained) -> None:
     record = Graph(trained.graph / "inference.onnx", Device("cpu")).record
     assert record.model == trained.name and record.labels == tiny_rcnn.CLASSES and record.mask_frame == "box"
-    assert record.preprocess == tiny_rcnn.row(trained.name).preprocess and record.preprocess.has_free_size
+    assert record.preprocess == tiny_rcnn.spec(trained.name).preprocess and record.preprocess.has_free_size
 
 
 @pytest.mark.parametrize(("height", "width", "batch"), [(33, 47, 1), (128, 160, 3), (97, 200, 2), (200, 75, 1)])
@@ -191,7 +191,7 @@ def test_a_batch_gives_what_its_images_give_one_by_one(predictor: Predictor) -> 
 
 def test_results_are_the_network_s(trained: Trained, predictor: Predictor) -> None:
     """The same instances as from PyTorch, at the image's size."""
-    preprocess = tiny_rcnn.row(trained.name).preprocess
+    preprocess = tiny_rcnn.spec(trained.name).preprocess
     deployed = Deployed(copy.deepcopy(trained.network), preprocess)
     images = photos()
     for image, result in zip(images, predictor.predict(images, batch_size=3), strict=True):

@@ -27,7 +27,7 @@ NAME = "MaskRCNN-ResNet50-FPN"
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONFIGS, NAME, tiny_rcnn.shrunk(NAME))
-    monkeypatch.setitem(catalog.MODELS, NAME, tiny_rcnn.row(NAME))
+    monkeypatch.setitem(catalog.MODELS, NAME, tiny_rcnn.spec(NAME))
 
 
 def aligned(path: Path, **options: bool) -> bool:

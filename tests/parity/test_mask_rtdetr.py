@@ -69,9 +69,9 @@ def image_of(tag: str, network: MaskRTDETR) -> Tensor:
         return torch.from_numpy(det_weights.tensor(640, 640, seed=0, lo=0, hi=1))
     height, width = (int(n) for n in tag[3:].split("x"))
     bgr = cv2.cvtColor(det_weights.image(height, width), cv2.COLOR_RGB2BGR)
-    row = catalog.get(network.name)
-    pixels, _ = row.preprocess.apply(bgr)
-    return Normalise(row.preprocess)(torch.from_numpy(pixels)[None])
+    spec = catalog.get(network.name)
+    pixels, _ = spec.preprocess.apply(bgr)
+    return Normalise(spec.preprocess)(torch.from_numpy(pixels)[None])
 
 
 class Case:

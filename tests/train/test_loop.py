@@ -36,9 +36,9 @@ class Recorder(nn.Module):
         return {"loss": x.sum()}
 
 
-def given_to_the_network(row: catalog.Model, images: Tensor, sizes: tuple[tuple[int, int], ...]) -> Tensor:
+def given_to_the_network(spec: catalog.Model, images: Tensor, sizes: tuple[tuple[int, int], ...]) -> Tensor:
     recorder = Recorder()
-    LossModule(recorder, row, local_normalizer)(images, [target(size) for size in sizes])
+    LossModule(recorder, spec, local_normalizer)(images, [target(size) for size in sizes])
     return recorder.x
 
 
@@ -71,19 +71,19 @@ def test_padding_is_zero_to_the_network() -> None:
     ],
 )
 def test_nothing_is_written_where_padding_is_zero_or_absent(
-    row: catalog.Model, sizes: tuple[tuple[int, int], ...]
+    spec: catalog.Model, sizes: tuple[tuple[int, int], ...]
 ) -> None:
     batch = torch.stack(photos(((64, 64),) * 3))
-    found = given_to_the_network(row, batch, sizes)
+    found = given_to_the_network(spec, batch, sizes)
     assert found._version == 0  # PyTorch's count of changes in place
-    assert torch.equal(found, Normalise(row.preprocess)(batch))
+    assert torch.equal(found, Normalise(spec.preprocess)(batch))
 
 
-@pytest.mark.parametrize("row", catalog.MODELS.values(), ids=lambda row: row.name)
-def test_normalising_says_whether_it_keeps_zero(row: catalog.Model) -> None:
-    normalise = Normalise(row.preprocess)
+@pytest.mark.parametrize("spec", catalog.MODELS.values(), ids=lambda row: row.name)
+def test_normalising_says_whether_it_keeps_zero(spec: catalog.Model) -> None:
+    normalise = Normalise(spec.preprocess)
     assert normalise.keeps_zero == (not normalise(torch.zeros(1, 4, 4, 3)).any())
-    assert normalise.keeps_zero == (row.family != "rcnn")
+    assert normalise.keeps_zero == (spec.family != "rcnn")
 
 
 def test_to_device_moves_every_tensor_and_leaves_numbers() -> None:

@@ -379,10 +379,10 @@ def _given_model_defaults(given: Mapping[str, Any], faults: list[MasklineError])
     return model_defaults(catalog.get(name))
 
 
-def model_defaults(row: catalog.Model) -> dict[str, Any]:
+def model_defaults(spec: catalog.Model) -> dict[str, Any]:
     """The defaults of a model, by section and key."""
-    weights = row.pretrained_url or OFFICIAL
-    train = {"batch_size": row.recipe.batch_size, "pretrain_weight_path": weights}
+    weights = spec.pretrained_url or OFFICIAL
+    train = {"batch_size": spec.recipe.batch_size, "pretrain_weight_path": weights}
     return {"Train": train, "Export": {"weight_path": weights}}
 
 

@@ -58,7 +58,7 @@ def export(
     """Make a model directory from weights.
 
     Args:
-        name: a row of the catalog.
+        name: a model of the catalog.
         weights: ``.pdparams`` of the reference or ``.safetensors``.
         output: folder to write the graph and ``inference.yml`` into, or the repository; made if need be.
         labels: class names; default those in the file, else COCO's 80, or ``class_0`` … for another number of classes.
@@ -83,42 +83,42 @@ def export(
         OutputError: the folder can't be written to.
         ExportError: the graph does not give the network's results.
     """
-    row = catalog.get(name)
+    spec = catalog.get(name)
     target = Target.of(format, batch=batch, size=size, half=half, int8=int8)
-    target.check(row)
-    network = load_network(row.name, weights, unaligned=unaligned)
+    target.check(spec)
+    network = load_network(spec.name, weights, unaligned=unaligned)
     if labels is None:
         labels = labels_in_file(weights_path(Path(weights)))
-    return export_network(network, row, output, labels=labels, threshold=threshold, target=target)
+    return export_network(network, spec, output, labels=labels, threshold=threshold, target=target)
 
 
 def export_network(
     network: nn.Module,
-    row: catalog.Model,
+    spec: catalog.Model,
     output: str | Path,
     *,
     labels: Sequence[str] | None = None,
     threshold: float = 0.5,
     target: Target = DEFAULT,
 ) -> Path:
-    """As `export`, from a network in memory, built for catalog row ``row``. The network is left as it was."""
+    """As `export`, from a network in memory, built for ``spec``. The network is left as it was."""
     check_folder(output)
     model_dir = target.model_dir(Path(output))
     check_folder(model_dir)
     form = ", RoIAlign unaligned" if isinstance(network, MaskRCNN) and not network.config.aligned else ""
     record = Record(
-        model=row.name,
+        model=spec.name,
         labels=_labels(network, labels),
-        preprocess=target.preprocess(row.preprocess, row.name),
+        preprocess=target.preprocess(spec.preprocess, spec.name),
         threshold=threshold,
-        mask_frame=row.mask_frame,
+        mask_frame=spec.mask_frame,
         made_by=f"maskline {__version__}, torch {torch.__version__}{form}",
     )
     network = copy.deepcopy(network).eval()
     with tempfile.TemporaryDirectory(prefix="maskline-") as scratch:
         made = Path(scratch, "made")
         made.mkdir()
-        (made / CONFIG_FILE).write_text(inference_yml(row, record, target.graph), encoding="utf-8")
+        (made / CONFIG_FILE).write_text(inference_yml(spec, record, target.graph), encoding="utf-8")
         _make(network, record, target, Path(scratch), made)
         if target.format == triton.FORMAT:
             triton.replace_model(Path(output), made)

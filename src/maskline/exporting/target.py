@@ -86,7 +86,7 @@ class Target:
         """Where the model directory is, of an export to the folder ``output``."""
         return triton.model_dir(output) if self.format == triton.FORMAT else output
 
-    def check(self, row: catalog.Model) -> None:
+    def check(self, spec: catalog.Model) -> None:
         """Refuse now what would fail after minutes of work.
 
         Raises:
@@ -94,7 +94,7 @@ class Target:
             MissingDependencyError: the format needs what is not installed.
             InputError: the images for 8 bits can't be used.
         """
-        self.preprocess(row.preprocess, row.name)
+        self.preprocess(spec.preprocess, spec.name)
         if self.format == "openvino" and find_spec("openvino") is None:
             raise MissingDependencyError("the format openvino needs it: pip install 'maskline[openvino]'")
         _ = self.samples

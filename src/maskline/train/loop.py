@@ -56,7 +56,7 @@ class Job:
         return found.hexdigest()
 
     @property
-    def row(self) -> catalog.Model:
+    def spec(self) -> catalog.Model:
         """The model."""
         return catalog.get(self.settings.model)
 
@@ -69,10 +69,10 @@ class Job:
 class LossModule(nn.Module):
     """A network behind its loss, as one module that several processes can share: pixels and targets in, loss out."""
 
-    def __init__(self, network: nn.Module, row: catalog.Model, normalizer: Normalizer) -> None:
+    def __init__(self, network: nn.Module, spec: catalog.Model, normalizer: Normalizer) -> None:
         super().__init__()
         self.network, self.normalizer = network, normalizer
-        self.normalise = Normalise(row.preprocess)
+        self.normalise = Normalise(spec.preprocess)
 
     def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
         """Images (B, H, W, 3) as in `Batch` to the weighted parts of the loss.
@@ -99,7 +99,7 @@ class Run:
 
     def __init__(self, job: Job, accelerator: Accelerator) -> None:
         self.job, self.settings, self.accelerator = job, job.settings, accelerator
-        recipe = job.row.recipe
+        recipe = job.spec.recipe
         self.loader = self._loader()
         steps = self.settings.epochs * self.epoch_steps
         self.rate = LearningRate.of(recipe, steps, self.settings.warmup_steps)
@@ -121,7 +121,7 @@ class Run:
         self.progress = Progress(settings=asdict(self.settings), data=job.fingerprint)
         if self.settings.resume is not None:
             self._resume(self.settings.resume)
-        module = LossModule(self.network, job.row, self._divisor).to(self.accelerator.device)
+        module = LossModule(self.network, job.spec, self._divisor).to(self.accelerator.device)
         self.module: nn.Module = self.accelerator.prepare_model(module)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
 
@@ -230,7 +230,7 @@ class Run:
             return
         images = self.settings.output / SAMPLES_FOLDER / f"epoch_{epoch}.jpg"
         with averaged_weights(self.state):
-            metrics, skipped = validate(self.network, self.job.row, self.job.val, self.accelerator, images)
+            metrics, skipped = validate(self.network, self.job.spec, self.job.val, self.accelerator, images)
         for image in (image for image in skipped if image not in self.unread):
             logger.warning("%s is left out of the evaluation: %s", image.file, image.reason)
             self.unread.add(image)
@@ -280,7 +280,7 @@ class Run:
         logger.info("resumed from %s: %s done", folder, done)
 
     def _loader(self) -> TrainingLoader:
-        settings, row = self.settings, self.job.row
+        settings, row = self.settings, self.job.spec
         assert settings.batch_size is not None and settings.augment is not None
         return loader(
             self.job.train,

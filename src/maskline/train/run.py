@@ -107,7 +107,7 @@ def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
         DatasetError: no train split, or nothing in it.
         ParameterError: another number of classes than the data set's.
     """
-    row = catalog.get(settings.model)
+    spec = catalog.get(settings.model)
     data, val = splits.get("train", splits.get(UNSPLIT)), splits.get("val")
     if data is None:
         raise DatasetError(f"{settings.data} has no train split: it has {', '.join(splits) or 'none'}")
@@ -133,25 +133,25 @@ def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
         notes.append(f"crowd regions are not learned from: {crowds} of {total}")
     if unknown := [category.name for category in data.categories if category.id not in learned]:
         notes.append(f"classes without training objects, which can't be learned: {', '.join(unknown)}")
-    settled = _settled(settings, row)
-    images, meant = _images(settled), row.recipe.batch_size * row.recipe.devices
+    settled = _settled(settings, spec)
+    images, meant = _images(settled), spec.recipe.batch_size * spec.recipe.devices
     if settings.learning_rate is None and images != meant:
-        told = f"{settled.learning_rate:.3g}, from {row.recipe.learning_rate:.3g} for {meant}"
+        told = f"{settled.learning_rate:.3g}, from {spec.recipe.learning_rate:.3g} for {meant}"
         notes.append(f"learning rate for {counted(images, 'image')} a step: {told}")
     return Job(settled, data, val, tuple(notes))
 
 
-def _settled(settings: Settings, row: catalog.Model) -> Settings:
+def _settled(settings: Settings, spec: catalog.Model) -> Settings:
     settings = replace(
         settings,
-        model=row.name,
-        batch_size=settings.batch_size or row.recipe.batch_size,
-        augment=settings.augment or AUGMENT[row.family],
-        clip_norm=settings.clip_norm or row.recipe.clip_norm,
+        model=spec.name,
+        batch_size=settings.batch_size or spec.recipe.batch_size,
+        augment=settings.augment or AUGMENT[spec.family],
+        clip_norm=settings.clip_norm or spec.recipe.clip_norm,
         save_interval=settings.save_interval or settings.eval_interval,
         unaligned=settings.unaligned or is_unaligned(Path(settings.weights)),
     )
-    rate = settings.learning_rate or scaled_learning_rate(row.recipe, _images(settings))
+    rate = settings.learning_rate or scaled_learning_rate(spec.recipe, _images(settings))
     return replace(settings, learning_rate=rate)
 
 
@@ -167,13 +167,13 @@ def _export(job: Job) -> None:
     weights, target = folder / f"{folder.name}.safetensors", folder / "inference"
     with LogFile() as file:
         file.open(job.settings.output)
-        network = load_network(job.row.name, weights)
+        network = load_network(job.spec.name, weights)
         try:
             with status(f"exporting the best weights, to {target}"):
-                export_network(network, job.row, target, labels=job.labels)
+                export_network(network, job.spec, target, labels=job.labels)
         except MasklineError as error:
             command = shlex.join(
-                ["maskline", "export", job.row.name, "--weights", f"{weights}", "--output", f"{target}"]
+                ["maskline", "export", job.spec.name, "--weights", f"{weights}", "--output", f"{target}"]
             )
             longer = "train longer, or " if isinstance(error, ExportError) else ""
             told = f"not exported: {error}; the weights are kept: {longer}try again by `{command}`"

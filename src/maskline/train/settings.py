@@ -53,7 +53,7 @@ class Settings:
     """A run. None: what the model's recipe says, for a run of this length and on these devices.
 
     Attributes:
-        model: a row of the catalog.
+        model: a model of the catalog.
         data: the data set, a folder or an annotation file, with a train and, unless nothing shall be evaluated, a val
             split.
         data_format: its format, a key of `maskline.data.reading.FORMATS`; None recognizes it.

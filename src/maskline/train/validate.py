@@ -42,7 +42,7 @@ logger = logging.getLogger("maskline")
 
 
 def validate(
-    network: nn.Module, row: catalog.Model, dataset: Dataset, accelerator: Accelerator, image: Path
+    network: nn.Module, spec: catalog.Model, dataset: Dataset, accelerator: Accelerator, image: Path
 ) -> tuple[dict[str, Any], tuple[Skipped, ...]]:
     """COCO's figures for a network in evaluation mode, on all images of a split, which the processes share.
 
@@ -55,7 +55,7 @@ def validate(
     share = dataset.select(dataset.images[accelerator.process_index :: accelerator.num_processes])
     keep = Keep(accelerator.is_main_process, len(share.images))
     with accelerator.autocast():
-        predict = partial(predict_stream, network, row, accelerator.device)
+        predict = partial(predict_stream, network, spec, accelerator.device)
         part = predict_dataset(lambda images: keep(images, predict), share, classes) if share.images else None
     parts = [part for part in gather_object([part]) if part is not None]
     metrics: list[Any] = [None]
@@ -126,14 +126,14 @@ def _assumed_labels(network: nn.Module, dataset: Dataset, weights: Path) -> tupl
 
 
 def predict_stream(
-    network: nn.Module, row: catalog.Model, device: torch.device, images: Iterator[ByteArray]
+    network: nn.Module, spec: catalog.Model, device: torch.device, images: Iterator[ByteArray]
 ) -> Iterator[Instances]:
     """Instances of each image, (H, W, 3) uint8 BGR, whatever their score."""
-    deployed = Deployed(network, row.preprocess).to(device)
+    deployed = Deployed(network, spec.preprocess).to(device)
     every = np.zeros(int(network.num_classes), np.float32)  # type: ignore[arg-type]
     for image in images:
-        pixels, frame = row.preprocess.apply(image)
-        raw, mask_frame = deployed.run(pixels[None]).image(0), row.mask_frame
+        pixels, frame = spec.preprocess.apply(image)
+        raw, mask_frame = deployed.run(pixels[None]).image(0), spec.mask_frame
         yield to_instances(raw, frame, pixels.shape[:2], every, mask_frame=mask_frame)
 
 
