@@ -25,7 +25,7 @@ from maskline.data.reading import load
 from maskline.models.mask_rtdetr import network
 from maskline.models.mask_rtdetr.loss import LossConfig
 from maskline.models.solov2 import network as solov2
-from maskline.train import Settings, checkpoint, train
+from maskline.train import TrainSettings, checkpoint, train
 from maskline.train.augment import Augment
 
 SMALLEST = 0.01  # of an image: the least that all its objects cover
@@ -76,7 +76,7 @@ def main() -> None:
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
     layout.write({"train": few, "val": replace(few, split="val")}, data)
-    settings = Settings(
+    settings = TrainSettings(
         model=spec.name,
         data=data,
         output=arguments.output / "run",

@@ -27,7 +27,7 @@ from maskline import catalog
 from maskline.data import layout
 from maskline.data.dataset import Dataset
 from maskline.data.reading import load
-from maskline.train import Settings, train
+from maskline.train import TrainSettings, train
 from maskline.train.logger import RECENT
 from maskline.train.settings import AUGMENT
 
@@ -52,7 +52,7 @@ def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
         few.mkdir()
         images = STEPS * batch_size * case.processes
         layout.write({"train": enough(load(data)["train"], images)}, few)
-        settings = Settings(
+        settings = TrainSettings(
             model=case.model,
             data=few,
             output=Path(scratch, "run"),

@@ -15,7 +15,7 @@ import tiny
 from embedded import twice
 
 from maskline import create_model, hub
-from maskline.exporting import Target, export_network
+from maskline.exporting import ExportOptions, export_network
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "cpp"
 ASSETS = hub.EMBEDDED.parent
@@ -97,7 +97,7 @@ def test_it_enlarges_masks_twice(program: Path, cells: Path, tmp_path: Path) -> 
 def test_it_runs_openvinos_form_of_a_model_that_stretches(program: Path, tmp_path: Path) -> None:
     """Mask-RT-DETR: cubic interpolation, the ratio not kept, masks that go on beyond boxes, several classes."""
     labels = ('a "b"', "c, d]", "ψ")
-    network, target = tiny.network(), Target("openvino", single=True)
+    network, target = tiny.network(), ExportOptions("openvino", single=True)
     model_dir = export_network(network, tiny.SPEC, tmp_path, labels=labels, threshold=0.333, target=target)
     found = lines(run(program, model_dir / "inference.xml", as_ppm(ASSETS / "fruit.jpg", tmp_path)))
     check(found, model_dir, ASSETS / "fruit.jpg", area=0.05)  # untrained, it notices a single level

@@ -21,7 +21,7 @@ from maskline.config.module import MODES, load
 from maskline.data import check_dataset as step
 from maskline.data.split import SplitConfig
 from maskline.errors import DatasetError, ParameterError, UnknownNameError
-from maskline.train.settings import AUGMENT, Settings
+from maskline.train.settings import AUGMENT, TrainSettings
 from maskline.weights.load import save_weights
 
 MAIN = Path(__file__).parents[1] / "main.py"
@@ -155,7 +155,7 @@ def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -
     assert main("Global.mode=train", "Global.dataset_dir=d", "Global.device=cpu", *given) == 0
     recipe = AUGMENT["mask_rtdetr"]
     assert seen == [
-        Settings(
+        TrainSettings(
             model="Mask-RT-DETR-S", data=Path("d"), output=Path("output"), num_classes=3, epochs=7, batch_size=5,
             learning_rate=0.25, warmup_steps=11, resume=Path("a/b.pdparams"), device="cpu", processes=8,
             precision="bf16", accumulate=9, clip_norm=0.5, log_interval=2, eval_interval=4, save_interval=6,

@@ -15,7 +15,7 @@ import yaml
 
 from maskline import verify
 from maskline.errors import ExportError, InputNotFoundError, OutputError, ParameterError, WeightsError
-from maskline.exporting import Target, export, export_network, inference_yml, read_labels, write_graph
+from maskline.exporting import ExportOptions, export, export_network, inference_yml, read_labels, write_graph
 from maskline.models.deployed import Deployed
 from maskline.runtime.device import Device
 from maskline.runtime.graph import RECORD_KEY, Graph, Raw, Record
@@ -55,7 +55,7 @@ def test_the_graph_gives_the_networks_detections_at_any_batch(tiny_model_dir: Pa
 
 def test_half_precision_halves_the_file_and_keeps_the_detections(tiny_model_dir: Path, tmp_path: Path) -> None:
     """Weights are rounded, by a two thousandth at most; what is computed with them is float32."""
-    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=Target(half=True))
+    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=ExportOptions(half=True))
     model, whole = (onnx.load(folder / "inference.onnx") for folder in (tmp_path, tiny_model_dir))
     onnx.checker.check_model(model, full_check=True)
     stored = {kind: sum(len(t.raw_data) for t in model.graph.initializer if t.data_type == kind) for kind in (1, 10)}

@@ -29,7 +29,7 @@ from maskline.errors import (
     ParameterError,
     UnknownNameError,
 )
-from maskline.exporting import Target, export, export_network, formats, quantise, samples
+from maskline.exporting import ExportOptions, export, export_network, formats, quantise, samples
 from maskline.exporting import cost as costs
 from maskline.exporting.cost import Agreement, Cost, Figures, agreement, shared
 from maskline.instances import Instances
@@ -64,7 +64,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("form", ["ort", "openvino"])
 def test_other_forms_give_the_same_and_describe_themselves(form: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     """F54: ORT's form for phones, and OpenVINO's: the record travels in the file, the YAML beside it."""
-    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, threshold=0.6, target=Target(form))
+    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, threshold=0.6, target=ExportOptions(form))
     expected = {"inference.yml", GRAPH_FILES[form]} | ({"inference.bin"} if form == "openvino" else set())
     assert {path.name for path in tmp_path.iterdir()} == expected
     assert yaml.safe_load((tmp_path / "inference.yml").read_text())["mode"] == form
@@ -94,14 +94,14 @@ def test_a_form_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr("maskline.exporting.make.convert", sabotaged)
     with pytest.raises(ExportError, match="disagrees with the network"):
-        export_network(tiny.network(), tiny.SPEC, tmp_path / "new", labels=tiny.CLASSES, target=Target("ort"))
+        export_network(tiny.network(), tiny.SPEC, tmp_path / "new", labels=tiny.CLASSES, target=ExportOptions("ort"))
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("family", ["rcnn", "solov2"])
 def test_a_fixed_size_where_the_model_leaves_it_free(family: str, tmp_path: Path) -> None:
     """F54: a square that any image is scaled into, lying or upright; its boxes stay within the image."""
-    target = Target.of(batch=1, size="160x160")
+    target = ExportOptions.of(batch=1, size="160x160")
     if family == "rcnn":
         row, network = catalog.get("MaskRCNN-ResNet50-FPN"), tiny_rcnn.network("MaskRCNN-ResNet50-FPN")
     else:
@@ -122,12 +122,14 @@ def test_a_fixed_size_where_the_model_leaves_it_free(family: str, tmp_path: Path
 
 def test_sizes_that_a_model_cannot_have() -> None:
     own, free = catalog.get("Mask-RT-DETR-L").preprocess, catalog.get("SOLOv2").preprocess
-    assert Target.of(size="640X640").preprocess(own, "it") == own
+    assert ExportOptions.of(size="640X640").preprocess(own, "it") == own
     with pytest.raises(ParameterError, match="size is 320x320: it is made for 640x640 and nothing else"):
-        Target.of(size="320x320").preprocess(own, "it")
+        ExportOptions.of(size="320x320").preprocess(own, "it")
     with pytest.raises(ParameterError, match=r"size is 480x640: .* has to be a square, such as 640x640"):
-        Target.of(size=(480, 640)).preprocess(free, "it")
-    assert Target.of(size=(512, 512)).preprocess(free, "it") == replace(free, height=512, width=512, pad_stride=512)
+        ExportOptions.of(size=(480, 640)).preprocess(free, "it")
+    assert ExportOptions.of(size=(512, 512)).preprocess(free, "it") == replace(
+        free, height=512, width=512, pad_stride=512
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_sizes_that_a_model_cannot_have() -> None:
 )
 def test_options_that_make_no_sense(options: dict[str, object], told: str) -> None:
     with pytest.raises(ParameterError, match=told):
-        Target.of(**options)  # type: ignore[arg-type]
+        ExportOptions.of(**options)  # type: ignore[arg-type]
 
 
 def test_bad_options_are_told_before_any_work(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_8_bits_and_their_cost(
     """F54: every convolution in 8 bits with standard operators; what it costs is measured, kept and told."""
     (tmp_path / "inference.ort").write_bytes(b"of an earlier export")
     with caplog.at_level(logging.INFO, "maskline"):
-        export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=Target(int8=photos))
+        export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=ExportOptions(int8=photos))
     assert "holds inference.ort too" in caplog.text
     cost = json.loads((tmp_path / "int8.json").read_text())
     assert cost["calibrated_on"] == 5 and cost["measured_on"] == 2 and cost["float32"]["ap"] is None

@@ -25,7 +25,7 @@ from click.testing import CliRunner
 from maskline import create_model, hub
 from maskline.cli import cli
 from maskline.errors import OutputError, UnknownNameError
-from maskline.exporting import Target, export_network, triton
+from maskline.exporting import ExportOptions, export_network, triton
 from maskline.exporting.cost import Agreement, Cost, Figures
 from maskline.masks import rle_encode
 from maskline.serve import kserve
@@ -38,7 +38,7 @@ INSTANCE = {"model_instance_kind": "CPU", "model_instance_device_id": "0", "mode
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
     return export_network(
-        tiny.network(), tiny.SPEC, folder, labels=tiny.CLASSES, threshold=0.6, target=Target.of("Triton")
+        tiny.network(), tiny.SPEC, folder, labels=tiny.CLASSES, threshold=0.6, target=ExportOptions.of("Triton")
     )
 
 
@@ -257,16 +257,16 @@ def test_all_or_none(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_place_that_is_taken_is_told_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "instance-segmentation").write_text("a file")
     with pytest.raises(OutputError, match="instance-segmentation is a file"):
-        export_network(tiny.network(), tiny.SPEC, tmp_path, target=Target("triton"))
+        export_network(tiny.network(), tiny.SPEC, tmp_path, target=ExportOptions("triton"))
 
 
 def test_what_triton_stands_for() -> None:
-    target = Target.of("triton", half=True, batch=1, size="640x640")
+    target = ExportOptions.of("triton", half=True, batch=1, size="640x640")
     assert (target.graph, target.file, target.half) == ("onnx", "inference.onnx", True)
     assert target.model_dir(Path("out")) == Path("out/instance-segmentation/1")
-    assert Target("ort").model_dir(Path("out")) == Path("out")
+    assert ExportOptions("ort").model_dir(Path("out")) == Path("out")
     with pytest.raises(UnknownNameError, match="did you mean 'triton'.*known: onnx, ort, openvino, triton"):
-        Target.of("tritn")
+        ExportOptions.of("tritn")
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

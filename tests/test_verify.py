@@ -19,7 +19,7 @@ from torch import nn
 
 from maskline import catalog, verify
 from maskline.errors import ExportError
-from maskline.exporting import Target, export_network, make
+from maskline.exporting import ExportOptions, export_network, make
 from maskline.exporting.graph import fused, write_graph, write_pinned
 from maskline.models.backbones.cspresnet import CSPResNetConfig
 from maskline.models.deployed import Deployed
@@ -50,7 +50,9 @@ class Made:
 
     def prove(self, network: nn.Module) -> None:
         """That the graph is of this network."""
-        make._prove(Deployed(network.eval(), self.record.preprocess), self.graph, self.graph, self.record, Target())
+        make._prove(
+            Deployed(network.eval(), self.record.preprocess), self.graph, self.graph, self.record, ExportOptions()
+        )
 
 
 def untrained(name: str) -> tuple[nn.Module, catalog.Model]:
@@ -206,7 +208,7 @@ def test_a_layer_that_the_graph_does_not_show(made: Made, tmp_path: Path) -> Non
 @pytest.mark.parametrize(("form", "half"), [("ort", False), ("openvino", True), ("onnx", True)])
 def test_other_forms_and_half_precision_are_proved_too(form: str, half: bool, tmp_path: Path) -> None:
     network, row = barely_trained("PP-YOLOE_seg-N")
-    export_network(network, row, tmp_path, labels=tiny.CLASSES, target=Target(form, half=half))
+    export_network(network, row, tmp_path, labels=tiny.CLASSES, target=ExportOptions(form, half=half))
 
 
 def test_a_network_that_knows_nothing_is_told_of() -> None:

@@ -109,11 +109,11 @@ def _check_dataset(config: ModuleConfig) -> dict[str, Any]:
 
 
 def _train(config: ModuleConfig) -> None:
-    from maskline.train import Settings, devices, train
+    from maskline.train import TrainSettings, devices, train
     from maskline.train.settings import as_augment
 
     wanted, device = config.Train, devices.settle(config.Global.device, cpu_fallback=True)
-    settings = Settings(
+    settings = TrainSettings(
         model=config.Global.model,
         data=_data(config),
         output=_output(config),

@@ -57,11 +57,11 @@ def make_model_dir(
             f"{spec.name} has to be exported once, which needs torch: pip install 'maskline[train]', "
             f"or copy a directory exported elsewhere to {output}"
         )
-    from maskline.exporting import Target, export, read_labels
+    from maskline.exporting import ExportOptions, export, read_labels
 
     labels = None if labels_file is None else read_labels(labels_file)
     if weights is None:  # a wrong option is to be told before anything is downloaded
-        Target.of(format, batch=batch, size=size, half=half, int8=int8).check(spec)
+        ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8).check(spec)
         weights = weights_file(spec)
     return export(
         spec.name,

@@ -20,7 +20,7 @@ from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
 from maskline.runtime.postprocess import to_instances
 from maskline.runtime.predictor import Predictor
-from maskline.train import Settings, checkpoint, train
+from maskline.train import TrainSettings, checkpoint, train
 from maskline.train.augment import Augment
 from maskline.weights.load import load_network, save_weights
 
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     data = make_discs(folder / "discs", train=4, val=2, classes=tiny_solov2.NAMES)
     weights = folder / "weights.safetensors"
     save_weights(tiny_solov2.network().state_dict(), weights, NAME, tiny_solov2.NAMES)
-    settings = Settings(
+    settings = TrainSettings(
         model=NAME, data=data, output=folder / "run", weights=str(weights), epochs=1, batch_size=2, learning_rate=1e-4,
         device="cpu", workers=0, log_interval=1, augment=Augment(flip=0.5),
     )  # fmt: skip

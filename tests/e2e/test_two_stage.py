@@ -24,7 +24,7 @@ from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
 from maskline.runtime.postprocess import to_instances
 from maskline.runtime.predictor import Predictor
-from maskline.train import Settings, checkpoint, train
+from maskline.train import TrainSettings, checkpoint, train
 from maskline.train.augment import Augment
 from maskline.weights.load import load_network, save_weights
 
@@ -72,9 +72,9 @@ def weights(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def settings(name: str, data: Path, output: Path, start: Path, **changes: Any) -> Settings:
+def settings(name: str, data: Path, output: Path, start: Path, **changes: Any) -> TrainSettings:
     """Two steps that change little."""
-    return Settings(
+    return TrainSettings(
         model=name, data=data, output=output, weights=str(start), epochs=1, batch_size=2, learning_rate=1e-5,
         device="cpu", workers=0, log_interval=1, augment=Augment(flip=0.5, sizes=(96, 128)), **changes,
     )  # fmt: skip

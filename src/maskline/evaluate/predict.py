@@ -12,7 +12,7 @@ from typing import TypeAlias
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.errors import DatasetError, InputError, ParameterError
 from maskline.evaluate.classes import Classes
-from maskline.evaluate.detections import Detections, Truth, detections_of, truth_of
+from maskline.evaluate.detections import ImageDetections, Truth, detections_of, truth_of
 from maskline.evaluate.evaluation import Skipped
 from maskline.inputs import read_image
 from maskline.instances import ByteArray, Instances
@@ -36,7 +36,7 @@ class Predicted:
 
     images: tuple[ImageRecord, ...]
     truths: tuple[Truth, ...]
-    found: tuple[Detections, ...]
+    found: tuple[ImageDetections, ...]
     skipped: tuple[Skipped, ...]
     foreign: int
     seconds: float

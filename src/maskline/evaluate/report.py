@@ -14,10 +14,10 @@ from maskline import __version__
 from maskline.data.dataset import Dataset
 from maskline.evaluate.average_precision import detections_counted
 from maskline.evaluate.curves import SHOWN, Curve
-from maskline.evaluate.detections import Detections, Truth
+from maskline.evaluate.detections import ImageDetections, Truth
 from maskline.evaluate.drawings import COLOURS, DrawnImage, draw_both
 from maskline.evaluate.evaluation import ClassResult, Evaluation
-from maskline.evaluate.outcomes import ImageOutcome, Pairs, Verdict, pair, verdicts
+from maskline.evaluate.outcomes import ImageOutcome, Matches, Verdict, pair, verdicts
 from maskline.evaluate.predict import Predicted
 from maskline.files import replace_file
 from maskline.pages import template
@@ -191,7 +191,7 @@ def _worst(evaluation: Evaluation, predicted: Predicted, dataset: Dataset) -> It
             yield Bad(outcome, *images, tuple(_words(truth, found, pairs, evaluation.names)))
 
 
-def _words(truth: Truth, found: Detections, pairs: Pairs, names: Sequence[str]) -> Iterator[tuple[Verdict, str]]:
+def _words(truth: Truth, found: ImageDetections, pairs: Matches, names: Sequence[str]) -> Iterator[tuple[Verdict, str]]:
     """What is wrong in an image, kind by kind, with the classes concerned."""
     theirs, ours = verdicts(truth, found, pairs)
     labels: dict[Verdict, list[str]] = {verdict: [] for verdict in HEADS}

@@ -8,12 +8,12 @@ measures what small numbers cost. `target` says what is wanted of all this, `yml
 
 from maskline.exporting.graph import OPSET, fused, onnx_translations, rounded, write_graph
 from maskline.exporting.make import export, export_network, read_labels
-from maskline.exporting.target import Target
+from maskline.exporting.target import ExportOptions
 from maskline.exporting.yml import inference_yml
 
 __all__ = [
     "OPSET",
-    "Target",
+    "ExportOptions",
     "export",
     "export_network",
     "fused",

@@ -21,7 +21,7 @@ from maskline.errors import InputNotFoundError, ParameterError
 from maskline.exporting import triton
 from maskline.exporting.formats import convert
 from maskline.exporting.graph import fused, rounded, write_graph, write_pinned
-from maskline.exporting.target import COST_FILE, Target
+from maskline.exporting.target import COST_FILE, ExportOptions
 from maskline.exporting.yml import inference_yml
 from maskline.files import read_text, replace_files
 from maskline.models.deployed import Deployed
@@ -36,7 +36,7 @@ from maskline.verify import verify
 from maskline.weights.load import labels_in_file, load_network, weights_path
 from maskline.wording import counted
 
-DEFAULT = Target()
+DEFAULT = ExportOptions()
 
 logger = logging.getLogger("maskline")
 
@@ -84,7 +84,7 @@ def export(
         ExportError: the graph does not give the network's results.
     """
     spec = catalog.get(name)
-    target = Target.of(format, batch=batch, size=size, half=half, int8=int8)
+    target = ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8)
     target.check(spec)
     network = load_network(spec.name, weights, unaligned=unaligned)
     if labels is None:
@@ -99,7 +99,7 @@ def export_network(
     *,
     labels: Sequence[str] | None = None,
     threshold: float = 0.5,
-    target: Target = DEFAULT,
+    target: ExportOptions = DEFAULT,
 ) -> Path:
     """As `export`, from a network in memory, built for ``spec``. The network is left as it was."""
     check_folder(output)
@@ -131,7 +131,7 @@ def export_network(
     return Path(output)
 
 
-def _make(network: nn.Module, record: Record, target: Target, scratch: Path, made: Path) -> None:
+def _make(network: nn.Module, record: Record, target: ExportOptions, scratch: Path, made: Path) -> None:
     """Write the graph as wanted into the folder ``made``, proved; what else is needed goes into ``scratch``."""
     exported = fused(network)
     if target.half:  # the graph is compared with a network of the same, rounded weights
@@ -147,7 +147,7 @@ def _make(network: nn.Module, record: Record, target: Target, scratch: Path, mad
         _prove(reference, plain, made / target.file, record, target)
 
 
-def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target: Target) -> None:
+def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target: ExportOptions) -> None:
     """Verify the graph in ``path``, which ``plain`` was made into."""
 
     def open_pinned(calls: Sequence[Call]) -> Backend:
@@ -163,7 +163,7 @@ def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target:
     verify(reference, Graph(path, CPU), open_pinned, single=target.single)
 
 
-def _make_small(plain: Path, record: Record, target: Target, scratch: Path, made: Path) -> None:
+def _make_small(plain: Path, record: Record, target: ExportOptions, scratch: Path, made: Path) -> None:
     """As `_make`, in 8 bits, from the proved graph; and what that costs."""
     from maskline.exporting import cost  # which needs the extra `data`, as predicting and export don't
     from maskline.exporting.quantise import quantise
@@ -185,7 +185,7 @@ def _make_small(plain: Path, record: Record, target: Target, scratch: Path, made
         logger.warning("%s", measured.warning)
 
 
-def _tell_of_others(model_dir: Path, target: Target) -> None:
+def _tell_of_others(model_dir: Path, target: ExportOptions) -> None:
     """Warn of graphs in other forms that an earlier export has left: the first of `GRAPH_FILES` is taken."""
     others = [name for name in GRAPH_FILES.values() if name != target.file and (model_dir / name).is_file()]
     if others:

@@ -26,7 +26,7 @@ SMALLEST, LARGEST = 32, 4096  # pixels of a fixed side
 
 
 @dataclass(frozen=True)
-class Target:
+class ExportOptions:
     """What is wanted of a graph. The default is the most general one.
 
     Attributes:
@@ -62,7 +62,7 @@ class Target:
         size: str | tuple[int, int] | None = None,
         half: bool = False,
         int8: str | Path | None = None,
-    ) -> Target:
+    ) -> ExportOptions:
         """From what users write: a batch of ``1`` or ``dynamic``, a size such as ``640x640``, a path.
 
         Raises:

@@ -28,7 +28,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 from maskline.errors import ParameterError
 from maskline.inputs.images import is_image
 from maskline.runtime.thresholds import Threshold, by_class
-from maskline.serve.refusal import Fault, RefusalError
+from maskline.serve.refusal import RefusalError, RequestFault
 
 MaskFormat: TypeAlias = Literal["rle", "polygon"]
 MaskFrame: TypeAlias = Literal["box", "image"]
@@ -124,7 +124,7 @@ class Found(BaseModel):
     mask: Mask
 
 
-class Outcome(BaseModel):
+class PredictionResult(BaseModel):
     """What was found."""
 
     instances: list[Found] = Field(description="Best first.")
@@ -143,7 +143,7 @@ class Answer(BaseModel):
     logId: str  # noqa: N815
     errorCode: Literal[0]  # noqa: N815
     errorMsg: Literal["Success"]  # noqa: N815
-    result: Outcome
+    result: PredictionResult
 
 
 class Failure(BaseModel):
@@ -194,7 +194,7 @@ def parse(body: bytes | str, classes: Sequence[str]) -> Request:
     try:
         return Request.model_validate(values, context=classes)
     except ValidationError as error:
-        faults = [Fault(e["type"], _place(e["loc"]), e["msg"]) for e in error.errors(include_url=False)]
+        faults = [RequestFault(e["type"], _place(e["loc"]), e["msg"]) for e in error.errors(include_url=False)]
         raise RefusalError.of(faults, log_id) from None
 
 
@@ -265,7 +265,7 @@ def _object(body: bytes | str) -> dict[str, Any]:
         raise _no_json(told) from None
     if not isinstance(values, dict):
         told = f"Input should be a valid dictionary or object to extract fields from; {EXPECTED}"
-        raise RefusalError.of([Fault("model_attributes_type", "body", told)])
+        raise RefusalError.of([RequestFault("model_attributes_type", "body", told)])
     return values
 
 
@@ -276,12 +276,12 @@ def has_too_many_values(body: bytes | str) -> bool:
 
 
 def _no_json(told: str, place: str = "body") -> RefusalError:
-    return RefusalError.of([Fault("json_invalid", place, f"JSON decode error: {told}")])
+    return RefusalError.of([RequestFault("json_invalid", place, f"JSON decode error: {told}")])
 
 
 def _no_form(told: str) -> RefusalError:
     return RefusalError.of(
-        [Fault("form_invalid", "body", f"the form is damaged or not as expected: {told}; {EXPECTED}")]
+        [RequestFault("form_invalid", "body", f"the form is damaged or not as expected: {told}; {EXPECTED}")]
     )
 
 

@@ -27,7 +27,7 @@ import aiohttp
 
 from maskline.errors import MasklineError
 from maskline.serve.server import serve
-from maskline.serve.settings import Settings
+from maskline.serve.settings import ServiceSettings
 from maskline.serve.workers import Opener, StartError
 from maskline.wording import counted
 
@@ -43,7 +43,7 @@ class CheckError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CheckResult:
     """Of one check."""
 
     name: str
@@ -55,7 +55,7 @@ class Outcome:
 class _Target:
     """The service under test, and a client's way to it."""
 
-    def __init__(self, process: Any, url: str, client: aiohttp.ClientSession, settings: Settings) -> None:
+    def __init__(self, process: Any, url: str, client: aiohttp.ClientSession, settings: ServiceSettings) -> None:
         self.process, self.url, self.client, self.settings = process, url, client, settings
 
     async def ask(self, image: str | bytes, **more: Any) -> tuple[int, dict[str, Any], Any]:
@@ -70,7 +70,7 @@ class _Target:
             return answer.status
 
 
-def selftest(openers: Sequence[Opener], settings: Settings, tell: Callable[[str], None] = print) -> bool:
+def selftest(openers: Sequence[Opener], settings: ServiceSettings, tell: Callable[[str], None] = print) -> bool:
     """Run all checks, tell of each in a line, and return whether all passed.
 
     Args:
@@ -83,7 +83,7 @@ def selftest(openers: Sequence[Opener], settings: Settings, tell: Callable[[str]
     return asyncio.run(_selftest(openers, settings, tell))
 
 
-async def _selftest(openers: Sequence[Opener], settings: Settings, tell: Callable[[str], None]) -> bool:
+async def _selftest(openers: Sequence[Opener], settings: ServiceSettings, tell: Callable[[str], None]) -> bool:
     here, there = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_serve, args=(openers, settings, there), name="service")
@@ -104,7 +104,7 @@ async def _selftest(openers: Sequence[Opener], settings: Settings, tell: Callabl
     return not failed
 
 
-def _serve(openers: Sequence[Opener], settings: Settings, connection: Connection) -> None:
+def _serve(openers: Sequence[Opener], settings: ServiceSettings, connection: Connection) -> None:
     logging.basicConfig(level=logging.WARNING, format="      the service's log: %(message)s")
     try:
         serve(openers, settings, connection.send)
@@ -126,13 +126,13 @@ def _ready(connection: Connection) -> str:
     raise StartError("the service under test did not get ready", 1)
 
 
-async def _run(check: Callable[[_Target], Awaitable[str]], target: _Target, tell: Callable[[str], None]) -> Outcome:
+async def _run(check: Callable[[_Target], Awaitable[str]], target: _Target, tell: Callable[[str], None]) -> CheckResult:
     started, name = time.perf_counter(), (check.__doc__ or "").splitlines()[0].rstrip(".")
     try:
         seen, passed = await check(target), True
     except (CheckError, aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
         seen, passed = str(error) or type(error).__name__, False
-    outcome = Outcome(name, passed, seen, time.perf_counter() - started)
+    outcome = CheckResult(name, passed, seen, time.perf_counter() - started)
     tell(f"{'pass' if passed else 'FAIL'}  {name}: {seen} ({outcome.seconds:.1f} s)")
     return outcome
 

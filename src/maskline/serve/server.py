@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from maskline.errors import ParameterError
 from maskline.serve.app import access, application
 from maskline.serve.service import Service
-from maskline.serve.settings import Settings
+from maskline.serve.settings import ServiceSettings
 from maskline.serve.workers import SHUTDOWN_TIMEOUT, Opener
 
 HEAD_SECONDS = 10.0  # that the head of a request may take to come, the rest of a refused one, and the end of an answer
@@ -95,7 +95,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(openers: Sequence[Opener], settings: Settings, tell: Callable[[str], None] | None = None) -> None:
+def serve(openers: Sequence[Opener], settings: ServiceSettings, tell: Callable[[str], None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; then what is under way is answered first. A second signal ends it at once.
 
     Args:
@@ -212,7 +212,7 @@ class _Lines(logging.Handler):
 
 
 async def _serve(
-    openers: Sequence[Opener], settings: Settings, listener: socket.socket, tell: Callable[[str], None]
+    openers: Sequence[Opener], settings: ServiceSettings, listener: socket.socket, tell: Callable[[str], None]
 ) -> None:
     service = Service(openers, settings)
     config = uvicorn.Config(

@@ -12,13 +12,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from maskline.serve import images, protocol
-from maskline.serve.admission import Job, Outcome, Queue
+from maskline.serve.admission import InferenceResult, Queue, QueuedImage
 from maskline.serve.coding import decompressed
 from maskline.serve.fetch import FetchError, fetch
 from maskline.serve.metrics import Metrics
 from maskline.serve.protocol import Wanted
 from maskline.serve.refusal import RefusalError
-from maskline.serve.settings import Settings
+from maskline.serve.settings import ServiceSettings
 from maskline.serve.workers import Opener, Workers
 
 Given = TypeVar("Given")
@@ -74,7 +74,7 @@ class Service:
         over: nor is anything waited for.
     """
 
-    def __init__(self, openers: Sequence[Opener], settings: Settings) -> None:
+    def __init__(self, openers: Sequence[Opener], settings: ServiceSettings) -> None:
         """For the event loop that runs; `workers.start` starts it."""
         self.settings, self.metrics = settings, Metrics()
         batch = settings.batch_size, settings.max_pixels
@@ -225,7 +225,7 @@ class Service:
         entry.instances = outcome.instances
         return protocol.success(entry.log_id, outcome.result)
 
-    async def _outcome(self, job: Job) -> Outcome:
+    async def _outcome(self, job: QueuedImage) -> InferenceResult:
         self.workers.dispatch()
         try:
             return await job.outcome

@@ -23,7 +23,7 @@ def is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class ServiceSettings:
     """How a service behaves; which model it serves is told apart.
 
     Attributes:

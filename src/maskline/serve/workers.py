@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from maskline.errors import MasklineError, ParameterError
 from maskline.runtime.onnxruntime_backend import PATIENT_VARIABLE
 from maskline.serve import wire
-from maskline.serve.admission import Job, Outcome, Queue
+from maskline.serve.admission import InferenceResult, Queue, QueuedImage
 from maskline.serve.metrics import Metrics
 from maskline.serve.refusal import RefusalError
 
@@ -50,7 +50,7 @@ class StartError(MasklineError):
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    jobs: list[Job]
+    jobs: list[QueuedImage]
     since: float
     alarm: asyncio.TimerHandle
 
@@ -127,7 +127,7 @@ class Workers:
                     break
                 self._hand_out(worker, self._queue.take())
 
-    def _hand_out(self, worker: _Worker, jobs: list[Job]) -> None:
+    def _hand_out(self, worker: _Worker, jobs: list[QueuedImage]) -> None:
         loop, number = asyncio.get_running_loop(), next(self._numbers)
         now = loop.time()
         alarm = loop.call_later(self._timeout + ABANDONED_BATCH_TIMEOUT, self._kill_stuck, worker, number)
@@ -226,7 +226,7 @@ class Workers:
                 job.outcome.set_exception(RefusalError(told["status"], told["message"]))
             else:
                 stages = {"queue": batch.since - job.since, **message.head["stages"]}
-                job.outcome.set_result(Outcome(result, told["instances"], stages))
+                job.outcome.set_result(InferenceResult(result, told["instances"], stages))
 
     def _rescue(self, worker: _Worker) -> None:
         """What a dead worker had is done again, each image alone, so that one that kills workers stands alone."""

@@ -28,7 +28,7 @@ from maskline.instances import IntArray
 from maskline.models.targets import Target
 from maskline.preprocess import Preprocess, pad_to
 from maskline.train.augment import Augment, pasted
-from maskline.train.samples import Original, Sample, boxes, objects, read
+from maskline.train.samples import Original, TrainingSample, boxes, objects, read
 from maskline.wording import counted
 
 # Purposes of random draws.
@@ -113,12 +113,12 @@ def loader(
     if not chosen:
         what = "images with objects" if drop_background else "images"
         raise DatasetError(f"split {dataset.split!r} of {dataset.source} has no {what}: there is nothing to train on")
-    share = Share(batch_size, process, processes)
+    share = BatchShare(batch_size, process, processes)
     plan = Plan(dataset, chosen, with_objects, preprocess, augment, share, seed)
     return TrainingLoader(plan, workers)
 
 
-class Share(NamedTuple):
+class BatchShare(NamedTuple):
     """What each process takes of a global batch: the process's number of consecutive images."""
 
     batch_size: int
@@ -149,7 +149,7 @@ class Plan:
     with_objects: tuple[int, ...]
     preprocess: Preprocess
     augment: Augment
-    share: Share
+    share: BatchShare
     seed: int
 
     def batch(self, epoch: int, number: int) -> Packed:
@@ -159,7 +159,7 @@ class Plan:
         samples = [self.sample(epoch, position, preprocess, skipped) for position in self.share.positions(number)]
         return pack(samples, preprocess.pad_stride, skipped)
 
-    def sample(self, epoch: int, position: int, preprocess: Preprocess, skipped: list[str]) -> Sample:
+    def sample(self, epoch: int, position: int, preprocess: Preprocess, skipped: list[str]) -> TrainingSample:
         """Read and augment the image at a position of an epoch, or another in its place; adds to ``skipped``."""
         original = self.first_readable(self.candidates(epoch, position), skipped)
         if original is None:
@@ -213,7 +213,7 @@ def _order(seed: int, epoch: int, count: int) -> IntArray:
 # ---- packed and unpacked
 
 
-def pack(samples: Sequence[Sample], stride: int, skipped: Iterable[str] = ()) -> Packed:
+def pack(samples: Sequence[TrainingSample], stride: int, skipped: Iterable[str] = ()) -> Packed:
     """Samples as one batch, padded to the largest image and to multiples of ``stride`` (0: not)."""
     height, width = (_multiple(max(sample.image.shape[axis] for sample in samples), stride) for axis in (0, 1))
     masks = [mask for sample in samples for mask in sample.masks]

@@ -29,7 +29,7 @@ from maskline.train.loader import Batch, TrainingLoader, loader
 from maskline.train.logger import SAMPLES_FOLDER, LogFile, TrainingLogger
 from maskline.train.optim import LearningRate, ModelEma, make_optimizer, set_learning_rate
 from maskline.train.processes import convert_sync_batchnorm
-from maskline.train.settings import SCRATCH, Settings
+from maskline.train.settings import SCRATCH, TrainSettings
 from maskline.train.start import new_network
 from maskline.train.validate import validate
 from maskline.wording import counted
@@ -38,10 +38,10 @@ logger = logging.getLogger("maskline")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainingJob:
     """What every process of a run gets: settings without any None of the recipe's, and the data."""
 
-    settings: Settings
+    settings: TrainSettings
     train: Dataset
     val: Dataset | None
     notes: tuple[str, ...] = ()  # for the log
@@ -97,7 +97,7 @@ def clear_padding(images: Tensor, targets: Iterable[Target]) -> None:
 class Run:
     """One process of a training run."""
 
-    def __init__(self, job: Job, accelerator: Accelerator) -> None:
+    def __init__(self, job: TrainingJob, accelerator: Accelerator) -> None:
         self.job, self.settings, self.accelerator = job, job.settings, accelerator
         recipe = job.spec.recipe
         self.loader = self._loader()
@@ -309,7 +309,7 @@ class Run:
             logger.warning("%s; training goes on without it", line)
 
 
-def run(job: Job) -> None:
+def run(job: TrainingJob) -> None:
     """Train in this process."""
     accelerator = make_accelerator(job.settings)
     with LogFile() if accelerator.is_main_process else nullcontext() as file:
@@ -323,7 +323,7 @@ def run(job: Job) -> None:
             training.train()
 
 
-def make_accelerator(settings: Settings) -> Accelerator:
+def make_accelerator(settings: TrainSettings) -> Accelerator:
     """Where this process trains, together with the others, and in which precision."""
     AcceleratorState._reset_state(reset_partial_state=True)  # or a second run in a process would keep the first's
     return Accelerator(mixed_precision="no" if settings.precision == "fp32" else settings.precision)

@@ -13,7 +13,7 @@ import yaml
 from maskline.files import replace_file
 from maskline.train import checkpoint
 from maskline.train.logger import CURVES_FILE, FILES, LOG_FILE, TENSORBOARD_FOLDER
-from maskline.train.settings import Settings
+from maskline.train.settings import TrainSettings
 
 logger = logging.getLogger("maskline")
 
@@ -22,7 +22,7 @@ CONFIG_FILE = "config.yaml"
 LISTED = 5  # checkpoints, beside the best
 
 
-def begin(settings: Settings, labels: tuple[str, ...], epochs: int) -> None:
+def begin(settings: TrainSettings, labels: tuple[str, ...], epochs: int) -> None:
     """Make the output folder ready for a run that has finished so many epochs; what is not of it moves away."""
     output = settings.output
     output.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def begin(settings: Settings, labels: tuple[str, ...], epochs: int) -> None:
     write(settings, labels, done=False)
 
 
-def write(settings: Settings, labels: tuple[str, ...], *, done: bool) -> dict[str, Any]:
+def write(settings: TrainSettings, labels: tuple[str, ...], *, done: bool) -> dict[str, Any]:
     """Write both files with what is there, and return their content. Paths are relative to the output folder."""
     output = settings.output
     final = output / checkpoint.FINAL

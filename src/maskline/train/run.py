@@ -21,17 +21,17 @@ from maskline.progress import status
 from maskline.train import checkpoint, devices, processes, results
 from maskline.train.augment import Augment
 from maskline.train.logger import LogFile
-from maskline.train.loop import Job, run
+from maskline.train.loop import TrainingJob, run
 from maskline.train.optim import scaled_learning_rate
 from maskline.train.samples import is_object
-from maskline.train.settings import AUGMENT, DEFAULT_OUTPUT, Settings
+from maskline.train.settings import AUGMENT, DEFAULT_OUTPUT, TrainSettings
 from maskline.weights.load import is_unaligned, load_network
 from maskline.wording import counted
 
 logger = logging.getLogger("maskline")
 
 # fmt: off
-#: Settings that may change when a run is resumed.
+#: TrainSettings that may change when a run is resumed.
 RESUMABLE_OVERRIDES = (
     "data", "data_format", "images", "output", "resume", "device", "processes", "log_interval", "keep", "workers",
     "threads",
@@ -40,7 +40,7 @@ RESUMABLE_OVERRIDES = (
 # fmt: on
 
 
-def train(settings: Settings) -> dict[str, Any]:
+def train(settings: TrainSettings) -> dict[str, Any]:
     """Train a model, with checkpoints, log and curves in ``settings.output``; then export the best.
 
     Returns:
@@ -66,7 +66,7 @@ def train(settings: Settings) -> dict[str, Any]:
     return results.write(job.settings, job.labels, done=True)
 
 
-def as_before(settings: Settings, folder: Path) -> Settings:
+def as_before(settings: TrainSettings, folder: Path) -> TrainSettings:
     """The settings of a run that goes on from a checkpoint, in its own folder: as begun, but for how it runs now.
 
     Raises:
@@ -79,7 +79,7 @@ def as_before(settings: Settings, folder: Path) -> Settings:
         )
     settings = replace(settings, output=folder.parent, resume=folder)
     wanted = {}
-    for field in fields(Settings):
+    for field in fields(TrainSettings):
         if field.name in RESUMABLE_OVERRIDES or field.name not in before:
             continue
         given, kept = getattr(settings, field.name), before[field.name]
@@ -100,7 +100,7 @@ def _as_stored(value: Any, name: str) -> Any:
     return Augment(**drawn)
 
 
-def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
+def prepare(settings: TrainSettings, splits: Mapping[str, Dataset]) -> TrainingJob:
     """Settle what the settings leave to the recipe, and check them against the data.
 
     Raises:
@@ -138,10 +138,10 @@ def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
     if settings.learning_rate is None and images != meant:
         told = f"{settled.learning_rate:.3g}, from {spec.recipe.learning_rate:.3g} for {meant}"
         notes.append(f"learning rate for {counted(images, 'image')} a step: {told}")
-    return Job(settled, data, val, tuple(notes))
+    return TrainingJob(settled, data, val, tuple(notes))
 
 
-def _settled(settings: Settings, spec: catalog.Model) -> Settings:
+def _settled(settings: TrainSettings, spec: catalog.Model) -> TrainSettings:
     settings = replace(
         settings,
         model=spec.name,
@@ -155,13 +155,13 @@ def _settled(settings: Settings, spec: catalog.Model) -> Settings:
     return replace(settings, learning_rate=rate)
 
 
-def _images(settings: Settings) -> int:
+def _images(settings: TrainSettings) -> int:
     """Of one step."""
     assert settings.batch_size is not None
     return settings.batch_size * settings.processes * settings.accumulate
 
 
-def _export(job: Job) -> None:
+def _export(job: TrainingJob) -> None:
     """Write the graph of the best weights, which are the last where nothing was evaluated."""
     folder = job.settings.output / checkpoint.BEST
     weights, target = folder / f"{folder.name}.safetensors", folder / "inference"

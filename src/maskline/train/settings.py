@@ -49,7 +49,7 @@ def as_augment(values: Mapping[str, Any], model: str) -> Augment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class TrainSettings:
     """A run. None: what the model's recipe says, for a run of this length and on these devices.
 
     Attributes:

@@ -13,7 +13,7 @@ from maskline import catalog, hub, models
 from maskline.download import fetch, home
 from maskline.errors import ParameterError, WeightsError
 from maskline.inputs.web import is_url, place
-from maskline.train.settings import BACKBONE, OFFICIAL, SCRATCH, Settings
+from maskline.train.settings import BACKBONE, OFFICIAL, SCRATCH, TrainSettings
 from maskline.weights.load import CLASS_PARAMETER, empty_network, fit, labels_in_file, read_state, weights_path
 from maskline.wording import counted
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("maskline")
 PART = "backbone"  # of every network
 
 
-def new_network(settings: Settings, labels: Sequence[str]) -> nn.Module:
+def new_network(settings: TrainSettings, labels: Sequence[str]) -> nn.Module:
     """The network with its first weights.
 
     Args:

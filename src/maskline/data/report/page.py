@@ -61,7 +61,7 @@ class ClassRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class InstanceSample:
     """An instance shown: its size is that of its box, in pixels."""
 
     thumbnail: Thumbnail
@@ -77,7 +77,7 @@ class Gallery:
     name: str
     colour: str
     instances: int
-    samples: tuple[Sample, ...]
+    samples: tuple[InstanceSample, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class FaultGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class SizeShare:
     """Instances of a size class in a split, and their share in percent."""
 
     name: str
@@ -117,7 +117,7 @@ class Summary:
 
     source: str
     numbers: Statistics
-    shares: tuple[Share, ...]
+    shares: tuple[SizeShare, ...]
     sizes: tuple[str, ...]
     more_sizes: int
 
@@ -181,7 +181,7 @@ def _percent(share: float) -> str:
 
 def _summary(dataset: Dataset, numbers: Statistics) -> Summary:
     total = max(1, numbers.instances)
-    shares = tuple(Share(name, numbers.sizes[name], 100 * numbers.sizes[name] / total) for name in SIZE_CLASSES)
+    shares = tuple(SizeShare(name, numbers.sizes[name], 100 * numbers.sizes[name] / total) for name in SIZE_CLASSES)
     sizes = [f"{w} × {h} ({count:,})" for (w, h), count in numbers.image_sizes.items()]
     return Summary(dataset.source.name, numbers, shares, tuple(sizes[:COMMON_SIZES]), len(sizes[COMMON_SIZES:]))
 
@@ -224,11 +224,11 @@ def _galleries(
     edge = int(np.clip(math.isqrt(SAMPLE_PIXELS // max(1, len(flat))), *SAMPLE_EDGES))
     colours = _colours(names)
     shots = [_sample_shot(reading.splits[candidate.split], candidate, edge, colours[name]) for name, candidate in flat]
-    drawn: dict[str, list[Sample]] = {name: [] for name in order}
+    drawn: dict[str, list[InstanceSample]] = {name: [] for name in order}
     for (name, candidate), thumbnail in zip(flat, thumbnails(shots), strict=True):
         if thumbnail is not None:
             file = reading.splits[candidate.split].by_id[candidate.annotation.image_id].file_name
-            drawn[name].append(Sample(thumbnail, candidate.split, file, candidate.pixels))
+            drawn[name].append(InstanceSample(thumbnail, candidate.split, file, candidate.pixels))
     counts = [split_numbers.by_name() for split_numbers in numbers.values()]
     return [
         Gallery(name, colours[name], sum(count.get(name, (0, 0))[0] for count in counts), tuple(found))

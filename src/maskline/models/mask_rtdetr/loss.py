@@ -22,7 +22,7 @@ from maskline.models.iou import at_points, box_giou, box_iou, dice_loss, mask_io
 from maskline.models.layers import box_cxcywh_to_xyxy, to_fp32
 from maskline.models.mask_rtdetr.decoder import Prediction, TrainingOutput
 from maskline.models.mask_rtdetr.denoising import UnitTarget
-from maskline.models.mask_rtdetr.matcher import Objects, Pairs, Weights, denoising_pairs, match
+from maskline.models.mask_rtdetr.matcher import Matches, Objects, Weights, denoising_pairs, match
 
 PARTS = ("class", "bbox", "giou", "mask", "dice")  # names as in the reference's logs, in the order of Weights
 VARIFOCAL_ALPHA, VARIFOCAL_GAMMA = 0.75, 2.0
@@ -88,7 +88,7 @@ def _named(layers: Tensor, suffix: str) -> dict[str, Tensor]:
 
 def layer_losses(
     predictions: list[Prediction],
-    pairs: list[Pairs],
+    pairs: list[Matches],
     objects: Objects,
     config: LossConfig,
     generator: torch.Generator | None,
@@ -109,14 +109,14 @@ def layer_losses(
 
 
 @torch.no_grad()
-def box_fit(prediction: Prediction, pairs: Pairs, objects: Objects) -> Tensor:
+def box_fit(prediction: Prediction, pairs: Matches, objects: Objects) -> Tensor:
     """IoU (K,) in [0, 1] of each pair's boxes."""
     boxes = to_fp32(prediction.boxes[pairs.image, pairs.query])
     return box_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(objects.boxes[pairs.object]))
 
 
 @torch.no_grad()
-def mask_fit(prediction: Prediction, pairs: Pairs, objects: Objects) -> Tensor:
+def mask_fit(prediction: Prediction, pairs: Matches, objects: Objects) -> Tensor:
     """IoU (K,) in [0, 1] of each pair's masks, at twice the resolution of the predicted ones."""
     h, w = prediction.masks.shape[-2:]
     true = objects.resized_masks((2 * h, 2 * w))
@@ -124,7 +124,7 @@ def mask_fit(prediction: Prediction, pairs: Pairs, objects: Objects) -> Tensor:
     return mask_iou(F.interpolate(logits, scale_factor=2, mode="bilinear")[:, 0], true[pairs.object])
 
 
-def class_loss(prediction: Prediction, pairs: Pairs, objects: Objects, fit: Tensor) -> Tensor:
+def class_loss(prediction: Prediction, pairs: Matches, objects: Objects, fit: Tensor) -> Tensor:
     """Varifocal loss, summed over all queries and classes.
 
     A matched query should score ``fit`` (K,) in its object's class, which also is its weight; everything else 0, with a
@@ -138,7 +138,7 @@ def class_loss(prediction: Prediction, pairs: Pairs, objects: Objects, fit: Tens
     return (weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).sum()
 
 
-def box_losses(prediction: Prediction, pairs: Pairs, objects: Objects) -> tuple[Tensor, Tensor]:
+def box_losses(prediction: Prediction, pairs: Matches, objects: Objects) -> tuple[Tensor, Tensor]:
     """L1 distance of centre and size, and 1 - generalised IoU, summed over pairs."""
     boxes = to_fp32(prediction.boxes[pairs.image, pairs.query])
     true = objects.boxes[pairs.object]
@@ -146,7 +146,7 @@ def box_losses(prediction: Prediction, pairs: Pairs, objects: Objects) -> tuple[
 
 
 def mask_losses(
-    prediction: Prediction, pairs: Pairs, objects: Objects, config: LossConfig, generator: torch.Generator | None
+    prediction: Prediction, pairs: Matches, objects: Objects, config: LossConfig, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy over random points, and dice loss there, summed over pairs."""
     masks = to_fp32(prediction.masks[pairs.image, pairs.query])[:, None]  # (K, 1, h, w)

@@ -33,7 +33,7 @@ class Weights(NamedTuple):
     dice: float = 5.0
 
 
-class Pairs(NamedTuple):
+class Matches(NamedTuple):
     """K queries and the objects they should find."""
 
     image: Tensor  # (K,) int64
@@ -88,7 +88,7 @@ class Objects:
         return torch.cat([F.interpolate(p[:, None].float(), size, mode="bilinear")[:, 0] > 0.5 for p in parts])
 
 
-def match(prediction: Prediction, objects: Objects, points: Tensor, weights: Weights) -> Pairs:
+def match(prediction: Prediction, objects: Objects, points: Tensor, weights: Weights) -> Matches:
     """The best query for each object, none twice; with fewer queries than objects, the best object for each query.
 
     Arguments are those of `match_costs`.
@@ -124,18 +124,18 @@ def match_costs(prediction: Prediction, objects: Objects, points: Tensor, weight
     return costs
 
 
-def denoising_pairs(groups: Denoising, objects: Objects) -> Pairs:
+def denoising_pairs(groups: Denoising, objects: Objects) -> Matches:
     """Denoising queries and the objects they were made from, known without a search."""
     counts = objects.counts
     assigned = [[p.cpu(), torch.arange(n).repeat(groups.groups)] for p, n in zip(groups.positions, counts, strict=True)]
     return pairs_of(assigned, objects, objects.labels.device)
 
 
-def pairs_of(assigned: list[list[Tensor]], objects: Objects, device: torch.device) -> Pairs:
+def pairs_of(assigned: list[list[Tensor]], objects: Objects, device: torch.device) -> Matches:
     """Queries and objects of each image, both counted within it, as one list of pairs."""
     image = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(assigned)])
     row = torch.cat([index + first for (_, index), first in zip(assigned, objects.first(), strict=True)])
-    return Pairs(image.to(device), torch.cat([query for query, _ in assigned]).to(device), row.to(device))
+    return Matches(image.to(device), torch.cat([query for query, _ in assigned]).to(device), row.to(device))
 
 
 def class_cost(logits: Tensor, labels: Tensor) -> Tensor:
