@@ -154,10 +154,10 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds. Raises ParameterError if it is no YAML or no text."""
+    """What a YAML file holds. Raises ParameterError if it is not YAML or not text."""
     import yaml
 
     try:
         return yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # bytes that are no text, dates, depth
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # bytes that are not text, dates, depth
         raise ParameterError(f"{path} is not readable YAML ({' '.join(str(error).split())})") from None

@@ -115,7 +115,7 @@ class SplitSection:
     group: Text = None
 
     def __post_init__(self) -> None:
-        """Raises ParameterError if the percentages do not fit, or the group is no regular expression."""
+        """Raises ParameterError if the percentages do not fit, or the group is not a regular expression."""
         self.percents()
         try:
             re.compile(self.group or "" if self.enable else "")

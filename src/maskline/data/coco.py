@@ -281,7 +281,7 @@ class _Reader:
         return ImageRecord(key, inside, size[1], size[0], self.extra(record, _OF_IMAGE, f"image {key!r}", key))
 
     def size(self, record: Json, key: Id, name: str, folder: Path) -> tuple[int, int] | None:
-        """``(height, width)`` as stated; as the file has it where that is no size, or its run lengths are of that."""
+        """``(height, width)`` as stated, or as in the file where that is not a size or its run lengths fit that."""
         width, height = (values.whole(record.get(side)) for side in ("width", "height"))
         told = f"image {key!r} ({short(name)})"
         if width is not None and height is not None and min(width, height) > 0 and width * height <= MAX_PIXELS:

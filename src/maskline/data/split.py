@@ -136,7 +136,7 @@ class SplitConfig:
             same match, of its first bracket if it has one.
 
     Raises:
-        ParameterError: the share is not from 0 to 100, or the group is no regular expression.
+        ParameterError: the share is not from 0 to 100, or the group is not a regular expression.
     """
 
     val_percent: float = 20

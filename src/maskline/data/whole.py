@@ -21,7 +21,7 @@ logger = logging.getLogger("maskline")
 
 
 def settled(reading: Reading, crowd: Crowd | None = None) -> Reading:
-    """Leave out classes that are no objects, take crowd regions for what they are, and see that polygons are in pixels.
+    """Leave out classes that are not objects, settle what crowd regions are, and see that polygons are in pixels.
 
     Args:
         reading: as a format's reader gives it.

@@ -118,7 +118,7 @@ def detections_of(instances: Instances, classes: Classes) -> tuple[ImageDetectio
     """A prediction in the classes of the data set, and how many instances are of other classes and left out.
 
     Raises:
-        ParameterError: a label is not one of the model's, a score is no number, or a mask does not fill its box.
+        ParameterError: a label is not one of the model's, a score is not a number, or a mask does not fill its box.
     """
     labels = np.asarray(instances.labels, np.int64)
     wrong = labels[(labels < 0) | (labels >= len(classes.labels))]

@@ -239,7 +239,7 @@ def _read_directory(tiff: _Tiff, index: int, start: int, most_entries: float) ->
 
 
 def _images(pages: Iterable[_Page]) -> Iterator[_Page]:
-    """The pages that are images; where none is, the largest that is no mask, or else the largest."""
+    """The pages that are images; where none is, the largest that is not a mask, or else the largest."""
     others: list[_Page] | None = []
     for page in pages:
         if not (page.is_reduced or page.is_mask):

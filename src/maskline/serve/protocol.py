@@ -260,7 +260,7 @@ def _object(body: bytes | str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         hint = f"; {EXPECTED}" if error.pos == 0 else ""
         raise _no_json(f"{error.msg}{hint}", f"body[{error.pos}]") from None
-    except (ValueError, RecursionError):  # bytes that are no text, a number of thousands of digits, depth
+    except (ValueError, RecursionError):  # bytes that are not text, a number of thousands of digits, depth
         told = f"not JSON in UTF-8, too deep, or with a number of too many digits; {EXPECTED}"
         raise _no_json(told) from None
     if not isinstance(values, dict):

@@ -155,7 +155,7 @@ async def an_image(target: _Target) -> str:
 
 
 async def what_is_none(target: _Target) -> str:
-    """What is no image is refused with the reason."""
+    """What is not an image is refused with the reason."""
     statuses = [(await target.ask(image))[0] for image in (b"a text", b"", "no Base64", PICTURE.read_bytes()[:999])]
     return _require(statuses == [422] * 4, f"statuses {statuses}")
 

@@ -206,7 +206,7 @@ class Workers:
                 self._finish(worker, message)
                 self.dispatch()
         except (KeyError, ValueError, TypeError):
-            logger.exception("a worker sent what is no answer")
+            logger.exception("a worker sent what is not an answer")
         finally:
             self._ready.remove(worker)
             self._metrics.ready.set(len(self._ready))

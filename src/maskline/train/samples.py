@@ -21,7 +21,7 @@ from maskline.inputs import read_image
 from maskline.instances import ByteArray, FloatArray, IntArray
 from maskline.preprocess import Preprocess
 
-SMALLEST_AREA = 2  # pixels of the network's input: a mask with fewer is no object any more
+SMALLEST_AREA = 2  # pixels of the network's input: a mask with fewer is not an object any more
 SMALLEST_SHARE = 0.1  # of a mask's pixels: an object of which less is left after a crop or under another is dropped
 
 

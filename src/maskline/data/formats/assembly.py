@@ -156,7 +156,7 @@ class Sheet:
             name: as the file has it.
             path: of the image, from the images' root; None where there is none.
             annotations: the number of those that are lost with it.
-            size: ``(height, width)`` as stated; where that is no size, it is read from the image.
+            size: ``(height, width)`` as stated; where that is not a size, it is read from the image.
         """
         key = path or "/".join(parts_of(name))
         images = self.part.images

@@ -29,7 +29,7 @@ _KEPT = ("description", "flags", "attributes")  # of a shape, besides what makes
 
 
 def label_of(shape: Any) -> str:
-    """The class. Raises UnusableError if it is no shape or has none."""
+    """The class. Raises UnusableError if it is not a shape or has none."""
     if not isinstance(shape, dict):
         raise UnusableError("record", f"is {short(shape)}: expected label, points and shape_type")
     label = shape.get("label")

@@ -239,7 +239,7 @@ class _Labels:
         return tuple(Category(value, name) for value, name in enumerate(self.names) if value != self.background)
 
     def ignored(self, classes: Map) -> set[int]:
-        """The values in a file that are no class."""
+        """The values in a file that stand for no class."""
         if classes.coloured and self.colours:
             meant = {number for number, value in self.colours.items() if value != self.background}
             return {0, classes.void, *self.colours} - meant

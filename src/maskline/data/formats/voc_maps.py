@@ -85,7 +85,7 @@ def instances(objects: Map, classes: Map, ignored: Collection[int]) -> Iterator[
 
     Args:
         classes: of the same size.
-        ignored: values of it that are no class.
+        ignored: values of it that stand for no class.
 
     Returns:
         In the order of their values: value, mask as compressed run lengths, and the most frequent value among its

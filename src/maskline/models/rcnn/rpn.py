@@ -14,7 +14,7 @@ from maskline.models.layers import to_fp32
 from maskline.models.nms import LOWEST, batched_nms
 from maskline.models.rcnn.boxes import UNIT, anchors_of, base_anchors, clip, decode
 
-SMALLEST_SIDE = 1.0  # pixels: boxes below are no proposals
+SMALLEST_SIDE = 1.0  # pixels: boxes below are not proposals
 
 
 @dataclass(frozen=True, slots=True)
