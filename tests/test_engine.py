@@ -259,7 +259,7 @@ def test_export_takes_a_file_or_the_official_weights(
     assert calls == [("Mask-RT-DETR-S", Path("output"), weights, False) for weights in ("mine.pdparams", None, None)]
     assert not (out / "export_result.json").exists()
     assert main("Global.mode=export", "Export.weight_path=https://example.com/a.pdparams") == 1
-    assert "only the official one of Mask-RT-DETR-S is legal" in capsys.readouterr().err
+    assert "the only URL allowed is the official one of Mask-RT-DETR-S" in capsys.readouterr().err
 
 
 def test_predict_prints_and_saves(

@@ -188,7 +188,7 @@ def _export(config: ModuleConfig) -> None:
         weights = None  # which the hub takes as the official ones too, and fetches them
     elif weights is not None and "://" in weights:
         raise ParameterError(
-            f"Export.weight_path is {weights}: of addresses, only the official one of {row.name} is legal "
+            f"Export.weight_path is {weights}: the only URL allowed is the official one of {row.name} "
             f"({row.pretrained_url}); download the file and give its path"
         )
     folder = hub.make_model_dir(row.name, _output(config), weights, unaligned=config.Export.unaligned)

@@ -84,7 +84,7 @@ def next_url(response: requests.Response) -> str:
     try:
         url = urljoin(response.url, response.headers["Location"].encode("latin-1").decode("utf-8"))
     except ValueError:  # also bad UTF-8
-        raise PermanentError(f"{response.url} redirects to an address that makes no sense") from None
+        raise PermanentError(f"{response.url} redirects to an invalid address") from None
     if scheme(url) not in ("https", scheme(response.url)):
         raise PermanentError(f"{response.url} redirects to {url}, which is not safe")
     return url

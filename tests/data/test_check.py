@@ -283,7 +283,7 @@ def test_a_planted_fault_is_found_and_mended(tmp_path: Path, code: str, what: st
     log = json.loads((tmp_path / "fixed" / "fixes.json").read_text())
     lost = sum(log["splits"]["train"]["original"].values()) - sum(log["splits"]["train"]["copy"].values())
     (entry,) = [entry for entry in log["faults"] if entry["code"] == code]
-    assert entry["outcome"] == ("left" if KINDS[code].fix is None else "left out" if lost else "mended"), entry
+    assert entry["outcome"] == ("left" if KINDS[code].fix is None else "left out" if lost else "fixed"), entry
 
 
 def test_what_is_harmless_is_not_told(tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ def test_a_class_with_half_a_character_keeps_its_annotations(tmp_path: Path) -> 
     reading = check(planted(tmp_path, class_of_half_a_character))
     assert [fault.code for fault in reading.faults] == ["name", "name"]
     done = fix(reading, tmp_path / "fixed")
-    assert done.number("mended") == 2 and done.counts["train"] == ((4, 15), (4, 15))
+    assert done.number("fixed") == 2 and done.counts["train"] == ((4, 15), (4, 15))
     assert load(tmp_path / "fixed")["train"].names == ["\\ud800", "dog"]
 
 

@@ -88,7 +88,7 @@ def test_shares_and_percent_are_an_error_and_multiplied(tmp_path: Path, border: 
     assert f"all 20 polygons lie within 0 to {border}" in told
     assert [fault.code for fault in reading.faults] == ["polygon-unit"]  # no more of what follows from it
     done = fix(reading, tmp_path / "fixed")
-    assert done.number("mended") == 1
+    assert done.number("fixed") == 1
     (dataset,) = load(tmp_path / "fixed").values()
     for found, expected in zip(dataset.annotations, pixels, strict=True):
         np.testing.assert_allclose(found.segmentation[0], expected)

@@ -62,7 +62,7 @@ def test_a_run_learns_evaluates_and_exports(run: Path) -> None:
     progress = checkpoint.read(run / "model_final")
     assert progress.steps == 2 and 0 <= progress.history[0]["AP"] <= 1
     log = (run / "train.log").read_text()
-    assert "loss_ins" in log and "loss_cate" in log and "made anew" not in log
+    assert "loss_ins" in log and "loss_cate" in log and "re-initialised" not in log
 
 
 def test_results_have_the_keys_of_all_models(predictor: Predictor) -> None:

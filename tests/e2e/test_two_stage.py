@@ -112,7 +112,7 @@ def test_a_run_learns_evaluates_and_exports(trained: Trained) -> None:
     progress = checkpoint.read(trained.output / "model_final")
     assert progress.steps == 2 and len(progress.history) == 1 and 0 <= progress.history[0]["AP"] <= 1
     assert trained.content["done_flag"] and trained.content["models"]["best"]["onnx"]
-    assert "made anew" not in trained.log and "Epoch: [0] [2/2]" in trained.log
+    assert "re-initialised" not in trained.log and "Epoch: [0] [2/2]" in trained.log
     assert "loss_mask" in trained.log and ("loss_bbox_cls_stage2" in trained.log) == trained.name.startswith("Cascade")
 
 
@@ -135,7 +135,7 @@ def test_training_on_with_other_classes(
         train(settings(tiny, data, tmp_path / "run", weights, export=False))
     stages = range(3 if tiny.startswith("Cascade") else 1)
     assert "classes whose weights are taken over, by name: none" in caplog.messages
-    assert f"classes that the weights don't know, which start anew: {', '.join(classes)}" in caplog.messages
+    assert f"classes that the weights don't know, which are re-initialised: {', '.join(classes)}" in caplog.messages
     network = load_network(tiny, tmp_path / "run" / "model_final" / "model_final.safetensors")
     assert network.num_classes == len(classes) and len(network.box_heads[0].score.bias) == len(classes) + 1
     assert len(network.box_heads[0].delta.bias) == 4 * (len(classes) if len(stages) == 1 else 1)

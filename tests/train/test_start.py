@@ -137,7 +137,7 @@ def test_the_user_is_told_what_is_made_anew(tmp_path: Path, caplog: pytest.LogCa
     with caplog.at_level(logging.INFO, "maskline"):
         new_network(TrainSettings(model=ROW.name, data=tmp_path, weights=str(tmp_path / "w.safetensors")), names(2))
     reason, _, remade = caplog.messages[-1].rpartition(": ")
-    assert reason == "made anew, because the file has other classes than the data set's 2"
+    assert reason == "re-initialised, because the file has other classes than the data set's 2"
     assert sorted(remade.split(", ")) == sorted(REMADE)
 
 
@@ -255,7 +255,7 @@ def test_what_is_known_of_a_class_goes_where_its_name_is(
     shared, others = [c for c in wanted if c in known], [c for c in wanted if c not in known]
     expected_notes = [f"classes whose weights are taken over, by name: {', '.join(shared) or 'none'}"]
     if others:
-        expected_notes.append(f"classes that the weights don't know, which start anew: {', '.join(others)}")
+        expected_notes.append(f"classes that the weights don't know, which are re-initialised: {', '.join(others)}")
     assert notes == ([] if known == wanted else expected_notes)
 
 

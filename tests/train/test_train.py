@@ -368,7 +368,7 @@ def test_classes_are_made_anew(
         train(
             replace(settings, data=without_val(three, tmp_path / "data3"), output=tmp_path / "next", weights=str(start))
         )
-    assert "classes that the weights don't know, which start anew: b, c" in caplog.text
+    assert "classes that the weights don't know, which are re-initialised: b, c" in caplog.text
     assert "classes whose weights are taken over, by name: ring" in caplog.text
     assert load_network("PP-YOLOE_seg-N", tmp_path / "next/best_model/best_model.safetensors").num_classes == 3
 

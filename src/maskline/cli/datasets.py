@@ -68,9 +68,9 @@ def check(
             nouns = zip(("image", "annotation"), before, after, strict=True)
             kept = ", ".join(f"{new} of {counted(old, noun)}" for noun, old, new in nouns)
             click.echo(f"{target}: {name}: {kept}")
-        mended = counted(fixed.number("mended"), "fault")
+        number = counted(fixed.number("fixed"), "fault")
         left_out, left = fixed.number("left out"), fixed.number("left")
-        click.echo(f"{target}: {mended} mended, {left_out} more by leaving out, {left} left; all are in fixes.json")
+        click.echo(f"{target}: {number} fixed, {left_out} more by leaving out, {left} left; all are in fixes.json")
     if not result["check_pass"]:
         sys.exit(1)
     click.echo(PASSED)

@@ -82,7 +82,7 @@ MEANINGS: Mapping[str, Text] = {
         "源格式，如 `LabelMe`（[全部](data.md#转换)），不分大小写；启用转换时必需",
     ),
     "CheckDataset.split.enable": Text(
-        "divide anew into train and val first (after converting)", "先重新划分训练集与验证集（在转换之后）"
+        "split into train and val again first (after converting)", "先重新划分训练集与验证集（在转换之后）"
     ),
     "CheckDataset.split.train_percent": Text("share of the images to train with", "训练图像所占百分比"),
     "CheckDataset.split.val_percent": Text(

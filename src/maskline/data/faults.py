@@ -53,7 +53,7 @@ _ROWS = (
     Kind("label-unmatched", "error", "a label file without an image",
          advice="restore the image with the same name, or remove the label file"),
     Kind("no-labels", "error", "a data set without label files",
-         advice="put the label files in a folder named labels beside the images folder"),
+         advice="put the label files in a folder named labels next to the images folder"),
     Kind("split-missing", "warning", "a val or test split whose images are missing",
          advice="nothing, unless you need it"),
     Kind("no-annotations", "warning", "a split without annotations", advice="annotate it, unless this is intended"),

@@ -164,7 +164,7 @@ def _copy(dataset: Dataset, image: ImageRecord) -> Callable[[Path], object]:
 
 def _readable(path: Path) -> Path:
     if not is_file(path) or not os.access(path, os.R_OK):
-        raise DatasetError(f"image {path} is missing or can't be read: `maskline check` tells all that are")
+        raise DatasetError(f"image {path} is missing or can't be read: `maskline check` lists them")
     return path
 
 

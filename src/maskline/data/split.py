@@ -81,7 +81,7 @@ def _check_same_size(first: ImageRecord, image: ImageRecord, dataset: Dataset) -
     if image.size != first.size:
         raise DatasetError(
             f"{dataset.source}: image {short(image.file_name)} is {image.width} x {image.height}, but "
-            f"{first.width} x {first.height} in another split: correct one, `maskline check` tells which"
+            f"{first.width} x {first.height} in another split: correct one, `maskline check` says which"
         )
 
 

@@ -93,13 +93,13 @@ def _claimed_by_jpeg(file: BinaryIO) -> tuple[int, int]:
             if len(sides := file.read(4)) == 4:
                 height, width = struct.unpack(">HH", sides)
                 return width, height
-    raise InputError("the JPEG data is cut short or damaged: its header tells no size").because("damaged")
+    raise InputError("the JPEG data is cut short or damaged: its header has no size").because("damaged")
 
 
 def _claimed_by_png(data: bytes) -> tuple[int, int]:
     """From the first chunk, which must be IHDR; Pillow would unpack texts and profiles first."""
     if len(data) < 24 or data[12:16] != b"IHDR":
-        raise InputError("the PNG data is cut short or damaged: its header tells no size").because("damaged")
+        raise InputError("the PNG data is cut short or damaged: its header has no size").because("damaged")
     width, height = struct.unpack_from(">II", data, 16)
     return width, height
 
@@ -118,7 +118,7 @@ def _claimed_by_webp(data: bytes) -> tuple[int, int]:
             return width & 0x3FFF, height & 0x3FFF
     except struct.error:
         pass
-    raise InputError("the WebP data is cut short or damaged: its header tells no size").because("damaged")
+    raise InputError("the WebP data is cut short or damaged: its header has no size").because("damaged")
 
 
 def decode(data: bytes, name: str, path: str | None) -> Iterator[Found]:

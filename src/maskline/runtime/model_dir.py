@@ -139,7 +139,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         config = read_yaml(path)
     except ParameterError as error:
-        raise ModelError(f"{error}: mend it or export the model again") from None
+        raise ModelError(f"{error}: correct it or export the model again") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds {type(config).__name__}: expected the keys of an exported inference.yml")
     return config

@@ -211,7 +211,7 @@ async def a_worker_killed(target: _Target) -> str:
     """When a worker is killed, its requests are answered by the next one."""
     workers = await asyncio.to_thread(_children, target.process.pid)
     if not workers:
-        return "not tried: this system does not tell which processes are the workers"
+        return "not tried: this system does not say which processes are the workers"
     image = _encoded(PICTURE.read_bytes())
     work = [asyncio.create_task(target.ask(image)) for _ in range(4)]
     await asyncio.sleep(0.05)

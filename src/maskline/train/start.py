@@ -84,7 +84,7 @@ def load_with_classes(
     """
     faults = fit(empty_network(spec.name, state), state)
     if faults and all(name.startswith(("network.", "optimizer.", "average.")) for name in state):
-        raise WeightsError(f"{path} is the state of a run: give the .safetensors beside it, or --resume that run")
+        raise WeightsError(f"{path} is the state of a run: give the .safetensors next to it, or --resume that run")
     if faults:
         raise WeightsError("\n  ".join([f"{path} does not fit {spec.name}: give weights of that model", *faults]))
     rows = rows_of_classes(spec)
@@ -124,14 +124,14 @@ def by_name(given: Tensor, fresh: Tensor, rows: int, known: Sequence[str], label
 def _notes(labels: Sequence[str], known: Sequence[str] | None, number: int, remade: list[str]) -> list[str]:
     if remade:
         names = ", ".join(remade)
-        return [f"made anew, because the file has other classes than the data set's {len(labels)}: {names}"]
+        return [f"re-initialised, because the file has other classes than the data set's {len(labels)}: {names}"]
     if known is None:
         return [f"the weights have no class names: their {number} classes are taken for the data set's, in this order"]
     if list(known) == list(labels):
         return []
     shared, new = ([label for label in labels if (label in known) == there] for there in (True, False))
     told = f"classes whose weights are taken over, by name: {', '.join(shared) or 'none'}"
-    return [told, f"classes that the weights don't know, which start anew: {', '.join(new)}"] if new else [told]
+    return [told, f"classes that the weights don't know, which are re-initialised: {', '.join(new)}"] if new else [told]
 
 
 def _load_backbone(network: nn.Module, spec: catalog.Model) -> None:

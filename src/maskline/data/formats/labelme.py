@@ -313,7 +313,7 @@ class _Sheet:
                 return image_size(self.files.source.images.root / found)
             return image_size(io.BytesIO(decode_base64(self.content.get("imageData"))))
         except InputError as error:
-            what = f"imageHeight and imageWidth are not stated and the image does not tell: {error}"
+            what = f"imageHeight and imageWidth are missing and can't be read from the image: {error}"
             raise UnusableError("image-missing" if found is None else "image-unreadable", what) from None
 
     def objects(self, image: ImageRecord) -> Iterator[tuple[str, Annotation]]:
