@@ -41,8 +41,8 @@ EXPORT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import tiny
-from maskline.exporting import Target, export_network
-target = Target.of("openvino", int8=sys.argv[3])
+from maskline.exporting import ExportOptions, export_network
+target = ExportOptions.of("openvino", int8=sys.argv[3])
 export_network(tiny.network(), tiny.SPEC, sys.argv[2], labels=tiny.CLASSES, target=target)
 """
 

@@ -67,7 +67,7 @@ class Solo(Case):
         fixed = self.tag == "fixed"
         shape = self.about["input"]["image"]["shape"][2:]
         height, width = self.frame.resized
-        return (torch.from_numpy(det_weights.tensor(*shape)) if fixed else self.image())[..., :height, :width]
+        return (torch.from_numpy(det_weights.tensor(*shape)) if fixed else super().image())[..., :height, :width]
 
     def rows(self) -> np.ndarray:
         """(n, 2) label and score."""

@@ -62,7 +62,7 @@ def test_padding_is_zero_to_the_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "sizes"),
+    ("spec", "sizes"),
     [
         (TWO_STAGE, ((64, 64),) * 3),
         (replace(TWO_STAGE, preprocess=replace(TWO_STAGE.preprocess, float_resize=True)), SIZES),
