@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from predict import table
+from timing import table
 
 from maskline import hub
 from maskline.inputs import read_image

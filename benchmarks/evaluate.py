@@ -23,13 +23,13 @@ from pycocotools.cocoeval import COCOeval
 from maskline.evaluate import load_split
 from maskline.evaluate.average_precision import metrics
 from maskline.evaluate.classes import match_classes
-from maskline.evaluate.detections import Detections, Truth, read, rle_objects, truth_of
+from maskline.evaluate.detections import ImageDetections, Truth, read, rle_objects, truth_of
 from maskline.evaluate.matching import rank
 
 MOST = 100
 
 
-def ours(truths: list[Truth], found: list[Detections], classes: int) -> Callable[[], float]:
+def ours(truths: list[Truth], found: list[ImageDetections], classes: int) -> Callable[[], float]:
     """Mask AP by `maskline.evaluate`."""
 
     def measure() -> float:
@@ -40,7 +40,7 @@ def ours(truths: list[Truth], found: list[Detections], classes: int) -> Callable
     return measure
 
 
-def theirs(truths: list[Truth], found: list[Detections], classes: int) -> Callable[[], float]:
+def theirs(truths: list[Truth], found: list[ImageDetections], classes: int) -> Callable[[], float]:
     """Mask AP by pycocotools."""
     truth: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
     truth["categories"] = [{"id": label, "name": str(label)} for label in range(classes)]

@@ -1,12 +1,12 @@
-"""Memory and rate over a large folder: every picture predicted, and saved in every form, one after the other.
+"""Memory and rate over a large folder: every image predicted, and saved in every form, one after the other.
 
     python benchmarks/folder.py [--images 2000] [--naive 300] [--side 192 256] [--model-dir DIR] [--json FILE]
 
-The pictures are crops of the packaged photo of nuclei, mirrored and turned, so that each is another; they are made in a
+The images are crops of the packaged photo of nuclei, mirrored and turned, so that each is another; they are made in a
 temporary folder. The naive way keeps all results in a list and saves them then. Each way runs in a process of its own,
 one after the other, with the embedded model unless another is named.
 
-Memory is what the process holds (RSS) beyond what it held after its first picture.
+Memory is what the process holds (RSS) beyond what it held after its first image.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        pictures, few = Path(folder, "pictures"), Path(folder, "few")
-        make_pictures(pictures, options.images, options.side)
-        make_pictures(few, options.naive, options.side)
+        images, few = Path(folder, "images"), Path(folder, "few")
+        make_images(images, options.images, options.side)
+        make_images(few, options.naive, options.side)
         print(
-            f"{options.images} pictures of {options.side[0]} to {options.side[1]} pixels; saved: picture, JSON, ",
+            f"{options.images} images of {options.side[0]} to {options.side[1]} pixels; saved: image, JSON, ",
             end="",
         )
         print(", ".join(WRITERS), "\n")
         report = {
-            "streamed": in_process(streamed, pictures, Path(folder, "streamed"), options.model_dir),
+            "streamed": in_process(streamed, images, Path(folder, "streamed"), options.model_dir),
             "naive": in_process(naive, few, Path(folder, "naive"), options.model_dir),
         }
     for name, figures in report.items():
@@ -61,23 +61,23 @@ def main() -> None:
         options.json.write_text(json.dumps(report, indent=1))
 
 
-def make_pictures(folder: Path, count: int, side: tuple[int, int]) -> None:
+def make_images(folder: Path, count: int, side: tuple[int, int]) -> None:
     """Write ``count`` different PNG files, in sub-folders of 100."""
     photo, rng = cv2.imread(str(PHOTO)), np.random.default_rng(0)
     for number in range(count):
         height, width = (min(int(rng.integers(side[0], side[1] + 1)), limit) for limit in photo.shape[:2])
         top, left = (int(rng.integers(0, whole - part + 1)) for whole, part in zip(photo.shape, (height, width)))  # noqa: B905
-        picture = np.rot90(photo[top : top + height, left : left + width], number % 4)
+        image = np.rot90(photo[top : top + height, left : left + width], number % 4)
         path = folder / f"{number // 100:03d}" / f"{number:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), np.ascontiguousarray(picture[:, :: 1 - 2 * (number // 4 % 2)]))
+        cv2.imwrite(str(path), np.ascontiguousarray(image[:, :: 1 - 2 * (number // 4 % 2)]))
 
 
-def in_process(way: Any, pictures: Path, output: Path, model_dir: str | None) -> dict[str, Any]:
+def in_process(way: Any, images: Path, output: Path, model_dir: str | None) -> dict[str, Any]:
     """Run one way in a fresh process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=run, args=(theirs, way, pictures, output, model_dir))
+    process = context.Process(target=run, args=(theirs, way, images, output, model_dir))
     process.start()
     theirs.close()
     figures = ours.recv()
@@ -85,8 +85,8 @@ def in_process(way: Any, pictures: Path, output: Path, model_dir: str | None) ->
     return dict(figures)
 
 
-def run(pipe: Connection, way: Any, pictures: Path, output: Path, model_dir: str | None) -> None:
-    pipe.send(way(pictures, output, model_dir))
+def run(pipe: Connection, way: Any, images: Path, output: Path, model_dir: str | None) -> None:
+    pipe.send(way(images, output, model_dir))
 
 
 class Gauge:
@@ -109,10 +109,10 @@ class Gauge:
         return {"MiB": self.rows[1:], "images per second": round(rate, 1), "instances": self.instances}
 
 
-def streamed(pictures: Path, output: Path, model_dir: str | None) -> dict[str, Any]:
-    gauge = Gauge(sum(1 for _ in pictures.rglob("*.png")))
+def streamed(images: Path, output: Path, model_dir: str | None) -> dict[str, Any]:
+    gauge = Gauge(sum(1 for _ in images.rglob("*.png")))
     with open_writers(list(WRITERS), output) as writers:
-        for result in maskline.create_model(model_dir=model_dir).predict(pictures):
+        for result in maskline.create_model(model_dir=model_dir).predict(images):
             result.save_all(output)
             for writer in writers:
                 writer.add(result)
@@ -120,10 +120,10 @@ def streamed(pictures: Path, output: Path, model_dir: str | None) -> dict[str, A
     return gauge.figures()
 
 
-def naive(pictures: Path, output: Path, model_dir: str | None) -> dict[str, Any]:
-    gauge = Gauge(sum(1 for _ in pictures.rglob("*.png")))
+def naive(images: Path, output: Path, model_dir: str | None) -> dict[str, Any]:
+    gauge = Gauge(sum(1 for _ in images.rglob("*.png")))
     results = []
-    for result in maskline.create_model(model_dir=model_dir).predict(pictures):
+    for result in maskline.create_model(model_dir=model_dir).predict(images):
         results.append(result)
         gauge.tick(result)
     with open_writers(list(WRITERS), output) as writers:

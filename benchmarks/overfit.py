@@ -25,7 +25,7 @@ from maskline.data.reading import load
 from maskline.models.mask_rtdetr import network
 from maskline.models.mask_rtdetr.loss import LossConfig
 from maskline.models.solov2 import network as solov2
-from maskline.train import Settings, checkpoint, train
+from maskline.train import TrainSettings, checkpoint, train
 from maskline.train.augment import Augment
 
 SMALLEST = 0.01  # of an image: the least that all its objects cover
@@ -61,23 +61,23 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/overfit"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    row = catalog.get(arguments.model)
-    square = replace(row.preprocess, height=arguments.side, width=arguments.side)  # that the image fills or fits into
-    catalog.MODELS[row.name] = replace(row, preprocess=square)
-    if row.name in network.CONFIGS:
-        loss = LossConfig(points=arguments.points)
-        network.CONFIGS[row.name] = replace(network.CONFIGS[row.name], loss=loss)
+    spec = catalog.get(arguments.model)
+    square = replace(spec.preprocess, height=arguments.side, width=arguments.side)  # that the image fills or fits into
+    catalog.MODELS[spec.name] = replace(spec, preprocess=square)
+    if spec.name in network.CONFIGS:
+        loss = LossConfig(num_points=arguments.points)
+        network.CONFIGS[spec.name] = replace(network.CONFIGS[spec.name], loss=loss)
     if arguments.grids is not None:
         grids = tuple(map(int, arguments.grids.split(",")))
-        solov2.CONFIGS[row.name] = replace(solov2.CONFIGS[row.name], grids=grids)
+        solov2.CONFIGS[spec.name] = replace(solov2.CONFIGS[spec.name], grids=grids)
     dataset = load(arguments.data)["train"]
     few = dataset.select(chosen(dataset, arguments.images))
     data = arguments.output / "data"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
     layout.write({"train": few, "val": replace(few, split="val")}, data)
-    settings = Settings(
-        model=row.name,
+    settings = TrainSettings(
+        model=spec.name,
         data=data,
         output=arguments.output / "run",
         epochs=arguments.epochs,

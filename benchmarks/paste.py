@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from predict import KEPT, ROWS, SIZES, name, paired, table
+from timing import KEPT, ROWS, SIZES, name, paired, table
 
 from maskline.instances import Instances
 from maskline.preprocess import Frame

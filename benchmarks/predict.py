@@ -2,7 +2,7 @@
 
     python benchmarks/predict.py --model-dir output/model [--image 640x480 ...] [--rounds 5] [--json FILE]
 
-First the whole way of a photo, from the file to JSON and picture, as a program goes it, and the peak of this process so
+First the whole way of a photo, from the file to JSON and image, as a program goes it, and the peak of this process so
 far. What is detected depends on the weights; the threshold is 0.05, so that there is something to write.
 
 Decode, preprocess and network are those of a real photo, enlarged, and of the model given. For the masks, detections of
@@ -21,9 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import statistics
 import tempfile
-import time
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
@@ -32,6 +30,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from timing import KEPT, ROWS, SIZES, name, paired, table
 
 import maskline
 from maskline.inputs import read_image
@@ -43,9 +42,6 @@ from maskline.runtime.graph import Graph, Raw
 from maskline.runtime.postprocess import to_instances
 
 PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
-SIZES = ((480, 640), (1080, 1920), (3000, 4000))
-KEPT = (1, 10, 100)
-ROWS = 100
 LOW = 0.05  # a threshold that something passes
 MOST_GIB = 4.0  # that the naive way may take for masks over boxes
 
@@ -72,7 +68,7 @@ def main() -> None:
 
 
 def whole_row(graph: Graph, size: tuple[int, int], rounds: int) -> dict[str, Any]:
-    """From a file to JSON and picture."""
+    """From a file to JSON and image."""
     preprocess = graph.record.preprocess
     thresholds = np.full(len(graph.record.labels), LOW, np.float32)
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +81,7 @@ def whole_row(graph: Graph, size: tuple[int, int], rounds: int) -> dict[str, Any
             instances = to_instances(raw, frame, pixels.shape[:2], thresholds, mask_frame=mask_frame)
             result = Result(instances, graph.record.labels, image)
             result.save_to_json(folder)
-            result.save_to_img(f"{folder}/picture.jpg")
+            result.save_to_img(f"{folder}/image.jpg")
             return len(instances)
 
         (ms,) = paired([whole], rounds)
@@ -132,11 +128,11 @@ def mask_row(graph: Graph, size: tuple[int, int], kept: int, options: argparse.N
     our_ms, naive_ms = paired([ours, naive], options.rounds)
     result = Result(instances, graph.record.labels, image)
     with tempfile.TemporaryDirectory() as folder:
-        list_ms, rle_ms, picture_ms = paired(
+        list_ms, rle_ms, image_ms = paired(
             [
                 lambda: result.save_to_json(folder),
                 lambda: result.save_to_json(folder, mask_format="rle"),
-                lambda: result.save_to_img(f"{folder}/picture.jpg"),
+                lambda: result.save_to_img(f"{folder}/image.jpg"),
             ],
             min(options.rounds, 3),
         )
@@ -153,7 +149,7 @@ def mask_row(graph: Graph, size: tuple[int, int], kept: int, options: argparse.N
         "naive MiB": "-" if mask_frame == "box" else round(peak_mib(naive), 1),
         "JSON ms": round(list_ms, 1),
         "JSON RLE ms": round(rle_ms, 1),
-        "picture ms": round(picture_ms, 1),
+        "image ms": round(image_ms, 1),
     }
 
 
@@ -164,7 +160,7 @@ def naive_way(instances: Instances, raw: Raw, frame: Frame, threshold: float, ma
         same = equal(instances, *naive(), tight=mask_frame == "tight")
         assert same, "the two ways must give the same masks (of padded inputs they don't: choose another --image)"
         return naive
-    import paste  # which imports this file
+    import paste  # which needs torch
 
     scale_y, scale_x = frame.scale
     boxes = raw.boxes * np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
@@ -177,7 +173,7 @@ def naive_way(instances: Instances, raw: Raw, frame: Frame, threshold: float, ma
 def drawn(input_size: tuple[int, int], mask_frame: str, cells: int = 160) -> Raw:
     """100 detections of typical size: ellipses with a wavy border, in boxes that hold them."""
     if mask_frame == "box":
-        import paste  # which imports this file
+        import paste  # which needs torch
 
         return paste.drawn(input_size, ROWS)
     rng = np.random.default_rng(0)
@@ -232,23 +228,6 @@ def cut_to_pixels(mask: np.ndarray) -> np.ndarray:
     return mask[y : y + height, x : x + width]
 
 
-def paired(ways: list[Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter) -> list[float]:
-    """Median milliseconds of each.
-
-    The ways take turns; in a turn one runs four times, of which the first doesn't count, because it pays for the state
-    that the other way left memory in.
-    """
-    times: list[list[float]] = [[] for _ in ways]
-    for _ in range(max(rounds // 3, 1)):
-        for way, own in zip(ways, times, strict=True):
-            for i in range(4):
-                start = clock()
-                way()
-                if i:
-                    own.append(1000 * (clock() - start))
-    return [statistics.median(own) for own in times]
-
-
 def peak_mib(way: Callable[[], Any]) -> float:
     """Peak allocation during one run."""
     tracemalloc.start()
@@ -279,17 +258,6 @@ def size_of(text: str) -> tuple[int, int]:
     """``WIDTHxHEIGHT`` as (height, width)."""
     width, height = map(int, text.split("x"))
     return height, width
-
-
-def name(size: tuple[int, int]) -> str:
-    return f"{size[1]}x{size[0]}"
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as a Markdown table."""
-    head = list(rows[0])
-    lines = [head, ["---:"] * len(head), *[[str(row[key]) for key in head] for row in rows]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@
     python benchmarks/serve.py --soak MINUTES [--model-dir DIR] [--clients 8]
 
 Ours is ``maskline serve`` with its default settings, unless ``--options`` has others. The peer has the same model and
-gives the same answers, but does what PaddleX's basic server does: an event loop that decodes and encodes pictures
+gives the same answers, but does what PaddleX's basic server does: an event loop that decodes and encodes images
 itself, one thread for the model, and a queue without an end. Both run all the time and are loaded in turns; medians of
 the rounds are shown.
 
-The load comes from a process of its own: each client sends a request, a picture of nuclei unless another is named, as
+The load comes from a process of its own: each client sends a request, an image of nuclei unless another is named, as
 soon as it has its answer, or when it has waited as long as a 429 tells it. Meanwhile another client asks for
 ``/health``. Throughput and times are those of answers with 200. Memory is the most that a service and its workers hold
 together (RSS) in a round.
@@ -40,7 +40,7 @@ import numpy as np
 import psutil
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from predict import table
+from timing import table
 
 import maskline
 from maskline.serve import answering, images, protocol

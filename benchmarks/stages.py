@@ -31,13 +31,13 @@ import onnxruntime
 import paste
 import torch
 import torch.nn.functional as F
-from predict import paired, table
+from timing import paired, table
 from torch import Tensor, nn
 
 from maskline import models
 from maskline.exporting import OPSET, fused, onnx_translations
 from maskline.models import nms, roi_align
-from maskline.models.overlap import box_iou
+from maskline.models.iou import box_iou
 from maskline.models.rcnn.network import MaskRCNN
 from maskline.models.rcnn.rpn import Predictions, propose
 from maskline.models.roi_align import Regions
@@ -197,8 +197,8 @@ def stages(network: MaskRCNN) -> list[Stage]:
         groups = (list(predicted[i : i + number]) for i in range(0, 3 * number, number))
         return propose(Predictions(*groups), torch.tensor([SIZE], dtype=torch.float32), network.config.proposals)
 
-    def look(side: int, boxes: Tensor, image: Tensor, *maps: Tensor) -> Any:
-        return network.look(list(maps), Regions(boxes, image), side)
+    def roi_features(side: int, boxes: Tensor, image: Tensor, *maps: Tensor) -> Any:
+        return network.roi_features(list(maps), Regions(boxes, image), side)
 
     def best(boxes: Tensor, scores: Tensor) -> Any:
         boxes, scores, labels = network.best(boxes, scores)
@@ -208,11 +208,11 @@ def stages(network: MaskRCNN) -> list[Stage]:
         Stage("backbone and pyramid", network.features, [image]),
         Stage("RPN head", rpn, levels),
         Stage("proposals", proposals, [*scores, *deltas, *anchors], boxes=True),
-        Stage(f"RoIAlign 7 x 7, {REGIONS}", partial(look, 7), [*regions, *levels]),
+        Stage(f"RoIAlign 7 x 7, {REGIONS}", partial(roi_features, 7), [*regions, *levels]),
         Stage(f"box head, {REGIONS}", network.box_heads[0], [box_features]),
         Stage(f"best of {REGIONS} x {CLASSES}, {above(typical)} above threshold", best, typical, boxes=True),
         Stage(f"best of {REGIONS} x {CLASSES}, many: {above(many)}", best, many, boxes=True),
-        Stage(f"RoIAlign 14 x 14, {DETECTIONS}", partial(look, 14), [*few, *levels]),
+        Stage(f"RoIAlign 14 x 14, {DETECTIONS}", partial(roi_features, 14), [*few, *levels]),
         Stage(f"mask head, {DETECTIONS}", network.mask_head, [mask_features, labels]),
         Stage("C4: suppression of 6000", suppressed, ranked(6000), boxes=True),
         Stage("C4: RoIAlign 14 x 14 of 1024 channels, 300", pooled, [*c4, c4_map]),
@@ -221,7 +221,7 @@ def stages(network: MaskRCNN) -> list[Stage]:
 
 def suppressed(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """As `propose` calls it."""
-    return boxes, nms.suppress(boxes, scores, overlap=0.7, keep=1000)[:, 0]
+    return boxes, nms.batched_nms(boxes, scores, iou_threshold=0.7, max_detections=1000)[:, 0]
 
 
 def pooled(boxes: Tensor, image: Tensor, cells: Tensor) -> Tensor:
@@ -306,13 +306,15 @@ def other_ways() -> list[tuple[str, Callable[[], Any], str, Callable[[], Any]]]:
         ),
         (
             "suppression of 6000 boxes",
-            lambda: nms.suppress(boxes, scores, overlap=0.7, keep=6000)[0, 0],
+            lambda: nms.batched_nms(boxes, scores, iou_threshold=0.7, max_detections=6000)[0, 0],
             "loop over boxes",
             lambda: looped(boxes[0], scores[0, 0], 0.7),
         ),
         (
             f"suppression of {above(many)} boxes in {CLASSES} classes",
-            lambda: nms.suppress(groups, rows, score=0.05, overlap=0.5, keep=REGIONS)[:, 0],
+            lambda: nms.batched_nms(groups, rows, score_threshold=0.05, iou_threshold=0.5, max_detections=REGIONS)[
+                :, 0
+            ],
             "loop over boxes",
             lambda: torch.stack([looped(b, s[0], 0.5, 0.05) for b, s in zip(groups, rows, strict=True)]),
         ),

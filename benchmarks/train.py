@@ -27,8 +27,8 @@ from maskline import catalog
 from maskline.data import layout
 from maskline.data.dataset import Dataset
 from maskline.data.reading import load
-from maskline.train import Settings, train
-from maskline.train.journal import RECENT
+from maskline.train import TrainSettings, train
+from maskline.train.logger import RECENT
 from maskline.train.settings import AUGMENT
 
 STEPS = 2 * RECENT  # of which the log's means reach back over the last half
@@ -46,13 +46,13 @@ class Case:
 
 def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
     """Train for some steps on as many images as they need; print rates and memory as JSON."""
-    row = catalog.get(case.model)
+    spec = catalog.get(case.model)
     with tempfile.TemporaryDirectory() as scratch:
         few = Path(scratch, "data")
         few.mkdir()
         images = STEPS * batch_size * case.processes
         layout.write({"train": enough(load(data)["train"], images)}, few)
-        settings = Settings(
+        settings = TrainSettings(
             model=case.model,
             data=few,
             output=Path(scratch, "run"),
@@ -62,7 +62,7 @@ def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
             device=device,
             processes=case.processes,
             precision=case.precision,  # type: ignore[arg-type]
-            augment=replace(AUGMENT[row.family], sizes=(case.side,)),
+            augment=replace(AUGMENT[spec.family], sizes=(case.side,)),
             log_interval=1,
             export=False,
         )

@@ -27,10 +27,10 @@ def _no_real_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _level() -> Iterator[None]:
     """Some commands have maskline's log more talkative; other tests shall not."""
-    log = logging.getLogger("maskline")
-    level = log.level
+    logger = logging.getLogger("maskline")
+    level = logger.level
     yield
-    log.setLevel(level)
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
@@ -47,5 +47,5 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from maskline.exporting import export_network
 
     return export_network(
-        tiny.network(), tiny.ROW, tmp_path_factory.mktemp("model"), labels=tiny.CLASSES, threshold=0.6
+        tiny.network(), tiny.SPEC, tmp_path_factory.mktemp("model"), labels=tiny.CLASSES, threshold=0.6
     )

@@ -63,7 +63,7 @@ def test_two_devices_give_what_one_does_in_order(single: Predictor, double: Pred
 
 def test_two_devices_tell_faults_at_their_turn(double: Predictor, tmp_path: Path) -> None:
     """F37: what came before a bad input is predicted, as with one device."""
-    (tmp_path / "bad.png").write_text("no picture")
+    (tmp_path / "bad.png").write_text("no image")
     sources = [*photos(3), tmp_path / "bad.png", *photos(2)]
     results = double.predict(sources, batch_size=2)
     assert [next(results) and 1 for _ in range(3)] == [1, 1, 1]

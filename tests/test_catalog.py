@@ -172,8 +172,8 @@ def test_the_other_recipes() -> None:
 
 
 def test_warmups_have_one_length() -> None:
-    for row in catalog.MODELS.values():
-        assert bool(row.recipe.warmup.steps) != bool(row.recipe.warmup.epochs)
+    for spec in catalog.MODELS.values():
+        assert bool(spec.recipe.warmup.steps) != bool(spec.recipe.warmup.epochs)
 
 
 @pytest.mark.parametrize(

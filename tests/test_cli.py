@@ -76,7 +76,7 @@ def test_nothing_is_saved_unless_asked(tiny_model_dir: Path, tmp_path: Path) -> 
 def bad(tmp_path: Path) -> Path:
     folder = tmp_path / "bad"
     (folder / "empty").mkdir(parents=True)
-    (folder / "text.png").write_text("this is no picture")
+    (folder / "text.png").write_text("this is no image")
     (folder / "cut.jpg").write_bytes(PHOTO.read_bytes()[:20_000])
     (folder / "nothing.jpg").write_bytes(b"")
     return folder
@@ -210,7 +210,7 @@ def test_nothing_readable_is_an_error_even_when_skipping(bad: Path, tiny_model_d
     assert done.returncode == 1 and "nothing was predicted: 1 input could not be read: 1 not supported" in done.stderr
 
 
-@pytest.mark.parametrize("target", ["{photo}", "{photo}/sub", "{out}/picture.jpg"])
+@pytest.mark.parametrize("target", ["{photo}", "{photo}/sub", "{out}/image.jpg"])
 def test_a_useless_save_path_is_told_before_anything_runs(target: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     where = target.format(photo=PHOTO, out=tmp_path)
     done = run("predict", PHOTO, "--model-dir", tiny_model_dir, "--save-path", where)

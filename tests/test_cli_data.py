@@ -41,7 +41,7 @@ def test_errors_are_told_and_fail(tmp_path: Path) -> None:
     assert "error: a polygon without area or with invalid numbers, 7 x; redraw it" in done.stdout
     assert "annotation 1000: polygon 1 of 1 is [1, 2] (image train0.png)" in done.stdout and "and 2 more" in done.stdout
     assert "fixed: train: 4 of 4 images, 8 of 15 annotations" in done.stdout
-    assert "fixed: 1 fault mended, 7 more by leaving out, 0 left" in done.stdout
+    assert "fixed: 1 fault fixed, 7 more by leaving out, 0 left" in done.stdout
     assert run("check", "fixed", cwd=tmp_path).returncode == 0
 
 

@@ -287,7 +287,7 @@ def check(done: subprocess.CompletedProcess[str], folder: Path, threshold: float
 
 
 def test_masks_are_those_that_python_finds(client: Client, service: str, tmp_path: Path) -> None:
-    """F51: every language, pixel for pixel; and the rendered picture comes."""
+    """F51: every language, pixel for pixel; and the rendered image comes."""
     done = client("--url", service, CELLS, tmp_path / "new" / "folder")
     check(done, tmp_path / "new" / "folder")
     rendered = cv2.imread(str(tmp_path / "new" / "folder" / "rendered.jpg"))
@@ -295,14 +295,14 @@ def test_masks_are_those_that_python_finds(client: Client, service: str, tmp_pat
     assert not done.stderr
 
 
-def test_without_a_picture(client: Client, service: str, tmp_path: Path) -> None:
+def test_without_an_image(client: Client, service: str, tmp_path: Path) -> None:
     """F51, B50: nothing is rendered, and nothing fails; the threshold is heeded."""
     done = client("--url", f"{service}/", "--threshold", "0.68", "--no-image", CELLS, tmp_path)
     check(done, tmp_path, threshold=0.68)
     assert {path.name for path in tmp_path.iterdir()} == {"masks.pgm"}
 
 
-def test_what_is_no_picture_is_told(client: Client, service: str, tmp_path: Path) -> None:
+def test_what_is_no_image_is_told(client: Client, service: str, tmp_path: Path) -> None:
     """F51, B44: the service's reason, and the id by which its log knows the request."""
     assert re.search(r"^error: 422: .*image.* \(logId [\w-]{36}\)$", client.fault("--url", service, __file__, tmp_path))
     assert not list(tmp_path.iterdir())
@@ -327,7 +327,7 @@ def test_faults_on_this_side_are_told(client: Client, stub: Stub, tmp_path: Path
 
 def test_a_busy_server_is_asked_again(client: Client, stub: Stub, tmp_path: Path) -> None:
     """F51: when it says, and a bounded number of times."""
-    busy = {"logId": "x", "errorCode": 429, "errorMsg": "too many pictures wait"}
+    busy = {"logId": "x", "errorCode": 429, "errorMsg": "too many images wait"}
     later = Reply(busy, 503, "Wed, 21 Oct 2015 07:28:00 GMT")  # not in seconds: one is waited
     stub.reply(Reply(busy, 429, "0"), later, Reply(answer()))
     started = time.monotonic()
@@ -335,7 +335,7 @@ def test_a_busy_server_is_asked_again(client: Client, stub: Stub, tmp_path: Path
     assert time.monotonic() - started >= 1 and len(stub.asked) == 3
     stub.reply(Reply(busy, 429, "0"))
     told = client("--url", stub.url, CELLS, tmp_path, code=1).stderr.splitlines()
-    assert told[-1] == "error: 429: too many pictures wait (logId x)" and len(stub.asked) == 5
+    assert told[-1] == "error: 429: too many images wait (logId x)" and len(stub.asked) == 5
 
 
 def test_masks_are_put_in_their_places(client: Client, stub: Stub, tmp_path: Path) -> None:
@@ -363,14 +363,14 @@ def test_vectors_of_the_format(client: Client, stub: Stub, tmp_path: Path) -> No
 
 
 def test_requests(client: Client, stub: Stub, tmp_path: Path) -> None:
-    """F51: said to be JSON, the picture whole, no field that was not asked for; the key, where there is one."""
-    picture = base64.b64encode(CELLS.read_bytes()).decode()
+    """F51: said to be JSON, the image whole, no field that was not asked for; the key, where there is one."""
+    image = base64.b64encode(CELLS.read_bytes()).decode()
     stub.reply(Reply(answer([])))
     client("--url", stub.url, CELLS, tmp_path)
     client("--url", stub.url, "--no-image", "--threshold", "0.25", CELLS, tmp_path, MASKLINE_API_KEY="k-1")
     (path, headers, body), (_, keyed, asked) = stub.asked
-    assert path == "/instance-segmentation" and body == {"image": picture, "visualize": True}
-    assert asked == {"image": picture, "visualize": False, "threshold": 0.25}
+    assert path == "/instance-segmentation" and body == {"image": image, "visualize": True}
+    assert asked == {"image": image, "visualize": False, "threshold": 0.25}
     types = [value for name, value in headers.items() if name.lower() == "content-type"]
     assert len(types) == 1 and types[0].split(";")[0] == "application/json"
     assert "Authorization" not in headers and keyed["Authorization"] == "Bearer k-1"
@@ -390,7 +390,7 @@ def malformed(**change: object) -> dict[str, object]:
         (Reply({"logId": "a", "errorCode": 500, "errorMsg": "two\nlines"}, 500), r"500: two lines \(logId a\)"),
         (Reply(answer(size=...)), "unexpected answer: "),
         (Reply(malformed(mask=...)), "unexpected answer: "),
-        (Reply(malformed(bbox=[-1, 0, 1, 2])), "unexpected answer: a mask leaves the picture"),
+        (Reply(malformed(bbox=[-1, 0, 1, 2])), "unexpected answer: a mask leaves the image"),
         (Reply(malformed(mask={"rleResult": "05", "size": [2, 2]})), "unexpected answer: run lengths"),
         (Reply(malformed(mask={"rleResult": "o" * 40, "size": [2, 2]})), "unexpected answer: run lengths"),
     ],
@@ -414,8 +414,8 @@ def test_requests_of_the_references_own_clients(service: str, content_type: str 
     )
     assert response.status_code == 200
     result = response.json()["result"]
-    picture = cv2.imdecode(np.frombuffer(base64.b64decode(result["image"]), np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None and len(result["instances"]) > 5
+    image = cv2.imdecode(np.frombuffer(base64.b64decode(result["image"]), np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None and len(result["instances"]) > 5
     assert all(len(one["bbox"]) == 4 and one["score"] > 0 for one in result["instances"])
 
 

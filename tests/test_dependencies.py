@@ -41,9 +41,9 @@ EXPORT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import tiny
-from maskline.exporting import Target, export_network
-target = Target.of("openvino", int8=sys.argv[3])
-export_network(tiny.network(), tiny.ROW, sys.argv[2], labels=tiny.CLASSES, target=target)
+from maskline.exporting import ExportOptions, export_network
+target = ExportOptions.of("openvino", int8=sys.argv[3])
+export_network(tiny.network(), tiny.SPEC, sys.argv[2], labels=tiny.CLASSES, target=target)
 """
 
 

@@ -15,7 +15,7 @@ import tiny
 from embedded import twice
 
 from maskline import create_model, hub
-from maskline.exporting import Target, export_network
+from maskline.exporting import ExportOptions, export_network
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "cpp"
 ASSETS = hub.EMBEDDED.parent
@@ -54,10 +54,10 @@ def run(*command: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def as_ppm(picture: Path, folder: Path) -> Path:
-    pixels = cv2.imread(str(picture))
-    assert cv2.imwrite(str(folder / f"{picture.stem}.ppm"), pixels)
-    return folder / f"{picture.stem}.ppm"
+def as_ppm(image: Path, folder: Path) -> Path:
+    pixels = cv2.imread(str(image))
+    assert cv2.imwrite(str(folder / f"{image.stem}.ppm"), pixels)
+    return folder / f"{image.stem}.ppm"
 
 
 def lines(done: subprocess.CompletedProcess[str]) -> list[Line]:
@@ -65,12 +65,12 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[Line]:
     return [Line(float(r[0]), [float(v) for v in r[1:5]], int(r[5]), r[6]) for r in rows]
 
 
-def check(found: list[Line], model_dir: Path, picture: Path, area: float = 0.01) -> None:
+def check(found: list[Line], model_dir: Path, image: Path, area: float = 0.01) -> None:
     """The same instances as Python's: scores to 0.002, boxes to half a pixel, masks' areas to a share or 3 pixels.
 
     Neighbours of nearly equal score may change places.
     """
-    result = next(iter(create_model(model_dir=model_dir, device="cpu").predict(picture)))
+    result = next(iter(create_model(model_dir=model_dir, device="cpu").predict(image)))
     assert len(found) == len(result.instances) > 0
     free = list(zip(result["boxes"], result["masks"], strict=True))
     for one in found:
@@ -82,7 +82,7 @@ def check(found: list[Line], model_dir: Path, picture: Path, area: float = 0.01)
 
 
 def test_it_runs_the_embedded_model(program: Path, cells: Path, tmp_path: Path) -> None:
-    """F54, B54: on the device itself, without Python; a picture comes out, changed where there are masks."""
+    """F54, B54: on the device itself, without Python; an image comes out, changed where there are masks."""
     found = lines(run(program, hub.EMBEDDED / "inference.onnx", cells, tmp_path / "out.ppm"))
     check(found, hub.EMBEDDED, ASSETS / "nuclei.png")
     before, after = cv2.imread(str(cells)), cv2.imread(str(tmp_path / "out.ppm"))
@@ -97,8 +97,8 @@ def test_it_enlarges_masks_twice(program: Path, cells: Path, tmp_path: Path) -> 
 def test_it_runs_openvinos_form_of_a_model_that_stretches(program: Path, tmp_path: Path) -> None:
     """Mask-RT-DETR: cubic interpolation, the ratio not kept, masks that go on beyond boxes, several classes."""
     labels = ('a "b"', "c, d]", "ψ")
-    network, target = tiny.network(), Target("openvino", single=True)
-    model_dir = export_network(network, tiny.ROW, tmp_path, labels=labels, threshold=0.333, target=target)
+    network, target = tiny.network(), ExportOptions("openvino", single=True)
+    model_dir = export_network(network, tiny.SPEC, tmp_path, labels=labels, threshold=0.333, target=target)
     found = lines(run(program, model_dir / "inference.xml", as_ppm(ASSETS / "fruit.jpg", tmp_path)))
     check(found, model_dir, ASSETS / "fruit.jpg", area=0.05)  # untrained, it notices a single level
     assert {one.label for one in found} <= set(labels)
@@ -120,13 +120,13 @@ def told(*command: object) -> str:
 
 
 @pytest.mark.parametrize("head", ["P6\n4 4\n255\n", "P6\n2000000000 2000000000\n255\n"])
-def test_a_picture_cut_short_is_told(program: Path, tmp_path: Path, head: str) -> None:
+def test_an_image_cut_short_is_told(program: Path, tmp_path: Path, head: str) -> None:
     """Before room is made for it."""
     (tmp_path / "short.ppm").write_text(head + "abc")
     assert "short.ppm is cut short" in told(program, hub.EMBEDDED / "inference.onnx", tmp_path / "short.ppm")
 
 
-def test_comments_in_a_picture_are_skipped(program: Path, cells: Path, tmp_path: Path) -> None:
+def test_comments_in_an_image_are_skipped(program: Path, cells: Path, tmp_path: Path) -> None:
     pixels = cells.read_bytes().removeprefix(b"P6\n696 520\n255\n")
     assert len(pixels) == 696 * 520 * 3
     (tmp_path / "noted.ppm").write_bytes(b"P6\n# by hand\n#\n696 520 # wide\n255\n" + pixels)

@@ -42,10 +42,10 @@ def test_training_can_start_from_it() -> None:
     assert labels_in_file(path) == ("nucleus",) and load_network("PP-YOLOE_seg-N", path).num_classes == 1
 
 
-def test_it_takes_pictures_of_any_shape() -> None:
-    model, picture = create_model(device="cpu"), read_image(PICTURE)
-    found = [len(r.instances) for r in model.predict([picture[:, :100], picture[:30], picture[:64, :64]], batch_size=3)]
-    alone = [len(next(model.predict(p)).instances) for p in (picture[:, :100], picture[:30], picture[:64, :64])]
+def test_it_takes_images_of_any_shape() -> None:
+    model, image = create_model(device="cpu"), read_image(PICTURE)
+    found = [len(r.instances) for r in model.predict([image[:, :100], image[:30], image[:64, :64]], batch_size=3)]
+    alone = [len(next(model.predict(p)).instances) for p in (image[:, :100], image[:30], image[:64, :64])]
     assert found == alone and found[0] > 0
 
 

@@ -19,9 +19,9 @@ import maskline
 from maskline import cli, engine, hub, models
 from maskline.config.module import MODES, load
 from maskline.data import check_dataset as step
-from maskline.data.split import Division
+from maskline.data.split import SplitConfig
 from maskline.errors import DatasetError, ParameterError, UnknownNameError
-from maskline.train.settings import AUGMENT, Settings
+from maskline.train.settings import AUGMENT, TrainSettings
 from maskline.weights.load import save_weights
 
 MAIN = Path(__file__).parents[1] / "main.py"
@@ -63,7 +63,7 @@ class Step:
         self.arguments: list[Any] = []
 
     def __call__(
-        self, dataset_dir: Path, output: Path, *, convert_from: str | None, split: Division | None, seed: int
+        self, dataset_dir: Path, output: Path, *, convert_from: str | None, split: SplitConfig | None, seed: int
     ) -> Any:
         self.arguments = [dataset_dir, output, convert_from, split, seed]
         if isinstance(self.outcome, BaseException):
@@ -155,7 +155,7 @@ def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -
     assert main("Global.mode=train", "Global.dataset_dir=d", "Global.device=cpu", *given) == 0
     recipe = AUGMENT["mask_rtdetr"]
     assert seen == [
-        Settings(
+        TrainSettings(
             model="Mask-RT-DETR-S", data=Path("d"), output=Path("output"), num_classes=3, epochs=7, batch_size=5,
             learning_rate=0.25, warmup_steps=11, resume=Path("a/b.pdparams"), device="cpu", processes=8,
             precision="bf16", accumulate=9, clip_norm=0.5, log_interval=2, eval_interval=4, save_interval=6,
@@ -218,7 +218,7 @@ def test_check_dataset_gets_what_is_configured(out: Path, monkeypatch: pytest.Mo
                 "CheckDataset.convert.src_dataset_type=LabelMe", "CheckDataset.split.enable=True",
                 "CheckDataset.split.train_percent=90", "CheckDataset.split.seed=7", "CheckDataset.split.stratify=True",
                 "CheckDataset.split.group=folder") == 0  # fmt: skip
-    assert made.arguments == [Path("d/e"), Path("there"), "LabelMe", Division(10, 7, True, "folder"), 7]
+    assert made.arguments == [Path("d/e"), Path("there"), "LabelMe", SplitConfig(10, 7, True, "folder"), 7]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_export_takes_a_file_or_the_official_weights(
     assert calls == [("Mask-RT-DETR-S", Path("output"), weights, False) for weights in ("mine.pdparams", None, None)]
     assert not (out / "export_result.json").exists()
     assert main("Global.mode=export", "Export.weight_path=https://example.com/a.pdparams") == 1
-    assert "only the official one of Mask-RT-DETR-S is legal" in capsys.readouterr().err
+    assert "the only URL allowed is the official one of Mask-RT-DETR-S" in capsys.readouterr().err
 
 
 def test_predict_prints_and_saves(

@@ -15,7 +15,7 @@ import yaml
 
 from maskline import verify
 from maskline.errors import ExportError, InputNotFoundError, OutputError, ParameterError, WeightsError
-from maskline.exporting import Target, export, export_network, inference_yml, read_labels, write_graph
+from maskline.exporting import ExportOptions, export, export_network, inference_yml, read_labels, write_graph
 from maskline.models.deployed import Deployed
 from maskline.runtime.device import Device
 from maskline.runtime.graph import RECORD_KEY, Graph, Raw, Record
@@ -23,7 +23,7 @@ from maskline.runtime.graph import RECORD_KEY, Graph, Raw, Record
 
 def run_network(batch: np.ndarray) -> Raw:
     with torch.no_grad():
-        return Raw(*(t.numpy() for t in Deployed(tiny.network(), tiny.ROW.preprocess)(torch.from_numpy(batch))))
+        return Raw(*(t.numpy() for t in Deployed(tiny.network(), tiny.SPEC.preprocess)(torch.from_numpy(batch))))
 
 
 def random_batch(size: int) -> np.ndarray:
@@ -55,7 +55,7 @@ def test_the_graph_gives_the_networks_detections_at_any_batch(tiny_model_dir: Pa
 
 def test_half_precision_halves_the_file_and_keeps_the_detections(tiny_model_dir: Path, tmp_path: Path) -> None:
     """Weights are rounded, by a two thousandth at most; what is computed with them is float32."""
-    export_network(tiny.network(), tiny.ROW, tmp_path, labels=tiny.CLASSES, target=Target(half=True))
+    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=ExportOptions(half=True))
     model, whole = (onnx.load(folder / "inference.onnx") for folder in (tmp_path, tiny_model_dir))
     onnx.checker.check_model(model, full_check=True)
     stored = {kind: sum(len(t.raw_data) for t in model.graph.initializer if t.data_type == kind) for kind in (1, 10)}
@@ -76,14 +76,14 @@ def test_files_and_only_these(tiny_model_dir: Path) -> None:
     assert (config["arch"], config["min_subgraph_size"], config["mask"]) == ("DETR", 3, True)
     assert [step["type"] for step in config["Preprocess"]] == ["Resize", "NormalizeImage", "Permute"]
     record = Graph(tiny_model_dir / "inference.onnx", Device("cpu")).record
-    assert record.labels == tiny.CLASSES and record.preprocess == tiny.ROW.preprocess
+    assert record.labels == tiny.CLASSES and record.preprocess == tiny.SPEC.preprocess
 
 
 def test_exporting_leaves_the_network_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = tiny.network().train()
     before = copy.deepcopy(network.state_dict())
     monkeypatch.setattr("maskline.exporting.make.verify", lambda *_, single: None)
-    export_network(network, tiny.ROW, tmp_path, labels=tiny.CLASSES)
+    export_network(network, tiny.SPEC, tmp_path, labels=tiny.CLASSES)
     assert network.training
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
@@ -102,7 +102,7 @@ def test_a_graph_that_disagrees_is_not_written(what: str, tmp_path: Path, monkey
 
     monkeypatch.setattr("maskline.exporting.make.write_graph", sabotaged)
     with pytest.raises(ExportError, match="disagrees with the network.*not written"):
-        export_network(tiny.network(), tiny.ROW, tmp_path / "new", labels=tiny.CLASSES)
+        export_network(tiny.network(), tiny.SPEC, tmp_path / "new", labels=tiny.CLASSES)
     assert not (tmp_path / "new").exists()
 
 
@@ -114,7 +114,7 @@ def test_a_failed_export_keeps_what_was_there(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr("maskline.exporting.make.verify", refuse)
     with pytest.raises(ExportError):
-        export_network(tiny.network(), tiny.ROW, tmp_path, labels=tiny.CLASSES)
+        export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES)
     assert [p.name for p in tmp_path.iterdir()] == ["inference.onnx"]
     assert (tmp_path / "inference.onnx").read_bytes() == b"old"
 
@@ -180,7 +180,7 @@ def test_a_row_at_the_cut_may_be_another() -> None:
 
 def test_weights_of_other_classes_need_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ParameterError, match="2 labels given, the weights have 3 classes"):
-        export_network(tiny.network(), tiny.ROW, tmp_path, labels=["a", "b"])
+        export_network(tiny.network(), tiny.SPEC, tmp_path, labels=["a", "b"])
     (tmp_path / "names.txt").write_text("cat\n\n  dog \nbird\n", encoding="utf-8")
     assert read_labels(tmp_path / "names.txt") == ["cat", "dog", "bird"]
     (tmp_path / "empty.txt").write_text("\n")
@@ -192,13 +192,13 @@ def test_weights_of_other_classes_need_names(tmp_path: Path, caplog: pytest.LogC
 
 def test_a_threshold_must_be_a_score(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="threshold is 7: expected a number from 0 to 1"):
-        export_network(tiny.network(), tiny.ROW, tmp_path, labels=tiny.CLASSES, threshold=7)
+        export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, threshold=7)
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="is a file; give a folder"):
-        export_network(tiny.network(), tiny.ROW, tmp_path / "file", labels=tiny.CLASSES)
+        export_network(tiny.network(), tiny.SPEC, tmp_path / "file", labels=tiny.CLASSES)
 
 
 def test_weights_that_do_not_fit_write_nothing(tmp_path: Path, pdparams: Path) -> None:
@@ -210,9 +210,9 @@ def test_weights_that_do_not_fit_write_nothing(tmp_path: Path, pdparams: Path) -
 def test_yml_of_a_model_that_keeps_the_ratio() -> None:
     from maskline import catalog
 
-    row = catalog.get("SOLOv2")
-    record = Record(row.name, ("a",), row.preprocess, 0.5, "image", "test")
-    config = yaml.safe_load(inference_yml(row, record))
+    spec = catalog.get("SOLOv2")
+    record = Record(spec.name, ("a",), spec.preprocess, 0.5, "image", "test")
+    config = yaml.safe_load(inference_yml(spec, record))
     assert config["use_dynamic_shape"] is True
     assert [s["type"] for s in config["Preprocess"]] == ["NormalizeImage", "Resize", "Permute", "PadStride"]
     assert Record.from_json(record.to_json(), Path("x")) == replace(record)

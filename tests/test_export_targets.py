@@ -29,7 +29,7 @@ from maskline.errors import (
     ParameterError,
     UnknownNameError,
 )
-from maskline.exporting import Target, export, export_network, formats, quantise, samples
+from maskline.exporting import ExportOptions, export, export_network, formats, quantise, samples
 from maskline.exporting import cost as costs
 from maskline.exporting.cost import Agreement, Cost, Figures, agreement, shared
 from maskline.instances import Instances
@@ -53,7 +53,7 @@ def shape_of(folder: Path) -> list[int | str]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures without annotations."""
+    """A folder of images without annotations."""
     folder = tmp_path_factory.mktemp("photos")
     whole = cv2.imread(str(PHOTO))
     for i in range(7):
@@ -64,7 +64,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("form", ["ort", "openvino"])
 def test_other_forms_give_the_same_and_describe_themselves(form: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     """F54: ORT's form for phones, and OpenVINO's: the record travels in the file, the YAML beside it."""
-    export_network(tiny.network(), tiny.ROW, tmp_path, labels=tiny.CLASSES, threshold=0.6, target=Target(form))
+    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, threshold=0.6, target=ExportOptions(form))
     expected = {"inference.yml", GRAPH_FILES[form]} | ({"inference.bin"} if form == "openvino" else set())
     assert {path.name for path in tmp_path.iterdir()} == expected
     assert yaml.safe_load((tmp_path / "inference.yml").read_text())["mode"] == form
@@ -94,14 +94,14 @@ def test_a_form_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr("maskline.exporting.make.convert", sabotaged)
     with pytest.raises(ExportError, match="disagrees with the network"):
-        export_network(tiny.network(), tiny.ROW, tmp_path / "new", labels=tiny.CLASSES, target=Target("ort"))
+        export_network(tiny.network(), tiny.SPEC, tmp_path / "new", labels=tiny.CLASSES, target=ExportOptions("ort"))
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("family", ["rcnn", "solov2"])
 def test_a_fixed_size_where_the_model_leaves_it_free(family: str, tmp_path: Path) -> None:
     """F54: a square that any image is scaled into, lying or upright; its boxes stay within the image."""
-    target = Target.of(batch=1, size="160x160")
+    target = ExportOptions.of(batch=1, size="160x160")
     if family == "rcnn":
         row, network = catalog.get("MaskRCNN-ResNet50-FPN"), tiny_rcnn.network("MaskRCNN-ResNet50-FPN")
     else:
@@ -110,10 +110,10 @@ def test_a_fixed_size_where_the_model_leaves_it_free(family: str, tmp_path: Path
     assert shape_of(tmp_path) == [1, 160, 160, 3]
     image = cv2.imread(str(PHOTO))
     model = create_model(model_dir=tmp_path, device="cpu", threshold=0.05)
-    pictures = [image, image.transpose(1, 0, 2).copy(), image[:50]]
-    for picture, result in zip(pictures, model.predict(pictures, batch_size=3), strict=True):
+    images = [image, image.transpose(1, 0, 2).copy(), image[:50]]
+    for photo, result in zip(images, model.predict(images, batch_size=3), strict=True):
         instances = result.instances
-        height, width = picture.shape[:2]
+        height, width = photo.shape[:2]
         assert (instances.boxes >= 0).all() and (instances.boxes <= [width, height, width, height]).all()
     pre = graph_of(tmp_path).record.preprocess
     pixels, frame = pre.apply(image)
@@ -122,12 +122,14 @@ def test_a_fixed_size_where_the_model_leaves_it_free(family: str, tmp_path: Path
 
 def test_sizes_that_a_model_cannot_have() -> None:
     own, free = catalog.get("Mask-RT-DETR-L").preprocess, catalog.get("SOLOv2").preprocess
-    assert Target.of(size="640X640").preprocess(own, "it") == own
+    assert ExportOptions.of(size="640X640").preprocess(own, "it") == own
     with pytest.raises(ParameterError, match="size is 320x320: it is made for 640x640 and nothing else"):
-        Target.of(size="320x320").preprocess(own, "it")
+        ExportOptions.of(size="320x320").preprocess(own, "it")
     with pytest.raises(ParameterError, match=r"size is 480x640: .* has to be a square, such as 640x640"):
-        Target.of(size=(480, 640)).preprocess(free, "it")
-    assert Target.of(size=(512, 512)).preprocess(free, "it") == replace(free, height=512, width=512, pad_stride=512)
+        ExportOptions.of(size=(480, 640)).preprocess(free, "it")
+    assert ExportOptions.of(size=(512, 512)).preprocess(free, "it") == replace(
+        free, height=512, width=512, pad_stride=512
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_sizes_that_a_model_cannot_have() -> None:
 )
 def test_options_that_make_no_sense(options: dict[str, object], told: str) -> None:
     with pytest.raises(ParameterError, match=told):
-        Target.of(**options)  # type: ignore[arg-type]
+        ExportOptions.of(**options)  # type: ignore[arg-type]
 
 
 def test_bad_options_are_told_before_any_work(tmp_path: Path) -> None:
@@ -199,17 +201,17 @@ def test_8_bits_and_their_cost(
     """F54: every convolution in 8 bits with standard operators; what it costs is measured, kept and told."""
     (tmp_path / "inference.ort").write_bytes(b"of an earlier export")
     with caplog.at_level(logging.INFO, "maskline"):
-        export_network(tiny.network(), tiny.ROW, tmp_path, labels=tiny.CLASSES, target=Target(int8=photos))
+        export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=ExportOptions(int8=photos))
     assert "holds inference.ort too" in caplog.text
     cost = json.loads((tmp_path / "int8.json").read_text())
     assert cost["calibrated_on"] == 5 and cost["measured_on"] == 2 and cost["float32"]["ap"] is None
     assert cost["int8"]["megabytes"] == pytest.approx((tmp_path / "inference.onnx").stat().st_size / 1e6)
-    assert cost["int8"]["milliseconds"] > 0 and cost["agreement"]["pictures"] == 2
+    assert cost["int8"]["milliseconds"] > 0 and cost["agreement"]["images"] == 2
     assert "calibrated on 5 images" in caplog.text and "size, MB" in caplog.text
     assert costs.read(tmp_path).to_json() == (tmp_path / "int8.json").read_text()
     again = tmp_path / "again"
     shutil.copytree(tmp_path, again, ignore=shutil.ignore_patterns("*.ort"))
-    export_network(tiny.network(), tiny.ROW, again, labels=tiny.CLASSES)
+    export_network(tiny.network(), tiny.SPEC, again, labels=tiny.CLASSES)
     assert not (again / "int8.json").exists()
 
     model = onnx.load(tmp_path / "inference.onnx")
@@ -237,11 +239,11 @@ def test_with_a_data_set_ap_is_measured_on_its_val_split(tmp_path: Path, caplog:
     assert not set(found.calibration) & {found.annotated.path(image) for image in found.annotated.images}
     content = sets.load(data, "train")
     content["images"].append(sets.load(data, "val")["images"][0] | {"id": 99})
-    sets.save(data, "train", content)  # a picture of val in train too
+    sets.save(data, "train", content)  # an image of val in train too
     assert samples.find(data).calibration == found.calibration
 
 
-def test_every_fifth_picture_is_held_out(tmp_path: Path) -> None:
+def test_every_fifth_image_is_held_out(tmp_path: Path) -> None:
     for i in range(23):
         shutil.copy(ASSETS / "nuclei.png", tmp_path / f"{i:02}.png")
     found = samples.find(tmp_path)
@@ -249,7 +251,7 @@ def test_every_fifth_picture_is_held_out(tmp_path: Path) -> None:
     assert len(found.calibration) == 18 and found.annotated is None
 
 
-def test_pictures_for_8_bits_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_for_8_bits_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(InputNotFoundError, match="no folder .*int8 needs a data set, or a folder"):
         samples.find(tmp_path / "none")
     (tmp_path / "one.png").write_bytes(b"")
@@ -281,7 +283,7 @@ def test_the_table_of_a_cost_and_its_warning(tmp_path: Path) -> None:
 def test_a_model_agrees_with_itself() -> None:
     graph = hub.EMBEDDED / "inference.onnx"
     found = agreement(graph, graph, [ASSETS / "nuclei.png"])
-    assert found.float32 == found.int8 == found.shared > 20 and found.mean_iou == 1 and found.pictures == 1
+    assert found.float32 == found.int8 == found.shared > 20 and found.mean_iou == 1 and found.images == 1
 
 
 def test_instances_are_shared_once_and_within_a_class() -> None:

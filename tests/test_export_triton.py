@@ -25,7 +25,7 @@ from click.testing import CliRunner
 from maskline import create_model, hub
 from maskline.cli import cli
 from maskline.errors import OutputError, UnknownNameError
-from maskline.exporting import Target, export_network, triton
+from maskline.exporting import ExportOptions, export_network, triton
 from maskline.exporting.cost import Agreement, Cost, Figures
 from maskline.masks import rle_encode
 from maskline.serve import kserve
@@ -38,7 +38,7 @@ INSTANCE = {"model_instance_kind": "CPU", "model_instance_device_id": "0", "mode
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
     return export_network(
-        tiny.network(), tiny.ROW, folder, labels=tiny.CLASSES, threshold=0.6, target=Target.of("Triton")
+        tiny.network(), tiny.SPEC, folder, labels=tiny.CLASSES, threshold=0.6, target=ExportOptions.of("Triton")
     )
 
 
@@ -85,7 +85,7 @@ def request_of(*texts: bytes) -> dict[str, Tensor]:
     return {"input": Tensor("input", np.array(texts, dtype=np.object_).reshape(-1, 1))}
 
 
-def picture_request(**fields: object) -> bytes:
+def image_request(**fields: object) -> bytes:
     return json.dumps({"image": base64.b64encode(PHOTO.read_bytes()).decode()} | fields).encode()
 
 
@@ -155,8 +155,8 @@ def test_the_configuration(repository: Path) -> None:
 
 def test_a_request_is_answered_with_what_the_model_finds(code: ModuleType, repository: Path) -> None:
     """F53: JSON text in, JSON text out, the same as by `predict`."""
-    one = request_of(picture_request(logId="mine", visualize=False))
-    responses = opened(code).execute([one, request_of(picture_request())])
+    one = request_of(image_request(logId="mine", visualize=False))
+    responses = opened(code).execute([one, request_of(image_request())])
     result = next(create_model(model_dir=repository / "instance-segmentation" / "1", device="cpu").predict(PHOTO))
     found, answers = result.instances, [answer_of(response) for response in responses]
     assert [answer["errorCode"] for answer in answers] == [0, 0] and answers[0]["logId"] == "mine"
@@ -172,7 +172,7 @@ def test_a_request_is_answered_with_what_the_model_finds(code: ModuleType, repos
 
 def test_several_texts_in_a_request(code: ModuleType) -> None:
     """Should the configuration allow them."""
-    (response,) = opened(code).execute([request_of(picture_request(visualize=False, logId="a"), b"no JSON")])
+    (response,) = opened(code).execute([request_of(image_request(visualize=False, logId="a"), b"no JSON")])
     values = response.output_tensors[0].values
     assert values.shape == (2, 1)
     assert [json.loads(value)["errorCode"] for value in values.ravel()] == [0, 422]
@@ -193,7 +193,7 @@ def test_a_fault_of_ours_shows_no_trace(
 ) -> None:
     model = opened(code)
     monkeypatch.setattr(code, "answer", lambda *_, **__: [][0])
-    (response,) = model.execute([request_of(picture_request())])
+    (response,) = model.execute([request_of(image_request())])
     assert response.error == "internal error, see the server's log" and response.output_tensors is None
     assert "IndexError" in capsys.readouterr().err
 
@@ -257,16 +257,16 @@ def test_all_or_none(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_place_that_is_taken_is_told_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "instance-segmentation").write_text("a file")
     with pytest.raises(OutputError, match="instance-segmentation is a file"):
-        export_network(tiny.network(), tiny.ROW, tmp_path, target=Target("triton"))
+        export_network(tiny.network(), tiny.SPEC, tmp_path, target=ExportOptions("triton"))
 
 
 def test_what_triton_stands_for() -> None:
-    target = Target.of("triton", half=True, batch=1, size="640x640")
+    target = ExportOptions.of("triton", half=True, batch=1, size="640x640")
     assert (target.graph, target.file, target.half) == ("onnx", "inference.onnx", True)
     assert target.model_dir(Path("out")) == Path("out/instance-segmentation/1")
-    assert Target("ort").model_dir(Path("out")) == Path("out")
+    assert ExportOptions("ort").model_dir(Path("out")) == Path("out")
     with pytest.raises(UnknownNameError, match="did you mean 'triton'.*known: onnx, ort, openvino, triton"):
-        Target.of("tritn")
+        ExportOptions.of("tritn")
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cost = Cost(Figures(9.0, 57.0), Figures(2.6, 49.0), Agreement(5, 10, 8, 8, None), 20, 5)
     (folder / "int8.json").write_text(cost.to_json())
     monkeypatch.setattr(hub, "make_model_dir", lambda *_, **__: tmp_path)
-    options = ["export", "SOLOv2", "--output", str(tmp_path), "--format", "TRITON", "--int8", "pictures"]
+    options = ["export", "SOLOv2", "--output", str(tmp_path), "--format", "TRITON", "--int8", "images"]
     done = CliRunner().invoke(cli, options, catch_exceptions=False)
     assert done.exit_code == 0 and "calibrated on 20 images" in done.output
     assert f"{folder}: inference.onnx and inference.yml, measured against float32" in done.output

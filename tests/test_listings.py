@@ -129,7 +129,7 @@ def test_a_copy_of_the_documents_has_them_all() -> None:
 
 
 @pytest.mark.parametrize("listing", listings(), ids=lambda listing: f"{listing.document}-{listing.language}")
-def test_a_listing_gets_the_instances_and_the_picture(listing: Listing, service: Service, tmp_path: Path) -> None:
+def test_a_listing_gets_the_instances_and_the_image(listing: Listing, service: Service, tmp_path: Path) -> None:
     """F51: compiled, run, and answered as its reader expects."""
     code = listing.code.replace("localhost:8080", service.url.partition("//")[2])
     assert code != listing.code

@@ -120,18 +120,18 @@ JOURNAL = f"""
 import logging
 from pathlib import Path
 from maskline.progress import log_to_terminal, track
-from maskline.train.journal import Journal, LogFile
+from maskline.train.logger import TrainingLogger, LogFile
 log_to_terminal()
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 with LogFile() as file:
     file.open(Path("run"))
-    with Journal(Path("run"), epochs=1, epoch_steps=2, log_interval=1) as journal:
-        journal.step(0, {{"loss_mask": 1.0}}, 0.1, 1, 0.5, 0.0)
-        log.warning({LONG!r})
+    with TrainingLogger(Path("run"), epochs=1, epoch_steps=2, log_interval=1) as run_logger:
+        run_logger.step(0, {{"loss_mask": 1.0}}, 0.1, 1, 0.5, 0.0)
+        logger.warning({LONG!r})
         for _ in track(range(2), "evaluate", 2):
-            log.info("one")
-        journal.step(1, {{"loss_mask": 0.5}}, 0.1, 1, 0.5, 0.0)
-log.warning("after")
+            logger.info("one")
+        run_logger.step(1, {{"loss_mask": 0.5}}, 0.1, 1, 0.5, 0.0)
+logger.warning("after")
 """
 
 

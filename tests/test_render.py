@@ -1,4 +1,4 @@
-"""Pictures: right colours, nothing touched outside the instances, labels that can be read."""
+"""Images: right colours, nothing touched outside the instances, labels that can be read."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def noise(size: tuple[int, int] = (240, 320)) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
 
 
-def changed(image: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    return (picture != image[..., ::-1]).any(axis=2)
+def changed(image: np.ndarray, photo: np.ndarray) -> np.ndarray:
+    return (photo != image[..., ::-1]).any(axis=2)
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +71,8 @@ def test_red_stays_red() -> None:
     """B02."""
     image = np.zeros((60, 80, 3), np.uint8)
     image[..., 2] = 255  # BGR
-    picture = draw(image, make([], size=(60, 80)), NAMES)
-    assert picture.dtype == np.uint8 and (picture == (255, 0, 0)).all()
+    photo = draw(image, make([], size=(60, 80)), NAMES)
+    assert photo.dtype == np.uint8 and (photo == (255, 0, 0)).all()
 
 
 def test_nothing_found_gives_the_image_and_leaves_it_as_it_is() -> None:
@@ -91,12 +91,12 @@ def test_a_mask_is_blended_exactly(label: int, alpha: float) -> None:
     """B11: no lightening from one to the next."""
     image = noise()
     instances = make([(40, 60, 200, 220)], [label])
-    picture = draw(image, instances, NAMES, alpha=alpha, contour=False)
+    photo = draw(image, instances, NAMES, alpha=alpha, contour=False)
     inner = instances.full_mask(0)
     inner[:62], inner[219:], inner[:, :42], inner[:, 199:] = False, False, False, False  # the frame
     assert inner.sum() > 10_000
     exact = (1 - alpha) * image[..., ::-1][inner] + alpha * np.asarray(PALETTE[label % 20])
-    assert np.abs(picture[inner] - exact).max() <= 0.5 + 1e-9
+    assert np.abs(photo[inner] - exact).max() <= 0.5 + 1e-9
 
 
 def test_colours_depend_on_the_class_alone() -> None:
@@ -104,9 +104,9 @@ def test_colours_depend_on_the_class_alone() -> None:
     boxes = [(10, 60, 60, 110), (80, 60, 130, 110), (150, 60, 200, 110), (220, 60, 270, 110)]
     image = np.zeros((240, 320, 3), np.uint8)
     for labels in ([3, 3, 3, 3], [7, 3, 27, 0], [0, 27, 3, 7]):
-        picture = draw(image, make(boxes, labels), NAMES)
+        photo = draw(image, make(boxes, labels), NAMES)
         for box, label in zip(boxes, labels, strict=True):
-            inside = picture[85, int(box[0]) + 25]
+            inside = photo[85, int(box[0]) + 25]
             np.testing.assert_array_equal(inside, np.rint(0.7 * np.asarray(PALETTE[label % 20])))
 
 
@@ -134,8 +134,8 @@ def test_nothing_changes_outside_windows_and_labels(size: tuple[int, int], monke
 def test_the_best_lies_on_top() -> None:
     image = np.zeros((240, 320, 3), np.uint8)
     instances = make([(50, 50, 200, 200), (50, 50, 200, 200)], [0, 8])
-    picture = draw(image, instances, NAMES, alpha=1.0, contour=False)
-    assert tuple(picture[150, 125]) == PALETTE[0] and tuple(picture[199, 100]) == PALETTE[0]
+    photo = draw(image, instances, NAMES, alpha=1.0, contour=False)
+    assert tuple(photo[150, 125]) == PALETTE[0] and tuple(photo[199, 100]) == PALETTE[0]
 
 
 def test_small_masks_get_no_outline_and_large_ones_do() -> None:
@@ -163,21 +163,21 @@ def test_a_label_stands_on_its_box_or_inside() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 400), (400, 2), (9, 9), (15, 60), (90, 120), (3000, 200)])
-def test_labels_stay_inside_pictures_of_any_size(size: tuple[int, int]) -> None:
+def test_labels_stay_inside_images_of_any_size(size: tuple[int, int]) -> None:
     height, width = size
     boxes = [(0, 0, width, height), (width - 0.6, height - 0.6, width, height), (0, height / 2, width / 3, height)]
-    picture = draw(np.zeros((height, width, 3), np.uint8), make(boxes, size=size), ["x" * 300, "short", ""])
-    assert picture.shape == (height, width, 3)
+    image = draw(np.zeros((height, width, 3), np.uint8), make(boxes, size=size), ["x" * 300, "short", ""])
+    assert image.shape == (height, width, 3)
 
 
 def test_labels_do_not_cover_each_other() -> None:
     crowd = make([(100 + i, 100 + i, 160 + i, 160 + i) for i in range(30)])
     alone = sum(int(labels_drawn(make([(100, 100, 160, 160)], [i])).sum()) for i in range(2))
     assert labels_drawn(crowd).sum() >= alone
-    picture = draw(np.zeros((240, 320, 3), np.uint8), crowd, NAMES)
+    image = draw(np.zeros((240, 320, 3), np.uint8), crowd, NAMES)
     tile = render._Label.of("class 0", 0, "0.95", text_size(320, 240), 320).tile(PALETTE[0])
     top, left = 100 - tile.shape[0], 100
-    np.testing.assert_array_equal(picture[top:100, left : left + tile.shape[1]], tile)  # the best one is whole
+    np.testing.assert_array_equal(image[top:100, left : left + tile.shape[1]], tile)  # the best one is whole
 
 
 #: What the embedded model finds in its example, 520x696, best first.
@@ -331,7 +331,7 @@ def test_bad_arguments() -> None:
         draw(noise(), make([]), NAMES, alpha=1.5)
 
 
-def test_memory_is_that_of_the_picture() -> None:
+def test_memory_is_that_of_the_image() -> None:
     image = np.zeros((1500, 2000, 3), np.uint8)
     boxes = [(20.0 * i, 10.0 * i, 20.0 * i + 400, 10.0 * i + 400) for i in range(80)]
     instances = make(boxes, size=(1500, 2000))

@@ -72,7 +72,7 @@ def test_it_reads_like_a_dict() -> None:
 
 
 def test_a_copy_can_be_changed_the_result_not() -> None:
-    """F27: nobody shall filter boxes of which masks, pictures and files then know nothing."""
+    """F27: nobody shall filter boxes of which masks, images and files then know nothing."""
     result = make()
     for copy in (dict(result), result.copy(), result | {}):
         copy["boxes"] = []
@@ -188,8 +188,8 @@ def test_json_property() -> None:
 
 def test_img_property() -> None:
     """F32."""
-    picture = make().img["res"]
-    assert isinstance(picture, Image.Image) and picture.mode == "RGB" and picture.size == (80, 60)
+    image = make().img["res"]
+    assert isinstance(image, Image.Image) and image.mode == "RGB" and image.size == (80, 60)
 
 
 class Untouchable(list[Any]):
@@ -228,8 +228,8 @@ def test_supervision() -> None:
     np.testing.assert_array_equal(found.class_id, [0, 1, 2])
     best = found[found.confidence > 0.6]
     assert list(best["class_name"]) == NAMES[:2] and best.mask.shape == (2, *SIZE)
-    picture = supervision.MaskAnnotator().annotate(result["input_img"].copy(), found)
-    assert (picture != result["input_img"]).any()
+    image = supervision.MaskAnnotator().annotate(result["input_img"].copy(), found)
+    assert (image != result["input_img"]).any()
     assert len(make(n=0).to_supervision()) == 0
 
 
@@ -332,7 +332,7 @@ def test_an_unknown_mask_format_is_refused(tmp_path: Path) -> None:
     assert not files(tmp_path)
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize(
@@ -351,37 +351,35 @@ def test_an_unknown_mask_format_is_refused(tmp_path: Path) -> None:
         ("http://host/a.jpg?x=1", "a_res.png"),
     ],
 )
-def test_the_picture_has_the_suffix_of_the_input_if_that_can_be_written(
-    given: str, written: str, tmp_path: Path
-) -> None:
+def test_the_image_has_the_suffix_of_the_input_if_that_can_be_written(given: str, written: str, tmp_path: Path) -> None:
     """F31, B60: where Pillow can't write it, PNG."""
     path = make(given).save_to_img(tmp_path / "new" / "folder")
     assert path == tmp_path / "new" / "folder" / written
-    with Image.open(path) as picture:
-        assert picture.size == (80, 60) and picture.mode == "RGB"
+    with Image.open(path) as image:
+        assert image.size == (80, 60) and image.mode == "RGB"
 
 
 @pytest.mark.parametrize("suffix", sorted(results.PICTURE_FORMATS))
-def test_a_picture_file_can_be_named(suffix: str, tmp_path: Path) -> None:
+def test_an_image_file_can_be_named(suffix: str, tmp_path: Path) -> None:
     """F31."""
     path = make(n=0).save_to_img(str(tmp_path / "deep" / f"x{suffix}"))
-    with Image.open(path) as picture:
-        assert picture.size == (80, 60)
-        assert np.abs(np.asarray(picture.convert("RGB")).astype(int) - 50).max() <= 2
+    with Image.open(path) as image:
+        assert image.size == (80, 60)
+        assert np.abs(np.asarray(image.convert("RGB")).astype(int) - 50).max() <= 2
 
 
-def test_the_picture_has_the_right_colours(tmp_path: Path) -> None:
+def test_the_image_has_the_right_colours(tmp_path: Path) -> None:
     image = np.zeros((*SIZE, 3), np.uint8)
     image[..., 2] = 255  # BGR
-    with Image.open(Result(make_instances(0), NAMES, image).save_to_img(tmp_path)) as picture:
-        assert picture.getpixel((5, 5)) == (255, 0, 0)
+    with Image.open(Result(make_instances(0), NAMES, image).save_to_img(tmp_path)) as photo:
+        assert photo.getpixel((5, 5)) == (255, 0, 0)
 
 
 # Where files go
 
 
 @pytest.mark.parametrize("name", ["x.txt", "x.json", "x.pdf", "x.mp4", "x.pgm", "x.json.gz"])
-def test_a_picture_is_not_written_to_a_file_of_another_kind(name: str, tmp_path: Path) -> None:
+def test_an_image_is_not_written_to_a_file_of_another_kind(name: str, tmp_path: Path) -> None:
     """B60."""
     with pytest.raises(ParameterError, match="expected a folder .*, or a file ending in .*jpg") as caught:
         make().save_to_img(tmp_path / name)
@@ -426,7 +424,7 @@ def test_paths_relative_to_the_working_directory(tmp_path: Path, monkeypatch: py
 
 
 def test_pages_and_arrays(tmp_path: Path) -> None:
-    """F79: one name for JSON and picture of an array."""
+    """F79: one name for JSON and image of an array."""
     make("in/d.tif", 0).save_all(tmp_path)
     assert files(tmp_path) == ["d_0_res.json", "d_0_res.tif"]
     array = make()
@@ -598,7 +596,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     assert files(tmp_path) == ["file", "taken_res.json"]
 
 
-def test_a_picture_too_large_for_its_format(tmp_path: Path) -> None:
+def test_an_image_too_large_for_its_format(tmp_path: Path) -> None:
     size = (2, 17_000)
     nothing = Instances(
         np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), (), np.zeros(0, np.float32), size

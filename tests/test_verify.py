@@ -19,7 +19,7 @@ from torch import nn
 
 from maskline import catalog, verify
 from maskline.errors import ExportError
-from maskline.exporting import Target, export_network, make
+from maskline.exporting import ExportOptions, export_network, make
 from maskline.exporting.graph import fused, write_graph, write_pinned
 from maskline.models.backbones.cspresnet import CSPResNetConfig
 from maskline.models.deployed import Deployed
@@ -33,7 +33,7 @@ from maskline.runtime.device import CPU
 from maskline.runtime.graph import Raw, Record, open_backend
 
 PPYOLOE = PPYOLOESegConfig(
-    CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)), neck=(32, 24, 16), prototypes=8, prototype_inner=8
+    CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)), neck=(32, 24, 16), num_prototypes=8, prototype_inner=8
 )
 FREE = ("MaskRCNN-ResNet50-FPN", "MaskRCNN-ResNet50", "Cascade-MaskRCNN-ResNet50-FPN")
 FAMILIES = ("Mask-RT-DETR-S", "PP-YOLOE_seg-N", *FREE, "SOLOv2")
@@ -44,25 +44,27 @@ class Made:
     """A network after a few steps, and the graph of it."""
 
     network: nn.Module
-    row: catalog.Model
+    spec: catalog.Model
     record: Record
     graph: Path
 
     def prove(self, network: nn.Module) -> None:
         """That the graph is of this network."""
-        make._prove(Deployed(network.eval(), self.record.preprocess), self.graph, self.graph, self.record, Target())
+        make._prove(
+            Deployed(network.eval(), self.record.preprocess), self.graph, self.graph, self.record, ExportOptions()
+        )
 
 
 def untrained(name: str) -> tuple[nn.Module, catalog.Model]:
-    row = catalog.get(name)
+    spec = catalog.get(name)
     torch.manual_seed(0)
     if name in FREE:
-        return MaskRCNN(tiny_rcnn.shrunk(name), 3), tiny_rcnn.row(name)
+        return MaskRCNN(tiny_rcnn.shrunk(name), 3), tiny_rcnn.spec(name)
     if name == "SOLOv2":
-        return SOLOv2(tiny_solov2.CONFIG, 3), tiny_solov2.ROW
-    padded = 96 if row.preprocess.pad_stride else 0
-    small = replace(row, preprocess=replace(row.preprocess, height=96, width=96, pad_stride=padded))
-    return (MaskRTDETR(tiny.CONFIG, 3) if name == tiny.ROW.name else PPYOLOESeg(PPYOLOE, 3)), small
+        return SOLOv2(tiny_solov2.CONFIG, 3), tiny_solov2.SPEC
+    padded = 96 if spec.preprocess.pad_stride else 0
+    small = replace(spec, preprocess=replace(spec.preprocess, height=96, width=96, pad_stride=padded))
+    return (MaskRTDETR(tiny.CONFIG, 3) if name == tiny.SPEC.name else PPYOLOESeg(PPYOLOE, 3)), small
 
 
 def barely_trained(name: str) -> tuple[nn.Module, catalog.Model]:
@@ -72,7 +74,7 @@ def barely_trained(name: str) -> tuple[nn.Module, catalog.Model]:
         torch.manual_seed(seed)
         targets = [tiny_rcnn.objects(3, 96, 96, seed=seed)]
         optimizer.zero_grad()
-        sum(network.train().losses(tiny_rcnn.picture(96, 96, seed).repeat(2, 1, 1, 1), targets * 2).values()).backward()
+        sum(network.train().losses(tiny_rcnn.image(96, 96, seed).repeat(2, 1, 1, 1), targets * 2).values()).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
     return network.eval(), row
@@ -167,7 +169,7 @@ def test_queries_that_all_say_the_same(tmp_path: Path) -> None:
 
 def test_pinned_graph_and_network_find_much(made: Made, tmp_path: Path) -> None:
     """Otherwise there would be nothing to compare."""
-    deployed = Deployed(made.network, made.row.preprocess)
+    deployed = Deployed(made.network, made.spec.preprocess)
     pixels = verify._verification_inputs(made.record.preprocess)[-1]
     with pinned(made.network) as calls:
         theirs = deployed.run(pixels[None])
@@ -182,7 +184,7 @@ def test_pinned_graph_and_network_find_much(made: Made, tmp_path: Path) -> None:
 
 
 def test_what_is_pinned_follows_from_name_and_shape(made: Made) -> None:
-    deployed = Deployed(made.network, made.row.preprocess)
+    deployed = Deployed(made.network, made.spec.preprocess)
     pixels = verify._verification_inputs(made.record.preprocess)[-1]
     runs = []
     for _ in range(2):
@@ -206,7 +208,7 @@ def test_a_layer_that_the_graph_does_not_show(made: Made, tmp_path: Path) -> Non
 @pytest.mark.parametrize(("form", "half"), [("ort", False), ("openvino", True), ("onnx", True)])
 def test_other_forms_and_half_precision_are_proved_too(form: str, half: bool, tmp_path: Path) -> None:
     network, row = barely_trained("PP-YOLOE_seg-N")
-    export_network(network, row, tmp_path, labels=tiny.CLASSES, target=Target(form, half=half))
+    export_network(network, row, tmp_path, labels=tiny.CLASSES, target=ExportOptions(form, half=half))
 
 
 def test_a_network_that_knows_nothing_is_told_of() -> None:

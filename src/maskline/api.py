@@ -20,7 +20,7 @@ from maskline.runtime.model_dir import GRAPH_FILES, WEIGHTS_SUFFIXES
 from maskline.runtime.predictor import Predictor
 from maskline.runtime.thresholds import Threshold
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def create_model(
@@ -43,7 +43,7 @@ def create_model(
     """A model ready to predict. Without name and directory: the embedded one, which needs no download.
 
     Args:
-        model_name: a row of the catalog, ``embedded``, or (as older documents have it) a model directory of another
+        model_name: a model of the catalog, ``embedded``, or (as older documents have it) a model directory of another
             name.
         model_dir: an exported model, see `maskline.runtime.model_dir.open_model_dir`; without it the official one,
             fetched and exported on first use.
@@ -127,7 +127,7 @@ def create_pipeline(
     if source is None:
         raise ParameterError("create_pipeline() needs a pipeline name, a YAML file, or a config")
     if config is not None and pipeline is not None and str(pipeline) != PIPELINE:
-        log.warning("pipeline is %r, but config is given too and names %r: config is used", str(pipeline), PIPELINE)
+        logger.warning("pipeline is %r, but config is given too and names %r: config is used", str(pipeline), PIPELINE)
     _tell_ignored(
         pp_option=pp_option, hpi_params=hpi_params, serial_number=serial_number, update_license=update_license
     )
@@ -160,7 +160,7 @@ def _check_now(device: str | None, threshold: object, batch_size: object) -> Non
 def _tell_ignored(**given: object) -> None:
     names = [name for name, value in given.items() if value is not None and value is not False]
     if names:
-        log.warning("%s: of Paddle's plug-ins, without effect here", ", ".join(names))
+        logger.warning("%s: of Paddle's plug-ins, without effect here", ", ".join(names))
 
 
 def _is_path(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""THE TABLE: the fifteen models, and a small one of ours, as frozen rows. Nothing else in the project lists models.
+"""The fifteen models and a small one of our own: facts about each. Its architecture stands in ``models/<family>``.
 
 Accuracy, times and sizes are what PaddleX's documents claim for its own files, not measurements of ours. Learning rates
 and batch sizes are those of PaddleX's module files, meant for four devices; epochs, schedules and warm-ups are the
@@ -389,5 +389,5 @@ def markdown_table(*, links: bool = False) -> str:
     return "\n".join(f"| {' | '.join(line if links else line[:-1])} |" for line in lines)
 
 
-def _links(row: Model) -> str:
-    return "-" if row.ours else f"[weights]({row.pretrained_url}), [Paddle program]({row.inference_url()})"
+def _links(spec: Model) -> str:
+    return "-" if spec.ours else f"[weights]({spec.pretrained_url}), [Paddle program]({spec.inference_url()})"

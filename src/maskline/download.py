@@ -26,7 +26,7 @@ import filelock
 from maskline.checks import environment_switch
 from maskline.errors import DownloadError, ParameterError
 from maskline.progress import shown_bar
-from maskline.transfer import LastingError, PassingError, blocks, get, new_session, redacted, retry_after, scheme
+from maskline.transfer import PermanentError, TransientError, blocks, get, new_session, redacted, retry_after, scheme
 from maskline.wording import counted
 
 __all__ = ["fetch", "home", "offline"]
@@ -34,7 +34,7 @@ __all__ = ["fetch", "home", "offline"]
 if TYPE_CHECKING:
     import requests
 
-_log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 _CHUNK = 1 << 16  # bytes
 _BACKOFF = 0.5  # seconds before the second attempt, doubled for each further one
@@ -182,7 +182,7 @@ def _fetch(job: _Job) -> Path:
     if offline():
         if not job.refresh or not _is_good(job):
             raise job.failure("MASKLINE_OFFLINE forbids the network, and there is no good copy in the cache")
-        _log.warning("MASKLINE_OFFLINE forbids to ask for %s: its copy of an earlier day is used", redacted(job.url))
+        logger.warning("MASKLINE_OFFLINE forbids to ask for %s: its copy of an earlier day is used", redacted(job.url))
         return job.target
     job.target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(job.beside(".lock")):
@@ -198,7 +198,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        _log.info("waiting for another process that downloads the same file (%s)", path)
+        logger.info("waiting for another process that downloads the same file (%s)", path)
         lock.acquire()
     try:
         yield
@@ -219,7 +219,7 @@ def _is_good(job: _Job) -> bool:
         return True
     found = _digest(job.target)
     if found != expected:
-        _log.warning("%s is damaged or not the file expected (sha256 %s, not %s)", job.target, found, expected)
+        logger.warning("%s is damaged or not the file expected (sha256 %s, not %s)", job.target, found, expected)
     return found == expected
 
 
@@ -236,21 +236,21 @@ def _digest(path: Path) -> str:
 
 def _download(job: _Job, conditions: dict[str, str]) -> None:
     """Put the file in place. With ``conditions``, headers of a request, the server may say that it is what we have."""
-    _log.info("downloading %s to %s", redacted(job.url), job.target)
+    logger.info("downloading %s to %s", redacted(job.url), job.target)
     ends = None if job.deadline is None else time.monotonic() + job.deadline
     with new_session() as session:
         for attempt in range(1, job.attempts + 1):
             try:
                 _attempt(job, session, conditions, ends)
                 return
-            except LastingError as error:
+            except PermanentError as error:
                 raise job.failure(str(error)) from error
-            except PassingError as error:
+            except TransientError as error:
                 if attempt == job.attempts:
                     raise job.failure(f"{error} (asked {counted(attempt, 'time')})") from error
                 wait = min(_BACKOFF * 2 ** (attempt - 1) if error.wait is None else error.wait, _LONGEST_WAIT)
                 _check_time(job, ends, wait, f"; {error}")
-                _log.info("%s: %s; asking again in %.1f s", redacted(job.url), error, wait)
+                logger.info("%s: %s; asking again in %.1f s", redacted(job.url), error, wait)
                 time.sleep(wait)
 
 
@@ -280,7 +280,7 @@ def _attempt(job: _Job, session: requests.Session, conditions: dict[str, str], e
     size = part.stat().st_size
     if length is not None and size != length:
         _discard(job)
-        raise PassingError(f"{counted(size, 'byte')} came, {length} were promised")
+        raise TransientError(f"{counted(size, 'byte')} came, {length} were promised")
     _finish(job, part, resumed=have > 0)
     if job.refresh:
         _write_version(job, response)
@@ -293,7 +293,7 @@ def _finish(job: _Job, part: Path, resumed: bool) -> None:
         _discard(job)
         reason = f"its sha256 is {found}, expected {job.sha256}"
         # A file put together from two answers may be wrong where a fresh one is right.
-        raise PassingError(reason) if resumed else job.failure(reason)
+        raise TransientError(reason) if resumed else job.failure(reason)
     record = job.beside(".sha256.new")
     record.write_text(f"{found}  {job.target.name}\n", "utf-8")
     record.replace(job.beside(".sha256"))
@@ -328,10 +328,10 @@ def _check_status(job: _Job, response: requests.Response, asked: dict[str, str])
     reason = f"the server answers {status} {response.reason or ''}".rstrip()
     if status == 416:  # our part is longer than the file has become
         _discard(job)
-        raise PassingError(reason, wait=0)
+        raise TransientError(reason, wait=0)
     if status in (408, 429) or status >= 500:
-        raise PassingError(reason, retry_after(response.headers.get("Retry-After", "")))
-    raise LastingError(reason)
+        raise TransientError(reason, retry_after(response.headers.get("Retry-After", "")))
+    raise PermanentError(reason)
 
 
 def _promised(job: _Job, response: requests.Response, origin: _Origin | None, have: int) -> int | None:
@@ -344,7 +344,7 @@ def _promised(job: _Job, response: requests.Response, origin: _Origin | None, ha
     given = response.headers.get("Content-Range", "")
     if given != asked or (origin.validator.startswith('"') and etag != origin.validator):
         _discard(job)
-        raise PassingError(f"the server sent another part than the one asked for ({given}, not {asked})", wait=0)
+        raise TransientError(f"the server sent another part than the one asked for ({given}, not {asked})", wait=0)
     return origin.length
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TRAIN_RESULTS = "train_results.json"
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def run(config: ModuleConfig) -> dict[str, Any] | None:
@@ -99,21 +99,21 @@ def _dispatch(config: ModuleConfig) -> dict[str, Any] | None:
 
 def _check_dataset(config: ModuleConfig) -> dict[str, Any]:
     from maskline.data.check_dataset import check_dataset
-    from maskline.data.split import Division
+    from maskline.data.split import SplitConfig
 
     source, split = config.CheckDataset.convert.source(), config.CheckDataset.split
     percents = split.percents()
-    how = None if percents is None else Division(percents[1], split.seed, split.stratify, split.group)
+    how = None if percents is None else SplitConfig(percents[1], split.seed, split.stratify, split.group)
     folder, output = _data(config), _output(config)
     return check_dataset(folder, output, convert_from=source, split=how, seed=split.seed)
 
 
 def _train(config: ModuleConfig) -> None:
-    from maskline.train import Settings, devices, train
+    from maskline.train import TrainSettings, devices, train
     from maskline.train.settings import as_augment
 
     wanted, device = config.Train, devices.settle(config.Global.device, cpu_fallback=True)
-    settings = Settings(
+    settings = TrainSettings(
         model=config.Global.model,
         data=_data(config),
         output=_output(config),
@@ -188,11 +188,11 @@ def _export(config: ModuleConfig) -> None:
         weights = None  # which the hub takes as the official ones too, and fetches them
     elif weights is not None and "://" in weights:
         raise ParameterError(
-            f"Export.weight_path is {weights}: of addresses, only the official one of {row.name} is legal "
+            f"Export.weight_path is {weights}: the only URL allowed is the official one of {row.name} "
             f"({row.pretrained_url}); download the file and give its path"
         )
     folder = hub.make_model_dir(row.name, _output(config), weights, unaligned=config.Export.unaligned)
-    log.info("exported to %s", folder)
+    logger.info("exported to %s", folder)
 
 
 def _predict(config: ModuleConfig) -> None:
@@ -240,7 +240,7 @@ def _write_failure(record: Path, error: Exception) -> None:
     try:
         _write(record, content | getattr(error, "details", {}) | content)
     except MasklineError as fault:  # the error itself is what the user has to see
-        log.warning("%s", fault)
+        logger.warning("%s", fault)
 
 
 def write_result(record: Path, content: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from maskline.errors import OutputError, ParameterError
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def is_hidden(name: str) -> bool:
@@ -23,7 +23,7 @@ def is_hidden(name: str) -> bool:
 
 
 def _log_unlisted(error: OSError) -> None:
-    log.warning("folder %r can't be listed (%s): its files are left out", error.filename, error.strerror)
+    logger.warning("folder %r can't be listed (%s): its files are left out", error.filename, error.strerror)
 
 
 def visible_files(
@@ -154,10 +154,10 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds. Raises ParameterError if it is no YAML or no text."""
+    """What a YAML file holds. Raises ParameterError if it is not YAML or not text."""
     import yaml
 
     try:
         return yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # bytes that are no text, dates, depth
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # bytes that are not text, dates, depth
         raise ParameterError(f"{path} is not readable YAML ({' '.join(str(error).split())})") from None

@@ -21,13 +21,13 @@ def model_dir(name: str) -> Path:
 
     Raises: as `make_model_dir`.
     """
-    row = catalog.get(name)
-    if row.ours:
+    spec = catalog.get(name)
+    if spec.ours:
         return EMBEDDED
-    folder = home() / "models" / row.name
+    folder = home() / "models" / spec.name
     if not (folder / GRAPH_FILES["onnx"]).is_file():
-        with status(f"first use of {row.name}: fetching and exporting it takes minutes"):
-            make_model_dir(row.name, folder)
+        with status(f"first use of {spec.name}: fetching and exporting it takes minutes"):
+            make_model_dir(spec.name, folder)
     return folder
 
 
@@ -51,20 +51,20 @@ def make_model_dir(
         MissingDependencyError: torch is not installed.
         UnknownNameError, DownloadError, WeightsError, ExportError: see there.
     """
-    row = catalog.get(name)
+    spec = catalog.get(name)
     if find_spec("torch") is None:
         raise MissingDependencyError(
-            f"{row.name} has to be exported once, which needs torch: pip install 'maskline[train]', "
+            f"{spec.name} has to be exported once, which needs torch: pip install 'maskline[train]', "
             f"or copy a directory exported elsewhere to {output}"
         )
-    from maskline.exporting import Target, export, read_labels
+    from maskline.exporting import ExportOptions, export, read_labels
 
     labels = None if labels_file is None else read_labels(labels_file)
     if weights is None:  # a wrong option is to be told before anything is downloaded
-        Target.of(format, batch=batch, size=size, half=half, int8=int8).check(row)
-        weights = weights_file(row)
+        ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8).check(spec)
+        weights = weights_file(spec)
     return export(
-        row.name,
+        spec.name,
         weights,
         output,
         labels=labels,
@@ -78,9 +78,9 @@ def make_model_dir(
     )
 
 
-def weights_file(row: catalog.Model) -> Path:
-    """The official weights of a catalog row, downloaded on first use; of our own model, those that are installed."""
-    if row.ours:
+def weights_file(spec: catalog.Model) -> Path:
+    """The official weights of a model, downloaded on first use; of our own model, those that are installed."""
+    if spec.ours:
         return EMBEDDED / WEIGHTS_FILE
-    name = row.pretrained_url.rpartition("/")[2]
-    return fetch(row.pretrained_url, home() / "weights" / name, sha256=row.pretrained_sha256)
+    name = spec.pretrained_url.rpartition("/")[2]
+    return fetch(spec.pretrained_url, home() / "weights" / name, sha256=spec.pretrained_sha256)

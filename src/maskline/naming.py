@@ -17,7 +17,7 @@ from maskline.errors import OutputError, ParameterError
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 
-#: Suffixes a picture can be saved under, and Pillow's name of the format. No .pgm and .pbm: those hold no colours.
+#: Suffixes an image can be saved under, and Pillow's name of the format. No .pgm and .pbm: those hold no colours.
 PICTURE_FORMATS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),

@@ -73,14 +73,14 @@ def _load(folder: Path) -> None:
     """Import matplotlib, which scans the system's fonts meanwhile and comments on the folder it gets."""
     if "matplotlib" in sys.modules:
         return
-    log = logging.getLogger("matplotlib")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with _settings_folder(folder):
             import matplotlib.font_manager  # noqa: F401
     finally:
-        log.setLevel(level)
+        logger.setLevel(level)
 
 
 @contextmanager

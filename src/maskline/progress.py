@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 _lock = RLock()  # one thread at a time takes the bar away, prints, and brings it back
 _shown: list[Progress] = []  # the last one is on the terminal
@@ -47,7 +47,7 @@ def track(items: Iterable[T], what: str, total: int | Callable[[], int | None] |
 def status(text: str) -> Iterator[None]:
     """A spinner beside a line of text, while work goes on whose length nobody knows; elsewhere a line in the log."""
     if not sys.stderr.isatty():
-        log.info("%s", text)
+        logger.info("%s", text)
         yield
         return
     from rich.progress import SpinnerColumn, TextColumn

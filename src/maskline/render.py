@@ -1,6 +1,6 @@
 """Instances drawn on their image: masks, outlines, boxes, labels.
 
-A class has the same colour in every picture. Work follows the instances, not the image: an instance touches only its
+A class has the same colour in every image. Work follows the instances, not the image: an instance touches only its
 own window, strip by strip, and a label is drawn apart and pasted.
 """
 
@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
     Colour = tuple[int, int, int]
 
+# fmt: off
 #: RGB. A class has the colour at its index modulo 20.
 PALETTE = tuple(
     (value >> 16, value >> 8 & 255, value & 255)
     for value in (
-        *(0xFF0000, 0xCCFF00, 0x00FF66, 0x0066FF, 0xCC00FF, 0xFF4D00, 0x80FF00, 0x00FFB2, 0x001AFF, 0xFF00E5),
-        *(0xFF9900, 0x33FF00, 0x00FFFF, 0x3300FF, 0xFF0099, 0xFFE500, 0x00FF1A, 0x00B2FF, 0x8000FF, 0xFF004D),
+        0xFF0000, 0xCCFF00, 0x00FF66, 0x0066FF, 0xCC00FF, 0xFF4D00, 0x80FF00, 0x00FFB2, 0x001AFF, 0xFF00E5,
+        0xFF9900, 0x33FF00, 0x00FFFF, 0x3300FF, 0xFF0099, 0xFFE500, 0x00FF1A, 0x00B2FF, 0x8000FF, 0xFF004D,
     )
 )
+# fmt: on
 WHITE, DARK = (255, 255, 255), (0x14, 0x0E, 0x35)
 WHITE_BELOW = 112  # luminance of the ground, 0 to 255
 SMALLEST_TEXT = 12  # pixels
@@ -207,10 +209,12 @@ def _spots(window: Sequence[int], tile: tuple[int, int], size: tuple[int, int]) 
     (top, bottom, left, right), (high, wide), (height, width) = window, tile, size
     x, x_right = min(left, width - wide), min(max(right - wide, 0), width - wide)
     y = min(top, height - high)
+    # fmt: off
     corners = [
-        *((top - high, x), (y, x), (top - high, x_right), (y, x_right)),
-        *((bottom, x), (bottom, x_right), (y, right), (y, left - wide)),
+        (top - high, x), (y, x), (top - high, x_right), (y, x_right),
+        (bottom, x), (bottom, x_right), (y, right), (y, left - wide),
     ]
+    # fmt: on
     fitting = [(v, v + high, h, h + wide) for v, h in corners if 0 <= v <= height - high and 0 <= h <= width - wide]
     return np.array(fitting, np.int64)
 

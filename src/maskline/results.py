@@ -1,4 +1,4 @@
-"""Result: what a user holds for one image. Reads like a dict, prints, and writes JSON and pictures."""
+"""Result: what a user holds for one image. Reads like a dict, prints, and writes JSON and images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from maskline.naming import PICTURE_FORMATS, AnyPath, Stems, check_folder, named
 from maskline.render import draw
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+    from PIL.Image import Image as PilImage
     from supervision import Detections
 
 MASK_FORMATS = ("list", "rle", "polygon")
@@ -86,7 +86,7 @@ class Result(dict[str, Any]):
         super().__init__(source | {"boxes": _boxes(instances, self.names), "masks": list(instances.masks)})
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        """Files and pictures are made from ``instances``, and would not follow."""
+        """Files and images are made from ``instances``, and would not follow."""
         raise TypeError("a Result can't be changed: change a copy, dict(result)")
 
     __setitem__ = __delitem__ = __ior__ = _refuse
@@ -117,8 +117,8 @@ class Result(dict[str, Any]):
         return {"res": self._head() | {"masks": [mask.tolist() for mask in self["masks"]]}}
 
     @property
-    def img(self) -> dict[Text, Picture]:
-        """``{"res": picture}``, a PIL image in RGB with everything drawn in. Drawn anew on each access."""
+    def img(self) -> dict[Text, PilImage]:
+        """``{"res": image}``, a PIL image in RGB with everything drawn in. Drawn anew on each access."""
         from PIL import Image
 
         return {"res": Image.fromarray(draw(self["input_img"], self.instances, self.names))}
@@ -187,12 +187,12 @@ class Result(dict[str, Any]):
         return replace_file(path, write)
 
     def save_to_img(self, save_path: AnyPath) -> Path:
-        """Write the picture with everything drawn in.
+        """Write the image with everything drawn in.
 
         JPEG has Pillow's default quality, 75, but keeps colours at full resolution, because lines and letters need it.
 
         Args:
-            save_path: a file with the suffix of a picture, or a folder, which gets ``<stem>_res`` with the suffix of
+            save_path: a file with the suffix of an image, or a folder, which gets ``<stem>_res`` with the suffix of
                 the input, or ``.png`` where that can't be written in colour. Made where missing.
 
         Returns:
@@ -207,11 +207,11 @@ class Result(dict[str, Any]):
         suffix = suffix if suffix.lower() in encoders else ".png"
         path = named_file(save_path, encoders) or self.file_in(save_path, f"_res{suffix}")
         kind = encoders[path.suffix.lower()]
-        picture = self.img["res"]
-        return replace_file(path, lambda file: picture.save(file, kind, **ENCODER_OPTIONS.get(kind, {})))
+        image = self.img["res"]
+        return replace_file(path, lambda file: image.save(file, kind, **ENCODER_OPTIONS.get(kind, {})))
 
     def save_all(self, save_path: AnyPath, *, mask_format: Text = "list") -> None:
-        """Write JSON and picture into a folder.
+        """Write JSON and image into a folder.
 
         Raises:
             ParameterError: ``save_path`` names a file, or no such ``mask_format``.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-PATIENCE = 2.0  # seconds that other processes have to end by themselves
+TERMINATE_TIMEOUT = 2.0  # seconds that other processes have to end by themselves
 TERMINATED = 128 + signal.SIGTERM  # the exit code, by the shell's convention
 
 
@@ -32,7 +32,7 @@ def terminable() -> Iterator[None]:
         for child in children:
             child.terminate()
         for child in children:
-            child.join(PATIENCE)
+            child.join(TERMINATE_TIMEOUT)
             child.kill()
             child.join()
         print("maskline: terminated", file=sys.stderr, flush=True)

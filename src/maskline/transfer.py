@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _MAX_REDIRECTS = 10
 
 
-class PassingError(Exception):
+class TransientError(Exception):
     """A fault that may pass. ``wait``: seconds the server wants to be left alone; None: it did not say."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
@@ -23,7 +23,7 @@ class PassingError(Exception):
         self.wait = wait
 
 
-class LastingError(Exception):
+class PermanentError(Exception):
     """A fault that asking again would not mend."""
 
 
@@ -65,28 +65,28 @@ def get(
         ends: by `time.monotonic`, when to give up. A server that sends its headers byte by byte may pass it.
 
     Raises:
-        PassingError, LastingError: there is none.
+        TransientError, PermanentError: there is none.
     """
     for _ in range(_MAX_REDIRECTS + 1):
         left = timeout if ends is None else min(timeout, ends - time.monotonic())
         if left <= 0:
-            raise LastingError("its redirects take too long")
+            raise PermanentError("its redirects take too long")
         response = _get(session, url, headers, left)
         if not response.is_redirect:
             return response
         response.close()
         url = next_url(response)
-    raise LastingError(f"it redirects more than {_MAX_REDIRECTS} times")
+    raise PermanentError(f"it redirects more than {_MAX_REDIRECTS} times")
 
 
 def next_url(response: requests.Response) -> str:
-    """Where a redirect leads; a LastingError if that is nowhere, or from https to anything else."""
+    """Where a redirect leads; a PermanentError if that is nowhere, or from https to anything else."""
     try:
         url = urljoin(response.url, response.headers["Location"].encode("latin-1").decode("utf-8"))
     except ValueError:  # also bad UTF-8
-        raise LastingError(f"{response.url} redirects to an address that makes no sense") from None
+        raise PermanentError(f"{response.url} redirects to an invalid address") from None
     if scheme(url) not in ("https", scheme(response.url)):
-        raise LastingError(f"{response.url} redirects to {url}, which is not safe")
+        raise PermanentError(f"{response.url} redirects to {url}, which is not safe")
     return url
 
 
@@ -96,11 +96,11 @@ def _get(session: requests.Session, url: str, headers: Mapping[str, str], timeou
     try:
         return session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout)
     except requests.exceptions.SSLError as error:
-        raise LastingError(f"no safe connection: {_root(error)}") from error
+        raise PermanentError(f"no safe connection: {_root(error)}") from error
     except (requests.ConnectionError, requests.Timeout) as error:
-        raise PassingError(f"no connection: {_root(error)}") from error
+        raise TransientError(f"no connection: {_root(error)}") from error
     except requests.RequestException as error:
-        raise LastingError(str(error)) from error
+        raise PermanentError(str(error)) from error
 
 
 def _root(error: BaseException) -> str:
@@ -125,8 +125,8 @@ def retry_after(text: str) -> float | None:
 def blocks(response: requests.Response, size: int) -> Iterator[bytes]:
     """The body as it is sent, not decoded, in blocks of up to ``size`` bytes, each as soon as it comes.
 
-    A server that sends byte by byte makes small blocks, not a long wait. Network faults become `PassingError`, so that
-    faults of the disk differ.
+    A server that sends byte by byte makes small blocks, not a long wait. Network faults become
+    `TransientError`, to tell them from faults of the disk.
     """
     import urllib3
 
@@ -135,7 +135,7 @@ def blocks(response: requests.Response, size: int) -> Iterator[bytes]:
         try:
             block = read(size, decode_content=False)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise PassingError(f"the connection broke: {_root(error)}") from error
+            raise TransientError(f"the connection broke: {_root(error)}") from error
         if not block:
             return
         yield block

@@ -45,7 +45,7 @@ NOTHING_LEARNED = (
     "finds; the graph itself is proved: train longer before you use it"
 )
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 class Answer(NamedTuple):
@@ -89,7 +89,7 @@ def verify(
             raise ExportError(f"the graph disagrees with the network at batch {len(batch)}: {fault}; not written")
     unsteady = [told for pixels in inputs if (told := _verify_as_it_is(deployed, graph, pixels))]
     for told in dict.fromkeys(unsteady):
-        log.warning("on %d of %d photos graph and network differ: %s", unsteady.count(told), len(inputs), told)
+        logger.warning("on %d of %d photos graph and network differ: %s", unsteady.count(told), len(inputs), told)
     _verify_nothing(graph, inputs[0])
 
 

@@ -171,12 +171,12 @@ def test_files_that_may_not_be_read(tmp_path: Path) -> None:
 
 def test_the_reference_s_defaults_but_for_its_machine() -> None:
     """B40."""
-    for row in catalog.MODELS.values():
-        config = load(row.name)
-        assert config.Train.batch_size == row.recipe.batch_size
+    for spec in catalog.MODELS.values():
+        config = load(spec.name)
+        assert config.Train.batch_size == spec.recipe.batch_size
         assert config.Train.learning_rate is config.Train.num_classes is None
         assert config.Train.pretrain_weight_path == config.Export.weight_path
-        assert config.Train.pretrain_weight_path == (row.pretrained_url or "official")
+        assert config.Train.pretrain_weight_path == (spec.pretrained_url or "official")
     assert config.Global.dataset_dir is None and config.Global.device is None
 
 

@@ -140,7 +140,7 @@ def test_acceleration_of_the_wrong_kind() -> None:
 @pytest.mark.parametrize(
     ("serving", "expected"), [({}, True), ({"visualize": False}, False), ({"visualize": None, "extra": {}}, True)]
 )
-def test_pictures_in_the_answers_of_a_service(serving: dict[str, object], expected: bool) -> None:
+def test_images_in_the_answers_of_a_service(serving: dict[str, object], expected: bool) -> None:
     """F42: Serving.visualize; what is for other pipelines is accepted."""
     assert load_pipeline({"Serving": serving}).visualize is expected
 

@@ -39,7 +39,7 @@ def test_tables_have_every_key_once(language: str) -> None:
     """F74."""
     tables = key_tables(language)  # type: ignore[arg-type]
     assert all(tables.count(f"| `{name}` |") == 1 for name in MEANINGS)
-    assert all(f"| {row.name} | {row.recipe.batch_size} |" in recipe_table() for row in catalog.MODELS.values())
+    assert all(f"| {spec.name} | {spec.recipe.batch_size} |" in recipe_table() for spec in catalog.MODELS.values())
 
 
 @pytest.mark.parametrize("name", list(catalog.MODELS))

@@ -110,11 +110,11 @@ def test_the_folder_alone_says_which_model(place: Path) -> None:
 
 def test_every_name_is_a_model() -> None:
     """F26: offline, each says where its weights come from; none is unknown."""
-    assert len([row for row in catalog.MODELS.values() if not row.ours]) == 15
-    for row in catalog.MODELS.values():
-        if not row.ours:
-            with pytest.raises(maskline.MasklineError, match=row.pretrained_url):
-                create_model(row.name)
+    assert len([spec for spec in catalog.MODELS.values() if not spec.ours]) == 15
+    for spec in catalog.MODELS.values():
+        if not spec.ours:
+            with pytest.raises(maskline.MasklineError, match=spec.pretrained_url):
+                create_model(spec.name)
 
 
 def test_what_a_model_s_name_may_be(place: Path) -> None:
@@ -198,7 +198,7 @@ def test_thresholds_are_checked(pipeline: Predictor, threshold: object) -> None:
 
 
 def test_nothing_found(pipeline: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
-    """F80: print, JSON, picture, arrays."""
+    """F80: print, JSON, image, arrays."""
     (result,) = pipeline.predict("photo.jpg", threshold=0.999)
     result.print(json_format=True)
     assert json.loads(capsys.readouterr().out)["res"]["boxes"] == []

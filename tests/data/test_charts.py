@@ -1,4 +1,4 @@
-"""The class histogram and the distributions: right numbers, and a picture whatever the classes are called."""
+"""The class histogram and the distributions: right numbers, and an image whatever the classes are called."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 40, 80, 300])
-def test_size_of_the_picture(tmp_path: Path, count: int) -> None:
+def test_size_of_the_image(tmp_path: Path, count: int) -> None:
     names = [f"class {number}" for number in range(count)]
     histogram({"train": numbers("train", names, range(count))}, names, tmp_path / "new" / "histogram.png")
-    with Image.open(tmp_path / "new" / "histogram.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.size == (max(8, count / 5) * 120, 5 * 120)
+    with Image.open(tmp_path / "new" / "histogram.png") as image:
+        assert image.format == "PNG"
+        assert image.size == (max(8, count / 5) * 120, 5 * 120)
 
 
 def test_bars_by_train_count(tmp_path: Path, figures: list[Figure]) -> None:
@@ -159,7 +159,7 @@ def test_unwritable(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_too_many_classes_for_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: Any) -> None:
+def test_too_many_classes_for_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: Any) -> None:
     monkeypatch.setattr(charts, "MOST_CLASSES", 50)
     names = [f"{number}" for number in range(90)]
     histogram({"train": numbers("train", names, [89, 89, 5])}, names, tmp_path / "h.png")

@@ -41,7 +41,7 @@ def photo(root: Path, name: str, orientation: int) -> None:
     """A JPEG of 64 x 48 stored pixels with an EXIF orientation."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    Image.fromarray(sets.picture(77)).save(root / "images" / name, "JPEG", exif=exif, quality=95)
+    Image.fromarray(sets.image(77)).save(root / "images" / name, "JPEG", exif=exif, quality=95)
 
 
 def ring(*flat: float) -> Plant:
@@ -69,11 +69,11 @@ def empty_file(root: Path, train: sets.Json, val: sets.Json) -> None:
 
 
 def resized(root: Path, train: sets.Json, val: sets.Json) -> None:
-    cv2.imwrite(str(root / "images" / "train0.png"), sets.picture(0, (96, 128)))
+    cv2.imwrite(str(root / "images" / "train0.png"), sets.image(0, (96, 128)))
 
 
 def swapped(root: Path, train: sets.Json, val: sets.Json) -> None:
-    """Width and height, of a picture whose masks fit the file."""
+    """Width and height, of an image whose masks fit the file."""
     train["images"][0] |= {"width": 48, "height": 64}
     train["annotations"] = [a for a in train["annotations"] if a["id"] == 1000 or a["image_id"] != 1]
 
@@ -83,8 +83,8 @@ def as_text(root: Path, train: sets.Json, val: sets.Json) -> None:
 
 
 def drawn_on_the_file(root: Path, train: sets.Json, val: sets.Json) -> None:
-    """The picture is larger than listed, and the masks too."""
-    cv2.imwrite(str(root / "images" / "train0.png"), sets.picture(0, (100, 128)))
+    """The image is larger than listed, and the masks too."""
+    cv2.imwrite(str(root / "images" / "train0.png"), sets.image(0, (100, 128)))
     train["annotations"] = [a for a in train["annotations"] if a["id"] == 1000 or a["image_id"] != 1]
     train["annotations"][0]["segmentation"] = [[4, 4, 120, 4, 120, 90]]
 
@@ -115,7 +115,7 @@ def no_number(root: Path, train: sets.Json, val: sets.Json) -> None:
 
 
 def other_size(root: Path, train: sets.Json, val: sets.Json) -> None:
-    cv2.imwrite(str(root / "images" / "train0.png"), sets.picture(0, (60, 64)))
+    cv2.imwrite(str(root / "images" / "train0.png"), sets.image(0, (60, 64)))
 
 
 def turned(root: Path, train: sets.Json, val: sets.Json) -> None:
@@ -127,7 +127,7 @@ def turned(root: Path, train: sets.Json, val: sets.Json) -> None:
 def turned_png(root: Path, train: sets.Json, val: sets.Json) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 8
-    Image.fromarray(sets.picture(77)).save(root / "images" / "train0.png", exif=exif)
+    Image.fromarray(sets.image(77)).save(root / "images" / "train0.png", exif=exif)
 
 
 def either_way(root: Path, train: sets.Json, val: sets.Json) -> None:
@@ -144,14 +144,14 @@ def exif(root: Path, train: sets.Json, val: sets.Json) -> None:
 
 def dark(root: Path, train: sets.Json, val: sets.Json) -> None:
     """12 bits in 16."""
-    deep = sets.picture(0).astype(np.uint16) << 4
+    deep = sets.image(0).astype(np.uint16) << 4
     deep[0, 0], deep[1, 1] = 0, 4080
     cv2.imwrite(str(root / "images" / "train0.png"), deep)
 
 
 def unlisted(root: Path, train: sets.Json, val: sets.Json) -> None:
-    cv2.imwrite(str(root / "images" / "sub" / "more.png"), sets.picture(50))
-    (root / "images" / "notes.txt").write_text("not a picture")
+    cv2.imwrite(str(root / "images" / "sub" / "more.png"), sets.image(50))
+    (root / "images" / "notes.txt").write_text("not an image")
 
 
 def other_classes(root: Path, train: sets.Json, val: sets.Json) -> None:  # B29
@@ -172,7 +172,7 @@ def twice(root: Path, train: sets.Json, val: sets.Json) -> None:
 
 
 def leak(root: Path, train: sets.Json, val: sets.Json) -> None:
-    cv2.imwrite(str(root / "images" / "val0.png"), sets.picture(0))
+    cv2.imwrite(str(root / "images" / "val0.png"), sets.image(0))
 
 
 def listed_in_both(root: Path, train: sets.Json, val: sets.Json) -> None:
@@ -181,11 +181,11 @@ def listed_in_both(root: Path, train: sets.Json, val: sets.Json) -> None:
 
 
 def near(root: Path, train: sets.Json, val: sets.Json) -> None:
-    cv2.imwrite(str(root / "images" / "val0.png"), cv2.convertScaleAbs(sets.picture(0), alpha=0.95, beta=5))
+    cv2.imwrite(str(root / "images" / "val0.png"), cv2.convertScaleAbs(sets.image(0), alpha=0.95, beta=5))
 
 
 def same_split(root: Path, train: sets.Json, val: sets.Json) -> None:
-    cv2.imwrite(str(root / "images" / "train3.png"), sets.picture(0))
+    cv2.imwrite(str(root / "images" / "train3.png"), sets.image(0))
 
 
 def no_images(root: Path, train: sets.Json, val: sets.Json) -> None:
@@ -283,7 +283,7 @@ def test_a_planted_fault_is_found_and_mended(tmp_path: Path, code: str, what: st
     log = json.loads((tmp_path / "fixed" / "fixes.json").read_text())
     lost = sum(log["splits"]["train"]["original"].values()) - sum(log["splits"]["train"]["copy"].values())
     (entry,) = [entry for entry in log["faults"] if entry["code"] == code]
-    assert entry["outcome"] == ("left" if KINDS[code].fix is None else "left out" if lost else "mended"), entry
+    assert entry["outcome"] == ("left" if KINDS[code].fix is None else "left out" if lost else "fixed"), entry
 
 
 def test_what_is_harmless_is_not_told(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_leaks_come_first_and_pass_the_check(tmp_path: Path) -> None:
     def plant(root: Path, train: sets.Json, val: sets.Json) -> None:
         leak(root, train, val)
         bad_record(root, train, val)
-        cv2.imwrite(str(root / "images" / "val2.png"), cv2.convertScaleAbs(sets.picture(2), alpha=0.95, beta=5))
+        cv2.imwrite(str(root / "images" / "val2.png"), cv2.convertScaleAbs(sets.image(2), alpha=0.95, beta=5))
 
     reading = check(planted(tmp_path, plant))
     assert [fault.code for fault in reading.faults] == ["leak", "leak-near", "polygon-broken"]
@@ -363,7 +363,7 @@ def fixed(tmp_path: Path, plant: Plant) -> tuple[Dataset, Dataset]:
     return reading.splits["train"], load(tmp_path / "fixed")["train"]
 
 
-def test_what_became_of_a_resized_or_cropped_picture_is_not_guessed(tmp_path: Path) -> None:
+def test_what_became_of_a_resized_or_cropped_image_is_not_guessed(tmp_path: Path) -> None:
     for number, plant in enumerate((resized, other_size)):
         old, new = fixed(tmp_path / str(number), plant)
         assert [image.file_name for image in new.images] == [image.file_name for image in old.images[1:]]
@@ -405,7 +405,7 @@ def test_a_class_with_half_a_character_keeps_its_annotations(tmp_path: Path) -> 
     reading = check(planted(tmp_path, class_of_half_a_character))
     assert [fault.code for fault in reading.faults] == ["name", "name"]
     done = fix(reading, tmp_path / "fixed")
-    assert done.number("mended") == 2 and done.counts["train"] == ((4, 15), (4, 15))
+    assert done.number("fixed") == 2 and done.counts["train"] == ((4, 15), (4, 15))
     assert load(tmp_path / "fixed")["train"].names == ["\\ud800", "dog"]
 
 
@@ -517,7 +517,7 @@ def test_coco_photos_have_no_errors() -> None:
 
 def test_other_formats_are_checked_as_they_are(tmp_path: Path) -> None:
     root = planted(tmp_path, missing)
-    cv2.imwrite(str(root / "images" / "train0.png"), sets.picture(0))
+    cv2.imwrite(str(root / "images" / "train0.png"), sets.image(0))
     convert(root, tmp_path / "labelme", "labelme")
     (tmp_path / "labelme" / "images" / "train0.png").unlink()
     (fault,) = check(tmp_path / "labelme").faults  # once, though the reader and the check both see it

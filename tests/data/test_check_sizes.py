@@ -1,4 +1,4 @@
-"""Sizes and orientations against masks: what is known is mended, what is not stays as it is, no mask is lost."""
+"""Sizes and orientations against masks: what is known is fixed, what is not stays as it is, no mask is lost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EITHER = [10, 10, 20, 30]
 
 
 def image(seed: int) -> Image.Image:
-    return Image.fromarray(sets.picture(seed, TALL))
+    return Image.fromarray(sets.image(seed, TALL))
 
 
 def rectangle(x: float, y: float, width: float, height: float) -> list[list[float]]:
@@ -124,7 +124,7 @@ def test_where_masks_do_not_show_it_nothing_is_changed(tmp_path: Path) -> None:
     assert {d.how for d in done.done if "masks" in d.how} == {
         "left as it is: the masks do not show on which size they were drawn"
     }
-    assert done.number("mended") == done.number("left out") == 0
+    assert done.number("fixed") == done.number("left out") == 0
     codes = {f.code for f in check(tmp_path / "fixed").faults}  # type: ignore[assignment]
     assert codes == {"image-rotation", "empty-list", "annotation-twice", "mask-outside"}
 

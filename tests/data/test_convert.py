@@ -34,7 +34,7 @@ CROWD_KEPT = {"coco", "labelme", "cvat"}
 
 
 def masks_of(dataset: Dataset) -> list[tuple[str, list[tuple[str, bytes]]]]:
-    """Of each picture (told by its pixels): classes and masks of what is not a crowd, in no order."""
+    """Of each image (told by its pixels): classes and masks of what is not a crowd, in no order."""
     found = []
     for image in dataset.images:
         instances = dataset.instances(image, crowd=False)
@@ -238,7 +238,7 @@ def test_what_is_divided_leaves_test_out(tmp_path: Path) -> None:
     assert masks_of(splits["test"]) == masks_of(load(root)["test"])
 
 
-def test_pictures_elsewhere_are_copied_in(tmp_path: Path) -> None:
+def test_images_elsewhere_are_copied_in(tmp_path: Path) -> None:
     convert(without_crowds(sets.make(tmp_path / "set")), tmp_path / "voc", "voc")
     convert_in_place(tmp_path / "voc", "VOC")
     assert (tmp_path / "voc" / "JPEGImages").is_dir()
@@ -276,18 +276,18 @@ def test_in_place_again_and_again(tmp_path: Path, name: str, relative: bool, mon
         for split, dataset in load(root).items():
             assert masks_of(dataset) == masks_of(load(tmp_path / "set")[split])
         if number == 0:
-            pictures = sorted((root / "images").rglob("*.*"))
+            images = sorted((root / "images").rglob("*.*"))
     assert {path: path.read_bytes() for path in before} == before
-    assert sorted((root / "images").rglob("*.*")) == pictures and len(pictures) == 7
+    assert sorted((root / "images").rglob("*.*")) == images and len(images) == 7
     names = [path.name for path in (root / "annotations").glob("instance_val*")]
     assert sorted(names) == ["instance_val.json", "instance_val.json.bak", "instance_val.json.bak2"]
 
 
-def test_a_picture_of_another_s_name_gets_one_of_its_own(tmp_path: Path) -> None:
+def test_an_image_of_another_s_name_gets_one_of_its_own(tmp_path: Path) -> None:
     root = tmp_path / "voc"
     convert(without_crowds(sets.make(tmp_path / "set")), root, "voc")
     (root / "images").mkdir()
-    cv2.imwrite(str(root / "images" / "train0.png"), sets.picture(70))
+    cv2.imwrite(str(root / "images" / "train0.png"), sets.image(70))
     before = contents(root)
     for _ in range(2):
         convert_in_place(root, "VOC")
@@ -296,7 +296,7 @@ def test_a_picture_of_another_s_name_gets_one_of_its_own(tmp_path: Path) -> None
     assert {path: path.read_bytes() for path in before} == before and len(list((root / "images").rglob("*.png"))) == 8
 
 
-def test_pictures_that_can_not_be_brought_in_leave_nothing_behind(tmp_path: Path) -> None:
+def test_images_that_can_not_be_brought_in_leave_nothing_behind(tmp_path: Path) -> None:
     splits = load(sets.make(tmp_path / "set"))
     (tmp_path / "set" / "images" / "val2.png").unlink()
     (tmp_path / "there").mkdir()
@@ -331,17 +331,17 @@ def test_round_trip_on_real_masks(tmp_path: Path, source: str, name: str) -> Non
     again = get(name).read(Source.of(tmp_path / "new"))
     assert not again.errors
     ious = np.asarray(_ious(splits["val"], again.splits["val"]))
-    # a picture of indices holds each pixel once: where objects of COCO overlap, the larger one loses
+    # an image of indices holds each pixel once: where objects of COCO overlap, the larger one loses
     least = {("voc", "coco_sample"): 0.94, ("voc", "nuclei"): 1}.get((name, source), 1)
     assert ious.mean() >= least and (name == "voc" or ious.min() == 1)
 
 
 def _ious(old: Dataset, new: Dataset) -> list[float]:
-    """Of each old mask with the most similar new one of its class and picture."""
+    """Of each old mask with the most similar new one of its class and image."""
     found: list[float] = []
-    pictures = {old.path(image).read_bytes(): image for image in old.images}
+    images = {old.path(image).read_bytes(): image for image in old.images}
     for image in new.images:
-        before, after = rles(old, pictures[new.path(image).read_bytes()]), rles(new, image)
+        before, after = rles(old, images[new.path(image).read_bytes()]), rles(new, image)
         for name, masks in before.items():
             overlap = (
                 coco.iou(after.get(name, []), masks, [0] * len(masks)) if name in after else np.zeros((1, len(masks)))
@@ -351,7 +351,7 @@ def _ious(old: Dataset, new: Dataset) -> list[float]:
 
 
 def rles(dataset: Dataset, image: ImageRecord) -> dict[str, list[dict[str, object]]]:
-    """Masks of a picture by the names of their classes."""
+    """Masks of an image by the names of their classes."""
     found: dict[str, list[dict[str, object]]] = {}
     for annotation in dataset.of(image):
         name = dataset.names[dataset.labels[annotation.category_id]]
@@ -361,7 +361,7 @@ def rles(dataset: Dataset, image: ImageRecord) -> dict[str, list[dict[str, objec
 
 
 @pytest.mark.parametrize("name", ["coco", "labelme", "cvat"])
-def test_missing_pictures_are_left_out_only_when_asked_to(tmp_path: Path, name: str) -> None:
+def test_missing_images_are_left_out_only_when_asked_to(tmp_path: Path, name: str) -> None:
     convert(sets.make(tmp_path / "set"), tmp_path / "a", name)
     next((tmp_path / "a").rglob("train0.png")).unlink()
     with pytest.raises(DatasetError, match="train0"):

@@ -40,7 +40,7 @@ def detect(root: Path) -> bool:
     return root.exists() and bool(cvat.detect(Source.of(root)))
 
 
-def save_picture(path: Path, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
+def save_image(path: Path, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     ok, data = cv2.imencode(".png", np.zeros((*size, 3), np.uint8))
     assert ok
@@ -58,10 +58,10 @@ def image(shapes: str = "", name: str = "a.png", more: str = "", size: str = 'wi
     return f'<image id="0" name="{name}" {more} {size}>{shapes}</image>'
 
 
-def make(root: Path, images: str, pictures: tuple[str, ...] = ("images/a.png",), **more: str) -> Path:
+def make(root: Path, images: str, photos: tuple[str, ...] = ("images/a.png",), **more: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
-    for name in pictures:
-        save_picture(root / name)
+    for name in photos:
+        save_image(root / name)
     (root / "annotations.xml").write_text(document(images, **more), encoding="utf-8")
     return root
 
@@ -181,7 +181,7 @@ def test_shapes_that_are_no_region_are_told(tmp_path: Path, shape: str) -> None:
     assert len(reading.splits["all"].annotations) == 1
 
 
-def test_tags_of_whole_pictures_are_no_faults(tmp_path: Path) -> None:
+def test_tags_of_whole_images_are_no_faults(tmp_path: Path) -> None:
     reading = read_shapes(tmp_path, f'<tag label="blurred" source="manual"/>{SQUARE}')
     assert reading.faults == [] and reading.splits["all"].names == ["cat", "dog"]
 
@@ -289,7 +289,7 @@ def test_labels_of_tasks_projects_and_jobs_without_what_has_no_region(tmp_path: 
     assert reading.splits["all"].names == ["cat", "dog"]
 
 
-# ---- pictures and splits
+# ---- images and splits
 
 
 def test_a_project_with_subsets(tmp_path: Path) -> None:
@@ -305,13 +305,13 @@ def test_a_project_with_subsets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["images/a.png", "a.png", "images/Train/a.png", "Train/a.png"])
-def test_where_pictures_may_lie(tmp_path: Path, place: str) -> None:
+def test_where_images_may_lie(tmp_path: Path, place: str) -> None:
     reading = read(make(tmp_path, image(SQUARE, more='subset="Train"'), (place,)))
     dataset = reading.splits["train"]
     assert dataset.path(dataset.images[0]) == tmp_path / place and dataset.images[0].file_name == "a.png"
 
 
-def test_pictures_in_several_folders_are_named_from_the_root(tmp_path: Path) -> None:
+def test_images_in_several_folders_are_named_from_the_root(tmp_path: Path) -> None:
     reading = read(make(tmp_path, image(name="a.png") + image(name="b.png"), ("images/a.png", "b.png")))
     assert [i.file_name for i in reading.splits["all"].images] == ["images/a.png", "b.png"]
 
@@ -341,13 +341,13 @@ def test_several_exports_in_folders_named_as_splits(tmp_path: Path) -> None:
     assert reading.splits["val"].path(reading.splits["val"].images[0]) == tmp_path / "valid/images/a.png"
 
 
-def test_missing_pictures_are_told_and_left_out(tmp_path: Path) -> None:
+def test_missing_images_are_told_and_left_out(tmp_path: Path) -> None:
     reading = read(make(tmp_path, image(SQUARE) + image(SQUARE, "gone.png")))
     assert codes(reading) == ["image-missing"] and "'gone.png'" in reading.faults[0].what
     assert len(reading.splits["all"].images) == len(reading.splits["all"].annotations) == 1
 
 
-def test_a_file_without_pictures_gives_a_split_and_faults(tmp_path: Path) -> None:
+def test_a_file_without_images_gives_a_split_and_faults(tmp_path: Path) -> None:
     reading = read(make(tmp_path, image(SQUARE), ()))
     assert codes(reading) == ["image-missing"] and len(reading.splits["all"].images) == 0
 
@@ -375,7 +375,7 @@ def test_names_no_file_has(tmp_path: Path, name: str) -> None:
     assert codes(read(make(tmp_path, image(SQUARE, name)))) == ["image-missing"]
 
 
-def test_a_picture_listed_twice_gets_the_annotations_of_both(tmp_path: Path) -> None:
+def test_an_image_listed_twice_gets_the_annotations_of_both(tmp_path: Path) -> None:
     reading = read(make(tmp_path, image(SQUARE) + image(SQUARE)))
     assert codes(reading) == ["image-listed-twice"]
     assert [a.image_id for a in reading.splits["all"].annotations] == [1, 1]
@@ -387,7 +387,7 @@ def test_a_picture_listed_twice_gets_the_annotations_of_both(tmp_path: Path) -> 
 def test_a_size_not_stated_is_the_files(tmp_path: Path, size: str) -> None:
     reading = read(make(tmp_path, image(SQUARE, size=size)))
     assert reading.splits["all"].images[0].size == (HEIGHT, WIDTH) and reading.faults == []
-    (tmp_path / "images/a.png").write_bytes(b"no picture")
+    (tmp_path / "images/a.png").write_bytes(b"no image")
     assert codes(read(tmp_path)) == ["image-unreadable"]
 
 
@@ -509,7 +509,7 @@ def test_no_junk_gives_a_traceback(tmp_path: Path, seed: int) -> None:
 
 
 def masks(splits: dict[str, Dataset]) -> dict[str, list[tuple[object, ...]]]:
-    """Of each split the annotations: picture, class, crowd, form, pixels."""
+    """Of each split the annotations: image, class, crowd, form, pixels."""
     return {
         split: [_row(dataset, annotation) for annotation in dataset.annotations] for split, dataset in splits.items()
     }
@@ -522,7 +522,7 @@ def _row(dataset: Dataset, annotation: Annotation) -> tuple[object, ...]:
 
 
 def single(folder: Path, *annotations: Annotation, classes: tuple[str, ...] = ("cat",), name: str = "a.png") -> Dataset:
-    save_picture(folder / name)
+    save_image(folder / name)
     categories = tuple(Category(number, text) for number, text in enumerate(classes, 1))
     return Dataset("all", folder, (ImageRecord(1, name, WIDTH, HEIGHT),), annotations, categories)
 
@@ -621,7 +621,7 @@ def test_polygons_keep_all_digits(tmp_path: Path) -> None:
     assert (annotation.segmentation[0] == ring).all()
 
 
-def test_a_missing_picture_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_image_is_an_error(tmp_path: Path) -> None:
     dataset = single(tmp_path / "old")
     (tmp_path / "old" / "a.png").unlink()
     with pytest.raises(DatasetError, match="a.png is missing"):

@@ -1,4 +1,4 @@
-"""Pictures with annotations drawn in: the right ones, where they belong, whatever is wrong with the set."""
+"""Images with annotations drawn in: the right ones, where they belong, whatever is wrong with the set."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> np.ndarra
 
 
 def dataset(folder: Path, names: Sequence[str], size: tuple[int, int] = (60, 90)) -> Dataset:
-    """Grey pictures of ``(height, width)``, each with a rectangle of class 0 and a larger one of class 1."""
+    """Grey images of ``(height, width)``, each with a rectangle of class 0 and a larger one of class 1."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size[::-1], (GREY,) * 3).save(folder / name)
@@ -45,7 +45,7 @@ def dataset(folder: Path, names: Sequence[str], size: tuple[int, int] = (60, 90)
     return Dataset("train", folder, images, annotations, [Category(0, "left"), Category(1, "right")])
 
 
-# ---- whole pictures
+# ---- whole images
 
 
 def test_first_images_in_their_folders(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_masks_boxes_and_names_without_scores(tmp_path: Path) -> None:
     assert (drawn[25:45, 15:25] != GREY).any()
 
 
-def test_pictures_that_cant_be_drawn_are_passed_over(tmp_path: Path) -> None:
+def test_images_that_cant_be_drawn_are_passed_over(tmp_path: Path) -> None:
     found = dataset(tmp_path, ["missing.png", "junk.jpg", "other.png", "good.png", "also.jpg"])
     (tmp_path / "missing.png").unlink()
     (tmp_path / "junk.jpg").write_bytes(b"\xff\xd8\xff")
@@ -82,8 +82,8 @@ def test_formats_without_colour_become_png(tmp_path: Path) -> None:
     written = demo_images(replace(found, images=images), tmp_path / "demo")
     assert written == ["train/a.pgm.png", "train/b.png", "train/c.jpg"]
     for name, kind in zip(written, ("PNG", "PNG", "JPEG"), strict=True):
-        with Image.open(tmp_path / "demo" / name) as picture:
-            assert (picture.format, picture.mode) == (kind, "RGB")
+        with Image.open(tmp_path / "demo" / name) as image:
+            assert (image.format, image.mode) == (kind, "RGB")
 
 
 def test_unwritable(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_in_order_none_where_nothing_can_be_shown(tmp_path: Path) -> None:
     assert thumbnails([]) == []
 
 
-def test_each_picture_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = dataset(tmp_path, ["a.png", "b.png"])
     reads: Counter[str] = Counter()
 
@@ -162,7 +162,7 @@ def test_each_picture_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert reads == {"a.png": 1, "b.png": 1}
 
 
-def test_a_picture_of_another_size(tmp_path: Path) -> None:
+def test_an_image_of_another_size(tmp_path: Path) -> None:
     """It is no place for good samples. As a fault it is shown, as far as the record goes, with its masks."""
     found = dataset(tmp_path, ["a.png"])
     Image.new("RGB", (45, 30), (GREY,) * 3).save(tmp_path / "a.png")
@@ -174,18 +174,18 @@ def test_a_picture_of_another_size(tmp_path: Path) -> None:
     assert shown.shape == (60, 90, 3)
     assert np.abs(shown[5, 5].astype(int) - GREY).max() < 10
     assert np.abs(shown[55, 80].astype(int) - PADDING[0]).max() < 10
-    for x in (20, 55):  # the second mask lies beyond the picture
+    for x in (20, 55):  # the second mask lies beyond the image
         assert shown[35, x, 2] > shown[35, x, 1] + 60
 
 
-def test_a_whole_picture_as_it_is(tmp_path: Path) -> None:
+def test_a_whole_image_as_it_is(tmp_path: Path) -> None:
     found = dataset(tmp_path, ["a.png"])
     unlisted, listed = thumbnails([Shot(tmp_path / "a.png", 30), Shot(tmp_path / "a.png", 30, found.images[0])])
     assert np.abs(pixels(unlisted).astype(int) - GREY).max() < 5
     assert unlisted == listed
 
 
-def test_a_polygon_is_shown_where_it_leaves_the_picture(tmp_path: Path) -> None:
+def test_a_polygon_is_shown_where_it_leaves_the_image(tmp_path: Path) -> None:
     found = dataset(tmp_path, ["a.png"])
     (thumbnail,) = thumbnails([fault(found, (rectangle(60, 20, 110, 40),))])
     image = pixels(thumbnail)

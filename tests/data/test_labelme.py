@@ -37,7 +37,7 @@ def detect(root: Path) -> bool:
     return root.exists() and bool(labelme.detect(Source.of(root)))
 
 
-def picture(path: Path, width: int = WIDTH, height: int = HEIGHT, **options: Any) -> Path:
+def image(path: Path, width: int = WIDTH, height: int = HEIGHT, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (len(path.name) * 7 % 256, 90, 30)).save(path, **options)
     return path
@@ -70,8 +70,8 @@ def png(mask: np.ndarray, mode: str = "L") -> str:
 
 
 def one(root: Path, *shapes: Any) -> tuple[Dataset, list[str]]:
-    """A set of one picture: as read, and the codes of its faults."""
-    picture(root / "images/a.jpg")
+    """A set of one image: as read, and the codes of its faults."""
+    image(root / "images/a.jpg")
     sheet(root / "annotations/a.json", shapes)
     reading = read(root)
     return reading.splits["all"], [fault.code for fault in reading.faults]
@@ -208,7 +208,7 @@ def test_a_mask_is_cut_at_the_image(tmp_path: Path, corner: tuple[int, int], exp
     ],
 )
 def test_a_bad_shape_is_told_and_the_rest_stays(tmp_path: Path, bad: Any, code: str, words: str) -> None:
-    picture(tmp_path / "images/a.jpg")
+    image(tmp_path / "images/a.jpg")
     sheet(tmp_path / "annotations/a.json", (shape("dog"), bad, shape("cow")))
     reading = read(tmp_path)
     (fault,) = reading.faults
@@ -319,7 +319,7 @@ def test_crowd_flags(tmp_path: Path, name: str, value: Any, crowd: bool) -> None
 
 def reference_layout(root: Path) -> None:
     for number, label in enumerate(("kiwi", "fig", "lime")):
-        picture(root / f"images/{number}.jpg")
+        image(root / f"images/{number}.jpg")
         sheet(root / f"annotations/{number}.json", (shape(label),), f"..\\images\\{number}.jpg")
 
 
@@ -342,7 +342,7 @@ def test_lists_name_the_splits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
 def test_encodings_and_names_with_spaces(tmp_path: Path, encoding: str) -> None:
-    picture(tmp_path / "images/水果 1.jpg")
+    image(tmp_path / "images/水果 1.jpg")
     path = sheet(tmp_path / "annotations/水果 1.json", (shape("苹果"),), "../images/水果 1.jpg")
     path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
     (tmp_path / "train_anno_list.txt").write_bytes("annotations/水果 1.json\n".encode(encoding))
@@ -384,9 +384,9 @@ def test_lists_in_a_sub_folder(tmp_path: Path) -> None:
     assert read(tmp_path).splits["train"].folder == tmp_path / "fruit/images"
 
 
-def test_json_beside_pictures(tmp_path: Path) -> None:
+def test_json_beside_images(tmp_path: Path) -> None:
     for name in ("a/1", "a/2", "b/1"):
-        picture(tmp_path / f"{name}.PNG")
+        image(tmp_path / f"{name}.PNG")
         sheet(tmp_path / f"{name}.json", (shape(),), f"{name[-1]}.png")
     (tmp_path / "classes.json").write_text('["cat"]')
     reading = read(tmp_path)
@@ -399,7 +399,7 @@ def test_json_beside_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pattern", ["{}/{}", "annotations/{}/{}", "{}/labels/{}"])
 def test_folders_named_as_splits(tmp_path: Path, pattern: str) -> None:
     for split in ("valid", "Train", "test"):
-        picture(tmp_path / "images" / split / f"{split}.jpg")
+        image(tmp_path / "images" / split / f"{split}.jpg")
         sheet(tmp_path / (pattern.format(split, split) + ".json"), (shape(split),), f"{split}.jpg")
     sheet(tmp_path / "stray.json")
     reading = read(tmp_path)
@@ -416,7 +416,7 @@ def test_folders_named_as_splits(tmp_path: Path, pattern: str) -> None:
 
 def test_a_class_named_as_a_split_makes_none(tmp_path: Path) -> None:
     for name in ("train", "tram"):
-        picture(tmp_path / name / "1.jpg")
+        image(tmp_path / name / "1.jpg")
         sheet(tmp_path / name / "1.json", (shape(name),), "1.jpg")
     reading = read(tmp_path)
     assert list(reading.splits) == ["all"]
@@ -431,7 +431,7 @@ def test_label_txt_orders_the_classes(tmp_path: Path) -> None:
 
 
 def test_links_to_folders_are_followed_without_end(tmp_path: Path) -> None:
-    picture(tmp_path / "disk/a.jpg")
+    image(tmp_path / "disk/a.jpg")
     sheet(tmp_path / "set/annotations/a.json", (shape(),))
     (tmp_path / "set/images").symlink_to(tmp_path / "disk")
     (tmp_path / "set/annotations/loop").symlink_to(tmp_path / "set")
@@ -440,7 +440,7 @@ def test_links_to_folders_are_followed_without_end(tmp_path: Path) -> None:
     assert len(reading.splits["all"].images) == 1
 
 
-# ---- pictures
+# ---- images
 
 
 @pytest.mark.parametrize(
@@ -462,9 +462,9 @@ def test_links_to_folders_are_followed_without_end(tmp_path: Path) -> None:
         ("images/caf\u00e9.jpg", "annotations/a.json", "../images/cafe\u0301.jpg"),
     ],
 )
-def test_pictures_are_found(tmp_path: Path, there: str, where: str, image_path: str | None) -> None:
+def test_images_are_found(tmp_path: Path, there: str, where: str, image_path: str | None) -> None:
     """B30: also by Windows paths."""
-    picture(tmp_path / there)
+    image(tmp_path / there)
     sheet(tmp_path / where, (shape(),), image_path)
     reading = read(tmp_path)
     dataset = reading.splits["all"]
@@ -474,14 +474,14 @@ def test_pictures_are_found(tmp_path: Path, there: str, where: str, image_path: 
 
 
 def test_the_namesake_beside_a_json_file_comes_before_what_is_found_elsewhere(tmp_path: Path) -> None:
-    picture(tmp_path / "set" / "x1.jpg")
-    picture(tmp_path / "thumbs" / "image.jpg")
+    image(tmp_path / "set" / "x1.jpg")
+    image(tmp_path / "thumbs" / "image.jpg")
     sheet(tmp_path / "set" / "x1.json", (shape(),), "image.jpg")
     assert [image.file_name for image in read(tmp_path).splits["all"].images] == ["set/x1.jpg"]
 
 
 def test_an_image_of_another_json_file_is_not_taken_for_one_that_is_missing(tmp_path: Path) -> None:
-    picture(tmp_path / "photos" / "1.jpg")
+    image(tmp_path / "photos" / "1.jpg")
     sheet(tmp_path / "a.json", (shape(),), "/mnt/cam2/1.jpg")
     sheet(tmp_path / "photos" / "b.json", (shape(),), "1.jpg")
     reading = read(tmp_path)
@@ -489,24 +489,24 @@ def test_an_image_of_another_json_file_is_not_taken_for_one_that_is_missing(tmp_
     assert {i.file_name for i in reading.splits["all"].images} == {"photos/1.jpg", "images/1.jpg"}
 
 
-def test_of_two_pictures_of_one_name_the_nearest(tmp_path: Path) -> None:
+def test_of_two_images_of_one_name_the_nearest(tmp_path: Path) -> None:
     for folder in ("", "b/", "c/"):
-        picture(tmp_path / f"images/{folder}a.jpg")
+        image(tmp_path / f"images/{folder}a.jpg")
         sheet(tmp_path / f"annotations/{folder}a.json", (shape(),), "/elsewhere/a.jpg")
     dataset = read(tmp_path).splits["all"]
     assert sorted(image.file_name for image in dataset.images) == ["a.jpg", "b/a.jpg", "c/a.jpg"]
 
 
 def test_images_comes_before_other_folders(tmp_path: Path) -> None:
-    picture(tmp_path / "images/a.jpg")
-    picture(tmp_path / "previews/a.jpg")
+    image(tmp_path / "images/a.jpg")
+    image(tmp_path / "previews/a.jpg")
     sheet(tmp_path / "annotations/b/a.json", (shape(),), "/elsewhere/a.jpg")
     dataset = read(tmp_path).splits["all"]
     assert dataset.path(dataset.images[0]) == tmp_path / "images/a.jpg"
 
 
-def test_a_missing_picture_is_told_and_its_size_is_that_stated(tmp_path: Path) -> None:
-    content = base64.b64encode(picture(tmp_path / "x.jpg").read_bytes()).decode()
+def test_a_missing_image_is_told_and_its_size_is_that_stated(tmp_path: Path) -> None:
+    content = base64.b64encode(image(tmp_path / "x.jpg").read_bytes()).decode()
     (tmp_path / "x.jpg").unlink()
     old = {"label": "cat", "points": SQUARE, "line_color": None, "fill_color": None}  # as LabelMe 3 wrote
     sheet(tmp_path / "annotations/b/a.json", (old,), "a.jpg", imageData=content)
@@ -523,10 +523,10 @@ def test_a_missing_picture_is_told_and_its_size_is_that_stated(tmp_path: Path) -
     assert len(reading.splits["all"].annotations) == 2
 
 
-def test_sizes_not_stated_are_those_of_the_turned_picture(tmp_path: Path) -> None:
+def test_sizes_not_stated_are_those_of_the_turned_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture(tmp_path / "images/a.jpg", exif=exif)
+    image(tmp_path / "images/a.jpg", exif=exif)
     sheet(tmp_path / "annotations/a.json", (), imageHeight=None, imageWidth=0)
     (tmp_path / "images/b.jpg").write_bytes(b"\xff\xd8\xff junk")
     sheet(tmp_path / "annotations/b.json", (), "b.jpg", imageHeight="30")
@@ -536,8 +536,8 @@ def test_sizes_not_stated_are_those_of_the_turned_picture(tmp_path: Path) -> Non
     assert [(fault.code, fault.file) for fault in reading.faults] == [("image-unreadable", "annotations/b.json")]
 
 
-def test_pictures_out_of_reach(tmp_path: Path) -> None:
-    picture(tmp_path / "outside.jpg")
+def test_images_out_of_reach(tmp_path: Path) -> None:
+    image(tmp_path / "outside.jpg")
     (tmp_path / "set").mkdir()
     (tmp_path / "set/a.gif").write_bytes(b"GIF89a")
     sheet(tmp_path / "set/a.json", (shape(),), "../outside.jpg")
@@ -548,8 +548,8 @@ def test_pictures_out_of_reach(tmp_path: Path) -> None:
     assert reading.splits["all"].images == ()
 
 
-def test_two_files_of_one_picture_are_merged(tmp_path: Path) -> None:
-    picture(tmp_path / "images/a.jpg")
+def test_two_files_of_one_image_are_merged(tmp_path: Path) -> None:
+    image(tmp_path / "images/a.jpg")
     sheet(tmp_path / "annotations/a.json", (shape("cat"),))
     sheet(tmp_path / "annotations/b.json", (shape("dog"),))
     reading = read(tmp_path)
@@ -590,7 +590,7 @@ def test_broken_files_are_told_and_the_rest_stays(tmp_path: Path, content: bytes
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/0.json").write_bytes(content)
     (tmp_path / "train_anno_list.txt").write_text("annotations/0.json\nannotations/a.json")
-    picture(tmp_path / "images/a.jpg")
+    image(tmp_path / "images/a.jpg")
     sheet(tmp_path / "annotations/a.json", (shape(),))
     reading = read(tmp_path)
     assert [(fault.code, fault.file) for fault in reading.faults] == [("record", "annotations/0.json")]
@@ -626,7 +626,7 @@ def test_junk_never_raises(tmp_path: Path, data: st.DataObject) -> None:
 
 def made(root: Path, split: str, names: list[str], *annotations: Annotation) -> Dataset:
     for name in names:
-        picture(root / name)
+        image(root / name)
     images = [ImageRecord(f"id{n}", name, WIDTH, HEIGHT) for n, name in enumerate(names)]
     return Dataset(split, root, images, annotations, (Category(7, "cat"), Category(3, "sea\tlion")))
 
@@ -704,7 +704,7 @@ def test_what_is_written_is_labelme_json(tmp_path: Path) -> None:
 
 def test_names_that_would_not_come_back(tmp_path: Path) -> None:
     names = ["__ignore__", "a b", "a  b", "a\nb", "ok"]
-    picture(tmp_path / "a.jpg")
+    image(tmp_path / "a.jpg")
     square = (np.array(SQUARE, np.float64),)
     annotations = [Annotation(n, 1, n, square) for n in range(len(names))]
     categories = [Category(n, name) for n, name in enumerate(names)]
@@ -731,7 +731,7 @@ def test_an_unsplit_part_beside_splits_gets_a_list(tmp_path: Path) -> None:
     }
 
 
-def test_a_missing_picture_stops_the_writing(tmp_path: Path) -> None:
+def test_a_missing_image_stops_the_writing(tmp_path: Path) -> None:
     source = made(tmp_path, "train", ["a.jpg"])
     (tmp_path / "a.jpg").unlink()
     (tmp_path / "target").mkdir()

@@ -67,7 +67,7 @@ def test_an_embedded_image_is_checked_and_written_by_fix(tmp_path: Path) -> None
     found = check(embedded(tmp_path / "old", image_data()))
     assert [fault.code for fault in found.faults] == ["image-embedded"]
     fixed = fix(found, tmp_path / "new")
-    assert [done.outcome for done in fixed.done] == ["mended"]
+    assert [done.outcome for done in fixed.done] == ["fixed"]
     (dataset,) = read(tmp_path / "new").splits.values()
     assert dataset.path(dataset.images[0]).read_bytes() == image_data()
 

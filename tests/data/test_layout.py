@@ -155,7 +155,7 @@ def test_write_and_read_again(tmp_path: Path) -> None:
             assert (dataset.instances(old).full_masks() == again[split].instances(new).full_masks()).all()
 
 
-def test_pictures_of_one_name_in_two_folders_both_stay(tmp_path: Path) -> None:
+def test_images_of_one_name_in_two_folders_both_stay(tmp_path: Path) -> None:
     train = load(sets.make(tmp_path / "a"))["train"]
     other = load(sets.make(tmp_path / "b"))["train"]
     names = layout.unique_names({"train": train, "val": other})
@@ -167,7 +167,7 @@ def test_pictures_of_one_name_in_two_folders_both_stay(tmp_path: Path) -> None:
     assert shared["train"] == shared["val"]  # the same files
 
 
-def test_a_missing_picture_is_told(tmp_path: Path) -> None:
+def test_a_missing_image_is_told(tmp_path: Path) -> None:
     dataset = load(sets.make(tmp_path))["train"]
     (tmp_path / "images" / "train0.png").unlink()
     with pytest.raises(DatasetError, match=r"train0.png is missing"):

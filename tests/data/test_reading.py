@@ -38,7 +38,7 @@ def masks(reading: Reading) -> set[tuple[str, str, str]]:
 
 def image(path: Path, seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), sets.picture(seed))
+    cv2.imwrite(str(path), sets.image(seed))
 
 
 def coco(path: Path, *names: str, annotated: int | None = None) -> None:

@@ -181,7 +181,7 @@ def test_numbers_that_are_known_are_not_counted_anew(tmp_path: Path, monkeypatch
 def test_nothing_to_report_on(tmp_path: Path) -> None:
     assert "Passed" in written(Reading({}), tmp_path).words
     empty = Dataset("val", tmp_path, [], [], [])
-    assert "No instance in a picture that can be read" in written(Reading({"val": empty}), tmp_path).words
+    assert "No instance in an image that can be read" in written(Reading({"val": empty}), tmp_path).words
 
 
 # ---- faults
@@ -218,7 +218,7 @@ def test_many_faults_of_a_kind(tmp_path: Path) -> None:
     assert "image 0 · annotation 19" in page.words
 
 
-def test_pictures_of_faults(tmp_path: Path) -> None:
+def test_images_of_faults(tmp_path: Path) -> None:
     found = splits(tmp_path)
     faults = [
         Fault("polygon-crossing", "train", "train1.png", "by annotation", 1, 2),
@@ -241,7 +241,7 @@ def test_pictures_of_faults(tmp_path: Path) -> None:
     assert "train · train2.png val · val0.png by name" in page.words
 
 
-def test_faults_in_pictures_that_cant_be_opened(tmp_path: Path) -> None:
+def test_faults_in_images_that_cant_be_opened(tmp_path: Path) -> None:
     found = splits(tmp_path)
     (tmp_path / "train" / "train0.png").write_bytes(b"junk")
     (tmp_path / "train" / "train1.png").unlink()
@@ -289,7 +289,7 @@ def test_samples_are_of_all_sizes_and_of_many_images(tmp_path: Path) -> None:
         assert low < side < high
 
 
-def test_crowds_empty_masks_and_bad_pictures_are_no_samples(tmp_path: Path) -> None:
+def test_crowds_empty_masks_and_bad_images_are_no_samples(tmp_path: Path) -> None:
     found = dataset(tmp_path, images=4, names=["cat"])
     crowd, empty, *good = found.annotations
     annotations = [replace(crowd, crowd=True), replace(empty, segmentation=square(500, 500, 9)), *good]

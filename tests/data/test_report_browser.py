@@ -1,4 +1,4 @@
-"""The report in a real browser: loads alone, shows every picture, fits a phone, and masks can be seen."""
+"""The report in a real browser: loads alone, shows every image, fits a phone, and masks can be seen."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def dataset(folder: Path, split: str, names: list[str]) -> Dataset:
-    """Grey pictures, each with a square of every fourth class."""
+    """Grey images, each with a square of every fourth class."""
     folder.mkdir()
     images, annotations = [], []
     for number in range(4):
@@ -71,7 +71,7 @@ def test_loads_alone_and_without_complaint(browser: Any, page: Path) -> None:
     assert browser.execute_script("return document.compatMode") == "CSS1Compat"
 
 
-def test_every_picture_is_shown(browser: Any, page: Path) -> None:
+def test_every_image_is_shown(browser: Any, page: Path) -> None:
     show(browser, page)
     opened = "document.querySelectorAll('details').forEach(e => e.open = true)"
     browser.execute_script(opened)
@@ -107,7 +107,7 @@ def test_nothing_overflows(browser: Any, page: Path, width: int) -> None:
 
 
 def test_masks_are_seen(browser: Any, page: Path) -> None:
-    """In the middle of each sample: the colour of its class over the grey of the picture, which is seen at the rim."""
+    """In the middle of each sample: the colour of its class over the grey of the image, which is seen at the rim."""
     show(browser, page)
     found = browser.execute_async_script(
         """

@@ -54,7 +54,7 @@ def save(path: Path, values: np.ndarray, mode: str = "P") -> Path:
 def make(
     root: Path, lists: Mapping[str, str] | None = None, names: str | None = "background\na\nb\n", mode: str = "P"
 ) -> Path:
-    """One picture, 1.jpg, with both maps."""
+    """One image, 1.jpg, with both maps."""
     save(root / "JPEGImages" / "1.jpg", np.zeros((*SIZE, 3), np.uint8)[..., 0], "RGB")
     save(root / "SegmentationObject" / "1.png", OBJECTS, mode)
     save(root / "SegmentationClass" / "1.png", KINDS, mode)
@@ -167,7 +167,7 @@ def test_png_files_of_labelmes_converter(tmp_path: Path) -> None:
     assert detect(root) and masks(read(root).splits["all"]) == EXPECTED
 
 
-def test_a_picture_with_neither_file_is_background(tmp_path: Path) -> None:
+def test_an_image_with_neither_file_is_background(tmp_path: Path) -> None:
     root = make(tmp_path, {"train": "1\n2\n"})
     save(root / "JPEGImages" / "2.PNG", np.zeros(SIZE, np.uint8))
     reading = read(root)
@@ -499,7 +499,7 @@ def test_more_classes_than_values(tmp_path: Path) -> None:
         voc.write({"val": many}, tmp_path / "out")
 
 
-def test_names_of_pictures(tmp_path: Path) -> None:
+def test_names_of_images(tmp_path: Path) -> None:
     names = ["x/a.jpg", "a.png", "a.jpg"]
     for name in names:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)

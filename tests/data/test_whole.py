@@ -51,7 +51,7 @@ def make(root: Path, sizes: list[tuple[int, int]], annotations: list[Json], clas
     (root / "images").mkdir(parents=True)
     images = []
     for number, (width, height) in enumerate(sizes, 1):
-        cv2.imwrite(str(root / "images" / f"{number}.png"), sets.picture(number, (height, width)))
+        cv2.imwrite(str(root / "images" / f"{number}.png"), sets.image(number, (height, width)))
         images.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
     categories = [c if isinstance(c, dict) else {"id": i, "name": c} for i, c in enumerate(classes, 1)]
     sets.save(root, "all", {"images": images, "annotations": annotations, "categories": categories})
@@ -88,7 +88,7 @@ def test_shares_and_percent_are_an_error_and_multiplied(tmp_path: Path, border: 
     assert f"all 20 polygons lie within 0 to {border}" in told
     assert [fault.code for fault in reading.faults] == ["polygon-unit"]  # no more of what follows from it
     done = fix(reading, tmp_path / "fixed")
-    assert done.number("mended") == 1
+    assert done.number("fixed") == 1
     (dataset,) = load(tmp_path / "fixed").values()
     for found, expected in zip(dataset.annotations, pixels, strict=True):
         np.testing.assert_allclose(found.segmentation[0], expected)
@@ -102,7 +102,7 @@ def test_shares_and_percent_are_an_error_and_multiplied(tmp_path: Path, border: 
 def test_shares_in_other_formats(tmp_path: Path, format_: str) -> None:
     root = tmp_path / "set"
     root.mkdir()
-    cv2.imwrite(str(root / "a.png"), sets.picture(1))
+    cv2.imwrite(str(root / "a.png"), sets.image(1))
     if format_ == "labelme":
         shape = {"label": "cell", "points": [[0.1, 0.1], [0.9, 0.1], [0.5, 1.0]], "shape_type": "polygon"}
         sheet = {"shapes": [shape], "imagePath": "a.png", "imageData": None, "imageWidth": 64, "imageHeight": 48}

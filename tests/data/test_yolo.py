@@ -37,8 +37,8 @@ def detect(root: Path) -> bool:
     return root.exists() and bool(yolo.detect(Source.of(root)))
 
 
-def picture(path: Path, size: tuple[int, int] = (20, 10), **options: object) -> Path:
-    """A picture of ``(width, height)``."""
+def image(path: Path, size: tuple[int, int] = (20, 10), **options: object) -> Path:
+    """An image of ``(width, height)``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size).save(path, **options)
     return path
@@ -51,26 +51,26 @@ def text(path: Path, content: str | bytes) -> Path:
 
 
 def make(root: Path, config: object, files: Mapping[str, str | bytes]) -> Path:
-    """A data set: pictures for names with such a suffix, texts for others; ``config`` as data.yaml."""
+    """A data set: images for names with such a suffix, texts for others; ``config`` as data.yaml."""
     if config is not None:
         text(root / "data.yaml", yaml.safe_dump(config))
     for name, content in files.items():
         if name.endswith(".txt"):
             text(root / name, content)
         else:
-            picture(root / name)
+            image(root / name)
     return root
 
 
 def one(root: Path, line: str | bytes, names: Sequence[str] = ("a", "b")) -> Reading:
-    """What is read of one picture with these labels."""
+    """What is read of one image with these labels."""
     config = {"train": "images/train", "names": list(names)}
     return read(make(root, config, {"images/train/1.png": "", "labels/train/1.txt": line}))
 
 
 def dataset(folder: Path, masks: Sequence[object], size: tuple[int, int] = (30, 40), **options: object) -> Dataset:
-    """A picture with an annotation for each mask, polygons or run lengths."""
-    picture(folder / "a.png", size[::-1])
+    """An image with an annotation for each mask, polygons or run lengths."""
+    image(folder / "a.png", size[::-1])
     annotations = tuple(Annotation(n + 1, 1, 7, mask, **options) for n, mask in enumerate(masks))
     return Dataset("train", folder, (ImageRecord(1, "a.png", size[1], size[0]),), annotations, (Category(7, "x"),))
 
@@ -126,14 +126,14 @@ def test_folders_without_a_yaml_file(tmp_path: Path) -> None:
     assert read(root).splits["all"].names == ["x", "y", "z"]
 
 
-def test_labels_beside_the_pictures(tmp_path: Path) -> None:
+def test_labels_beside_the_images(tmp_path: Path) -> None:
     root = make(tmp_path, None, {"a.jpg": "", "a.txt": SQUARE, "obj.names.txt": ""})
     assert detect(root)
     text(root / "obj.names", "apple\n")
     assert len(read(root).splits["all"].annotations) == 1
 
 
-def test_lists_of_pictures(tmp_path: Path) -> None:
+def test_lists_of_images(tmp_path: Path) -> None:
     lines = "./images/a.jpg\r\n\ndata/images/b.jpg\n/far/away/images/none.jpg\n../secret.txt\n"
     files = {"images/a.jpg": "", "images/b.jpg": "", "images/c.jpg": "", "labels/b.txt": SQUARE, "list.txt": lines}
     reading = read(make(tmp_path, {"train": "list.txt", "names": {0: "a"}}, files))
@@ -213,17 +213,17 @@ def test_bad_lines_are_told_and_the_good_ones_stay(tmp_path: Path, line: str, co
     np.testing.assert_array_equal(found[0].segmentation, found[1].segmentation)
 
 
-def test_a_polygon_may_leave_the_picture_a_little(tmp_path: Path) -> None:
+def test_a_polygon_may_leave_the_image_a_little(tmp_path: Path) -> None:
     (annotation,) = one(tmp_path, "0 -0.1 0 1.2 0 1.2 1 -0.1 1").splits["train"].annotations
     assert area(annotation.segmentation, (10, 20)) == 200
 
 
-def test_sizes_are_those_of_the_upright_picture(tmp_path: Path) -> None:
+def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
     root = make(tmp_path, {"train": "images", "names": ["a"]}, {"labels/1.txt": SQUARE})
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture(root / "images" / "1.jpg", (20, 10), exif=exif)
-    text(root / "images" / "2.jpg", b"\xff\xd8\xff no picture")
+    image(root / "images" / "1.jpg", (20, 10), exif=exif)
+    text(root / "images" / "2.jpg", b"\xff\xd8\xff no image")
     text(root / "images" / "._1.jpg", b"of a Mac")
     reading = read(root)
     assert [image.size for image in reading.splits["train"].images] == [(20, 10)]
@@ -499,10 +499,10 @@ def test_coordinates_keep_three_decimals(width: int, points: list[tuple[int, int
     np.testing.assert_array_equal(in_pixels(yolo._shares(yolo._text(ring, size)), size)[: len(ring) - 1], ring[:-1])
 
 
-def test_names_of_pictures_that_labels_would_mix_up(tmp_path: Path) -> None:
+def test_names_of_images_that_labels_would_mix_up(tmp_path: Path) -> None:
     names = ["a.jpg", "a.png", "A.bmp", "sub/a.jpg", "images/b.jpg", "x.y.jpg"]
     for name in names:
-        picture(tmp_path / "in" / name)
+        image(tmp_path / "in" / name)
     images = tuple(ImageRecord(n, name, 20, 10) for n, name in enumerate(names))
     squares = tuple(
         Annotation(n, n, 0, (np.asarray([(0, 0), (n + 1, 0), (n + 1, 5), (0, 5)], np.float64),), crowd=n == 0)
@@ -520,7 +520,7 @@ def test_names_of_pictures_that_labels_would_mix_up(tmp_path: Path) -> None:
     assert found.names == ["no"]
 
 
-def test_a_missing_picture_stops_writing(tmp_path: Path) -> None:
+def test_a_missing_image_stops_writing(tmp_path: Path) -> None:
     source = dataset(tmp_path / "in", [])
     (tmp_path / "in" / "a.png").unlink()
     with pytest.raises(DatasetError, match="is missing"):

@@ -43,7 +43,7 @@ def model_dir(pdparams: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_from_weights_to_pictures(model_dir: Path, tmp_path: Path) -> None:
+def test_from_weights_to_images(model_dir: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "maskline", "predict", PHOTO, "--model-dir", model_dir, "--threshold", "0.3"]
     done = subprocess.run([*command, "--save-path", tmp_path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def test_from_weights_to_pictures(model_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_graph_is_the_network_on_the_reference_pictures(model_dir: Path, pdparams: Path) -> None:
+def test_the_graph_is_the_network_on_the_reference_images(model_dir: Path, pdparams: Path) -> None:
     import det_weights
 
     graph, network = Graph(model_dir / "inference.onnx", Device("cpu")), load_network("Mask-RT-DETR-S", pdparams)

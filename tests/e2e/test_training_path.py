@@ -1,4 +1,4 @@
-"""From pictures with LabelMe's annotations to a model that predicts, by the commands of docs/tutorial.md."""
+"""From images with LabelMe's annotations to a model that predicts, by the commands of docs/tutorial.md."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def commands() -> list[str]:
 
 @pytest.mark.slow
 def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """F67, F69, F70, F82: the tutorial, from LabelMe's files to pictures, to LabelMe again, and to a service."""
+    """F67, F69, F70, F82: the tutorial, from LabelMe's files to images, to LabelMe again, and to a service."""
     monkeypatch.chdir(tmp_path)
     sets.make(tmp_path / "source", train=6, val=2)
     convert(tmp_path / "source", tmp_path / "my_labelme", "labelme")

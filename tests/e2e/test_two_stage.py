@@ -24,12 +24,12 @@ from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
 from maskline.runtime.postprocess import to_instances
 from maskline.runtime.predictor import Predictor
-from maskline.train import Settings, checkpoint, train
+from maskline.train import TrainSettings, checkpoint, train
 from maskline.train.augment import Augment
 from maskline.weights.load import load_network, save_weights
 
 ROW = catalog.get("MaskRCNN-ResNet50-FPN")
-SIZES = ((96, 128), (300, 200), (97, 131), (97, 131), (97, 131), (64, 300))  # height and width of pictures to predict
+SIZES = ((96, 128), (300, 200), (97, 131), (97, 131), (97, 131), (64, 300))  # height and width of images to predict
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def tiny(request: pytest.FixtureRequest) -> Iterator[str]:
     """A row of the catalog whose network is the tiny one."""
     name = request.param
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(catalog.MODELS, name, tiny_rcnn.row(name))
+        patch.setitem(catalog.MODELS, name, tiny_rcnn.spec(name))
         patch.setitem(CONFIGS, name, tiny_rcnn.shrunk(name))
         yield name
 
@@ -72,9 +72,9 @@ def weights(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def settings(name: str, data: Path, output: Path, start: Path, **changes: Any) -> Settings:
+def settings(name: str, data: Path, output: Path, start: Path, **changes: Any) -> TrainSettings:
     """Two steps that change little."""
-    return Settings(
+    return TrainSettings(
         model=name, data=data, output=output, weights=str(start), epochs=1, batch_size=2, learning_rate=1e-5,
         device="cpu", workers=0, log_interval=1, augment=Augment(flip=0.5, sizes=(96, 128)), **changes,
     )  # fmt: skip
@@ -95,12 +95,12 @@ def predictor(trained: Trained) -> Predictor:
     return create_model(model_dir=trained.graph, threshold=0.0, device="cpu")
 
 
-def pictures() -> list[np.ndarray]:
+def photos() -> list[np.ndarray]:
     """(H, W, 3) uint8 BGR each, of what the tiny networks are made for."""
     mean, std = (np.array(values)[:, None, None] for values in (ROW.preprocess.mean, ROW.preprocess.std))
     found = []
     for i, size in enumerate(SIZES):
-        pixels = (tiny_rcnn.picture(*size, seed=i)[0].numpy() * std + mean) * 255
+        pixels = (tiny_rcnn.image(*size, seed=i)[0].numpy() * std + mean) * 255
         found.append(np.ascontiguousarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)[..., ::-1]))
     return found
 
@@ -112,7 +112,7 @@ def test_a_run_learns_evaluates_and_exports(trained: Trained) -> None:
     progress = checkpoint.read(trained.output / "model_final")
     assert progress.steps == 2 and len(progress.history) == 1 and 0 <= progress.history[0]["AP"] <= 1
     assert trained.content["done_flag"] and trained.content["models"]["best"]["onnx"]
-    assert "made anew" not in trained.log and "Epoch: [0] [2/2]" in trained.log
+    assert "re-initialised" not in trained.log and "Epoch: [0] [2/2]" in trained.log
     assert "loss_mask" in trained.log and ("loss_bbox_cls_stage2" in trained.log) == trained.name.startswith("Cascade")
 
 
@@ -135,7 +135,7 @@ def test_training_on_with_other_classes(
         train(settings(tiny, data, tmp_path / "run", weights, export=False))
     stages = range(3 if tiny.startswith("Cascade") else 1)
     assert "classes whose weights are taken over, by name: none" in caplog.messages
-    assert f"classes that the weights don't know, which start anew: {', '.join(classes)}" in caplog.messages
+    assert f"classes that the weights don't know, which are re-initialised: {', '.join(classes)}" in caplog.messages
     network = load_network(tiny, tmp_path / "run" / "model_final" / "model_final.safetensors")
     assert network.num_classes == len(classes) and len(network.box_heads[0].score.bias) == len(classes) + 1
     assert len(network.box_heads[0].delta.bias) == 4 * (len(classes) if len(stages) == 1 else 1)
@@ -147,14 +147,14 @@ def test_training_on_with_other_classes(
 def test_the_graph_has_free_sizes_and_tells_about_itself(trained: Trained) -> None:
     record = Graph(trained.graph / "inference.onnx", Device("cpu")).record
     assert record.model == trained.name and record.labels == tiny_rcnn.CLASSES and record.mask_frame == "box"
-    assert record.preprocess == tiny_rcnn.row(trained.name).preprocess and record.preprocess.has_free_size
+    assert record.preprocess == tiny_rcnn.spec(trained.name).preprocess and record.preprocess.has_free_size
 
 
 @pytest.mark.parametrize(("height", "width", "batch"), [(33, 47, 1), (128, 160, 3), (97, 200, 2), (200, 75, 1)])
 def test_the_graph_gives_the_network_s_detections(trained: Trained, height: int, width: int, batch: int) -> None:
     """At sizes that it was neither made nor verified with."""
     graph = Graph(trained.graph / "inference.onnx", Device("cpu"))
-    images = np.stack([cv2.resize(picture, (width, height)) for picture in pictures()[:batch]])
+    images = np.stack([cv2.resize(image, (width, height)) for image in photos()[:batch]])
     ours, theirs = graph.run(images), Deployed(trained.network, graph.record.preprocess).run(images)
     for i in range(batch):
         assert not verify.compare(ours.image(i), theirs.image(i))
@@ -166,7 +166,7 @@ def test_the_graph_gives_the_network_s_detections(trained: Trained, height: int,
 
 def test_a_graph_that_finds_nothing(trained: Trained, predictor: Predictor) -> None:
     """Above the highest threshold."""
-    results = list(predictor.predict(pictures(), threshold=1.0, batch_size=2))
+    results = list(predictor.predict(photos(), threshold=1.0, batch_size=2))
     assert len(results) == len(SIZES) and not any(len(result.instances) for result in results)
     assert all(result.json["res"]["boxes"] == [] for result in results)
 
@@ -174,9 +174,9 @@ def test_a_graph_that_finds_nothing(trained: Trained, predictor: Predictor) -> N
 # Predicting
 
 
-def test_a_batch_gives_what_its_pictures_give_one_by_one(predictor: Predictor) -> None:
+def test_a_batch_gives_what_its_images_give_one_by_one(predictor: Predictor) -> None:
     """F24, B22: neighbours of one size run together; results are equal to the last bit of their masks."""
-    images = pictures()
+    images = photos()
     alone = [next(iter(predictor.predict(image))).instances for image in images]
     assert all(len(found) >= 10 for found in alone)
     for size in (2, 6):
@@ -190,10 +190,10 @@ def test_a_batch_gives_what_its_pictures_give_one_by_one(predictor: Predictor) -
 
 
 def test_results_are_the_network_s(trained: Trained, predictor: Predictor) -> None:
-    """The same instances as from PyTorch, at the picture's size."""
-    preprocess = tiny_rcnn.row(trained.name).preprocess
+    """The same instances as from PyTorch, at the image's size."""
+    preprocess = tiny_rcnn.spec(trained.name).preprocess
     deployed = Deployed(copy.deepcopy(trained.network), preprocess)
-    images = pictures()
+    images = photos()
     for image, result in zip(images, predictor.predict(images, batch_size=3), strict=True):
         pixels, frame = preprocess.apply(image)
         assert min(pixels.shape[:2]) <= 128 and max(pixels.shape[:2]) <= 200

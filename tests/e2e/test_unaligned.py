@@ -17,7 +17,7 @@ from maskline.models.mask_rtdetr.network import CONFIGS as MASK_RTDETR
 from maskline.models.rcnn.network import CONFIGS, MaskRCNN
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
-from maskline.train import Settings, checkpoint, train
+from maskline.train import TrainSettings, checkpoint, train
 from maskline.train.augment import Augment
 from maskline.weights.load import is_unaligned, load_network, save_weights
 
@@ -27,7 +27,7 @@ NAME = "MaskRCNN-ResNet50-FPN"
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONFIGS, NAME, tiny_rcnn.shrunk(NAME))
-    monkeypatch.setitem(catalog.MODELS, NAME, tiny_rcnn.row(NAME))
+    monkeypatch.setitem(catalog.MODELS, NAME, tiny_rcnn.spec(NAME))
 
 
 def aligned(path: Path, **options: bool) -> bool:
@@ -63,7 +63,7 @@ def test_training_hands_it_on(tmp_path: Path) -> None:
     save_weights(tiny_rcnn.network(NAME).state_dict(), weights, NAME, tiny_rcnn.CLASSES)
 
     def run(output: str, start: Path, **changes: bool) -> Path:
-        settings = Settings(
+        settings = TrainSettings(
             model=NAME, data=data, output=tmp_path / output, weights=str(start), epochs=1, batch_size=2,
             learning_rate=1e-4, device="cpu", workers=0, augment=Augment(flip=0, sizes=(96,)), **changes,
         )  # fmt: skip

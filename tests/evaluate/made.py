@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
-from maskline.evaluate.detections import Detections
+from maskline.evaluate.detections import ImageDetections
 from maskline.instances import Instances
 from maskline.masks import place_rle, rle_window
 
@@ -32,11 +32,11 @@ def placed(mask: np.ndarray, top: int, left: int, size: tuple[int, int] = SIZE) 
 
 
 def dataset(folder: Path, seed: int = 0, images: int = 6, *, crowds: bool = True, most: int = 9) -> Dataset:
-    """Discs of two classes on grey pictures, some of them crowd regions; every third picture is background."""
+    """Discs of two classes on grey images, some of them crowd regions; every third image is background."""
     rng = np.random.default_rng(seed)
     records, annotations = [], []
     for number in range(images):
-        name = f"picture{number}.png"
+        name = f"image{number}.png"
         if not (folder / name).exists():
             Image.new("RGB", SIZE[::-1], (90, 90, 90)).save(folder / name)
         records.append(ImageRecord(number + 1, name, SIZE[1], SIZE[0]))
@@ -56,7 +56,7 @@ def noisy(
     rng: np.random.Generator,
     junk: int = 4,
     classes: int = 3,
-) -> Detections:
+) -> ImageDetections:
     """Objects found once, twice or not at all, shifted, some of another class; and squares of nothing. Scores tie."""
     rows: list[tuple[float, int, tuple[float, ...], str]] = []
 
@@ -78,7 +78,7 @@ def noisy(
         add(np.ones((8, 8), np.uint8), top, left, int(rng.integers(classes)))
     rows.sort(key=lambda row: -row[0])
     scores, found_labels, boxes, shapes = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Detections(
+    return ImageDetections(
         np.asarray(found_labels, np.int64),
         np.asarray(boxes, np.float64).reshape(-1, 4).round(3),
         np.asarray(scores, np.float64),
@@ -90,7 +90,7 @@ def noisy(
 def instances(
     masks: Sequence[tuple[np.ndarray, int, int]], labels: Sequence[int], scores: Sequence[float]
 ) -> Instances:
-    """From ``(mask, top, left)`` in pictures of `SIZE`."""
+    """From ``(mask, top, left)`` in images of `SIZE`."""
     boxes = [(left, top, left + mask.shape[1], top + mask.shape[0]) for mask, top, left in masks]
     return Instances(
         np.asarray(boxes, np.float32).reshape(-1, 4),
@@ -124,7 +124,7 @@ def coco_file(data: Dataset) -> dict[str, Any]:
 
 
 def reference(
-    truth: dict[str, Any] | Path, data: Dataset, found: Mapping[Any, Detections], kind: str, cap: int = 100
+    truth: dict[str, Any] | Path, data: Dataset, found: Mapping[Any, ImageDetections], kind: str, cap: int = 100
 ) -> dict[str, float | None]:
     """The figures as pycocotools computes them, under our names."""
     records = []

@@ -16,7 +16,7 @@ from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.reading import load
 from maskline.evaluate.average_precision import averages, metrics, precisions
 from maskline.evaluate.classes import match_classes
-from maskline.evaluate.detections import Detections, mask_areas, nothing, truth_of
+from maskline.evaluate.detections import ImageDetections, mask_areas, nothing, truth_of
 from maskline.evaluate.matching import Ranking, _take, bit, rank
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -149,7 +149,7 @@ def test_weights_repeat_images(tmp_path: Path) -> None:
 def test_nothing_to_find_is_none_not_zero(tmp_path: Path) -> None:
     data = Dataset("val", tmp_path, [ImageRecord(1, "a.png", 80, 60)], [], [Category(1, "cat")])
     found = {
-        1: Detections(
+        1: ImageDetections(
             np.zeros(1, np.int64), np.ones((1, 4)), np.ones(1), (made.placed(np.ones((1, 1)), 0, 0),), (60, 80)
         )
     }
@@ -173,5 +173,5 @@ def test_a_mask_without_pixels_is_an_object_that_is_missed(tmp_path: Path) -> No
         [Annotation(1, 1, 0, empty), Annotation(2, 1, 0, square)],
         [Category(0, "cat")],
     )
-    found = {1: Detections(np.zeros(1, np.int64), np.asarray([[5.0, 5, 10, 10]]), np.ones(1), (square,), (60, 80))}
+    found = {1: ImageDetections(np.zeros(1, np.int64), np.asarray([[5.0, 5, 10, 10]]), np.ones(1), (square,), (60, 80))}
     assert figures(data, found, "mask")["AR100"] == 0.5

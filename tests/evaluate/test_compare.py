@@ -15,7 +15,7 @@ from maskline.errors import DatasetError, InputError, InputNotFoundError, Parame
 from maskline.evaluate import detections as results
 from maskline.evaluate.classes import match_classes
 from maskline.evaluate.compare import Comparison, compare
-from maskline.evaluate.detections import Detections, truth_of
+from maskline.evaluate.detections import ImageDetections, truth_of
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def saved(data: Dataset, path: Path, seed: int, junk: int = 4, keep: float = 1.0) -> Path:
     """Detections of a model that sees a share of what another does."""
     rng, classes = np.random.default_rng(seed), match_classes(data)
-    found: dict[Any, Detections] = {}
+    found: dict[Any, ImageDetections] = {}
     for image in data.images:
         truth = truth_of(data, image, classes)
         one = made.noisy(truth.masks, truth.labels.tolist(), truth.size, rng, junk)

@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Dataset:
 
 
 class Truth:
-    """Predicts what is there, picture by picture in the order of the set."""
+    """Predicts what is there, image by image in the order of the set."""
 
     def __init__(self, data: Dataset, shift: int = 0, chance: float = 1) -> None:
         self.data, self.shift, self.rng, self.chance = data, shift, np.random.default_rng(0), chance
@@ -100,35 +100,35 @@ def test_background_images_count(data: Dataset) -> None:
     assert {outcome.image_id for outcome in done.worst} == {image.id for image in background}
 
 
-def test_pictures_that_cannot_be_used(data: Dataset, caplog: pytest.LogCaptureFixture) -> None:
-    data.path(data.images[0]).write_bytes(b"no picture")
+def test_images_that_cannot_be_used(data: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    data.path(data.images[0]).write_bytes(b"no image")
     data.path(data.images[1]).unlink()
     wrong = replace(data.images[3], width=100)
     data = replace(data, images=[*data.images[:3], wrong, *data.images[4:]])
     left = replace(data, images=[data.images[2], *data.images[4:]])
     done = evaluate(Truth(left), data)
-    assert [skipped.file for skipped in done.skipped] == ["picture0.png", "picture1.png", "picture3.png"]
+    assert [skipped.file for skipped in done.skipped] == ["image0.png", "image1.png", "image3.png"]
     assert "it is 80 x 60, but listed as 100 x 60" in done.skipped[2].reason
     assert done.counts.images == 3 and done.ap == 1
-    assert done.notes[0].startswith("images left out: 3, the first: picture0.png: ")
+    assert done.notes[0].startswith("images left out: 3, the first: image0.png: ")
 
 
-def test_no_picture_at_all(data: Dataset) -> None:
+def test_no_image_at_all(data: Dataset) -> None:
     for image in data.images:
         data.path(image).unlink()
-    with pytest.raises(DatasetError, match=r"none of 6 images of 'val' can be used: picture0.png: "):
+    with pytest.raises(DatasetError, match=r"none of 6 images of 'val' can be used: image0.png: "):
         evaluate(lambda _: NONE, data)
     with pytest.raises(DatasetError, match="none of 0 images"):
         evaluate(lambda _: NONE, replace(data, images=[]))
 
 
 def test_streams_may_look_ahead(data: Dataset) -> None:
-    """As a predictor that runs batches does: it takes several pictures, then gives several results."""
+    """As a predictor that runs batches does: it takes several images, then gives several results."""
 
-    def predict(pictures: Iterator[ByteArray]) -> Iterator[Instances]:
+    def predict(images: Iterator[ByteArray]) -> Iterator[Instances]:
         truth = Truth(data)
         held = []
-        for pixels in pictures:
+        for pixels in images:
             held.append(pixels)
             if len(held) == 4:
                 yield from map(truth, held)
@@ -138,17 +138,17 @@ def test_streams_may_look_ahead(data: Dataset) -> None:
     assert evaluate_stream(predict, data).ap == 1
 
 
-def test_as_many_results_as_pictures(data: Dataset) -> None:
+def test_as_many_results_as_images(data: Dataset) -> None:
     with pytest.raises(ParameterError, match="predict gave 5 results for 6 images"):
-        evaluate_stream(lambda pictures: [NONE for _ in pictures][:5], data)
+        evaluate_stream(lambda images: [NONE for _ in images][:5], data)
     with pytest.raises(ParameterError, match="more results than it got images"):
-        evaluate_stream(lambda pictures: [*(NONE for _ in pictures), NONE], data)
+        evaluate_stream(lambda images: [*(NONE for _ in images), NONE], data)
 
 
 @pytest.mark.parametrize(
     ("broken", "told"),
     [
-        (replace(NONE, size=(60, 81)), r"picture0.png is for \(60, 81\) .* expected \(60, 80\)"),
+        (replace(NONE, size=(60, 81)), r"image0.png is for \(60, 81\) .* expected \(60, 80\)"),
         (made.instances([(np.ones((2, 2), np.uint8), 0, 0)], [3], [0.5]), "has the label 3: expected 0 to 2"),
         (made.instances([(np.ones((2, 2), np.uint8), 0, 0)], [-1], [0.5]), "has the label -1"),
         (made.instances([(np.ones((2, 2), np.uint8), 0, 0)], [0], [np.nan]), "NaN"),

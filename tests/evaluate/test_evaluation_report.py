@@ -18,7 +18,7 @@ from browser import needs_browser, opened, show
 
 from maskline.data.dataset import Annotation, Category, Dataset
 from maskline.evaluate import evaluate
-from maskline.evaluate.pictures import COLOURS, draw_both
+from maskline.evaluate.drawings import COLOURS, draw_both
 from maskline.instances import Instances
 
 HOSTILE = "<script>window.hacked = 1</script>"
@@ -73,7 +73,7 @@ def test_everything_is_in_it(page: Path) -> None:
         assert f'<i class="tone {verdict}">' in text  # in the legend, if nowhere else
     for part in ("figures", "classes", "confusion", "worst", "skipped"):
         assert f'<h2 id="{part}">' in text
-    assert "picture4.png" in text and "foreign&lt;b&gt;" in text
+    assert "image4.png" in text and "foreign&lt;b&gt;" in text
     assert len(page.read_bytes()) < 1_000_000
 
 
@@ -99,7 +99,7 @@ def test_many_classes_are_folded(tmp_path: Path) -> None:
     assert "and 100 more classes" in text and 'class="heat"' not in text
 
 
-# ---- pictures
+# ---- images
 
 
 def colour_at(source: str, x: int, y: int) -> np.ndarray:
@@ -145,7 +145,7 @@ def show_all(browser: Any, page: Path, width: int = 1280, scheme: str = "light")
 
 
 @needs_browser
-def test_loads_alone_and_shows_every_picture(browser: Any, page: Path) -> None:
+def test_loads_alone_and_shows_every_image(browser: Any, page: Path) -> None:
     events = show_all(browser, page)
     asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
     assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]

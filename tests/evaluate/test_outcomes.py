@@ -6,7 +6,7 @@ import made
 import numpy as np
 import pytest
 
-from maskline.evaluate.detections import Detections, Truth, nothing
+from maskline.evaluate.detections import ImageDetections, Truth, nothing
 from maskline.evaluate.outcomes import ImageOutcome, confusion_matrix, confusions, outcome, pair, verdicts, worst
 
 SQUARE = np.ones((10, 10), np.uint8)
@@ -25,14 +25,14 @@ def truth(*objects: tuple[int, int, int], crowd: tuple[int, ...] = ()) -> Truth:
     )
 
 
-def found(*objects: tuple[int, int, int]) -> Detections:
+def found(*objects: tuple[int, int, int]) -> ImageDetections:
     """Squares ``(label, top, left)``, best first."""
     masks = tuple(made.placed(SQUARE, top, left) for _, top, left in objects)
     labels = np.asarray([label for label, _, _ in objects], np.int64)
-    return Detections(labels, np.zeros((len(objects), 4)), np.linspace(0.9, 0.5, len(objects)), masks, made.SIZE)
+    return ImageDetections(labels, np.zeros((len(objects), 4)), np.linspace(0.9, 0.5, len(objects)), masks, made.SIZE)
 
 
-def judged(there: Truth, seen: Detections) -> tuple[list[str], list[str]]:
+def judged(there: Truth, seen: ImageDetections) -> tuple[list[str], list[str]]:
     theirs, ours = verdicts(there, seen, pair(there, seen))
     return list(theirs), list(ours)
 

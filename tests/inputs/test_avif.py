@@ -39,18 +39,18 @@ def flat(width: int, height: int) -> bytes:
 def test_modes(mode: str) -> None:
     image = Image.fromarray(scene()[..., ::-1]).convert(mode)
     data = by_pillow("AVIF", image, quality=100, subsampling="4:4:4")
-    (picture,) = expand(data)
+    (photo,) = expand(data)
     assert header_size(io.BytesIO(data)) == (40, 50) and count(data) == 1
     expected = np.asarray(image.convert("RGB"))[..., ::-1].astype(int)
-    assert np.abs(picture.pixels - expected).mean() < 3
-    assert picture.page is None and picture.levels is None and picture.pixels.flags.c_contiguous
+    assert np.abs(photo.pixels - expected).mean() < 3
+    assert photo.page is None and photo.levels is None and photo.pixels.flags.c_contiguous
 
 
 def test_alpha_is_dropped() -> None:
     image = Image.fromarray(scene()[..., ::-1])
     image.putalpha(Image.linear_gradient("L").resize(image.size))
-    (picture,) = expand(by_pillow("AVIF", image, quality=100, subsampling="4:4:4"))
-    assert np.abs(picture.pixels.astype(int) - scene()).mean() < 3
+    (photo,) = expand(by_pillow("AVIF", image, quality=100, subsampling="4:4:4"))
+    assert np.abs(photo.pixels.astype(int) - scene()).mean() < 3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4001, 3), (3, 4001), (255, 257)])
@@ -60,8 +60,8 @@ def test_sizes(size: tuple[int, int]) -> None:
 
 
 def read_shape(data: bytes) -> tuple[int, ...]:
-    (picture,) = expand(data)
-    return picture.pixels.shape[:2]
+    (image,) = expand(data)
+    return image.pixels.shape[:2]
 
 
 def test_the_exif_orientation_has_no_effect() -> None:
@@ -72,8 +72,8 @@ def test_the_exif_orientation_has_no_effect() -> None:
     assert data.count(unknown) == 1
     data = data.replace(unknown, orientation)
     assert read_shape(data) == (40, 50)
-    (picture,) = expand(data)
-    assert np.abs(picture.pixels.astype(int) - scene()).mean() < 2
+    (image,) = expand(data)
+    assert np.abs(image.pixels.astype(int) - scene()).mean() < 2
 
 
 # ---- bombs and damage
@@ -121,10 +121,10 @@ def test_any_bytes_changed(changes: list[tuple[int, int]]) -> None:
     if width * height > 10_000:
         return
     try:
-        (picture,) = expand(bytes(data))
+        (image,) = expand(bytes(data))
     except InputError:
         return
-    assert picture.pixels.shape[0] * picture.pixels.shape[1] <= width * height
+    assert image.pixels.shape[0] * image.pixels.shape[1] <= width * height
 
 
 def test_items_that_claim_the_file_many_times_over() -> None:

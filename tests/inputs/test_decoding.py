@@ -76,9 +76,9 @@ def test_tiff_modes(mode: str) -> None:
         image = Image.frombytes(mode, grey.size, deep.tobytes())
     else:
         image = Image.fromarray(scene()[..., ::-1]).convert(mode)
-    (picture,) = expand(by_pillow("TIFF", image))
+    (photo,) = expand(by_pillow("TIFF", image))
     shown = grey if mode.startswith("I;16") else image
-    assert np.array_equal(picture.pixels, np.asarray(shown.convert("RGB"))[..., ::-1])
+    assert np.array_equal(photo.pixels, np.asarray(shown.convert("RGB"))[..., ::-1])
 
 
 def test_tiff_of_floats_is_refused() -> None:
@@ -88,15 +88,15 @@ def test_tiff_of_floats_is_refused() -> None:
 
 def test_bigtiff() -> None:
     pytest.importorskip("PIL", "11.1", reason="older Pillow can't write it")
-    (picture,) = expand(by_pillow("TIFF", big_tiff=True))
-    assert np.array_equal(picture.pixels, scene())
+    (image,) = expand(by_pillow("TIFF", big_tiff=True))
+    assert np.array_equal(image.pixels, scene())
 
 
 def test_content_counts_not_the_suffix(tmp_path: Path) -> None:
     file = write(tmp_path / "really_png.jpg", encoded("png"))
     assert np.array_equal(read_image(file), scene())
-    (picture,) = expand(write(tmp_path / "really_png.tif", encoded("png")))
-    assert picture.page is None
+    (image,) = expand(write(tmp_path / "really_png.tif", encoded("png")))
+    assert image.page is None
 
 
 # ---- pages
@@ -104,19 +104,19 @@ def test_content_counts_not_the_suffix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate"])
 def test_tiff_pages(tmp_path: Path, compression: str | None) -> None:
-    """F22: one picture a page, numbered from 0."""
+    """F22: one image a page, numbered from 0."""
     file = write(tmp_path / "a.tiff", pages(compression=compression))
     found = list(expand(file))
-    assert [(picture.page, picture.path) for picture in found] == [(0, file), (1, file), (2, file)]
-    for i, picture in enumerate(found):
-        assert np.array_equal(picture.pixels, scene(20 + 2 * i, 30, seed=i))
+    assert [(image.page, image.path) for image in found] == [(0, file), (1, file), (2, file)]
+    for i, image in enumerate(found):
+        assert np.array_equal(image.pixels, scene(20 + 2 * i, 30, seed=i))
     assert np.array_equal(read_image(file), found[0].pixels)
 
 
 def test_a_single_tiff_page_is_page_0(tmp_path: Path) -> None:
     """B61: as in the reference."""
-    assert [picture.page for picture in expand(write(tmp_path / "a.tif"))] == [0]
-    assert [picture.page for picture in expand(write(tmp_path / "a.png"))] == [None]
+    assert [image.page for image in expand(write(tmp_path / "a.tif"))] == [0]
+    assert [image.page for image in expand(write(tmp_path / "a.png"))] == [None]
 
 
 # ---- damage
@@ -219,7 +219,7 @@ def test_unreadable_file(tmp_path: Path) -> None:
 
 
 def huge(form: str, side: int) -> bytes:
-    """A small file of a picture that claims to have ``side`` x ``side`` pixels."""
+    """A small file of an image that claims to have ``side`` x ``side`` pixels."""
     if form == "png":
         chunks = ((b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)), (b"IDAT", b"x"), (b"IEND", b""))
         body = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
@@ -256,5 +256,5 @@ def test_pixel_bombs(tmp_path: Path, capfd: pytest.CaptureFixture[str], form: st
 
 def test_a_large_image_warns_of_nothing() -> None:
     """Pillow warns from half the limit on; we do not."""
-    (picture,) = expand(by_pillow("TIFF", Image.new("1", (10_000, 9_000)), compression="group4"))
-    assert picture.pixels.shape == (9_000, 10_000, 3)
+    (image,) = expand(by_pillow("TIFF", Image.new("1", (10_000, 9_000)), compression="group4"))
+    assert image.pixels.shape == (9_000, 10_000, 3)

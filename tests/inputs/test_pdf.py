@@ -64,17 +64,17 @@ def colour(pixels: Array, column: float) -> list[int]:
     return [int(v) for v in pixels[pixels.shape[0] // 2, int(column * pixels.shape[1])]]
 
 
-def test_one_picture_a_page(tmp_path: Path) -> None:
+def test_one_image_a_page(tmp_path: Path) -> None:
     """F21, B61: pages in order, numbered from 0, at 144 dpi, BGR; by path, as bytes and among others."""
     file = write(tmp_path / "two.PDF", pdf((60, 40), (30.2, 50)))
     found = list(expand(file))
-    assert [(picture.path, picture.page) for picture in found] == [(file, 0), (file, 1)]
-    assert [picture.pixels.shape for picture in found] == [(80, 120, 3), (100, 61, 3)]
-    assert [colour(picture.pixels, 0.25) for picture in found] == [[0, 0, 255], [0, 255, 0]]
+    assert [(image.path, image.page) for image in found] == [(file, 0), (file, 1)]
+    assert [image.pixels.shape for image in found] == [(80, 120, 3), (100, 61, 3)]
+    assert [colour(image.pixels, 0.25) for image in found] == [[0, 0, 255], [0, 255, 0]]
     assert colour(found[0].pixels, 0.75) == [255, 255, 255]
-    assert all(picture.pixels.flags.c_contiguous and picture.pixels.dtype == np.uint8 for picture in found)
+    assert all(image.pixels.flags.c_contiguous and image.pixels.dtype == np.uint8 for image in found)
     given = list(expand([Path(file).read_bytes(), {"img": Path(file)}, scene()]))
-    assert [(picture.path, picture.page) for picture in given] == [
+    assert [(image.path, image.page) for image in given] == [
         *((None, 0), (None, 1), (file, 0), (file, 1), (None, None)),
     ]
     assert np.array_equal(given[1].pixels, found[1].pixels)
@@ -98,8 +98,8 @@ def test_of_pillow(tmp_path: Path) -> None:
 
 
 def test_form_fields_are_drawn() -> None:
-    (picture,) = expand(pdf((40, 40), form=True))
-    assert colour(picture.pixels, 0.75) == [0, 0, 0] and colour(picture.pixels, 0.25) == [0, 0, 255]
+    (image,) = expand(pdf((40, 40), form=True))
+    assert colour(image.pixels, 0.75) == [0, 0, 0] and colour(image.pixels, 0.25) == [0, 0, 255]
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -107,8 +107,8 @@ def test_scale(monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
     monkeypatch.setenv("PADDLE_PDX_PDF_RENDER_SCALE", "0.5")
     if own:
         monkeypatch.setenv("MASKLINE_PDF_SCALE", "3")
-    (picture,) = expand(pdf((60, 40)))
-    assert picture.pixels.shape == ((120, 180, 3) if own else (20, 30, 3))
+    (image,) = expand(pdf((60, 40)))
+    assert image.pixels.shape == ((120, 180, 3) if own else (20, 30, 3))
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "nan", "inf", "1e9"])
@@ -143,12 +143,12 @@ def test_fitting_scale_is_the_largest(size: tuple[float, float]) -> None:
 def test_a_bad_page_among_good_ones(caplog: pytest.LogCaptureFixture) -> None:
     """B20: the others are given."""
     data = pdf((60, 40), (50, 50), (40, 60), broken=1)
-    assert [picture.page for picture in expand(data, on_error="skip")] == [0, 2]
+    assert [image.page for image in expand(data, on_error="skip")] == [0, 2]
     assert len(caplog.messages) == 1 and "given as bytes, page 1: damaged" in caplog.messages[0]
-    pictures = expand(data)
-    assert next(pictures).page == 0
+    images = expand(data)
+    assert next(images).page == 0
     with pytest.raises(InputError, match="page 1: damaged"):
-        next(pictures)
+        next(images)
 
 
 def encrypted() -> bytes:
@@ -181,8 +181,8 @@ def test_files_that_can_not_be_read(
 def test_a_file_cut_short(caplog: pytest.LogCaptureFixture) -> None:
     """PDFium makes the best of it; what it gives may be less than there was."""
     data = pdf((60, 40), (30, 50))
-    assert [picture.page for picture in expand(data + b"\n\0\0")] == [0, 1] and not caplog.messages
-    assert [picture.page for picture in expand(data.replace(b"%%EOF", b""))] == [0, 1]
+    assert [image.page for image in expand(data + b"\n\0\0")] == [0, 1] and not caplog.messages
+    assert [image.page for image in expand(data.replace(b"%%EOF", b""))] == [0, 1]
     assert "has no end mark (%%EOF): it may be cut short" in caplog.messages[0]
 
 
@@ -195,11 +195,11 @@ def test_pages_are_rendered_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
         return render(document, number, *rest)
 
     monkeypatch.setattr(module, "_render", note)
-    pictures = expand(pdf((60, 40), (60, 40), (60, 40)))
+    images = expand(pdf((60, 40), (60, 40), (60, 40)))
     assert rendered == []
-    next(pictures)
-    next(pictures)
-    pictures.close()  # type: ignore[attr-defined]
+    next(images)
+    next(images)
+    images.close()  # type: ignore[attr-defined]
     assert rendered == [0, 1]
 
 
@@ -209,7 +209,7 @@ def test_threads_render_in_turn() -> None:
 
     def render(_: int) -> list[Array]:
         ready.wait(5)
-        return [picture.pixels for picture in expand([data] * 4)]
+        return [image.pixels for image in expand([data] * 4)]
 
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(render, range(4)))

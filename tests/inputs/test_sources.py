@@ -1,4 +1,4 @@
-"""Whatever a user gives becomes a stream of pictures."""
+"""Whatever a user gives becomes a stream of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from encoded import READABLE, Array, encoded, pages, paths, scene, write
 from PIL import Image
 
 from maskline.errors import InputError, InputNotFoundError, InputTypeError, ParameterError
-from maskline.inputs import SUFFIXES, Picture, count, expand, left_out
+from maskline.inputs import SUFFIXES, InputImage, count, expand, left_out
 
 
 def test_every_suffix_of_the_list_in_any_case(tmp_path: Path) -> None:
@@ -29,10 +29,10 @@ def test_every_suffix_of_the_list_in_any_case(tmp_path: Path) -> None:
         for name in (suffix.upper(), suffix.title())
     ]
     found = list(expand(files))
-    assert [picture.path for picture in found] == files
-    for picture in found:
-        (same,) = expand(Path(picture.path or "").read_bytes())
-        assert np.array_equal(picture.pixels, same.pixels)
+    assert [image.path for image in found] == files
+    for image in found:
+        (same,) = expand(Path(image.path or "").read_bytes())
+        assert np.array_equal(image.pixels, same.pixels)
 
 
 def test_folders_are_walked_and_sorted_by_full_path(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_folder_that_can_t_be_listed(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(InputError, match=r"folder '.*z' can't be listed: Permission denied$"):
         next(expand(tmp_path))
     errors: list[Exception] = []
-    assert [picture.path for picture in expand([str(tmp_path), str(tmp_path / "z")], on_error=errors.append)] == [good]
+    assert [image.path for image in expand([str(tmp_path), str(tmp_path / "z")], on_error=errors.append)] == [good]
     assert len(errors) == 2 and len({str(error) for error in errors}) == 1
 
 
@@ -168,10 +168,10 @@ def test_nothing_is_a_folder_by_accident() -> None:
 
 def test_arrays() -> None:
     image = scene()
-    (picture,) = expand(image)
-    assert isinstance(picture, Picture) and picture.pixels is not None
-    assert np.shares_memory(picture.pixels, image)
-    assert (picture.path, picture.page) == (None, None)
+    (photo,) = expand(image)
+    assert isinstance(photo, InputImage) and photo.pixels is not None
+    assert np.shares_memory(photo.pixels, image)
+    assert (photo.path, photo.page) == (None, None)
     grey = np.repeat(image[..., :1], 3, axis=2)
     for given, expected in [
         (image[..., 0], grey),
@@ -180,8 +180,8 @@ def test_arrays() -> None:
         (image[::2, ::-1], image[::2, ::-1]),
         (np.asfortranarray(image), image),
     ]:
-        (picture,) = expand(given)
-        assert np.array_equal(picture.pixels, expected) and picture.pixels.flags.c_contiguous
+        (photo,) = expand(given)
+        assert np.array_equal(photo.pixels, expected) and photo.pixels.flags.c_contiguous
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ def test_arrays_that_are_no_images(array: Array, reason: str) -> None:
 def test_pil_images_are_rgb(mode: str) -> None:
     image = Image.fromarray(scene()[..., ::-1])
     image = image.convert("RGBA").convert("RGBa") if mode == "RGBa" else image.convert(mode)
-    (picture,) = expand(image)
+    (photo,) = expand(image)
     shown = image.convert("RGBA").convert("RGB") if mode == "RGBa" else image.convert("RGB")
-    assert np.array_equal(picture.pixels, np.asarray(shown)[..., ::-1])
-    assert picture.pixels.flags.c_contiguous
+    assert np.array_equal(photo.pixels, np.asarray(shown)[..., ::-1])
+    assert photo.pixels.flags.c_contiguous
 
 
 def test_pil_image_of_a_damaged_file() -> None:
@@ -221,8 +221,8 @@ def test_pil_image_of_a_damaged_file() -> None:
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_bytes(kind: type) -> None:
-    (picture,) = expand(kind(encoded("png")))
-    assert np.array_equal(picture.pixels, scene()) and picture.path is None
+    (image,) = expand(kind(encoded("png")))
+    assert np.array_equal(image.pixels, scene()) and image.path is None
     with pytest.raises(InputError, match="bytes: not an image"):
         list(expand(kind(b"no image")))
     with pytest.raises(InputError, match="bytes: not an image"):
@@ -367,7 +367,7 @@ def break_page(data: bytes, page: int) -> bytes:
 def test_skip_keeps_the_good_pages(caplog: pytest.LogCaptureFixture, bad: int) -> None:
     """B20: also those after the bad one."""
     found = list(expand([break_page(pages(3), bad), scene()], on_error="skip"))
-    assert [picture.page for picture in found] == [*({0, 1, 2} - {bad}), None]
+    assert [image.page for image in found] == [*({0, 1, 2} - {bad}), None]
     assert len(caplog.records) == 1 and f"page {bad}: damaged" in caplog.messages[0]
 
 

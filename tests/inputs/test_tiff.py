@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import II, OPEN_INFO
 from tiffs import noise, tiff
 
 from maskline.errors import InputError
-from maskline.inputs import Levels, expand, header_size, read_image, read_picture
+from maskline.inputs import Levels, expand, header_size, read_image, read_input_image
 from maskline.inputs.tiff import decode_tiff
 
 IMAGE = {254: 0}
@@ -38,7 +38,7 @@ NO_IMAGES = KINDS[5:]
 
 
 def shown(data: bytes) -> list[tuple[int | None, tuple[int, ...]]]:
-    return [(picture.page, picture.pixels.shape[:2]) for picture in expand(data)]
+    return [(image.page, image.pixels.shape[:2]) for image in expand(data)]
 
 
 # ---- pages
@@ -53,9 +53,9 @@ def test_pages_that_are_no_images_are_left_out(kinds: list[dict[int, int]], orde
         parts = [i for i, kind in enumerate(kinds) if not kind.get(254, 0) & 4] or range(len(kinds))
         expected = [max(parts, key=lambda i: pages[i].size)]
     found = list(expand(data))
-    assert [picture.page for picture in found] == expected
-    for picture in found:
-        assert np.array_equal(picture.pixels, pages[picture.page or 0][..., ::-1])
+    assert [image.page for image in found] == expected
+    for image in found:
+        assert np.array_equal(image.pixels, pages[image.page or 0][..., ::-1])
     height, width = pages[expected[0]].shape[:2]
     assert header_size(io.BytesIO(data)) == (height, width)
 
@@ -64,7 +64,7 @@ def test_the_thumbnail_first(tmp_path: Path) -> None:
     big = noise(40, 50, 3)
     file = write(tmp_path / "a.tif", tiff((big[::4, ::4], {254: 1}), (big, IMAGE), (big[..., 0], {254: 4})))
     assert np.array_equal(read_image(file), big[..., ::-1])
-    assert [(picture.page, picture.path) for picture in expand(file)] == [(1, file)]
+    assert [(image.page, image.path) for image in expand(file)] == [(1, file)]
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "jpeg"])
@@ -81,14 +81,14 @@ def test_compressed_pages_after_a_thumbnail(compression: str) -> None:
     (following,) = struct.unpack_from("<I", data, first + 2 + 12 * entries)
     struct.pack_into("<I", data, 4, len(data))
     data += struct.pack("<H", entries + 1) + struct.pack("<HHII", 254, 4, 1, 1) + fields + struct.pack("<I", following)
-    (picture,) = expand(bytes(data))
-    assert picture.page == 1 and picture.pixels.shape == (40, 50, 3)
-    assert np.abs(picture.pixels.astype(int) - scene()).mean() <= (3 if compression == "jpeg" else 0)
+    (image,) = expand(bytes(data))
+    assert image.page == 1 and image.pixels.shape == (40, 50, 3)
+    assert np.abs(image.pixels.astype(int) - scene()).mean() <= (3 if compression == "jpeg" else 0)
 
 
 def test_a_bad_first_page_does_not_hide_the_others(caplog: pytest.LogCaptureFixture) -> None:
     data = tiff((noise(4, 4, dtype="float32"), {}), (noise(5, 6, 3), {}))
-    assert [picture.page for picture in expand(data, on_error="skip")] == [1]
+    assert [image.page for image in expand(data, on_error="skip")] == [1]
     assert caplog.messages == ["skipped: the image given as bytes, page 0: float32 pixels: expected uint8 or uint16; "
                                "scale them to one of these"]  # fmt: skip
 
@@ -148,10 +148,10 @@ def test_channels(channels: int, extra: list[int], read: bool, dtype: str, capfd
         with pytest.raises(InputError, match="a variant of its format that can't be decoded"):
             list(expand(data))
     elif read:
-        (picture,) = expand(data)
+        (image,) = expand(data)
         eight = (pixels >> (8 * pixels.itemsize - 8)).astype(np.uint8)
         colours = eight[..., [0, 0, 0]] if channels < 3 else eight[..., 2::-1]
-        assert np.array_equal(picture.pixels, colours)
+        assert np.array_equal(image.pixels, colours)
     else:
         named = channels - sum(value in (1, 2) for value in extra)
         with pytest.raises(InputError, match=rf"bytes: {named} channels: expected 1, 3 or 4; save the three"):
@@ -163,8 +163,8 @@ def test_channels(channels: int, extra: list[int], read: bool, dtype: str, capfd
 def test_grey_with_associated_alpha() -> None:
     pixels = noise(6, 7, 2)
     pixels[..., 1] = 255
-    (picture,) = expand(tiff((pixels, {338: [1]})))
-    assert np.array_equal(picture.pixels, pixels[..., [0, 0, 0]])
+    (image,) = expand(tiff((pixels, {338: [1]})))
+    assert np.array_equal(image.pixels, pixels[..., [0, 0, 0]])
 
 
 def test_bands_that_are_no_colours() -> None:
@@ -202,18 +202,18 @@ def test_a_bigtiff_that_pillow_can_not_decode(capfd: pytest.CaptureFixture[str])
 def test_white_is_zero_in_16_bits(order: str, big: bool) -> None:
     """As in 8 bits: X-rays."""
     pixels = noise(6, 7, dtype="uint16")
-    (picture,) = expand(tiff((pixels, {262: 0}), order=order, big=big))
-    assert np.array_equal(picture.pixels[..., 0], 255 - (pixels >> 8))
+    (image,) = expand(tiff((pixels, {262: 0}), order=order, big=big))
+    assert np.array_equal(image.pixels[..., 0], 255 - (pixels >> 8))
     (eight,) = expand(tiff(((pixels >> 8).astype(np.uint8), {262: 0}), order=order, big=big))
-    assert np.array_equal(eight.pixels, picture.pixels)
+    assert np.array_equal(eight.pixels, image.pixels)
 
 
 def test_white_is_zero_in_several_pages_and_turned() -> None:
     pixels = noise(6, 7, dtype="uint16")
     found = list(expand(tiff((pixels, {262: 0}), (pixels, {262: 1}), (pixels, {262: 0, 274: 3}))))
     black = (pixels >> 8).astype(np.uint8)
-    for picture, expected in zip(found, (255 - black, black, 255 - black[::-1, ::-1]), strict=True):
-        assert np.array_equal(picture.pixels[..., 0], expected)
+    for image, expected in zip(found, (255 - black, black, 255 - black[::-1, ::-1]), strict=True):
+        assert np.array_equal(image.pixels[..., 0], expected)
 
 
 def packed12(levels: np.ndarray) -> np.ndarray:
@@ -227,10 +227,10 @@ def packed12(levels: np.ndarray) -> np.ndarray:
 def test_12_bits_that_say_so_fill_the_8(white: bool) -> None:
     levels = np.linspace(0, 4095, 48).astype(np.uint16).reshape(6, 8)
     page = (packed12(levels), {256: 8, 258: 12, 262: 0 if white else 1})
-    (picture,) = expand(tiff(page))
+    (image,) = expand(tiff(page))
     expected = (levels >> 4).astype(np.uint8)
-    assert np.array_equal(picture.pixels[..., 0], 255 - expected if white else expected)
-    assert picture.levels is None
+    assert np.array_equal(image.pixels[..., 0], 255 - expected if white else expected)
+    assert image.levels is None
 
 
 @pytest.mark.parametrize(("top", "told"), [(8191, True), (8192, False), (1, True), (0, False)])
@@ -238,16 +238,16 @@ def test_12_bits_that_say_so_fill_the_8(white: bool) -> None:
 def test_levels_in_an_eighth_of_the_range_are_told(top: int, told: bool, form: str, tmp_path: Path) -> None:
     pixels = np.linspace(0, top, 30).astype(np.uint16).reshape(5, 6)
     if form == "PIL":
-        (picture,) = expand(Image.fromarray(pixels))
+        (image,) = expand(Image.fromarray(pixels))
     else:
         data = {
             "tif": lambda: tiff((pixels, {})),
             "png": lambda: by_pillow("PNG", Image.fromarray(pixels)),
             "pgm": lambda: b"P5\n6 5\n65535\n" + pixels.astype(">u2").tobytes(),
         }[form]()
-        picture = read_picture(write(tmp_path / f"a.{form}", data))
-    assert np.array_equal(picture.pixels[..., 0], pixels >> 8)
-    assert picture.levels == (Levels(0, top, 65535) if told else None)
+        image = read_input_image(write(tmp_path / f"a.{form}", data))
+    assert np.array_equal(image.pixels[..., 0], pixels >> 8)
+    assert image.levels == (Levels(0, top, 65535) if told else None)
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -256,10 +256,10 @@ def test_levels_of_colours(channels: int) -> None:
     pixels = np.full((5, 6, channels), 1184, np.uint16)
     pixels[0, 0, :3] = 300
     pixels[..., 3:] = 65535
-    (picture,) = expand(by_png(pixels))
-    assert picture.levels == Levels(300, 1184, 65535)
-    (picture,) = expand(tiff((pixels, {338: [2]} if channels == 4 else {})))
-    assert picture.levels == Levels(256, 1279, 65535)  # as far as the upper 8 bits tell
+    (image,) = expand(by_png(pixels))
+    assert image.levels == Levels(300, 1184, 65535)
+    (image,) = expand(tiff((pixels, {338: [2]} if channels == 4 else {})))
+    assert image.levels == Levels(256, 1279, 65535)  # as far as the upper 8 bits tell
 
 
 def by_png(pixels: np.ndarray) -> bytes:
@@ -270,14 +270,14 @@ def by_png(pixels: np.ndarray) -> bytes:
 
 
 def test_the_levels_of_x_rays() -> None:
-    (picture,) = expand(tiff((np.full((5, 6), 3000, np.uint16), {262: 0})))
-    assert str(picture.levels) == "levels 3000 to 3000 of 65535: nearly white in 8 bits; scale them to the full range"
+    (image,) = expand(tiff((np.full((5, 6), 3000, np.uint16), {262: 0})))
+    assert str(image.levels) == "levels 3000 to 3000 of 65535: nearly white in 8 bits; scale them to the full range"
 
 
 def test_8_bits_may_be_dark() -> None:
     for form in ("PNG", "PPM", "TIFF"):
-        (picture,) = expand(by_pillow(form, Image.new("L", (9, 9), 3)))
-        assert picture.levels is None
+        (image,) = expand(by_pillow(form, Image.new("L", (9, 9), 3)))
+        assert image.levels is None
 
 
 def test_one_warning_and_one_total(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

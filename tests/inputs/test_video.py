@@ -38,10 +38,10 @@ def test_frames_of_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str], suf
     file = Path(film(tmp_path / f"a.{suffix}")).rename(tmp_path / f"B.{suffix.upper()}")
     capfd.readouterr()  # the writer's
     found = list(expand(file))
-    assert [(picture.path, picture.page) for picture in found] == [(str(file), i) for i in range(20)]
-    assert [number_of(picture.pixels) for picture in found] == list(range(20))
-    assert {picture.fps for picture in found} == {25.0}
-    assert all(picture.pixels.shape == (48, 64, 3) and picture.pixels.flags.c_contiguous for picture in found)
+    assert [(image.path, image.page) for image in found] == [(str(file), i) for i in range(20)]
+    assert [number_of(image.pixels) for image in found] == list(range(20))
+    assert {image.fps for image in found} == {25.0}
+    assert all(image.pixels.shape == (48, 64, 3) and image.pixels.flags.c_contiguous for image in found)
     assert count(file) == 20
     assert capfd.readouterr() == ("", "")
 
@@ -89,7 +89,7 @@ def taken(file: str) -> tuple[list[int], str]:
     """The frames that came, and the error after them."""
     numbers: list[int] = []
     with pytest.raises(InputError) as caught:
-        numbers.extend(number_of(picture.pixels) for picture in expand(file))
+        numbers.extend(number_of(image.pixels) for image in expand(file))
     return numbers, str(caught.value)
 
 
@@ -255,8 +255,8 @@ def test_camera(camera: type[FakeCapture], source: object) -> None:
 
 
 def test_camera_is_released_when_forgotten(camera: type[FakeCapture]) -> None:
-    for picture in expand(0):
-        assert picture.page == 0
+    for image in expand(0):
+        assert image.page == 0
         break
     gc.collect()
     assert camera.log == ["open 0", "read", "release"]
@@ -266,7 +266,7 @@ def test_camera_that_is_unplugged(camera: type[FakeCapture], monkeypatch: pytest
     monkeypatch.setattr(camera, "frames", 3)
     numbers = []
     with pytest.raises(InputError, match="camera 0 gives no more frames"):
-        numbers.extend(picture.page for picture in expand(0))
+        numbers.extend(image.page for image in expand(0))
     assert numbers == [0, 1, 2] and camera.log[-1] == "release"
 
 
@@ -322,6 +322,6 @@ def test_a_users_own_log_level_stays(tmp_path: Path, mp4: bytes, monkeypatch: py
 
 def test_a_video_that_is_too_large_is_named(tmp_path: Path, mp4: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "large.mp4").write_bytes(mp4)
-    monkeypatch.setattr("maskline.inputs.picture.MAX_PIXELS", 100)
+    monkeypatch.setattr("maskline.inputs.input_image.MAX_PIXELS", 100)
     with pytest.raises(InputError, match=r"large\.mp4'?: \d+ x \d+ pixels: expected at most 100"):
         list(expand(tmp_path / "large.mp4"))

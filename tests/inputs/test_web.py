@@ -18,7 +18,7 @@ from web_server import Scene, Server, running, serve, status
 
 from maskline import download
 from maskline.errors import DownloadError, InputError, InputNotFoundError
-from maskline.inputs import Picture, expand, web
+from maskline.inputs import InputImage, expand, web
 
 
 @pytest.fixture
@@ -44,12 +44,12 @@ def by_path(bodies: dict[str, bytes]) -> Scene:
     return lambda request: serve(bodies[request.path], etag=f'"{request.path}"')(request)
 
 
-def test_a_picture(server: Server, cache: Path) -> None:
+def test_an_image(server: Server, cache: Path) -> None:
     """F17, B17: the query matters to the server and not to the name of results."""
     server.play(serve(encoded("png")))
-    (picture,) = expand(server.at("x/dog.png?size=2&f=.gif#here"))
-    assert np.array_equal(picture.pixels, scene()) and (picture.page, picture.fps) == (None, None)
-    path = Path(picture.path or "")
+    (image,) = expand(server.at("x/dog.png?size=2&f=.gif#here"))
+    assert np.array_equal(image.pixels, scene()) and (image.page, image.fps) == (None, None)
+    path = Path(image.path or "")
     assert path.name == "dog.png" and path.stem == "dog" and path.parent.parent == cache and path.is_file()
     assert server.seen[0]["path"] == "/x/dog.png?size=2&f=.gif"
 
@@ -68,7 +68,7 @@ def test_the_first_bytes_tell_what_it_is(server: Server, tmp_path: Path, kind: s
         kind, lambda: Path(film(tmp_path / "a.mp4", 2)).read_bytes()
     )()
     server.play(serve(body))
-    found = [picture.page for picture in expand(server.at(path))]
+    found = [image.page for image in expand(server.at(path))]
     assert found == ([None] if kind == "image" else [0, 1])
 
 
@@ -77,10 +77,10 @@ def test_urls_of_one_name_do_not_mix(server: Server) -> None:
     bodies = {path: encoded("png", scene(seed=i)) for i, path in enumerate(("/x/a.png", "/y/a.png", "/x/a.png?v=2"))}
     server.play(by_path(bodies))
     found = list(expand([server.at(path[1:]) for path in bodies]))
-    assert [Path(picture.path or "").name for picture in found] == ["a.png"] * 3
-    assert len({picture.path for picture in found}) == 3
-    for i, picture in enumerate(found):
-        assert np.array_equal(picture.pixels, scene(seed=i))
+    assert [Path(image.path or "").name for image in found] == ["a.png"] * 3
+    assert len({image.path for image in found}) == 3
+    for i, image in enumerate(found):
+        assert np.array_equal(image.pixels, scene(seed=i))
 
 
 def test_urls_among_others_in_any_case(server: Server, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_urls_among_others_in_any_case(server: Server, tmp_path: Path) -> None:
     url = server.at("b.png").replace("http:", "HTTP:")
     stream = expand([file, {"img": [url]}, file])
     assert next(stream).path == file and not server.seen
-    assert [Path(picture.path or "").name for picture in stream] == ["b.png", "a.png"]
+    assert [Path(image.path or "").name for image in stream] == ["b.png", "a.png"]
 
 
 @pytest.mark.parametrize("name", ["http_local.png", "https.png", "http:a.png"])
@@ -191,7 +191,7 @@ def test_videos_have_limits_of_their_own(server: Server, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     "body", [b"<!DOCTYPE html><p>Not found", b"", encoded("png")[:99]], ids=["page", "none", "cut"]
 )
-def test_what_came_is_no_picture(server: Server, body: bytes) -> None:
+def test_what_came_is_no_image(server: Server, body: bytes) -> None:
     server.play(serve(body))
     url = server.at("a.png")
     with pytest.raises(InputError, match="is an HTML page|is empty|cut short") as caught:
@@ -236,6 +236,6 @@ def test_log_and_no_bar(
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     server.play(serve(encoded("png")))
     with caplog.at_level(logging.INFO, "maskline"):
-        assert all(isinstance(picture, Picture) for picture in expand(server.at("a.png")))
+        assert all(isinstance(image, InputImage) for image in expand(server.at("a.png")))
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith(f"downloading {server.at('a.png')} to ")
     assert capsys.readouterr() == ("", "")

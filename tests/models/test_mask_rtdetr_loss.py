@@ -10,21 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskline.models.layers import corners
+from maskline.models.iou import at_points, box_giou, box_iou, dice_loss, mask_iou
+from maskline.models.layers import box_cxcywh_to_xyxy
 from maskline.models.mask_rtdetr.decoder import Prediction
 from maskline.models.mask_rtdetr.denoising import UnitTarget
 from maskline.models.mask_rtdetr.loss import PARTS, LossConfig, losses, training_points
 from maskline.models.mask_rtdetr.matcher import Objects, Weights, match, match_costs
-from maskline.models.overlap import at_points, box_giou, box_iou, dice_loss, mask_iou
 
-CONFIG = LossConfig(points=200)
+CONFIG = LossConfig(num_points=200)
 
 
 def target(*objects: tuple[int, tuple[float, float, float, float]], size: int = 96) -> UnitTarget:
     """Objects given by label and box, filling their boxes."""
     boxes = torch.tensor([box for _, box in objects]).reshape(-1, 4)
     y, x = torch.meshgrid(*[(torch.arange(size) + 0.5) / size] * 2, indexing="ij")
-    x1, y1, x2, y2 = corners(boxes)[..., None, None].unbind(dim=1)
+    x1, y1, x2, y2 = box_cxcywh_to_xyxy(boxes)[..., None, None].unbind(dim=1)
     masks = (x > x1) & (x < x2) & (y > y1) & (y < y2)
     return UnitTarget(torch.tensor([label for label, _ in objects], dtype=torch.int64), boxes, masks.to(torch.uint8))
 
@@ -97,9 +97,9 @@ def test_the_same_generator_gives_the_same_loss() -> None:
 def test_processes_together_have_the_loss_of_one() -> None:
     """With the normaliser of all, the mean of two halves is the whole."""
     network = tiny.network().double()
-    network.decoder.noise = network.decoder.noise._replace(queries=0)
+    network.decoder.noise = network.decoder.noise._replace(num_queries=0)
     images, targets = torch.rand(3, 3, 96, 96).double(), [TWO, NONE, ONE]
-    config = LossConfig(points=200, oversampling=1, uncertain_share=1)
+    config = LossConfig(num_points=200, oversampling=1, uncertain_share=1)
 
     def loss(part: slice, points: Tensor, processes: int) -> Tensor:
         with pytest.MonkeyPatch.context() as patch:
@@ -165,7 +165,7 @@ def test_masks_at_points_equal_grid_sample(seed: int, height: int, width: int) -
 
 def test_points_are_drawn_where_a_mask_is_uncertain() -> None:
     x = torch.linspace(-4, 4, 64).expand(1, 1, 64, 64)  # uncertain in the middle column
-    points = training_points(x, LossConfig(points=400, oversampling=4, uncertain_share=0.5), None)
+    points = training_points(x, LossConfig(num_points=400, oversampling=4, uncertain_share=0.5), None)
     assert points.shape == (1, 400, 2) and points.min() >= 0 and points.max() < 1
     near, anywhere = (points[0, :200, 0] - 0.5).abs(), (points[0, 200:, 0] - 0.5).abs()
     assert near.max() < 0.1 and anywhere.max() > 0.4
@@ -176,7 +176,7 @@ boxes = st.tuples(*[st.floats(0.0, 1.0, width=32)] * 4).map(lambda b: torch.tens
 
 @given(boxes, boxes)
 def test_box_overlap_stays_in_range(a: Tensor, b: Tensor) -> None:
-    a, b = corners(a), corners(b)
+    a, b = box_cxcywh_to_xyxy(a), box_cxcywh_to_xyxy(b)
     iou, giou = float(box_iou(a, b)), float(box_giou(a, b))
     assert 0 <= iou <= 1 + 1e-5 and -1 - 1e-4 <= giou <= iou + 1e-5
     assert giou == pytest.approx(float(box_giou(b, a)), abs=1e-5)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskline.models.nms import BLOCK, LOWEST, suppress
-from maskline.models.overlap import box_iou
+from maskline.models.iou import box_iou
+from maskline.models.nms import BLOCK, LOWEST, batched_nms
 
 EVERYTHING = 10**6
 Suppress = Callable[[Tensor, Tensor], Tensor]
@@ -55,7 +55,9 @@ class Suppressor(nn.Module):
         self.score, self.overlap, self.keep = score, overlap, keep
 
     def forward(self, boxes: Tensor, scores: Tensor) -> Tensor:
-        return suppress(boxes, scores, score=self.score, overlap=self.overlap, keep=self.keep)
+        return batched_nms(
+            boxes, scores, score_threshold=self.score, iou_threshold=self.overlap, max_detections=self.keep
+        )
 
 
 def opened(score: float, overlap: float, keep: int) -> onnxruntime.InferenceSession:
@@ -77,7 +79,7 @@ def graph() -> Suppress:
 @pytest.fixture(params=["torch", "graph"])
 def suppressed(request: pytest.FixtureRequest, graph: Suppress) -> Suppress:
     """The suppression in torch, and the same in a graph."""
-    return partial(suppress, overlap=0.5, keep=EVERYTHING) if request.param == "torch" else graph
+    return partial(batched_nms, iou_threshold=0.5, max_detections=EVERYTHING) if request.param == "torch" else graph
 
 
 # The definition
@@ -88,7 +90,7 @@ def suppressed(request: pytest.FixtureRequest, graph: Suppress) -> Suppress:
 def test_what_stays_is_the_definition_s(score: float, keep: int) -> None:
     torch.manual_seed(0)
     boxes, scores = some_boxes(2, 60), torch.rand(2, 3, 60)
-    found = suppress(boxes, scores, score=score, overlap=0.4, keep=keep)
+    found = batched_nms(boxes, scores, score_threshold=score, iou_threshold=0.4, max_detections=keep)
     assert found.dtype == torch.bool and found.shape == scores.shape
     expected = defined(boxes, scores, score, 0.4)
     np.testing.assert_array_equal(best(found.numpy(), scores, keep), best(expected, scores, keep))
@@ -103,7 +105,7 @@ def test_blocks_change_nothing(number: int, spread: float) -> None:
     torch.manual_seed(0)
     boxes, scores = some_boxes(1, number, spread), torch.rand(1, 1, number)
     expected = defined(boxes, scores, LOWEST, 0.5)
-    found = suppress(boxes, scores, overlap=0.5, keep=EVERYTHING).numpy()
+    found = batched_nms(boxes, scores, iou_threshold=0.5, max_detections=EVERYTHING).numpy()
     np.testing.assert_array_equal(found, expected)
     assert expected.mean() < 0.3 if spread < 1000 else 0.9 < expected.mean() < 1
 
@@ -112,7 +114,7 @@ def test_blocks_change_nothing(number: int, spread: float) -> None:
 def test_the_best_of_many_blocks_are_right_however_few_are_kept(keep: int) -> None:
     torch.manual_seed(1)
     boxes, scores = some_boxes(2, 1500, 300), torch.rand(2, 2, 1500)
-    found = suppress(boxes, scores, overlap=0.5, keep=keep).numpy()
+    found = batched_nms(boxes, scores, iou_threshold=0.5, max_detections=keep).numpy()
     expected = defined(boxes, scores, LOWEST, 0.5)
     np.testing.assert_array_equal(best(found, scores, keep), best(expected, scores, keep))
     assert (expected.reshape(2, -1).sum(axis=1) > keep).all()
@@ -204,7 +206,7 @@ def test_the_graph_gives_what_torch_gives(graph: Suppress) -> None:
     torch.manual_seed(0)
     for groups, number, spread in ((1, 60, 40.0), (5, 7, 10.0), (2, 2 * BLOCK + 100, 200.0), (3, 1, 40.0)):
         boxes, scores = some_boxes(groups, number, spread), torch.randn(groups, 3, number)
-        expected = suppress(boxes, scores, overlap=0.5, keep=EVERYTHING)
+        expected = batched_nms(boxes, scores, iou_threshold=0.5, max_detections=EVERYTHING)
         assert torch.equal(graph(boxes, scores), expected)
         assert number == 1 or not expected.all()
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskline.models.overlap import box_iou
+from maskline.models.iou import box_iou
 from maskline.models.rcnn.boxes import LARGEST_GROWTH, UNIT, anchors_of, base_anchors, clip, decode, encode
 from maskline.models.rcnn.loss import (
     BACKGROUND,
@@ -138,13 +138,13 @@ def proposed(predictions: Predictions, image: int, size: Tensor, config: Proposa
     found = []
     for scores, deltas, anchors in zip(*predictions, strict=True):
         kept: list[tuple[float, Tensor]] = []
-        for row in scores[image].argsort(descending=True).tolist()[: config.candidates]:
+        for row in scores[image].argsort(descending=True).tolist()[: config.pre_nms_top_n]:
             box = clip(decode(deltas[image, row], anchors[row], UNIT), size)
             narrow = bool((box[2:] - box[:2] < 1).any())
-            if not narrow and all(box_iou(box, other) <= config.overlap for _, other in kept):
+            if not narrow and all(box_iou(box, other) <= config.iou_threshold for _, other in kept):
                 kept.append((float(scores[image, row]), box))
-        found += kept[: config.per_level]
-    return sorted(found, key=lambda pair: -pair[0])[: config.number]
+        found += kept[: config.post_nms_top_n]
+    return sorted(found, key=lambda pair: -pair[0])[: config.max_proposals]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def proposed(predictions: Predictions, image: int, size: Tensor, config: Proposa
         ProposalConfig(30, 1000, 1000),
         ProposalConfig(1000, 12, 1000),
         ProposalConfig(1000, 1000, 25),
-        ProposalConfig(40, 20, 30, overlap=0.3),
+        ProposalConfig(40, 20, 30, iou_threshold=0.3),
     ],
 )
 def test_proposals_are_the_definition_s(config: ProposalConfig) -> None:
@@ -162,7 +162,7 @@ def test_proposals_are_the_definition_s(config: ProposalConfig) -> None:
     torch.manual_seed(0)
     predictions, size = predicted((90, 50, 7)), torch.tensor([[70.0, 100], [50, 60]])
     boxes, valid = propose(predictions, size, config)
-    assert boxes.shape == (2, valid.shape[1], 4) and valid.shape[1] <= config.number
+    assert boxes.shape == (2, valid.shape[1], 4) and valid.shape[1] <= config.max_proposals
     for image in range(2):
         expected = proposed(predictions, image, size[image], config)
         count = len(expected)
@@ -263,7 +263,7 @@ def test_regions_to_learn_from() -> None:
     torch.manual_seed(0)
     targets = [tiny_rcnn.objects(4, seed=1), tiny_rcnn.objects(0), tiny_rcnn.objects(3, seed=2)]
     proposals = [some_boxes(30), some_boxes(20), some_boxes(0)]
-    config = LossConfig(regions=24)
+    config = LossConfig(num_regions=24)
     found = sample_regions(proposals, targets, 0.5, config, num_classes=3, first=True)
     image = found.regions.image
     assert image.bincount().tolist() == [24, 20, 3] and (image.diff() >= 0).all()
@@ -281,7 +281,7 @@ def test_regions_to_learn_from() -> None:
 def test_more_objects_than_their_share() -> None:
     """A quarter of 24 places: no more, though all true boxes are regions."""
     crowd = tiny_rcnn.objects(40)
-    found = sample_regions([some_boxes(200)], [crowd], 0.5, LossConfig(regions=24), num_classes=3, first=True)
+    found = sample_regions([some_boxes(200)], [crowd], 0.5, LossConfig(num_regions=24), num_classes=3, first=True)
     assert len(found.labels) == 24 and len(found.positive(3)) == 6
 
 
@@ -289,7 +289,7 @@ def test_later_stages_take_all_regions_and_no_true_boxes() -> None:
     torch.manual_seed(0)
     targets, boxes = [tiny_rcnn.objects(4), tiny_rcnn.objects(0)], [some_boxes(30), some_boxes(9)]
     boxes[0][:4] = targets[0].boxes + 1
-    found = sample_regions(boxes, targets, 0.6, LossConfig(regions=8), num_classes=3, first=False)
+    found = sample_regions(boxes, targets, 0.6, LossConfig(num_regions=8), num_classes=3, first=False)
     assert torch.equal(found.regions.boxes, torch.cat(boxes))
     best = box_iou(targets[0].boxes[:, None], boxes[0]).max(dim=0).values
     assert torch.equal(found.labels[:30] < 3, best >= 0.6) and (found.labels[30:] == 3).all()
@@ -319,7 +319,7 @@ def test_a_disc_as_its_regions_see_it() -> None:
 def test_masks_are_interpolated_between_centres_of_pixels() -> None:
     """As grid_sample does it, with the border's values beyond the border."""
     torch.manual_seed(0)
-    blobs = tiny_rcnn.picture(96, 128, batch=2).flatten(0, 1)[:5] > 0
+    blobs = tiny_rcnn.image(96, 128, batch=2).flatten(0, 1)[:5] > 0
     own = tiny_rcnn.objects(5)._replace(masks=blobs.to(torch.uint8))
     boxes, objects = some_boxes(40, torch.float64) * 1.4 - 8, torch.randint(5, (40,))
     found = true_masks(Regions(boxes, torch.zeros(40).long()), objects, [own], 14)

@@ -19,8 +19,8 @@ from maskline.models.rcnn.loss import LossConfig, Sampled, box_losses, mask_loss
 from maskline.models.rcnn.network import CONFIGS, MaskRCNN
 from maskline.models.rcnn.rpn import Predictions
 from maskline.models.roi_align import Regions
-from maskline.models.targets import Divisor, Target, alone
-from maskline.train.loop import freeze, learn
+from maskline.models.targets import Normalizer, Target, local_normalizer
+from maskline.train.loop import freeze, train_mode
 
 EVERY = pytest.mark.parametrize("name", CONFIGS)
 CASCADES = [name for name in CONFIGS if name.startswith("Cascade")]
@@ -36,22 +36,22 @@ def learning(name: str) -> MaskRCNN:
             for parameter in head.delta.parameters():
                 parameter.mul_(0.1)
     freeze(network.frozen())
-    learn(network, network.frozen())
+    train_mode(network, network.frozen())
     return network
 
 
 def losses_of(
-    network: MaskRCNN, targets: list[Target], divisor: Divisor = alone, *, image: Tensor | None = None
+    network: MaskRCNN, targets: list[Target], normalizer: Normalizer = local_normalizer, *, image: Tensor | None = None
 ) -> dict[str, Tensor]:
     """With the same draws each time."""
     torch.manual_seed(0)
-    return network.losses(tiny_rcnn.picture(96, 128, batch=len(targets)) if image is None else image, targets,
-                          divisor=divisor)  # fmt: skip
+    return network.losses(tiny_rcnn.image(96, 128, batch=len(targets)) if image is None else image, targets,
+                          normalizer=normalizer)  # fmt: skip
 
 
 def unlimited(network: MaskRCNN) -> MaskRCNN:
     """Nothing is drawn at random: all regions and anchors are learned from."""
-    network.config = replace(network.config, loss=LossConfig(anchors=10**5, regions=10**5))
+    network.config = replace(network.config, loss=LossConfig(num_anchors=10**5, num_regions=10**5))
     return network
 
 
@@ -186,7 +186,7 @@ def test_regions_are_divided_by_the_divisor(name: str) -> None:
 
 def test_averaged_gradients_are_those_of_one_batch() -> None:
     network = unlimited(tiny_rcnn.network("MaskRCNN-ResNet50-FPN").double())
-    images = tiny_rcnn.picture(96, 128, batch=4).double()
+    images = tiny_rcnn.image(96, 128, batch=4).double()
     targets = [tiny_rcnn.objects(n, seed=n) for n in (6, 0, 3, 8)]
     sums: list[Tensor] = []
     whole = losses_of(network, targets, lambda n: sums.append(n) or n, image=images)
@@ -287,7 +287,7 @@ def test_loss_of_anchors_by_hand() -> None:
     deltas[0, 0] = torch.tensor([0.3, 0, 0, -0.2])
     deltas[1] = 7  # of an image without objects
     predictions = Predictions(list(scores.split(2, dim=1)), list(deltas.split(2, dim=1)), list(anchors.split(2)))
-    losses = rpn_losses(predictions, [one, tiny_rcnn.objects(0)], LossConfig(anchors=16))
+    losses = rpn_losses(predictions, [one, tiny_rcnn.objects(0)], LossConfig(num_anchors=16))
     wanted = torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 0]])
     p = scores.sigmoid()
     entropy = -(wanted * p.log() + (1 - wanted) * (1 - p).log()).sum()
@@ -321,7 +321,7 @@ def test_sums_over_regions_are_float32_whatever_their_terms() -> None:
     logits, deltas = torch.randn(515, 3).bfloat16(), torch.randn(515, 2, 4).bfloat16()
     counts: list[Tensor] = []
     losses = box_losses(logits, deltas, sampled, (10.0, 10.0, 5.0, 5.0), lambda n: counts.append(n) or n)
-    exact = box_losses(logits.float(), deltas.float(), sampled, (10.0, 10.0, 5.0, 5.0), alone)
+    exact = box_losses(logits.float(), deltas.float(), sampled, (10.0, 10.0, 5.0, 5.0), local_normalizer)
     assert counts[0] == 515 and all(torch.equal(losses[key], part) for key, part in exact.items())
 
 
@@ -332,7 +332,7 @@ def test_loss_of_masks_by_hand() -> None:
     own = Target(torch.tensor([0]), torch.tensor([square(10)]), masks, (96, 128))
     logits = torch.randn(2, 4, 4)
     regions = Regions(torch.tensor([square(10), square(40)]), torch.tensor([0, 0]))
-    loss = mask_loss(logits, regions, torch.zeros(2).long(), [own], alone)
+    loss = mask_loss(logits, regions, torch.zeros(2).long(), [own], local_normalizer)
     true = torch.zeros(2, 4, 4)
     true[0, :, :2] = 1
     assert float(loss) == pytest.approx(float(F.binary_cross_entropy_with_logits(logits, true)))

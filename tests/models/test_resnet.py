@@ -24,17 +24,17 @@ R101 = ResNetConfig((3, 4, 23, 3))
 CONFIGS = {
     "MaskRCNN-ResNet50": R50,
     "MaskRCNN-ResNet50-FPN": R50,
-    "MaskRCNN-ResNet50-vd-FPN": replace(R50, deep=True),
+    "MaskRCNN-ResNet50-vd-FPN": replace(R50, variant="d"),
     "MaskRCNN-ResNet101-FPN": R101,
-    "MaskRCNN-ResNet101-vd-FPN": replace(R101, deep=True),
-    "MaskRCNN-ResNeXt101-vd-FPN": replace(R101, deep=True, groups=64, group_width=4),
+    "MaskRCNN-ResNet101-vd-FPN": replace(R101, variant="d"),
+    "MaskRCNN-ResNeXt101-vd-FPN": replace(R101, variant="d", groups=64, group_width=4),
     "Cascade-MaskRCNN-ResNet50-FPN": R50,
-    "Cascade-MaskRCNN-ResNet50-vd-SSLDv2-FPN": replace(R50, deep=True),
+    "Cascade-MaskRCNN-ResNet50-vd-SSLDv2-FPN": replace(R50, variant="d"),
 }
 TAP_TOLERANCE = 1e-5  # of a tap's largest magnitude
 
 
-@pytest.mark.parametrize("config", [TINY, replace(TINY, deep=True), replace(TINY, groups=4, group_width=8)])
+@pytest.mark.parametrize("config", [TINY, replace(TINY, variant="d"), replace(TINY, groups=4, group_width=8)])
 @torch.no_grad()
 def test_maps_have_the_stages_sizes(config: ResNetConfig) -> None:
     maps = ResNet(config)(torch.rand(2, 3, 64, 96))
@@ -63,7 +63,7 @@ def test_first_stages_alone_give_the_same_maps() -> None:
 
 
 def test_variants_are_built_as_described() -> None:
-    plain, deep = ResNet(TINY), ResNet(replace(TINY, deep=True))
+    plain, deep = ResNet(TINY), ResNet(replace(TINY, variant="d"))
     assert [c.conv.kernel_size for c in plain.stem] == [(7, 7)]
     assert [tuple(c.conv.weight.shape[:2]) for c in deep.stem] == [(4, 3), (4, 4), (8, 4)]
     strides = [
@@ -78,7 +78,7 @@ def test_variants_are_built_as_described() -> None:
 
 @torch.no_grad()
 def test_pooled_shortcut_averages_what_the_plain_one_leaves_out() -> None:
-    block = ResNet(replace(TINY, deep=True)).eval().stages[1][0]
+    block = ResNet(replace(TINY, variant="d")).eval().stages[1][0]
     block.conv3.norm.weight.zero_()
     x = torch.rand(1, 32, 4, 4)
     means = x.view(1, 32, 2, 2, 2, 2).mean(dim=(3, 5))
@@ -101,7 +101,7 @@ def test_pyramid_adds_coarser_levels_to_finer_ones() -> None:
 
 @pytest.mark.parametrize(
     ("config", "millions"),
-    [(R50, 23.51), (replace(R50, deep=True), 23.53), (R101, 42.50), (CONFIGS["MaskRCNN-ResNeXt101-vd-FPN"], 81.43)],
+    [(R50, 23.51), (replace(R50, variant="d"), 23.53), (R101, 42.50), (CONFIGS["MaskRCNN-ResNeXt101-vd-FPN"], 81.43)],
 )
 def test_parameters_of_the_real_ones(config: ResNetConfig, millions: float) -> None:
     with torch.device("meta"):

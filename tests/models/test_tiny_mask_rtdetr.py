@@ -9,7 +9,7 @@ import torch
 from maskline import catalog, models
 from maskline.errors import ParameterError, UnknownNameError
 from maskline.exporting import fused
-from maskline.models.layers import bounded, centre_size, corners, inverse_sigmoid
+from maskline.models.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, clip_probabilities, inverse_sigmoid
 from maskline.models.mask_rtdetr.decoder import QueryDecoder, extent
 from maskline.models.mask_rtdetr.denoising import Noise, UnitTarget, denoising_queries
 from maskline.models.mask_rtdetr.network import CONFIGS
@@ -83,7 +83,7 @@ def test_training_reaches_every_parameter() -> None:
     network = tiny.network().train()
     output = network.forward_train(torch.rand(3, 3, 96, 96), some_targets())
     assert output.groups is not None and output.groups.groups == 5
-    assert len(output.layers) == len(output.denoising) == 1 + tiny.CONFIG.layers
+    assert len(output.layers) == len(output.denoising) == 1 + tiny.CONFIG.num_decoder_layers
     assert output.layers[0].masks.shape == (3, 24, 24, 24)
     assert output.denoising[-1].logits.shape == (3, 10, 3)
     everything = [output.encoder, *output.layers, *output.denoising]
@@ -95,7 +95,7 @@ def test_training_reaches_every_parameter() -> None:
 def test_training_without_any_object_is_legal() -> None:
     nothing = UnitTarget(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0, 96, 96))
     output = tiny.network().train().forward_train(torch.rand(2, 3, 96, 96), [nothing, nothing])
-    assert output.groups is None and output.denoising == [] and len(output.layers) == tiny.CONFIG.layers
+    assert output.groups is None and output.denoising == [] and len(output.layers) == tiny.CONFIG.num_decoder_layers
 
 
 def test_training_and_inference_agree_on_the_last_layer() -> None:
@@ -157,7 +157,7 @@ def test_mask_extents() -> None:
 
 def test_box_forms_are_inverse() -> None:
     boxes = torch.rand(10, 4)
-    torch.testing.assert_close(centre_size(corners(boxes)), boxes)
+    torch.testing.assert_close(box_xyxy_to_cxcywh(box_cxcywh_to_xyxy(boxes)), boxes)
     inside = torch.linspace(0.001, 0.999, 50)
     torch.testing.assert_close(torch.sigmoid(inverse_sigmoid(inside)), inside)
-    assert bounded(torch.tensor([-3.0, 0.0])).tolist() == pytest.approx([1e-5, 1e-5], rel=1e-3)
+    assert clip_probabilities(torch.tensor([-3.0, 0.0])).tolist() == pytest.approx([1e-5, 1e-5], rel=1e-3)

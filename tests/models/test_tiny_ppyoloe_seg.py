@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from maskline import catalog
 from maskline.models.backbones.cspresnet import CSPResNetConfig
+from maskline.models.iou import box_iou
 from maskline.models.layers import RepVGG
-from maskline.models.overlap import box_iou
 from maskline.models.ppyoloe_seg.assigner import AssignerConfig, Assignment, assign
-from maskline.models.ppyoloe_seg.head import BINS, STRIDES, Places, places_of
+from maskline.models.ppyoloe_seg.head import BINS, STRIDES, AnchorPoints, anchor_points
 from maskline.models.ppyoloe_seg.loss import LossConfig, box_losses, class_loss, mask_loss
-from maskline.models.ppyoloe_seg.network import CONFIGS, PPYOLOESeg, PPYOLOESegConfig, Suppression
+from maskline.models.ppyoloe_seg.network import CONFIGS, NMSConfig, PPYOLOESeg, PPYOLOESegConfig
 from maskline.models.ppyoloe_seg.weights import RENAME
 from maskline.models.targets import Target
 from maskline.weights.load import fit, rename
@@ -31,10 +31,10 @@ CLASSES = 3
 CONFIG = PPYOLOESegConfig(
     CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)),
     neck=(32, 16, 16),
-    prototypes=8,
+    num_prototypes=8,
     prototype_inner=8,
-    detections=20,
-    suppression=Suppression(candidates=40),
+    max_detections=20,
+    nms=NMSConfig(pre_nms_top_n=40),
 )
 MANIFEST = stand_in.fixture("manifests", "PP-YOLOE_seg-S.json")
 
@@ -112,7 +112,7 @@ def test_detections_have_the_shapes_of_the_contract() -> None:
 @torch.no_grad()
 def test_another_input_size_is_legal_even_with_fewer_places_than_rows() -> None:
     assert tiny()(torch.rand(1, 3, 64, 128)).masks.shape == (1, 20, 16, 32)
-    boxes, scores, labels, masks = tiny(replace(CONFIG, detections=50), 1)(torch.rand(2, 3, 32, 32))  # 21 places
+    boxes, scores, labels, masks = tiny(replace(CONFIG, max_detections=50), 1)(torch.rand(2, 3, 32, 32))  # 21 places
     assert (boxes.shape, scores.shape, masks.shape) == ((2, 50, 4), (2, 50), (2, 50, 8, 8))
     assert not scores[:, 21:].any() and labels.max() == 0
 
@@ -160,7 +160,7 @@ def fused(network: PPYOLOESeg) -> PPYOLOESeg:
 
 
 def test_places_are_centres_of_cells() -> None:
-    points, strides = places_of([torch.zeros(1, 1, 64 // s, 96 // s, dtype=torch.bfloat16) for s in STRIDES])
+    points, strides = anchor_points([torch.zeros(1, 1, 64 // s, 96 // s, dtype=torch.bfloat16) for s in STRIDES])
     assert points.dtype == torch.float32 and len(points) == len(strides) == 6 + 24 + 96
     assert points[:4].tolist() == [[16, 16], [48, 16], [80, 16], [16, 48]]
     assert points[-1].tolist() == [92, 60] and strides[[0, 6, 30]].tolist() == [32, 16, 8]
@@ -172,7 +172,7 @@ def test_places_are_centres_of_cells() -> None:
 @pytest.mark.parametrize("candidates", [1000, 15])
 def test_the_best_of_each_class_are_left_after_suppression(candidates: int) -> None:
     """By the definition, box by box; of each class only so many candidates take part."""
-    network = tiny(replace(CONFIG, detections=60, suppression=Suppression(candidates=candidates, overlap=0.4)))
+    network = tiny(replace(CONFIG, max_detections=60, nms=NMSConfig(pre_nms_top_n=candidates, iou_threshold=0.4)))
     first = torch.rand(2, 60, 2) * 40
     boxes, scores = torch.cat([first, first + 8 + torch.rand(2, 60, 2) * 30], dim=2), torch.rand(2, CLASSES, 60)
     found = network.best(boxes, scores)
@@ -230,12 +230,12 @@ def assigned_densely(scores: Tensor, boxes: Tensor, points: Tensor, target: Targ
 
 def test_assignment_is_the_definition_s() -> None:
     torch.manual_seed(0)
-    points, _ = places_of([torch.zeros(1, 1, 96 // s, 96 // s) for s in STRIDES])
+    points, _ = anchor_points([torch.zeros(1, 1, 96 // s, 96 // s) for s in STRIDES])
     targets = [objects(9, seed=1), objects(0), objects(4, seed=2)]
     scores = torch.rand(3, CLASSES, len(points))
     reach = torch.rand(3, len(points), 4) * 25
     boxes = torch.cat([points - reach[..., :2], points + reach[..., 2:]], dim=2)
-    found = assign(scores, boxes, points, targets, AssignerConfig(places=7))
+    found = assign(scores, boxes, points, targets, AssignerConfig(top_k=7))
     first = 0
     for i, target in enumerate(targets):
         expected = assigned_densely(scores[i], boxes[i], points, target, 7)
@@ -249,7 +249,7 @@ def test_assignment_is_the_definition_s() -> None:
 
 
 def test_an_object_between_places_has_none() -> None:
-    points, _ = places_of([torch.zeros(1, 1, 64 // s, 64 // s) for s in STRIDES])
+    points, _ = anchor_points([torch.zeros(1, 1, 64 // s, 64 // s) for s in STRIDES])
     mask = torch.ones(1, 64, 64, dtype=torch.uint8)
     between = Target(torch.tensor([0]), torch.tensor([[9.0, 9, 11, 11]]), mask, (64, 64))
     boxes = torch.cat([points - 4, points + 4], dim=1)[None]
@@ -289,12 +289,12 @@ def test_averaged_gradients_are_those_of_one_batch() -> None:
     network, images = tiny().double(), torch.rand(4, 3, 96, 96).double()  # in eval mode: norms don't see the batch
     targets = [objects(6), objects(0), objects(3, seed=1), objects(8, seed=2)]
     sums: list[Tensor] = []
-    losses = network.losses(images, targets, divisor=lambda x: sums.append(x) or x)
+    losses = network.losses(images, targets, normalizer=lambda x: sums.append(x) or x)
     assert sums[0] > 2
     whole = torch.autograd.grad(total(losses), list(network.parameters()), allow_unused=True)
     halves = [
         torch.autograd.grad(
-            total(network.losses(images[part], targets[part], divisor=lambda _: sums[0] / 2)),
+            total(network.losses(images[part], targets[part], normalizer=lambda _: sums[0] / 2)),
             list(network.parameters()),
         )
         for part in (slice(2), slice(2, 4))
@@ -323,7 +323,7 @@ def test_a_few_steps_of_training_help() -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
     course: list[float] = []
     for _ in range(60):
-        loss = total(network.losses(images, targets, divisor=lambda x: course.append(float(x)) or x))
+        loss = total(network.losses(images, targets, normalizer=lambda x: course.append(float(x)) or x))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -341,7 +341,7 @@ def test_class_loss() -> None:
 
 
 def test_box_losses_are_least_at_the_true_distances() -> None:
-    places = Places(torch.tensor([[20.0, 20.0]]), torch.tensor([8.0]))
+    places = AnchorPoints(torch.tensor([[20.0, 20.0]]), torch.tensor([8.0]))
     found = Assignment(*(torch.tensor([0]) for _ in range(3)), torch.tensor([0.5]))
     true = torch.tensor([[20 - 8.0, 20 - 20.0, 20 + 16.0, 20 + 8 * 3.25]])  # 1, 2.5, 2 and 3.25 strides
     shares = torch.full((4, BINS), 1e-9)

@@ -22,7 +22,7 @@ from maskline import catalog
 from maskline.exporting import onnx_translations
 from maskline.models.solov2 import loss as loss_module
 from maskline.models.solov2.assigner import AssignerConfig, Assignment, assign, reduced
-from maskline.models.solov2.decode import covering, decayed, overlaps, peaks, tight_boxes
+from maskline.models.solov2.decode import covering, decayed, mask_ious, peaks, tight_boxes
 from maskline.models.solov2.head import Predictions, with_coordinates
 from maskline.models.solov2.loss import focal_loss, mask_loss, wanted_classes
 from maskline.models.solov2.network import CONFIGS, SOLOv2
@@ -112,7 +112,7 @@ def test_padding_an_image_changes_nothing_but_how_far_masks_reach() -> None:
 
 @torch.no_grad()
 def test_more_rows_than_cells_are_legal() -> None:
-    network = tiny(replace(CONFIG, grids=(2, 2, 1, 1, 1), detections=50), 1)
+    network = tiny(replace(CONFIG, grids=(2, 2, 1, 1, 1), max_detections=50), 1)
     scores = network(torch.randn(2, 3, 32, 32)).scores
     assert scores.shape == (2, 50) and not scores[:, 11:].any() and scores[:, 0].all()
 
@@ -180,22 +180,22 @@ def test_peaks_are_the_definition_s() -> None:
 def test_matrix_nms_is_the_definition_s() -> None:
     masks = (blobs(12, 20, 20)[0].flatten(1) > 0).float()
     scores, labels = torch.rand(12).sort(descending=True).values, torch.arange(12) % 2
-    overlap = overlaps((masks @ masks.T)[None], masks.sum(dim=1)[None])
-    found = decayed(scores[None], labels[None], overlap, sigma=2.0)[0]
+    iou = mask_ious((masks @ masks.T)[None], masks.sum(dim=1)[None])
+    found = decayed(scores[None], labels[None], iou, sigma=2.0)[0]
     for j in range(12):
         factor = 1.0
         for i in range(j):
             if labels[i] == labels[j]:
-                better = [float(overlap[0, k, i]) for k in range(i) if labels[k] == labels[i]]
+                better = [float(iou[0, k, i]) for k in range(i) if labels[k] == labels[i]]
                 cover = float(np.exp(-2 * max(better, default=0.0) ** 2))
-                factor = min(factor, float(np.exp(-2 * float(overlap[0, i, j]) ** 2)) / cover)
+                factor = min(factor, float(np.exp(-2 * float(iou[0, i, j]) ** 2)) / cover)
         assert float(found[j]) == pytest.approx(float(scores[j]) * factor, rel=1e-5)
     assert (found < scores).sum() > 6
 
 
 def test_a_copy_of_a_mask_loses_most_of_its_score_and_another_class_keeps_it() -> None:
-    overlap = torch.ones(1, 3, 3)
-    found = decayed(torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[1, 1, 0]]), overlap, sigma=2.0)
+    iou = torch.ones(1, 3, 3)
+    found = decayed(torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[1, 1, 0]]), iou, sigma=2.0)
     torch.testing.assert_close(found, torch.tensor([[0.9, 0.8 * float(np.exp(-2)), 0.7]]))
 
 
@@ -375,11 +375,11 @@ def test_sums_over_objects_are_divided_by_what_the_divisor_says() -> None:
     network, image, targets = tiny(), torch.randn(1, 3, 96, 96), [objects(4)]
     counts: list[float] = []
 
-    def divisor(count: Tensor) -> Tensor:
+    def normalizer(count: Tensor) -> Tensor:
         counts.append(float(count))
         return torch.tensor(10.0)
 
-    usual, tenth = network.losses(image, targets), network.losses(image, targets, divisor=divisor)
+    usual, tenth = network.losses(image, targets), network.losses(image, targets, normalizer=normalizer)
     found = assign(targets, (96, 96), CONFIG.grids, CONFIG.loss.assigner)
     assert counts == [len(found.cell.unique()) + 1, len(found.cell)]
     for part, count in zip(("loss_cate", "loss_ins"), counts, strict=True):

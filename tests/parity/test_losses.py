@@ -4,7 +4,7 @@ Two frameworks can't draw the same random numbers, so the reference's were repla
 (`Draws`). There are two collections. ``losses/detail`` has every step on the way for the S model at half size, with
 batch norm on batch statistics ("trainbn") and on running ones ("evalbn"): seen errors are 1e-6, with batch statistics
 1e-4. ``losses`` has sums for whole models at full size. There a random network magnifies rounding: noise of 1e-7 on the
-picture, or another number of threads, moves a last layer's loss by 5e-3. So ours runs in double precision.
+image, or another number of threads, moves a last layer's loss by 5e-3. So ours runs in double precision.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import stand_in
 import torch
 from torch import Tensor, nn
 
-from maskline.models.layers import centre_size
+from maskline.models.layers import box_xyxy_to_cxcywh
 from maskline.models.mask_rtdetr import loss
 from maskline.models.mask_rtdetr.decoder import Prediction, TrainingOutput
 from maskline.models.mask_rtdetr.denoising import Noise, UnitTarget
@@ -146,14 +146,14 @@ class Detail:
     record: dict[str, Any]
     optimizer: dict[str, Any]
     arrays: Any
-    batch: ModuleType  # makes the pictures and the draws
+    batch: ModuleType  # makes the images and the draws
     step: Step
 
     def __getitem__(self, key: str) -> np.ndarray:
         return self.arrays[f"{self.name}/{key}"]
 
     def match_points(self, name: str) -> Tensor:
-        return detail_draws(self.name, self.batch).points(f"{name}/match", (2, CONFIG.points, 2))
+        return detail_draws(self.name, self.batch).points(f"{name}/match", (2, CONFIG.num_points, 2))
 
     def predictions(self) -> dict[str, Prediction]:
         """By their names in the record; ``L`` of all queries that are matched, ``dnL`` of denoising ones."""
@@ -358,7 +358,7 @@ def full_size_targets() -> list[UnitTarget]:
     targets = []
     for seed, number in ((0, 3), (1, 2)):
         boxes, labels, _, masks = det_weights.ground_truth(640, 640, number, seed=seed)
-        boxes = centre_size(torch.from_numpy(boxes) / 640)
+        boxes = box_xyxy_to_cxcywh(torch.from_numpy(boxes) / 640)
         targets.append(UnitTarget(torch.from_numpy(labels), boxes, torch.from_numpy(masks)))
     return targets
 

@@ -1,4 +1,4 @@
-"""Mask-RT-DETR gives the reference's numbers, in all five sizes, full size, on two pictures and one fixed tensor.
+"""Mask-RT-DETR gives the reference's numbers, in all five sizes, full size, on two images and one fixed tensor.
 
 The network makes two kinds of discrete choices: which 300 tokens become queries, and where a mask ends, which makes a
 query's first box. With random weights some choices hang on a value that rounding decides; from there on detections are
@@ -64,14 +64,14 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def image_of(tag: str, network: MaskRTDETR) -> Tensor:
-    """What the network gets: the fixed tensor, or a picture as the runtime prepares it."""
+    """What the network gets: the fixed tensor, or an image as the runtime prepares it."""
     if tag == "fixed":
         return torch.from_numpy(det_weights.tensor(640, 640, seed=0, lo=0, hi=1))
     height, width = (int(n) for n in tag[3:].split("x"))
     bgr = cv2.cvtColor(det_weights.image(height, width), cv2.COLOR_RGB2BGR)
-    row = catalog.get(network.name)
-    pixels, _ = row.preprocess.apply(bgr)
-    return Normalise(row.preprocess)(torch.from_numpy(pixels)[None])
+    spec = catalog.get(network.name)
+    pixels, _ = spec.preprocess.apply(bgr)
+    return Normalise(spec.preprocess)(torch.from_numpy(pixels)[None])
 
 
 class Case:

@@ -27,7 +27,7 @@ NAME = "PP-YOLOE_seg-S"
 TAGS = ("img480x640", "img427x640", "fixed")
 TAP_TOLERANCE = 1e-4  # of a tap's largest magnitude
 SCORE_TOLERANCE = 1e-4
-BOX_TOLERANCE = 0.05  # pixels of the picture
+BOX_TOLERANCE = 0.05  # pixels of the image
 PIXELS_APART = 10  # in one mask
 LOSS_TOLERANCE = 1e-3  # relative, of each component
 NORM_TOLERANCE = 1e-2  # relative, of a block's gradient
@@ -47,9 +47,9 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> PPYOLOESeg:
 
 
 def image_of(case: Case) -> Tensor:
-    """What the network gets: the fixed tensor, or a picture as the runtime prepares it."""
+    """What the network gets: the fixed tensor, or an image as the runtime prepares it."""
     fixed = case.tag == "fixed"
-    return torch.from_numpy(det_weights.tensor(640, 640, seed=0, lo=0, hi=1)) if fixed else case.picture()
+    return torch.from_numpy(det_weights.tensor(640, 640, seed=0, lo=0, hi=1)) if fixed else case.image()
 
 
 @needs_records
@@ -120,7 +120,7 @@ def pixels_apart(detections: Detections, partner: np.ndarray, case: Case) -> np.
 @needs_records
 @pytest.mark.slow
 def test_losses_and_gradients(network: PPYOLOESeg) -> None:
-    """Batch norm on batch statistics; two pictures of three and two objects."""
+    """Batch norm on batch statistics; two images of three and two objects."""
     record = json.loads(RECORD.read_text())
     image = torch.from_numpy(det_weights.tensor(640, 640, 7, 0.0, 1.0, n=2))
     network = copy.deepcopy(network).train()

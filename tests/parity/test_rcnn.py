@@ -20,12 +20,12 @@ from reference import Case, pair
 from torch import Tensor
 
 from maskline.models.fpn import MULTIPLE
+from maskline.models.iou import box_iou
 from maskline.models.outputs import Detections
-from maskline.models.overlap import box_iou
 from maskline.models.rcnn import loss as loss_module
 from maskline.models.rcnn import network as network_module
 from maskline.models.rcnn.loss import Sampled
-from maskline.models.rcnn.network import CONFIGS, MaskRCNN, Suppression
+from maskline.models.rcnn.network import CONFIGS, MaskRCNN, NMSConfig
 from maskline.models.rcnn.rpn import Predictions, ProposalConfig, candidates, propose
 from maskline.models.rcnn.weights import RENAME
 from maskline.models.roi_align import Regions
@@ -38,7 +38,7 @@ from maskline.weights.load import load_network, rename
 VARIANTS = {"": False, "_aligned": True}
 C4 = "MaskRCNN-ResNet50"
 EVERY_INPUT = "MASKLINE_FULL_PARITY"
-#: What each is compared on, at full size: a tensor of 320 x 400, a picture of 480 x 640, enlarged to 800 x 1067.
+#: What each is compared on, at full size: a tensor of 320 x 400, an image of 480 x 640, enlarged to 800 x 1067.
 INPUTS_OF_THE_OTHERS = ("fixed",)
 INPUTS = {
     C4: ("fixed",),
@@ -50,7 +50,7 @@ MASK_TOLERANCE = 1e-3  # of the probabilities of masks, whose regions are boxes 
 TIE = 1e-4  # of scores (logits up to 20) and overlaps
 SCORE_TOLERANCE = 1e-4  # seen: 1.2e-5
 BOX_TOLERANCE = 0.05  # pixels; seen: 0.003
-PIXEL_TOLERANCE = 1e-3  # share of a picture's pixels, for each mask
+PIXEL_TOLERANCE = 1e-3  # share of an image's pixels, for each mask
 LOSS_TOLERANCE = 1e-3  # relative, of each component; seen: 1.1e-6
 NORM_TOLERANCE = 1e-2  # relative, of a block's gradient; seen: 2e-4
 OWN_MASKS_TOLERANCE = 3e-3  # relative, of the mask loss, where masks to learn from are pixels, not polygons
@@ -74,7 +74,7 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def image_of(case: Case) -> Tensor:
     """What the network gets, without the padding it adds itself."""
     if case.tag != "fixed":
-        return case.picture()
+        return case.image()
     _, _, height, width = case.about["input"]["image"]["shape"]
     return torch.from_numpy(det_weights.tensor(height, width, seed=0))[..., : int(case["in/im_shape"][0, 1])]
 
@@ -149,7 +149,7 @@ def look_at(network: MaskRCNN, case: Case, levels: list[Tensor], size: Tensor) -
     chosen = network.best(boxes, scores)
     if not same_rows(case, *chosen):
         print(f"{case.name} {case.tag}: a tie of scores or overlaps made other detections")
-        chosen = as_theirs_were_chosen(case, boxes, scores, network.config.suppression)
+        chosen = as_theirs_were_chosen(case, boxes, scores, network.config.nms)
     boxes, scores, labels = chosen
     detections = Detections(boxes, scores, labels, network.masks(levels, boxes, labels, scores > 0))
     rows, empty = partners(case, detections)
@@ -167,22 +167,22 @@ def same_boxes(ours: Tensor, theirs: np.ndarray) -> bool:
 
 def assert_chosen(predictions: Predictions, size: Tensor, config: ProposalConfig, theirs: Tensor) -> None:
     """The reference's proposals are what suppression leaves of our candidates, but for ties."""
-    levels = [candidates(*level, size, config.candidates) for level in zip(*predictions, strict=True)]
+    levels = [candidates(*level, size, config.pre_nms_top_n) for level in zip(*predictions, strict=True)]
     scores = torch.cat([score[0] for _, score in levels])
     boxes = torch.cat([box[0] for box, _ in levels])
     level = torch.repeat_interleave(torch.arange(len(levels)), torch.tensor([len(box[0]) for box, _ in levels]))
     apart = torch.cdist(theirs, boxes, p=torch.inf)
     assert apart.amin(dim=1).max() <= BOX_TOLERANCE  # each is a candidate of ours
-    assert_left_by_suppression(apart.argmin(dim=1), boxes, scores, level, config.overlap)
+    assert_left_by_suppression(apart.argmin(dim=1), boxes, scores, level, config.iou_threshold)
 
 
 def as_theirs_were_chosen(
-    case: Case, boxes: Tensor, scores: Tensor, limits: Suppression
+    case: Case, boxes: Tensor, scores: Tensor, limits: NMSConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The reference's detections among our candidates, (1, N, classes or 1, 4) and (1, N, classes), as `best` gives
     them. They are what suppression leaves, but for ties.
     """
-    row, label = torch.nonzero(scores[0] > limits.score, as_tuple=True)
+    row, label = torch.nonzero(scores[0] > limits.score_threshold, as_tuple=True)
     score, box = scores[0, row, label], boxes[0, row, label if boxes.shape[2] > 1 else 0]
     theirs = torch.from_numpy(case["out/boxes"])
     apart = torch.cdist(theirs[:, 2:], box * scale_of(case), p=torch.inf) / BOX_TOLERANCE
@@ -190,7 +190,7 @@ def as_theirs_were_chosen(
     apart[theirs[:, :1] != label] = torch.inf
     assert apart.amin(dim=1).max() <= 1  # each is a candidate of ours
     kept = apart.argmin(dim=1)
-    assert_left_by_suppression(kept, box, score, label, limits.overlap)
+    assert_left_by_suppression(kept, box, score, label, limits.iou_threshold)
     return box[None, kept], score[None, kept], label[None, kept]
 
 
@@ -213,7 +213,7 @@ def assert_left_by_suppression(kept: Tensor, boxes: Tensor, scores: Tensor, grou
 
 
 def scale_of(case: Case) -> Tensor:
-    """From the network's pixels to the picture's, for the four sides of a box."""
+    """From the network's pixels to the image's, for the four sides of a box."""
     scale_y, scale_x = case.frame.scale
     return torch.tensor([scale_x, scale_y] * 2, dtype=torch.float32)
 
@@ -226,7 +226,7 @@ def same_rows(case: Case, boxes: Tensor, scores: Tensor, labels: Tensor) -> bool
 
 def partners(case: Case, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
     """Our row for each of the reference's rows, one to one, all used and within the tolerances; and whether its box is
-    empty in the picture, which the reference marks with the class -1.
+    empty in the image, which the reference marks with the class -1.
     """
     ours, labels, score, box = rows_beside_theirs(case, *detections[:3])
     empty = case["out/boxes"][:, 0] < 0
@@ -295,7 +295,7 @@ def level_by_level(predictions: Predictions, size: Tensor, config: ProposalConfi
     """Proposals in the reference's order where there are fewer than could be used: not by score."""
     parts = [propose(Predictions(*([x] for x in level)), size, config) for level in zip(*predictions, strict=True)]
     boxes, valid = (torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
-    assert valid.sum(dim=1).max() <= config.number
+    assert valid.sum(dim=1).max() <= config.max_proposals
     return boxes, valid
 
 
@@ -322,7 +322,7 @@ class FirstImageOnly:
 def in_training(network: MaskRCNN) -> Iterator[MaskRCNN]:
     """With the settings the reference's losses were recorded with: few regions for C4, to save time."""
     before = network.config
-    config = replace(before.loss, regions=32) if network.name == C4 else before.loss
+    config = replace(before.loss, num_regions=32) if network.name == C4 else before.loss
     network.config = replace(before, aligned=False, loss=config)
     for parameter in network.parameters():
         parameter.requires_grad_(True)

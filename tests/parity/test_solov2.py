@@ -29,7 +29,7 @@ NAME = "SOLOv2"
 TAGS = ("img480x640", "img427x640", "fixed")
 TAP_TOLERANCE = 1e-4  # of a tap's largest magnitude
 SCORE_TOLERANCE = 1e-4
-PIXEL_TOLERANCE = 1e-3  # share of a picture's pixels
+PIXEL_TOLERANCE = 1e-3  # share of an image's pixels
 MEDIAN_IOU = 0.995, 0.99  # of masks as the runtime enlarges them: of an image padded before, and of one that is not
 LOSS_TOLERANCE = 1e-3  # relative, of each component
 NORM_TOLERANCE = 1e-2  # relative, of a block's gradient
@@ -63,11 +63,11 @@ class Solo(Case):
         super().__init__(NAME, tag)
 
     def image(self) -> Tensor:
-        """What the network gets: the fixed tensor, or a picture as the runtime prepares it; without padding."""
+        """What the network gets: the fixed tensor, or an image as the runtime prepares it; without padding."""
         fixed = self.tag == "fixed"
         shape = self.about["input"]["image"]["shape"][2:]
         height, width = self.frame.resized
-        return (torch.from_numpy(det_weights.tensor(*shape)) if fixed else self.picture())[..., :height, :width]
+        return (torch.from_numpy(det_weights.tensor(*shape)) if fixed else super().image())[..., :height, :width]
 
     def rows(self) -> np.ndarray:
         """(n, 2) label and score."""
@@ -120,7 +120,7 @@ def taps_of(network: SOLOv2, padded: Tensor) -> dict[str, Tensor]:
 
 def enlarged(masks: Tensor, case: Solo) -> np.ndarray:
     """Masks (1, K, h, w), probabilities, by the reference's rule: enlarged to the padded input, cut at the image, then
-    resized to the picture: (K, H, W) bool."""
+    resized to the image: (K, H, W) bool."""
     height, width = case.frame.resized
     full = F.interpolate(masks, scale_factor=4, mode="bilinear")[..., :height, :width]
     return (F.interpolate(full, case.size, mode="bilinear")[0] > 0.5).numpy()
@@ -161,7 +161,7 @@ def runtime_ious(detections: Detections, partner: np.ndarray, case: Solo, input_
 
 
 def test_losses_and_gradients(network: SOLOv2) -> None:
-    """Two pictures of three and two objects."""
+    """Two images of three and two objects."""
     record = json.loads(RECORD.read_text())
     image = torch.from_numpy(det_weights.tensor(320, 416, 7, n=2))
     network.train()

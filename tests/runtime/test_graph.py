@@ -65,7 +65,7 @@ def test_a_foreign_graph(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a maskline model"):
         Graph(path, CPU)
     model = onnx.load(path)
-    record = Record("M", ("a",), tiny.ROW.preprocess, 0.5, "image", "me")
+    record = Record("M", ("a",), tiny.SPEC.preprocess, 0.5, "image", "me")
     model.metadata_props.add(key=RECORD_KEY, value=record.to_json())
     onnx.save(model, path)
     with pytest.raises(ModelError, match="has inputs and outputs"):
@@ -92,7 +92,7 @@ def test_damaged_records(model_dir: Path, changes: dict[str, object], told: str)
 @pytest.mark.parametrize("frame", MASK_FRAMES)
 def test_a_record_keeps_how_masks_lie(frame: str) -> None:
     """And versions of maskline that can't do that, only those, say that they are too old."""
-    record = Record("M", ("a",), tiny.ROW.preprocess, 0.5, frame, "me")
+    record = Record("M", ("a",), tiny.SPEC.preprocess, 0.5, frame, "me")
     assert Record.from_json(record.to_json(), Path("m.onnx")) == record
     assert json.loads(record.to_json())["version"] == (2 if frame == "twice" else 1)
 

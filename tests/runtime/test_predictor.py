@@ -88,7 +88,7 @@ def test_thresholds(model: Predictor, tiny_model_dir: Path) -> None:
         return next(model.predict(str(PHOTO), **options)).instances.scores  # type: ignore[arg-type]
 
     everything = scores(threshold=0)
-    assert len(everything) == tiny.CONFIG.detections
+    assert len(everything) == tiny.CONFIG.max_detections
     assert (scores(threshold=0.7) > 0.7).all()
     assert len(scores(threshold=1)) == 0
     exact = float(everything[3])
@@ -159,7 +159,7 @@ def test_grown_boxes_hold_their_masks(model: Predictor) -> None:
 
 
 def test_errors_come_at_their_turn_or_are_skipped(model: Predictor, tmp_path: Path) -> None:
-    (tmp_path / "bad.png").write_text("no picture")
+    (tmp_path / "bad.png").write_text("no image")
     sources = [str(PHOTO), str(tmp_path / "bad.png"), str(PHOTO)]
     results = model.predict(sources)
     next(results)
@@ -240,7 +240,7 @@ def test_a_catalog_name_is_never_taken_for_a_folder(
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_what_came_before_a_bad_input_is_predicted(model: Predictor, tmp_path: Path, size: int) -> None:
-    (tmp_path / "bad.png").write_text("no picture")
+    (tmp_path / "bad.png").write_text("no image")
     results = model.predict([str(PHOTO), str(PHOTO), str(tmp_path / "bad.png"), str(PHOTO)], batch_size=size)
     assert next(results) and next(results)
     with pytest.raises(InputError):

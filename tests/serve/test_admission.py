@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from maskline.serve.admission import LEAST_COST, Job, Outcome, Queue
+from maskline.serve.admission import LEAST_COST, InferenceResult, Queue, QueuedImage
 from maskline.serve.metrics import Metrics
 from maskline.serve.protocol import Wanted
 from maskline.serve.refusal import RefusalError
@@ -41,7 +41,7 @@ def test_pixels_are_counted_until_the_outcome() -> None:
         third = queue.admit(b"", 1 * MP, WANTED)
         assert queue.take() == [first, second] and len(queue) == 1  # with the third it would have too many pixels
         refusal(queue, 1)
-        first.outcome.set_result(Outcome(b"", 0, {}))
+        first.outcome.set_result(InferenceResult(b"", 0, {}))
         await asyncio.sleep(0)
         queue.admit(b"", 6 * MP, WANTED)
         refusal(queue, 1)
@@ -53,7 +53,7 @@ def test_pixels_are_counted_until_the_outcome() -> None:
     run(test)
 
 
-def test_small_pictures_and_large_files_have_their_price() -> None:
+def test_small_images_and_large_files_have_their_price() -> None:
     async def test(queue: Queue) -> None:
         for _ in range(10 * MP // LEAST_COST):
             queue.admit(b"", 1, WANTED)
@@ -108,7 +108,7 @@ def test_what_a_worker_has_died_on_comes_first_and_alone() -> None:
         taken[1].outcome.cancel()
         await asyncio.sleep(0)
         queue.put_back(taken)
-        order: list[list[Job]] = []
+        order: list[list[QueuedImage]] = []
         while batch := queue.take():
             order.append(batch)
         assert order == [[jobs[0]], [jobs[2]], [jobs[3]], [jobs[4], jobs[5]]]
@@ -116,7 +116,7 @@ def test_what_a_worker_has_died_on_comes_first_and_alone() -> None:
     run(test)
 
 
-def test_a_batch_is_bounded_in_pictures_and_pixels() -> None:
+def test_a_batch_is_bounded_in_images_and_pixels() -> None:
     async def test(queue: Queue) -> None:
         small = [queue.admit(b"", 1, WANTED) for _ in range(3)]
         assert not queue.has_full_batch

@@ -58,9 +58,9 @@ def test_a_request_is_answered(model: Predictor) -> None:
     assert json.loads(answer(model, json.dumps({"image": encoded()}), visualize=False))["result"]["image"] is None
 
 
-def test_a_deep_picture_that_is_nearly_black_is_told(model: Predictor) -> None:
-    with Image.open(PICTURE) as picture:
-        grey = np.asarray(picture.convert("L")).astype(np.uint16)
+def test_a_deep_image_that_is_nearly_black_is_told(model: Predictor) -> None:
+    with Image.open(PICTURE) as photo:
+        grey = np.asarray(photo.convert("L")).astype(np.uint16)
     grey[0, :2] = 0, 255
     told = []
     for scale in (16, 256):
@@ -72,11 +72,11 @@ def test_a_deep_picture_that_is_nearly_black_is_told(model: Predictor) -> None:
 
 
 def test_of_a_tiff_the_first_image_is_answered(model: Predictor) -> None:
-    with Image.open(PICTURE) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
+    with Image.open(PICTURE) as image:
+        pixels = np.asarray(image.convert("RGB"))
     data = tiff((pixels[::8, ::8], {254: 1}), (pixels, {}), (pixels[::2, ::2], {254: 1}))
     assert pixels_claimed(data, pixels.size) == pixels.size // 3
-    with pytest.raises(RefusalError, match="the picture has 696 x 520 pixels"):
+    with pytest.raises(RefusalError, match="the image has 696 x 520 pixels"):
         pixels_claimed(data, 10_000)
     result = json.loads(answer(model, json.dumps({"image": base64.b64encode(data).decode(), "visualize": False})))[
         "result"
@@ -102,7 +102,7 @@ def test_the_model_s_faults_are_not_told(model: Predictor, monkeypatch: pytest.M
     assert told == {"logId": "a", "errorCode": 500, "errorMsg": "Internal server error"}
 
 
-def test_each_picture_has_its_own_threshold(model: Predictor) -> None:
+def test_each_image_has_its_own_threshold(model: Predictor) -> None:
     pixels = np.asarray(Image.open(PICTURE).convert("RGB"))[..., ::-1]
     alone = [model.detect([pixels], [threshold])[0] for threshold in (0.3, None, {"nucleus": 0.8})]
     together = model.detect([pixels] * 3, [0.3, None, {"nucleus": 0.8}])

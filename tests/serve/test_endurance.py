@@ -140,7 +140,7 @@ def survived(service: Service, bodies: Sequence[dict[str, Any]]) -> Counter[int]
 
 
 def test_a_thousand_hostile_images() -> None:
-    """B44, B47: 200, 413 or 422, each once; the same processes afterwards, and no more memory than a picture needs.
+    """B44, B47: 200, 413 or 422, each once; the same processes afterwards, and no more memory than an image needs.
 
     A bomb of 109 kB would take 2.7 GB, and some that are small by their header unpack to 25 MB.
     """
@@ -156,7 +156,7 @@ def test_a_thousand_hostile_images() -> None:
         assert service.end() == 0
 
 
-def test_pictures_of_odd_shapes_and_kinds_meet_a_real_model() -> None:
+def test_images_of_odd_shapes_and_kinds_meet_a_real_model() -> None:
     """B44: a row of 60,000 pixels, one pixel, a palette, floats … each has a result, or a reason why not."""
     bodies = [body for _, body in hostile.requests(len(hostile.FIXED))]
     with running("serve", "--threads", "1", "--max-pixels", "2", "--queue-pixels", "64") as service:
@@ -264,7 +264,7 @@ def test_a_worker_does_not_outlive_its_service() -> None:
         worker.wait(10)
 
 
-def test_a_picture_that_kills_workers_stands_alone() -> None:
+def test_an_image_that_kills_workers_stands_alone() -> None:
     """500 for it when two have died; those that were in a batch with it, or in the next one, get their answers."""
     with stub(seconds=0.05) as service, Client(service) as client:
         images = [SLOW_IMAGE] * 32
@@ -276,7 +276,7 @@ def test_a_picture_that_kills_workers_stands_alone() -> None:
         assert not [line for line in service.errors if "Traceback" in line]
 
 
-def test_a_fault_that_nobody_foresaw_is_of_one_picture() -> None:
+def test_a_fault_that_nobody_foresaw_is_of_one_image() -> None:
     """500 for it; no worker dies, and what was in a batch with it is answered."""
     with stub(seconds=0.05) as service, Client(service) as client:
         workers = service.workers()
@@ -382,13 +382,13 @@ def test_nobody_reads_the_access_log() -> None:
 
 def test_memory_is_flat() -> None:
     """3,000 requests: after the first third neither process grows any more."""
-    pictures = [base64.b64encode(file_of("jpg", scene(96, 128, seed))).decode() for seed in range(20)]
+    images = [base64.b64encode(file_of("jpg", scene(96, 128, seed))).decode() for seed in range(20)]
     with stub() as service, Client(service) as client:
         memory, held = Memory(service), []
-        order = np.random.default_rng(0).integers(0, len(pictures), 3000)
+        order = np.random.default_rng(0).integers(0, len(images), 3000)
         with ThreadPoolExecutor(4) as pool:
             for third in np.split(order, 3):
-                bodies = [{"image": pictures[number], "visualize": bool(number % 2)} for number in third]
+                bodies = [{"image": images[number], "visualize": bool(number % 2)} for number in third]
                 assert {reply.status for reply in pool.map(client.ask, bodies, map(str, range(1000)))} == {200}
                 held.append(memory.now())
         growth = [last - first for first, last in zip(held[0], held[-1], strict=True)]

@@ -106,7 +106,7 @@ def answer(status: str = "200 OK", body: bytes = PICTURE, length: int | str | No
 
 
 def redirect(*places: str, status: str = "302 Found", body: bytes = b"") -> Script:
-    """``/N`` leads to the N-th place, where ``PORT`` is the server's own, and any other path to a picture."""
+    """``/N`` leads to the N-th place, where ``PORT`` is the server's own, and any other path to an image."""
 
     async def script(path: str, writer: asyncio.StreamWriter) -> None:
         to, port = path[1:], writer.get_extra_info("sockname")[1]
@@ -160,7 +160,7 @@ def outcome(script: Script, path: str = "a.png", **limits: Any) -> FetchError:
 
 
 @pytest.mark.parametrize("length", [-1, None])
-def test_a_picture(length: int | None) -> None:
+def test_an_image(length: int | None) -> None:
     """F40: the bytes come as they are, with or without a length; what we send says who asks, and nothing else."""
 
     async def work() -> None:
@@ -187,15 +187,15 @@ def test_chunks() -> None:
     assert run(work()) == b"abcde"
 
 
-@pytest.mark.parametrize("host", ["pictures.example", "PICTURES.Example", "pictures.example.", "ｐictures。example"])
+@pytest.mark.parametrize("host", ["images.example", "IMAGES.Example", "images.example.", "ｉmages。example"])
 def test_a_name(host: str) -> None:
     """F40: whatever the spelling of a name, the list and the server see one."""
 
     async def work() -> None:
         async with listening(answer()) as site:
-            known = names(pictures_example=["127.0.0.1"])
-            assert await fetch(site.at(host=host), site.policy("Pictures.example."), look_up=known) == PICTURE
-            assert f"\r\nHost: pictures.example:{site.port}\r\n" in site.heads[0]
+            known = names(images_example=["127.0.0.1"])
+            assert await fetch(site.at(host=host), site.policy("Images.example."), look_up=known) == PICTURE
+            assert f"\r\nHost: images.example:{site.port}\r\n" in site.heads[0]
 
     run(work())
 
@@ -261,7 +261,7 @@ NO_URLS = [
     *("http:///a.png", "http://", "http:a.png", "a.png", "", "http://[::1", "http://[]@/", "http://h:99999/"),
     *("http://h:port/", "http://a..example/", "http://.example/", "http://a_-.example/"),
     *(f"http://{'a' * 64}.example/", f"http://{'a.' * 130}example/", "http://a b.example/", "http://127%2e0.0.1/"),
-    *("http://1.2.3.4.5/", "http://256.1.1.1/", "http://example.0x/x", "http://pictures.example\\@127.0.0.1/"),
+    *("http://1.2.3.4.5/", "http://256.1.1.1/", "http://example.0x/x", "http://images.example\\@127.0.0.1/"),
     *("http://127.0.0.1\t/", "http://127.0.0.1/\r\nX: y", "http://[fe80::1%25eth0]/", "http://[::1%lo]/"),
     *("http://\ud800/", "http://xn--a.example:80:80/", "http://h/" + "a" * 9000),
 ]
@@ -403,8 +403,8 @@ def test_rebinding(dialled: list[str]) -> None:
     "place",
     [
         *("http://127.0.0.2:PORT/x", "http://2130706434:PORT/x", "http://[::ffff:127.0.0.2]:PORT/x"),
-        *("//secret.example:PORT/x", "//listed.example:PORT/x", "http://pictures.example:1/x"),
-        *("http://pictures.example/x", "http://u:p@pictures.example:PORT/x", "ftp://pictures.example:PORT/x"),
+        *("//secret.example:PORT/x", "//listed.example:PORT/x", "http://images.example:1/x"),
+        *("http://images.example/x", "http://u:p@images.example:PORT/x", "ftp://images.example:PORT/x"),
         *("file:///etc/passwd", "http://[::1", "http://\x80/"),
     ],
 )
@@ -413,10 +413,10 @@ def test_redirects_are_checked(place: str, dialled: list[str]) -> None:
 
     async def work() -> None:
         async with listening(redirect(place)) as site:
-            known = names(pictures_example=["127.0.0.1"], secret_example=["127.0.0.1"], listed_example=["127.0.0.3"])
-            hosts = ("pictures.example", "listed.example", "127.0.0.2", "[::ffff:127.0.0.2]")
+            known = names(images_example=["127.0.0.1"], secret_example=["127.0.0.1"], listed_example=["127.0.0.3"])
+            hosts = ("images.example", "listed.example", "127.0.0.2", "[::ffff:127.0.0.2]")
             policy = site.policy(*hosts, networks=["127.0.0.1/32"])
-            error = await refusal(site.at("0", "pictures.example"), policy, known)
+            error = await refusal(site.at("0", "images.example"), policy, known)
             assert error.kind == "url_not_allowed"
             assert str(error) == "the URL redirects to where this service may not fetch from"
             assert dialled == ["127.0.0.1"] and site.connections == 1
@@ -443,7 +443,7 @@ def test_redirects_without_end() -> None:
 
 @pytest.mark.parametrize("status", [204, 206, 300, 304, 400, 401, 404, 429, 500, 503])
 def test_the_status_is_told(status: int) -> None:
-    """F40: the client learns what the picture's server said."""
+    """F40: the client learns what the image's server said."""
     error = outcome(answer(f"{status} Words", b"", length=None if status in (204, 304) else -1))
     assert (error.kind, error.status) == ("url_status", status)
     assert str(error) == f"the URL answers with status {status}"
@@ -589,14 +589,14 @@ def test_a_caller_that_gives_up_ends_the_connection() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and a certificate of its own for pictures.example, in one file."""
+    """A key and a certificate of its own for images.example, in one file."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("needs the openssl command")
     path = tmp_path_factory.mktemp("tls") / "both.pem"
     key = path.with_name("key.pem")
-    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=pictures.example"
-    names = "subjectAltName=DNS:pictures.example"
+    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=images.example"
+    names = "subjectAltName=DNS:images.example"
     command = [openssl, *options.split(), "-addext", names, "-keyout", str(key), "-out", str(path)]
     subprocess.run(command, check=True, capture_output=True)
     path.write_bytes(path.read_bytes() + key.read_bytes())
@@ -622,8 +622,8 @@ def test_tls_checks_the_name(trusted: Path) -> None:
 
     async def work() -> None:
         async with listening(redirect("x"), tls=secure(trusted)) as site:
-            known = names(pictures_example=["127.0.0.1"], other_example=["127.0.0.1"])
-            for host in ("pictures.example", "Pictures.example."):
+            known = names(images_example=["127.0.0.1"], other_example=["127.0.0.1"])
+            for host in ("images.example", "Images.example."):
                 assert await fetch(site.at("0", host, "https"), site.policy(), look_up=known) == PICTURE
             site.heads.clear()
             for host in ("other.example", "127.0.0.1"):
@@ -639,8 +639,8 @@ def test_tls_wants_a_known_authority(certificate: Path) -> None:
 
     async def work() -> None:
         async with listening(answer(), tls=secure(certificate)) as site:
-            known = names(pictures_example=["127.0.0.1"])
-            error = await refusal(site.at("x", "pictures.example", "https"), site.policy(), known)
+            known = names(images_example=["127.0.0.1"])
+            error = await refusal(site.at("x", "images.example", "https"), site.policy(), known)
             assert error.kind == "url_unreachable" and "TLS" in str(error) and not site.heads
 
     run(work())
@@ -650,9 +650,9 @@ def test_a_redirect_from_https_to_http_is_refused(trusted: Path) -> None:
     """B47."""
 
     async def work() -> None:
-        async with listening(redirect("http://pictures.example:PORT/x"), tls=secure(trusted)) as site:
-            known = names(pictures_example=["127.0.0.1"])
-            assert await kind(site.at("0", "pictures.example", "https"), site.policy(), known) == "url_not_allowed"
+        async with listening(redirect("http://images.example:PORT/x"), tls=secure(trusted)) as site:
+            known = names(images_example=["127.0.0.1"])
+            assert await kind(site.at("0", "images.example", "https"), site.policy(), known) == "url_not_allowed"
             assert site.connections == 1
 
     run(work())

@@ -45,8 +45,8 @@ def service() -> Iterator[Service]:
 def test_every_answer_is_one_that_is_described(service: Service, tmp_path: Path) -> None:
     """B44, B49: statuses, schemas, content types, methods (405 with Allow), for requests right and wrong; never 5xx.
 
-    Not ``positive_data_acceptance``: a text is a valid `image` by its schema, but seldom a picture, and gets 422 then.
-    The next test has pictures.
+    Not ``positive_data_acceptance``: a text is a valid `image` by its schema, but seldom an image, and gets 422 then.
+    The next test has images.
     """
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run"]
     options = {
@@ -72,7 +72,7 @@ def described(service: Service) -> schemathesis.BaseSchema:
     return schemathesis.openapi.from_url(f"{service.url}/openapi.json")
 
 
-def test_requests_with_a_picture_are_accepted(described: schemathesis.BaseSchema) -> None:
+def test_requests_with_an_image_are_accepted(described: schemathesis.BaseSchema) -> None:
     """F38, F49: all that the description allows beside the image is legal, and the result is as described."""
     seen: dict[str | None, set[str]] = {}
 

@@ -24,9 +24,9 @@ def test_a_sound_service_passes() -> None:
 
 
 def test_what_does_not_hold_is_told() -> None:
-    done = selftest("--max-pixels", "0.1")  # too few for the picture that is asked about
+    done = selftest("--max-pixels", "0.1")  # too few for the image that is asked about
     assert done.returncode == 1
-    assert "FAIL  A picture is answered" in done.stdout and "413" in done.stdout
+    assert "FAIL  An image is answered" in done.stdout and "413" in done.stdout
 
 
 def test_a_service_that_does_not_start() -> None:

@@ -51,7 +51,7 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[Service]:
-    """With a key, without pictures in its answers, for a page of another origin."""
+    """With a key, without images in its answers, for a page of another origin."""
     options = ("--no-visualize", "--cors", "https://a.example", "--no-access-log")
     with running("serve", *options, environment={"MASKLINE_API_KEY": KEY, "OMP_NUM_THREADS": "1"}) as service:
         yield service
@@ -151,12 +151,12 @@ def test_one_rule_for_thresholds(service: Service, model: Predictor, image: str,
         assert given == "0.3" and found(response)
 
 
-def test_the_picture_in_the_answer(service: Service, guarded: Service, image: str, expected: Result) -> None:
-    """F42, F48: a JPEG of the picture's size with everything drawn in; the request wins over the service's setting."""
+def test_the_image_in_the_answer(service: Service, guarded: Service, image: str, expected: Result) -> None:
+    """F42, F48: a JPEG of the image's size with everything drawn in; the request wins over the service's setting."""
     data = base64.b64decode(service.post({"image": image}).json()["result"]["image"], validate=True)
-    with Image.open(io.BytesIO(data)) as picture:
-        assert picture.format == "JPEG" and picture.size == expected.instances.size[::-1]
-        drawn = np.asarray(picture.convert("RGB")).astype(float)
+    with Image.open(io.BytesIO(data)) as photo:
+        assert photo.format == "JPEG" and photo.size == expected.instances.size[::-1]
+        drawn = np.asarray(photo.convert("RGB")).astype(float)
     assert abs(drawn - np.asarray(expected.img["res"]).astype(float)).mean() < 4  # what JPEG loses
     key = {"headers": {"X-API-Key": KEY}}
     assert guarded.post({"image": image}, **key).json()["result"]["image"] is None
@@ -184,8 +184,8 @@ def test_any_content_type_will_do(service: Service, image: str, kind: str | None
     assert len(found(response)) > 5
 
 
-def test_a_picture_is_none_for_what_its_comment_says(service: Service) -> None:
-    """A PDF file may begin with other bytes, but not with a picture's."""
+def test_an_image_is_none_for_what_its_comment_says(service: Service) -> None:
+    """A PDF file may begin with other bytes, but not with an image's."""
     answers = []
     for options in ({}, {"comment": b"made from %PDF-1.7"}):
         file = io.BytesIO()
@@ -254,8 +254,8 @@ def test_sizes_are_checked_before_anything_is_decoded(service: Service) -> None:
     assert chunked.status_code == 413
 
 
-def test_large_pictures_and_requests_are_taken(image: str) -> None:
-    """No limit of a framework stands before ours: a request of 30 MB, a picture of 60 million pixels."""
+def test_large_images_and_requests_are_taken(image: str) -> None:
+    """No limit of a framework stands before ours: a request of 30 MB, an image of 60 million pixels."""
     with running("serve", "--threads", "1") as service:
         noise = np.random.default_rng(0).integers(0, 255, (2600, 3000, 3), np.uint8)
         file = io.BytesIO()
@@ -266,7 +266,7 @@ def test_large_pictures_and_requests_are_taken(image: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 65_500), (1, 65_501), (70_000, 3)])
-def test_pictures_that_are_too_long_for_a_jpeg(service: Service, size: tuple[int, int]) -> None:
+def test_images_that_are_too_long_for_a_jpeg(service: Service, size: tuple[int, int]) -> None:
     """They are looked at, but not drawn; and no worker dies of them."""
     workers = service.workers()
     result = service.post({"image": encoded(png(*size))}).json()["result"]
@@ -575,7 +575,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 def test_urls_of_hosts_that_are_allowed(image: str, tmp_path: Path) -> None:
     """F40, B47: fetched by the service, which says what the other server answers; off unless hosts are listed."""
     (tmp_path / "nuclei.png").write_bytes(PICTURE.read_bytes())
-    (tmp_path / "text.png").write_bytes(b"no picture")
+    (tmp_path / "text.png").write_bytes(b"no image")
     handler = partial(_Quiet, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Small runs: our small network, on small pictures, at 64 pixels."""
+"""Small runs: our small network, on small images, at 64 pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from discs import SIDE, make_discs
 
 from maskline.train.augment import Augment
-from maskline.train.settings import Settings
+from maskline.train.settings import TrainSettings
 
 
 @pytest.fixture(scope="session")
@@ -17,9 +17,9 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(discs: Path, tmp_path: Path) -> Settings:
+def settings(discs: Path, tmp_path: Path) -> TrainSettings:
     """A run of 3 epochs with 2 steps each, in this process alone."""
-    return Settings(
+    return TrainSettings(
         model="PP-YOLOE_seg-N",
         data=discs,
         output=tmp_path / "run",

@@ -17,7 +17,7 @@ from maskline.errors import InputError, ParameterError
 from maskline.preprocess import Preprocess
 from maskline.train import augment as augmentations
 from maskline.train.augment import FILL, Augment, cropped, distortion, expanded, framed, jittered, pasted
-from maskline.train.samples import Original, Patch, Sample, View, boxes, paste, read, see, see_mask
+from maskline.train.samples import Original, Patch, TrainingSample, View, boxes, paste, read, see, see_mask
 
 OFF = Augment(flip=0)
 SQUARE = Preprocess(96, 96, interpolation="linear")
@@ -48,7 +48,7 @@ def full(mask: Patch, size: tuple[int, ...]) -> np.ndarray:
     return canvas
 
 
-def all_masks(sample: Sample) -> np.ndarray:
+def all_masks(sample: TrainingSample) -> np.ndarray:
     return np.array([full(mask, sample.image.shape) for mask in sample.masks]).any(axis=0)
 
 
@@ -343,8 +343,8 @@ def rectangle(top: int, bottom: int, left: int, right: int) -> Patch:
     return Patch(np.ones((bottom - top, right - left), np.uint8), (top, bottom, left, right))
 
 
-def plain(value: int, *masks: Patch, size: tuple[int, int] = (40, 50)) -> Sample:
-    return Sample(np.full((*size, 3), value, np.uint8), np.full(len(masks), value), masks)
+def plain(value: int, *masks: Patch, size: tuple[int, int] = (40, 50)) -> TrainingSample:
+    return TrainingSample(np.full((*size, 3), value, np.uint8), np.full(len(masks), value), masks)
 
 
 def test_what_is_pasted_covers() -> None:
@@ -418,7 +418,7 @@ def test_only_objects_with_pixels_are_read(tmp_path: Path) -> None:
     assert found.size == (30, 40)
 
 
-def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
+def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
     data, record = dataset(tmp_path, (40, 30))
     with pytest.raises(InputError, match="'a.png' is listed as 40 x 30, but the file is 30 x 40"):
         read(data, record)

@@ -1,4 +1,4 @@
-"""The same batches whatever the workers, the processes, or where an epoch starts; and no picture stops a run."""
+"""The same batches whatever the workers, the processes, or where an epoch starts; and no image stops a run."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def test_torchs_own_random_numbers_are_left_alone(data: Dataset) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_told_once_and_replaced(data: Dataset, tmp_path: Path, workers: int) -> None:
+def test_a_broken_image_is_told_once_and_replaced(data: Dataset, tmp_path: Path, workers: int) -> None:
     broken = make(damaged(data, tmp_path, 4), Augment(), workers=workers)
     epochs = [list(broken.epoch(epoch)) for epoch in range(3)]
     told = [line for epoch in epochs for batch in epoch for line in batch.skipped]
@@ -294,7 +294,7 @@ def test_a_broken_picture_is_told_once_and_replaced(data: Dataset, tmp_path: Pat
     assert all_same(again, epochs[1])
 
 
-def test_a_batch_of_broken_pictures_is_filled_from_others(data: Dataset, tmp_path: Path) -> None:
+def test_a_batch_of_broken_images_is_filled_from_others(data: Dataset, tmp_path: Path) -> None:
     broken = make(damaged(data, tmp_path, *range(10)), Augment(copy_paste=1), batch_size=4)
     batches = list(broken.epoch(0))
     assert {*shades(batches)} == {10}

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from maskline import catalog
 from maskline.models.deployed import Normalise
 from maskline.models.layers import ConvNorm
-from maskline.models.targets import Divisor, Target, alone
+from maskline.models.targets import Normalizer, Target, local_normalizer
 from maskline.train import processes
 from maskline.train.loader import Batch
-from maskline.train.loop import LossModule, freeze, learn, to_device
+from maskline.train.loop import LossModule, freeze, to_device, train_mode
 from maskline.train.optim import make_optimizer
 
 TWO_STAGE = catalog.get("MaskRCNN-ResNet50-FPN")  # has a mean and a deviation
@@ -31,28 +31,28 @@ def target(size: tuple[int, int], inside: tuple[int, int] = (64, 64)) -> Target:
 class Recorder(nn.Module):
     """Keeps what it gets."""
 
-    def losses(self, x: Tensor, targets: list[Target], *, divisor: Divisor) -> dict[str, Tensor]:
+    def losses(self, x: Tensor, targets: list[Target], *, normalizer: Normalizer) -> dict[str, Tensor]:
         self.x = x
         return {"loss": x.sum()}
 
 
-def given_to_the_network(row: catalog.Model, images: Tensor, sizes: tuple[tuple[int, int], ...]) -> Tensor:
+def given_to_the_network(spec: catalog.Model, images: Tensor, sizes: tuple[tuple[int, int], ...]) -> Tensor:
     recorder = Recorder()
-    LossModule(recorder, row, alone)(images, [target(size) for size in sizes])
+    LossModule(recorder, spec, local_normalizer)(images, [target(size) for size in sizes])
     return recorder.x
 
 
 # Padding
 
 
-def pictures(sizes: tuple[tuple[int, int], ...]) -> list[Tensor]:
+def photos(sizes: tuple[tuple[int, int], ...]) -> list[Tensor]:
     rng = torch.Generator().manual_seed(0)
     return [torch.randint(256, (*size, 3), generator=rng, dtype=torch.uint8) for size in sizes]
 
 
 def test_padding_is_zero_to_the_network() -> None:
     """As if each image had been normalised alone, and then padded."""
-    images = pictures(SIZES)
+    images = photos(SIZES)
     batch = torch.stack([F.pad(x, (0, 0, 0, 64 - x.shape[1], 0, 64 - x.shape[0])) for x in images])
     found = given_to_the_network(TWO_STAGE, batch, SIZES)
     for x, image in zip(found, images, strict=True):
@@ -62,7 +62,7 @@ def test_padding_is_zero_to_the_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "sizes"),
+    ("spec", "sizes"),
     [
         (TWO_STAGE, ((64, 64),) * 3),
         (replace(TWO_STAGE, preprocess=replace(TWO_STAGE.preprocess, float_resize=True)), SIZES),
@@ -71,19 +71,19 @@ def test_padding_is_zero_to_the_network() -> None:
     ],
 )
 def test_nothing_is_written_where_padding_is_zero_or_absent(
-    row: catalog.Model, sizes: tuple[tuple[int, int], ...]
+    spec: catalog.Model, sizes: tuple[tuple[int, int], ...]
 ) -> None:
-    batch = torch.stack(pictures(((64, 64),) * 3))
-    found = given_to_the_network(row, batch, sizes)
+    batch = torch.stack(photos(((64, 64),) * 3))
+    found = given_to_the_network(spec, batch, sizes)
     assert found._version == 0  # PyTorch's count of changes in place
-    assert torch.equal(found, Normalise(row.preprocess)(batch))
+    assert torch.equal(found, Normalise(spec.preprocess)(batch))
 
 
-@pytest.mark.parametrize("row", catalog.MODELS.values(), ids=lambda row: row.name)
-def test_normalising_says_whether_it_keeps_zero(row: catalog.Model) -> None:
-    normalise = Normalise(row.preprocess)
+@pytest.mark.parametrize("spec", catalog.MODELS.values(), ids=lambda row: row.name)
+def test_normalising_says_whether_it_keeps_zero(spec: catalog.Model) -> None:
+    normalise = Normalise(spec.preprocess)
     assert normalise.keeps_zero == (not normalise(torch.zeros(1, 4, 4, 3)).any())
-    assert normalise.keeps_zero == (row.family != "rcnn")
+    assert normalise.keeps_zero == (spec.family != "rcnn")
 
 
 def test_to_device_moves_every_tensor_and_leaves_numbers() -> None:
@@ -156,14 +156,14 @@ def steps(network: Network, count: int = 2) -> dict[str, Tensor]:
     freeze(network.frozen())
     optimizer = make_optimizer(network, TWO_STAGE.recipe, 0.1)
     for step in range(count):
-        learn(network, network.frozen())
+        train_mode(network, network.frozen())
         optimizer.zero_grad()
         x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(step))
         y = network(x)
         (y.square() + y).mean().backward()
         optimizer.step()
         network.eval()
-    learn(network, network.frozen())
+    train_mode(network, network.frozen())
     return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
@@ -179,7 +179,7 @@ CHANGES = {
 def test_frozen_norms_stay_within_what_learns(network: Network, shared: bool) -> None:
     """Their statistics too, whether or not the other norms have theirs from all processes."""
     if shared:
-        processes.share_statistics(network)
+        processes.convert_sync_batchnorm(network)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     gradients = steps(network)
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -192,7 +192,7 @@ def test_frozen_norms_stay_within_what_learns(network: Network, shared: bool) ->
 
 
 def test_frozen_norms_do_not_wait_for_other_processes(network: Network, crossings: list[int]) -> None:
-    processes.share_statistics(network)
+    processes.convert_sync_batchnorm(network)
     steps(network, count=1)
     assert crossings == [2] * 4  # mean and variance of the head's two channels, there and back
 
@@ -201,10 +201,10 @@ def test_sharing_changes_no_numbers_of_a_frozen_network(network: Network, crossi
     """To the bit: frozen norms are PyTorch's own."""
     other = Network()
     other.load_state_dict(network.state_dict())
-    processes.share_statistics(other)
+    processes.convert_sync_batchnorm(other)
     x = torch.rand(2, 3, 8, 8)
     for one in (network, other):
-        learn(one, [one.head, *one.frozen()])
+        train_mode(one, [one.head, *one.frozen()])
         freeze(one.frozen())
     assert torch.equal(network(x), other(x)) and not crossings
 

@@ -14,7 +14,7 @@ from maskline.catalog import Cosine, Steps
 from maskline.train.loop import freeze
 from maskline.train.optim import (
     LearningRate,
-    RunningAverage,
+    ModelEma,
     make_optimizer,
     scaled_learning_rate,
     set_learning_rate,
@@ -86,7 +86,7 @@ def test_stages_have_their_own_factors() -> None:
 def test_running_average() -> None:
     """After many updates with the same weights it is these weights; each update moves it by what the decay leaves."""
     layer = nn.BatchNorm2d(1)
-    average = RunningAverage(layer, decay=0.9, steps=100000)
+    average = ModelEma(layer, decay=0.9, steps=100000)
     assert set(average.weights) == {"weight", "bias", "running_mean", "running_var"}
     with torch.no_grad():
         layer.weight.fill_(3)
@@ -100,5 +100,5 @@ def test_running_average() -> None:
 
 def test_running_average_of_a_short_run_is_short() -> None:
     layer = nn.Linear(1, 1)
-    assert RunningAverage(layer, 0.9999, steps=1000).decay == pytest.approx(1 - 1 / 50)
-    assert RunningAverage(layer, 0.9999, steps=1_000_000).decay == 0.9999
+    assert ModelEma(layer, 0.9999, steps=1000).decay == pytest.approx(1 - 1 / 50)
+    assert ModelEma(layer, 0.9999, steps=1_000_000).decay == 0.9999

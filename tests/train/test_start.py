@@ -28,7 +28,7 @@ from maskline.models.ppyoloe_seg.network import PPYOLOESeg
 from maskline.models.rcnn.network import MaskRCNN
 from maskline.models.solov2.network import SOLOv2
 from maskline.train import start
-from maskline.train.settings import BACKBONE, Settings
+from maskline.train.settings import BACKBONE, TrainSettings
 from maskline.train.start import file_of, load_with_classes, new_network
 from maskline.weights.load import labels_in_file, save_weights
 
@@ -135,9 +135,9 @@ def test_classes_that_contradict_each_other_are_told(name: str, shape: tuple[int
 def test_the_user_is_told_what_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_file(weights(80), tmp_path / "w.safetensors")
     with caplog.at_level(logging.INFO, "maskline"):
-        new_network(Settings(model=ROW.name, data=tmp_path, weights=str(tmp_path / "w.safetensors")), names(2))
+        new_network(TrainSettings(model=ROW.name, data=tmp_path, weights=str(tmp_path / "w.safetensors")), names(2))
     reason, _, remade = caplog.messages[-1].rpartition(": ")
-    assert reason == "made anew, because the file has other classes than the data set's 2"
+    assert reason == "re-initialised, because the file has other classes than the data set's 2"
     assert sorted(remade.split(", ")) == sorted(REMADE)
 
 
@@ -255,7 +255,7 @@ def test_what_is_known_of_a_class_goes_where_its_name_is(
     shared, others = [c for c in wanted if c in known], [c for c in wanted if c not in known]
     expected_notes = [f"classes whose weights are taken over, by name: {', '.join(shared) or 'none'}"]
     if others:
-        expected_notes.append(f"classes that the weights don't know, which start anew: {', '.join(others)}")
+        expected_notes.append(f"classes that the weights don't know, which are re-initialised: {', '.join(others)}")
     assert notes == ([] if known == wanted else expected_notes)
 
 
@@ -276,7 +276,7 @@ def start_from(arrays: dict[str, np.ndarray], file: Path, monkeypatch: pytest.Mo
     """A new network's weights, where the recipe's file holds these."""
     file.write_bytes(pickle.dumps(arrays, protocol=4))
     monkeypatch.setattr(start, "fetch", lambda url, path: file)
-    return new_network(Settings(model=DETR, data=file.parent, weights=BACKBONE), names(3)).state_dict()
+    return new_network(TrainSettings(model=DETR, data=file.parent, weights=BACKBONE), names(3)).state_dict()
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])
@@ -287,7 +287,7 @@ def test_a_backbone_is_loaded_with_or_without_the_name_of_the_part(
     arrays = {f"{prefix}{name}": array for name, array in backbone.items()}
     arrays |= {f"{prefix}fc.weight": np.zeros((4, 7), np.float32), f"{prefix}fc.bias": np.zeros(7, np.float32)}
     found = start_from(arrays, tmp_path / "w.pdparams", monkeypatch)
-    scratch = new_network(Settings(model=DETR, data=tmp_path, weights="scratch"), names(3)).state_dict()
+    scratch = new_network(TrainSettings(model=DETR, data=tmp_path, weights="scratch"), names(3)).state_dict()
     for name, tensor in found.items():
         if not name.startswith("backbone."):
             assert torch.equal(tensor, scratch[name]), name

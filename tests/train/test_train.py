@@ -35,7 +35,7 @@ from maskline.errors import (
     UnknownNameError,
     WeightsError,
 )
-from maskline.train import Settings, checkpoint, loop, processes, train
+from maskline.train import TrainSettings, checkpoint, loop, processes, train
 from maskline.train.augment import Augment
 from maskline.train.run import prepare
 from maskline.train.settings import AUGMENT, as_augment
@@ -56,7 +56,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, discs: Path) -> tuple[Path, dict[str, Any]]:
     """A whole run, exported."""
-    settings = Settings(
+    settings = TrainSettings(
         model="PP-YOLOE_seg-N", data=discs, output=tmp_path_factory.mktemp("run") / "out", epochs=3, batch_size=4,
         weights="scratch", device="cpu", workers=1, log_interval=1, augment=Augment(jitter=(1, 1), sizes=(64,)),
         keep=1,
@@ -103,7 +103,7 @@ def test_the_best_predicts_with_the_data_s_names(finished: tuple[Path, dict[str,
     assert labels_in_file(finished[0] / "best_model" / "best_model.safetensors") == ("disc", "ring")
 
 
-def test_another_run_in_its_folder_loses_nothing(settings: Settings, tmp_path: Path) -> None:
+def test_another_run_in_its_folder_loses_nothing(settings: TrainSettings, tmp_path: Path) -> None:
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
     train(settings)
     first = weights(settings.output)
@@ -115,7 +115,7 @@ def test_another_run_in_its_folder_loses_nothing(settings: Settings, tmp_path: P
 # Randomness and resuming
 
 
-def test_the_same_seed_gives_the_same_weights(settings: Settings, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights(settings: TrainSettings, tmp_path: Path) -> None:
     """Whatever the number of workers; and however much is drawn elsewhere in between."""
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=2)
     train(settings)
@@ -124,7 +124,7 @@ def test_the_same_seed_gives_the_same_weights(settings: Settings, tmp_path: Path
     assert same(weights(settings.output), weights(tmp_path / "again"))
 
 
-def test_no_process_outlives_a_run(settings: Settings, tmp_path: Path) -> None:
+def test_no_process_outlives_a_run(settings: TrainSettings, tmp_path: Path) -> None:
     """Not until the garbage collector comes, nor where a run fails."""
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1, workers=2)
     gc.disable()
@@ -138,7 +138,7 @@ def test_no_process_outlives_a_run(settings: Settings, tmp_path: Path) -> None:
         gc.enable()
 
 
-def test_killed_and_resumed_is_as_uninterrupted(settings: Settings, tmp_path: Path) -> None:
+def test_killed_and_resumed_is_as_uninterrupted(settings: TrainSettings, tmp_path: Path) -> None:
     """F64: to the last bit of weights, of the running average and of the optimizer, with evaluations in between."""
     train(settings)
     killed = replace(settings, output=tmp_path / "killed")
@@ -165,11 +165,13 @@ def test_killed_and_resumed_is_as_uninterrupted(settings: Settings, tmp_path: Pa
     assert ours.history == theirs.history and ours.losses == pytest.approx(theirs.losses, rel=1e-6)
 
 
-def test_a_resumed_run_keeps_its_settings(settings: Settings, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_settings(settings: TrainSettings, tmp_path: Path) -> None:
     """They need not be said again, and can't be changed in passing."""
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=2, eval_interval=1, seed=5)
     train(settings)
-    again = Settings(model=settings.model, data=settings.data, resume=settings.output / "0", device="cpu", export=False)
+    again = TrainSettings(
+        model=settings.model, data=settings.data, resume=settings.output / "0", device="cpu", export=False
+    )
     train(again)
     aside = settings.output / "earlier_run_1"
     assert sorted(p.name for p in aside.iterdir()) == ["best_model", "model_final"]  # of more epochs than the first
@@ -181,7 +183,7 @@ def test_a_resumed_run_keeps_its_settings(settings: Settings, tmp_path: Path) ->
 
 
 def test_the_command_resumes_from_a_checkpoint_that_is_pruned_meanwhile(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And says where the result is: in the folder of the run, not in the one for new runs."""
     monkeypatch.setattr(checkpoint, "prune", lambda *_: None)
@@ -194,7 +196,7 @@ def test_the_command_resumes_from_a_checkpoint_that_is_pruned_meanwhile(
     assert done.stdout.startswith(f"{settings.output / 'best_model' / 'inference' / 'inference.onnx'}: ")
 
 
-def test_resuming_from_what_is_no_checkpoint(settings: Settings, tmp_path: Path) -> None:
+def test_resuming_from_what_is_no_checkpoint(settings: TrainSettings, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nofile.pdparams"):  # the path as it was given is told
         with pytest.raises(MasklineError, match=f"no checkpoint to resume at {path}: expected the output folder"):
             train(replace(settings, resume=path))
@@ -209,7 +211,7 @@ def test_resuming_from_what_is_no_checkpoint(settings: Settings, tmp_path: Path)
         train(replace(settings, resume=folder / "3.pdparams", output=tmp_path))
 
 
-def test_another_data_set_is_no_way_to_go_on(settings: Settings, tmp_path: Path) -> None:
+def test_another_data_set_is_no_way_to_go_on(settings: TrainSettings, tmp_path: Path) -> None:
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
     train(settings)
     other = without_val(make_discs(tmp_path / "more", train=9), tmp_path / "other")
@@ -217,7 +219,7 @@ def test_another_data_set_is_no_way_to_go_on(settings: Settings, tmp_path: Path)
         train(replace(settings, data=other, resume=settings.output))
 
 
-def test_a_start_that_fails_leaves_the_earlier_run(settings: Settings, tmp_path: Path) -> None:
+def test_a_start_that_fails_leaves_the_earlier_run(settings: TrainSettings, tmp_path: Path) -> None:
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
     train(settings)
     (settings.output / ".0123456789abcdef.tmp").mkdir()  # of a run that was killed
@@ -236,7 +238,7 @@ def test_a_start_that_fails_leaves_the_earlier_run(settings: Settings, tmp_path:
 
 
 def test_a_full_disk_in_between_is_told(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     save, calls = checkpoint._save_state, []
 
@@ -259,7 +261,7 @@ def test_a_full_disk_in_between_is_told(
 
 
 def test_a_full_disk_at_the_end_is_an_error(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(state: checkpoint.State, path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -269,8 +271,8 @@ def test_a_full_disk_at_the_end_is_an_error(
         train(replace(unevaluated(settings, tmp_path / "data"), epochs=1))
 
 
-def test_a_picture_that_goes_bad_is_told(
-    settings: Settings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_an_image_that_goes_bad_is_told(
+    settings: TrainSettings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import shutil
 
@@ -283,8 +285,8 @@ def test_a_picture_that_goes_bad_is_told(
     assert checkpoint.read(settings.output / "model_final").epochs == 2
 
 
-def test_a_val_picture_that_can_t_be_read_is_told_once(
-    settings: Settings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_val_image_that_can_t_be_read_is_told_once(
+    settings: TrainSettings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import shutil
 
@@ -296,14 +298,14 @@ def test_a_val_picture_that_can_t_be_read_is_told_once(
     assert "val1.png is left out" in (settings.output / "train.log").read_text()
 
 
-def test_nothing_but_background_in_a_batch(settings: Settings, tmp_path: Path) -> None:
+def test_nothing_but_background_in_a_batch(settings: TrainSettings, tmp_path: Path) -> None:
     """Batches of one image: the last of the set has no object."""
     train(replace(unevaluated(settings, tmp_path / "data"), epochs=1, batch_size=1))
     assert checkpoint.read(settings.output / "model_final").steps == 8
 
 
 def test_a_loss_that_is_no_number_ends_the_run(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         loop.LossModule, "forward", lambda self, i, t: {"loss": next(self.parameters()).sum() * torch.nan}
@@ -312,7 +314,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
         train(unevaluated(settings, tmp_path / "data"))
 
 
-def test_early_stop(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_stop(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.3, 0.2, 0.1])
     monkeypatch.setattr(loop, "validate", lambda *_: ({"AP": next(scores)}, ()))
     train(replace(settings, epochs=9, patience=2))
@@ -328,7 +330,7 @@ def test_of_equal_evaluations_the_later_is_best() -> None:
 
 
 def test_a_refused_export_keeps_the_weights_and_says_how_to_go_on(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Told once on the terminal, where the error ends up, and in the log."""
 
@@ -354,7 +356,7 @@ def test_a_refused_export_keeps_the_weights_and_says_how_to_go_on(
 
 
 def test_classes_are_made_anew(
-    settings: Settings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    settings: TrainSettings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """F61, F65: weights of other classes are a start."""
     three = make_discs(tmp_path / "three", classes=("ring", "b", "c"))
@@ -366,12 +368,12 @@ def test_classes_are_made_anew(
         train(
             replace(settings, data=without_val(three, tmp_path / "data3"), output=tmp_path / "next", weights=str(start))
         )
-    assert "classes that the weights don't know, which start anew: b, c" in caplog.text
+    assert "classes that the weights don't know, which are re-initialised: b, c" in caplog.text
     assert "classes whose weights are taken over, by name: ring" in caplog.text
     assert load_network("PP-YOLOE_seg-N", tmp_path / "next/best_model/best_model.safetensors").num_classes == 3
 
 
-def test_weights_of_another_network(settings: Settings, pdparams: Path) -> None:
+def test_weights_of_another_network(settings: TrainSettings, pdparams: Path) -> None:
     with pytest.raises(WeightsError, match=r"does not fit PP-YOLOE_seg-N|can't be read|called"):
         train(replace(settings, weights=str(pdparams)))
 
@@ -379,10 +381,10 @@ def test_weights_of_another_network(settings: Settings, pdparams: Path) -> None:
 # Several processes
 
 
-def gradients(job: loop.Job) -> None:
+def gradients(job: loop.TrainingJob) -> None:
     """The gradients of the first batch of a run, written by the first process."""
     run = loop.Run(job, loop.make_accelerator(job.settings))
-    loop.learn(run.network, run.frozen())
+    loop.train_mode(run.network, run.frozen())
     losses = run.gradients([next(iter(run.loader.epoch(0)))])
     if run.is_first:
         found = {name: p.grad for name, p in run.network.named_parameters() if p.grad is not None}
@@ -390,7 +392,7 @@ def gradients(job: loop.Job) -> None:
         torch.save((losses, found, statistics), job.settings.output / f"{job.settings.processes}.pt")
 
 
-def test_two_processes_give_the_gradients_of_one(settings: Settings) -> None:
+def test_two_processes_give_the_gradients_of_one(settings: TrainSettings) -> None:
     """F62: of the same global batch, one half of which has fewer objects than the other; and the norms' statistics."""
     settings.output.mkdir()
     splits = load(settings.data)
@@ -407,7 +409,7 @@ def test_two_processes_give_the_gradients_of_one(settings: Settings) -> None:
         torch.testing.assert_close(shared[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_two_processes_train_and_write_once(settings: Settings) -> None:
+def test_two_processes_train_and_write_once(settings: TrainSettings) -> None:
     """F62."""
     content = train(replace(settings, processes=2, batch_size=2, epochs=1, workers=1))
     assert content["done_flag"] and (settings.output / "train.log").read_text().count("Epoch: [0] [2/2]") == 1
@@ -422,7 +424,7 @@ def test_an_error_in_a_process_is_one_line() -> None:
         processes.run(fails, "luck", 2)
 
 
-# Settings
+# TrainSettings
 
 
 @pytest.mark.parametrize(
@@ -441,13 +443,13 @@ def test_an_error_in_a_process_is_one_line() -> None:
         ({"data": Path("nowhere")}, DatasetError, "nowhere does not exist"),
     ],
 )  # fmt: skip
-def test_what_can_t_be(settings: Settings, change: dict[str, Any], error: type[Exception], told: str) -> None:
+def test_what_can_t_be(settings: TrainSettings, change: dict[str, Any], error: type[Exception], told: str) -> None:
     with pytest.raises(error, match=told):
         train(replace(settings, **change))
     assert not settings.output.exists()
 
 
-def test_no_objects_to_learn_from(settings: Settings, tmp_path: Path) -> None:
+def test_no_objects_to_learn_from(settings: TrainSettings, tmp_path: Path) -> None:
     data = without_val(settings.data, tmp_path / "data")
     file = data / "annotations" / "instance_train.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
@@ -455,7 +457,7 @@ def test_no_objects_to_learn_from(settings: Settings, tmp_path: Path) -> None:
         train(replace(settings, data=data))
 
 
-def test_crowd_regions_are_told(settings: Settings, tmp_path: Path) -> None:
+def test_crowd_regions_are_told(settings: TrainSettings, tmp_path: Path) -> None:
     """As CVAT marks masks of its brush: a run that learns nothing, or only part, says why."""
     data = without_val(settings.data, tmp_path / "data")
     file = data / "annotations" / "instance_train.json"
@@ -485,13 +487,13 @@ def test_augmentation_by_name() -> None:
         as_augment({"flip": "often"}, "SOLOv2")
 
 
-def test_mixed_precision_learns_too(settings: Settings, tmp_path: Path) -> None:
+def test_mixed_precision_learns_too(settings: TrainSettings, tmp_path: Path) -> None:
     train(replace(unevaluated(settings, tmp_path / "data"), epochs=1, precision="bf16", accumulate=2))
     assert checkpoint.read(settings.output / "model_final").steps == 1
     assert all(np.isfinite(t.float().numpy()).all() for t in weights(settings.output).values())
 
 
-def test_from_scratch_nothing_is_frozen(settings: Settings, tmp_path: Path) -> None:
+def test_from_scratch_nothing_is_frozen(settings: TrainSettings, tmp_path: Path) -> None:
     """What the recipe freezes or slows down is what it takes from pretrained weights."""
     job = prepare(replace(unevaluated(settings, tmp_path / "data"), model="Mask-RT-DETR-S"), load(tmp_path / "data"))
     run = loop.Run(job, loop.make_accelerator(job.settings))

@@ -125,12 +125,12 @@ def test_bad_files(tmp_path: Path) -> None:
         load_network("Mask-RT-DETR-S", write(tmp_path / "empty.pdparams", {"x": np.zeros(1, np.float32)}))
 
 
-@pytest.mark.parametrize("row", catalog.MODELS.values(), ids=lambda row: row.name)
+@pytest.mark.parametrize("spec", catalog.MODELS.values(), ids=lambda row: row.name)
 @pytest.mark.parametrize("classes", [1, 7])
-def test_a_parameter_of_each_network_tells_how_many_classes_there_are(row: catalog.Model, classes: int) -> None:
+def test_a_parameter_of_each_network_tells_how_many_classes_there_are(spec: catalog.Model, classes: int) -> None:
     """And a network made for a state of that many is one whose weights fit."""
     with torch.device("meta"):
-        state = models.build(row.name, classes).state_dict()
-    assert state[CLASS_PARAMETER[row.family]].shape == (classes,)
-    assert not fit(empty_network(row.name, state), {k: v for k, v in state.items() if "num_batches" not in k})
-    assert fit(empty_network(row.name, {}), {k: v for k, v in state.items() if "num_batches" not in k})
+        state = models.build(spec.name, classes).state_dict()
+    assert state[CLASS_PARAMETER[spec.family]].shape == (classes,)
+    assert not fit(empty_network(spec.name, state), {k: v for k, v in state.items() if "num_batches" not in k})
+    assert fit(empty_network(spec.name, {}), {k: v for k, v in state.items() if "num_batches" not in k})

@@ -67,7 +67,7 @@ def make(path: Path | str | None = None, page: int | None = None, n: int = 3, st
 
 @pytest.fixture
 def photos(tmp_path: Path) -> list[Path]:
-    """Three pictures in two folders."""
+    """Three images in two folders."""
     paths = [tmp_path / "photos" / name for name in ("one/a.png", "one/b.png", "c.png")]
     for number, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def test_what_a_writer_refuses(kind: type[Writer], tmp_path: Path) -> None:
 
 
 def test_several_at_once(photos: list[Path], tmp_path: Path) -> None:
-    """With copies of the pictures: the folder of LabelMe's files is a data set of its own."""
+    """With copies of the images: the folder of LabelMe's files is a data set of its own."""
     with open_writers(["csv", "coco", "labelme", "coco-results", "csv"], tmp_path / "out") as writers:
         for photo in photos:
             for writer in writers:
@@ -299,7 +299,7 @@ def test_a_file_that_is_no_data_set(text: str | None, tmp_path: Path) -> None:
 
 
 def test_labelme_files_are_read_back(photos: list[Path], tmp_path: Path) -> None:
-    """To the pixel; LabelMe's own keys, and a way to the picture."""
+    """To the pixel; LabelMe's own keys, and a way to the image."""
     with LabelMeWriter(tmp_path / "photos" / "labelme") as writer:
         for path in photos:
             writer.add(make(path))
@@ -366,30 +366,30 @@ def test_holes_that_polygons_of_a_coco_file_lose_are_counted(
 
 
 @pytest.mark.parametrize("source", [(None, None), ("in/d.pdf", 1), ("in/d.tif", 0)])
-def test_what_is_no_picture_file_gets_one(source: tuple[str | None, int | None], tmp_path: Path) -> None:
+def test_what_is_no_image_file_gets_one(source: tuple[str | None, int | None], tmp_path: Path) -> None:
     with LabelMeWriter(tmp_path / "out") as writer:
         writer.add(make(*source))
-    sheet, picture = files(writer.path)
-    assert picture.endswith(".png") and load(writer.path / sheet)["imagePath"] == picture
-    with Image.open(writer.path / picture) as opened:
+    sheet, image = files(writer.path)
+    assert image.endswith(".png") and load(writer.path / sheet)["imagePath"] == image
+    with Image.open(writer.path / image) as opened:
         assert opened.size == (80, 60) and opened.getpixel((0, 0)) == (50, 50, 50)
     assert not labelme.read(Source.of(writer.path)).faults
 
 
 def test_with_copies_the_folder_is_a_data_set(photos: list[Path], tmp_path: Path) -> None:
-    with LabelMeWriter(tmp_path / "out", copy_pictures=True) as writer:
+    with LabelMeWriter(tmp_path / "out", copy_images=True) as writer:
         for path in photos:
             writer.add(make(path))
     assert files(writer.path) == ["a.json", "a.png", "b.json", "b.png", "c.json", "c.png"]
     assert (writer.path / "b.png").read_bytes() == photos[1].read_bytes()
     reading = labelme.read(Source.of(writer.path))
     assert not reading.faults and len(reading.splits["all"].annotations) == 9
-    with LabelMeWriter(photos[2].parent, copy_pictures=True) as writer:
+    with LabelMeWriter(photos[2].parent, copy_images=True) as writer:
         writer.add(make(photos[2]))
     assert files(writer.path) == ["c.json", "c.png", "one"] and load(writer.path / "c.json")["imagePath"] == "c.png"
 
 
-def test_files_beside_their_pictures(photos: list[Path]) -> None:
+def test_files_beside_their_images(photos: list[Path]) -> None:
     folder = photos[0].parent
     for _ in range(2):
         with LabelMeWriter(folder) as writer:
@@ -446,13 +446,13 @@ def test_saved_by_labelme_without_a_change_it_is_still_ours(photos: list[Path], 
     assert len(load(writer.path / "a.json")["shapes"]) == 1
 
 
-def test_a_picture_that_is_there_is_not_overwritten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_image_that_is_there_is_not_overwritten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Image.new("RGB", (5, 5)).save(tmp_path / "d_0.png")
     with LabelMeWriter(tmp_path) as writer:
         writer.add(make(tmp_path / "d.pdf", 0))
     assert files(tmp_path) == ["d_0.png"] and "is left" in caplog.text
-    with Image.open(tmp_path / "d_0.png") as picture:
-        assert picture.size == (5, 5)
+    with Image.open(tmp_path / "d_0.png") as image:
+        assert image.size == (5, 5)
 
 
 def test_equal_names_do_not_overwrite_each_other(tmp_path: Path) -> None:

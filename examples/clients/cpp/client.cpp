@@ -217,7 +217,7 @@ std::int64_t place(const json& instance, std::uint16_t number, Picture& picture)
     const double top = std::nearbyint(box.at(1)), left = std::nearbyint(box.at(0));
     const auto rows = size.at(0), cols = size.at(1);
     if (top < 0 || left < 0 || rows < 0 || cols < 0 || top > picture.height - rows || left > picture.width - cols)
-        throw std::runtime_error("unexpected answer: a mask leaves the picture");
+        throw std::runtime_error("unexpected answer: a mask leaves the image");
     const auto mask = decode_rle(instance.at("mask").at("rleResult").get<std::string>(), rows, cols);
     const auto first = static_cast<std::int64_t>(top) * picture.width + static_cast<std::int64_t>(left);
     for (std::int64_t at = 0; at < rows * cols; ++at) {

@@ -230,7 +230,7 @@ MASKLINE_API_KEY in the environment is sent as the API key.";
             double left = Math.Round(one.Bbox[0]), top = Math.Round(one.Bbox[1]); // half to even, as the server does
             int rows = one.Mask.Size[0], cols = one.Mask.Size[1];
             if (top < 0 || left < 0 || rows < 0 || cols < 0 || top + rows > height || left + cols > width)
-                throw new FormatException("a mask leaves the picture");
+                throw new FormatException("a mask leaves the image");
             var mask = DecodeRle(one.Mask.RleResult, rows, cols);
             for (var at = 0; at < mask.Length; at++)
             {

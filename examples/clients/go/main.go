@@ -210,7 +210,7 @@ func labelImage(found *result) ([]uint16, error) {
 		top, left := int(math.RoundToEven(one.Bbox[1])), int(math.RoundToEven(one.Bbox[0]))
 		rows, cols := one.Mask.Size[0], one.Mask.Size[1]
 		if min(top, left, rows, cols) < 0 || top > height-rows || left > width-cols {
-			return nil, errors.New("a mask leaves the picture")
+			return nil, errors.New("a mask leaves the image")
 		}
 		mask, err := decodeRle(one.Mask.RleResult, rows, cols)
 		if err != nil {

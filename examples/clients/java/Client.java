@@ -278,7 +278,7 @@ public final class Client {
             double top = Math.rint(one.bbox[1]), left = Math.rint(one.bbox[0]); // half to even, as the server does
             int rows = one.mask.size[0], cols = one.mask.size[1];
             if (Math.min(top, left) < 0 || top + rows > height || left + cols > width) {
-                throw new Fault("unexpected answer: a mask leaves the picture");
+                throw new Fault("unexpected answer: a mask leaves the image");
             }
             boolean[] mask = decodeRle(one.mask.rleResult, rows, cols);
             int pixels = 0;

@@ -116,7 +116,7 @@ function labelImage({ instances, size: [height, width] }) {
   for (const [i, { bbox, categoryName, score, mask: { rleResult, size: [rows, cols] } }] of instances.entries()) {
     const top = roundHalfEven(bbox[1]), left = roundHalfEven(bbox[0]);
     if (!(Math.min(top, left, rows, cols) >= 0 && top + rows <= height && left + cols <= width)) {
-      throw new Error('a mask leaves the picture');
+      throw new Error('a mask leaves the image');
     }
     const mask = decodeRle(rleResult, rows, cols);
     let pixels = 0;

@@ -151,7 +151,7 @@ function labelImage(array $instances, int $height, int $width): string
         $top = (int) round($box[1], 0, PHP_ROUND_HALF_EVEN);
         $left = (int) round($box[0], 0, PHP_ROUND_HALF_EVEN);
         if (min($top, $left, $rows, $cols) < 0 || $top + $rows > $height || $left + $cols > $width) {
-            throw new RuntimeException('a mask leaves the picture');
+            throw new RuntimeException('a mask leaves the image');
         }
         $mask = decodeRle($counts, $rows, $cols);
         $label = pack('n', $i + 1);

@@ -128,7 +128,7 @@ def label_image(result: dict[str, Any]) -> np.ndarray:
         rows, cols = instance["mask"]["size"]
         top, left = round(y0), round(x0)  # half to even, as the server does
         if min(top, left, rows, cols) < 0 or top + rows > height or left + cols > width:
-            raise ClientError("unexpected answer: a mask leaves the picture")
+            raise ClientError("unexpected answer: a mask leaves the image")
         mask = decode_rle(instance["mask"]["rleResult"], rows, cols)
         window = labels[top : top + rows, left : left + cols]
         window[mask & (window == 0)] = number

@@ -68,9 +68,9 @@ def check(
             nouns = zip(("image", "annotation"), before, after, strict=True)
             kept = ", ".join(f"{new} of {counted(old, noun)}" for noun, old, new in nouns)
             click.echo(f"{target}: {name}: {kept}")
-        mended = counted(fixed.number("mended"), "fault")
+        number = counted(fixed.number("fixed"), "fault")
         left_out, left = fixed.number("left out"), fixed.number("left")
-        click.echo(f"{target}: {mended} mended, {left_out} more by leaving out, {left} left; all are in fixes.json")
+        click.echo(f"{target}: {number} fixed, {left_out} more by leaving out, {left} left; all are in fixes.json")
     if not result["check_pass"]:
         sys.exit(1)
     click.echo(PASSED)
@@ -136,9 +136,9 @@ def split(
 
     By default in place: existing annotation files are kept as .bak.
     """
-    from maskline.data.split import Division, split_in_place, split_into
+    from maskline.data.split import SplitConfig, split_in_place, split_into
 
-    how = Division(val, seed, stratify, group)
+    how = SplitConfig(val, seed, stratify, group)
     if output is not None:
         parts = split_into(output, folder, how, data_format, images)
     elif data_format is not None or images is not None:

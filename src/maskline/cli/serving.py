@@ -18,7 +18,7 @@ from maskline.wording import counted
 
 if TYPE_CHECKING:
     from maskline.runtime.device import Device
-    from maskline.serve import Settings
+    from maskline.serve import ServiceSettings
 
 CPU_WORKERS = 2
 OTHER_BATCH = 8  # on a GPU
@@ -50,9 +50,9 @@ class Serving:
     visualize: bool | None = None
     access_log: bool | None = None
 
-    def settings(self, batch_size: int, visualize: bool) -> Settings:
+    def settings(self, batch_size: int, visualize: bool) -> ServiceSettings:
         """Raises ParameterError for what makes no sense."""
-        from maskline.serve import Settings
+        from maskline.serve import ServiceSettings
         from maskline.serve.fetch import UrlPolicy
         from maskline.serve.settings import MB, MP
 
@@ -70,7 +70,9 @@ class Serving:
         }
         urls = UrlPolicy.of(self.allow_url_host, self.allow_url_network)
         named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return Settings(batch_size=batch_size, trusted_hosts=self.trusted_host, cors=self.cors, urls=urls, **named)
+        return ServiceSettings(
+            batch_size=batch_size, trusted_hosts=self.trusted_host, cors=self.cors, urls=urls, **named
+        )
 
     def _api_key(self) -> str | None:
         if self.api_key_file is None:

@@ -85,7 +85,7 @@ def train(
     Writes the exported model (best_model/inference), checkpoints, train.log, curves.png and sample images.
     """
     from maskline.config.overrides import parse_value
-    from maskline.train import Settings
+    from maskline.train import TrainSettings
     from maskline.train import train as train_model
     from maskline.train.checkpoint import find
     from maskline.train.settings import as_augment
@@ -96,7 +96,7 @@ def train(
         if "=" not in text:
             raise ParameterError(f"--augment {text}: expected NAME=VALUE, such as copy_paste=0.5")
         values[text.partition("=")[0].strip()] = parse_value(text.partition("=")[2])
-    settings = Settings(
+    settings = TrainSettings(
         model=model_name,
         data=folder,
         data_format=data_format,
@@ -312,9 +312,9 @@ def export(
             size=size,
             int8=int8,
         )
-    from maskline.exporting import Target
+    from maskline.exporting import ExportOptions
 
-    target = Target.of(format)
+    target = ExportOptions.of(format)
     model_dir = target.model_dir(folder)
     if int8 is not None:
         from maskline.exporting import cost

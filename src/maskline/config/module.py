@@ -29,11 +29,13 @@ MODES = ("check_dataset", "train", "evaluate", "export", "predict")
 #: Folders of the module files in the documents, new and old. No file need be there: its name says the model.
 FOLDERS = ("/paddlex/configs/modules/instance_segmentation", "/paddlex/configs/instance_segmentation")
 
+# fmt: off
 #: What a data set can be converted from: `maskline.data.convert.FORMATS`, which needs the extra ``data``.
 SOURCE_FORMATS = (
-    *("coco", "cvat", "labelme", "yolo", "voc"),
-    *("labelstudio", "via", "supervisely", "panoptic", "cityscapes", "qupath", "kaggle"),
+    "coco", "cvat", "labelme", "yolo", "voc",
+    "labelstudio", "via", "supervisely", "panoptic", "cityscapes", "qupath", "kaggle",
 )
+# fmt: on
 
 #: Keys of the reference that mean nothing here. Setting one is legal, and told.
 WITHOUT_EFFECT = frozenset(
@@ -52,7 +54,7 @@ OTHER_NAMES = {"Predict.hpip_config": "hpi_config"}  # as the newest document of
 
 _DEMO_IMAGE = "https://paddle-model-ecology.bj.bcebos.com/paddlex/imgs/demo_image/general_instance_segmentation_004.png"
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 # A key's type, and the check that its value must pass. Where None is legal, it is not checked.
 Count: TypeAlias = Annotated[int, check_count]
@@ -113,7 +115,7 @@ class SplitSection:
     group: Text = None
 
     def __post_init__(self) -> None:
-        """Raises ParameterError if the percentages do not fit, or the group is no regular expression."""
+        """Raises ParameterError if the percentages do not fit, or the group is not a regular expression."""
         self.percents()
         try:
             re.compile(self.group or "" if self.enable else "")
@@ -272,7 +274,7 @@ class Given:
             raise self.faults[0]
         given, faults = {key: value for key, value in self.content.items() if key != UNREAD_SECTION}, list(self.faults)
         if self.content.get(UNREAD_SECTION):
-            log.warning("section %s has no effect", UNREAD_SECTION)
+            logger.warning("section %s has no effect", UNREAD_SECTION)
         config = _section(ModuleConfig, given, _given_model_defaults(given, faults), "", faults)
         if faults:
             raise _together(faults)
@@ -331,7 +333,7 @@ def _source(path: str | None) -> dict[str, Any]:
             f"no configuration file {path}: give a module's YAML file, a model's name, or {FOLDERS[0][1:]}/<Model>.yaml"
         )
     model = catalog.get(path).name
-    log.info("configuration: the defaults of %s", model)
+    logger.info("configuration: the defaults of %s", model)
     return {"Global": {"model": model}}
 
 
@@ -377,10 +379,10 @@ def _given_model_defaults(given: Mapping[str, Any], faults: list[MasklineError])
     return model_defaults(catalog.get(name))
 
 
-def model_defaults(row: catalog.Model) -> dict[str, Any]:
+def model_defaults(spec: catalog.Model) -> dict[str, Any]:
     """The defaults of a model, by section and key."""
-    weights = row.pretrained_url or OFFICIAL
-    train = {"batch_size": row.recipe.batch_size, "pretrain_weight_path": weights}
+    weights = spec.pretrained_url or OFFICIAL
+    train = {"batch_size": spec.recipe.batch_size, "pretrain_weight_path": weights}
     return {"Train": train, "Export": {"weight_path": weights}}
 
 
@@ -450,4 +452,4 @@ def _tell_without_effect(config: Any) -> None:
         *sections, key = name.split(".")
         section = reduce(getattr, sections, config)
         if getattr(section, key) != next(field.default for field in fields(section) if field.name == key):
-            log.warning("%s has no effect", name)
+            logger.warning("%s has no effect", name)

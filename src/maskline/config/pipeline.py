@@ -24,7 +24,7 @@ ACCELERATION = ("use_hpip", "hpi_config", "engine", "engine_config")
 #: Keys about the service. Only the first has an effect; the others are for other pipelines of the reference.
 SERVING = ("visualize", "return_urls", "extra")
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class PipelineConfig:
     Attributes:
         use_hpip, hpi_config, engine, engine_config: see `maskline.create_model`.
         input: what an old file predicts when no input is given.
-        visualize: whether a service's answers hold a rendered picture, unless a request says.
+        visualize: whether a service's answers hold a rendered image, unless a request says.
     """
 
     model_name: str | None = catalog.DEFAULT_MODEL
@@ -145,7 +145,7 @@ def _switch(value: object, where: str) -> bool | None:
 
 
 def _from_old(config: Mapping[str, Any], where: str) -> PipelineConfig:
-    log.info("%s is in the old form; the new one has pipeline_name and SubModules", where)
+    logger.info("%s is in the old form; the new one has pipeline_name and SubModules", where)
     refuse_unknown(config, ("Global", "Pipeline"), where)
     refuse_unknown(_section(config, "Global", where), ("pipeline_name", "input"), f"{where}: Global")
     pipeline = _section(config, "Pipeline", where)

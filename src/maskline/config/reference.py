@@ -82,7 +82,7 @@ MEANINGS: Mapping[str, Text] = {
         "源格式，如 `LabelMe`（[全部](data.md#转换)），不分大小写；启用转换时必需",
     ),
     "CheckDataset.split.enable": Text(
-        "divide anew into train and val first (after converting)", "先重新划分训练集与验证集（在转换之后）"
+        "split into train and val again first (after converting)", "先重新划分训练集与验证集（在转换之后）"
     ),
     "CheckDataset.split.train_percent": Text("share of the images to train with", "训练图像所占百分比"),
     "CheckDataset.split.val_percent": Text(
@@ -239,8 +239,8 @@ def recipe_table(language: Language = "en") -> str:
     """The defaults that depend on the model, in Markdown."""
     head = Text("model", "模型")
     lines = [f"| {getattr(head, language)} | `Train.batch_size` | `Train.learning_rate` |\n|---|---|---|"]
-    for row in catalog.MODELS.values():
-        lines.append(f"| {row.name} | {row.recipe.batch_size} | {row.recipe.learning_rate:g} |")
+    for spec in catalog.MODELS.values():
+        lines.append(f"| {spec.name} | {spec.recipe.batch_size} | {spec.recipe.learning_rate:g} |")
     return "\n".join(lines)
 
 
@@ -250,9 +250,9 @@ def module_yaml(model: str) -> str:
     Raises:
         UnknownNameError: no such model.
     """
-    row = catalog.get(model)
-    own = {"Global": {"model": row.name}} | model_defaults(row)
-    lines = [f"# {row.name}: python main.py -c THIS_FILE -o Global.mode=train -o Global.dataset_dir=DIR", ""]
+    spec = catalog.get(model)
+    own = {"Global": {"model": spec.name}} | model_defaults(spec)
+    lines = [f"# {spec.name}: python main.py -c THIS_FILE -o Global.mode=train -o Global.dataset_dir=DIR", ""]
     for section in fields(ModuleConfig):
         lines += [*_yaml_section(section.name, own.get(section.name, {})), ""]
     return "\n".join(lines)

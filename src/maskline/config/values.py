@@ -58,7 +58,7 @@ def as_percent(value: object, key: str) -> float:
 
 
 def as_model(value: object, key: str) -> str:
-    """The name of a row of the catalog, in its own spelling."""
+    """The name of a model of the catalog, in its own spelling."""
     return catalog.get(as_text(value, key)).name
 
 

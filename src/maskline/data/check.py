@@ -1,4 +1,4 @@
-"""Look at a whole data set and tell everything that is wrong with it: every record, every picture, every mask."""
+"""Look at a whole data set and tell everything that is wrong with it: every record, every image, every mask."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from maskline.data import check_masks, check_pictures, check_sizes, crowds, scale, twins
+from maskline.data import check_images, check_masks, check_sizes, crowds, near_duplicates, scale
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset, Id, ImageRecord
 from maskline.data.faults import NAMES_TOLD, Fault, Reading, ordered
@@ -19,7 +19,7 @@ from maskline.instances import IntArray
 from maskline.progress import status, track
 from maskline.wording import counted
 
-Prints: TypeAlias = dict[tuple[str, str], twins.Fingerprint]  # by split and file name
+Fingerprints: TypeAlias = dict[tuple[str, str], near_duplicates.Fingerprint]  # by split and file name
 
 
 def check(root: Path, format_: str | None = None, images: Path | None = None, crowd: Crowd | None = None) -> Reading:
@@ -58,12 +58,12 @@ def _examined(reading: Reading) -> tuple[list[Fault], dict[str, IntArray]]:
     """All faults of images, masks and between splits; and `Reading.areas`."""
     splits, told = reading.splits, reading.faults
     faults: list[Fault] = []
-    prints: Prints = {}
+    prints: Fingerprints = {}
     areas: dict[str, IntArray] = {}
     for split, dataset in splits.items():
         if not dataset.images:
             faults.append(_without_images(split, dataset, told))
-        looks = track(check_pictures.look_at_all(dataset), f"images of {split}", len(dataset.images))
+        looks = track(check_images.look_at_all(dataset), f"images of {split}", len(dataset.images))
         shown = []
         for image, look in zip(dataset.images, looks, strict=True):
             faults.extend(look.faults)
@@ -134,9 +134,9 @@ def _difference(first: Dataset, other: Dataset) -> str | None:
     return "; ".join(parts) or f"{first.source.name} has the same classes with other ids or in another order"
 
 
-def _twin_faults(prints: Prints) -> Iterator[Fault]:
+def _twin_faults(prints: Fingerprints) -> Iterator[Fault]:
     keys = list(prints)
-    for pair in twins.pairs([prints[key] for key in keys]):
+    for pair in near_duplicates.pairs([prints[key] for key in keys]):
         (split, name), other = keys[pair.first], keys[pair.second]
         if split == other[0]:
             if pair.exact:

@@ -18,7 +18,7 @@ from maskline.data.faults import Reading
 from maskline.data.formats import coco
 from maskline.data.report import charts, demo, page
 from maskline.data.source import Source
-from maskline.data.split import Division, split_in_place
+from maskline.data.split import SplitConfig, split_in_place
 from maskline.data.stats import class_names, statistics
 from maskline.data.texts import dump, encode
 from maskline.errors import DatasetError, DatasetNotFoundError
@@ -31,7 +31,7 @@ DIVIDED = "Split dataset successfully !"
 FOLDER = "check_dataset"
 RESULTS = ("report.html", "faults.json", "histogram.png")  # in it, beside the folder demo_img
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 class DatasetCheckError(DatasetError):
@@ -47,7 +47,7 @@ def check_dataset(
     output: Path,
     *,
     convert_from: str | None = None,
-    split: Division | None = None,
+    split: SplitConfig | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Check a data set of the reference's layout, after converting and dividing it in place where that is asked for.
@@ -70,10 +70,10 @@ def check_dataset(
     _clear(output)
     if convert_from is not None:
         convert_in_place(dataset_dir, convert_from, seed=seed)
-        log.info(CONVERTED)
+        logger.info(CONVERTED)
     if split is not None:
         split_in_place(dataset_dir, split)
-        log.info(DIVIDED)
+        logger.info(DIVIDED)
     source = Source.of(dataset_dir)
     found = coco.find(source)
     for name in ("train", "val"):
@@ -86,7 +86,7 @@ def check_dataset(
         first = reading.errors[0]
         told = f"errors in the data set: {len(reading.errors)}, the first: {first.file}: {first.what}"
         raise DatasetCheckError(f"{told}; all are in {output / FOLDER / 'report.html'}", result)
-    log.info(PASSED)
+    logger.info(PASSED)
     return result
 
 

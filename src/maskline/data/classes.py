@@ -1,4 +1,4 @@
-"""Classes that are no objects: the background, ignored regions, and the empty parent that Roboflow lists first."""
+"""Classes that are not objects: the background, ignored regions, and the empty parent that Roboflow lists first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading
 from maskline.wording import counted
 
-#: Names that tools give to what is no object, lower case.
+#: Names that tools give to what is not an object, lower case.
 NO_OBJECT = ("_background_", "__background__", "background", "__ignore__")
 
 
@@ -20,7 +20,7 @@ def is_no_object(name: str) -> bool:
 
 
 def without_no_objects(reading: Reading) -> Reading:
-    """Leave out classes that are no objects, with their annotations; each is a fault. One class stays at least."""
+    """Leave out classes that are not objects, with their annotations; each is a fault. One class stays at least."""
     names = {category.name for dataset in reading.splits.values() for category in dataset.categories}
     parent = _parent(reading.splits, {name for name in names if not is_no_object(name)})
     left_out = {name for name in names if is_no_object(name) or name == parent}

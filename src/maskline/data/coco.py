@@ -23,7 +23,7 @@ from maskline.data.dataset import Annotation, Category, Dataset, Extra, Id, Imag
 from maskline.data.faults import Count, Fault
 from maskline.data.shapes import Polygons, Ring, Segmentation, area, crop
 from maskline.data.source import Located
-from maskline.data.sources import picture_size, relative_name
+from maskline.data.sources import image_size, relative_name
 from maskline.data.texts import can_be_written, dump, encode, escaped
 from maskline.errors import InputError, ParameterError
 from maskline.files import replace_file
@@ -50,7 +50,7 @@ class Read(NamedTuple):
 def read(path: Path, folder: Path | Locate, split: str) -> Read:
     """Read a file of one split; records that are wrong are left out and told as faults.
 
-    Of pictures no more is looked at than the size of those whose records state none that could be one.
+    Of images no more is looked at than the size of those whose records state none that could be one.
 
     Args:
         path: the JSON file.
@@ -281,7 +281,7 @@ class _Reader:
         return ImageRecord(key, inside, size[1], size[0], self.extra(record, _OF_IMAGE, f"image {key!r}", key))
 
     def size(self, record: Json, key: Id, name: str, folder: Path) -> tuple[int, int] | None:
-        """``(height, width)`` as stated; as the file has it where that is no size, or its run lengths are of that."""
+        """``(height, width)`` as stated, or as in the file where that is not a size or its run lengths fit that."""
         width, height = (values.whole(record.get(side)) for side in ("width", "height"))
         told = f"image {key!r} ({short(name)})"
         if width is not None and height is not None and min(width, height) > 0 and width * height <= MAX_PIXELS:
@@ -445,7 +445,7 @@ def _ring(given: Any) -> Ring | None:
 
 def _real_size(path: Path) -> tuple[int, int] | None:
     try:
-        return picture_size(path)
+        return image_size(path)
     except InputError:
         return None
 

@@ -95,7 +95,7 @@ def _pack(record: Json) -> Json:
 
 
 def flat_ring(flat: Any) -> Ring | None:
-    """A list ``x y x y ...`` as (V, 2), without a last vertex that repeats the first; None if it is no polygon."""
+    """A list ``x y x y ...`` as (V, 2), without a last vertex that repeats the first; None if it is not a polygon."""
     if not isinstance(flat, list) or len(flat) < 6 or len(flat) % 2:
         return None
     try:

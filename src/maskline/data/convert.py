@@ -11,7 +11,7 @@ from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading, ordered
 from maskline.data.reading import FORMATS, WritableFormat
-from maskline.data.split import Division, divide, merge, write_in_place
+from maskline.data.split import SplitConfig, merge, split_dataset, write_in_place
 from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, UnknownNameError
 from maskline.progress import status
@@ -106,7 +106,7 @@ def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset
     """Write COCO annotations, with PaddleX's names, into a data set of another format; existing ones become ``.bak``.
 
     Images stay where they are if that is below ``images``, else they are copied there, once: it can be done again,
-    which makes ``.bak2`` and so on. A set without a ``val`` split is divided at random, as `Division` does by default.
+    which makes ``.bak2`` and so on. Without a ``val`` split the set is split at random, with `SplitConfig`'s defaults.
 
     Raises:
         UnknownNameError: there is no such format.
@@ -116,7 +116,9 @@ def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset
     reading.refuse_errors(found, "correct them, or leave them out with `maskline convert --skip-errors`")
     splits = layout.bring_in(layout.unify(found.splits), root / "images")
     if "val" not in splits:
-        splits |= divide(merge({split: d for split, d in splits.items() if split != "test"}), Division(seed=seed))
+        splits |= split_dataset(
+            merge({split: d for split, d in splits.items() if split != "test"}), SplitConfig(seed=seed)
+        )
     splits = {split: dataset for split, dataset in splits.items() if split != UNSPLIT}
     write_in_place(splits, {split: root / layout.paddlex_name(split) for split in splits})
     return splits

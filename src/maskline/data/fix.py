@@ -23,9 +23,9 @@ LOG = "fixes.json"
 
 
 class Done(NamedTuple):
-    """What became of a fault: mended with all data kept, mended by leaving data out, or left to the user; and how."""
+    """What became of a fault: mended with all data kept, fixed by leaving data out, or left to the user; and how."""
 
-    outcome: Literal["mended", "left out", "left"]
+    outcome: Literal["fixed", "left out", "left"]
     how: str
 
 
@@ -62,7 +62,7 @@ class Fixed:
 
 
 def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
-    """Write a copy in our layout without every fault that has a ``fix`` in `KINDS`, and a list of what was done.
+    """Write a copy in our layout without any fault that has a ``fix`` in `KINDS`, and a list of what was done.
 
     Args:
         reading: from `maskline.data.check.check`.
@@ -152,7 +152,7 @@ def _leaked(dataset: Dataset, faults: Sequence[Fault]) -> set[Id]:
 
 
 def _leak(fault: Fault) -> tuple[str, str]:
-    """The split and the name of the picture that a leak can do without; nothing for other faults."""
+    """The split and the name of the image that a leak can do without; nothing for other faults."""
     if fault.code != "leak":
         return "", ""
     rank = {split: place for place, split in enumerate(SPLITS)}
@@ -186,7 +186,7 @@ def _done(
     split, name = _leak(fault) if fault.code == "leak" else (fault.split, fault.file)
     old, new = before.get(split), after.get(split)
     if old is None or new is None:
-        return Done("left out" if fault.kind.loses else "mended", fault.kind.fix)
+        return Done("left out" if fault.kind.loses else "fixed", fault.kind.fix)
     key = next((i.id for i in old.images if i.file_name == name), None) if fault.code == "leak" else fault.image_id
     if key is not None and key not in old.by_id:
         return Done("left out", "the image is left out with its annotations")
@@ -199,10 +199,10 @@ def _done(
     if fault.annotation_id is not None and fault.annotation_id not in new.annotation_ids:
         return Done("left out", "the annotation is left out")
     if fault.code == "image-size" and key is not None:
-        return Done("mended", f"width and height are now {new.by_id[key].width} and {new.by_id[key].height}")
+        return Done("fixed", f"width and height are now {new.by_id[key].width} and {new.by_id[key].height}")
     if fault.code == "image-turned":
-        return Done("mended", "the orientation in the copied file is 1")
-    return Done("left out" if fault.kind.loses else "mended", fault.kind.fix)
+        return Done("fixed", "the orientation in the copied file is 1")
+    return Done("left out" if fault.kind.loses else "fixed", fault.kind.fix)
 
 
 # ---- annotations

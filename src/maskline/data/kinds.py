@@ -164,12 +164,12 @@ class _Ends(NamedTuple):
         if text.startswith(LFS_POINTER):
             return "it is a pointer of Git LFS: run git lfs pull"
         if suffix != "xml" and re.match(r"<(!doctype|html)", text, re.IGNORECASE):
-            return "it is a web page: download it anew"
+            return "it is a web page: download it again"
         end = (self.tail or text).rstrip()
         if suffix in _JSON_SUFFIXES and (text == "null" or not end.endswith(("}", "]") if text[0] in "{[" else end)):
-            return "it holds nothing" if text == "null" else "it is cut off: download it anew"
+            return "it holds nothing" if text == "null" else "it is cut off: download it again"
         if suffix == "xml" and not end.endswith(">"):
-            return "it is cut off: download it anew"
+            return "it is cut off: download it again"
         return None
 
 

@@ -25,7 +25,7 @@ from maskline.wording import counted, short
 
 _LONGEST_SUFFIX = ".json"  # of files that are named like an image
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def annotation_name(split: str, source: Path | None = None) -> str:
@@ -45,7 +45,7 @@ def paddlex_name(split: str) -> str:
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
-    """Write a data set in our layout into an empty folder, pictures copied. COCO loses nothing: no notes."""
+    """Write a data set in our layout into an empty folder, images copied. COCO loses nothing: no notes."""
     for split, dataset in place_images(splits, folder / "images").items():
         coco.write(dataset, folder / annotation_name(split))
     return []
@@ -126,7 +126,7 @@ def back_up(path: Path) -> Path | None:
 
 
 def copy_images(dataset: Dataset, folder: Path, names: Mapping[Id, str] | None = None) -> Dataset:
-    """Copy a split's pictures.
+    """Copy a split's images.
 
     Args:
         folder: where to; sub-folders are made as the names say.
@@ -136,7 +136,7 @@ def copy_images(dataset: Dataset, folder: Path, names: Mapping[Id, str] | None =
         The same data set, with the images where they now are.
 
     Raises:
-        DatasetError: a picture is missing or can't be read.
+        DatasetError: an image is missing or can't be read.
         OSError: the copy can't be written.
     """
     moved = []
@@ -164,21 +164,21 @@ def _copy(dataset: Dataset, image: ImageRecord) -> Callable[[Path], object]:
 
 def _readable(path: Path) -> Path:
     if not is_file(path) or not os.access(path, os.R_OK):
-        raise DatasetError(f"image {path} is missing or can't be read: `maskline check` tells all that are")
+        raise DatasetError(f"image {path} is missing or can't be read: `maskline check` lists them")
     return path
 
 
 def bring_in(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Dataset]:
-    """Have all pictures in a folder that may be there already and have some of them in it, or copies of them.
+    """Have all images in a folder that may be there already and have some of them in it, or copies of them.
 
     Those below it stay where they are; of the others those are copied that are not there yet, under their own names
-    where no other picture has those. If one can't be copied, nothing stays of the others either.
+    where no other image has those. If one can't be copied, nothing stays of the others either.
 
     Returns:
         The data sets with their file names from the folder.
 
     Raises:
-        DatasetError: a picture is missing or can't be read.
+        DatasetError: an image is missing or can't be read.
         OutputError: a copy can't be written.
     """
     folder = _absolute(folder)
@@ -211,13 +211,13 @@ def _absolute(path: Path) -> Path:
 
 
 def _names_within(dataset: Dataset, folder: Path) -> dict[Id, str]:
-    """By image id, the names from a folder of those pictures that lie below it."""
+    """By image id, the names from a folder of those images that lie below it."""
     paths = {image.id: _absolute(dataset.path(image)) for image in dataset.images}
     return {key: path.relative_to(folder).as_posix() for key, path in paths.items() if path.is_relative_to(folder)}
 
 
 def _fits(folder: Path, path: Path, name: str) -> bool:
-    """Whether a picture can have a name in a folder: nothing has it there, or the same picture."""
+    """Whether an image can have a name in a folder: nothing has it there, or the same image."""
     there = folder / name
     return not there.exists() or (there.is_file() and is_file(path) and filecmp.cmp(there, path, shallow=False))
 
@@ -234,13 +234,13 @@ def _copy_all(copies: Mapping[Path, Callable[[Path], object]], folder: Path) -> 
 
 
 def place_images(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Dataset]:
-    """Copy the pictures of all splits into one folder, under their names where those are not taken by another."""
+    """Copy the images of all splits into one folder, under their names where those are not taken by another."""
     names = unique_names(splits)
     return {split: copy_images(dataset, folder, names[split]) for split, dataset in splits.items()}
 
 
 def unique_names(splits: Mapping[str, Dataset], *, flat: bool = False) -> dict[str, dict[Id, str]]:
-    """Names under which the pictures of all splits can lie in one folder: by split, by image id.
+    """Names under which the images of all splits can lie in one folder: by split, by image id.
 
     Where a name leaves no room for the suffix of an annotation file, it is cut, and a warning counts these.
 
@@ -258,7 +258,7 @@ def unique_names(splits: Mapping[str, Dataset], *, flat: bool = False) -> dict[s
         long += [name for name, stem, suffix in parts if _cut(stem, suffix) != stem]
     if long:
         told = counted(len(long), "name of an image is", "names of images are")
-        log.warning("%s too long for the files of a data set, and cut; the first: %s", told, short(long[0]))
+        logger.warning("%s too long for the files of a data set, and cut; the first: %s", told, short(long[0]))
     return found
 
 
@@ -271,7 +271,7 @@ def _free_name(
     flat: bool = False,
     fits: Callable[[str], bool] = lambda _: True,
 ) -> str:
-    """A name that is not taken by another picture, and that fits."""
+    """A name that is not taken by another image, and that fits."""
     stem, suffix = _parts(image, flat=flat)
     prefixed = f"{split}_{stem}" if flat else f"{split}/{stem}"
     numbered = (_cut(prefixed, suffix, f"_{number}") for number in count(2))

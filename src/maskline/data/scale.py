@@ -23,7 +23,7 @@ CORNER_SIDE = 2 * PERCENT  # pixels that the sides of all images have at least
 CERTAIN = (20, 10, 2, 98)  # polygons, images, image sizes; and the extent, along both axes
 POSSIBLE = (5, 1, 1, 80)
 
-TINY = 2  # pixels: masks that are no objects
+TINY = 2  # pixels: masks that are not objects
 WHOLE = 0.99  # share of the image
 FEW = 3  # masks, and with fewer nothing is said of all
 

@@ -133,6 +133,6 @@ def _above_annotations(folder: Path) -> Path | None:
 
 
 def _is_image(tree: Tree, path: str) -> bool:
-    """Whether an image is no mask of COCO's panoptic files, which are in a folder beside the JSON file of its name."""
+    """Whether an image is not a mask of COCO's panoptic files: those lie in a folder named as the JSON file."""
     folder = posixpath.dirname(path)
     return not folder or f"{folder}.json" not in tree.file_set

@@ -17,7 +17,7 @@ from maskline.inputs import MAX_PIXELS, UPRIGHT, header_size, orientation
 LFS_POINTER = "version https://git-lfs"  # how the files begin that stand for others in a repository
 
 
-def picture_size(source: Path | io.BytesIO) -> tuple[int, int]:
+def image_size(source: Path | io.BytesIO) -> tuple[int, int]:
     """``(height, width)`` that `read_image` will give; only the header is read.
 
     Raises:
@@ -64,7 +64,7 @@ def embedded_image(path: Path) -> bytes:
 
 
 def relative_name(name: str) -> str | None:
-    """A file name with forward slashes and without ``.``; None if it leads out of its folder or is no file name."""
+    """A file name with forward slashes and without ``.``; None if it leads out of its folder or is not a file name."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name or re.match(r"[A-Za-z]:", name):
         return None

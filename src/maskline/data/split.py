@@ -17,7 +17,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from maskline.data import coco, layout, reading, twins
+from maskline.data import coco, layout, near_duplicates, reading
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
 from maskline.data.sources import is_file
 from maskline.data.tree import UNSPLIT
@@ -27,7 +27,7 @@ from maskline.inputs import read_image
 from maskline.progress import status, track
 from maskline.wording import counted, short
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 TRAIN, VAL = "train", "val"
 BY_FOLDER, BY_LOOK, BY_KEY = "folder", "similar", "key:"
@@ -61,7 +61,7 @@ def merge(splits: Mapping[str, Dataset]) -> Dataset:
                 images[path], annotations[first.id], found = first, [], list(dataset.of(image))
             annotations[first.id] += [replace(a, id=annotation_ids.free(a.id), image_id=first.id) for a in found]
     if repeated:
-        log.warning(
+        logger.warning(
             "%s listed again in another split: %s kept once, %s added; `maskline check` finds objects annotated twice",
             counted(repeated["images"], "image"),
             counted(repeated["identical"], "identical annotation"),
@@ -81,7 +81,7 @@ def _check_same_size(first: ImageRecord, image: ImageRecord, dataset: Dataset) -
     if image.size != first.size:
         raise DatasetError(
             f"{dataset.source}: image {short(image.file_name)} is {image.width} x {image.height}, but "
-            f"{first.width} x {first.height} in another split: correct one, `maskline check` tells which"
+            f"{first.width} x {first.height} in another split: correct one, `maskline check` says which"
         )
 
 
@@ -121,7 +121,7 @@ class _Ids:
 
 
 @dataclass(frozen=True, slots=True)
-class Division:
+class SplitConfig:
     """How to divide.
 
     Attributes:
@@ -136,7 +136,7 @@ class Division:
             same match, of its first bracket if it has one.
 
     Raises:
-        ParameterError: the share is not from 0 to 100, or the group is no regular expression.
+        ParameterError: the share is not from 0 to 100, or the group is not a regular expression.
     """
 
     val_percent: float = 20
@@ -154,7 +154,7 @@ class Division:
             raise ParameterError(f"group is {self.group!r}: expected {known} ({error})") from None
 
 
-def divide(dataset: Dataset, how: Division) -> dict[str, Dataset]:
+def split_dataset(dataset: Dataset, how: SplitConfig) -> dict[str, Dataset]:
     """Divide at random: ``val`` has the images that ``train`` has not.
 
     Where a part gets no image, or only some of the images have a group, this is told by a warning.
@@ -174,17 +174,17 @@ def divide(dataset: Dataset, how: Division) -> dict[str, Dataset]:
     val = {image.id for number in chosen for image in units[number]}
     for part, size in ((TRAIN, len(images) - len(val)), (VAL, len(val))):
         if not size:
-            log.warning("%s has no images: the check and the training need some", part)
+            logger.warning("%s has no images: the check and the training need some", part)
     return {
         TRAIN: dataset.select((image for image in dataset.images if image.id not in val), TRAIN),
         VAL: dataset.select((image for image in dataset.images if image.id in val), VAL),
     }
 
 
-def split_in_place(root: Path, how: Division) -> dict[str, Dataset]:
+def split_in_place(root: Path, how: SplitConfig) -> dict[str, Dataset]:
     """Divide a data set of our layout anew; its annotation files are replaced, and kept as ``.bak``.
 
-    ``train`` and ``val`` are put together first, whichever of them are there; ``test`` stays as it is. Pictures are not
+    ``train`` and ``val`` are put together first, whichever of them are there; ``test`` stays as it is. Images are not
     needed for that; those that are not there are told by a warning.
 
     Returns:
@@ -198,11 +198,11 @@ def split_in_place(root: Path, how: Division) -> dict[str, Dataset]:
     splits.pop("test", None)
     folder = _our_root(splits)
     merged = merge(splits)
-    divided = divide(merged, how)
+    divided = split_dataset(merged, how)
     missing = [image.file_name for d in splits.values() for image in d.images if not is_file(d.path(image))]
     if missing:
         told = counted(len(missing), "image file is", "image files are")
-        log.warning("%s missing, the first: %s; `maskline check` lists all", told, missing[0])
+        logger.warning("%s missing, the first: %s; `maskline check` lists all", told, missing[0])
     files = {split: folder / layout.annotation_name(split, merged.source) for split in divided}
     files |= {split: dataset.source for split, dataset in splits.items() if split in divided}
     write_in_place(divided, files)
@@ -210,13 +210,13 @@ def split_in_place(root: Path, how: Division) -> dict[str, Dataset]:
 
 
 def split_into(
-    target: Path, root: Path, how: Division, format_: str | None = None, images: Path | None = None
+    target: Path, root: Path, how: SplitConfig, format_: str | None = None, images: Path | None = None
 ) -> dict[str, Dataset]:
     """As `split_in_place`, but into a new folder, images copied, and from any format that `reading.read` reads."""
     with status(f"reading {root}"):
         splits = reading.load(root, format_, images)
     test = {split: splits.pop(split) for split in ("test",) if split in splits}
-    divided = divide(merge(splits), how)
+    divided = split_dataset(merge(splits), how)
     with layout.new_folder(target, root) as folder:
         layout.write_annotations(layout.place_images(divided | test, folder / "images"), folder)
     return divided
@@ -272,7 +272,7 @@ def _units(dataset: Dataset, images: Sequence[ImageRecord], group: str | None) -
         raise ParameterError(f"group is {group!r}: none of {counted(len(images), 'image')} has {what}")
     if alone:
         told = f"{len(alone)} of {counted(len(images), 'image')}"
-        log.warning("%s without a group by %r: each is on its own", told, group)
+        logger.warning("%s without a group by %r: each is on its own", told, group)
     return [*found.values(), *alone]
 
 
@@ -296,9 +296,9 @@ def _group_key(dataset: Dataset, images: Sequence[ImageRecord], group: str) -> C
 
 
 def _similar(dataset: Dataset, images: Sequence[ImageRecord]) -> dict[Id, int]:
-    """By image id, the number of the group of pictures that look nearly the same."""
+    """By image id, the number of the group of images that look nearly the same."""
     tracked = track(images, "images", len(images))
-    prints = [twins.fingerprint(read_image(dataset.path(image))) for image in tracked]
+    prints = [near_duplicates.fingerprint(read_image(dataset.path(image))) for image in tracked]
     roots = list(range(len(images)))  # a forest: each image points at another of its group, the first at itself
 
     def root(number: int) -> int:
@@ -306,7 +306,7 @@ def _similar(dataset: Dataset, images: Sequence[ImageRecord]) -> dict[Id, int]:
             roots[number] = number = roots[roots[number]]
         return number
 
-    for pair in twins.pairs(prints):
+    for pair in near_duplicates.pairs(prints):
         first, second = sorted((root(pair.first), root(pair.second)))
         roots[second] = first
     return {image.id: root(number) for number, image in enumerate(images)}

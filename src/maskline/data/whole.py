@@ -17,11 +17,11 @@ from maskline.wording import counted
 
 BOXES = (5, 0.9)  # instances, and the share of rectangles among them, that make a data set for detection
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def settled(reading: Reading, crowd: Crowd | None = None) -> Reading:
-    """Leave out classes that are no objects, take crowd regions for what they are, and see that polygons are in pixels.
+    """Leave out classes that are not objects, settle what crowd regions are, and see that polygons are in pixels.
 
     Args:
         reading: as a format's reader gives it.
@@ -59,4 +59,4 @@ def log_warnings(reading: Reading, crowd: Crowd | None = None) -> None:
     for kind, group in groupby(ordered(warnings), key=lambda fault: fault.kind):
         first, *others = group
         more = f" (and {len(others)} more)" if others else ""
-        log.warning("%s: %s: %s%s; %s", kind.title, first.file, first.what, more, kind.advice)
+        logger.warning("%s: %s: %s%s; %s", kind.title, first.file, first.what, more, kind.advice)

@@ -1,6 +1,6 @@
 """Evaluation: how well anything that finds instances does on a data set. COCO's measure to the last digit; no torch.
 
-`evaluate` takes a function from a picture to `Instances`, `evaluate_stream` one from many to many, and `evaluate_model`
+`evaluate` takes a function from an image to `Instances`, `evaluate_stream` one from many to many, and `evaluate_model`
 an exported model; `maskline.evaluate.compare` tells whether one of two is better than chance explains.
 
 Needs the extra ``data``; without it, importing this raises MissingDependencyError.

@@ -21,9 +21,9 @@ from maskline.errors import DatasetError
 from maskline.evaluate import detections
 from maskline.evaluate.average_precision import averages
 from maskline.evaluate.classes import match_classes
-from maskline.evaluate.detections import Detections, Floats, truth_of
-from maskline.evaluate.judge import STANDARD_DETECTIONS
+from maskline.evaluate.detections import Floats, ImageDetections, truth_of
 from maskline.evaluate.matching import Kind, Ranking, rank
+from maskline.evaluate.metrics import STANDARD_DETECTIONS
 
 METRICS = ("AP", "AP50", "AP75", "bbox_AP")
 LEVEL = 95  # percent of the resamples lie in the interval
@@ -131,7 +131,7 @@ def compare(
     truths = [truth_of(dataset, image, classes) for image in dataset.images]
     both = [list(detections.read(path, dataset, classes).values()) for path in (a, b)]
 
-    def ranked(found: Sequence[Detections], kind: Kind) -> list[Ranking]:
+    def ranked(found: Sequence[ImageDetections], kind: Kind) -> list[Ranking]:
         return rank(truths, found, len(classes.names), kind, max_detections)
 
     weights = np.concatenate([np.ones((1, len(truths))), _draws(len(truths), resamples, seed)])

@@ -53,7 +53,7 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Detections:
+class ImageDetections:
     """What was found in one image, best first.
 
     Attributes:
@@ -73,14 +73,14 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def above(self, threshold: float) -> Detections:
+    def above(self, threshold: float) -> ImageDetections:
         """Those with a score above a threshold."""
         return self.select(np.flatnonzero(self.scores > threshold))
 
-    def select(self, kept: IntArray) -> Detections:
+    def select(self, kept: IntArray) -> ImageDetections:
         """Some of them, by their places."""
         masks = tuple(self.masks[place] for place in kept.tolist())
-        return Detections(self.labels[kept], self.boxes[kept], self.scores[kept], masks, self.size)
+        return ImageDetections(self.labels[kept], self.boxes[kept], self.scores[kept], masks, self.size)
 
 
 def rle_objects(masks: Sequence[str], size: tuple[int, int]) -> list[dict[str, Any]]:
@@ -114,11 +114,11 @@ def _stated(annotations: Sequence[Annotation], masks: Sequence[str], size: tuple
     return np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(areas, np.float64)
 
 
-def detections_of(instances: Instances, classes: Classes) -> tuple[Detections, int]:
+def detections_of(instances: Instances, classes: Classes) -> tuple[ImageDetections, int]:
     """A prediction in the classes of the data set, and how many instances are of other classes and left out.
 
     Raises:
-        ParameterError: a label is not one of the model's, a score is no number, or a mask does not fill its box.
+        ParameterError: a label is not one of the model's, a score is not a number, or a mask does not fill its box.
     """
     labels = np.asarray(instances.labels, np.int64)
     wrong = labels[(labels < 0) | (labels >= len(classes.labels))]
@@ -130,7 +130,7 @@ def detections_of(instances: Instances, classes: Classes) -> tuple[Detections, i
     best_first = np.argsort(-instances.scores, kind="stable")
     kept = best_first[own[best_first] >= 0]
     x1, y1, x2, y2 = instances.boxes[kept].astype(np.float64).T
-    found = Detections(
+    found = ImageDetections(
         own[kept],
         np.stack([x1, y1, x2 - x1, y2 - y1], axis=1).round(BOX_DECIMALS),
         instances.scores[kept].astype("U").astype(np.float64),  # 0.9, where widening would give 0.8999999761581421
@@ -140,15 +140,15 @@ def detections_of(instances: Instances, classes: Classes) -> tuple[Detections, i
     return found, len(labels) - len(kept)
 
 
-def nothing(size: tuple[int, int]) -> Detections:
+def nothing(size: tuple[int, int]) -> ImageDetections:
     """No detections in an image of ``(height, width)``."""
-    return Detections(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), (), size)
+    return ImageDetections(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), (), size)
 
 
 # ---- the file
 
 
-def write(path: Path, detections: Mapping[Id, Detections], category_ids: Sequence[Id]) -> Path:
+def write(path: Path, detections: Mapping[Id, ImageDetections], category_ids: Sequence[Id]) -> Path:
     """Write detections in COCO's results format, which other tools read too.
 
     Mind that COCO's own code takes an object's area from ``bbox`` where a result has one, also for masks, and so gives
@@ -166,7 +166,7 @@ def write(path: Path, detections: Mapping[Id, Detections], category_ids: Sequenc
     return replace_file(path, lambda file: file.write_text(text, encoding="ascii"))
 
 
-def _records(image: Id, found: Detections, category_ids: Sequence[Id]) -> list[dict[str, Any]]:
+def _records(image: Id, found: ImageDetections, category_ids: Sequence[Id]) -> list[dict[str, Any]]:
     return [
         {
             "image_id": image,
@@ -181,7 +181,7 @@ def _records(image: Id, found: Detections, category_ids: Sequence[Id]) -> list[d
     ]
 
 
-def read(path: Path, dataset: Dataset, classes: Classes) -> dict[Id, Detections]:
+def read(path: Path, dataset: Dataset, classes: Classes) -> dict[Id, ImageDetections]:
     """Read detections made on a data set, from the file or from the folder of an evaluation.
 
     Returns:
@@ -245,10 +245,10 @@ def _reason(error: Exception) -> str:
     return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
-def _of_rows(rows: Sequence[_Row], size: tuple[int, int]) -> Detections:
+def _of_rows(rows: Sequence[_Row], size: tuple[int, int]) -> ImageDetections:
     rows = sorted(rows, key=lambda row: -row[2])
     labels, boxes, scores, masks = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Detections(
+    return ImageDetections(
         np.asarray(labels, np.int64),
         np.asarray(boxes, np.float64).reshape(-1, 4),
         np.asarray(scores, np.float64),

@@ -16,7 +16,7 @@ CLASSES_TOLD = 20  # in the summary
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A picture that was left out, with its truth, and why."""
+    """An image that was left out, with its truth, and why."""
 
     file: str
     reason: str
@@ -28,7 +28,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What was looked at. Pictures that were skipped, and what is in them, count nowhere else.
+    """What was looked at. Images that were skipped, and what is in them, count nowhere else.
 
     Attributes:
         images: looked at, with those without objects.
@@ -53,7 +53,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Seconds spent on prediction (without reading pictures, with the model's own pre- and postprocessing), and on
+    """Seconds spent on prediction (without reading images, with the model's own pre- and postprocessing), and on
     matching and counting."""
 
     predict: float
@@ -107,7 +107,7 @@ class Evaluation:
         confusion: (classes + 1, classes + 1) int64 at the threshold, IoU of masks 0.5: rows are what objects are,
             columns what they were taken for; the last row is false positives, the last column missed objects.
         worst: the images with the lowest quality at the threshold, the worst first.
-        skipped: pictures that were left out.
+        skipped: images that were left out.
         notes: what a reader of the figures must know, in sentences.
         files: what was written, by what it is: paths relative to the output.
     """

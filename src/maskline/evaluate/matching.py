@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco
 
-from maskline.evaluate.detections import Detections, Floats, Truth, mask_areas, rle_objects
+from maskline.evaluate.detections import Floats, ImageDetections, Truth, mask_areas, rle_objects
 from maskline.instances import IntArray
 
 Kind: TypeAlias = Literal["mask", "box"]  # what the IoU is of
@@ -64,7 +64,7 @@ class Ranking:
 
 
 def rank(
-    truths: Sequence[Truth], found: Sequence[Detections], classes: int, kind: Kind, max_detections: int
+    truths: Sequence[Truth], found: Sequence[ImageDetections], classes: int, kind: Kind, max_detections: int
 ) -> list[Ranking]:
     """Match the detections of all images.
 
@@ -87,7 +87,7 @@ def rank(
     return [_ranking(whole[start:end], objects[label]) for label, (start, end) in enumerate(pairwise(ends))]
 
 
-def ious(truth: Truth, detections: Detections, kind: Kind) -> Floats:
+def ious(truth: Truth, detections: ImageDetections, kind: Kind) -> Floats:
     """(D, G) float64; with a crowd region, the share of the detection that lies in it."""
     if not len(truth.labels) or not len(detections):
         return np.zeros((len(detections), len(truth.labels)))
@@ -98,7 +98,9 @@ def ious(truth: Truth, detections: Detections, kind: Kind) -> Floats:
     return np.asarray(coco.iou(*masks, crowd), np.float64)
 
 
-def _match(image: int, truth: Truth, detections: Detections, kind: Kind, max_detections: int) -> npt.NDArray[np.void]:
+def _match(
+    image: int, truth: Truth, detections: ImageDetections, kind: Kind, max_detections: int
+) -> npt.NDArray[np.void]:
     """The records (D,) of the detections of one image; of each class no more than the best ``max_detections``."""
     ranks = _ranks(detections.labels)
     if (ranks >= max_detections).any():
@@ -176,7 +178,7 @@ def _spread(flags: npt.NDArray[np.bool_]) -> Bits:
     return np.asarray(places @ flags, np.uint64)
 
 
-def _areas(detections: Detections, kind: Kind) -> Floats:
+def _areas(detections: ImageDetections, kind: Kind) -> Floats:
     if kind == "box":
         return np.asarray(detections.boxes[:, 2:].prod(axis=1), np.float64)
     return mask_areas(detections.masks, detections.size)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskline.data.dataset import Id
-from maskline.evaluate.detections import Detections, Floats, Truth
+from maskline.evaluate.detections import Floats, ImageDetections, Truth
 from maskline.evaluate.matching import ious
 from maskline.instances import IntArray
 
@@ -25,7 +25,7 @@ Verdict: TypeAlias = Literal["found", "poor", "confused", "missed", "false", "cr
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pairs:
+class Matches:
     """Who stands for whom in one image.
 
     Attributes:
@@ -72,7 +72,7 @@ class ImageOutcome:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def pair(truth: Truth, detections: Detections) -> Pairs:
+def pair(truth: Truth, detections: ImageDetections) -> Matches:
     """Pair detections with objects by the IoU of their masks, 0.5 or more, the best score first.
 
     Detections first take objects of their own class; those that found none then take what is left of any class. So a
@@ -89,10 +89,10 @@ def pair(truth: Truth, detections: Detections) -> Pairs:
                 reached[:, best] = 0
     excused = (objects == NOTHING) & (overlap * (same & truth.crowd) >= MATCHED).any(axis=1)
     paired = np.where(objects == NOTHING, 0, np.take_along_axis(_padded(overlap), objects[:, None], axis=1)[:, 0])
-    return Pairs(objects, paired, excused)
+    return Matches(objects, paired, excused)
 
 
-def verdicts(truth: Truth, detections: Detections, pairs: Pairs) -> tuple[list[Verdict], list[Verdict]]:
+def verdicts(truth: Truth, detections: ImageDetections, pairs: Matches) -> tuple[list[Verdict], list[Verdict]]:
     """What became of each object, and of each detection."""
     ours: list[Verdict] = []
     theirs: list[Verdict] = ["crowd" if crowd else "missed" for crowd in truth.crowd]
@@ -107,7 +107,7 @@ def verdicts(truth: Truth, detections: Detections, pairs: Pairs) -> tuple[list[V
     return theirs, ours
 
 
-def outcome(image_id: Id, file: str, truth: Truth, detections: Detections, pairs: Pairs) -> ImageOutcome:
+def outcome(image_id: Id, file: str, truth: Truth, detections: ImageDetections, pairs: Matches) -> ImageOutcome:
     """Count what became of one image."""
     theirs, ours = verdicts(truth, detections, pairs)
     right = np.asarray([verdict in ("found", "poor") for verdict in ours], np.bool_)
@@ -119,7 +119,7 @@ def outcome(image_id: Id, file: str, truth: Truth, detections: Detections, pairs
     )
 
 
-def confusion_matrix(cases: Sequence[tuple[Truth, Detections, Pairs]], classes: int) -> IntArray:
+def confusion_matrix(cases: Sequence[tuple[Truth, ImageDetections, Matches]], classes: int) -> IntArray:
     """(classes + 1, classes + 1) int64: rows are what objects are, columns what they were taken for; last: nothing."""
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     for truth, detections, pairs in cases:

@@ -1,4 +1,4 @@
-"""Predict a data set: its pictures in, one after the other, truth and detections out. No picture is kept."""
+"""Predict a data set: its images in, one after the other, truth and detections out. No image is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeAlias
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.errors import DatasetError, InputError, ParameterError
 from maskline.evaluate.classes import Classes
-from maskline.evaluate.detections import Detections, Truth, detections_of, truth_of
+from maskline.evaluate.detections import ImageDetections, Truth, detections_of, truth_of
 from maskline.evaluate.evaluation import Skipped
 from maskline.inputs import read_image
 from maskline.instances import ByteArray, Instances
@@ -29,27 +29,27 @@ class Predicted:
 
     Attributes:
         images, truths, found: of the same length.
-        skipped: pictures that could not be used.
+        skipped: images that could not be used.
         foreign: detections of classes that the data set does not have.
-        seconds: spent on predicting, without reading pictures.
+        seconds: spent on predicting, without reading images.
     """
 
     images: tuple[ImageRecord, ...]
     truths: tuple[Truth, ...]
-    found: tuple[Detections, ...]
+    found: tuple[ImageDetections, ...]
     skipped: tuple[Skipped, ...]
     foreign: int
     seconds: float
 
 
 def predict_dataset(predict: PredictStream, dataset: Dataset, classes: Classes) -> Predicted:
-    """Predict every picture.
+    """Predict every image.
 
     Raises:
-        DatasetError: there is no picture that can be used.
-        ParameterError: a prediction is not of its picture's size, or there are more or fewer than pictures.
+        DatasetError: there is no image that can be used.
+        ParameterError: a prediction is not of its image's size, or there are more or fewer than images.
     """
-    source = _Pictures(dataset)
+    source = _Images(dataset)
     images, found, foreign = [], [], 0
     start = time.perf_counter()
     with closing(track(predict(iter(source)), "evaluate", len(dataset.images))) as tracked:
@@ -72,8 +72,8 @@ def predict_dataset(predict: PredictStream, dataset: Dataset, classes: Classes) 
 
 
 @dataclass(slots=True, eq=False)
-class _Pictures:
-    """The pictures of a data set, read one by one as they are asked for.
+class _Images:
+    """The images of a data set, read one by one as they are asked for.
 
     Attributes:
         given: the images given out whose prediction is still to come.
@@ -103,7 +103,7 @@ class _Pictures:
         if tuple(instances.size) != image.size:
             raise ParameterError(
                 f"the prediction for {image.file_name} is for {instances.size} (height, width): expected {image.size}, "
-                "the size of its picture"
+                "the size of its image"
             )
         return image
 

@@ -14,16 +14,16 @@ from maskline import __version__
 from maskline.data.dataset import Dataset
 from maskline.evaluate.average_precision import detections_counted
 from maskline.evaluate.curves import SHOWN, Curve
-from maskline.evaluate.detections import Detections, Truth
+from maskline.evaluate.detections import ImageDetections, Truth
+from maskline.evaluate.drawings import COLOURS, DrawnImage, draw_both
 from maskline.evaluate.evaluation import ClassResult, Evaluation
-from maskline.evaluate.outcomes import ImageOutcome, Pairs, Verdict, pair, verdicts
-from maskline.evaluate.pictures import COLOURS, Picture, draw_both
+from maskline.evaluate.outcomes import ImageOutcome, Matches, Verdict, pair, verdicts
 from maskline.evaluate.predict import Predicted
 from maskline.files import replace_file
 from maskline.pages import template
 
 IMAGES_SHOWN = 12
-NAMES_TOLD = 6  # in a line of a picture
+NAMES_TOLD = 6  # in a line of an image
 TABLE_CLASSES = 12  # up to which the confusion matrix has numbers
 MATRIX_CLASSES = 150  # up to which it is drawn at all
 CONFUSIONS_SHOWN = 20
@@ -53,8 +53,8 @@ class Bad:
     """One of the worst images."""
 
     outcome: ImageOutcome
-    truth: Picture
-    found: Picture
+    truth: DrawnImage
+    found: DrawnImage
     words: tuple[tuple[Verdict, str], ...]
 
 
@@ -74,7 +74,7 @@ def write(evaluation: Evaluation, predicted: Predicted, dataset: Dataset, path: 
     """Write the report.
 
     Args:
-        predicted: what was evaluated; its worst pictures are read once more.
+        predicted: what was evaluated; its worst images are read once more.
         path: the HTML file; its folder is made where missing.
         title: what the model is called.
 
@@ -170,7 +170,7 @@ def _confusions(evaluation: Evaluation) -> list[Cell]:
     return sorted(inner, key=lambda cell: -cell.count)[:CONFUSIONS_SHOWN]
 
 
-# ---- pictures
+# ---- images
 
 
 def _worst(evaluation: Evaluation, predicted: Predicted, dataset: Dataset) -> Iterator[Bad]:
@@ -181,17 +181,17 @@ def _worst(evaluation: Evaluation, predicted: Predicted, dataset: Dataset) -> It
         found = predicted.found[place].above(evaluation.threshold)
         pairs = pair(truth, found)
         theirs, ours = verdicts(truth, found, pairs)
-        pictures = draw_both(
+        images = draw_both(
             str(dataset.path(image)),
             image.size,
             list(zip(truth.masks, theirs, strict=True)),
             list(zip(found.masks, ours, strict=True)),
         )
-        if pictures is not None:
-            yield Bad(outcome, *pictures, tuple(_words(truth, found, pairs, evaluation.names)))
+        if images is not None:
+            yield Bad(outcome, *images, tuple(_words(truth, found, pairs, evaluation.names)))
 
 
-def _words(truth: Truth, found: Detections, pairs: Pairs, names: Sequence[str]) -> Iterator[tuple[Verdict, str]]:
+def _words(truth: Truth, found: ImageDetections, pairs: Matches, names: Sequence[str]) -> Iterator[tuple[Verdict, str]]:
     """What is wrong in an image, kind by kind, with the classes concerned."""
     theirs, ours = verdicts(truth, found, pairs)
     labels: dict[Verdict, list[str]] = {verdict: [] for verdict in HEADS}

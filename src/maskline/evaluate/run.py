@@ -1,4 +1,4 @@
-"""Evaluate: pictures in, predictions out, matched with the truth; then figures, and files to look at."""
+"""Evaluate: images in, predictions out, matched with the truth; then figures, and files to look at."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskline.errors import UnknownNameError
 from maskline.evaluate import detections
 from maskline.evaluate.classes import Classes, match_classes
 from maskline.evaluate.evaluation import Evaluation
-from maskline.evaluate.judge import STANDARD_DETECTIONS, class_notes, judge
+from maskline.evaluate.metrics import STANDARD_DETECTIONS, class_notes, compute_metrics
 from maskline.evaluate.predict import Predict, Predicted, PredictStream, predict_dataset
 from maskline.instances import ByteArray, Instances
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FOLDER, REPORT = "evaluate", "report.html"
 MOST_DETECTIONS = 100_000
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def evaluate(
@@ -40,15 +40,15 @@ def evaluate(
     threshold: float | None = None,
     title: str = "model",
 ) -> Evaluation:
-    """Measure any function that finds instances in a picture.
+    """Measure any function that finds instances in an image.
 
-    All images count, also those without objects. Pictures that can't be read, or are not of the size they are listed
+    All images count, also those without objects. Images that can't be read, or are not of the size they are listed
     with, are left out with their truth, told of, and counted.
 
     Args:
-        predict: from a picture, (H, W, 3) uint8 BGR, to what is in it. It should return also what it is little sure
+        predict: from an image, (H, W, 3) uint8 BGR, to what is in it. It should return also what it is little sure
             of: AP needs every score.
-        dataset: with its pictures; see `load_split`.
+        dataset: with its images; see `load_split`.
         output: gets ``evaluate/report.html`` and ``evaluate/detections.json``; None writes nothing.
         labels: class names of the predictions' labels; None: they are indices of the data set's categories.
         max_detections: of a class in an image: see `Evaluation`.
@@ -57,7 +57,7 @@ def evaluate(
 
     Raises:
         DatasetError: there is no image, or none that can be read.
-        ParameterError: the model and the data set have no class in common; a prediction does not fit its picture.
+        ParameterError: the model and the data set have no class in common; a prediction does not fit its image.
         OutputError: the files can't be written.
     """
     return evaluate_stream(
@@ -93,8 +93,8 @@ def evaluate_model(
         As `evaluate`.
     """
 
-    def predict(pictures: Iterator[ByteArray]) -> Iterator[Instances]:
-        for result in predictor.predict(pictures, batch_size=batch_size, threshold=score_from):
+    def predict(images: Iterator[ByteArray]) -> Iterator[Instances]:
+        for result in predictor.predict(images, batch_size=batch_size, threshold=score_from):
             yield result.instances
 
     return evaluate_stream(
@@ -118,12 +118,12 @@ def evaluate_stream(
     threshold: float | None = None,
     title: str = "model",
 ) -> Evaluation:
-    """Measure a function that takes pictures one after the other and gives their instances in the same order.
+    """Measure a function that takes images one after the other and gives their instances in the same order.
 
     So it may take several at a time to predict them in a batch; it must give as many as it takes.
 
     Args:
-        predict: from an iterator of pictures to one of instances.
+        predict: from an iterator of images to one of instances.
         dataset, output, labels, max_detections, threshold, title: as in `evaluate`.
 
     Raises:
@@ -134,9 +134,9 @@ def evaluate_stream(
         check_score(threshold)
     classes = match_classes(dataset, labels)
     for note in class_notes(classes):
-        log.warning("%s", note)
+        logger.warning("%s", note)
     predicted = predict_dataset(predict, dataset, classes)
-    evaluation = judge(predicted, classes, max_detections, threshold)
+    evaluation = compute_metrics(predicted, classes, max_detections, threshold)
     return evaluation if output is None else _save(evaluation, predicted, dataset, classes, output, title)
 
 

@@ -1,6 +1,6 @@
 """Export: from a network in torch to a model directory with one graph that keeps the contract.
 
-`make` puts the steps together: `graph` writes ONNX, `quantise` makes its numbers small with pictures that `samples`
+`make` puts the steps together: `graph` writes ONNX, `quantise` makes its numbers small with images that `samples`
 finds, `formats` turns it into what other runtimes open, `triton` makes it a repository for that server, and `cost`
 measures what small numbers cost. `target` says what is wanted of all this, `yml` what is told beside the graph, and
 `maskline.verify` proves the graph.
@@ -8,12 +8,12 @@ measures what small numbers cost. `target` says what is wanted of all this, `yml
 
 from maskline.exporting.graph import OPSET, fused, onnx_translations, rounded, write_graph
 from maskline.exporting.make import export, export_network, read_labels
-from maskline.exporting.target import Target
+from maskline.exporting.target import ExportOptions
 from maskline.exporting.yml import inference_yml
 
 __all__ = [
     "OPSET",
-    "Target",
+    "ExportOptions",
     "export",
     "export_network",
     "fused",

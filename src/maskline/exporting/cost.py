@@ -15,7 +15,7 @@ import numpy.typing as npt
 from maskline.errors import ModelError
 from maskline.evaluate import evaluate_model
 from maskline.evaluate.detections import rle_objects
-from maskline.exporting.samples import Samples, batches, pictures
+from maskline.exporting.samples import Samples, batches, read_images
 from maskline.exporting.target import COST_FILE
 from maskline.instances import Instances
 from maskline.masks import place_rle
@@ -36,7 +36,7 @@ class Figures:
 
     Attributes:
         megabytes: size of its files, in 10⁶ bytes.
-        milliseconds: for one picture, the graph alone, on the processor of the machine that made the export.
+        milliseconds: for one image, the graph alone, on the processor of the machine that made the export.
         ap, ap50: of masks, as COCO has them; None without truth.
     """
 
@@ -48,16 +48,16 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How alike the instances of two models are, at the model's own threshold, on pictures without need of truth.
+    """How alike the instances of two models are, at the model's own threshold, on images without need of truth.
 
     Attributes:
-        pictures: how many were looked at.
+        images: how many were looked at.
         float32, int8: instances that each has found.
         shared: those that both have: same class, masks with an IoU of 0.5 or more, each used once.
         mean_iou: of the masks of these; None where there are none.
     """
 
-    pictures: int
+    images: int
     float32: int
     int8: int
     shared: int
@@ -69,7 +69,7 @@ class Cost:
     """Both models side by side.
 
     Attributes:
-        calibrated_on, measured_on: pictures.
+        calibrated_on, measured_on: images.
     """
 
     float32: Figures
@@ -87,7 +87,7 @@ class Cost:
         """What is to be told of a model that has become much worse; empty if it has not."""
         if self.float32.ap is None and not self.agreement.float32 and not self.agreement.int8:
             return (
-                f"nothing is found on {counted(self.agreement.pictures, 'image')} held out, in float32 either: "
+                f"nothing is found on {counted(self.agreement.images, 'image')} held out, in float32 either: "
                 "what 8 bits cost is not known; give images with objects"
             )
         lost = (self.float32.ap or 0) - (self.int8.ap or 0)
@@ -105,7 +105,7 @@ class Cost:
         """A table for a terminal."""
         rows = [("", "float32", "int8", "change")]
         rows.append(_row("size, MB", self.float32.megabytes, self.int8.megabytes, 2))
-        rows.append(_row("ms a picture", self.float32.milliseconds, self.int8.milliseconds, 0))
+        rows.append(_row("ms an image", self.float32.milliseconds, self.int8.milliseconds, 0))
         for name in ("ap", "ap50"):
             before, after = getattr(self.float32, name), getattr(self.int8, name)
             if before is not None and after is not None:
@@ -114,7 +114,7 @@ class Cost:
         same = self.agreement
         quality = "" if same.mean_iou is None else f", mean IoU of their masks {same.mean_iou:.3f}"
         lines.append(
-            f"on {counted(same.pictures, 'image')}: {counted(same.float32, 'instance')} in float32, {same.int8} in "
+            f"on {counted(same.images, 'image')}: {counted(same.float32, 'instance')} in float32, {same.int8} in "
             f"int8, {same.shared} the same in both{quality}"
         )
         truth = f"; AP on {self.measured_on}" if self.float32.ap is not None else ""
@@ -137,7 +137,7 @@ def read(folder: Path) -> Cost:
 
 
 def measure(float32: Path, int8: Path, samples: Samples) -> Cost:
-    """Measure two graphs of one model, picture by picture."""
+    """Measure two graphs of one model, image by image."""
     times = _milliseconds((float32, int8), samples.held_out[:TIMED_PICTURES])
     plain, small = (_figures(path, ms, samples) for path, ms in zip((float32, int8), times, strict=True))
     counted = len(samples.held_out) if samples.annotated is None else len(samples.annotated.images)
@@ -154,7 +154,7 @@ def _figures(path: Path, milliseconds: float, samples: Samples) -> Figures:
 
 
 def _milliseconds(files: Sequence[Path], paths: Sequence[Path]) -> list[float]:
-    """For each graph, the median over pictures of the best run; in turns, so that all meet the same load."""
+    """For each graph, the median over images of the best run; in turns, so that all meet the same load."""
     graphs = [Graph(file, Device("cpu")) for file in files]
     best = []
     for images in batches(paths, graphs[0].record.preprocess):
@@ -175,8 +175,8 @@ def agreement(a: Path, b: Path, paths: Sequence[Path]) -> Agreement:
     """Compare what two models find."""
     models = [Predictor(path, device="cpu", batch_size=1) for path in (a, b)]
     counts, ious, seen = np.zeros(2, int), [], 0
-    for picture in pictures(paths):
-        ours, theirs = (next(iter(model.predict(picture))).instances for model in models)
+    for image in read_images(paths):
+        ours, theirs = (next(iter(model.predict(image))).instances for model in models)
         counts += len(ours), len(theirs)
         ious += shared(ours, theirs)
         seen += 1

@@ -21,7 +21,7 @@ from maskline.errors import InputNotFoundError, ParameterError
 from maskline.exporting import triton
 from maskline.exporting.formats import convert
 from maskline.exporting.graph import fused, rounded, write_graph, write_pinned
-from maskline.exporting.target import COST_FILE, Target
+from maskline.exporting.target import COST_FILE, ExportOptions
 from maskline.exporting.yml import inference_yml
 from maskline.files import read_text, replace_files
 from maskline.models.deployed import Deployed
@@ -36,9 +36,9 @@ from maskline.verify import verify
 from maskline.weights.load import labels_in_file, load_network, weights_path
 from maskline.wording import counted
 
-DEFAULT = Target()
+DEFAULT = ExportOptions()
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def export(
@@ -58,7 +58,7 @@ def export(
     """Make a model directory from weights.
 
     Args:
-        name: a row of the catalog.
+        name: a model of the catalog.
         weights: ``.pdparams`` of the reference or ``.safetensors``.
         output: folder to write the graph and ``inference.yml`` into, or the repository; made if need be.
         labels: class names; default those in the file, else COCO's 80, or ``class_0`` … for another number of classes.
@@ -70,55 +70,55 @@ def export(
             Inference Server, see `maskline.exporting.triton`.
         batch: ``dynamic``, or 1 for runtimes that want a fixed shape.
         size: fixed height and width of the input in pixels, such as ``640x640``, for models that leave them free.
-        int8: folder of pictures, or a data set, to calibrate convolutions in 8 bits with. What that costs is measured
-            on other pictures of it, logged, and kept in ``int8.json``.
+        int8: folder of images, or a data set, to calibrate convolutions in 8 bits with. What that costs is measured
+            on other images of it, logged, and kept in ``int8.json``.
 
     Returns:
         The folder.
 
     Raises:
         ParameterError: an option makes no sense, or not for this model.
-        InputError: the pictures can't be used.
+        InputError: the images can't be used.
         WeightsError: the weights don't fit the network.
         OutputError: the folder can't be written to.
         ExportError: the graph does not give the network's results.
     """
-    row = catalog.get(name)
-    target = Target.of(format, batch=batch, size=size, half=half, int8=int8)
-    target.check(row)
-    network = load_network(row.name, weights, unaligned=unaligned)
+    spec = catalog.get(name)
+    target = ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8)
+    target.check(spec)
+    network = load_network(spec.name, weights, unaligned=unaligned)
     if labels is None:
         labels = labels_in_file(weights_path(Path(weights)))
-    return export_network(network, row, output, labels=labels, threshold=threshold, target=target)
+    return export_network(network, spec, output, labels=labels, threshold=threshold, target=target)
 
 
 def export_network(
     network: nn.Module,
-    row: catalog.Model,
+    spec: catalog.Model,
     output: str | Path,
     *,
     labels: Sequence[str] | None = None,
     threshold: float = 0.5,
-    target: Target = DEFAULT,
+    target: ExportOptions = DEFAULT,
 ) -> Path:
-    """As `export`, from a network in memory, built for catalog row ``row``. The network is left as it was."""
+    """As `export`, from a network in memory, built for ``spec``. The network is left as it was."""
     check_folder(output)
     model_dir = target.model_dir(Path(output))
     check_folder(model_dir)
     form = ", RoIAlign unaligned" if isinstance(network, MaskRCNN) and not network.config.aligned else ""
     record = Record(
-        model=row.name,
+        model=spec.name,
         labels=_labels(network, labels),
-        preprocess=target.preprocess(row.preprocess, row.name),
+        preprocess=target.preprocess(spec.preprocess, spec.name),
         threshold=threshold,
-        mask_frame=row.mask_frame,
+        mask_frame=spec.mask_frame,
         made_by=f"maskline {__version__}, torch {torch.__version__}{form}",
     )
     network = copy.deepcopy(network).eval()
     with tempfile.TemporaryDirectory(prefix="maskline-") as scratch:
         made = Path(scratch, "made")
         made.mkdir()
-        (made / CONFIG_FILE).write_text(inference_yml(row, record, target.graph), encoding="utf-8")
+        (made / CONFIG_FILE).write_text(inference_yml(spec, record, target.graph), encoding="utf-8")
         _make(network, record, target, Path(scratch), made)
         if target.format == triton.FORMAT:
             triton.replace_model(Path(output), made)
@@ -131,7 +131,7 @@ def export_network(
     return Path(output)
 
 
-def _make(network: nn.Module, record: Record, target: Target, scratch: Path, made: Path) -> None:
+def _make(network: nn.Module, record: Record, target: ExportOptions, scratch: Path, made: Path) -> None:
     """Write the graph as wanted into the folder ``made``, proved; what else is needed goes into ``scratch``."""
     exported = fused(network)
     if target.half:  # the graph is compared with a network of the same, rounded weights
@@ -147,7 +147,7 @@ def _make(network: nn.Module, record: Record, target: Target, scratch: Path, mad
         _prove(reference, plain, made / target.file, record, target)
 
 
-def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target: Target) -> None:
+def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target: ExportOptions) -> None:
     """Verify the graph in ``path``, which ``plain`` was made into."""
 
     def open_pinned(calls: Sequence[Call]) -> Backend:
@@ -159,11 +159,11 @@ def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target:
             convert(written, record, folder / path.name, half=target.half)
         return open_backend(backend_for(path, CPU), folder / path.name, CPU, Acceleration())
 
-    log.info("checking the graph against the network")
+    logger.info("checking the graph against the network")
     verify(reference, Graph(path, CPU), open_pinned, single=target.single)
 
 
-def _make_small(plain: Path, record: Record, target: Target, scratch: Path, made: Path) -> None:
+def _make_small(plain: Path, record: Record, target: ExportOptions, scratch: Path, made: Path) -> None:
     """As `_make`, in 8 bits, from the proved graph; and what that costs."""
     from maskline.exporting import cost  # which needs the extra `data`, as predicting and export don't
     from maskline.exporting.quantise import quantise
@@ -180,17 +180,17 @@ def _make_small(plain: Path, record: Record, target: Target, scratch: Path, made
     convert(plain, record, compared)
     measured = cost.measure(compared, made / target.file, found)
     (made / COST_FILE).write_text(measured.to_json(), encoding="utf-8")
-    log.info("%s", measured.summary())
+    logger.info("%s", measured.summary())
     if measured.warning:
-        log.warning("%s", measured.warning)
+        logger.warning("%s", measured.warning)
 
 
-def _tell_of_others(model_dir: Path, target: Target) -> None:
+def _tell_of_others(model_dir: Path, target: ExportOptions) -> None:
     """Warn of graphs in other forms that an earlier export has left: the first of `GRAPH_FILES` is taken."""
     others = [name for name in GRAPH_FILES.values() if name != target.file and (model_dir / name).is_file()]
     if others:
         told = ", ".join(others)
-        log.warning("%s holds %s too: name the file, not the folder, to say which is meant", model_dir, told)
+        logger.warning("%s holds %s too: name the file, not the folder, to say which is meant", model_dir, told)
 
 
 def read_labels(path: str | Path) -> list[str]:
@@ -221,5 +221,5 @@ def _labels(network: nn.Module, labels: Sequence[str] | None) -> tuple[str, ...]
     if classes == len(catalog.COCO_CLASSES):
         return catalog.COCO_CLASSES
     told = counted(classes, "class", "classes")
-    log.warning("the weights have %s, not COCO's 80: named class_0 …; name them with --labels", told)
+    logger.warning("the weights have %s, not COCO's 80: named class_0 …; name them with --labels", told)
     return tuple(f"class_{i}" for i in range(classes))

@@ -1,4 +1,4 @@
-"""Convolutions in 8 bits: ranges of values are measured on pictures, weights get a scale for each channel.
+"""Convolutions in 8 bits: ranges of values are measured on images, weights get a scale for each channel.
 
 What leads from maps to boxes and scores stays in float32: it is little work, and there the numbers are told.
 Jacob et al., *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference* (2018).
@@ -56,7 +56,7 @@ def quantise(source: Path, record: Record, batches: Iterable[npt.NDArray[Any]], 
 
 
 class _Reader:
-    """Pictures as ONNX Runtime's calibration takes them (its `CalibrationDataReader`)."""
+    """Images as ONNX Runtime's calibration takes them (its `CalibrationDataReader`)."""
 
     def __init__(self, batches: Iterable[npt.NDArray[Any]]) -> None:
         self._batches = iter(batches)

@@ -1,4 +1,4 @@
-"""Pictures for 8 bits: some to calibrate with, others to measure with what it costs."""
+"""Images for 8 bits: some to calibrate with, others to measure with what it costs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from maskline.instances import ByteArray
 from maskline.preprocess import Preprocess
 from maskline.wording import counted
 
-TO_CALIBRATE, TO_COMPARE = 50, 25  # pictures at most
+TO_CALIBRATE, TO_COMPARE = 50, 25  # images at most
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Pictures by what they are for.
+    """Images by what they are for.
 
     Attributes:
         calibration: files that ranges of values are measured on.
@@ -40,12 +40,12 @@ class Samples:
 
 
 def find(source: Path) -> Samples:
-    """Pictures of a data set (calibrated on its ``train`` split, measured on ``val``) or of a folder (every fifth is
+    """Images of a data set (calibrated on its ``train`` split, measured on ``val``) or of a folder (every fifth is
     held out), spread evenly over all there are.
 
     Raises:
         InputNotFoundError: no such folder.
-        InputError: too few pictures.
+        InputError: too few images.
         DatasetError: a data set with errors.
     """
     if not source.is_dir():
@@ -72,13 +72,13 @@ def find(source: Path) -> Samples:
 
 
 def batches(paths: Sequence[Path], preprocess: Preprocess) -> Iterator[npt.NDArray[Any]]:
-    """Inputs (1, H, W, 3) of a graph, a picture in each."""
-    for pixels in pictures(paths):
+    """Inputs (1, H, W, 3) of a graph, an image in each."""
+    for pixels in read_images(paths):
         yield preprocess.apply(pixels)[0][None]
 
 
-def pictures(paths: Sequence[Path]) -> Iterator[ByteArray]:
-    """The pictures, BGR."""
+def read_images(paths: Sequence[Path]) -> Iterator[ByteArray]:
+    """The images, BGR."""
     return map(read_image, paths)
 
 
@@ -91,7 +91,7 @@ def _can_be_read(path: Path) -> bool:
     try:
         read_image(path)
     except InputError as error:
-        log.warning("skipped: %s", error)
+        logger.warning("skipped: %s", error)
         return False
     return True
 

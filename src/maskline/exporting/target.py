@@ -26,7 +26,7 @@ SMALLEST, LARGEST = 32, 4096  # pixels of a fixed side
 
 
 @dataclass(frozen=True)
-class Target:
+class ExportOptions:
     """What is wanted of a graph. The default is the most general one.
 
     Attributes:
@@ -34,7 +34,7 @@ class Target:
         single: every run has one image, rather than any number. Some runtimes of phones want all shapes fixed.
         size: ``(height, width)`` of the input in pixels, where the model leaves it free; None: as the model has it.
         half: store weights in half precision; arithmetic stays in float32.
-        int8: convolutions in 8 bits, calibrated with the pictures of this folder or data set; None: float32.
+        int8: convolutions in 8 bits, calibrated with the images of this folder or data set; None: float32.
     """
 
     format: str = "onnx"
@@ -62,7 +62,7 @@ class Target:
         size: str | tuple[int, int] | None = None,
         half: bool = False,
         int8: str | Path | None = None,
-    ) -> Target:
+    ) -> ExportOptions:
         """From what users write: a batch of ``1`` or ``dynamic``, a size such as ``640x640``, a path.
 
         Raises:
@@ -86,22 +86,22 @@ class Target:
         """Where the model directory is, of an export to the folder ``output``."""
         return triton.model_dir(output) if self.format == triton.FORMAT else output
 
-    def check(self, row: catalog.Model) -> None:
+    def check(self, spec: catalog.Model) -> None:
         """Refuse now what would fail after minutes of work.
 
         Raises:
             ParameterError: the model can't have that size.
             MissingDependencyError: the format needs what is not installed.
-            InputError: the pictures for 8 bits can't be used.
+            InputError: the images for 8 bits can't be used.
         """
-        self.preprocess(row.preprocess, row.name)
+        self.preprocess(spec.preprocess, spec.name)
         if self.format == "openvino" and find_spec("openvino") is None:
             raise MissingDependencyError("the format openvino needs it: pip install 'maskline[openvino]'")
         _ = self.samples
 
     @cached_property
     def samples(self) -> Samples | None:
-        """The pictures for 8 bits, looked for once. Raises InputError if they can't be used."""
+        """The images for 8 bits, looked for once. Raises InputError if they can't be used."""
         if self.int8 is None:
             return None
         from maskline.exporting.samples import find  # which needs the extra `data`

@@ -22,7 +22,7 @@ MODEL, VERSION = "instance-segmentation", "1"
 _TEMPLATES = Path(__file__).with_name("triton_model")
 _CONFIG, _CODE = "config.pbtxt", "model.py"
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def model_dir(repository: Path) -> Path:
@@ -46,7 +46,7 @@ def replace_model(repository: Path, made: Path) -> None:
     if is_new:
         replace_files(config.parent, [_TEMPLATES / _CONFIG])
     else:
-        log.info("%s is left as it is", config)
+        logger.info("%s is left as it is", config)
     try:
         what_is_looked_for_last = sorted(made.iterdir(), key=lambda path: path.name == GRAPH_FILES["onnx"])
         replace_files(model_dir(repository), what_is_looked_for_last)

@@ -10,7 +10,7 @@ from maskline import catalog
 from maskline.runtime.graph import Record
 
 
-def inference_yml(row: catalog.Model, record: Record, mode: str = "onnx") -> str:
+def inference_yml(spec: catalog.Model, record: Record, mode: str = "onnx") -> str:
     """The description that the reference puts beside an exported model, for the graph beside ours."""
     pre = record.preprocess
     resize: dict[str, Any] = {
@@ -31,8 +31,8 @@ def inference_yml(row: catalog.Model, record: Record, mode: str = "onnx") -> str
         "metric": "COCO",
         "use_dynamic_shape": pre.keep_ratio,
         "Global": {"model_name": record.model},
-        "arch": row.arch,
-        "min_subgraph_size": row.min_subgraph_size,
+        "arch": spec.arch,
+        "min_subgraph_size": spec.min_subgraph_size,
         "mask": True,
         "Preprocess": steps,
         "label_list": list(record.labels),

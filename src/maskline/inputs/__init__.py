@@ -1,4 +1,4 @@
-"""Inputs: from paths, URLs, folders, arrays, bytes, PDF files, videos and cameras to a stream of pictures.
+"""Inputs: from paths, URLs, folders, arrays, bytes, PDF files, videos and cameras to a stream of images.
 
 `sources` knows what a user may give and calls the reader it needs: `images` with `tiff` and `avif` (encoded images;
 `orientation` says how they are turned), `arrays`, `pdf`, `video` (with `containers`), and `web`, which downloads first.
@@ -7,8 +7,8 @@
 
 from maskline.inputs.files import FOLDER_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES, not_predicted, not_read
 from maskline.inputs.images import header_size
+from maskline.inputs.input_image import MAX_PIXELS, InputImage, Levels
 from maskline.inputs.orientation import SIDEWAYS, UPRIGHT, can_be_set, orientation, set_upright
-from maskline.inputs.picture import MAX_PIXELS, Levels, Picture
 from maskline.inputs.sources import (
     KEYS,
     OnError,
@@ -19,7 +19,7 @@ from maskline.inputs.sources import (
     log_skipped,
     on_fault,
     read_image,
-    read_picture,
+    read_input_image,
 )
 from maskline.inputs.unread import UNREAD_SUFFIXES
 
@@ -32,9 +32,9 @@ __all__ = [
     "UNREAD_SUFFIXES",
     "UPRIGHT",
     "VIDEO_SUFFIXES",
+    "InputImage",
     "Levels",
     "OnError",
-    "Picture",
     "Source",
     "can_be_set",
     "count",
@@ -47,6 +47,6 @@ __all__ = [
     "on_fault",
     "orientation",
     "read_image",
-    "read_picture",
+    "read_input_image",
     "set_upright",
 ]

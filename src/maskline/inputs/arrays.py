@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from maskline.errors import InputError
-from maskline.inputs.picture import Levels, Picture, check_size
+from maskline.inputs.input_image import InputImage, Levels, check_size
 from maskline.instances import ByteArray
 
 _TURNS: dict[int, Callable[[ByteArray], object]] = {
@@ -46,7 +46,7 @@ def turn(pixels: ByteArray, orientation: int) -> ByteArray:
     return np.ascontiguousarray(_TURNS[orientation](pixels), np.uint8)
 
 
-def from_pillow(image: Image.Image, *, bits: int = 16, white: bool = False) -> Picture:
+def from_pillow(image: Image.Image, *, bits: int = 16, white: bool = False) -> InputImage:
     """A PIL image of any mode of up to 16 bits, without its alpha. Raises InputError, and what Pillow raises.
 
     Args:
@@ -58,12 +58,12 @@ def from_pillow(image: Image.Image, *, bits: int = 16, white: bool = False) -> P
         deep = np.asarray(image).astype(np.uint16)
         levels = Levels(int(deep.min()), int(deep.max()), (1 << bits) - 1, white)
         pixels = (deep >> (bits - 8)).astype(np.uint8)
-        return Picture(from_array(~pixels if white else pixels), levels=levels if levels.are_narrow else None)
+        return InputImage(from_array(~pixels if white else pixels), levels=levels if levels.are_narrow else None)
     if image.mode in ("I", "F"):
         raise InputError(wrong_pixels({"I": "int32", "F": "float32"}[image.mode]))
     if image.mode in ("RGBa", "La"):  # have no direct way to RGB
         image = image.convert(image.mode.upper())
-    return Picture(np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1]))
+    return InputImage(np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1]))
 
 
 def wrong_pixels(kind: str) -> str:

@@ -19,7 +19,7 @@ from PIL.ImageFile import ImageFile
 
 from maskline.errors import InputError
 from maskline.inputs.arrays import from_pillow, turn
-from maskline.inputs.picture import Picture, check_size
+from maskline.inputs.input_image import InputImage, check_size
 
 Size: TypeAlias = tuple[int, int]  # width, height
 Span: TypeAlias = tuple[int, int]  # start and end, in bytes
@@ -44,7 +44,7 @@ def is_avif(head: bytes) -> bool:
     return b"avif" in found and found[0] != b"avis"
 
 
-def decode_avif(data: bytes) -> Picture:
+def decode_avif(data: bytes) -> InputImage:
     """The image, upright. Raises InputError without a name, and what Pillow raises on damage."""
     size = stored_size(data)
     check_size(*size)
@@ -54,8 +54,8 @@ def decode_avif(data: bytes) -> Picture:
             raise InputError(f"the AVIF data is damaged: frames of {frames} pixels in an image of {shown}").because(
                 "damaged"
             )
-        picture = from_pillow(image)
-        return replace(picture, pixels=turn(picture.pixels, _orientation(image)))
+        decoded = from_pillow(image)
+        return replace(decoded, pixels=turn(decoded.pixels, _orientation(image)))
 
 
 def stored_orientation(data: bytes) -> int:

@@ -35,7 +35,7 @@ def _box_end(file: BinaryIO, size: int) -> int:
     """Where the last box at the top of an MP4 or QuickTime file ends; 0 where that can't be told."""
     position = 0
     for _ in range(_MOST_BOXES):
-        if position + 8 > size:  # a few bytes more than the boxes are no box
+        if position + 8 > size:  # a few bytes after the last box
             return position
         file.seek(position)
         length, kind = struct.unpack(">I4s", file.read(8))

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from maskline.errors import InputError, InputNotFoundError
 from maskline.files import visible_files
 from maskline.inputs.images import is_image
-from maskline.inputs.picture import HEAD
+from maskline.inputs.input_image import HEAD
 from maskline.inputs.unread import UNREAD_SUFFIXES, unread_image, why_unread
 from maskline.wording import counted
 
@@ -49,7 +49,7 @@ def suffix_of(name: str) -> str:
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """What a file holds that begins with ``head``; None for anything that is no input."""
+    """What a file holds that begins with ``head``; None for anything that is not an input."""
     if is_image(head):
         return "image"
     if b"%PDF-" in head[:HEAD]:
@@ -58,7 +58,7 @@ def kind_of(head: bytes) -> Kind | None:
 
 
 def kind_meant(suffix: str) -> Kind | None:
-    """What a suffix says that a file is; None for one that is no input's."""
+    """What a suffix says that a file is; None for one that is not an input's."""
     if suffix == "pdf":
         return "pdf"
     return "image" if suffix in SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
@@ -99,7 +99,7 @@ def check_suffix(path: str, kinds: str, suffixes: tuple[str, ...]) -> None:
 
 
 def _check_regular(path: str, name: str) -> None:
-    """Raise InputError, or OSError, if this is no ordinary file."""
+    """Raise InputError, or OSError, if this is not an ordinary file."""
     mode = os.stat(path).st_mode  # noqa: PTH116 (Path("") is a folder)
     if stat.S_ISDIR(mode):
         raise InputError(f"{name} is a folder: expected a file")

@@ -31,8 +31,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 from maskline.errors import InputError
 from maskline.inputs import avif, tiff
 from maskline.inputs.arrays import from_array, turn
+from maskline.inputs.input_image import DAMAGE, HEAD, NARROW, Found, InputImage, Levels, check_size, fault, guarded
 from maskline.inputs.orientation import SIDEWAYS, jpeg_segments, orientation
-from maskline.inputs.picture import DAMAGE, HEAD, NARROW, Found, Levels, Picture, check_size, fault, guarded
 from maskline.inputs.tiff import TIFF
 from maskline.inputs.unread import not_an_image
 from maskline.instances import ByteArray
@@ -93,13 +93,13 @@ def _claimed_by_jpeg(file: BinaryIO) -> tuple[int, int]:
             if len(sides := file.read(4)) == 4:
                 height, width = struct.unpack(">HH", sides)
                 return width, height
-    raise InputError("the JPEG data is cut short or damaged: its header tells no size").because("damaged")
+    raise InputError("the JPEG data is cut short or damaged: its header has no size").because("damaged")
 
 
 def _claimed_by_png(data: bytes) -> tuple[int, int]:
     """From the first chunk, which must be IHDR; Pillow would unpack texts and profiles first."""
     if len(data) < 24 or data[12:16] != b"IHDR":
-        raise InputError("the PNG data is cut short or damaged: its header tells no size").because("damaged")
+        raise InputError("the PNG data is cut short or damaged: its header has no size").because("damaged")
     width, height = struct.unpack_from(">II", data, 16)
     return width, height
 
@@ -118,11 +118,11 @@ def _claimed_by_webp(data: bytes) -> tuple[int, int]:
             return width & 0x3FFF, height & 0x3FFF
     except struct.error:
         pass
-    raise InputError("the WebP data is cut short or damaged: its header tells no size").because("damaged")
+    raise InputError("the WebP data is cut short or damaged: its header has no size").because("damaged")
 
 
 def decode(data: bytes, name: str, path: str | None) -> Iterator[Found]:
-    """The content of an image file: one picture; of TIFF one for each page that is an image. ``name``: for messages."""
+    """The content of an image file: one image; of TIFF one for each page that is an image. ``name``: for messages."""
     if data[:4] in TIFF:
         yield from tiff.decode_tiff(data, name, path)
         return
@@ -132,7 +132,7 @@ def decode(data: bytes, name: str, path: str | None) -> Iterator[Found]:
         yield error
 
 
-def _decode_single(data: bytes) -> Picture:
+def _decode_single(data: bytes) -> InputImage:
     """Any format but TIFF. Raises InputError without a name, and what Pillow and OpenCV raise on damage."""
     if avif.is_avif(data):
         return avif.decode_avif(data)
@@ -143,7 +143,7 @@ def _decode_single(data: bytes) -> Picture:
     else:
         _check_other(data)
     pixels = from_array(_decode_by_opencv(data, cv2.IMREAD_COLOR))
-    return Picture(turn(pixels, orientation(io.BytesIO(data))), levels=_narrow_levels(data, pixels))
+    return InputImage(turn(pixels, orientation(io.BytesIO(data))), levels=_narrow_levels(data, pixels))
 
 
 def _decode_by_opencv(data: bytes, flags: int) -> npt.NDArray[Any]:
@@ -211,7 +211,7 @@ def _check_other(data: bytes) -> None:
     reader = next((reader for magic, reader in _OTHER if magic.match(data)), None)
     if reader is None:
         raise InputError(not_an_image(data)).because("not supported")
-    if reader is WebPImageFile:  # which makes room for the picture as it opens
+    if reader is WebPImageFile:  # which makes room for the image as it opens
         check_size(*_claimed_by_webp(data))
     with reader(io.BytesIO(data)) as image:
         check_size(*image.size)

@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal, NamedTuple
 
 from maskline.errors import InputError
 from maskline.inputs import avif, tiff
-from maskline.inputs.picture import DAMAGE, HEAD
+from maskline.inputs.input_image import DAMAGE, HEAD
 from maskline.inputs.tiff import ORIENTATION, TIFF
 
 UPRIGHT, SIDEWAYS = 1, range(5, 9)  # orientations; the latter swap width and height

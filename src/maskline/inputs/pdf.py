@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskline.errors import InputError, MissingDependencyError, ParameterError
-from maskline.inputs.picture import MAX_PIXELS, Found, Picture, fault
+from maskline.inputs.input_image import MAX_PIXELS, Found, InputImage, fault
 from maskline.instances import ByteArray
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def read_pdf(source: Path | bytes, name: str, path: str | None) -> Iterator[Foun
     Args:
         source: the file or its content.
         name: for messages.
-        path: of the pictures.
+        path: of the images.
 
     Raises:
         ParameterError: an environment variable holds no scale.
@@ -126,7 +126,7 @@ def _page(document: PdfDocument, number: int, scale: float, least: float, name: 
 
     try:
         with _lock:
-            return Picture(_render(document, number, scale, least), path, number)
+            return InputImage(_render(document, number, scale, least), path, number)
     except (PdfiumError, InputError, ValueError, OSError) as error:
         reason = error if isinstance(error, InputError) else InputError(f"damaged ({error})").because("damaged")
         return fault(f"{name}, page {number}", reason)

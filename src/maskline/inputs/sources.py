@@ -1,4 +1,4 @@
-"""From what a user gives to a stream of pictures, strictly in the order given, one at a time."""
+"""From what a user gives to a stream of images, strictly in the order given, one at a time."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from maskline.inputs.files import (
     suffix_of,
 )
 from maskline.inputs.images import decode
+from maskline.inputs.input_image import HEAD, Found, InputImage, guarded
 from maskline.inputs.pdf import count_pages, read_pdf
-from maskline.inputs.picture import HEAD, Found, Picture, guarded
 from maskline.inputs.tiff import TIFF
 from maskline.inputs.unread import not_an_image, why_unread
 from maskline.inputs.video import camera_number, count_frames, is_stream, read_camera, read_stream, read_video
@@ -59,8 +59,8 @@ _NO_KIND = {
 logger = logging.getLogger("maskline")
 
 
-def expand(source: Source, *, on_error: OnError = "raise") -> Iterator[Picture]:
-    """The pictures of ``source``, in order; each is read only when it is asked for.
+def expand(source: Source, *, on_error: OnError = "raise") -> Iterator[InputImage]:
+    """The images of ``source``, in order; each is read only when it is asked for.
 
     Args:
         source: one of
@@ -81,9 +81,9 @@ def expand(source: Source, *, on_error: OnError = "raise") -> Iterator[Picture]:
 
     Close the iterator to stop before its end: a camera is released, a file closed then.
 
-    A warning tells of the first image with `Picture.levels`, and how many there were in all.
+    A warning tells of the first image with `InputImage.levels`, and how many there were in all.
 
-    Raises (at the picture concerned, but the ParameterError about ``on_error`` at once):
+    Raises (at the image concerned, but the ParameterError about ``on_error`` at once):
         InputNotFoundError: no such file or folder.
         InputError: not an image, damaged, too large, of a kind not accepted, or a folder without images.
         DownloadError: a URL can't be had.
@@ -113,7 +113,7 @@ def log_skipped(error: InputError | DownloadError) -> None:
 
 
 def count(source: Source) -> int | None:
-    """How many pictures `expand` gives if all can be read; None where only reading would tell.
+    """How many images `expand` gives if all can be read; None where only reading would tell.
 
     That is so for iterators, TIFF files, cameras, streams, and URLs but those of images. Of PDF files and videos the
     head is read; the number for a video is what that tells. Nothing else is opened, and nothing is checked: what can't
@@ -144,11 +144,11 @@ def left_out(inputs: Iterable[str]) -> Counter[str]:
 
 
 def read_image(path: str | os.PathLike[str]) -> ByteArray:
-    """The pixels of `read_picture`. Raises what it raises."""
-    return read_picture(path).pixels
+    """The pixels of `read_input_image`. Raises what it raises."""
+    return read_input_image(path).pixels
 
 
-def read_picture(path: str | os.PathLike[str]) -> Picture:
+def read_input_image(path: str | os.PathLike[str]) -> InputImage:
     """The image at ``path`` as (H, W, 3) uint8 BGR: what OpenCV's colour flag gives, or an error.
 
     Alpha is dropped, 16 bits become the upper 8, grey becomes three equal channels, and the orientation is applied, see
@@ -161,17 +161,17 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     name = os.fsdecode(path)
     check_suffix(name, "an image", SUFFIXES)
     found = next(decode(read_bytes(name, repr(name)), repr(name), name))
-    if isinstance(found, Picture):
+    if isinstance(found, InputImage):
         return found
     raise found
 
 
-def _expand(source: Source, handle: Callable[[InputError | DownloadError], object]) -> Iterator[Picture]:
+def _expand(source: Source, handle: Callable[[InputError | DownloadError], object]) -> Iterator[InputImage]:
     """`expand` without its check."""
     narrow = 0
     with closing(_read(source)) as reading:
         for found in reading:
-            if isinstance(found, Picture):
+            if isinstance(found, InputImage):
                 if found.levels:
                     narrow += 1
                     _tell_levels(found, logging.WARNING if narrow == 1 else logging.INFO)
@@ -182,10 +182,10 @@ def _expand(source: Source, handle: Callable[[InputError | DownloadError], objec
         logger.warning("%d images in all use less than an eighth of their range", narrow)
 
 
-def _tell_levels(picture: Picture, level: int) -> None:
-    name = "an image" if picture.path is None else repr(picture.path)
-    page = f", page {picture.page}" if picture.page else ""
-    logger.log(level, "%s%s: %s", name, page, picture.levels)
+def _tell_levels(image: InputImage, level: int) -> None:
+    name = "an image" if image.path is None else repr(image.path)
+    page = f", page {image.page}" if image.page else ""
+    logger.log(level, "%s%s: %s", name, page, image.levels)
 
 
 def _read(source: Source, depth: int = 0) -> Generator[Found, None, None]:
@@ -246,13 +246,13 @@ def _files_in(path: str, tell: bool) -> Sequence[str | InputError]:
 
 
 def _read_single(source: Source) -> Iterator[Found]:
-    """The pictures of what is not made of parts. Raises InputError, DownloadError."""
+    """The images of what is not made of parts. Raises InputError, DownloadError."""
     if isinstance(source, str):
         return _read_text(source)
     if isinstance(source, os.PathLike):
         return _read_named(os.fsdecode(source))
     if isinstance(source, np.ndarray):
-        return iter([Picture(from_array(source))])
+        return iter([InputImage(from_array(source))])
     if isinstance(source, Image.Image):
         return iter([guarded(from_pillow, source, "the PIL image")])
     if isinstance(source, _BYTES):
@@ -289,7 +289,7 @@ def _read_named(name: str) -> Iterator[Found]:
 
 
 def _read_file(file: str, name: str, suffix: str | None) -> Iterator[Found]:
-    """The pictures of a file, by what it holds; ``suffix``, if any, says what it was meant to be."""
+    """The images of a file, by what it holds; ``suffix``, if any, says what it was meant to be."""
     head = read_head(file, name)
     kind = kind_of(head)
     if kind == "pdf":

@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from maskline.errors import InputError
 from maskline.inputs.arrays import from_pillow, turn, wrong_pixels
-from maskline.inputs.picture import DAMAGE, MAX_PIXELS, Found, Levels, Picture, check_size, fault
+from maskline.inputs.input_image import DAMAGE, MAX_PIXELS, Found, InputImage, Levels, check_size, fault
 from maskline.wording import counted
 
 TIFF: dict[bytes, Literal["<", ">"]] = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # byte orders
@@ -239,7 +239,7 @@ def _read_directory(tiff: _Tiff, index: int, start: int, most_entries: float) ->
 
 
 def _images(pages: Iterable[_Page]) -> Iterator[_Page]:
-    """The pages that are images; where none is, the largest that is no mask, or else the largest."""
+    """The pages that are images; where none is, the largest that is not a mask, or else the largest."""
     others: list[_Page] | None = []
     for page in pages:
         if not (page.is_reduced or page.is_mask):
@@ -295,7 +295,7 @@ def decode_tiff(data: bytes, name: str, path: str | None) -> Iterator[Found]:
             yield fault(f"{name}, page {page.index}" if len(pages) > 1 else name, error)
 
 
-def _decode_page(file: io.BytesIO, page: _Page) -> Picture:
+def _decode_page(file: io.BytesIO, page: _Page) -> InputImage:
     """One page of the file, which is changed to begin with it. Raises InputError, and what Pillow raises."""
     page.check_pixels()
     check_size(*page.size)
@@ -306,12 +306,12 @@ def _decode_page(file: io.BytesIO, page: _Page) -> Picture:
         if image.size != page.size:
             raise ValueError("it states several sizes")
         _load_page(image)
-        picture = from_pillow(image, bits=page.bits, white=white)
-        levels = picture.levels
+        decoded = from_pillow(image, bits=page.bits, white=white)
+        levels = decoded.levels
         if page.bits == 16 and image.mode in ("RGB", "RGBA"):  # Pillow has kept the upper 8 bits of each level
-            bounds = Levels(int(picture.pixels.min()) << 8, int(picture.pixels.max()) << 8 | 255, 65535)
+            bounds = Levels(int(decoded.pixels.min()) << 8, int(decoded.pixels.max()) << 8 | 255, 65535)
             levels = bounds if bounds.are_narrow else None
-    return Picture(turn(picture.pixels, page.orientation), levels=levels)
+    return InputImage(turn(decoded.pixels, page.orientation), levels=levels)
 
 
 def _load_page(frame: Image.Image) -> None:

@@ -18,7 +18,7 @@ from maskline.errors import InputError
 from maskline.inputs.arrays import from_array
 from maskline.inputs.containers import is_cut_short
 from maskline.inputs.files import suffix_of
-from maskline.inputs.picture import Found, Picture, check_size, fault
+from maskline.inputs.input_image import Found, InputImage, check_size, fault
 from maskline.transfer import redacted
 from maskline.wording import counted
 
@@ -52,15 +52,15 @@ def read_video(file: Path, name: str, path: str) -> Iterator[Found]:
 
     Args:
         name: for messages.
-        path: of the pictures.
+        path: of the images.
     """
     number = -1
     try:
         with _opened(lambda: _open_file(file)) as capture:
             promised = _promised(capture)
-            for picture in _frames(capture, path):
-                number = picture.page or 0
-                yield picture
+            for image in _frames(capture, path):
+                number = image.page or 0
+                yield image
         problem = _problem_at_end(file, number + 1, promised)
     except _NotOpenedError:
         problem = "cut short" if _is_cut(file) else "damaged, or a variant of its format that this OpenCV can't decode"
@@ -96,9 +96,9 @@ def read_stream(address: str) -> Iterator[Found]:
     given = False
     try:
         with _opened(lambda: cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)) as capture:
-            for picture in _frames(capture, shown):
+            for image in _frames(capture, shown):
                 given = True
-                yield picture
+                yield image
     except _NotOpenedError:
         yield InputError(f"{shown!r} can't be opened: no answer, or a stream that this OpenCV can't decode")
         return
@@ -160,7 +160,7 @@ def _open_file(file: Path) -> cv2.VideoCapture:
     return cv2.VideoCapture(str(file.absolute()), cv2.CAP_FFMPEG)
 
 
-def _frames(capture: cv2.VideoCapture, path: str) -> Iterator[Picture]:
+def _frames(capture: cv2.VideoCapture, path: str) -> Iterator[InputImage]:
     """The frames that can be decoded, numbered as they come. Raises InputError if they are too large."""
     sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
     try:
@@ -177,7 +177,7 @@ def _frames(capture: cv2.VideoCapture, path: str) -> Iterator[Picture]:
             failed += 1
             continue
         failed = 0
-        yield Picture(from_array(np.asarray(pixels)), path, number, fps)
+        yield InputImage(from_array(np.asarray(pixels)), path, number, fps)
         number += 1
 
 

@@ -70,7 +70,7 @@ def download(url: str) -> Path:
     url = urldefrag(url).url
     try:
         host, _ = urlsplit(url).hostname, urlsplit(url).port
-    except ValueError:  # brackets that do not hold an address, a port that is no number
+    except ValueError:  # brackets that do not hold an address, a port that is not a number
         host = None
     if not host:
         raise InputError(f"{url!r} is not a URL: expected http:// or https://, a host and a path")

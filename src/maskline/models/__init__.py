@@ -14,7 +14,7 @@ def build(name: str, num_classes: int = len(catalog.COCO_CLASSES), *, unaligned:
     """A new network, with freshly drawn weights, in training mode.
 
     Args:
-        name: a row of the catalog.
+        name: a model of the catalog.
         num_classes: classes without background.
         unaligned: Mask R-CNN only: with RoIAlign's first form, see `maskline.models.roi_align`.
 

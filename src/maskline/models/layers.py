@@ -104,11 +104,11 @@ class MLP(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head self-attention whose queries and keys, but not values, carry a position (DETR, section 3.2)."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, hidden_dim: int, num_heads: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.in_proj = nn.Linear(width, 3 * width)
-        self.out_proj = nn.Linear(width, width)
+        self.num_heads = num_heads
+        self.in_proj = nn.Linear(hidden_dim, 3 * hidden_dim)
+        self.out_proj = nn.Linear(hidden_dim, hidden_dim)
         nn.init.xavier_uniform_(self.in_proj.weight)
         nn.init.zeros_(self.in_proj.bias)
 
@@ -119,14 +119,14 @@ class SelfAttention(nn.Module):
         bias_qk, bias_v = torch.split(self.in_proj.bias, [2 * C, C])
         q, k = F.linear(x + position, weight_qk, bias_qk).chunk(2, dim=-1)
         v = F.linear(x, weight_v, bias_v)
-        q, k, v = (t.view(B, N, self.heads, C // self.heads).transpose(1, 2) for t in (q, k, v))
-        # now (B, heads, N, C / heads)
+        q, k, v = (t.view(B, N, self.num_heads, C // self.num_heads).transpose(1, 2) for t in (q, k, v))
+        # now (B, num_heads, N, C / num_heads)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=may_attend)
         projected: Tensor = self.out_proj(out.transpose(1, 2).reshape(B, N, C))
         return projected
 
 
-def at_least_float(x: Tensor) -> Tensor:
+def to_fp32(x: Tensor) -> Tensor:
     """x in float32 where it was less: sums over thousands of cells lose too much in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -137,18 +137,18 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
-def bounded(x: Tensor) -> Tensor:
+def clip_probabilities(x: Tensor) -> Tensor:
     """x pulled into the range that `inverse_sigmoid` can tell apart: about [1e-5, 1 - 1e-5]."""
     return torch.sigmoid(inverse_sigmoid(x))
 
 
-def corners(boxes: Tensor) -> Tensor:
+def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Boxes (..., 4) as centre and size to ``x1 y1 x2 y2``."""
     centre, size = torch.split(boxes, 2, dim=-1)
     return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
 
 
-def centre_size(boxes: Tensor) -> Tensor:
+def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """Boxes (..., 4) as ``x1 y1 x2 y2`` to centre and size."""
     first, second = torch.split(boxes, 2, dim=-1)
     return torch.cat([(first + second) / 2, second - first], dim=-1)

@@ -1,6 +1,6 @@
 """Non-maximum suppression of boxes, the same in torch and in an ONNX graph.
 
-In torch it is an operator of its own, ``maskline::suppress``, so that an exporter meets one node whose output has a
+In torch it is an operator of its own, ``maskline::batched_nms``, so that an exporter meets one node whose output has a
 fixed shape; `onnx_translations` tells the exporter to write the standard's NonMaxSuppression for it.
 """
 
@@ -13,65 +13,69 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskline.models.overlap import box_iou
+from maskline.models.iou import box_iou
 
 LOWEST = -1e30  # a score that any real one is above
 BLOCK = 1024  # boxes compared at a time
 
 
-def suppress(boxes: Tensor, scores: Tensor, *, score: float = LOWEST, overlap: float, keep: int) -> Tensor:
-    """Which boxes stay: those that no better box of the same group and class, which stays itself, overlaps too much.
+def batched_nms(
+    boxes: Tensor, scores: Tensor, *, score_threshold: float = LOWEST, iou_threshold: float, max_detections: int
+) -> Tensor:
+    """Keep-mask of greedy non-maximum suppression, per group and class.
 
     Args:
-        boxes: (G, N, 4) ``x1 y1 x2 y2`` of G groups, such as images, shared by all classes.
+        boxes: (G, N, 4) ``x1 y1 x2 y2``, N boxes of each of G groups (such as images), shared by all classes.
         scores: (G, C, N).
-        score: boxes of a class with scores up to this don't take part.
-        overlap: a box goes where its IoU with a better one that stays is more than this.
-        keep: how many of a group are going to be used: the best ``keep`` of a group are right, others may be missing.
+        score_threshold: boxes of a class that score no more than this are dropped.
+        iou_threshold: a box is dropped if its IoU with a better kept box is above this.
+        max_detections: only the best ``max_detections`` of a group are exact; others may be missing.
 
     Returns:
         (G, C, N) bool.
     """
-    stays: Tensor = torch.ops.maskline.suppress(boxes, scores, score, overlap, keep)
+    stays: Tensor = torch.ops.maskline.batched_nms(boxes, scores, score_threshold, iou_threshold, max_detections)
     return stays
 
 
-@torch.library.custom_op("maskline::suppress", mutates_args=())
-def _suppress(boxes: Tensor, scores: Tensor, score: float, overlap: float, keep: int) -> Tensor:
+@torch.library.custom_op("maskline::batched_nms", mutates_args=())
+def _batched_nms(
+    boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, max_detections: int
+) -> Tensor:
     stays = torch.zeros_like(scores, dtype=torch.bool)
-    taking_part = scores > score
+    taking_part = scores > score_threshold
     for i in torch.nonzero(taking_part.flatten(1).any(dim=1)).flatten().tolist():
         label, box = torch.nonzero(taking_part[i], as_tuple=True)
         order = scores[i][label, box].argsort(descending=True, stable=True)
         label, box = label[order], box[order]
-        rows = greedy(boxes[i][box], label, overlap, keep)
+        rows = greedy_nms(boxes[i][box], label, iou_threshold, max_detections)
         stays[i, label[rows], box[rows]] = True
     return stays
 
 
-@_suppress.register_fake
-def _(boxes: Tensor, scores: Tensor, score: float, overlap: float, keep: int) -> Tensor:
+@_batched_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, max_detections: int) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
 
 
-def greedy(boxes: Tensor, labels: Tensor, overlap: float, keep: int) -> Tensor:
-    """Rows (at most ``keep``) of boxes (N, 4), best first, that no row before them of the same label suppresses.
+def greedy_nms(boxes: Tensor, labels: Tensor, iou_threshold: float, max_detections: int) -> Tensor:
+    """Rows (at most ``max_detections``) of boxes (N, 4), best first, that greedy NMS per label keeps.
 
     Block by block: first what earlier blocks suppress goes, then what the block itself does.
     """
     stays = torch.zeros(0, dtype=torch.int64, device=boxes.device)
     for rows in torch.split(torch.arange(len(boxes), device=boxes.device), BLOCK):
-        rest = rows[~_suppresses(boxes, labels, stays, rows, overlap).any(dim=0)]
-        stays = torch.cat([stays, rest[_settled(_suppresses(boxes, labels, rest, rest, overlap).triu(1))]])
-        if len(stays) >= keep:
+        rest = rows[~_suppresses(boxes, labels, stays, rows, iou_threshold).any(dim=0)]
+        stays = torch.cat([stays, rest[_settled(_suppresses(boxes, labels, rest, rest, iou_threshold).triu(1))]])
+        if len(stays) >= max_detections:
             break
-    return stays[:keep]
+    return stays[:max_detections]
 
 
-def _suppresses(boxes: Tensor, labels: Tensor, better: Tensor, worse: Tensor, overlap: float) -> Tensor:
+def _suppresses(boxes: Tensor, labels: Tensor, better: Tensor, worse: Tensor, iou_threshold: float) -> Tensor:
     """(len(better), len(worse)) bool."""
     alike = labels[better, None] == labels[worse]
-    return (box_iou(boxes[better, None], boxes[worse]) > overlap) & alike
+    return (box_iou(boxes[better, None], boxes[worse]) > iou_threshold) & alike
 
 
 def _settled(suppresses: Tensor) -> Tensor:
@@ -94,16 +98,18 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     op: Any = onnxscript.opset18
 
-    def suppression(boxes: Any, scores: Any, score: float, overlap: float, keep: int) -> Any:
+    def non_max_suppression(
+        boxes: Any, scores: Any, score_threshold: float, iou_threshold: float, max_detections: int
+    ) -> Any:
         chosen = op.NonMaxSuppression(
             boxes,
             scores,
-            op.Constant(value_ints=[keep]),
-            op.Constant(value_floats=[overlap]),
-            op.Constant(value_floats=[score]),
+            op.Constant(value_ints=[max_detections]),
+            op.Constant(value_floats=[iou_threshold]),
+            op.Constant(value_floats=[score_threshold]),
         )
         none = op.Cast(op.Expand(op.Constant(value_float=0.0), op.Shape(scores)), to=TensorProto.BOOL)
         rows = op.Shape(chosen, start=0, end=1)
         return op.ScatterND(none, chosen, op.Cast(op.Expand(op.Constant(value_float=1.0), rows), to=TensorProto.BOOL))
 
-    return {torch.ops.maskline.suppress.default: suppression}
+    return {torch.ops.maskline.batched_nms.default: non_max_suppression}

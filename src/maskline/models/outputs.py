@@ -16,4 +16,4 @@ class Detections(NamedTuple):
     boxes: Tensor  # (B, K, 4) x1 y1 x2 y2
     scores: Tensor  # (B, K) in [0, 1]; 0 where there is no object
     labels: Tensor  # (B, K) int64
-    masks: Tensor  # (B, K, h, w) logits or probabilities, over the whole input or over the box
+    masks: Tensor  # (B, K, h, w), foreground where positive (logits, or probabilities - 0.5); frames: `runtime.graph`

@@ -47,7 +47,7 @@ def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     def pad(image: Any, multiple: int) -> Any:
         sides = op.Shape(image, start=2, end=4)
-        missing = op.Mod(op.Neg(sides), op.Constant(value_ints=[multiple]))  # has the sign of the divisor
+        missing = op.Mod(op.Neg(sides), op.Constant(value_ints=[multiple]))  # has the sign of the normalizer
         nothing = op.Constant(value_ints=[0, 0])
         return op.Pad(image, op.Concat(nothing, nothing, nothing, missing, axis=0))
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskline.models.layers import at_least_float
+from maskline.models.layers import to_fp32
 
 
 class Regions(NamedTuple):
@@ -63,7 +63,7 @@ def _pool(
     side: int,
     aligned: bool,
 ) -> Tensor:
-    cells = torch.cat([at_least_float(m).permute(0, 2, 3, 1).flatten(0, 2) for m in maps])
+    cells = torch.cat([to_fp32(m).permute(0, 2, 3, 1).flatten(0, 2) for m in maps])
     heights, widths, scale, first = (_per_level(values, boxes) for values in zip(*_layout(maps, strides), strict=True))
     height, width = heights[level].long(), widths[level].long()
     on_map = (boxes * scale[level, None]).to(cells.dtype) - (0.5 if aligned else 0.0)

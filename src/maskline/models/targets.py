@@ -7,9 +7,9 @@ from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
 
-#: From what a process has of a total (objects, say) to what it divides its sums by: max(1, the total over all
-#: processes) / processes. Gradients that are then averaged over processes are those of one batch.
-Divisor: TypeAlias = Callable[[Tensor], Tensor]
+#: Turns a count on this process (of objects, say) into the divisor of its loss sums: max(1, total over all processes) /
+#: number of processes. Gradients averaged over processes then equal those of one batch.
+Normalizer: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Target(NamedTuple):
@@ -21,6 +21,6 @@ class Target(NamedTuple):
     size: tuple[int, int]  # (height, width) of the image inside the input; right of it and below is padding
 
 
-def alone(count: Tensor) -> Tensor:
-    """The `Divisor` where there is one process."""
+def local_normalizer(count: Tensor) -> Tensor:
+    """The `Normalizer` of a single process."""
     return count.clamp(min=1)

@@ -23,17 +23,19 @@ HPI_UNUSED = ("auto_paddle2onnx", "hpi_info", "model_name", "pdx_model_name")  #
 HPI_BACKENDS = (*BACKENDS, "paddle")
 
 OPTIONS = ("cpu_num_threads", "cpu_threads", "precision", "cache_dir", "use_dynamic_shapes", "dynamic_shapes")
+# fmt: off
 #: Options of Paddle Inference, which mean nothing to other backends.
 PADDLE_OPTIONS = (
-    *("run_mode", "delete_pass", "enable_new_ir", "enable_cinn", "mkldnn_cache_capacity", "trt_cfg_setting"),
-    *("trt_use_dynamic_shapes", "trt_dynamic_shapes", "trt_dynamic_shape_input_data", "trt_shape_range_info_path"),
-    *("trt_collect_shape_range_info", "trt_discard_cached_shape_range_info", "trt_allow_rebuild_at_runtime"),
-    *("shape_info_filename", "device_type", "device_id"),
+    "run_mode", "delete_pass", "enable_new_ir", "enable_cinn", "mkldnn_cache_capacity", "trt_cfg_setting",
+    "trt_use_dynamic_shapes", "trt_dynamic_shapes", "trt_dynamic_shape_input_data", "trt_shape_range_info_path",
+    "trt_collect_shape_range_info", "trt_discard_cached_shape_range_info", "trt_allow_rebuild_at_runtime",
+    "shape_info_filename", "device_type", "device_id",
 )
+# fmt: on
 PRECISIONS = ("fp32", "fp16", "bf16")
 THREAD_VARIABLES = ("MASKLINE_THREADS", "PADDLE_PDX_CPU_NUM_THREADS")
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def choose(
@@ -72,9 +74,9 @@ def choose(
         return _from_hpi({**hpi, **options} if engine == "hpi" else hpi, {} if engine == "hpi" else options, count)
     _check_hpi(hpi)
     if use_hpip:
-        log.warning("use_hpip has no effect: engine %r says what to run", engine)
+        logger.warning("use_hpip has no effect: engine %r says what to run", engine)
     elif hpi:
-        log.warning("hpi_config has no effect without use_hpip")
+        logger.warning("hpi_config has no effect without use_hpip")
     if engine in PADDLE_ENGINES:
         return _instead_of_paddle(f"engine {engine!r}", options, count, "engine_config")
     return Acceleration(backend=engine, **_options(options, count, "engine_config"))
@@ -106,7 +108,7 @@ def _instead_of_paddle(what: str, options: Mapping[str, Any], threads: int | Non
     refuse_unknown(options, (*OPTIONS, *PADDLE_OPTIONS), where)
     told = [key for key in options if key in PADDLE_OPTIONS]
     without = f", without {', '.join(told)}" if told else ""
-    log.warning("%s runs Paddle programs: ONNX Runtime stands in for it%s", what, without)
+    logger.warning("%s runs Paddle programs: ONNX Runtime stands in for it%s", what, without)
     return Acceleration(threads=_counted(options, threads, where))
 
 

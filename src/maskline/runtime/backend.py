@@ -93,7 +93,7 @@ class RunError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a message that is no mere place in somebody's source code."""
+    """The first line of a message that is not a mere place in somebody's source code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
     return (telling or lines or [type(error).__name__])[0]

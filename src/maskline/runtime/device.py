@@ -29,7 +29,7 @@ ALIASES = {"cuda": "gpu", "rocm": "gpu"}
 FALLBACK_VARIABLE = "MASKLINE_DEVICE_FALLBACK"
 NO_FALLBACK_VARIABLE = "PADDLE_PDX_DISABLE_DEVICE_FALLBACK"  # PaddleX's, for the forms that are its own
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def available(
         return tuple(devices)
     if not cpu_fallback:
         raise DeviceError(f"{found}; or run on the CPU: device cpu, or {FALLBACK_VARIABLE}=1")
-    log.warning("%s; using the CPU", found)
+    logger.warning("%s; using the CPU", found)
     return (CPU,)
 
 

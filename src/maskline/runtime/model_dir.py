@@ -27,7 +27,7 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pdparams")
 #: Where the export of a training lies: below its output folder, and below that of its best weights.
 BEST, INFERENCE = "best_model", "inference"
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def open_model_dir(path: Path, name: str | None = None) -> ModelDir:
     if folder is None:
         raise _not_there(path, name)
     if folder != path:
-        log.info("%s: its export %s is used", path, folder)
+        logger.info("%s: its export %s is used", path, folder)
     graph = _graph_in(folder)
     assert graph is not None
     labels, threshold = _read_config(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else (None, None)
@@ -139,7 +139,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         config = read_yaml(path)
     except ParameterError as error:
-        raise ModelError(f"{error}: mend it or export the model again") from None
+        raise ModelError(f"{error}: correct it or export the model again") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds {type(config).__name__}: expected the keys of an exported inference.yml")
     return config

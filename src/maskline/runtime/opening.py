@@ -23,7 +23,7 @@ FASTER_BY_OPENVINO = ("PP-YOLOE_seg-S", "SOLOv2", "MaskRCNN-ResNet50-FPN", "Mask
 
 SOME_GRAPH = Path(GRAPH_FILES["onnx"])  # of a model that is not there yet
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def open_graphs(path: Path, device: str | None, options: Acceleration) -> tuple[Graph, ...]:
@@ -34,7 +34,7 @@ def open_graphs(path: Path, device: str | None, options: Acceleration) -> tuple[
         ModelError, ParameterError, MissingDependencyError: see `Graph`.
     """
     graphs = _open_each(path, settle(device, options, path), options)
-    log.info("%s", told(graphs))
+    logger.info("%s", told(graphs))
     return graphs
 
 
@@ -104,11 +104,13 @@ def open_graph(path: Path, device: Device, options: Acceleration) -> Graph:
         if options.strict:
             raise
         graph = Graph(path, device, plain(options))  # a damaged file or a missing device is told by this
-        log.warning("%s; using %s in fp32", error, BACKENDS[graph.backend].title)
+        logger.warning("%s; using %s in fp32", error, BACKENDS[graph.backend].title)
         return graph
     if graph.precision != options.precision:
         title = BACKENDS[graph.backend].title
-        log.warning("%s computes in %s on this %s, not in %s", title, graph.precision, device.kind, options.precision)
+        logger.warning(
+            "%s computes in %s on this %s, not in %s", title, graph.precision, device.kind, options.precision
+        )
     return graph
 
 

@@ -10,16 +10,16 @@ from typing import TypeVar
 
 from maskline.errors import MasklineError
 
-Job = TypeVar("Job")
+Item = TypeVar("Item")
 Worker = TypeVar("Worker")
-Outcome = TypeVar("Outcome")
+Value = TypeVar("Value")
 
 AHEAD = 2  # jobs for each worker that are under way or waiting to be taken
 
 
 def spread(
-    jobs: Iterator[Job], workers: Sequence[Worker], work: Callable[[Worker, Job], Outcome]
-) -> Generator[tuple[Job, Outcome], None, None]:
+    jobs: Iterator[Item], workers: Sequence[Worker], work: Callable[[Worker, Item], Value]
+) -> Generator[tuple[Item, Value], None, None]:
     """Each job with its outcome, in order; a job goes to the first worker that is free.
 
     Jobs are taken in the caller's thread, and with several workers up to ``AHEAD`` for each before their turn. Where a
@@ -34,7 +34,7 @@ def spread(
     for worker in workers:
         idle.put(worker)
 
-    def done(job: Job) -> tuple[Job, Outcome]:
+    def done(job: Item) -> tuple[Item, Value]:
         worker = idle.get()
         try:
             return job, work(worker, job)
@@ -42,7 +42,7 @@ def spread(
             idle.put(worker)
 
     pool = ThreadPoolExecutor(len(workers), thread_name_prefix="maskline")
-    waiting: deque[Future[tuple[Job, Outcome]]] = deque()
+    waiting: deque[Future[tuple[Item, Value]]] = deque()
     try:
         for job in _until_fault(jobs, waiting):
             waiting.append(pool.submit(done, job))
@@ -54,11 +54,11 @@ def spread(
         pool.shutdown(cancel_futures=True)
 
 
-def _until_fault(jobs: Iterator[Job], waiting: deque[Future[tuple[Job, Outcome]]]) -> Iterator[Job]:
+def _until_fault(jobs: Iterator[Item], waiting: deque[Future[tuple[Item, Value]]]) -> Iterator[Item]:
     """The jobs; where taking one raises, that waits in line behind them."""
     try:
         yield from jobs
     except MasklineError as error:
-        failed: Future[tuple[Job, Outcome]] = Future()
+        failed: Future[tuple[Item, Value]] = Future()
         failed.set_exception(error)
         waiting.append(failed)

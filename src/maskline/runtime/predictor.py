@@ -12,7 +12,7 @@ import numpy as np
 
 from maskline.checks import check_count
 from maskline.errors import MasklineError, ParameterError
-from maskline.inputs import OnError, Picture, expand, on_fault
+from maskline.inputs import InputImage, OnError, expand, on_fault
 from maskline.instances import ByteArray, FloatArray, Instances
 from maskline.results import Result
 from maskline.runtime.backend import Acceleration
@@ -186,19 +186,19 @@ class Predictor:
         return self._others[key]
 
     def _results(
-        self, graphs: Sequence[Graph], pictures: Iterator[Picture], size: int, thresholds: FloatArray, grow: bool
+        self, graphs: Sequence[Graph], images: Iterator[InputImage], size: int, thresholds: FloatArray, grow: bool
     ) -> Iterator[Result]:
-        def detect(graph: Graph, batch: list[Picture]) -> list[Instances]:
-            return self._detect(graph, [picture.pixels for picture in batch], [thresholds] * len(batch), grow)
+        def detect(graph: Graph, batch: list[InputImage]) -> list[Instances]:
+            return self._detect(graph, [image.pixels for image in batch], [thresholds] * len(batch), grow)
 
         try:
-            with closing(spread(_batches(pictures, size), graphs, detect)) as done:
+            with closing(spread(_batches(images, size), graphs, detect)) as done:
                 for batch, found in done:
-                    for picture, instances in zip(batch, found, strict=True):
-                        yield Result(instances, self.labels, picture.pixels, picture.path, picture.page)
+                    for image, instances in zip(batch, found, strict=True):
+                        yield Result(instances, self.labels, image.pixels, image.path, image.page)
         finally:
-            if isinstance(pictures, Generator):
-                pictures.close()  # a camera, a file
+            if isinstance(images, Generator):
+                images.close()  # a camera, a file
 
     def _detect(
         self, graph: Graph, images: Sequence[ByteArray], thresholds: Sequence[FloatArray], grow: bool
@@ -232,12 +232,12 @@ def _cut(numbers: list[int], size: int) -> list[list[int]]:
     return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
 
-def _batches(pictures: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
-    """Of ``size``, fewer at the end or where a picture can't be read; then that is raised."""
-    batch: list[Picture] = []
+def _batches(images: Iterator[InputImage], size: int) -> Iterator[list[InputImage]]:
+    """Of ``size``, fewer at the end or where an image can't be read; then that is raised."""
+    batch: list[InputImage] = []
     try:
-        for picture in pictures:
-            batch.append(picture)
+        for image in images:
+            batch.append(image)
             if len(batch) == size:
                 yield batch
                 batch = []

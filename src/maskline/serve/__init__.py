@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from maskline.serve.answering import answer
     from maskline.serve.server import serve
-    from maskline.serve.settings import Settings
+    from maskline.serve.settings import ServiceSettings
 
-__all__ = ["Settings", "answer", "serve"]
+__all__ = ["ServiceSettings", "answer", "serve"]
 
-_ROOMS = {"Settings": "settings", "answer": "answering", "serve": "server"}
+_ROOMS = {"ServiceSettings": "settings", "answer": "answering", "serve": "server"}
 
 
 def __getattr__(name: str) -> object:

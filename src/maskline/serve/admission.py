@@ -13,13 +13,13 @@ from maskline.serve.metrics import Metrics
 from maskline.serve.protocol import Wanted
 from maskline.serve.refusal import RefusalError
 
-LEAST_COST = 1_000_000  # pixels: what a run of the network costs, however small the picture is
+LEAST_COST = 1_000_000  # pixels: what a run of the network costs, however small the image is
 BYTES_OF_PIXEL = 3  # a file that has more for each of its pixels costs as one that has so many
 LONGEST_WAIT = 60  # seconds that a client is told to wait
 _RECENT = 0.2  # weight of the newest batch in the pace
 
 
-class Outcome(NamedTuple):
+class InferenceResult(NamedTuple):
     """What a worker made of a job."""
 
     result: bytes
@@ -28,8 +28,8 @@ class Outcome(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """A picture that waits or is worked on.
+class QueuedImage:
+    """An image that waits or is worked on.
 
     Attributes:
         data: its file.
@@ -42,7 +42,7 @@ class Job:
     data: bytes
     wanted: Wanted
     cost: int
-    outcome: asyncio.Future[Outcome]
+    outcome: asyncio.Future[InferenceResult]
     since: float
     deaths: int = 0
 
@@ -58,7 +58,7 @@ class Queue:
 
     def __init__(self, most: int, batch: tuple[int, int], patience: float, metrics: Metrics) -> None:
         self._most, self._batch, self._patience, self._metrics = most, batch, patience, metrics
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[QueuedImage] = deque()
         self._pixels = 0
         self._pace: float | None = None  # seconds a pixel takes, of all workers together
 
@@ -85,22 +85,22 @@ class Queue:
         """The same, as told to a client."""
         return min(max(math.ceil(self.expected or 1.0), 1), LONGEST_WAIT)
 
-    def admit(self, data: bytes, pixels: int, wanted: Wanted) -> Job:
+    def admit(self, data: bytes, pixels: int, wanted: Wanted) -> QueuedImage:
         """A job at the end of the queue. Raises RefusalError (429) where there is no room, or no hope of an answer."""
         cost = min(max(pixels, LEAST_COST, len(data) // BYTES_OF_PIXEL), self._most)
         if self._pixels + cost > self._most or (self.expected or 0.0) > self._patience:
             raise RefusalError(429, "too many requests: the queue is full", retry_after=self.retry_after)
         loop = asyncio.get_running_loop()
-        job = Job(data, wanted, cost, loop.create_future(), loop.time())
+        job = QueuedImage(data, wanted, cost, loop.create_future(), loop.time())
         job.outcome.add_done_callback(lambda _: self._leave(job))
         self._waiting.append(job)
         self._pixels += cost
         self._tell()
         return job
 
-    def take(self) -> list[Job]:
+    def take(self) -> list[QueuedImage]:
         """The next batch; none if nothing waits. A job that a worker has died on comes alone."""
-        taken: list[Job] = []
+        taken: list[QueuedImage] = []
         (jobs, room), alone = self._batch, self.suspected
         while self._waiting and len(taken) < (1 if alone else jobs):
             job = self._waiting[0]
@@ -111,17 +111,17 @@ class Queue:
         self._tell()
         return taken
 
-    def put_back(self, jobs: Sequence[Job]) -> None:
+    def put_back(self, jobs: Sequence[QueuedImage]) -> None:
         """Jobs whose worker has died, to the front, but for those that nobody waits for any more."""
         self._waiting.extendleft(job for job in reversed(jobs) if not job.outcome.done())
         self._tell()
 
-    def learn(self, seconds: float, jobs: Sequence[Job]) -> None:
+    def learn(self, seconds: float, jobs: Sequence[QueuedImage]) -> None:
         """That so many seconds, of all workers together, were needed for these jobs."""
         pace = seconds / sum(job.cost for job in jobs)
         self._pace = pace if self._pace is None else (1 - _RECENT) * self._pace + _RECENT * pace
 
-    def _leave(self, job: Job) -> None:
+    def _leave(self, job: QueuedImage) -> None:
         self._pixels -= job.cost
         if job in self._waiting:
             self._waiting.remove(job)

@@ -1,4 +1,4 @@
-"""From the bytes of a picture to the JSON of a result: what a worker does, step by step, and all of it at once."""
+"""From the bytes of an image to the JSON of a result: what a worker does, step by step, and all of it at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from maskline.errors import MasklineError
-from maskline.inputs import MAX_PIXELS, Picture
+from maskline.inputs import MAX_PIXELS, InputImage
 from maskline.inputs.images import decode as decode_file
 from maskline.instances import ByteArray, Instances
 from maskline.masks import place_rle, polygons, rle_encode
@@ -24,18 +24,18 @@ from maskline.serve.refusal import RefusalError
 
 JPEG_SIDE = 65_500  # pixels: libjpeg writes none that are longer
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
-def decode(data: bytes) -> Picture:
+def decode(data: bytes) -> InputImage:
     """An image; of a TIFF file the first. Raises RefusalError (422)."""
-    found = next(decode_file(data, "the picture", None))
-    if isinstance(found, Picture):
+    found = next(decode_file(data, "the image", None))
+    if isinstance(found, InputImage):
         return found
     raise RefusalError.of_image("image_invalid", str(found))
 
 
-def encode(picture: Picture, instances: Instances, labels: tuple[str, ...], wanted: Wanted) -> bytes:
+def encode(decoded: InputImage, instances: Instances, labels: tuple[str, ...], wanted: Wanted) -> bytes:
     """The JSON of a result."""
     rows = zip(instances.boxes.tolist(), instances.labels.tolist(), instances.scores.tolist(), strict=True)
     found = [
@@ -48,10 +48,10 @@ def encode(picture: Picture, instances: Instances, labels: tuple[str, ...], want
         }
         for i, (box, label, score) in enumerate(rows)
     ]
-    image = _picture(picture.pixels, instances, labels) if wanted.visualize else None
+    image = _image(decoded.pixels, instances, labels) if wanted.visualize else None
     result: dict[str, Any] = {"instances": found, "image": image, "size": list(instances.size)}
-    if picture.levels:
-        result["warnings"] = [str(picture.levels)]
+    if decoded.levels:
+        result["warnings"] = [str(decoded.levels)]
     return json.dumps(result, ensure_ascii=False).encode()
 
 
@@ -64,7 +64,7 @@ def _mask(instances: Instances, index: int, wanted: Wanted) -> dict[str, Any]:
     return {"rleResult": rle_encode(mask), "size": list(mask.shape)}
 
 
-def _picture(pixels: ByteArray, instances: Instances, labels: tuple[str, ...]) -> str | None:
+def _image(pixels: ByteArray, instances: Instances, labels: tuple[str, ...]) -> str | None:
     """A JPEG of Pillow's default quality, 75, in Base64; None of what is too long for one."""
     if max(instances.size) > JPEG_SIDE:
         return None
@@ -78,7 +78,7 @@ def answer(model: Predictor, request: bytes | str, *, visualize: bool = True) ->
 
     Args:
         request: the body of a request, see docs/serve.md; its image must be in it, not a URL.
-        visualize: whether the answer holds a rendered picture where the request does not say.
+        visualize: whether the answer holds a rendered image where the request does not say.
 
     Returns:
         The JSON of the answer, or of the envelope of an error. Nothing is raised for what is the client's fault.
@@ -92,11 +92,11 @@ def answer(model: Predictor, request: bytes | str, *, visualize: bool = True) ->
             raise RefusalError.of_image("url_not_allowed", "a URL, which is not fetched here: send the image in Base64")
         data = file_of(given.image)
         pixels_claimed(data, MAX_PIXELS)
-        wanted, picture = Wanted.of(given, visualize), decode(data)
-        (instances,) = model.detect([picture.pixels], [wanted.threshold])
-        return success(log_id, encode(picture, instances, model.labels, wanted))
+        wanted, image = Wanted.of(given, visualize), decode(data)
+        (instances,) = model.detect([image.pixels], [wanted.threshold])
+        return success(log_id, encode(image, instances, model.labels, wanted))
     except RefusalError as refusal:
         return failure(refusal.log_id or log_id, refusal.status, str(refusal))
     except MasklineError as error:
-        log.error("%s", error)  # which may tell of files
+        logger.error("%s", error)  # which may tell of files
         return failure(log_id, 500, "Internal server error")

@@ -34,11 +34,11 @@ from maskline.serve.settings import is_loopback
 
 PAGE = Path(__file__).parent / "page"
 EXAMPLE = Path(__file__).parents[1] / "assets" / "nuclei.png"
-DESCRIPTION = "Instance segmentation: a picture in, instances with masks out."
+DESCRIPTION = "Instance segmentation: an image in, instances with masks out."
 UNLOGGED = ("/health", "/metrics", "/v2/health/live", "/v2/health/ready")
 ACCEPTED = ", ".join(sorted(CODINGS))  # codings of bodies
 ELEMENTS = 16  # of a tensor of the inference protocol
-OF_THE_SERVICE = (429, 503, 504)  # statuses that tell nothing of the picture
+OF_THE_SERVICE = (429, 503, 504)  # statuses that tell nothing of the image
 GONE = 499  # in the log, where a client did not wait for its answer
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; "
@@ -65,7 +65,7 @@ REASONS = {
 Result = TypeVar("Result")
 
 access = logging.getLogger("maskline.access")
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def application(service: Service) -> ASGIApp:
@@ -116,7 +116,7 @@ class Seen:
             else:
                 await self._app(scope, receive, sent)
         except Exception:
-            log.exception("a fault of the service (logId %s)", entry.log_id)
+            logger.exception("a fault of the service (logId %s)", entry.log_id)
         finally:
             self._end(scope, entry, time.perf_counter() - started, status, size)
 
@@ -217,7 +217,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post(
         "/instance-segmentation",
         operation_id="infer",
-        summary="Find instances in a picture",
+        summary="Find instances in an image",
         dependencies=authorised,
         responses={200: {"model": protocol.Answer}, **_failures(400, 401, 408, 413, 415, 421, 422, 429, 500, 503, 504)},
         openapi_extra={"requestBody": _request_body()},
@@ -261,7 +261,7 @@ async def _authorised(
 
 
 def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any]) -> None:
-    """The routes of `kserve`. What is wrong with a picture is told in its element of the output, with status 200.
+    """The routes of `kserve`. What is wrong with an image is told in its element of the output, with status 200.
 
     Routes below a version are the same; the description has those without.
     """
@@ -319,7 +319,7 @@ def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any
     @app.post(version + "/infer", dependencies=authorised, include_in_schema=False)
     @app.post(
         model + "/infer",
-        summary="Find instances in up to 16 pictures",
+        summary="Find instances in up to 16 images",
         dependencies=authorised,
         responses={200: kserve.ANSWER, **failures(400, 401, 408, 413, 415, 421, 429, 500, 503, 504)},
         openapi_extra={"requestBody": kserve.REQUEST_BODY},

@@ -1,4 +1,4 @@
-"""The picture at a URL that a client names, fetched without lending the client our place in the network (SSRF).
+"""The image at a URL that a client names, fetched without lending the client our place in the network (SSRF).
 
 Nothing is fetched unless whoever runs the service lists hosts. Each hop, the first and each redirect, has its scheme,
 host, port and all addresses checked, and the connection goes to the very addresses that were checked: between check and
@@ -69,7 +69,7 @@ _NEVER_PUBLIC: tuple[Network, ...] = tuple(
 
 
 class FetchError(InputError):
-    """A URL's picture that is not fetched. The message is one line, fit for the client.
+    """A URL's image that is not fetched. The message is one line, fit for the client.
 
     Attributes:
         kind: ``url_invalid``: no URL; ``url_not_allowed``: of a scheme, host, port or address that is not asked, or of
@@ -93,7 +93,7 @@ class UrlPolicy:
         hosts: as `of` normalises them; none: no URL is fetched.
         networks: of addresses that are allowed although they are not public.
         timeout: seconds for everything: names, connections, redirects, the last byte.
-        max_bytes: of the picture's file.
+        max_bytes: of the image's file.
         redirects: most that are followed.
     """
 
@@ -265,7 +265,7 @@ async def look_up(host: str, port: int) -> list[str]:
 
 
 async def fetch(url: str, policy: UrlPolicy, *, look_up: LookUp = look_up) -> bytes:
-    """The bytes at a URL, as they are sent; whether they are a picture is not looked at.
+    """The bytes at a URL, as they are sent; whether they are an image is not looked at.
 
     Up to ``policy.max_bytes`` are held in memory: the caller bounds how many calls run at a time.
 
@@ -282,7 +282,7 @@ async def fetch(url: str, policy: UrlPolicy, *, look_up: LookUp = look_up) -> by
     try:
         return await asyncio.wait_for(_fetch(url, policy, look_up), policy.timeout)
     except asyncio.TimeoutError:
-        raise FetchError("url_timeout", f"the URL did not give the picture within {policy.timeout:g} s") from None
+        raise FetchError("url_timeout", f"the URL did not give the image within {policy.timeout:g} s") from None
 
 
 async def _fetch(url: str, policy: UrlPolicy, look_up: LookUp) -> bytes:
@@ -421,4 +421,4 @@ async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
                 break
         else:
             return bytes(body)
-    raise FetchError("url_too_large", f"the URL's picture has more than {max_bytes} bytes")
+    raise FetchError("url_too_large", f"the URL's image has more than {max_bytes} bytes")

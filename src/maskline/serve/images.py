@@ -1,4 +1,4 @@
-"""What a request says a picture is, as the bytes of its file; nothing is decoded here."""
+"""What a request says an image is, as the bytes of its file; nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 from maskline.errors import InputError
 from maskline.inputs import header_size
 from maskline.inputs.files import kind_of
-from maskline.inputs.picture import check_size
+from maskline.inputs.input_image import check_size
 from maskline.serve.refusal import RefusalError
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
@@ -37,7 +37,7 @@ def _from_base64(text: str) -> bytes:
     if text[:5].lower() == "data:":
         prefix = _DATA_URL.match(text)
         if prefix is None:
-            raise RefusalError.of_image("base64_invalid", "a data URL without `;base64,`: send the picture in Base64")
+            raise RefusalError.of_image("base64_invalid", "a data URL without `;base64,`: send the image in Base64")
         start = prefix.end()
     body = text[start:]
     if "\n" in body:
@@ -50,13 +50,13 @@ def _from_base64(text: str) -> bytes:
 
 
 def pixels_claimed(data: bytes, most: int) -> int:
-    """Pixels of a picture by its header. Raises RefusalError: 422 if it is none, 413 if they are more than ``most``."""
+    """Pixels of an image by its header. Raises RefusalError: 422 if it is none, 413 if they are more than ``most``."""
     try:
         if kind_of(data) == "pdf":
             raise InputError("a PDF file: send its pages as images")
         height, width = header_size(io.BytesIO(data))
         if width * height > most:
-            raise RefusalError(413, f"the picture has {width} x {height} pixels: this service takes up to {most}")
+            raise RefusalError(413, f"the image has {width} x {height} pixels: this service takes up to {most}")
         check_size(width, height)
     except InputError as error:
         raise RefusalError.of_image("image_invalid", str(error)) from None

@@ -178,7 +178,7 @@ class InferRequest:
 
 
 def header_length(value: str | None) -> int | None:
-    """The number that `HEADER` holds, None where it was not sent. Raises ParameterError if it is no such number."""
+    """The number that `HEADER` holds, None where it was not sent. Raises ParameterError if it is not such a number."""
     if value is None:
         return None
     if not (value.isascii() and value.isdigit() and len(value) < 20):
@@ -195,7 +195,7 @@ def parse(body: bytes, header_length: int | None, *, limit: int) -> InferRequest
         limit: elements that a request may have at most.
 
     Raises:
-        ParameterError: it is no such request.
+        ParameterError: it is not such a request.
     """
     if header_length == 0:
         return InferRequest(None, (_decoded(body, "the body"),), (1, 1), binary=True)

@@ -15,7 +15,7 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 class Metrics:
     """The service's own numbers, in a registry of their own. Not safe between threads: for the event loop.
 
-    Stages of a request are ``receive`` (its bytes), ``parse`` (JSON, Base64, a picture's header), ``fetch`` (a URL),
+    Stages of a request are ``receive`` (its bytes), ``parse`` (JSON, Base64, an image's header), ``fetch`` (a URL),
     ``queue`` (until a worker has it), ``decode``, ``predict``, ``encode`` (of its batch), and ``total``.
     """
 
@@ -31,7 +31,7 @@ class Metrics:
             "maskline_stage_seconds", "Seconds by stage.", ["stage"], buckets=_SECONDS, registry=self.registry
         )
         self.batches = Histogram(
-            "maskline_batch_size", "Pictures in a run of the network.", buckets=_BATCHES, registry=self.registry
+            "maskline_batch_size", "Images in a run of the network.", buckets=_BATCHES, registry=self.registry
         )
         self.waiting = Gauge("maskline_queue_requests", "Requests that wait for a worker.", registry=self.registry)
         self.pixels = Gauge("maskline_queue_pixels", "Pixels that wait or are worked on.", registry=self.registry)

@@ -28,7 +28,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 from maskline.errors import ParameterError
 from maskline.inputs.images import is_image
 from maskline.runtime.thresholds import Threshold, by_class
-from maskline.serve.refusal import Fault, RefusalError
+from maskline.serve.refusal import RefusalError, RequestFault
 
 MaskFormat: TypeAlias = Literal["rle", "polygon"]
 MaskFrame: TypeAlias = Literal["box", "image"]
@@ -93,7 +93,7 @@ class Request(BaseModel):
         ),
     ] = None
     visualize: Annotated[
-        bool | None, Field(description="Whether the answer holds a rendered picture. Default: as the service is set.")
+        bool | None, Field(description="Whether the answer holds a rendered image. Default: as the service is set.")
     ] = None
     logId: Annotated[  # noqa: N815
         str | None, Field(max_length=LONGEST_LOG_ID, description="Comes back in the answer. Default: a new UUID.")
@@ -102,7 +102,7 @@ class Request(BaseModel):
         MaskFormat, Field(description="`rle`: COCO's compressed run lengths. `polygon`: outlines, which lose holes.")
     ] = "rle"
     maskFrame: Annotated[  # noqa: N815
-        MaskFrame, Field(description="Whether run lengths cover the rounded box or the whole picture.")
+        MaskFrame, Field(description="Whether run lengths cover the rounded box or the whole image.")
     ] = "box"
 
 
@@ -111,27 +111,27 @@ class Mask(BaseModel):
 
     rleResult: str | None = Field(None, description="COCO's compressed run lengths; absent with polygons.")  # noqa: N815
     polygons: list[list[float]] | None = Field(None, description="Rings `x1, y1, x2, y2, …`; absent with run lengths.")
-    size: list[int] = Field(description="Rows and columns: of the rounded box, or of the whole picture.")
+    size: list[int] = Field(description="Rows and columns: of the rounded box, or of the whole image.")
 
 
 class Found(BaseModel):
     """One instance."""
 
-    bbox: list[float] = Field(description="`x1, y1, x2, y2` in pixels of the picture.")
+    bbox: list[float] = Field(description="`x1, y1, x2, y2` in pixels of the image.")
     categoryId: int = Field(description="Index of the class, from 0.")  # noqa: N815
     categoryName: str  # noqa: N815
     score: float
     mask: Mask
 
 
-class Outcome(BaseModel):
+class PredictionResult(BaseModel):
     """What was found."""
 
     instances: list[Found] = Field(description="Best first.")
     image: str | None = Field(
-        description="The picture with everything drawn in, a JPEG in Base64; null if not wanted or longer than a JPEG."
+        description="The image with everything drawn in, a JPEG in Base64; null if not wanted or longer than a JPEG."
     )
-    size: list[int] = Field(description="Height and width of the picture.")
+    size: list[int] = Field(description="Height and width of the image.")
     warnings: list[str] | None = Field(
         None, description="Why the result may be poor, such as 12-bit data in 16 bits; absent where nothing is known."
     )
@@ -143,7 +143,7 @@ class Answer(BaseModel):
     logId: str  # noqa: N815
     errorCode: Literal[0]  # noqa: N815
     errorMsg: Literal["Success"]  # noqa: N815
-    result: Outcome
+    result: PredictionResult
 
 
 class Failure(BaseModel):
@@ -166,7 +166,7 @@ class Health(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How a picture is to be looked at, and what is to be told of it."""
+    """How an image is to be looked at, and what is to be told of it."""
 
     threshold: Threshold | None
     visualize: bool
@@ -194,7 +194,7 @@ def parse(body: bytes | str, classes: Sequence[str]) -> Request:
     try:
         return Request.model_validate(values, context=classes)
     except ValidationError as error:
-        faults = [Fault(e["type"], _place(e["loc"]), e["msg"]) for e in error.errors(include_url=False)]
+        faults = [RequestFault(e["type"], _place(e["loc"]), e["msg"]) for e in error.errors(include_url=False)]
         raise RefusalError.of(faults, log_id) from None
 
 
@@ -260,12 +260,12 @@ def _object(body: bytes | str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         hint = f"; {EXPECTED}" if error.pos == 0 else ""
         raise _no_json(f"{error.msg}{hint}", f"body[{error.pos}]") from None
-    except (ValueError, RecursionError):  # bytes that are no text, a number of thousands of digits, depth
+    except (ValueError, RecursionError):  # bytes that are not text, a number of thousands of digits, depth
         told = f"not JSON in UTF-8, too deep, or with a number of too many digits; {EXPECTED}"
         raise _no_json(told) from None
     if not isinstance(values, dict):
         told = f"Input should be a valid dictionary or object to extract fields from; {EXPECTED}"
-        raise RefusalError.of([Fault("model_attributes_type", "body", told)])
+        raise RefusalError.of([RequestFault("model_attributes_type", "body", told)])
     return values
 
 
@@ -276,12 +276,12 @@ def has_too_many_values(body: bytes | str) -> bool:
 
 
 def _no_json(told: str, place: str = "body") -> RefusalError:
-    return RefusalError.of([Fault("json_invalid", place, f"JSON decode error: {told}")])
+    return RefusalError.of([RequestFault("json_invalid", place, f"JSON decode error: {told}")])
 
 
 def _no_form(told: str) -> RefusalError:
     return RefusalError.of(
-        [Fault("form_invalid", "body", f"the form is damaged or not as expected: {told}; {EXPECTED}")]
+        [RequestFault("form_invalid", "body", f"the form is damaged or not as expected: {told}; {EXPECTED}")]
     )
 
 

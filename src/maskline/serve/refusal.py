@@ -10,7 +10,7 @@ from maskline.errors import MasklineError
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class RequestFault:
     """One thing that is wrong with a request: ``loc`` is the place, such as ``body.image``."""
 
     type: str
@@ -34,11 +34,11 @@ class RefusalError(MasklineError):
         self.log_id = log_id
 
     @classmethod
-    def of(cls, faults: Sequence[Fault], log_id: str | None = None) -> RefusalError:
+    def of(cls, faults: Sequence[RequestFault], log_id: str | None = None) -> RefusalError:
         """422, whose message is a list of faults as JSON."""
         return cls(422, json.dumps([asdict(fault) for fault in faults], ensure_ascii=False), log_id=log_id)
 
     @classmethod
     def of_image(cls, kind: str, message: str) -> RefusalError:
-        """422 because of the picture."""
-        return cls.of([Fault(kind, "body.image", message)])
+        """422 because of the image."""
+        return cls.of([RequestFault(kind, "body.image", message)])

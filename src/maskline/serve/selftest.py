@@ -27,13 +27,13 @@ import aiohttp
 
 from maskline.errors import MasklineError
 from maskline.serve.server import serve
-from maskline.serve.settings import Settings
+from maskline.serve.settings import ServiceSettings
 from maskline.serve.workers import Opener, StartError
 from maskline.wording import counted
 
 CLIENTS = 64  # at once, in the test of overload
 SLOW = 16  # connections that never finish their request
-PATIENCE = 600.0  # seconds for a model to be opened, which may have to be fetched
+OPEN_TIMEOUT = 600.0  # seconds for a model to be opened, which may have to be fetched
 PICTURE = Path(__file__).parents[1] / "assets" / "nuclei.png"
 ROUTE = "/instance-segmentation"
 
@@ -43,7 +43,7 @@ class CheckError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CheckResult:
     """Of one check."""
 
     name: str
@@ -55,7 +55,7 @@ class Outcome:
 class _Target:
     """The service under test, and a client's way to it."""
 
-    def __init__(self, process: Any, url: str, client: aiohttp.ClientSession, settings: Settings) -> None:
+    def __init__(self, process: Any, url: str, client: aiohttp.ClientSession, settings: ServiceSettings) -> None:
         self.process, self.url, self.client, self.settings = process, url, client, settings
 
     async def ask(self, image: str | bytes, **more: Any) -> tuple[int, dict[str, Any], Any]:
@@ -70,7 +70,7 @@ class _Target:
             return answer.status
 
 
-def selftest(openers: Sequence[Opener], settings: Settings, tell: Callable[[str], None] = print) -> bool:
+def selftest(openers: Sequence[Opener], settings: ServiceSettings, tell: Callable[[str], None] = print) -> bool:
     """Run all checks, tell of each in a line, and return whether all passed.
 
     Args:
@@ -83,7 +83,7 @@ def selftest(openers: Sequence[Opener], settings: Settings, tell: Callable[[str]
     return asyncio.run(_selftest(openers, settings, tell))
 
 
-async def _selftest(openers: Sequence[Opener], settings: Settings, tell: Callable[[str], None]) -> bool:
+async def _selftest(openers: Sequence[Opener], settings: ServiceSettings, tell: Callable[[str], None]) -> bool:
     here, there = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_serve, args=(openers, settings, there), name="service")
@@ -104,7 +104,7 @@ async def _selftest(openers: Sequence[Opener], settings: Settings, tell: Callabl
     return not failed
 
 
-def _serve(openers: Sequence[Opener], settings: Settings, connection: Connection) -> None:
+def _serve(openers: Sequence[Opener], settings: ServiceSettings, connection: Connection) -> None:
     logging.basicConfig(level=logging.WARNING, format="      the service's log: %(message)s")
     try:
         serve(openers, settings, connection.send)
@@ -114,7 +114,7 @@ def _serve(openers: Sequence[Opener], settings: Settings, connection: Connection
 
 def _ready(connection: Connection) -> str:
     """The address of a service that is ready. Raises StartError."""
-    while connection.poll(PATIENCE):
+    while connection.poll(OPEN_TIMEOUT):
         try:
             told = connection.recv()
         except EOFError:
@@ -126,13 +126,13 @@ def _ready(connection: Connection) -> str:
     raise StartError("the service under test did not get ready", 1)
 
 
-async def _run(check: Callable[[_Target], Awaitable[str]], target: _Target, tell: Callable[[str], None]) -> Outcome:
+async def _run(check: Callable[[_Target], Awaitable[str]], target: _Target, tell: Callable[[str], None]) -> CheckResult:
     started, name = time.perf_counter(), (check.__doc__ or "").splitlines()[0].rstrip(".")
     try:
         seen, passed = await check(target), True
     except (CheckError, aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
         seen, passed = str(error) or type(error).__name__, False
-    outcome = Outcome(name, passed, seen, time.perf_counter() - started)
+    outcome = CheckResult(name, passed, seen, time.perf_counter() - started)
     tell(f"{'pass' if passed else 'FAIL'}  {name}: {seen} ({outcome.seconds:.1f} s)")
     return outcome
 
@@ -147,21 +147,21 @@ def _require(holds: bool, seen: str) -> str:
     return seen
 
 
-async def a_picture(target: _Target) -> str:
-    """A picture is answered with its instances, and with the client's logId."""
+async def an_image(target: _Target) -> str:
+    """An image is answered with its instances, and with the client's logId."""
     status, body, _ = await target.ask(PICTURE.read_bytes(), logId="selftest")
     _require(status == 200 and body["logId"] == "selftest", f"status {status}: {body}")
     return counted(len(body["result"]["instances"]), "instance")
 
 
 async def what_is_none(target: _Target) -> str:
-    """What is no picture is refused with the reason."""
+    """What is not an image is refused with the reason."""
     statuses = [(await target.ask(image))[0] for image in (b"a text", b"", "no Base64", PICTURE.read_bytes()[:999])]
     return _require(statuses == [422] * 4, f"statuses {statuses}")
 
 
 async def a_bomb(target: _Target) -> str:
-    """A picture of 900 million pixels in 200 bytes is refused before it is decoded."""
+    """An image of 900 million pixels in 200 bytes is refused before it is decoded."""
     head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b"")]
     parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
@@ -211,7 +211,7 @@ async def a_worker_killed(target: _Target) -> str:
     """When a worker is killed, its requests are answered by the next one."""
     workers = await asyncio.to_thread(_children, target.process.pid)
     if not workers:
-        return "not tried: this system does not tell which processes are the workers"
+        return "not tried: this system does not say which processes are the workers"
     image = _encoded(PICTURE.read_bytes())
     work = [asyncio.create_task(target.ask(image)) for _ in range(4)]
     await asyncio.sleep(0.05)
@@ -241,4 +241,4 @@ def _children(pid: int) -> list[int]:
 
 
 #: In order; the last ends the service.
-CHECKS = (a_picture, what_is_none, a_bomb, overload, slow_clients, health_under_load, a_worker_killed, the_end)
+CHECKS = (an_image, what_is_none, a_bomb, overload, slow_clients, health_under_load, a_worker_killed, the_end)

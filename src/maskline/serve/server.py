@@ -20,8 +20,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from maskline.errors import ParameterError
 from maskline.serve.app import access, application
 from maskline.serve.service import Service
-from maskline.serve.settings import Settings
-from maskline.serve.workers import PATIENCE, Opener
+from maskline.serve.settings import ServiceSettings
+from maskline.serve.workers import SHUTDOWN_TIMEOUT, Opener
 
 HEAD_SECONDS = 10.0  # that the head of a request may take to come, the rest of a refused one, and the end of an answer
 IDLE_SECONDS = 30  # that a connection is kept open between requests
@@ -32,7 +32,7 @@ LAST_SECONDS = 5  # that connections have to close once everything is answered
 LOG_LINES = 10_000  # of the access log that wait to be written; more are lost
 LAST_LINES = 1.0  # seconds that are left for them in the end
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -95,7 +95,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(openers: Sequence[Opener], settings: Settings, tell: Callable[[str], None] | None = None) -> None:
+def serve(openers: Sequence[Opener], settings: ServiceSettings, tell: Callable[[str], None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; then what is under way is answered first. A second signal ends it at once.
 
     Args:
@@ -212,7 +212,7 @@ class _Lines(logging.Handler):
 
 
 async def _serve(
-    openers: Sequence[Opener], settings: Settings, listener: socket.socket, tell: Callable[[str], None]
+    openers: Sequence[Opener], settings: ServiceSettings, listener: socket.socket, tell: Callable[[str], None]
 ) -> None:
     service = Service(openers, settings)
     config = uvicorn.Config(
@@ -230,7 +230,7 @@ async def _serve(
     server = _Server(config)
     address = _address(listener)
     if not settings.is_local and settings.api_key is None:
-        log.warning("%s can be reached from other machines, and no API key is asked for", address)
+        logger.warning("%s can be reached from other machines, and no API key is asked for", address)
     tell(f"listening on {address}, opening the model")
     service.workers.start()
     ending: list[asyncio.Task[None]] = []
@@ -252,7 +252,7 @@ async def _serve(
         finally:
             server.should_exit = True
             await running
-            await service.workers.stop(0.0 if server.force_exit or service.over else PATIENCE)
+            await service.workers.stop(0.0 if server.force_exit or service.over else SHUTDOWN_TIMEOUT)
     if service.workers.first.done():
         service.workers.first.result()
 

@@ -12,19 +12,19 @@ from functools import partial
 from typing import Any, TypeVar
 
 from maskline.serve import images, protocol
-from maskline.serve.admission import Job, Outcome, Queue
+from maskline.serve.admission import InferenceResult, Queue, QueuedImage
 from maskline.serve.coding import decompressed
 from maskline.serve.fetch import FetchError, fetch
 from maskline.serve.metrics import Metrics
 from maskline.serve.protocol import Wanted
 from maskline.serve.refusal import RefusalError
-from maskline.serve.settings import Settings
+from maskline.serve.settings import ServiceSettings
 from maskline.serve.workers import Opener, Workers
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
-BODIES = 4  # requests of the largest size for which there is room until they are read
+MAX_BUFFERED_BODIES = 4  # requests of the largest size for which there is room until they are read
 FETCHES = 16  # URLs that are fetched at once
 THREADS = 2  # that read large requests, each of which is three times in memory then
 INLINE = 1 << 16  # bytes of a request that is read sooner than a thread would be
@@ -60,9 +60,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A picture's file, or the URL of it, and what is wanted of it."""
+    """An image's file, or the URL of it, and what is wanted of it."""
 
-    picture: bytes | str
+    image: bytes | str
     wanted: Wanted
 
 
@@ -74,7 +74,7 @@ class Service:
         over: nor is anything waited for.
     """
 
-    def __init__(self, openers: Sequence[Opener], settings: Settings) -> None:
+    def __init__(self, openers: Sequence[Opener], settings: ServiceSettings) -> None:
         """For the event loop that runs; `workers.start` starts it."""
         self.settings, self.metrics = settings, Metrics()
         batch = settings.batch_size, settings.max_pixels
@@ -184,7 +184,7 @@ class Service:
         return b"".join(parts)
 
     def _check_room(self, size: int) -> None:
-        if self._held + size > BODIES * self.settings.max_body:
+        if self._held + size > MAX_BUFFERED_BODIES * self.settings.max_body:
             raise RefusalError(429, "too many large requests at once", retry_after=self._queue.retry_after)
 
     def _too_large(self) -> RefusalError:
@@ -216,7 +216,7 @@ class Service:
                 raise RefusalError(503, "the service has ended before the answer was there") from None
 
     async def _answer(self, asked: Asked, entry: Entry) -> bytes:
-        data = await self._fetched(asked.picture, entry) if isinstance(asked.picture, str) else asked.picture
+        data = await self._fetched(asked.image, entry) if isinstance(asked.image, str) else asked.image
         with entry.timed("parse"):
             pixels = await self.aside(partial(images.pixels_claimed, most=self.settings.max_pixels), data, len(data))
         job = self._queue.admit(data, pixels, asked.wanted)
@@ -225,7 +225,7 @@ class Service:
         entry.instances = outcome.instances
         return protocol.success(entry.log_id, outcome.result)
 
-    async def _outcome(self, job: Job) -> Outcome:
+    async def _outcome(self, job: QueuedImage) -> InferenceResult:
         self.workers.dispatch()
         try:
             return await job.outcome

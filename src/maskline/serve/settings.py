@@ -23,20 +23,20 @@ def is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class ServiceSettings:
     """How a service behaves; which model it serves is told apart.
 
     Attributes:
         host, port: where it listens. Port 0: any that is free.
-        batch_size: most pictures in one run of the network, which have together at most ``max_pixels``. Those that wait
+        batch_size: most images in one run of the network, which have together at most ``max_pixels``. Those that wait
             are taken together; none is waited for.
-        visualize: whether answers hold a rendered picture where a request does not say.
+        visualize: whether answers hold a rendered image where a request does not say.
         timeout: seconds from a request's last byte to its answer.
         body_timeout: seconds that the bytes of a request may take to come.
         drain: seconds that requests under way have once the service is told to end.
         max_body: bytes of one request, as it comes and decompressed.
-        max_pixels: of one picture, by its header.
-        queue_pixels: of all pictures that wait or are worked on. Each counts as a million at least.
+        max_pixels: of one image, by its header.
+        queue_pixels: of all images that wait or are worked on. Each counts as a million at least.
         api_key: what requests must carry; None: nothing.
         trusted_hosts: names under which the service may be asked for besides this machine's own, where it listens on
             loopback without a key; ``*`` is any. So a web page can't read it by having its own name lead here.
@@ -80,7 +80,7 @@ class Settings:
         if self.queue_pixels < self.max_pixels:
             raise ParameterError(
                 f"queue_pixels is {self.queue_pixels / MP:g} million, max_pixels {self.max_pixels / MP:g} million: the "
-                "queue has to hold the largest picture, so enlarge queue_pixels too"
+                "queue has to hold the largest image, so enlarge queue_pixels too"
             )
         for host in self.trusted_hosts:
             if not re.fullmatch(r"\*|[a-z0-9._:-]+", host):

@@ -1,4 +1,4 @@
-"""A worker: a process with a model of its own, which turns files of pictures into JSON. `workers` starts it.
+"""A worker: a process with a model of its own, which turns files of images into JSON. `workers` starts it.
 
 Messages come on standard input and go to what was standard output; what libraries print goes to standard error. The
 first is a pickled function that opens the model; it comes from the service, which started this process. Then come
@@ -24,7 +24,7 @@ import numpy as np
 
 from maskline.cores import cores
 from maskline.errors import MasklineError, ParameterError
-from maskline.inputs import Picture
+from maskline.inputs import InputImage
 from maskline.instances import ByteArray, Instances
 from maskline.runtime.predictor import Predictor
 from maskline.runtime.thresholds import Threshold
@@ -33,11 +33,11 @@ from maskline.serve.answering import decode, encode
 from maskline.serve.protocol import Wanted
 from maskline.serve.refusal import RefusalError
 
-WARM = 256  # pixels of a side
-OUT_OF_MEMORY = "there is not enough memory for this picture"
+WARM_UP_SIZE = 256  # pixels of a side
+OUT_OF_MEMORY = "there is not enough memory for this image"
 FAILED = "Internal server error"
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 class Worker:
@@ -46,7 +46,7 @@ class Worker:
     def __init__(self, model: Predictor, out: BinaryIO) -> None:
         self._model, self._out = model, out
         self._running, self._sending = threading.Lock(), threading.Lock()
-        self._pictures = ThreadPoolExecutor(min(4, cores()), thread_name_prefix="pictures")
+        self._images = ThreadPoolExecutor(min(4, cores()), thread_name_prefix="images")
         self._batches = ThreadPoolExecutor(wire.AHEAD, thread_name_prefix="batches")
 
     def serve(self, source: BinaryIO) -> None:
@@ -75,33 +75,33 @@ class Worker:
     def _answer_batch(self, message: wire.Message) -> None:
         wanted = [Wanted(**job) for job in message.head["jobs"]]
         times = [time.perf_counter()]
-        decoded = list(self._pictures.map(_decode, message.parts))
+        decoded = list(self._images.map(_decode, message.parts))
         times.append(time.perf_counter())
         found = self._detect(decoded, wanted)
         times.append(time.perf_counter())
-        done = list(self._pictures.map(self._encode, decoded, found, wanted))
+        done = list(self._images.map(self._encode, decoded, found, wanted))
         times.append(time.perf_counter())
         stages = {name: times[i + 1] - times[i] for i, name in enumerate(("decode", "predict", "encode"))}
         head = {"batch": message.head["batch"], "stages": stages, "answers": [head for head, _ in done]}
         self.send(head, [part for _, part in done])
 
     def _detect(
-        self, decoded: Sequence[Picture | RefusalError], wanted: Sequence[Wanted]
+        self, decoded: Sequence[InputImage | RefusalError], wanted: Sequence[Wanted]
     ) -> list[Instances | RefusalError]:
-        """The instances of each picture, or why there are none."""
+        """The instances of each image, or why there are none."""
         images: list[ByteArray] = []
         thresholds: list[Threshold | None] = []
-        for picture, one in zip(decoded, wanted, strict=True):
-            if not isinstance(picture, RefusalError):
-                images.append(picture.pixels)
+        for image, one in zip(decoded, wanted, strict=True):
+            if not isinstance(image, RefusalError):
+                images.append(image.pixels)
                 thresholds.append(one.threshold)
         found = iter(self._run(images, thresholds) if images else ())
-        return [picture if isinstance(picture, RefusalError) else next(found) for picture in decoded]
+        return [image if isinstance(image, RefusalError) else next(found) for image in decoded]
 
     def _run(
         self, images: Sequence[ByteArray], thresholds: Sequence[Threshold | None]
     ) -> Sequence[Instances | RefusalError]:
-        """The model's instances. Where it fails on several pictures, each is tried alone."""
+        """The model's instances. Where it fails on several images, each is tried alone."""
         with self._running:
             found = _or_refusal(self._model.detect, images, thresholds)
         if not isinstance(found, RefusalError):
@@ -111,12 +111,12 @@ class Worker:
         return [self._run([image], [threshold])[0] for image, threshold in zip(images, thresholds, strict=True)]
 
     def _encode(
-        self, picture: Picture | RefusalError, found: Instances | RefusalError, wanted: Wanted
+        self, image: InputImage | RefusalError, found: Instances | RefusalError, wanted: Wanted
     ) -> tuple[dict[str, Any], bytes]:
-        """What is told of a picture, and the JSON of its result."""
+        """What is told of an image, and the JSON of its result."""
         result: Any = found
         if not isinstance(found, RefusalError):
-            result = _or_refusal(encode, picture, found, self._model.labels, wanted)
+            result = _or_refusal(encode, image, found, self._model.labels, wanted)
         if isinstance(result, RefusalError):
             return {"status": result.status, "message": str(result)}, b""
         return {"instances": len(cast("Instances", found))}, result
@@ -127,15 +127,15 @@ def _decode(data: bytes) -> Any:
 
 
 def _or_refusal(step: Callable[..., Any], *arguments: Any) -> Any:
-    """What a step gives; where it fails, why: a picture that nobody foresaw shall not take the worker with it."""
+    """What a step gives; where it fails, why: an image that nobody foresaw shall not take the worker with it."""
     try:
         return step(*arguments)
     except RefusalError as refusal:
         return refusal
     except MemoryError:
         return RefusalError(500, OUT_OF_MEMORY)
-    except Exception:  # outermost, of one picture
-        log.exception("a picture, or several together, could not be worked on")
+    except Exception:  # outermost, of one image
+        logger.exception("an image, or several together, could not be worked on")
         return RefusalError(500, FAILED)
 
 
@@ -167,7 +167,7 @@ def main() -> None:
         out.write(wire.pack({"failed": str(error), "exit_code": error.exit_code}))
         out.flush()
         sys.exit(error.exit_code)
-    model.detect([np.zeros((WARM, WARM, 3), np.uint8)])  # the first run takes longest
+    model.detect([np.zeros((WARM_UP_SIZE, WARM_UP_SIZE, 3), np.uint8)])  # the first run takes longest
     Worker(model, out).serve(source)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from maskline.errors import MasklineError, ParameterError
 from maskline.runtime.onnxruntime_backend import PATIENT_VARIABLE
 from maskline.serve import wire
-from maskline.serve.admission import Job, Outcome, Queue
+from maskline.serve.admission import InferenceResult, Queue, QueuedImage
 from maskline.serve.metrics import Metrics
 from maskline.serve.refusal import RefusalError
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 #: Opens the model; called in a worker, so it must be one that can be pickled, such as a `functools.partial`.
 Opener: TypeAlias = "Callable[[], Predictor]"
 
-DEATHS = 2  # workers that may die on a picture before it is refused
-STUCK = 30.0  # seconds that a worker may go on after nobody waits for its batch any more
-PATIENCE = 10.0  # seconds that workers have to end by themselves
-LAST_WORDS = 1.0  # seconds that one has which says nothing more; most are dead already
+DEATHS = 2  # workers that may die on an image before it is refused
+ABANDONED_BATCH_TIMEOUT = 30.0  # seconds that a worker may go on after nobody waits for its batch any more
+SHUTDOWN_TIMEOUT = 10.0  # seconds that workers have to end by themselves
+LAST_MESSAGE_TIMEOUT = 1.0  # seconds that one has which says nothing more; most are dead already
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before another worker is started; longer if it is for want of a model
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 class StartError(MasklineError):
@@ -50,7 +50,7 @@ class StartError(MasklineError):
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    jobs: list[Job]
+    jobs: list[QueuedImage]
     since: float
     alarm: asyncio.TimerHandle
 
@@ -117,7 +117,7 @@ class Workers:
     def dispatch(self) -> None:
         """Give waiting jobs to workers that are free.
 
-        A second batch, whose work can only begin later, must be full; and a picture that a worker has died on shares
+        A second batch, whose work can only begin later, must be full; and an image that a worker has died on shares
         none, so that it takes no others with it.
         """
         for worker in sorted(self._ready, key=lambda worker: len(worker.batches)):
@@ -127,10 +127,10 @@ class Workers:
                     break
                 self._hand_out(worker, self._queue.take())
 
-    def _hand_out(self, worker: _Worker, jobs: list[Job]) -> None:
+    def _hand_out(self, worker: _Worker, jobs: list[QueuedImage]) -> None:
         loop, number = asyncio.get_running_loop(), next(self._numbers)
         now = loop.time()
-        alarm = loop.call_later(self._timeout + STUCK, self._kill_stuck, worker, number)
+        alarm = loop.call_later(self._timeout + ABANDONED_BATCH_TIMEOUT, self._kill_stuck, worker, number)
         worker.batches[number] = _Batch(jobs, now, alarm)
         for job in jobs:
             self._metrics.stage({"queue": now - job.since})
@@ -141,7 +141,7 @@ class Workers:
     def _kill_stuck(self, worker: _Worker, number: int) -> None:
         batch = worker.batches.get(number)
         if batch is not None and all(job.outcome.done() for job in batch.jobs):
-            log.error("a worker has not answered for %.0f s: it is killed", self._timeout + STUCK)
+            logger.error("a worker has not answered for %.0f s: it is killed", self._timeout + ABANDONED_BATCH_TIMEOUT)
             with suppress(ProcessLookupError):
                 worker.process.kill()
 
@@ -154,7 +154,7 @@ class Workers:
                 return
             self._metrics.deaths.inc()
             pause = FIRST_PAUSE if was_ready else pause
-            log.error("a worker has died: another is started in %.1f s", pause)
+            logger.error("a worker has died: another is started in %.1f s", pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -182,7 +182,7 @@ class Workers:
         else:
             ready = True
             await self._work(_Worker(process), process.stdout, message.head)
-        await _end(process, LAST_WORDS)
+        await _end(process, LAST_MESSAGE_TIMEOUT)
         self._processes.discard(process)
         return ready
 
@@ -192,7 +192,7 @@ class Workers:
         if not self.first.done():
             self.first.set_exception(StartError(reason, 1 if message is None else int(message.head["exit_code"])))
         elif self.first.exception() is None:  # or all have failed for the same reason
-            log.error("a worker can't open its model: %s", reason)
+            logger.error("a worker can't open its model: %s", reason)
 
     async def _work(self, worker: _Worker, answers: asyncio.StreamReader, about: dict[str, Any]) -> None:
         self.about = self.about or about
@@ -206,7 +206,7 @@ class Workers:
                 self._finish(worker, message)
                 self.dispatch()
         except (KeyError, ValueError, TypeError):
-            log.exception("a worker sent what is no answer")
+            logger.exception("a worker sent what is not an answer")
         finally:
             self._ready.remove(worker)
             self._metrics.ready.set(len(self._ready))
@@ -226,10 +226,10 @@ class Workers:
                 job.outcome.set_exception(RefusalError(told["status"], told["message"]))
             else:
                 stages = {"queue": batch.since - job.since, **message.head["stages"]}
-                job.outcome.set_result(Outcome(result, told["instances"], stages))
+                job.outcome.set_result(InferenceResult(result, told["instances"], stages))
 
     def _rescue(self, worker: _Worker) -> None:
-        """What a dead worker had is done again, each picture alone, so that one that kills workers stands alone."""
+        """What a dead worker had is done again, each image alone, so that one that kills workers stands alone."""
         jobs = [job for batch in worker.batches.values() for job in batch.jobs]
         for batch in worker.batches.values():
             batch.alarm.cancel()

@@ -13,6 +13,6 @@ if missing := [name for name in NEEDED if find_spec(name) is None]:
     raise MissingDependencyError(f"training needs {', '.join(missing)}: pip install 'maskline[train]'")
 
 from maskline.train.run import train  # noqa: E402 (only where it can be imported)
-from maskline.train.settings import Settings  # noqa: E402
+from maskline.train.settings import TrainSettings  # noqa: E402
 
-__all__ = ["Settings", "train"]
+__all__ = ["TrainSettings", "train"]

@@ -16,7 +16,7 @@ from maskline.data.shapes import Window
 from maskline.errors import ParameterError
 from maskline.instances import ByteArray, FloatArray
 from maskline.preprocess import Preprocess
-from maskline.train.samples import Original, Sample, View, boxes, paste, see
+from maskline.train.samples import Original, TrainingSample, View, boxes, paste, see
 
 STRIDE = 32  # of the coarsest features: what sides of square inputs divide by
 FILL = (124, 116, 104)  # RGB of what lies outside the image: ImageNet's mean
@@ -92,7 +92,7 @@ class Augment:
             return replace(preprocess, height=side)
         return replace(preprocess, width=side)
 
-    def sample(self, original: Original, preprocess: Preprocess, rng: np.random.Generator) -> Sample:
+    def sample(self, original: Original, preprocess: Preprocess, rng: np.random.Generator) -> TrainingSample:
         """An image as drawn by ``rng``, alone: `pasted` is the other half."""
         view = self.view(original, preprocess, rng)
         top, bottom, left, right = view.source
@@ -242,7 +242,7 @@ def _turn(angle: float) -> npt.NDArray[np.float64]:
     return np.asarray(np.eye(3) + np.sin(angle) * across + (1 - np.cos(angle)) * (across @ across))
 
 
-def pasted(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
+def pasted(sample: TrainingSample, other: TrainingSample, rng: np.random.Generator) -> TrainingSample:
     """With a random subset of another sample's objects on top, one at least if it has any (arXiv 2012.07177)."""
     count = len(other.masks)
     if not count:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from maskline.errors import InputNotFoundError, OutputError, WeightsError
-from maskline.train.optim import RunningAverage
+from maskline.train.optim import ModelEma
 from maskline.weights.load import save_weights, write_safetensors
 
 VERSION = 1
@@ -75,7 +75,7 @@ class State:
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    average: RunningAverage | None
+    average: ModelEma | None
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it by name, not copied."""

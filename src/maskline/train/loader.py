@@ -28,7 +28,7 @@ from maskline.instances import IntArray
 from maskline.models.targets import Target
 from maskline.preprocess import Preprocess, pad_to
 from maskline.train.augment import Augment, pasted
-from maskline.train.samples import Original, Sample, boxes, objects, read
+from maskline.train.samples import Original, TrainingSample, boxes, objects, read
 from maskline.wording import counted
 
 # Purposes of random draws.
@@ -37,7 +37,7 @@ ORDER, SIZE, SAMPLE, PASTE, REPLACEMENT = range(5)
 Step: TypeAlias = tuple[int, int]  # epoch and number of the batch in it, both from 0
 
 
-DEATH = (
+WORKER_DIED_HINT = (
     "a process that prepares training images was killed, as happens where memory or shared memory (/dev/shm) runs out: "
     "use fewer workers or smaller batches"
 )
@@ -54,7 +54,7 @@ class Batch(NamedTuple):
         images: (B, H, W, 3) RGB, uint8, or float32 normalised for ``float_resize`` models; as `Preprocess.apply` gives
             them. Where sizes differ, zeros are added right and below up to the largest.
         targets: one for each image.
-        skipped: a line for each picture that could not be read and has not been reported before; another image is in
+        skipped: a line for each image that could not be read and has not been reported before; another image is in
             its place.
     """
 
@@ -113,12 +113,12 @@ def loader(
     if not chosen:
         what = "images with objects" if drop_background else "images"
         raise DatasetError(f"split {dataset.split!r} of {dataset.source} has no {what}: there is nothing to train on")
-    share = Share(batch_size, process, processes)
+    share = BatchShare(batch_size, process, processes)
     plan = Plan(dataset, chosen, with_objects, preprocess, augment, share, seed)
     return TrainingLoader(plan, workers)
 
 
-class Share(NamedTuple):
+class BatchShare(NamedTuple):
     """What each process takes of a global batch: the process's number of consecutive images."""
 
     batch_size: int
@@ -149,17 +149,17 @@ class Plan:
     with_objects: tuple[int, ...]
     preprocess: Preprocess
     augment: Augment
-    share: Share
+    share: BatchShare
     seed: int
 
     def batch(self, epoch: int, number: int) -> Packed:
-        """Prepare a batch. Raises DatasetError if no picture can be read."""
+        """Prepare a batch. Raises DatasetError if no image can be read."""
         preprocess = self.augment.resized(self.preprocess, self.rng(epoch, SIZE, number))
         skipped: list[str] = []
         samples = [self.sample(epoch, position, preprocess, skipped) for position in self.share.positions(number)]
         return pack(samples, preprocess.pad_stride, skipped)
 
-    def sample(self, epoch: int, position: int, preprocess: Preprocess, skipped: list[str]) -> Sample:
+    def sample(self, epoch: int, position: int, preprocess: Preprocess, skipped: list[str]) -> TrainingSample:
         """Read and augment the image at a position of an epoch, or another in its place; adds to ``skipped``."""
         original = self.first_readable(self.candidates(epoch, position), skipped)
         if original is None:
@@ -213,7 +213,7 @@ def _order(seed: int, epoch: int, count: int) -> IntArray:
 # ---- packed and unpacked
 
 
-def pack(samples: Sequence[Sample], stride: int, skipped: Iterable[str] = ()) -> Packed:
+def pack(samples: Sequence[TrainingSample], stride: int, skipped: Iterable[str] = ()) -> Packed:
     """Samples as one batch, padded to the largest image and to multiples of ``stride`` (0: not)."""
     height, width = (_multiple(max(sample.image.shape[axis] for sample in samples), stride) for axis in (0, 1))
     masks = [mask for sample in samples for mask in sample.masks]
@@ -286,7 +286,7 @@ class TrainingLoader:
         """The batches of an epoch, from batch ``start`` on; those before are not prepared.
 
         Raises:
-            DatasetError: no picture can be read.
+            DatasetError: no image can be read.
             LoaderError: a worker has died.
         """
         self._steps.epoch, self._steps.start = epoch, start
@@ -296,7 +296,7 @@ class TrainingLoader:
         except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
             if not _tells_of_death(error):
                 raise
-            raise LoaderError(DEATH) from error
+            raise LoaderError(WORKER_DIED_HINT) from error
 
     def _unpack(self, packed: Packed | DatasetError) -> Batch:
         if isinstance(packed, DatasetError):

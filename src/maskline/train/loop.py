@@ -22,26 +22,26 @@ from maskline.data.dataset import Dataset
 from maskline.errors import MasklineError, OutputError, ParameterError
 from maskline.evaluate import Skipped
 from maskline.models.deployed import Normalise
-from maskline.models.targets import Divisor, Target
+from maskline.models.targets import Normalizer, Target
 from maskline.train import checkpoint, results
 from maskline.train.checkpoint import Progress, State
-from maskline.train.journal import SAMPLES_FOLDER, Journal, LogFile
 from maskline.train.loader import Batch, TrainingLoader, loader
-from maskline.train.optim import LearningRate, RunningAverage, make_optimizer, set_learning_rate
-from maskline.train.processes import share_statistics
-from maskline.train.settings import SCRATCH, Settings
+from maskline.train.logger import SAMPLES_FOLDER, LogFile, TrainingLogger
+from maskline.train.optim import LearningRate, ModelEma, make_optimizer, set_learning_rate
+from maskline.train.processes import convert_sync_batchnorm
+from maskline.train.settings import SCRATCH, TrainSettings
 from maskline.train.start import new_network
 from maskline.train.validate import validate
 from maskline.wording import counted
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainingJob:
     """What every process of a run gets: settings without any None of the recipe's, and the data."""
 
-    settings: Settings
+    settings: TrainSettings
     train: Dataset
     val: Dataset | None
     notes: tuple[str, ...] = ()  # for the log
@@ -56,7 +56,7 @@ class Job:
         return found.hexdigest()
 
     @property
-    def row(self) -> catalog.Model:
+    def spec(self) -> catalog.Model:
         """The model."""
         return catalog.get(self.settings.model)
 
@@ -69,10 +69,10 @@ class Job:
 class LossModule(nn.Module):
     """A network behind its loss, as one module that several processes can share: pixels and targets in, loss out."""
 
-    def __init__(self, network: nn.Module, row: catalog.Model, divisor: Divisor) -> None:
+    def __init__(self, network: nn.Module, spec: catalog.Model, normalizer: Normalizer) -> None:
         super().__init__()
-        self.network, self.divisor = network, divisor
-        self.normalise = Normalise(row.preprocess)
+        self.network, self.normalizer = network, normalizer
+        self.normalise = Normalise(spec.preprocess)
 
     def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
         """Images (B, H, W, 3) as in `Batch` to the weighted parts of the loss.
@@ -82,7 +82,7 @@ class LossModule(nn.Module):
         x = self.normalise(images)
         if not self.normalise.keeps_zero:
             clear_padding(x, targets)
-        losses: dict[str, Tensor] = self.network.losses(x, targets, divisor=self.divisor)  # type: ignore[operator]
+        losses: dict[str, Tensor] = self.network.losses(x, targets, normalizer=self.normalizer)  # type: ignore[operator]
         return losses
 
 
@@ -97,9 +97,9 @@ def clear_padding(images: Tensor, targets: Iterable[Target]) -> None:
 class Run:
     """One process of a training run."""
 
-    def __init__(self, job: Job, accelerator: Accelerator) -> None:
+    def __init__(self, job: TrainingJob, accelerator: Accelerator) -> None:
         self.job, self.settings, self.accelerator = job, job.settings, accelerator
-        recipe = job.row.recipe
+        recipe = job.spec.recipe
         self.loader = self._loader()
         steps = self.settings.epochs * self.epoch_steps
         self.rate = LearningRate.of(recipe, steps, self.settings.warmup_steps)
@@ -110,18 +110,18 @@ class Run:
         self.network = network.to(self.accelerator.device)
         freeze(self.frozen())
         if self.accelerator.num_processes > 1:
-            share_statistics(self.network)
+            convert_sync_batchnorm(self.network)
         assert self.settings.learning_rate is not None
         optimizer = make_optimizer(
             self.network, recipe, self.settings.learning_rate, pretrained=self.settings.weights != SCRATCH
         )
-        average = None if recipe.ema_decay is None else RunningAverage(self.network, recipe.ema_decay, steps)
+        average = None if recipe.ema_decay is None else ModelEma(self.network, recipe.ema_decay, steps)
         self.state = State(self.network, optimizer, average)
-        self.unread: set[Skipped] = set()  # pictures of the val split that were told of
+        self.unread: set[Skipped] = set()  # images of the val split that were told of
         self.progress = Progress(settings=asdict(self.settings), data=job.fingerprint)
         if self.settings.resume is not None:
             self._resume(self.settings.resume)
-        module = LossModule(self.network, job.row, self._divisor).to(self.accelerator.device)
+        module = LossModule(self.network, job.spec, self._divisor).to(self.accelerator.device)
         self.module: nn.Module = self.accelerator.prepare_model(module)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
 
@@ -141,25 +141,25 @@ class Run:
 
     def train(self) -> None:
         """All epochs that are left."""
-        with self._journal() as journal:
+        with self._open_logger() as run_logger:
             for epoch in range(self.progress.epochs, self.settings.epochs):
                 if self._is_enough():
-                    log.info("no better AP in %s: ending early", counted(self.progress.since_best, "evaluation"))
+                    logger.info("no better AP in %s: ending early", counted(self.progress.since_best, "evaluation"))
                     break
-                self._epoch(epoch, journal)
+                self._epoch(epoch, run_logger)
                 last = epoch + 1 == self.settings.epochs
                 if self._is_due(self.settings.eval_interval, epoch) or last:
-                    self._evaluate(epoch, journal)
+                    self._evaluate(epoch, run_logger)
                 if self._is_due(self.settings.save_interval or self.settings.eval_interval, epoch) and not last:
                     self._save(self.settings.output / str(epoch))
             self._save(self.settings.output / checkpoint.FINAL, must=True)
             if self.job.val is None:
-                if journal is not None:
-                    journal.curves(self.progress.losses, ())
+                if run_logger is not None:
+                    run_logger.curves(self.progress.losses, ())
                 self._save(self.settings.output / checkpoint.BEST, resumable=False, must=True)
 
-    def _epoch(self, epoch: int, journal: Journal | None) -> None:
-        learn(self.network, self.frozen())
+    def _epoch(self, epoch: int, run_logger: TrainingLogger | None) -> None:
+        train_mode(self.network, self.frozen())
         started = perf_counter()
         for batches in grouped(self.loader.epoch(epoch), self.settings.accumulate):
             waited = perf_counter() - started
@@ -168,12 +168,14 @@ class Run:
             set_learning_rate(self.state.optimizer, rate)
             losses = self._step(batches)
             step, self.progress = self.progress.steps, replace(self.progress, steps=self.progress.steps + 1)
-            if journal is not None:
+            if run_logger is not None:
                 images = sum(len(b.targets) for b in batches) * self.accelerator.num_processes
                 assert self.settings.learning_rate is not None
-                journal.step(step, losses, rate * self.settings.learning_rate, images, perf_counter() - started, waited)
+                run_logger.step(
+                    step, losses, rate * self.settings.learning_rate, images, perf_counter() - started, waited
+                )
             started = perf_counter()
-        means = (*self.progress.losses, journal.epoch_loss()) if journal is not None else ()
+        means = (*self.progress.losses, run_logger.epoch_loss()) if run_logger is not None else ()
         self.progress = replace(self.progress, epochs=epoch + 1, losses=means)
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
@@ -219,24 +221,24 @@ class Run:
         return mean
 
     def _divisor(self, count: Tensor) -> Tensor:
-        """See `Divisor`."""
+        """See `Normalizer`."""
         total: Tensor = self.accelerator.reduce(count.detach(), "sum")
         return total.clamp(min=1) / int(self.accelerator.num_processes)
 
-    def _evaluate(self, epoch: int, journal: Journal | None) -> None:
+    def _evaluate(self, epoch: int, run_logger: TrainingLogger | None) -> None:
         if self.job.val is None:
             return
-        pictures = self.settings.output / SAMPLES_FOLDER / f"epoch_{epoch}.jpg"
+        images = self.settings.output / SAMPLES_FOLDER / f"epoch_{epoch}.jpg"
         with averaged_weights(self.state):
-            metrics, skipped = validate(self.network, self.job.row, self.job.val, self.accelerator, pictures)
-        for picture in (picture for picture in skipped if picture not in self.unread):
-            log.warning("%s is left out of the evaluation: %s", picture.file, picture.reason)
-            self.unread.add(picture)
+            metrics, skipped = validate(self.network, self.job.spec, self.job.val, self.accelerator, images)
+        for image in (image for image in skipped if image not in self.unread):
+            logger.warning("%s is left out of the evaluation: %s", image.file, image.reason)
+            self.unread.add(image)
         self.progress = replace(self.progress, history=(*self.progress.history, {"epoch": epoch, **metrics}))
         assert self.progress.best is not None
-        if journal is not None:
-            journal.evaluation(self.progress.steps, metrics, self.progress.best["AP"])
-            journal.curves(self.progress.losses, self.progress.history)
+        if run_logger is not None:
+            run_logger.evaluation(self.progress.steps, metrics, self.progress.best["AP"])
+            run_logger.curves(self.progress.losses, self.progress.history)
         if self.progress.best["epoch"] == epoch:
             self._save(self.settings.output / checkpoint.BEST, resumable=False)
 
@@ -258,9 +260,9 @@ class Run:
         except OutputError as error:
             if must:
                 raise OutputError(f"{error}; make room and resume, or export what there is") from None
-            log.warning("%s; training goes on, earlier checkpoints are whole", error)
+            logger.warning("%s; training goes on, earlier checkpoints are whole", error)
             return
-        log.info("Save checkpoint: %s", folder)
+        logger.info("Save checkpoint: %s", folder)
         checkpoint.prune(self.settings.output, self.settings.keep)
         results.write(self.settings, self.job.labels, done=False)
 
@@ -275,10 +277,10 @@ class Run:
         if self.accelerator.scaler is not None and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(dict(self.progress.scaler))
         done = f"{self.progress.epochs} of {counted(self.settings.epochs, 'epoch')}"
-        log.info("resumed from %s: %s done", folder, done)
+        logger.info("resumed from %s: %s done", folder, done)
 
     def _loader(self) -> TrainingLoader:
-        settings, row = self.settings, self.job.row
+        settings, row = self.settings, self.job.spec
         assert settings.batch_size is not None and settings.augment is not None
         return loader(
             self.job.train,
@@ -292,10 +294,10 @@ class Run:
             drop_background=settings.drop_background,
         )
 
-    def _journal(self) -> AbstractContextManager[Journal | None]:
+    def _open_logger(self) -> AbstractContextManager[TrainingLogger | None]:
         if not self.is_first:
             return nullcontext()
-        return Journal(
+        return TrainingLogger(
             self.settings.output,
             epochs=self.settings.epochs,
             epoch_steps=self.epoch_steps,
@@ -304,15 +306,15 @@ class Run:
 
     def _tell_skipped(self, batches: list[Batch]) -> None:
         for line in (line for batch in batches for line in batch.skipped):
-            log.warning("%s; training goes on without it", line)
+            logger.warning("%s; training goes on without it", line)
 
 
-def run(job: Job) -> None:
+def run(job: TrainingJob) -> None:
     """Train in this process."""
     accelerator = make_accelerator(job.settings)
     with LogFile() if accelerator.is_main_process else nullcontext() as file:
         for note in job.notes if file is not None else ():
-            log.warning("%s", note)
+            logger.warning("%s", note)
         training = Run(job, accelerator)
         if file is not None:  # only now, when nothing more can be wrong with what was asked for
             results.begin(training.settings, job.labels, training.progress.epochs)
@@ -321,7 +323,7 @@ def run(job: Job) -> None:
             training.train()
 
 
-def make_accelerator(settings: Settings) -> Accelerator:
+def make_accelerator(settings: TrainSettings) -> Accelerator:
     """Where this process trains, together with the others, and in which precision."""
     AcceleratorState._reset_state(reset_partial_state=True)  # or a second run in a process would keep the first's
     return Accelerator(mixed_precision="no" if settings.precision == "fp32" else settings.precision)
@@ -333,7 +335,7 @@ def freeze(modules: Iterable[nn.Module]) -> None:
         module.requires_grad_(False)
 
 
-def learn(network: nn.Module, frozen: Iterable[nn.Module]) -> None:
+def train_mode(network: nn.Module, frozen: Iterable[nn.Module]) -> None:
     """Training mode, but not for what is frozen: its statistics stay too."""
     network.train()
     for module in frozen:

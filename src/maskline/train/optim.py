@@ -108,7 +108,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
-class RunningAverage:
+class ModelEma:
     """An exponential moving average of the weights, which is what is evaluated and kept.
 
     The decay rises from 0, as in RT-DETR's recipe, and reaches back over a twentieth of the run at most: with the

@@ -102,7 +102,7 @@ def _child(
             distributed.destroy_process_group()
 
 
-class SharedBatchNorm(nn.BatchNorm2d):
+class SyncBatchNorm(nn.BatchNorm2d):
     """Batch norm whose statistics are of the batches of all processes together; on every device, the CPU too.
 
     ``torch.nn.SyncBatchNorm`` does this on GPUs only.
@@ -113,9 +113,9 @@ class SharedBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             values = x.float()
-            mean = across(values.mean(dim=(0, 2, 3)))
+            mean = all_reduce_mean(values.mean(dim=(0, 2, 3)))
             centred = values - mean[:, None, None]
-            variance = across(centred.square().mean(dim=(0, 2, 3)))
+            variance = all_reduce_mean(centred.square().mean(dim=(0, 2, 3)))
             self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1])
             scaled = centred * torch.rsqrt(variance + self.eps)[:, None, None]
             normed = scaled * self.weight[:, None, None] + self.bias[:, None, None]
@@ -132,7 +132,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked += 1
 
 
-def across(x: Tensor) -> Tensor:
+def all_reduce_mean(x: Tensor) -> Tensor:
     """The mean over processes, with gradient. Each must have as many values."""
     mean: Tensor = _Mean.apply(x)  # type: ignore[no-untyped-call]
     return mean
@@ -154,8 +154,8 @@ def _mean(x: Tensor) -> Tensor:
     return summed / distributed.get_world_size()
 
 
-def share_statistics(network: nn.Module) -> None:
+def convert_sync_batchnorm(network: nn.Module) -> None:
     """Make every batch norm that learns a shared one, in place."""
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = SharedBatchNorm
+            module.__class__ = SyncBatchNorm

@@ -12,17 +12,17 @@ import yaml
 
 from maskline.files import replace_file
 from maskline.train import checkpoint
-from maskline.train.journal import CURVES_FILE, FILES, LOG_FILE, TENSORBOARD_FOLDER
-from maskline.train.settings import Settings
+from maskline.train.logger import CURVES_FILE, FILES, LOG_FILE, TENSORBOARD_FOLDER
+from maskline.train.settings import TrainSettings
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 NAMES = ("train_result.json", "train_results.json")
 CONFIG_FILE = "config.yaml"
 LISTED = 5  # checkpoints, beside the best
 
 
-def begin(settings: Settings, labels: tuple[str, ...], epochs: int) -> None:
+def begin(settings: TrainSettings, labels: tuple[str, ...], epochs: int) -> None:
     """Make the output folder ready for a run that has finished so many epochs; what is not of it moves away."""
     output = settings.output
     output.mkdir(parents=True, exist_ok=True)
@@ -33,14 +33,14 @@ def begin(settings: Settings, labels: tuple[str, ...], epochs: int) -> None:
     else:
         earlier = checkpoint.set_aside(output, checkpoint.later_than(output, epochs))
     if earlier is not None:
-        log.info("%s holds an earlier run: moved to %s", output, earlier)
+        logger.info("%s holds an earlier run: moved to %s", output, earlier)
     values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     replace_file(output / CONFIG_FILE, lambda file: file.write_text(text, encoding="utf-8"))
     write(settings, labels, done=False)
 
 
-def write(settings: Settings, labels: tuple[str, ...], *, done: bool) -> dict[str, Any]:
+def write(settings: TrainSettings, labels: tuple[str, ...], *, done: bool) -> dict[str, Any]:
     """Write both files with what is there, and return their content. Paths are relative to the output folder."""
     output = settings.output
     final = output / checkpoint.FINAL

@@ -20,25 +20,27 @@ from maskline.naming import check_folder
 from maskline.progress import status
 from maskline.train import checkpoint, devices, processes, results
 from maskline.train.augment import Augment
-from maskline.train.journal import LogFile
-from maskline.train.loop import Job, run
+from maskline.train.logger import LogFile
+from maskline.train.loop import TrainingJob, run
 from maskline.train.optim import scaled_learning_rate
 from maskline.train.samples import is_object
-from maskline.train.settings import AUGMENT, DEFAULT_OUTPUT, Settings
+from maskline.train.settings import AUGMENT, DEFAULT_OUTPUT, TrainSettings
 from maskline.weights.load import is_unaligned, load_network
 from maskline.wording import counted
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
-#: Settings that may change when a run is resumed.
-FREE = (
-    *("data", "data_format", "images", "output", "resume", "device", "processes", "log_interval", "keep", "workers"),
+# fmt: off
+#: TrainSettings that may change when a run is resumed.
+RESUMABLE_OVERRIDES = (
+    "data", "data_format", "images", "output", "resume", "device", "processes", "log_interval", "keep", "workers",
     "threads",
-    *("export", "num_classes"),
+    "export", "num_classes",
 )
+# fmt: on
 
 
-def train(settings: Settings) -> dict[str, Any]:
+def train(settings: TrainSettings) -> dict[str, Any]:
     """Train a model, with checkpoints, log and curves in ``settings.output``; then export the best.
 
     Returns:
@@ -64,7 +66,7 @@ def train(settings: Settings) -> dict[str, Any]:
     return results.write(job.settings, job.labels, done=True)
 
 
-def as_before(settings: Settings, folder: Path) -> Settings:
+def as_before(settings: TrainSettings, folder: Path) -> TrainSettings:
     """The settings of a run that goes on from a checkpoint, in its own folder: as begun, but for how it runs now.
 
     Raises:
@@ -77,8 +79,8 @@ def as_before(settings: Settings, folder: Path) -> Settings:
         )
     settings = replace(settings, output=folder.parent, resume=folder)
     wanted = {}
-    for field in fields(Settings):
-        if field.name in FREE or field.name not in before:
+    for field in fields(TrainSettings):
+        if field.name in RESUMABLE_OVERRIDES or field.name not in before:
             continue
         given, kept = getattr(settings, field.name), before[field.name]
         if given not in (field.default, _as_stored(kept, field.name)):
@@ -98,14 +100,14 @@ def _as_stored(value: Any, name: str) -> Any:
     return Augment(**drawn)
 
 
-def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
+def prepare(settings: TrainSettings, splits: Mapping[str, Dataset]) -> TrainingJob:
     """Settle what the settings leave to the recipe, and check them against the data.
 
     Raises:
         DatasetError: no train split, or nothing in it.
         ParameterError: another number of classes than the data set's.
     """
-    row = catalog.get(settings.model)
+    spec = catalog.get(settings.model)
     data, val = splits.get("train", splits.get(UNSPLIT)), splits.get("val")
     if data is None:
         raise DatasetError(f"{settings.data} has no train split: it has {', '.join(splits) or 'none'}")
@@ -131,50 +133,50 @@ def prepare(settings: Settings, splits: Mapping[str, Dataset]) -> Job:
         notes.append(f"crowd regions are not learned from: {crowds} of {total}")
     if unknown := [category.name for category in data.categories if category.id not in learned]:
         notes.append(f"classes without training objects, which can't be learned: {', '.join(unknown)}")
-    settled = _settled(settings, row)
-    images, meant = _images(settled), row.recipe.batch_size * row.recipe.devices
+    settled = _settled(settings, spec)
+    images, meant = _images(settled), spec.recipe.batch_size * spec.recipe.devices
     if settings.learning_rate is None and images != meant:
-        told = f"{settled.learning_rate:.3g}, from {row.recipe.learning_rate:.3g} for {meant}"
+        told = f"{settled.learning_rate:.3g}, from {spec.recipe.learning_rate:.3g} for {meant}"
         notes.append(f"learning rate for {counted(images, 'image')} a step: {told}")
-    return Job(settled, data, val, tuple(notes))
+    return TrainingJob(settled, data, val, tuple(notes))
 
 
-def _settled(settings: Settings, row: catalog.Model) -> Settings:
+def _settled(settings: TrainSettings, spec: catalog.Model) -> TrainSettings:
     settings = replace(
         settings,
-        model=row.name,
-        batch_size=settings.batch_size or row.recipe.batch_size,
-        augment=settings.augment or AUGMENT[row.family],
-        clip_norm=settings.clip_norm or row.recipe.clip_norm,
+        model=spec.name,
+        batch_size=settings.batch_size or spec.recipe.batch_size,
+        augment=settings.augment or AUGMENT[spec.family],
+        clip_norm=settings.clip_norm or spec.recipe.clip_norm,
         save_interval=settings.save_interval or settings.eval_interval,
         unaligned=settings.unaligned or is_unaligned(Path(settings.weights)),
     )
-    rate = settings.learning_rate or scaled_learning_rate(row.recipe, _images(settings))
+    rate = settings.learning_rate or scaled_learning_rate(spec.recipe, _images(settings))
     return replace(settings, learning_rate=rate)
 
 
-def _images(settings: Settings) -> int:
+def _images(settings: TrainSettings) -> int:
     """Of one step."""
     assert settings.batch_size is not None
     return settings.batch_size * settings.processes * settings.accumulate
 
 
-def _export(job: Job) -> None:
+def _export(job: TrainingJob) -> None:
     """Write the graph of the best weights, which are the last where nothing was evaluated."""
     folder = job.settings.output / checkpoint.BEST
     weights, target = folder / f"{folder.name}.safetensors", folder / "inference"
     with LogFile() as file:
         file.open(job.settings.output)
-        network = load_network(job.row.name, weights)
+        network = load_network(job.spec.name, weights)
         try:
             with status(f"exporting the best weights, to {target}"):
-                export_network(network, job.row, target, labels=job.labels)
+                export_network(network, job.spec, target, labels=job.labels)
         except MasklineError as error:
             command = shlex.join(
-                ["maskline", "export", job.row.name, "--weights", f"{weights}", "--output", f"{target}"]
+                ["maskline", "export", job.spec.name, "--weights", f"{weights}", "--output", f"{target}"]
             )
             longer = "train longer, or " if isinstance(error, ExportError) else ""
             told = f"not exported: {error}; the weights are kept: {longer}try again by `{command}`"
             file.error(told)
             raise type(error)(told) from None
-        log.info("exported to %s", folder / "inference")
+        logger.info("exported to %s", folder / "inference")

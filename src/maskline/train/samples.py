@@ -21,7 +21,7 @@ from maskline.inputs import read_image
 from maskline.instances import ByteArray, FloatArray, IntArray
 from maskline.preprocess import Preprocess
 
-SMALLEST_AREA = 2  # pixels of the network's input: a mask with fewer is no object any more
+SMALLEST_AREA = 2  # pixels of the network's input: a mask with fewer is not an object any more
 SMALLEST_SHARE = 0.1  # of a mask's pixels: an object of which less is left after a crop or under another is dropped
 
 
@@ -46,7 +46,7 @@ class Original(NamedTuple):
         return height, width
 
 
-class Sample(NamedTuple):
+class TrainingSample(NamedTuple):
     """An image as a network gets it, but for padding below and right, with its objects."""
 
     image: npt.NDArray[Any]  # (H, W, 3) RGB, uint8, or float32 normalised for ``float_resize`` models
@@ -82,7 +82,7 @@ def read(dataset: Dataset, record: ImageRecord) -> Original:
     """Read an image and the masks of its objects; masks without pixels are left out.
 
     Raises:
-        InputError: the picture can't be read, or is not of the size its record says, which its masks rely on.
+        InputError: the image can't be read, or is not of the size its record says, which its masks rely on.
     """
     image = read_image(dataset.path(record))
     if image.shape[:2] != record.size:
@@ -109,7 +109,7 @@ def boxes(masks: Sequence[Patch]) -> FloatArray:
 
 def see(
     original: Original, view: View, preprocess: Preprocess, fill: tuple[int, int, int], colour: FloatArray | None = None
-) -> Sample:
+) -> TrainingSample:
     """The sample that a view of an image gives.
 
     Args:
@@ -127,7 +127,7 @@ def see(
     masks = [see_mask(mask, view) for mask in original.masks]
     kept = [mask is not None for mask in masks]
     left_over = tuple(mask for mask in masks if mask is not None)
-    return Sample(np.ascontiguousarray(_turned(seen, view)), original.labels[kept], left_over)
+    return TrainingSample(np.ascontiguousarray(_turned(seen, view)), original.labels[kept], left_over)
 
 
 def _resampled(
@@ -236,7 +236,7 @@ def tight(pixels: ByteArray, top: int, left: int) -> Patch | None:
 # ---- objects over objects
 
 
-def paste(sample: Sample, other: Sample, chosen: Iterable[int]) -> Sample:
+def paste(sample: TrainingSample, other: TrainingSample, chosen: Iterable[int]) -> TrainingSample:
     """With objects of another sample on top, where they lie there; what is covered shrinks, what vanishes goes."""
     height, width = sample.image.shape[:2]
     over = [(other.labels[i], cut) for i in chosen if (cut := _cut(other.masks[i], (height, width))) is not None]
@@ -248,7 +248,7 @@ def paste(sample: Sample, other: Sample, chosen: Iterable[int]) -> Sample:
     np.copyto(image[:rows, :columns], other.image[:rows, :columns], where=cover[:rows, :columns, None])
     under = list(_uncovered(sample, cover))
     labels = np.array([label for label, _ in (*under, *over)], np.int64)
-    return Sample(image, labels, tuple(mask for _, mask in (*under, *over)))
+    return TrainingSample(image, labels, tuple(mask for _, mask in (*under, *over)))
 
 
 def _cut(mask: Patch, size: tuple[int, int]) -> Patch | None:
@@ -257,7 +257,7 @@ def _cut(mask: Patch, size: tuple[int, int]) -> Patch | None:
     return seen and tight(seen.pixels, seen.window[0], seen.window[2])
 
 
-def _uncovered(sample: Sample, cover: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Patch]]:
+def _uncovered(sample: TrainingSample, cover: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Patch]]:
     """Labels and masks of what is still to be seen under ``cover`` (H, W)."""
     for label, mask in zip(sample.labels, sample.masks, strict=True):
         top, bottom, left, right = mask.window

@@ -49,16 +49,16 @@ def as_augment(values: Mapping[str, Any], model: str) -> Augment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class TrainSettings:
     """A run. None: what the model's recipe says, for a run of this length and on these devices.
 
     Attributes:
-        model: a row of the catalog.
+        model: a model of the catalog.
         data: the data set, a folder or an annotation file, with a train and, unless nothing shall be evaluated, a val
             split.
         data_format: its format, a key of `maskline.data.reading.FORMATS`; None recognizes it.
         images: the folder with its images, if they are not below ``data``.
-        output: where checkpoints, logs and pictures go.
+        output: where checkpoints, logs and images go.
         epochs: passes over the training images.
         batch_size: images of one step on each device.
         learning_rate: the highest. None: the recipe's, scaled to the images of a step.

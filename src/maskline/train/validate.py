@@ -1,4 +1,4 @@
-"""Evaluation while a network learns: the figures, and some predictions as a picture."""
+"""Evaluation while a network learns: the figures, and some predictions as an image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from maskline.data.dataset import Dataset
 from maskline.errors import OutputError, ParameterError
 from maskline.evaluate import Evaluation, Skipped, evaluate_stream
 from maskline.evaluate.classes import match_classes
-from maskline.evaluate.judge import STANDARD_DETECTIONS, judge
+from maskline.evaluate.metrics import STANDARD_DETECTIONS, compute_metrics
 from maskline.evaluate.predict import Predicted, predict_dataset
 from maskline.files import replace_file
 from maskline.instances import ByteArray, Instances
@@ -31,42 +31,42 @@ from maskline.train import devices
 from maskline.weights.load import labels_in_file, load_network, weights_path
 from maskline.wording import counted
 
-SHOWN = 6  # predictions in the picture, in a grid of
+SHOWN = 6  # predictions in the image, in a grid of
 COLUMNS = 3
-SIDE = 480  # pixels that a picture in the grid fits into
+SIDE = 480  # pixels that an image in the grid fits into
 GAP = 8  # pixels
 SHOWN_ABOVE = 0.3  # score
 LABELLED = 12  # instances; in a larger crowd labels would cover what they name
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 
 
 def validate(
-    network: nn.Module, row: catalog.Model, dataset: Dataset, accelerator: Accelerator, picture: Path
+    network: nn.Module, spec: catalog.Model, dataset: Dataset, accelerator: Accelerator, image: Path
 ) -> tuple[dict[str, Any], tuple[Skipped, ...]]:
     """COCO's figures for a network in evaluation mode, on all images of a split, which the processes share.
 
-    Also, in the first process, the pictures that could not be used.
+    Also, in the first process, the images that could not be used.
 
     Args:
-        picture: gets the predictions for some images; that it can't be written is told.
+        image: gets the predictions for some images; that it can't be written is told.
     """
     classes = match_classes(dataset)
     share = dataset.select(dataset.images[accelerator.process_index :: accelerator.num_processes])
     keep = Keep(accelerator.is_main_process, len(share.images))
     with accelerator.autocast():
-        predict = partial(predict_stream, network, row, accelerator.device)
+        predict = partial(predict_stream, network, spec, accelerator.device)
         part = predict_dataset(lambda images: keep(images, predict), share, classes) if share.images else None
     parts = [part for part in gather_object([part]) if part is not None]
     metrics: list[Any] = [None]
     skipped: tuple[Skipped, ...] = ()
     if accelerator.is_main_process:
-        evaluation = judge(join(parts, dataset), classes)
+        evaluation = compute_metrics(join(parts, dataset), classes)
         metrics, skipped = [evaluation.metrics], evaluation.skipped
         try:
-            replace_file(picture, partial(_draw, keep.kept, dataset.names))
+            replace_file(image, partial(_draw, keep.kept, dataset.names))
         except OutputError as error:
-            log.warning("%s", error)
+            logger.warning("%s", error)
     broadcast_object_list(metrics)
     known = {name: value for name, value in metrics[0].items() if value is not None}
     return known | {"AP": metrics[0]["AP"] or 0.0}, skipped
@@ -121,19 +121,19 @@ def _assumed_labels(network: nn.Module, dataset: Dataset, weights: Path) -> tupl
         raise ParameterError(
             f"{weights} has {classes} without names, the data set has {len(dataset.names)}: expected as many"
         )
-    log.warning("%s does not name its classes: taken to be those of the data set, in its order", weights)
+    logger.warning("%s does not name its classes: taken to be those of the data set, in its order", weights)
     return tuple(dataset.names)
 
 
 def predict_stream(
-    network: nn.Module, row: catalog.Model, device: torch.device, images: Iterator[ByteArray]
+    network: nn.Module, spec: catalog.Model, device: torch.device, images: Iterator[ByteArray]
 ) -> Iterator[Instances]:
     """Instances of each image, (H, W, 3) uint8 BGR, whatever their score."""
-    deployed = Deployed(network, row.preprocess).to(device)
+    deployed = Deployed(network, spec.preprocess).to(device)
     every = np.zeros(int(network.num_classes), np.float32)  # type: ignore[arg-type]
     for image in images:
-        pixels, frame = row.preprocess.apply(image)
-        raw, mask_frame = deployed.run(pixels[None]).image(0), row.mask_frame
+        pixels, frame = spec.preprocess.apply(image)
+        raw, mask_frame = deployed.run(pixels[None]).image(0), spec.mask_frame
         yield to_instances(raw, frame, pixels.shape[:2], every, mask_frame=mask_frame)
 
 

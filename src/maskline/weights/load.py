@@ -44,7 +44,7 @@ def load_network(name: str, path: Path | str, *, unaligned: bool = False) -> nn.
     """Build a catalog network with the weights of a file, in eval mode; the file says how many classes there are.
 
     Args:
-        name: a row of the catalog.
+        name: a model of the catalog.
         path: ``.pdparams`` of the reference (`save_weights`' ``.safetensors`` are ours).
         unaligned: the weights were trained with RoIAlign's first form, see `maskline.models.build`. Files of ours
             say so themselves.
@@ -53,17 +53,17 @@ def load_network(name: str, path: Path | str, *, unaligned: bool = False) -> nn.
         ParameterError: unaligned weights of a model without RoIAlign.
         InputNotFoundError: no such file.
         WeightsError: damaged or unsafe file, or weights of another network: all missing, unexpected and misshapen keys
-            in one message, and the catalog's row they do fit, if any.
+            in one message, and the model of the catalog they do fit, if any.
     """
-    row = catalog.get(name)
-    state, names_in_file = read_state(row, Path(path))
-    network = empty_network(row.name, state, unaligned=unaligned or is_unaligned(Path(path)))
+    spec = catalog.get(name)
+    state, names_in_file = read_state(spec, Path(path))
+    network = empty_network(spec.name, state, unaligned=unaligned or is_unaligned(Path(path)))
     faults = fit(network, state, names_in_file)
     if faults:
-        others = [m.name for m in catalog.MODELS.values() if m.family == row.family and m.name != row.name]
+        others = [m.name for m in catalog.MODELS.values() if m.family == spec.family and m.name != spec.name]
         alike = next((other for other in others if not fit(empty_network(other, state), state)), None)
         advice = f"these are the weights of {alike}: name that model" if alike else "give the weights of that model"
-        raise WeightsError("\n  ".join([f"{path} does not fit {row.name}: {_summary(faults)}; {advice}", *faults]))
+        raise WeightsError("\n  ".join([f"{path} does not fit {spec.name}: {_summary(faults)}; {advice}", *faults]))
     network.load_state_dict(state, strict=False, assign=True)
     return network.eval()
 
@@ -122,7 +122,7 @@ def _about(path: Path) -> Mapping[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def read_state(row: catalog.Model, path: Path, *, part: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_state(spec: catalog.Model, path: Path, *, part: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
     """Weights of a file under our names and in our layout, float32; and what the file calls them where that differs.
 
     Args:
@@ -134,8 +134,8 @@ def read_state(row: catalog.Model, path: Path, *, part: str = "") -> tuple[dict[
     arrays = read_pdparams(path)
     if part and not any(name.startswith(f"{part}.") for name in arrays):
         arrays = {f"{part}.{name}": array for name, array in arrays.items()}
-    renamed = rename(list(arrays), RENAME[row.family], same=lambda a, b: np.array_equal(arrays[a], arrays[b]))
-    layers = dict(empty_network(row.name, {}).named_modules())
+    renamed = rename(list(arrays), RENAME[spec.family], same=lambda a, b: np.array_equal(arrays[a], arrays[b]))
+    layers = dict(empty_network(spec.name, {}).named_modules())
     state = {}
     for old, new in renamed.items():
         tensor = torch.from_numpy(arrays[old])
@@ -212,8 +212,8 @@ def empty_network(name: str, state: Mapping[str, Tensor], *, unaligned: bool = F
 
     Counters of seen batches are real.
     """
-    row = catalog.get(name)
-    per_class = state.get(CLASS_PARAMETER[row.family])
+    spec = catalog.get(name)
+    per_class = state.get(CLASS_PARAMETER[spec.family])
     classes = len(catalog.COCO_CLASSES) if per_class is None or per_class.ndim == 0 else len(per_class)
     with torch.device("meta"):
         network = models.build(name, num_classes=max(classes, 1), unaligned=unaligned)

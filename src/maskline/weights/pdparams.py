@@ -405,14 +405,14 @@ def _operations(data: bytes) -> Iterator[tuple[_Step, Any]]:
         position = stream.tell()
         opcode = _OPCODES.get(stream.read(1))
         if opcode is None:
-            raise _FaultError(f"makes no sense at byte {position} of {len(data)}")
+            raise _FaultError(f"is invalid at byte {position} of {len(data)}")
         name = opcode.name
         if name not in _STEPS:
             raise _FaultError(f"uses the pickle opcode {name} at byte {position}, which weights never need", _DISTRUST)
         try:
             argument = _argument(opcode, stream)
         except ValueError:  # also bad UTF-8, and lengths beyond the end
-            raise _FaultError(f"makes no sense at byte {position} of {len(data)}") from None
+            raise _FaultError(f"is invalid at byte {position} of {len(data)}") from None
         yield _STEPS[name], argument
     if stream.tell() != len(data):
         raise _FaultError(f"goes on after its end at byte {stream.tell()} of {len(data)}")
@@ -451,7 +451,7 @@ def _join_slices(arrays: dict[str, Array], table: object, allowance: _Allowance)
             case {"OriginShape": tuple() as shape, "slices": list() as slices} if name not in arrays and slices:
                 arrays[name] = _join(name, shape, [_take(arrays, part) for part in slices], allowance)
             case _:
-                raise _FaultError(f"its table of cut arrays makes no sense at {_quote(name)}")
+                raise _FaultError(f"its table of cut arrays is invalid at {_quote(name)}")
     return arrays
 
 

@@ -39,7 +39,7 @@ class CocoWriter(Writer):
     has its ``score`` besides. Instances without a pixel are left out. An input that comes again is passed over.
 
     A ``file_name`` starts from the folder that holds all inputs; ``info`` has the way there from the file. What is no
-    picture file of its own (a page, an array) is called as results are, without ``_res``, and ``.png``: that file is
+    image file of its own (a page, an array) is called as results are, without ``_res``, and ``.png``: that file is
     not made.
     """
 
@@ -256,7 +256,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _whole_name(result: Result) -> str:
-    """The absolute path of a picture file; of pages, of the picture that would be made; of arrays, a bare name."""
+    """The absolute path of an image file; of pages, of the image that would be made; of arrays, a bare name."""
     path = result["input_path"]
     if path is None:
         return f"{result.stem}.png"

@@ -33,7 +33,7 @@ logger = logging.getLogger("maskline")
 class LabelMeWriter(Writer):
     """A folder with ``<stem>.json`` for each image, there as soon as its result is added.
 
-    ``imagePath`` leads from the JSON to the picture; what has no picture file of its own (a page, a frame, an array) is
+    ``imagePath`` leads from the JSON to the image; what has no image file of its own (a page, a frame, an array) is
     saved beside it as ``<stem>.png``. The shapes of an instance cover exactly its pixels: polygons, one for each part,
     which share a ``group_id``; or one shape of type ``mask`` if it has holes. Each shape also has its ``score``.
 
@@ -43,13 +43,13 @@ class LabelMeWriter(Writer):
 
     FILE_NAME = "labelme"
 
-    def __init__(self, path: AnyPath, *, tolerance: float = 0, copy_pictures: bool = False) -> None:
+    def __init__(self, path: AnyPath, *, tolerance: float = 0, copy_images: bool = False) -> None:
         """Prepare; nothing is written yet.
 
         Args:
             path: the folder, made when needed.
             tolerance: simplify polygons, so that there are fewer points to move, by up to this many pixels.
-            copy_pictures: put a copy of each picture beside its JSON, so that the folder is a data set of its own;
+            copy_images: put a copy of each image beside its JSON, so that the folder is a data set of its own;
                 without, `maskline convert` needs a folder that holds both.
 
         Raises:
@@ -59,17 +59,17 @@ class LabelMeWriter(Writer):
         if not 0 <= tolerance < np.inf:
             raise ParameterError(f"tolerance is {tolerance}: expected a number of pixels from 0 on")
         check_folder(f"{self.path}/")
-        self.tolerance, self.copy_pictures = tolerance, copy_pictures
+        self.tolerance, self.copy_images = tolerance, copy_images
         self._kept = 0
 
     @classmethod
     def open(cls, folder: AnyPath, *, tolerance: float = 0) -> Self:
-        """A writer to this format's own place in a folder, with copies of the pictures."""
-        return cls(Path(folder) / cls.FILE_NAME, tolerance=tolerance, copy_pictures=True)
+        """A writer to this format's own place in a folder, with copies of the images."""
+        return cls(Path(folder) / cls.FILE_NAME, tolerance=tolerance, copy_images=True)
 
     def _add(self, result: Result) -> None:
         path = result.file_in(self.path, ".json")
-        own = self._own_picture(result, path)
+        own = self._own_image(result, path)
         if not _is_free(path, own):
             level = logging.INFO if self._kept else logging.WARNING
             what = result["input_path"] or "an array"
@@ -78,25 +78,25 @@ class LabelMeWriter(Writer):
             return
         self._write(path, Path(result["input_path"]) if own is None else own, result)
         if own is not None:
-            replace_file(own, lambda file: _save_picture(result, file))
+            replace_file(own, lambda file: _save_image(result, file))
 
-    def _own_picture(self, result: Result, path: Path) -> Path | None:
-        """The picture to make beside a JSON file; None where LabelMe is to show the input itself."""
-        if not _is_picture(result):
+    def _own_image(self, result: Result, path: Path) -> Path | None:
+        """The image to make beside a JSON file; None where LabelMe is to show the input itself."""
+        if not _is_image(result):
             return path.with_suffix(".png")
         source = Path(result["input_path"])
         copy = path.with_suffix(source.suffix)
         elsewhere = source.is_file() and copy.resolve() != source.resolve()
-        return copy if self.copy_pictures and elsewhere else None
+        return copy if self.copy_images and elsewhere else None
 
-    def _write(self, path: Path, picture: Path, result: Result) -> None:
+    def _write(self, path: Path, image: Path, result: Result) -> None:
         shapes = list(self._shapes(result))
         height, width = result.instances.size
         content: Json = {
             "version": VERSION,
             "flags": {},
             "shapes": shapes,
-            "imagePath": relative(str(picture.absolute()), self.path.absolute()),
+            "imagePath": relative(str(image.absolute()), self.path.absolute()),
             "imageData": None,
             "imageHeight": height,
             "imageWidth": width,
@@ -145,26 +145,26 @@ def simplified(points: list[list[float]], tolerance: float) -> list[list[float]]
     return [[float(x), float(y)] for x, y in fewer.tolist()] if len(fewer) >= 3 else points
 
 
-def _is_picture(result: Result) -> bool:
+def _is_image(result: Result) -> bool:
     """Whether the input is a file that LabelMe can show: no page, frame or array."""
     return result["input_path"] is not None and result["page_index"] is None
 
 
-def _save_picture(result: Result, file: Path) -> None:
-    if _is_picture(result):
+def _save_image(result: Result, file: Path) -> None:
+    if _is_image(result):
         shutil.copyfile(result["input_path"], file)
     else:
         _, data = cv2.imencode(".png", result["input_img"])
         file.write_bytes(data.tobytes())
 
 
-def _is_free(path: Path, picture: Path | None) -> bool:
-    """Whether a JSON file, and a picture beside it, may be written: not there, or just as a prediction left them."""
+def _is_free(path: Path, image: Path | None) -> bool:
+    """Whether a JSON file, and an image beside it, may be written: not there, or just as a prediction left them."""
     try:
         content = json.loads(path.read_bytes())
         return bool(content[MARK] == _digest(content["shapes"]) and not content["flags"])
     except FileNotFoundError:
-        return picture is None or not picture.exists()
+        return image is None or not image.exists()
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
 

@@ -15,7 +15,7 @@ from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra,
 from maskline.data.faults import Count, Fault, Reading, UnusableError
 from maskline.data.shapes import Segmentation
 from maskline.data.source import Source
-from maskline.data.sources import picture_size
+from maskline.data.sources import image_size
 from maskline.data.tree import SPLITS, UNSPLIT, Finder, parts_of, split_of, suffix_of
 from maskline.errors import DatasetError, InputError
 from maskline.files import read_json
@@ -156,7 +156,7 @@ class Sheet:
             name: as the file has it.
             path: of the image, from the images' root; None where there is none.
             annotations: the number of those that are lost with it.
-            size: ``(height, width)`` as stated; where that is no size, it is read from the image.
+            size: ``(height, width)`` as stated; where that is not a size, it is read from the image.
         """
         key = path or "/".join(parts_of(name))
         images = self.part.images
@@ -182,7 +182,7 @@ class Sheet:
         if path is None:
             raise UnusableError("image-missing", f"there is no image {name}, and its size is not stated")
         try:
-            return picture_size(self.assembly.source.images.root / path)
+            return image_size(self.assembly.source.images.root / path)
         except InputError as error:
             raise UnusableError("image-unreadable", str(error)) from None
 

@@ -95,7 +95,7 @@ def read(source: Source) -> Reading:
 
 
 def _in_our_layout(source: Source) -> list[str]:
-    """What has the name of PaddleX's annotation file, even if it is no file."""
+    """What has the name of PaddleX's annotation file, even if it is not a file."""
     names = (name(split) for split in SPLITS for name in (layout.paddlex_name, layout.annotation_name))
     return [] if source.file is not None else [name for name in names if (source.root / name).exists()]
 

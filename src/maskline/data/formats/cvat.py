@@ -31,7 +31,7 @@ from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.layout import copy_images, unify, unique_names
 from maskline.data.shapes import Segmentation, Window, crop, to_polygons
 from maskline.data.source import Source
-from maskline.data.sources import picture_size, relative_name
+from maskline.data.sources import image_size, relative_name
 from maskline.data.tree import SPLIT_WORDS, SPLITS, UNSPLIT, Match, split_of, suffix_of
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
@@ -93,7 +93,7 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
         What was lost, a line each with counts.
 
     Raises:
-        DatasetError: a picture is missing.
+        DatasetError: an image is missing.
         OutputError, OSError: a file can't be written.
     """
     splits = unify(splits)
@@ -252,7 +252,7 @@ class _Reader:
     def objects(self, element: Element, image: ImageRecord, path: str, split: str) -> Iterator[tuple[str, Annotation]]:
         """Label and annotation of each object; the ids of annotation and category are yet to be given."""
         groups: dict[Any, list[tuple[Element, Segmentation]]] = {}
-        for number, shape in enumerate(shape for shape in element if shape.tag != "tag"):  # of the whole picture
+        for number, shape in enumerate(shape for shape in element if shape.tag != "tag"):  # of the whole image
             try:
                 label, part = _label(shape), region(shape, image.size)
             except UnusableError as error:
@@ -313,13 +313,13 @@ def _split_named(subset: str) -> str:
 
 
 def _size(element: Element, path: Path) -> tuple[int, int]:
-    """``(height, width)`` as stated, else as the picture has it. Raises UnusableError."""
+    """``(height, width)`` as stated, else as the image has it. Raises UnusableError."""
     stated = [element.get(key, "").strip() for key in ("height", "width")]
     height, width = (int(text) if re.fullmatch(r"\d{1,9}", text) else 0 for text in stated)
     if 0 < height * width <= MAX_PIXELS:
         return height, width
     try:
-        return picture_size(path)
+        return image_size(path)
     except InputError as error:
         raise UnusableError("image-unreadable", f"its size is not stated, and {error}") from None
 
@@ -367,7 +367,7 @@ class _Writer:
         return [f"{what}: {number}" for number, what in told if number] + renamed(self.labels, "to fit XML")
 
     def copy(self, split: str, dataset: Dataset) -> Dataset:
-        """The split with its pictures copied to the folder of its subset, under names that XML can hold."""
+        """The split with its images copied to the folder of its subset, under names that XML can hold."""
         names = unique_names({split: dataset})[split].items()
         safe = {key: _NOT_XML.sub(lambda found: f"%{ord(found[0]):02x}", name) for key, name in names}
         return copy_images(dataset, self.images / (self.subsets[split] or ""), safe)

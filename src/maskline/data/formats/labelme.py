@@ -1,4 +1,4 @@
-"""LabelMe: a JSON file for each picture, as LabelMe and the tools that follow it write them.
+"""LabelMe: a JSON file for each image, as LabelMe and the tools that follow it write them.
 
 Read are the layout of the system we are compatible with (``images/``, ``annotations/``, and lists of the JSON files of
 each split, ``train_anno_list.txt`` and so on) and any folder with such files in it or below. LabelMe has holes only in
@@ -34,7 +34,7 @@ from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.layout import copy_images, unique_names
 from maskline.data.shapes import Segmentation, crop
 from maskline.data.source import Source
-from maskline.data.sources import decode_base64, picture_size
+from maskline.data.sources import decode_base64, image_size
 from maskline.data.texts import dump, encode
 from maskline.data.tree import SPLIT_WORDS, UNSPLIT, Match, key_of, suffix_of
 from maskline.errors import DatasetError, InputError
@@ -79,7 +79,7 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
         What is lost or may surprise, a line each.
 
     Raises:
-        DatasetError: a picture is missing or can't be read.
+        DatasetError: an image is missing or can't be read.
         OutputError, OSError: it can't be written.
     """
     return _Writer(splits, folder).write()
@@ -304,16 +304,16 @@ class _Sheet:
         return known.setdefault(name, ImageRecord(number, name, width, height, extra, embedded))
 
     def size(self, found: str | None) -> tuple[int, int]:
-        """``(height, width)`` as stated, else as the picture has it. Raises UnusableError."""
+        """``(height, width)`` as stated, else as the image has it. Raises UnusableError."""
         height, width = _whole(self.content.get("imageHeight")), _whole(self.content.get("imageWidth"))
         if min(height, width) > 0 and height * width <= MAX_PIXELS:
             return height, width
         try:
             if found is not None:
-                return picture_size(self.files.source.images.root / found)
-            return picture_size(io.BytesIO(decode_base64(self.content.get("imageData"))))
+                return image_size(self.files.source.images.root / found)
+            return image_size(io.BytesIO(decode_base64(self.content.get("imageData"))))
         except InputError as error:
-            what = f"imageHeight and imageWidth are not stated and the picture does not tell: {error}"
+            what = f"imageHeight and imageWidth are missing and can't be read from the image: {error}"
             raise UnusableError("image-missing" if found is None else "image-unreadable", what) from None
 
     def objects(self, image: ImageRecord) -> Iterator[tuple[str, Annotation]]:
@@ -429,7 +429,7 @@ class _Writer:
         return path
 
     def free_path(self, file_name: str) -> str:
-        """Of a JSON file: named as the picture, with its suffix where two pictures differ in nothing else."""
+        """Of a JSON file: named as the image, with its suffix where two images differ in nothing else."""
         stem = str(PurePosixPath(file_name).with_suffix(""))
         numbered = (f"{file_name}_{number}" for number in range(2, len(self.taken) + 3))
         path = next(name for name in (stem, file_name, *numbered) if key_of(name) not in self.taken)

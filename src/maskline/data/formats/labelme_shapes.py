@@ -1,7 +1,7 @@
 """One shape of a LabelMe file as it is read: its label and its region.
 
 Coordinates are COCO's: pixel ``(x, y)`` covers ``[x, x + 1) x [y, y + 1)``. Only a shape of type ``mask`` counts
-pixels: its two points are the first and the last pixel of the box that its picture, a PNG in base64, fills.
+pixels: its two points are the first and the last pixel of the box that its image, a PNG in base64, fills.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from maskline.data.dataset import NOTHING, Extra
 from maskline.data.faults import UnusableError
 from maskline.data.formats.outlines import closed, ellipse, points
 from maskline.data.shapes import Ring, Segmentation, place
-from maskline.data.sources import decode_base64, picture_size
+from maskline.data.sources import decode_base64, image_size
 from maskline.errors import InputError
 from maskline.inputs import expand
 from maskline.labelme import Json
@@ -29,7 +29,7 @@ _KEPT = ("description", "flags", "attributes")  # of a shape, besides what makes
 
 
 def label_of(shape: Any) -> str:
-    """The class. Raises UnusableError if it is no shape or has none."""
+    """The class. Raises UnusableError if it is not a shape or has none."""
     if not isinstance(shape, dict):
         raise UnusableError("record", f"is {short(shape)}: expected label, points and shape_type")
     label = shape.get("label")
@@ -119,7 +119,7 @@ def _pixels(shape: Json, size: tuple[int, int]) -> str:
     width, height = (int(v) + 1 for v in np.ptp(corners, axis=0))
     try:
         data = decode_base64(shape.get("mask"))
-        given = picture_size(io.BytesIO(data))
+        given = image_size(io.BytesIO(data))
         if given == size:
             left, top = (left, top) if given == (height, width) else (0, 0)  # some tools give the whole frame
         elif abs(given[0] - height) > 1 or abs(given[1] - width) > 1:  # some tools leave out the last pixel
@@ -136,7 +136,7 @@ def _pixels(shape: Json, size: tuple[int, int]) -> str:
 def holds_image(content: Json) -> bool:
     """Whether ``imageData`` of a file is an image that can be read."""
     try:
-        picture_size(io.BytesIO(decode_base64(content.get("imageData"))))
+        image_size(io.BytesIO(decode_base64(content.get("imageData"))))
     except InputError:
         return False
     return True

@@ -14,7 +14,7 @@ from PIL import Image
 
 from maskline.errors import InputError
 from maskline.inputs import MAX_PIXELS
-from maskline.inputs.picture import DAMAGE
+from maskline.inputs.input_image import DAMAGE
 from maskline.masks import runs_rle
 
 Numbers: TypeAlias = npt.NDArray[np.int32]

@@ -1,8 +1,8 @@
-"""Pascal VOC's masks of instances: two PNG files for each picture, in which a pixel's value is its instance or class.
+"""Pascal VOC's masks of instances: two PNG files for each image, in which a pixel's value is its instance or class.
 
 ``SegmentationObject/<stem>.png`` numbers the instances, ``SegmentationClass/<stem>.png`` the classes, both from 1; 0 is
 background and 255 *void*: the border of objects, and what should not count. ``ImageSets/Segmentation`` lists the stems
-of each split; the pictures are in ``JPEGImages``. http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
+of each split; the images are in ``JPEGImages``. http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
 
 The values are those of a palette, or grey; 16-bit files, which are ours for more than 254 instances, have 65535 for
 void. Files in RGB, as CVAT and Datumaro write them, mean by the colour VOC's palette has for a value; for classes, by
@@ -29,7 +29,7 @@ from maskline.data.formats.voc_maps import VOID, VOID_16, Map, colour_numbers, i
 from maskline.data.layout import copy_images, unify, unique_names
 from maskline.data.shapes import crop
 from maskline.data.source import Source
-from maskline.data.sources import picture_size, relative_name, text_of
+from maskline.data.sources import image_size, relative_name, text_of
 from maskline.data.tree import SPLITS, UNSPLIT, Finder, key_of, split_of, suffix_of
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
@@ -92,14 +92,14 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
 
     ``labelmap.txt`` gives the classes in the order of their values, background first and void last, each with its
     colour in VOC's palette. Where instances overlap, the smaller lies on top. Crowd regions are void, as VOC has what
-    should not count. With more than 254 instances in a picture its ``SegmentationObject`` is a 16-bit file, in which
+    should not count. With more than 254 instances in an image its ``SegmentationObject`` is a 16-bit file, in which
     255 is left free for readers that take it for void.
 
     Returns:
         What was lost, a line each with counts.
 
     Raises:
-        DatasetError: more classes or instances than values, or a picture is missing.
+        DatasetError: more classes or instances than values, or an image is missing.
         OutputError, OSError: a file can't be written.
     """
     splits = unify(splits)
@@ -239,7 +239,7 @@ class _Labels:
         return tuple(Category(value, name) for value, name in enumerate(self.names) if value != self.background)
 
     def ignored(self, classes: Map) -> set[int]:
-        """The values in a file that are no class."""
+        """The values in a file that stand for no class."""
         if classes.coloured and self.colours:
             meant = {number for number, value in self.colours.items() if value != self.background}
             return {0, classes.void, *self.colours} - meant
@@ -317,7 +317,7 @@ class _Reader:
                 continue
             path = found[stem].path
             try:
-                size = picture_size(root / path)
+                size = image_size(root / path)
             except InputError as error:
                 self.fault("image-unreadable", split, path, str(error), lost=self.instances_in(stem))
                 continue
@@ -413,7 +413,7 @@ class _Reader:
 
 
 def _paint(dataset: Dataset, image: ImageRecord, counts: Counter[str]) -> tuple[_Values, npt.NDArray[np.uint8]]:
-    """The two maps of a picture, (H, W) each. ``counts``: how often what was lost, by the keys of `_NOTES`; added to.
+    """The two maps of an image, (H, W) each. ``counts``: how often what was lost, by the keys of `_NOTES`; added to.
 
     Raises DatasetError if there are more instances than values.
     """

@@ -16,7 +16,7 @@ from maskline.errors import InputError
 from maskline.files import replace_file
 
 VOID, VOID_16 = 255, 65535  # in files of 8 and 16 bits
-MOST = 65_535  # instances in one picture; more are a photo, not a map
+MOST = 65_535  # instances in one image; more are a photo, not a map
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,10 +74,10 @@ def palette() -> npt.NDArray[np.uint8]:
 
 def save_map(values: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], path: Path) -> None:
     """Write (H, W) as a PNG file: 8 bits with VOC's palette, 16 in grey. Raises OutputError."""
-    picture = Image.fromarray(values)
+    image = Image.fromarray(values)
     if values.dtype == np.uint8:
-        picture.putpalette(palette().tobytes())
-    replace_file(path, lambda temporary: picture.save(temporary, format="PNG"))
+        image.putpalette(palette().tobytes())
+    replace_file(path, lambda temporary: image.save(temporary, format="PNG"))
 
 
 def instances(objects: Map, classes: Map, ignored: Collection[int]) -> Iterator[tuple[int, str, int | None]]:
@@ -85,7 +85,7 @@ def instances(objects: Map, classes: Map, ignored: Collection[int]) -> Iterator[
 
     Args:
         classes: of the same size.
-        ignored: values of it that are no class.
+        ignored: values of it that stand for no class.
 
     Returns:
         In the order of their values: value, mask as compressed run lengths, and the most frequent value among its

@@ -1,8 +1,8 @@
-"""YOLO's segmentation labels: a text file for each picture, in it a line for each instance.
+"""YOLO's segmentation labels: a text file for each image, in it a line for each instance.
 
-A line is ``class x1 y1 x2 y2 ...``: the index of a class, and one polygon in shares of the picture's width and height.
-``data.yaml`` names the classes and the pictures of each split; a picture's labels are found by putting ``labels`` for
-the last ``images`` in its path. No file, or an empty one, is a picture without instances.
+A line is ``class x1 y1 x2 y2 ...``: the index of a class, and one polygon in shares of the image's width and height.
+``data.yaml`` names the classes and the images of each split; an image's labels are found by putting ``labels`` for
+the last ``images`` in its path. No file, or an empty one, is an image without instances.
 https://docs.ultralytics.com/datasets/segment/
 
 One polygon is all an instance can have, so parts and holes are joined to one: it goes round a ring, over a *bridge* to
@@ -50,7 +50,7 @@ from maskline.data.formats.yolo_tree import (
 from maskline.data.layout import copy_images, unify
 from maskline.data.shapes import Ring, Segmentation, to_rle
 from maskline.data.source import Source
-from maskline.data.sources import picture_size, text_of
+from maskline.data.sources import image_size, text_of
 from maskline.data.tree import UNSPLIT, Finder, Match, Tree
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
@@ -122,14 +122,14 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
     """Fill an empty folder with ``data.yaml``, ``images/<split>/`` and ``labels/<split>/``; sub-folders are kept.
 
     `read` gives back every mask pixel for pixel. Polygons keep their vertices to 1/1000 pixel, but for those that
-    would not: what leaves the picture, or parts that overlap. They are drawn anew along their pixels, as run lengths
+    would not: what leaves the image, or parts that overlap. They are drawn anew along their pixels, as run lengths
     are.
 
     Returns:
         What was lost, a line each with counts.
 
     Raises:
-        DatasetError: a picture is missing.
+        DatasetError: an image is missing.
         OutputError, OSError: a file can't be written.
     """
     splits = unify(splits)
@@ -331,7 +331,7 @@ class _Reader:
             content = [] if label is None else self.lines(split, label)
             lines += sum(bool(line) for line in content)
             try:
-                height, width = picture_size(root / path)
+                height, width = image_size(root / path)
             except InputError as error:
                 self.fault("image-unreadable", split, path, str(error), lost=sum(map(bool, content)))
                 continue
@@ -439,7 +439,7 @@ def _whole(given: Any) -> int | None:
 
 
 def _lines(dataset: Dataset, image: ImageRecord, counts: Counter[str]) -> Iterator[str]:
-    """The lines of a picture's labels. ``counts``: how often what was lost, by the keys of `_NOTES`; added to."""
+    """The lines of an image's labels. ``counts``: how often what was lost, by the keys of `_NOTES`; added to."""
     for annotation in dataset.of(image):
         shares, how = _polygon(annotation.segmentation, image.size)
         counts["crowd"] += annotation.crowd and shares is not None
@@ -454,18 +454,20 @@ def _polygon(shape: Segmentation, size: tuple[int, int]) -> tuple[str | None, It
     found = rle_window(whole, size)
     if found is None:
         return None, ["empty"]
-    joined = ["joined"]
     if not isinstance(shape, str):
         rings = [ring for ring in shape if ring.min() >= 0 and (ring <= size[::-1]).all()]
         text = _text(bridged(rings), size) if len(rings) == len(shape) else ""
         if text and to_rle((in_pixels(_shares(text), size),), size) == whole:
-            return text, joined[: len(rings) > 1]
+            return text, ["joined"] if len(rings) > 1 else []
     rings = boundary(*found)
-    return _text(bridged(rings), size), joined[: len(rings) > 1] + ["redrawn"][: not isinstance(shape, str)]
+    how = ["joined"] if len(rings) > 1 else []
+    if not isinstance(shape, str):
+        how.append("redrawn")
+    return _text(bridged(rings), size), how
 
 
 def _text(ring: Ring, size: tuple[int, int]) -> str:
-    """Vertices in pixels as shares of the picture, with the decimals that bring them back to 1/1000 pixel."""
+    """Vertices in pixels as shares of the image, with the decimals that bring them back to 1/1000 pixel."""
     digits = math.ceil(math.log10(max(size))) + GRID
     return " ".join(f"{value:.{digits}f}" for value in (ring / size[::-1]).ravel().tolist())
 

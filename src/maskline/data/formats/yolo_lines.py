@@ -30,7 +30,7 @@ def _is_number(token: str) -> bool:
 
 
 def parse(line: str) -> tuple[int, Ring]:
-    """A line's class, and its vertices (V, 2) in shares of the picture. Raises UnusableError."""
+    """A line's class, and its vertices (V, 2) in shares of the image. Raises UnusableError."""
     try:
         values = [float(token) for token in line.split()]
     except ValueError:

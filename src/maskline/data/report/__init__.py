@@ -1,1 +1,1 @@
-"""What a data set looks like: a page, a chart, pictures with their masks."""
+"""What a data set looks like: a page, a chart, images with their masks."""

@@ -1,4 +1,4 @@
-"""Charts: the class histogram as a picture, and the distributions of the report as columns in percent."""
+"""Charts: the class histogram as an image, and the distributions of the report as columns in percent."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 SPLIT_COLOURS = {"train": "#3b76d6", "val": "#e8950c", "test": "#2a9d78", "all": "#3b76d6"}
 
 HEIGHT, SMALLEST_WIDTH, CLASSES_PER_INCH, DPI = 5, 8, 5, 120  # inches; the reference's
-MOST_CLASSES = 1500  # in one picture: 36,000 pixels wide
+MOST_CLASSES = 1500  # in one image: 36,000 pixels wide
 FEWEST_SLOTS = 5  # room is kept for as many classes, so that the bars of one or two do not become walls
 LONGEST_NAME = 24  # characters
 MOST_EXACT = 12  # instances per image up to which each number has a column of its own
 
 
-# ---- the picture
+# ---- the image
 
 
 def histogram(statistics: Mapping[str, Statistics], names: Sequence[str], path: Path) -> None:
@@ -99,7 +99,7 @@ def _name_classes(axes: Axes, order: Sequence[str], indices: Mapping[str, int]) 
 
 
 def _text_and_font(name: str, index: int) -> tuple[str, str]:
-    """A name in one short line and a font that has its characters; as in pictures, without one the class's number."""
+    """A name in one short line and a font that has its characters; as in images, without one the class's number."""
     short = " ".join(name.split())
     if len(short) > LONGEST_NAME:
         short = f"{short[: LONGEST_NAME - 1]}…"

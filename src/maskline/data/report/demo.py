@@ -1,4 +1,4 @@
-"""Pictures of a data set with its annotations drawn in."""
+"""Images of a data set with its annotations drawn in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maskline.render import draw
 from maskline.results import ENCODER_OPTIONS
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+    from PIL.Image import Image as PilImage
 
 logger = logging.getLogger("maskline")
 
@@ -52,13 +52,13 @@ def _demo_image(dataset: Dataset, image: ImageRecord, folder: Path) -> str | Non
     if pixels.shape[:2] != image.size:
         return None
     name, kind = _writable(f"{dataset.split}/{image.file_name}")
-    picture = Image.fromarray(draw(pixels, dataset.instances(image), dataset.names, scores=False))
-    replace_file(folder / name, lambda file: _save(picture, file, kind))
+    decoded = Image.fromarray(draw(pixels, dataset.instances(image), dataset.names, scores=False))
+    replace_file(folder / name, lambda file: _save(decoded, file, kind))
     return name
 
 
-def _save(picture: Picture, file: Path, kind: str) -> None:
-    picture.save(file, kind, **ENCODER_OPTIONS.get(kind, {}))
+def _save(image: PilImage, file: Path, kind: str) -> None:
+    image.save(file, kind, **ENCODER_OPTIONS.get(kind, {}))
 
 
 def _writable(name: str) -> tuple[str, str]:

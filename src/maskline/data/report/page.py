@@ -24,7 +24,7 @@ from maskline.pages import template
 from maskline.render import PALETTE
 
 FAULTS_SHOWN = 20  # of a kind
-TWINS_SHOWN = 3  # pictures beside that of a fault
+TWINS_SHOWN = 3  # images beside that of a fault
 CLASSES_SHOWN = 120  # rows of the class chart before the rest is folded
 MOST_SAMPLES = 100  # of a class
 SAMPLES_IN_ALL = 640  # of sets with very many classes each gets fewer samples, but one at least
@@ -33,9 +33,9 @@ SAMPLE_EDGES = 96, 320  # pixels: smallest, largest
 FAULT_EDGE = 224  # pixels
 COMMON_SIZES = 3  # image sizes named in the summary
 
-#: Kinds that tell of a picture which can't be relied on: no samples are taken from those.
+#: Kinds that tell of an image which can't be relied on: no samples are taken from those.
 _UNRELIABLE = ("image-missing", "image-unreadable", "image-size", "image-turned", "image-rotation")
-#: Kinds for which a picture is shown with all its masks as they are listed.
+#: Kinds for which an image is shown with all its masks as they are listed.
 _MISPLACED = ("image-size", "image-turned", "image-rotation", "image-exif")
 
 Names: TypeAlias = Mapping[str, Dataset]
@@ -61,7 +61,7 @@ class ClassRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class InstanceSample:
     """An instance shown: its size is that of its box, in pixels."""
 
     thumbnail: Thumbnail
@@ -77,15 +77,15 @@ class Gallery:
     name: str
     colour: str
     instances: int
-    samples: tuple[Sample, ...]
+    samples: tuple[InstanceSample, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A fault shown, with its picture and those of its twins, each with what it is of."""
+    """A fault shown, with its image and those of its twins, each with what it is of."""
 
     fault: Fault
-    pictures: tuple[tuple[Thumbnail, str], ...]
+    images: tuple[tuple[Thumbnail, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class FaultGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class SizeShare:
     """Instances of a size class in a split, and their share in percent."""
 
     name: str
@@ -117,7 +117,7 @@ class Summary:
 
     source: str
     numbers: Statistics
-    shares: tuple[Share, ...]
+    shares: tuple[SizeShare, ...]
     sizes: tuple[str, ...]
     more_sizes: int
 
@@ -181,7 +181,7 @@ def _percent(share: float) -> str:
 
 def _summary(dataset: Dataset, numbers: Statistics) -> Summary:
     total = max(1, numbers.instances)
-    shares = tuple(Share(name, numbers.sizes[name], 100 * numbers.sizes[name] / total) for name in SIZE_CLASSES)
+    shares = tuple(SizeShare(name, numbers.sizes[name], 100 * numbers.sizes[name] / total) for name in SIZE_CLASSES)
     sizes = [f"{w} × {h} ({count:,})" for (w, h), count in numbers.image_sizes.items()]
     return Summary(dataset.source.name, numbers, shares, tuple(sizes[:COMMON_SIZES]), len(sizes[COMMON_SIZES:]))
 
@@ -199,7 +199,7 @@ def _class_rows(numbers: Mapping[str, Statistics], names: Sequence[str], order: 
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:
-    """The colours classes have in all pictures, as ``#rrggbb``."""
+    """The colours classes have in all images, as ``#rrggbb``."""
     return {name: "#{:02x}{:02x}{:02x}".format(*PALETTE[place % len(PALETTE)]) for place, name in enumerate(names)}
 
 
@@ -224,11 +224,11 @@ def _galleries(
     edge = int(np.clip(math.isqrt(SAMPLE_PIXELS // max(1, len(flat))), *SAMPLE_EDGES))
     colours = _colours(names)
     shots = [_sample_shot(reading.splits[candidate.split], candidate, edge, colours[name]) for name, candidate in flat]
-    drawn: dict[str, list[Sample]] = {name: [] for name in order}
+    drawn: dict[str, list[InstanceSample]] = {name: [] for name in order}
     for (name, candidate), thumbnail in zip(flat, thumbnails(shots), strict=True):
         if thumbnail is not None:
             file = reading.splits[candidate.split].by_id[candidate.annotation.image_id].file_name
-            drawn[name].append(Sample(thumbnail, candidate.split, file, candidate.pixels))
+            drawn[name].append(InstanceSample(thumbnail, candidate.split, file, candidate.pixels))
     counts = [split_numbers.by_name() for split_numbers in numbers.values()]
     return [
         Gallery(name, colours[name], sum(count.get(name, (0, 0))[0] for count in counts), tuple(found))
@@ -238,7 +238,7 @@ def _galleries(
 
 
 def _candidates(reading: Reading, numbers: Mapping[str, Statistics]) -> dict[str, list[_Candidate]]:
-    """By class name: the instances with pixels in pictures without known faults."""
+    """By class name: the instances with pixels in images without known faults."""
     bad = {(fault.split, fault.image_id) for fault in reading.faults if fault.code in _UNRELIABLE}
     found: dict[str, list[_Candidate]] = {}
     for split, dataset in reading.splits.items():
@@ -300,12 +300,12 @@ def _cards(splits: Names, faults: Sequence[Fault]) -> Iterator[Card]:
     shots = [list(_fault_shots(splits, fault)) for fault in faults]
     drawn = iter(thumbnails([shot for found in shots for shot, _ in found]))
     for fault, found in zip(faults, shots, strict=True):
-        pictures = ((next(drawn), what) for _, what in found)
-        yield Card(fault, tuple((thumbnail, what) for thumbnail, what in pictures if thumbnail is not None))
+        images = ((next(drawn), what) for _, what in found)
+        yield Card(fault, tuple((thumbnail, what) for thumbnail, what in images if thumbnail is not None))
 
 
 def _fault_shots(splits: Names, fault: Fault) -> Iterator[tuple[Shot, str]]:
-    """What to show of a fault, and what it is of: its picture, and those of its twins."""
+    """What to show of a fault, and what it is of: its image, and those of its twins."""
     dataset = splits.get(fault.split)
     if dataset is None or fault.code in ("image-missing", "image-unreadable"):
         return

@@ -1,4 +1,4 @@
-"""Thumbnails for the report: a cut-out of a picture with an annotation drawn in, others faintly round it."""
+"""Thumbnails for the report: a cut-out of an image with an annotation drawn in, others faintly round it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Bounds: TypeAlias = tuple[float, float, float, float]  # left, top, right, botto
 View: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right in pixels; may leave the image
 Windows: TypeAlias = dict[int, Window | None]  # by id() of an annotation
 
-THREADS = min(4, cores())  # each holds one picture
+THREADS = min(4, cores())  # each holds one image
 CONTEXT = 1.5  # side of a view over that of what it shows
 FAR = 0.1  # of its side: how much of a shape must be outside for a view of the whole image
 SMALLEST_VIEW = 64  # pixels: smaller things keep their surroundings
@@ -41,13 +41,13 @@ class Shot:
     """What a thumbnail is to show.
 
     Attributes:
-        path: the picture.
+        path: the image.
         edge: pixels of the thumbnail's longer side.
-        image: as listed; None for a picture that is not.
-        focus: the annotation to show with its surroundings; None for the whole picture.
+        image: as listed; None for an image that is not.
+        focus: the annotation to show with its surroundings; None for the whole image.
         others: further annotations to draw faintly: all if ``focus`` is None.
         colour: of ``focus``, BGR.
-        fault: ``focus`` is what is wrong: its polygons are drawn line by line, even outside the picture.
+        fault: ``focus`` is what is wrong: its polygons are drawn line by line, even outside the image.
         box: what ``focus`` states as its box, to be drawn too, ``x y width height``.
     """
 
@@ -63,7 +63,7 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small picture: ``source`` is a data URI; ``width`` and ``height`` are pixels."""
+    """A small image: ``source`` is a data URI; ``width`` and ``height`` are pixels."""
 
     source: str
     width: int
@@ -71,26 +71,26 @@ class Thumbnail:
 
 
 def thumbnails(shots: Sequence[Shot]) -> list[Thumbnail | None]:
-    """Draw in threads; every picture is decoded once, and at most one a thread is in memory.
+    """Draw in threads; every image is decoded once, and at most one a thread is in memory.
 
     Returns:
-        One for each shot, in order; None where the picture can't be read, or where a good annotation is to be shown in
-        a picture that is not of the size it is listed with.
+        One for each shot, in order; None where the image can't be read, or where a good annotation is to be shown in
+        an image that is not of the size it is listed with.
     """
     places: dict[Path, list[int]] = {}
     for place, shot in enumerate(shots):
         places.setdefault(shot.path, []).append(place)
     found: list[Thumbnail | None] = [None] * len(shots)
     with ThreadPoolExecutor(THREADS) as pool:
-        drawn = pool.map(_of_picture, ([shots[place] for place in group] for group in places.values()))
+        drawn = pool.map(_of_image, ([shots[place] for place in group] for group in places.values()))
         for group, results in zip(places.values(), drawn, strict=True):
             for place, thumbnail in zip(group, results, strict=True):
                 found[place] = thumbnail
     return found
 
 
-def _of_picture(shots: Sequence[Shot]) -> list[Thumbnail | None]:
-    """The thumbnails of one picture."""
+def _of_image(shots: Sequence[Shot]) -> list[Thumbnail | None]:
+    """The thumbnails of one image."""
     try:
         pixels = read_image(shots[0].path)
     except InputError:  # which is itself a fault, and told
@@ -174,7 +174,7 @@ class _Canvas:
 
     @classmethod
     def of(cls, pixels: ByteArray, view: View, edge: int) -> _Canvas:
-        """A picture's part, grey where there is no picture."""
+        """An image's part, grey where there is no image."""
         top, bottom, left, right = view
         scale = edge / max(bottom - top, right - left)
         size = max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))

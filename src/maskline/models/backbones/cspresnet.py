@@ -22,7 +22,7 @@ class CSPResNetConfig:
 
     stem: int  # channels out of the stem, at stride 2; half as many inside
     out: tuple[int, int, int, int]  # channels out of a stage
-    blocks: tuple[int, int, int, int]
+    num_blocks: tuple[int, int, int, int]
 
 
 class Block(nn.Module):
@@ -83,7 +83,7 @@ class CSPResNet(nn.Module):
             ConvNorm(half, config.stem, 3, activation=F.silu),
         )
         widths = (config.stem, *config.out)
-        self.stages = nn.ModuleList(Stage(widths[i], widths[i + 1], blocks=config.blocks[i]) for i in range(4))
+        self.stages = nn.ModuleList(Stage(widths[i], widths[i + 1], blocks=config.num_blocks[i]) for i in range(4))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = [self.stem(image)]

@@ -24,8 +24,8 @@ class HGNetV2Config:
     stem: tuple[int, int]  # channels inside and out of the stem
     out: tuple[int, int, int, int]  # channels out of a stage
     mid: tuple[int, int, int, int]  # channels of a block's layers
-    blocks: tuple[int, int, int, int]
-    layers: int  # layers of each block
+    num_blocks: tuple[int, int, int, int]
+    num_layers: int  # layers of each block
 
 
 class Stem(nn.Module):
@@ -116,7 +116,7 @@ class HGNetV2(nn.Module):
         self.stages = nn.ModuleList(
             Stage(
                 widths[i], config.mid[i], config.out[i],
-                blocks=config.blocks[i], layers=config.layers, light=i >= 2, down=i > 0,
+                blocks=config.num_blocks[i], layers=config.num_layers, light=i >= 2, down=i > 0,
             )
             for i in range(4)
         )  # fmt: skip

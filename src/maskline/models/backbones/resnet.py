@@ -1,12 +1,13 @@
 """ResNet and ResNeXt of bottleneck blocks.
 
-Source: ResNet (arXiv 1512.03385), with the stride in a block's 3x3 convolution (variant b) and, where ``deep``, three
+Source: ResNet (arXiv 1512.03385), with the stride in a block's 3x3 convolution (variant b) and, in variant d, three
 stem convolutions and pooled shortcuts as well (variant d, arXiv 1812.01187, section 4.2); ResNeXt (arXiv 1611.05431).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,14 +49,14 @@ class ResNetConfig:
     """Depths and widths. A tuple of four has one entry for each stage (strides 4, 8, 16, 32).
 
     Attributes:
-        deep: variant d.
+        variant: ``d``: a stem of three convolutions, and shortcuts that pool before they project; Paddle's "vd".
         groups: of each 3x3 convolution.
         group_width: channels of each group in the first stage, at ``width`` 64; doubled from stage to stage.
         width: channels out of the stem; all others are in proportion.
     """
 
-    blocks: tuple[int, int, int, int]
-    deep: bool = False
+    num_blocks: tuple[int, int, int, int]
+    variant: Literal["b", "d"] = "b"
     groups: int = 1
     group_width: int = 64
     width: int = PLAIN_WIDTH
@@ -98,16 +99,18 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Image (B, 3, H, W) to maps (B, out[i], H / STRIDES[i], W / STRIDES[i]).
 
-    H and W divide by 32; without ``deep`` they need not, and sizes are rounded up.
+    H and W divide by 32; for variant ``b`` they need not, and sizes are rounded up.
     """
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         width = config.width
-        layers = ((3, width // 2), (width // 2, width // 2), (width // 2, width)) if config.deep else ((3, width),)
+        layers = (
+            ((3, width // 2), (width // 2, width // 2), (width // 2, width)) if config.variant == "d" else ((3, width),)
+        )
         self.stem = nn.Sequential(
             *(
-                ConvNorm(n, m, 3 if config.deep else 7, stride=1 if i else 2, activation=F.relu)
+                ConvNorm(n, m, 3 if config.variant == "d" else 7, stride=1 if i else 2, activation=F.relu)
                 for i, (n, m) in enumerate(layers)
             )
         )
@@ -136,9 +139,9 @@ def stage(config: ResNetConfig, index: int) -> nn.Sequential:
                 out,
                 stride=1 if i else stride,
                 groups=config.groups,
-                pooled=config.deep and index > 0 and i == 0,
+                pooled=config.variant == "d" and index > 0 and i == 0,
                 project=i == 0,
             )
-            for i in range(config.blocks[index])
+            for i in range(config.num_blocks[index])
         )
     )

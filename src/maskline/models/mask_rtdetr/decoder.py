@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskline.models.layers import MLP, ConvNorm, SelfAttention, bounded, centre_size, inverse_sigmoid
+from maskline.models.layers import MLP, ConvNorm, SelfAttention, box_xyxy_to_cxcywh, clip_probabilities, inverse_sigmoid
 from maskline.models.mask_rtdetr.denoising import Denoising, Noise, UnitTarget, denoising_queries
 
 ANCHOR_SIZE = 0.05  # of the input, at stride 8; doubles with each level
@@ -39,26 +39,26 @@ class TrainingOutput(NamedTuple):
 
 
 class DeformableAttention(nn.Module):
-    """Each query samples a few points around its reference box on every level (Deformable DETR, section 4.1)."""
+    """Each query samples a few num_points around its reference box on every level (Deformable DETR, section 4.1)."""
 
-    def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
+    def __init__(self, hidden_dim: int, num_heads: int, num_levels: int, num_points: int) -> None:
         super().__init__()
-        self.heads, self.levels, self.points = heads, levels, points
-        self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
-        self.attention_weights = nn.Linear(width, heads * levels * points)
-        self.value_proj = nn.Linear(width, width)
-        self.output_proj = nn.Linear(width, width)
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        self.sampling_offsets = nn.Linear(hidden_dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(hidden_dim, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(hidden_dim, hidden_dim)
+        self.output_proj = nn.Linear(hidden_dim, hidden_dim)
         self._reset()
 
     def _reset(self) -> None:
         """Start with one direction for each head and one distance for each point, all weighted alike."""
-        angle = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
         direction = direction / direction.abs().amax(dim=-1, keepdim=True)
-        distance = torch.arange(1, self.points + 1)[:, None]
-        offsets = direction[:, None, None] * distance  # (heads, 1, points, 2)
+        distance = torch.arange(1, self.num_points + 1)[:, None]
+        offsets = direction[:, None, None] * distance  # (num_heads, 1, num_points, 2)
         nn.init.zeros_(self.sampling_offsets.weight)
-        self.sampling_offsets.bias.data.copy_(offsets.expand(-1, self.levels, -1, -1).flatten())
+        self.sampling_offsets.bias.data.copy_(offsets.expand(-1, self.num_levels, -1, -1).flatten())
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for linear in (self.value_proj, self.output_proj):
@@ -68,7 +68,7 @@ class DeformableAttention(nn.Module):
     def forward(self, query: Tensor, boxes: Tensor, memory: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
         """query (B, Q, C), boxes (B, Q, 4) in [0, 1], memory (B, sum of h*w, C) with ``shapes`` (h, w) in its order."""
         B, Q, C = query.shape
-        M, L, P = self.heads, self.levels, self.points
+        M, L, P = self.num_heads, self.num_levels, self.num_points
         value = self.value_proj(memory).transpose(1, 2).reshape(B * M, C // M, -1)  # (B*M, C/M, sum of h*w)
         offsets = self.sampling_offsets(query).view(B, Q, M, L * P, 2)
         weights = self.attention_weights(query).view(B, Q, M, L * P).softmax(dim=-1)
@@ -90,15 +90,15 @@ class DeformableAttention(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention among queries, deformable attention to the image, feed-forward; norms after the sums."""
 
-    def __init__(self, width: int, heads: int, feedforward: int, levels: int, points: int) -> None:
+    def __init__(self, hidden_dim: int, num_heads: int, feedforward_dim: int, num_levels: int, num_points: int) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(width, heads)
-        self.norm1 = nn.LayerNorm(width)
-        self.cross_attn = DeformableAttention(width, heads, levels, points)
-        self.norm2 = nn.LayerNorm(width)
-        self.linear1 = nn.Linear(width, feedforward)
-        self.linear2 = nn.Linear(feedforward, width)
-        self.norm3 = nn.LayerNorm(width)
+        self.self_attn = SelfAttention(hidden_dim, num_heads)
+        self.norm1 = nn.LayerNorm(hidden_dim)
+        self.cross_attn = DeformableAttention(hidden_dim, num_heads, num_levels, num_points)
+        self.norm2 = nn.LayerNorm(hidden_dim)
+        self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, hidden_dim)
+        self.norm3 = nn.LayerNorm(hidden_dim)
 
     def forward(
         self,
@@ -123,26 +123,28 @@ class QueryDecoder(nn.Module):
         in_channels: int,
         *,
         num_classes: int,
-        prototypes: int,
-        width: int,
-        heads: int,
-        layers: int,
-        feedforward: int,
-        points: int,
-        queries: int,
+        num_prototypes: int,
+        hidden_dim: int,
+        num_heads: int,
+        num_layers: int,
+        feedforward_dim: int,
+        num_points: int,
+        num_queries: int,
         noise: Noise,
     ) -> None:
         super().__init__()
-        self.queries, self.noise = queries, noise
-        self.project = nn.ModuleList(ConvNorm(in_channels, width, 1) for _ in range(3))
-        self.layers = nn.ModuleList(DecoderLayer(width, heads, feedforward, 3, points) for _ in range(layers))
-        self.label_embedding = nn.Embedding(num_classes, width)
-        self.position_head = MLP(4, 2 * width, width)
-        self.memory_head = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
-        self.norm = nn.LayerNorm(width)
-        self.class_head = nn.Linear(width, num_classes)
-        self.box_head = MLP(width, width, width, 4)
-        self.mask_head = MLP(width, width, width, prototypes)
+        self.num_queries, self.noise = num_queries, noise
+        self.project = nn.ModuleList(ConvNorm(in_channels, hidden_dim, 1) for _ in range(3))
+        self.layers = nn.ModuleList(
+            DecoderLayer(hidden_dim, num_heads, feedforward_dim, 3, num_points) for _ in range(num_layers)
+        )
+        self.label_embedding = nn.Embedding(num_classes, hidden_dim)
+        self.position_head = MLP(4, 2 * hidden_dim, hidden_dim)
+        self.memory_head = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.LayerNorm(hidden_dim))
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.class_head = nn.Linear(hidden_dim, num_classes)
+        self.box_head = MLP(hidden_dim, hidden_dim, hidden_dim, 4)
+        self.mask_head = MLP(hidden_dim, hidden_dim, hidden_dim, num_prototypes)
         self._reset()
 
     def _reset(self) -> None:
@@ -181,7 +183,7 @@ class QueryDecoder(nn.Module):
         encoder = self.predict(content, encoder_boxes, prototypes)
 
         query, boxes = content.detach(), self.boxes_of_masks(encoder.masks.detach())
-        groups = denoising_queries(targets, self.label_embedding.weight, self.queries, self.noise)
+        groups = denoising_queries(targets, self.label_embedding.weight, self.num_queries, self.noise)
         if groups is not None:
             query = torch.cat([groups.content, query], dim=1)
             boxes = torch.cat([groups.boxes, boxes], dim=1)
@@ -237,14 +239,14 @@ class QueryDecoder(nn.Module):
 
     def select(self, logits: Tensor) -> Tensor:
         """Indices (B, Q) of the tokens with the highest class score, best first."""
-        return logits.amax(dim=-1).topk(self.queries, dim=1).indices
+        return logits.amax(dim=-1).topk(self.num_queries, dim=1).indices
 
     @staticmethod
     def boxes_of_masks(masks: Tensor) -> Tensor:
         """Extent of each mask's positive part, (B, Q, 4) kept off 0 and 1; nearly zero where there is none."""
         x1, x2 = extent(masks.amax(dim=-2) > 0)
         y1, y2 = extent(masks.amax(dim=-1) > 0)
-        return bounded(centre_size(torch.stack([x1, y1, x2, y2], dim=-1))).to(masks.dtype)
+        return clip_probabilities(box_xyxy_to_cxcywh(torch.stack([x1, y1, x2, y2], dim=-1))).to(masks.dtype)
 
 
 def extent(covered: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maskline.models.layers import bounded
+from maskline.models.layers import clip_probabilities
 
 
 class UnitTarget(NamedTuple):
@@ -24,7 +24,7 @@ class UnitTarget(NamedTuple):
 class Noise(NamedTuple):
     """How many copies, and how far they are moved."""
 
-    queries: int = 100  # about so many denoising queries for each image
+    num_queries: int = 100  # about so many denoising queries for each image
     label_share: float = 0.25  # share of labels replaced by a random one
     box_scale: float = 1.0  # 1 moves a centre by up to half the box, a side by up to its length
 
@@ -48,9 +48,9 @@ def denoising_queries(targets: list[UnitTarget], embedding: Tensor, queries: int
         queries: number of ordinary queries, which must not see the copies.
     """
     most = max((len(t.labels) for t in targets), default=0)
-    if noise.queries <= 0 or most == 0:
+    if noise.num_queries <= 0 or most == 0:
         return None
-    groups = max(noise.queries // most, 1)
+    groups = max(noise.num_queries // most, 1)
     num_classes, device = len(embedding), embedding.device
     labels = torch.full((len(targets), most), num_classes, dtype=torch.int64, device=device)
     boxes = torch.zeros(len(targets), most, 4, device=device)
@@ -78,7 +78,7 @@ def _disturb_boxes(boxes: Tensor, scale: float) -> Tensor:
     """Moved boxes (B, D, 4), pulled back into [0, 1]."""
     size = boxes[..., 2:]
     reach = torch.cat([size * 0.5, size], dim=-1) * scale
-    return bounded(boxes + reach * (torch.rand_like(boxes) * 2 - 1))
+    return clip_probabilities(boxes + reach * (torch.rand_like(boxes) * 2 - 1))
 
 
 def _may_attend(groups: int, most: int, queries: int, device: torch.device) -> Tensor:

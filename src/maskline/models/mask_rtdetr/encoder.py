@@ -15,13 +15,13 @@ from maskline.models.layers import ConvNorm, RepVGG, SelfAttention
 class EncoderLayer(nn.Module):
     """Transformer encoder layer, norms after the residual sums."""
 
-    def __init__(self, width: int, heads: int, feedforward: int) -> None:
+    def __init__(self, hidden_dim: int, num_heads: int, feedforward_dim: int) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(width, heads)
-        self.norm1 = nn.LayerNorm(width)
-        self.linear1 = nn.Linear(width, feedforward)
-        self.linear2 = nn.Linear(feedforward, width)
-        self.norm2 = nn.LayerNorm(width)
+        self.self_attn = SelfAttention(hidden_dim, num_heads)
+        self.norm1 = nn.LayerNorm(hidden_dim)
+        self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, hidden_dim)
+        self.norm2 = nn.LayerNorm(hidden_dim)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         x = self.norm1(x + self.self_attn(x, position))
@@ -42,9 +42,9 @@ def sincos_position(height: int, width: int, channels: int, *, like: Tensor) -> 
 class TransformerEncoder(nn.Module):
     """Self-attention over all positions of one map (B, C, h, w)."""
 
-    def __init__(self, layers: int, width: int, heads: int, feedforward: int) -> None:
+    def __init__(self, num_layers: int, hidden_dim: int, num_heads: int, feedforward_dim: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(width, heads, feedforward) for _ in range(layers))
+        self.layers = nn.ModuleList(EncoderLayer(hidden_dim, num_heads, feedforward_dim) for _ in range(num_layers))
 
     def forward(self, x: Tensor) -> Tensor:
         B, C, h, w = x.shape
@@ -56,13 +56,13 @@ class TransformerEncoder(nn.Module):
 
 
 class CSPRepLayer(nn.Module):
-    """Two 1x1 branches, one through RepVGG blocks, summed; a third 1x1 only where the inner width is smaller."""
+    """Two 1x1 branches, one through RepVGG num_blocks, summed; a third 1x1 only where the inner width is smaller."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, expansion: float, blocks: int = 3) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, expansion: float, num_blocks: int = 3) -> None:
         super().__init__()
         inner = int(out_channels * expansion)
         self.conv1 = ConvNorm(in_channels, inner, 1, activation=F.silu)
-        self.blocks = nn.Sequential(*(RepVGG(inner) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(RepVGG(inner) for _ in range(num_blocks)))
         self.conv2 = ConvNorm(in_channels, inner, 1, activation=F.silu)
         widen = inner != out_channels
         self.conv3 = ConvNorm(inner, out_channels, 1, activation=F.silu) if widen else nn.Identity()
@@ -75,15 +75,15 @@ class CSPRepLayer(nn.Module):
 class MaskFeatures(nn.Module):
     """Prototypes at stride 4 from the encoder's three levels and the backbone's stride-4 map."""
 
-    def __init__(self, width: int, stride4_channels: int, inner: int, out: int, prototypes: int) -> None:
+    def __init__(self, hidden_dim: int, stride4_channels: int, inner: int, out: int, num_prototypes: int) -> None:
         super().__init__()
-        self.stride8 = ConvNorm(width, inner, 3, activation=F.silu)
-        self.stride16 = ConvNorm(width, inner, 3, activation=F.silu)
-        self.stride32 = nn.ModuleList(ConvNorm(n, inner, 3, activation=F.silu) for n in (width, inner))
+        self.stride8 = ConvNorm(hidden_dim, inner, 3, activation=F.silu)
+        self.stride16 = ConvNorm(hidden_dim, inner, 3, activation=F.silu)
+        self.stride32 = nn.ModuleList(ConvNorm(n, inner, 3, activation=F.silu) for n in (hidden_dim, inner))
         self.merge = ConvNorm(inner, out, 3, activation=F.silu)
         self.lateral = ConvNorm(stride4_channels, out, 3, activation=F.silu)
         self.smooth = ConvNorm(out, out, 3, activation=F.silu)
-        self.project = nn.Conv2d(out, prototypes, 1)
+        self.project = nn.Conv2d(out, num_prototypes, 1)
 
     def forward(self, stride4: Tensor, levels: list[Tensor]) -> Tensor:
         """stride4: (B, C4, H/4, W/4); levels: strides 8, 16, 32. Returns (B, prototypes, H/4, W/4)."""
@@ -107,28 +107,28 @@ class HybridEncoder(nn.Module):
         self,
         in_channels: tuple[int, int, int, int],
         *,
-        width: int,
-        heads: int,
+        hidden_dim: int,
+        num_heads: int,
         attention_stride: int,
-        layers: int,
-        feedforward: int,
+        num_layers: int,
+        feedforward_dim: int,
         expansion: float,
         mask_channels: tuple[int, int],
-        prototypes: int,
+        num_prototypes: int,
     ) -> None:
         super().__init__()
         self.attention_level = (8, 16, 32).index(attention_stride)
-        self.project = nn.ModuleList(ConvNorm(n, width, 1) for n in in_channels[1:])
-        self.encoder = TransformerEncoder(layers, width, heads, feedforward)
+        self.project = nn.ModuleList(ConvNorm(n, hidden_dim, 1) for n in in_channels[1:])
+        self.encoder = TransformerEncoder(num_layers, hidden_dim, num_heads, feedforward_dim)
         # Index 0 joins strides 32 and 16, index 1 the result and stride 8; going down, 8 and 16, then 16 and 32.
-        self.lateral = nn.ModuleList(ConvNorm(width, width, 1, activation=F.silu) for _ in range(2))
-        self.top_down = nn.ModuleList(CSPRepLayer(2 * width, width, expansion=expansion) for _ in range(2))
-        self.down = nn.ModuleList(ConvNorm(width, width, 3, stride=2, activation=F.silu) for _ in range(2))
-        self.bottom_up = nn.ModuleList(CSPRepLayer(2 * width, width, expansion=expansion) for _ in range(2))
-        self.mask_features = MaskFeatures(width, in_channels[0], *mask_channels, prototypes)
+        self.lateral = nn.ModuleList(ConvNorm(hidden_dim, hidden_dim, 1, activation=F.silu) for _ in range(2))
+        self.top_down = nn.ModuleList(CSPRepLayer(2 * hidden_dim, hidden_dim, expansion=expansion) for _ in range(2))
+        self.down = nn.ModuleList(ConvNorm(hidden_dim, hidden_dim, 3, stride=2, activation=F.silu) for _ in range(2))
+        self.bottom_up = nn.ModuleList(CSPRepLayer(2 * hidden_dim, hidden_dim, expansion=expansion) for _ in range(2))
+        self.mask_features = MaskFeatures(hidden_dim, in_channels[0], *mask_channels, num_prototypes)
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Returns the levels, each (B, width, H/stride, W/stride), and prototypes (B, prototypes, H/4, W/4)."""
+        """Returns the levels, each (B, hidden_dim, H/stride, W/stride), and prototypes (B, prototypes, H/4, W/4)."""
         stride4, *deeper = maps
         levels = [project(x) for project, x in zip(self.project, deeper, strict=True)]
         levels[self.attention_level] = self.encoder(levels[self.attention_level])

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskline.models.layers import at_least_float, corners
+from maskline.models.iou import at_points, box_giou, box_iou, dice_loss, mask_iou
+from maskline.models.layers import box_cxcywh_to_xyxy, to_fp32
 from maskline.models.mask_rtdetr.decoder import Prediction, TrainingOutput
 from maskline.models.mask_rtdetr.denoising import UnitTarget
-from maskline.models.mask_rtdetr.matcher import Objects, Pairs, Weights, denoising_pairs, match
-from maskline.models.overlap import at_points, box_giou, box_iou, dice_loss, mask_iou
+from maskline.models.mask_rtdetr.matcher import Matches, Objects, Weights, denoising_pairs, match
 
 PARTS = ("class", "bbox", "giou", "mask", "dice")  # names as in the reference's logs, in the order of Weights
 VARIFOCAL_ALPHA, VARIFOCAL_GAMMA = 0.75, 2.0
@@ -34,7 +34,7 @@ class LossConfig:
 
     weights: Weights = field(default_factory=Weights)
     match_weights: Weights = field(default_factory=Weights)
-    points: int = 112 * 112  # for each mask
+    num_points: int = 112 * 112  # for each mask
     oversampling: float = 3.0  # candidates for the uncertain points, as a multiple of all points
     uncertain_share: float = 0.75  # of the points; the others lie anywhere
 
@@ -66,7 +66,7 @@ def losses(
     predictions = [output.encoder, *output.layers]
     with torch.autocast(output.encoder.logits.device.type, enabled=False):
         objects = Objects.of(targets)
-        shape = (len(targets), config.points)
+        shape = (len(targets), config.num_points)
         pairs = [
             match(p, objects, random_points(*shape, like=p.boxes, generator=generator), config.match_weights)
             for p in predictions
@@ -88,7 +88,7 @@ def _named(layers: Tensor, suffix: str) -> dict[str, Tensor]:
 
 def layer_losses(
     predictions: list[Prediction],
-    pairs: list[Pairs],
+    pairs: list[Matches],
     objects: Objects,
     config: LossConfig,
     generator: torch.Generator | None,
@@ -109,28 +109,28 @@ def layer_losses(
 
 
 @torch.no_grad()
-def box_fit(prediction: Prediction, pairs: Pairs, objects: Objects) -> Tensor:
+def box_fit(prediction: Prediction, pairs: Matches, objects: Objects) -> Tensor:
     """IoU (K,) in [0, 1] of each pair's boxes."""
-    boxes = at_least_float(prediction.boxes[pairs.image, pairs.query])
-    return box_iou(corners(boxes), corners(objects.boxes[pairs.object]))
+    boxes = to_fp32(prediction.boxes[pairs.image, pairs.query])
+    return box_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(objects.boxes[pairs.object]))
 
 
 @torch.no_grad()
-def mask_fit(prediction: Prediction, pairs: Pairs, objects: Objects) -> Tensor:
+def mask_fit(prediction: Prediction, pairs: Matches, objects: Objects) -> Tensor:
     """IoU (K,) in [0, 1] of each pair's masks, at twice the resolution of the predicted ones."""
     h, w = prediction.masks.shape[-2:]
     true = objects.resized_masks((2 * h, 2 * w))
-    logits = at_least_float(prediction.masks[pairs.image, pairs.query])[:, None]  # (K, 1, h, w)
+    logits = to_fp32(prediction.masks[pairs.image, pairs.query])[:, None]  # (K, 1, h, w)
     return mask_iou(F.interpolate(logits, scale_factor=2, mode="bilinear")[:, 0], true[pairs.object])
 
 
-def class_loss(prediction: Prediction, pairs: Pairs, objects: Objects, fit: Tensor) -> Tensor:
+def class_loss(prediction: Prediction, pairs: Matches, objects: Objects, fit: Tensor) -> Tensor:
     """Varifocal loss, summed over all queries and classes.
 
     A matched query should score ``fit`` (K,) in its object's class, which also is its weight; everything else 0, with a
     weight that falls as it gets there.
     """
-    logits = at_least_float(prediction.logits)
+    logits = to_fp32(prediction.logits)
     place = (pairs.image, pairs.query, objects.labels[pairs.object])
     target, positive = torch.zeros_like(logits), torch.zeros_like(logits, dtype=torch.bool)
     target[place], positive[place] = fit.to(logits.dtype), True
@@ -138,18 +138,18 @@ def class_loss(prediction: Prediction, pairs: Pairs, objects: Objects, fit: Tens
     return (weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")).sum()
 
 
-def box_losses(prediction: Prediction, pairs: Pairs, objects: Objects) -> tuple[Tensor, Tensor]:
+def box_losses(prediction: Prediction, pairs: Matches, objects: Objects) -> tuple[Tensor, Tensor]:
     """L1 distance of centre and size, and 1 - generalised IoU, summed over pairs."""
-    boxes = at_least_float(prediction.boxes[pairs.image, pairs.query])
+    boxes = to_fp32(prediction.boxes[pairs.image, pairs.query])
     true = objects.boxes[pairs.object]
-    return (boxes - true).abs().sum(), (1 - box_giou(corners(boxes), corners(true))).sum()
+    return (boxes - true).abs().sum(), (1 - box_giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(true))).sum()
 
 
 def mask_losses(
-    prediction: Prediction, pairs: Pairs, objects: Objects, config: LossConfig, generator: torch.Generator | None
+    prediction: Prediction, pairs: Matches, objects: Objects, config: LossConfig, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy over random points, and dice loss there, summed over pairs."""
-    masks = at_least_float(prediction.masks[pairs.image, pairs.query])[:, None]  # (K, 1, h, w)
+    masks = to_fp32(prediction.masks[pairs.image, pairs.query])[:, None]  # (K, 1, h, w)
     points = training_points(masks.detach(), config, generator)
     logits, true = at_points(masks, points)[:, 0], objects.masks_at(pairs.object, points).to(masks.dtype)  # (K, P)
     entropy = F.binary_cross_entropy_with_logits(logits, true, reduction="none").mean(dim=1).sum()
@@ -160,11 +160,13 @@ def mask_losses(
 @torch.no_grad()
 def training_points(masks: Tensor, config: LossConfig, generator: torch.Generator | None) -> Tensor:
     """Points (K, P, 2) in [0, 1] for mask logits (K, 1, h, w): of many random ones the nearest to 0, then any."""
-    uncertain = int(config.points * config.uncertain_share)
-    candidates = random_points(len(masks), int(config.points * config.oversampling), like=masks, generator=generator)
+    uncertain = int(config.num_points * config.uncertain_share)
+    candidates = random_points(
+        len(masks), int(config.num_points * config.oversampling), like=masks, generator=generator
+    )
     certainty = at_points(masks, candidates)[:, 0].abs()
     nearest = certainty.topk(uncertain, dim=1, largest=False, sorted=False).indices
-    anywhere = random_points(len(masks), config.points - uncertain, like=masks, generator=generator)
+    anywhere = random_points(len(masks), config.num_points - uncertain, like=masks, generator=generator)
     return torch.cat([candidates.gather(1, nearest[..., None].expand(-1, -1, 2)), anywhere], dim=1)
 
 

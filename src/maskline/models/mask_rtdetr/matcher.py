@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from maskline.models.layers import at_least_float, corners
+from maskline.models.iou import at_points, box_giou, dice_loss
+from maskline.models.layers import box_cxcywh_to_xyxy, to_fp32
 from maskline.models.mask_rtdetr.decoder import Prediction
 from maskline.models.mask_rtdetr.denoising import Denoising, UnitTarget
-from maskline.models.overlap import at_points, box_giou, dice_loss
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # focal loss, arXiv 1708.02002
 IMPOSSIBLE = 1e6  # cost of a prediction that is not a number: whoever sees the loss reports it, not the assignment
@@ -33,7 +33,7 @@ class Weights(NamedTuple):
     dice: float = 5.0
 
 
-class Pairs(NamedTuple):
+class Matches(NamedTuple):
     """K queries and the objects they should find."""
 
     image: Tensor  # (K,) int64
@@ -88,7 +88,7 @@ class Objects:
         return torch.cat([F.interpolate(p[:, None].float(), size, mode="bilinear")[:, 0] > 0.5 for p in parts])
 
 
-def match(prediction: Prediction, objects: Objects, points: Tensor, weights: Weights) -> Pairs:
+def match(prediction: Prediction, objects: Objects, points: Tensor, weights: Weights) -> Matches:
     """The best query for each object, none twice; with fewer queries than objects, the best object for each query.
 
     Arguments are those of `match_costs`.
@@ -110,7 +110,7 @@ def match_costs(prediction: Prediction, objects: Objects, points: Tensor, weight
         points: (B, P, 2) in [0, 1]; where all masks of an image are compared.
         weights: of the parts of the cost.
     """
-    logits, boxes, masks = (at_least_float(t) for t in prediction)
+    logits, boxes, masks = (to_fp32(t) for t in prediction)
     values = at_points(masks, points)
     costs = []
     for i, rows in enumerate(objects.rows()):
@@ -124,18 +124,18 @@ def match_costs(prediction: Prediction, objects: Objects, points: Tensor, weight
     return costs
 
 
-def denoising_pairs(groups: Denoising, objects: Objects) -> Pairs:
+def denoising_pairs(groups: Denoising, objects: Objects) -> Matches:
     """Denoising queries and the objects they were made from, known without a search."""
     counts = objects.counts
     assigned = [[p.cpu(), torch.arange(n).repeat(groups.groups)] for p, n in zip(groups.positions, counts, strict=True)]
     return pairs_of(assigned, objects, objects.labels.device)
 
 
-def pairs_of(assigned: list[list[Tensor]], objects: Objects, device: torch.device) -> Pairs:
+def pairs_of(assigned: list[list[Tensor]], objects: Objects, device: torch.device) -> Matches:
     """Queries and objects of each image, both counted within it, as one list of pairs."""
     image = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(assigned)])
     row = torch.cat([index + first for (_, index), first in zip(assigned, objects.first(), strict=True)])
-    return Pairs(image.to(device), torch.cat([query for query, _ in assigned]).to(device), row.to(device))
+    return Matches(image.to(device), torch.cat([query for query, _ in assigned]).to(device), row.to(device))
 
 
 def class_cost(logits: Tensor, labels: Tensor) -> Tensor:
@@ -150,7 +150,9 @@ def class_cost(logits: Tensor, labels: Tensor) -> Tensor:
 def box_cost(boxes: Tensor, true: Tensor, weights: Weights) -> Tensor:
     """Boxes (Q, 4) and (n, 4), centre and size, to (Q, n): sum of distances, and generalised IoU."""
     distance = (boxes[:, None] - true).abs().sum(dim=-1)
-    return weights.box * distance - weights.giou * box_giou(corners(boxes)[:, None], corners(true))
+    return weights.box * distance - weights.giou * box_giou(
+        box_cxcywh_to_xyxy(boxes)[:, None], box_cxcywh_to_xyxy(true)
+    )
 
 
 def mask_cost(logits: Tensor, true: Tensor, weights: Weights) -> Tensor:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from maskline.models.backbones.hgnetv2 import HGNetV2, HGNetV2Config
-from maskline.models.layers import centre_size, corners
+from maskline.models.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh
 from maskline.models.mask_rtdetr.decoder import QueryDecoder, TrainingOutput, gather, masks_from
 from maskline.models.mask_rtdetr.denoising import Noise, UnitTarget
 from maskline.models.mask_rtdetr.encoder import HybridEncoder
 from maskline.models.mask_rtdetr.loss import LossConfig, losses
 from maskline.models.outputs import Detections
 from maskline.models.pinned import Decisive
-from maskline.models.targets import Divisor, Target, alone
+from maskline.models.targets import Normalizer, Target, local_normalizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,49 +26,49 @@ class MaskRTDETRConfig:
     backbone: HGNetV2Config
     neck_width: int = 256
     neck_attention_stride: int = 32
-    neck_layers: int = 1
-    neck_feedforward: int = 1024
+    num_encoder_layers: int = 1
+    encoder_feedforward_dim: int = 1024
     neck_expansion: float = 1.0
     mask_channels: tuple[int, int] = (64, 64)
-    prototypes: int = 128
-    heads: int = 8
-    width: int = 256
-    layers: int = 6
-    feedforward: int = 1024
-    points: int = 4
-    queries: int = 300
-    detections: int = 100
+    num_prototypes: int = 128
+    num_heads: int = 8
+    hidden_dim: int = 256
+    num_decoder_layers: int = 6
+    feedforward_dim: int = 1024
+    num_points: int = 4
+    num_queries: int = 300
+    max_detections: int = 100
     noise: Noise = field(default_factory=Noise)
     loss: LossConfig = field(default_factory=LossConfig)
 
 
 CONFIGS = {
     "Mask-RT-DETR-S": MaskRTDETRConfig(
-        HGNetV2Config((24, 32), (64, 256, 512, 1024), (32, 48, 96, 192), (1, 1, 2, 1), layers=3),
+        HGNetV2Config((24, 32), (64, 256, 512, 1024), (32, 48, 96, 192), (1, 1, 2, 1), num_layers=3),
         neck_attention_stride=16,
         neck_expansion=0.5,
         mask_channels=(64, 32),
     ),
     "Mask-RT-DETR-M": MaskRTDETRConfig(
-        HGNetV2Config((24, 32), (96, 384, 768, 1536), (32, 64, 128, 256), (1, 1, 3, 1), layers=4),
+        HGNetV2Config((24, 32), (96, 384, 768, 1536), (32, 64, 128, 256), (1, 1, 3, 1), num_layers=4),
         neck_attention_stride=16,
         neck_expansion=0.5,
     ),
     "Mask-RT-DETR-L": MaskRTDETRConfig(
-        HGNetV2Config((32, 48), (128, 512, 1024, 2048), (48, 96, 192, 384), (1, 1, 3, 1), layers=6),
-        prototypes=32,
+        HGNetV2Config((32, 48), (128, 512, 1024, 2048), (48, 96, 192, 384), (1, 1, 3, 1), num_layers=6),
+        num_prototypes=32,
     ),
     "Mask-RT-DETR-X": MaskRTDETRConfig(
-        HGNetV2Config((32, 64), (128, 512, 1024, 2048), (64, 128, 256, 512), (1, 2, 5, 2), layers=6),
+        HGNetV2Config((32, 64), (128, 512, 1024, 2048), (64, 128, 256, 512), (1, 2, 5, 2), num_layers=6),
         neck_width=384,
-        neck_feedforward=2048,
+        encoder_feedforward_dim=2048,
         mask_channels=(128, 128),
     ),
     "Mask-RT-DETR-H": MaskRTDETRConfig(
-        HGNetV2Config((48, 96), (192, 512, 1024, 2048), (96, 192, 384, 768), (2, 3, 6, 3), layers=6),
+        HGNetV2Config((48, 96), (192, 512, 1024, 2048), (96, 192, 384, 768), (2, 3, 6, 3), num_layers=6),
         neck_width=512,
-        neck_layers=2,
-        neck_feedforward=2048,
+        num_encoder_layers=2,
+        encoder_feedforward_dim=2048,
         mask_channels=(256, 128),
     ),
 }
@@ -83,55 +83,57 @@ class MaskRTDETR(nn.Module):
         self.backbone = HGNetV2(config.backbone)
         self.neck = HybridEncoder(
             config.backbone.out,
-            width=config.neck_width,
-            heads=config.heads,
+            hidden_dim=config.neck_width,
+            num_heads=config.num_heads,
             attention_stride=config.neck_attention_stride,
-            layers=config.neck_layers,
-            feedforward=config.neck_feedforward,
+            num_layers=config.num_encoder_layers,
+            feedforward_dim=config.encoder_feedforward_dim,
             expansion=config.neck_expansion,
             mask_channels=config.mask_channels,
-            prototypes=config.prototypes,
+            num_prototypes=config.num_prototypes,
         )
         self.decoder = QueryDecoder(
             config.neck_width,
             num_classes=num_classes,
-            prototypes=config.prototypes,
-            width=config.width,
-            heads=config.heads,
-            layers=config.layers,
-            feedforward=config.feedforward,
-            points=config.points,
-            queries=config.queries,
+            num_prototypes=config.num_prototypes,
+            hidden_dim=config.hidden_dim,
+            num_heads=config.num_heads,
+            num_layers=config.num_decoder_layers,
+            feedforward_dim=config.feedforward_dim,
+            num_points=config.num_points,
+            num_queries=config.num_queries,
             noise=config.noise,
         )
 
     def forward(self, image: Tensor) -> Detections:
-        """Image (B, 3, H, W) to the best ``detections`` of queries x classes; a query may appear with several classes.
+        """Image (B, 3, H, W) to the best ``max_detections`` of queries x classes; a query may have several classes.
 
         Nothing is suppressed and nothing clipped. Masks are logits over the whole input, at stride 4.
         """
         H, W = image.shape[-2:]
         levels, prototypes = self.neck(self.backbone(image))
         logits, boxes, embedding = self.decoder(levels, prototypes)
-        best = logits.flatten(1).topk(self.config.detections, dim=1)  # over queries x classes
+        best = logits.flatten(1).topk(self.config.max_detections, dim=1)  # over queries x classes
         query = best.indices // self.num_classes
         size = torch.tensor([W, H, W, H], dtype=boxes.dtype, device=boxes.device)
         return Detections(
-            corners(gather(boxes, query)) * size,
+            box_cxcywh_to_xyxy(gather(boxes, query)) * size,
             best.values.sigmoid(),
             best.indices % self.num_classes,
             masks_from(gather(embedding, query), prototypes),
         )
 
-    def losses(self, image: Tensor, targets: list[Target], *, divisor: Divisor = alone) -> dict[str, Tensor]:
+    def losses(
+        self, image: Tensor, targets: list[Target], *, normalizer: Normalizer = local_normalizer
+    ) -> dict[str, Tensor]:
         """Image (B, 3, H, W) and B targets to the parts of the loss, weighted: the loss is their sum.
 
         Args:
-            divisor: what sums over objects are divided by, see there.
+            normalizer: what sums over objects are divided by, see there.
         """
         H, W = image.shape[-2:]
         targets_in_unit = [in_unit(target, (H, W)) for target in targets]
-        objects = divisor(image.new_tensor(sum(len(t.labels) for t in targets), dtype=torch.float32))
+        objects = normalizer(image.new_tensor(sum(len(t.labels) for t in targets), dtype=torch.float32))
         output = self.forward_train(image, targets_in_unit)
         return losses(output, targets_in_unit, config=self.config.loss, instances=objects)
 
@@ -153,4 +155,4 @@ class MaskRTDETR(nn.Module):
 def in_unit(target: Target, size: tuple[int, int]) -> UnitTarget:
     """The target with its boxes as the decoder has them, for an input of ``size`` (H, W)."""
     scale = target.boxes.new_tensor([size[1], size[0]] * 2)
-    return UnitTarget(target.labels, centre_size(target.boxes) / scale, target.masks)
+    return UnitTarget(target.labels, box_xyxy_to_cxcywh(target.boxes) / scale, target.masks)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maskline.models.overlap import box_iou
+from maskline.models.iou import box_iou
 from maskline.models.targets import Target
 
 INSIDE = 1e-9  # pixels between a place and the border of a box it lies in
@@ -23,9 +23,9 @@ EPS = 1e-9
 class AssignerConfig:
     """The reference's values."""
 
-    places: int = 13  # at most, of one object
+    top_k: int = 13  # at most, of one object
     score_power: float = 1.0
-    overlap_power: float = 6.0
+    iou_power: float = 6.0
 
 
 class Assignment(NamedTuple):
@@ -37,13 +37,13 @@ class Assignment(NamedTuple):
     quality: Tensor  # (P,) in [0, 1]: the score the place should give
 
 
-class Pairs(NamedTuple):
-    """Places and objects of one image that might belong together."""
+class Candidates(NamedTuple):
+    """Anchor points and objects of one image that might be matched."""
 
     object: Tensor  # (P,) int64
     place: Tensor  # (P,) int64
     fitness: Tensor  # (P,) not negative
-    overlap: Tensor  # (P,) IoU of the boxes
+    iou: Tensor  # (P,) of the boxes
 
 
 @torch.no_grad()
@@ -66,10 +66,10 @@ def assign(scores: Tensor, boxes: Tensor, points: Tensor, targets: list[Target],
     return Assignment(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def _assign_one(scores: Tensor, boxes: Tensor, points: Tensor, target: Target, config: AssignerConfig) -> Pairs:
+def _assign_one(scores: Tensor, boxes: Tensor, points: Tensor, target: Target, config: AssignerConfig) -> Candidates:
     """The pairs of one image: each place at most once. scores: (C, L), boxes: (L, 4)."""
     object_, place = torch.nonzero(_inside(points, target.boxes), as_tuple=True)
-    pairs = _fittest(_pairs(object_, place, scores, boxes, target, config), config.places)
+    pairs = _fittest(_pairs(object_, place, scores, boxes, target, config), config.top_k)
 
     # Of several objects that want a place gets it the one that its box overlaps most, even if that did not want it.
     wanted = torch.bincount(pairs.place, minlength=len(points))
@@ -79,7 +79,7 @@ def _assign_one(scores: Tensor, boxes: Tensor, points: Tensor, target: Target, c
     winner = box_iou(target.boxes[:, None], boxes[disputed]).argmax(dim=0)
     alone = wanted[pairs.place] == 1
     settled = _pairs(winner, disputed, scores, boxes, target, config)
-    return Pairs(*(torch.cat([a[alone], b]) for a, b in zip(pairs, settled, strict=True)))
+    return Candidates(*(torch.cat([a[alone], b]) for a, b in zip(pairs, settled, strict=True)))
 
 
 def _inside(points: Tensor, boxes: Tensor) -> Tensor:
@@ -92,25 +92,25 @@ def _inside(points: Tensor, boxes: Tensor) -> Tensor:
 
 def _pairs(
     object_: Tensor, place: Tensor, scores: Tensor, boxes: Tensor, target: Target, config: AssignerConfig
-) -> Pairs:
-    overlap = box_iou(target.boxes[object_], boxes[place])
+) -> Candidates:
+    iou = box_iou(target.boxes[object_], boxes[place])
     score = scores[target.labels[object_], place]
-    return Pairs(object_, place, score**config.score_power * overlap**config.overlap_power, overlap)
+    return Candidates(object_, place, score**config.score_power * iou**config.iou_power, iou)
 
 
-def _fittest(pairs: Pairs, number: int) -> Pairs:
+def _fittest(pairs: Candidates, number: int) -> Candidates:
     """The ``number`` fittest places of each object; pairs come and go sorted by object."""
     order = pairs.fitness.argsort(descending=True, stable=True)
     order = order[pairs.object[order].argsort(stable=True)]  # by object, the fittest first
     at = torch.arange(len(order), device=order.device)
     rank = at - torch.searchsorted(pairs.object, pairs.object)  # within the object, which begins at the same row
-    return Pairs(*(column[order[rank < number]] for column in pairs))
+    return Candidates(*(column[order[rank < number]] for column in pairs))
 
 
-def _quality(pairs: Pairs, objects: int) -> Tensor:
-    """Fitness scaled so that an object's fittest place has the object's largest overlap."""
-    fitness, overlap = (
+def _quality(pairs: Candidates, objects: int) -> Tensor:
+    """Fitness scaled so that an object's fittest place has the object's largest IoU."""
+    fitness, iou = (
         pairs.fitness.new_zeros(objects).scatter_reduce(0, pairs.object, values, "amax")
-        for values in (pairs.fitness, pairs.overlap)
+        for values in (pairs.fitness, pairs.iou)
     )
-    return pairs.fitness / (fitness + EPS)[pairs.object] * overlap[pairs.object]
+    return pairs.fitness / (fitness + EPS)[pairs.object] * iou[pairs.object]

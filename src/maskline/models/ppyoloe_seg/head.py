@@ -27,10 +27,10 @@ class Predictions(NamedTuple):
     distances: Tensor  # (B, 4 * BINS, L) logits; of left, top, right, bottom one after the other
     coefficients: Tensor  # (B, M, L)
     prototypes: Tensor  # (B, M, H/4, W/4)
-    places: Places
+    places: AnchorPoints
 
 
-class Places(NamedTuple):
+class AnchorPoints(NamedTuple):
     """Where the predictions of L places are made, in the input."""
 
     points: Tensor  # (L, 2) x y of a cell's centre, in pixels
@@ -54,12 +54,12 @@ class ChannelGate(nn.Module):
 class Prototypes(nn.Module):
     """Masks that all objects are mixed from, at twice the resolution of the map they are made of."""
 
-    def __init__(self, in_channels: int, inner: int, prototypes: int) -> None:
+    def __init__(self, in_channels: int, inner: int, num_prototypes: int) -> None:
         super().__init__()
         self.conv1 = ConvNorm(in_channels, inner, 3, activation=F.silu)
         self.enlarge = nn.ConvTranspose2d(inner, inner, 2, stride=2)
         self.conv2 = ConvNorm(inner, inner, 3, activation=F.silu)
-        self.conv3 = ConvNorm(inner, prototypes, 1, activation=F.silu)
+        self.conv3 = ConvNorm(inner, num_prototypes, 1, activation=F.silu)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv3(self.conv2(self.enlarge(self.conv1(x))))
@@ -72,7 +72,7 @@ class Head(nn.Module):
     bins: Tensor
 
     def __init__(
-        self, channels: tuple[int, int, int], *, num_classes: int, prototypes: int, prototype_inner: int
+        self, channels: tuple[int, int, int], *, num_classes: int, num_prototypes: int, prototype_inner: int
     ) -> None:
         super().__init__()
         self.class_gates = nn.ModuleList(ChannelGate(n) for n in channels)
@@ -80,8 +80,8 @@ class Head(nn.Module):
         self.mask_gates = nn.ModuleList(ChannelGate(n) for n in channels)
         self.class_heads = nn.ModuleList(nn.Conv2d(n, num_classes, 3, padding=1) for n in channels)
         self.box_heads = nn.ModuleList(nn.Conv2d(n, 4 * BINS, 3, padding=1) for n in channels)
-        self.mask_heads = nn.ModuleList(nn.Conv2d(n, prototypes, 3, padding=1) for n in channels)
-        self.prototypes = Prototypes(channels[-1], prototype_inner, prototypes)
+        self.mask_heads = nn.ModuleList(nn.Conv2d(n, num_prototypes, 3, padding=1) for n in channels)
+        self.prototypes = Prototypes(channels[-1], prototype_inner, num_prototypes)
         # The reference keeps them with its weights, as a convolution that is not trained.
         self.register_buffer("bins", torch.arange(BINS, dtype=torch.float32).view(1, BINS, 1, 1))
 
@@ -107,11 +107,11 @@ class Head(nn.Module):
             torch.cat(distances, dim=2),
             torch.cat(coefficients, dim=2),
             self.prototypes(levels[-1]),
-            places_of(levels),
+            anchor_points(levels),
         )
 
 
-def places_of(levels: list[Tensor]) -> Places:
+def anchor_points(levels: list[Tensor]) -> AnchorPoints:
     """Centres of all cells of the levels (strides 32, 16, 8)."""
     points, strides = [], []
     for x, stride in zip(levels, STRIDES, strict=True):
@@ -120,7 +120,7 @@ def places_of(levels: list[Tensor]) -> Places:
         rows, columns = ((torch.arange(n, device=x.device, dtype=kind) + 0.5) * stride for n in (height, width))
         points.append(torch.stack([columns.repeat(height), rows.repeat_interleave(width)], dim=1))
         strides.append(torch.full((height * width,), stride, device=x.device, dtype=kind))
-    return Places(torch.cat(points), torch.cat(strides))
+    return AnchorPoints(torch.cat(points), torch.cat(strides))
 
 
 def mean_distances(logits: Tensor, bins: Tensor) -> Tensor:

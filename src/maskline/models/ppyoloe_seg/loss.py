@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskline.models.layers import at_least_float
-from maskline.models.overlap import box_giou
+from maskline.models.iou import box_giou
+from maskline.models.layers import to_fp32
 from maskline.models.ppyoloe_seg.assigner import AssignerConfig, Assignment, assign
-from maskline.models.ppyoloe_seg.head import BINS, Places, Predictions, boxes_around, mean_distances
-from maskline.models.targets import Divisor, Target, alone
+from maskline.models.ppyoloe_seg.head import BINS, AnchorPoints, Predictions, boxes_around, mean_distances
+from maskline.models.targets import Normalizer, Target, local_normalizer
 
 VARIFOCAL_ALPHA, VARIFOCAL_GAMMA = 0.75, 2.0
 FARTHEST = BINS - 1 - 0.01  # strides: a distance lies between two bins
@@ -57,20 +57,20 @@ def losses(
     *,
     bins: Tensor,
     config: LossConfig,
-    divisor: Divisor = alone,
+    normalizer: Normalizer = local_normalizer,
 ) -> dict[str, Tensor]:
     """Parts of the loss, weighted: the loss is their sum.
 
     Args:
         targets: the true objects of each image; images without any are legal, also all of them.
         bins: (1, BINS, 1, 1) strides.
-        divisor: what sums over objects are divided by.
+        normalizer: what sums over objects are divided by.
 
     Returns:
         Scalars in float32, each connected with its predictions.
     """
     with torch.autocast(predictions.classes.device.type, enabled=False):
-        classes, distances, coefficients, prototypes = (at_least_float(t) for t in predictions[:4])
+        classes, distances, coefficients, prototypes = (to_fp32(t) for t in predictions[:4])
         places = predictions.places
         found = assign(
             classes.detach().sigmoid(),
@@ -81,7 +81,7 @@ def losses(
         )
         labels = torch.cat([t.labels for t in targets])
         true_boxes = torch.cat([t.boxes for t in targets])[found.object]
-        total = divisor(found.quality.sum())
+        total = normalizer(found.quality.sum())
         box, distance = box_losses(distances, places, bins, found, true_boxes)
         return {
             "loss_cls": config.label * class_loss(classes, found, labels[found.object]) / total,
@@ -91,7 +91,7 @@ def losses(
         }
 
 
-def boxes_at(distances: Tensor, places: Places, bins: Tensor) -> Tensor:
+def boxes_at(distances: Tensor, places: AnchorPoints, bins: Tensor) -> Tensor:
     """Boxes (B, L, 4) in pixels from logits (B, 4 * BINS, L)."""
     return boxes_around(places.points, mean_distances(distances, bins) * places.strides[:, None])
 
@@ -110,7 +110,7 @@ def class_loss(logits: Tensor, found: Assignment, labels: Tensor) -> Tensor:
 
 
 def box_losses(
-    distances: Tensor, places: Places, bins: Tensor, found: Assignment, true: Tensor
+    distances: Tensor, places: AnchorPoints, bins: Tensor, found: Assignment, true: Tensor
 ) -> tuple[Tensor, Tensor]:
     """1 - generalised IoU, and the distribution focal loss, both weighted by quality and summed.
 

@@ -10,23 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from maskline.models.backbones.cspresnet import CSPResNet, CSPResNetConfig
-from maskline.models.layers import ConvNorm, at_least_float
-from maskline.models.nms import suppress
+from maskline.models.layers import ConvNorm, to_fp32
+from maskline.models.nms import batched_nms
 from maskline.models.outputs import Detections
 from maskline.models.pinned import Decisive
 from maskline.models.ppyoloe_seg.head import Head, Predictions
 from maskline.models.ppyoloe_seg.loss import LossConfig, boxes_at, losses
 from maskline.models.ppyoloe_seg.neck import PathAggregation
-from maskline.models.targets import Divisor, Target, alone
+from maskline.models.targets import Normalizer, Target, local_normalizer
 
 
 @dataclass(frozen=True, slots=True)
-class Suppression:
+class NMSConfig:
     """Which boxes are left out (the reference's values)."""
 
-    score: float = 0.01  # of what scores no more than this, all
-    candidates: int = 1000  # of one class, at most
-    overlap: float = 0.7  # IoU with a better box of the same class
+    score_threshold: float = 0.01  # of what scores no more than this, all
+    pre_nms_top_n: int = 1000  # of one class, at most
+    iou_threshold: float = 0.7  # IoU with a better box of the same class
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class PPYOLOESegConfig:
 
     backbone: CSPResNetConfig
     neck: tuple[int, int, int]
-    neck_blocks: int = 1
-    prototypes: int = 32
+    num_neck_blocks: int = 1
+    num_prototypes: int = 32
     prototype_inner: int = 128
-    detections: int = 300
+    max_detections: int = 300
     enlarged: Literal["probabilities", "logits"] = "probabilities"  # which of the two a mask's pixels interpolate
-    suppression: Suppression = field(default_factory=Suppression)
+    nms: NMSConfig = field(default_factory=NMSConfig)
     loss: LossConfig = field(default_factory=LossConfig)
 
 
@@ -51,7 +51,7 @@ CONFIGS = {
         neck=(192, 96, 48),
         prototype_inner=32,
         enlarged="logits",
-        suppression=Suppression(overlap=0.6),
+        nms=NMSConfig(iou_threshold=0.6),
         loss=LossConfig(mask_cells="mean", mask_weights="quality"),
     ),
 }
@@ -64,11 +64,11 @@ class PPYOLOESeg(nn.Module):
         super().__init__()
         self.config, self.num_classes = config, num_classes
         self.backbone = CSPResNet(config.backbone)
-        self.neck = PathAggregation(config.backbone.out[1:], config.neck, blocks=config.neck_blocks)
+        self.neck = PathAggregation(config.backbone.out[1:], config.neck, blocks=config.num_neck_blocks)
         self.head = Head(
             config.neck,
             num_classes=num_classes,
-            prototypes=config.prototypes,
+            num_prototypes=config.num_prototypes,
             prototype_inner=config.prototype_inner,
         )
         for module in self.modules():
@@ -77,28 +77,30 @@ class PPYOLOESeg(nn.Module):
         self.head.reset()
 
     def forward(self, image: Tensor) -> Detections:
-        """Image (B, 3, H, W) to the best ``detections`` of places x classes, after suppression.
+        """Image (B, 3, H, W) to the best ``max_detections`` of places x classes, after suppression.
 
         Boxes are not clipped. Masks lie over the whole input, at stride 4; what is outside the box counts for nothing.
         They are logits, or, where it is probabilities that are to be enlarged, as in the reference, these less a half.
         """
         classes, distances, coefficients, prototypes, places = self.predict(image)
         boxes = boxes_at(distances, places, self.head.bins)
-        scores, labels, place = self.best(boxes, at_least_float(classes).sigmoid())
+        scores, labels, place = self.best(boxes, to_fp32(classes).sigmoid())
         (B, K), (h, w) = place.shape, prototypes.shape[-2:]
-        chosen = coefficients.gather(2, place[:, None].expand(-1, self.config.prototypes, -1))  # (B, M, K)
+        chosen = coefficients.gather(2, place[:, None].expand(-1, self.config.num_prototypes, -1))  # (B, M, K)
         masks = torch.bmm(chosen.transpose(1, 2), prototypes.flatten(2)).view(B, K, h, w)
         if self.config.enlarged == "probabilities":
             masks = masks.sigmoid() - 0.5
         return Detections(boxes.gather(1, place[..., None].expand(-1, -1, 4)), scores, labels, masks)
 
     def best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (B, L, 4) and scores (B, C, L) to score, label and place, each (B, detections), best first."""
-        limits, K, L = self.config.suppression, self.config.detections, boxes.shape[1]
-        if limits.candidates < L:
-            least = scores.topk(limits.candidates, dim=2).values[..., -1:]
+        """Boxes (B, L, 4) and scores (B, C, L) to score, label and place, each (B, max_detections), best first."""
+        limits, K, L = self.config.nms, self.config.max_detections, boxes.shape[1]
+        if limits.pre_nms_top_n < L:
+            least = scores.topk(limits.pre_nms_top_n, dim=2).values[..., -1:]
             scores = torch.where(scores >= least, scores, 0)
-        stays = suppress(boxes, scores, score=limits.score, overlap=limits.overlap, keep=K)
+        stays = batched_nms(
+            boxes, scores, score_threshold=limits.score_threshold, iou_threshold=limits.iou_threshold, max_detections=K
+        )
         kept = torch.where(stays, scores, 0).flatten(1)
         if kept.shape[1] < K:
             kept = nn.functional.pad(kept, (0, K - kept.shape[1]))
@@ -106,13 +108,15 @@ class PPYOLOESeg(nn.Module):
         index = best.indices.clamp(max=self.num_classes * L - 1)
         return best.values, index // L, index % L
 
-    def losses(self, image: Tensor, targets: list[Target], *, divisor: Divisor = alone) -> dict[str, Tensor]:
+    def losses(
+        self, image: Tensor, targets: list[Target], *, normalizer: Normalizer = local_normalizer
+    ) -> dict[str, Tensor]:
         """Image (B, 3, H, W) and B targets to the parts of the loss, weighted: the loss is their sum.
 
         Args:
-            divisor: what sums over objects are divided by, see there.
+            normalizer: what sums over objects are divided by, see there.
         """
-        return losses(self.predict(image), targets, bins=self.head.bins, config=self.config.loss, divisor=divisor)
+        return losses(self.predict(image), targets, bins=self.head.bins, config=self.config.loss, normalizer=normalizer)
 
     def predict(self, image: Tensor) -> Predictions:
         """Image (B, 3, H, W) to what the head says at every place."""

@@ -14,28 +14,30 @@ from torch import Tensor, nn
 class BoxHead(nn.Module):
     """Features of regions to class scores and boxes.
 
-    With ``hidden`` two linear layers of so many channels (FPN); without, the mean over the bins (C4).
+    With ``hidden_dim``, two linear layers of that width (FPN); without it, the mean over the bins (C4).
     """
 
-    def __init__(self, channels: int, *, side: int, hidden: int | None, num_classes: int, boxes: int) -> None:
-        """boxes: how many each region has: one for each class, or one alone."""
+    def __init__(
+        self, channels: int, *, roi_size: int, hidden_dim: int | None, num_classes: int, num_boxes: int
+    ) -> None:
+        """num_boxes: of each region: one for each class, or one for all."""
         super().__init__()
-        if hidden is not None:
-            self.fc1: nn.Linear | None = nn.Linear(channels * side * side, hidden)
-            self.fc2: nn.Linear | None = nn.Linear(hidden, hidden)
+        if hidden_dim is not None:
+            self.fc1: nn.Linear | None = nn.Linear(channels * roi_size * roi_size, hidden_dim)
+            self.fc2: nn.Linear | None = nn.Linear(hidden_dim, hidden_dim)
             for layer in (self.fc1, self.fc2):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
         else:
             self.fc1 = self.fc2 = None
-        self.score = nn.Linear(hidden or channels, num_classes + 1)
-        self.delta = nn.Linear(hidden or channels, 4 * boxes)
+        self.score = nn.Linear(hidden_dim or channels, num_classes + 1)
+        self.delta = nn.Linear(hidden_dim or channels, 4 * num_boxes)
         for layer, deviation in ((self.score, 0.01), (self.delta, 0.001)):
             nn.init.normal_(layer.weight, std=deviation)
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, C, side, side) to logits (R, classes + 1), background last, and deltas (R, boxes, 4)."""
+        """(R, C, roi_size, roi_size) to logits (R, classes + 1), background last, and deltas (R, num_boxes, 4)."""
         if self.fc1 is None or self.fc2 is None:
             hidden = features.mean(dim=(2, 3))
         else:
@@ -46,12 +48,12 @@ class BoxHead(nn.Module):
 class MaskHead(nn.Module):
     """Features of regions to mask logits at twice the resolution."""
 
-    def __init__(self, in_channels: int, channels: int, *, convs: int, num_classes: int) -> None:
+    def __init__(self, in_channels: int, channels: int, *, num_convs: int, num_classes: int) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
-            nn.Conv2d(in_channels if i == 0 else channels, channels, 3, padding=1) for i in range(convs)
+            nn.Conv2d(in_channels if i == 0 else channels, channels, 3, padding=1) for i in range(num_convs)
         )
-        self.enlarge = nn.ConvTranspose2d(channels if convs else in_channels, channels, 2, stride=2)
+        self.enlarge = nn.ConvTranspose2d(channels if num_convs else in_channels, channels, 2, stride=2)
         self.logits = nn.Conv2d(channels, num_classes, 1)
         for layer in (*self.convs, self.enlarge, self.logits):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskline.models.layers import at_least_float
-from maskline.models.overlap import box_iou
+from maskline.models.iou import box_iou
+from maskline.models.layers import to_fp32
 from maskline.models.rcnn.boxes import UNIT, Weights, encode
 from maskline.models.rcnn.rpn import Predictions
 from maskline.models.roi_align import Regions
-from maskline.models.targets import Divisor, Target
+from maskline.models.targets import Normalizer, Target
 
 NEITHER, BACKGROUND, OBJECT = -1, 0, 1  # what a box is taken for
 PAIRS = 1 << 23  # compared at a time: an image may have hundreds of objects and 200,000 anchors
@@ -25,20 +25,20 @@ class LossConfig:
     """The reference's values.
 
     Attributes:
-        anchors: of an image, how many are learned from.
-        anchor_share: of these, objects at most.
-        anchor_object: IoU from which on an anchor is an object. Each object's best anchors are, too.
-        anchor_background: IoU below which it is background.
-        regions: of an image, how many are learned from in the first stage.
-        region_share: of these, objects at most.
+        num_anchors: sampled per image for the RPN loss.
+        anchor_positive_fraction: largest share of positives among them.
+        anchor_positive_iou: an anchor is positive from this IoU with an object; so are each object's best anchors.
+        anchor_negative_iou: an anchor is negative below this IoU with every object.
+        num_regions: sampled per image for the first box head.
+        region_positive_fraction: largest share of positives among them.
     """
 
-    anchors: int = 256
-    anchor_share: float = 0.5
-    anchor_object: float = 0.7
-    anchor_background: float = 0.3
-    regions: int = 512
-    region_share: float = 0.25
+    num_anchors: int = 256
+    anchor_positive_fraction: float = 0.5
+    anchor_positive_iou: float = 0.7
+    anchor_negative_iou: float = 0.3
+    num_regions: int = 512
+    region_positive_fraction: float = 0.25
 
 
 class Sampled(NamedTuple):
@@ -119,7 +119,7 @@ def sample_regions(
             boxes = torch.cat([boxes, target.boxes.to(boxes.dtype)])
         kind, object_ = match(boxes, target, object_from=object_from, background_below=object_from, each_object=False)
         if first:
-            rows = torch.cat(sample(kind, config.regions, config.region_share))
+            rows = torch.cat(sample(kind, config.num_regions, config.region_positive_fraction))
             boxes, kind, object_ = boxes[rows], kind[rows], object_[rows]
         is_object = kind == OBJECT
         labels = torch.full_like(object_, num_classes)
@@ -143,22 +143,22 @@ def rpn_losses(predictions: Predictions, targets: list[Target], config: LossConf
         kind, object_ = match(
             anchors,
             target,
-            object_from=config.anchor_object,
-            background_below=config.anchor_background,
+            object_from=config.anchor_positive_iou,
+            background_below=config.anchor_negative_iou,
             each_object=True,
         )
-        objects, background = sample(kind, config.anchors, config.anchor_share)
+        objects, background = sample(kind, config.num_anchors, config.anchor_positive_fraction)
         rows = torch.cat([objects, background])
         wanted = (torch.arange(len(rows), device=rows.device) < len(objects)).to(scores.dtype)
         score = score + F.binary_cross_entropy_with_logits(scores[i, rows], wanted, reduction="sum")
         true = encode(target.boxes[object_[objects]].to(anchors.dtype), anchors[objects], UNIT)
         delta = delta + (deltas[i, objects] - true).abs().sum()
-    number = config.anchors * len(targets)
+    number = config.num_anchors * len(targets)
     return {"loss_rpn_cls": score / number, "loss_rpn_reg": delta / number}
 
 
 def box_losses(
-    logits: Tensor, deltas: Tensor, sampled: Sampled, weights: Weights, divisor: Divisor
+    logits: Tensor, deltas: Tensor, sampled: Sampled, weights: Weights, normalizer: Normalizer
 ) -> dict[str, Tensor]:
     """Cross-entropy of all sampled regions; L1 of the deltas of those that are objects.
 
@@ -166,22 +166,24 @@ def box_losses(
         logits: (R, classes + 1), background last.
         deltas: (R, classes or 1, 4).
     """
-    logits, deltas = at_least_float(logits), at_least_float(deltas)
+    logits, deltas = to_fp32(logits), to_fp32(deltas)
     positive = sampled.positive(logits.shape[1] - 1)
     labels = sampled.labels[positive] if deltas.shape[1] > 1 else torch.zeros_like(positive)
     true = encode(sampled.boxes[positive], sampled.regions.boxes[positive], weights)
-    total = divisor(logits.new_tensor(float(len(logits))))
+    total = normalizer(logits.new_tensor(float(len(logits))))
     return {
         "loss_bbox_cls": F.cross_entropy(logits, sampled.labels, reduction="sum") / total,
         "loss_bbox_reg": (deltas[positive, labels] - true).abs().sum() / total,
     }
 
 
-def mask_loss(logits: Tensor, regions: Regions, objects: Tensor, targets: list[Target], divisor: Divisor) -> Tensor:
+def mask_loss(
+    logits: Tensor, regions: Regions, objects: Tensor, targets: list[Target], normalizer: Normalizer
+) -> Tensor:
     """Cross-entropy of masks (R, s, s) of regions with those of their objects."""
     true = true_masks(regions, objects, targets, logits.shape[1]).to(logits.device)
-    loss = F.binary_cross_entropy_with_logits(at_least_float(logits), true, reduction="none").mean(dim=(1, 2)).sum()
-    return loss / divisor(loss.new_tensor(float(len(logits))))
+    loss = F.binary_cross_entropy_with_logits(to_fp32(logits), true, reduction="none").mean(dim=(1, 2)).sum()
+    return loss / normalizer(loss.new_tensor(float(len(logits))))
 
 
 @torch.no_grad()

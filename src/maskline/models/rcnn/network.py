@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from maskline.models.backbones.resnet import ResNet, ResNetConfig
 from maskline.models.fpn import FPN, MULTIPLE
-from maskline.models.layers import at_least_float
-from maskline.models.nms import suppress
+from maskline.models.layers import to_fp32
+from maskline.models.nms import batched_nms
 from maskline.models.outputs import Detections
 from maskline.models.padding import pad_to_multiple
 from maskline.models.pinned import Decisive
@@ -21,7 +21,7 @@ from maskline.models.rcnn.heads import BoxHead, MaskHead
 from maskline.models.rcnn.loss import LossConfig, Sampled, box_losses, mask_loss, rpn_losses, sample_regions
 from maskline.models.rcnn.rpn import RPN, AnchorConfig, ProposalConfig, propose
 from maskline.models.roi_align import Regions, roi_align
-from maskline.models.targets import Divisor, Target, alone
+from maskline.models.targets import Normalizer, Target, local_normalizer
 
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 2  # a region of this side is looked at in this level (FPN, equation 1)
 BACKGROUND = -0.5  # of a mask, beyond its box
@@ -29,23 +29,23 @@ BACKGROUND = -0.5  # of a mask, beyond its box
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One look at the regions.
+    """One box head of a cascade, or the only one.
 
     Attributes:
-        weights: of deltas, see `boxes.encode`.
-        overlap: IoU with an object from which on a region is one, in training.
+        weights: of box deltas, see `boxes.encode`.
+        iou_threshold: regions with at least this IoU with an object are positive in training.
     """
 
     weights: Weights = (10.0, 10.0, 5.0, 5.0)
-    overlap: float = 0.5
+    iou_threshold: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Suppression:
-    """Which boxes are left out (the reference's values)."""
+class NMSConfig:
+    """Thresholds of non-maximum suppression, per class; PaddleDetection's values."""
 
-    score: float = 0.05  # of what scores no more than this, all
-    overlap: float = 0.5  # IoU with a better box of the same class
+    score_threshold: float = 0.05  # boxes that score no more are dropped
+    iou_threshold: float = 0.5  # with a better box of the same class
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +65,13 @@ class RCNNConfig:
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     training_proposals: ProposalConfig = field(default_factory=lambda: ProposalConfig(2000, 2000, 1000))
     stages: tuple[Stage, ...] = (Stage(),)
-    box_side: int = 7
-    hidden: int | None = 1024
-    mask_side: int = 14
+    box_roi_size: int = 7
+    hidden_dim: int | None = 1024
+    mask_roi_size: int = 14
     mask_channels: int = 256
-    mask_convs: int = 4
-    suppression: Suppression = field(default_factory=Suppression)
-    detections: int = 100
+    num_mask_convs: int = 4
+    nms: NMSConfig = field(default_factory=NMSConfig)
+    max_detections: int = 100
     aligned: bool = True
     loss: LossConfig = field(default_factory=LossConfig)
 
@@ -87,18 +87,18 @@ CONFIGS = {
         anchors=AnchorConfig(strides=(16,), sizes=((32, 64, 128, 256, 512),)),
         proposals=ProposalConfig(6000, 1000, 1000),
         training_proposals=ProposalConfig(12000, 2000, 2000),
-        box_side=14,
-        hidden=None,
-        mask_convs=0,
+        box_roi_size=14,
+        hidden_dim=None,
+        num_mask_convs=0,
     ),
     "MaskRCNN-ResNet50-FPN": RCNNConfig(ResNetConfig(_R50)),
-    "MaskRCNN-ResNet50-vd-FPN": RCNNConfig(ResNetConfig(_R50, deep=True)),
+    "MaskRCNN-ResNet50-vd-FPN": RCNNConfig(ResNetConfig(_R50, variant="d")),
     "MaskRCNN-ResNet101-FPN": RCNNConfig(ResNetConfig(_R101)),
-    "MaskRCNN-ResNet101-vd-FPN": RCNNConfig(ResNetConfig(_R101, deep=True)),
-    "MaskRCNN-ResNeXt101-vd-FPN": RCNNConfig(ResNetConfig(_R101, deep=True, groups=64, group_width=4)),
+    "MaskRCNN-ResNet101-vd-FPN": RCNNConfig(ResNetConfig(_R101, variant="d")),
+    "MaskRCNN-ResNeXt101-vd-FPN": RCNNConfig(ResNetConfig(_R101, variant="d", groups=64, group_width=4)),
     "Cascade-MaskRCNN-ResNet50-FPN": RCNNConfig(ResNetConfig(_R50), stages=_CASCADE, training_proposals=_MORE),
     "Cascade-MaskRCNN-ResNet50-vd-SSLDv2-FPN": RCNNConfig(
-        ResNetConfig(_R50, deep=True), stages=_CASCADE, training_proposals=_MORE
+        ResNetConfig(_R50, variant="d"), stages=_CASCADE, training_proposals=_MORE
     ),
 }
 
@@ -116,14 +116,16 @@ class MaskRCNN(nn.Module):
         self.box_heads = nn.ModuleList(
             BoxHead(
                 channels,
-                side=config.box_side,
-                hidden=config.hidden,
+                roi_size=config.box_roi_size,
+                hidden_dim=config.hidden_dim,
                 num_classes=num_classes,
-                boxes=num_classes if len(config.stages) == 1 else 1,
+                num_boxes=num_classes if len(config.stages) == 1 else 1,
             )
             for _ in config.stages
         )
-        self.mask_head = MaskHead(channels, config.mask_channels, convs=config.mask_convs, num_classes=num_classes)
+        self.mask_head = MaskHead(
+            channels, config.mask_channels, num_convs=config.num_mask_convs, num_classes=num_classes
+        )
 
     def forward(self, image: Tensor) -> Detections:
         """Image (B, 3, H, W) to the best ``detections``, after suppression.
@@ -144,7 +146,7 @@ class MaskRCNN(nn.Module):
             return [self.backbone(image, stages=3)[-1]]
         return list(self.neck(self.backbone(pad_to_multiple(image, MULTIPLE))))
 
-    def look(self, levels: list[Tensor], regions: Regions, side: int) -> Tensor:
+    def roi_features(self, levels: list[Tensor], regions: Regions, side: int) -> Tensor:
         """Features of regions: (R, C, side, side); C4: (R, C, side / 2, side / 2)."""
         strides = self.config.anchors.strides
         if self.neck is None:
@@ -166,9 +168,9 @@ class MaskRCNN(nn.Module):
         regions = Regions(proposals[image, row], image)
         shares = []
         for head, stage in zip(self.box_heads, self.config.stages, strict=True):
-            logits, deltas = head(self.look(levels, regions, self.config.box_side))
-            shares.append(at_least_float(logits).softmax(dim=1)[:, :-1])
-            found = decode(at_least_float(deltas), regions.boxes[:, None], stage.weights)
+            logits, deltas = head(self.roi_features(levels, regions, self.config.box_roi_size))
+            shares.append(to_fp32(logits).softmax(dim=1)[:, :-1])
+            found = decode(to_fp32(deltas), regions.boxes[:, None], stage.weights)
             found = clip(found, size[image, None])
             regions = Regions(found[:, 0], image)
         scores = torch.stack(shares).mean(dim=0)
@@ -177,15 +179,15 @@ class MaskRCNN(nn.Module):
 
     def best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of boxes (B, N, C or 1, 4) and scores (B, N, C) the best: boxes (B, K, 4), scores and labels (B, K)."""
-        limits, K = self.config.suppression, self.config.detections
+        limits, K = self.config.nms, self.config.max_detections
         (B, N, C), groups = scores.shape, boxes.shape[2]
         boxes, scores = boxes.transpose(1, 2), scores.transpose(1, 2)  # (B, groups, N, 4), (B, C, N)
-        stays = suppress(
+        stays = batched_nms(
             boxes.flatten(0, 1),
             scores.reshape(B * groups, C // groups, N),
-            score=limits.score,
-            overlap=limits.overlap,
-            keep=K,
+            score_threshold=limits.score_threshold,
+            iou_threshold=limits.iou_threshold,
+            max_detections=K,
         )
         kept = torch.where(stays.view(B, C, N), scores, 0).flatten(1)
         best = F.pad(kept, (0, K)).topk(K, dim=1)
@@ -197,16 +199,18 @@ class MaskRCNN(nn.Module):
         """Masks (B, K, s + 2, s + 2) of the classes in the boxes, with a ring of background; nothing if not valid."""
         image, row = torch.nonzero(valid, as_tuple=True)
         regions = Regions(boxes[image, row], image)
-        logits = self.mask_head(self.look(levels, regions, self.config.mask_side), labels[image, row])
-        masks = F.pad(at_least_float(logits).sigmoid() + BACKGROUND, (1, 1, 1, 1), value=BACKGROUND)
+        logits = self.mask_head(self.roi_features(levels, regions, self.config.mask_roi_size), labels[image, row])
+        masks = F.pad(to_fp32(logits).sigmoid() + BACKGROUND, (1, 1, 1, 1), value=BACKGROUND)
         B, K = valid.shape
         return _spread(masks, image, row, (B, K), BACKGROUND)
 
-    def losses(self, image: Tensor, targets: list[Target], *, divisor: Divisor = alone) -> dict[str, Tensor]:
+    def losses(
+        self, image: Tensor, targets: list[Target], *, normalizer: Normalizer = local_normalizer
+    ) -> dict[str, Tensor]:
         """Image (B, 3, H, W) and B targets to the parts of the loss, weighted: the loss is their sum.
 
         Args:
-            divisor: what sums over regions are divided by, see there.
+            normalizer: what sums over regions are divided by, see there.
         """
         size = image.new_tensor([target.size for target in targets], dtype=torch.float32)
         levels = self.features(image)
@@ -218,34 +222,36 @@ class MaskRCNN(nn.Module):
         many = len(self.config.stages) > 1
         for number, stage in enumerate(self.config.stages):
             sampled = sample_regions(
-                regions, targets, stage.overlap, self.config.loss, num_classes=self.num_classes, first=number == 0
+                regions, targets, stage.iou_threshold, self.config.loss, num_classes=self.num_classes, first=number == 0
             )
-            features = self.look(levels, sampled.regions, self.config.box_side)
+            features = self.roi_features(levels, sampled.regions, self.config.box_roi_size)
             if number == 0:
                 first, first_features = sampled, features
             logits, deltas = self.box_heads[number](features)
-            for name, part in box_losses(logits, deltas, sampled, stage.weights, divisor).items():
+            for name, part in box_losses(logits, deltas, sampled, stage.weights, normalizer).items():
                 parts[f"{name}_stage{number}" if many else name] = part / len(self.config.stages)
             if number + 1 < len(self.config.stages):
                 regions = self.refined(sampled.regions, deltas.detach(), stage, size)
-        return parts | {"loss_mask": self.mask_loss(levels, first, first_features, targets, divisor)}
+        return parts | {"loss_mask": self.mask_loss(levels, first, first_features, targets, normalizer)}
 
     def refined(self, regions: Regions, deltas: Tensor, stage: Stage, size: Tensor) -> list[Tensor]:
         """The regions of each image that a stage of a cascade hands to the next; empty ones are left out."""
-        boxes = decode(at_least_float(deltas)[:, 0], regions.boxes, stage.weights)
+        boxes = decode(to_fp32(deltas)[:, 0], regions.boxes, stage.weights)
         boxes = clip(boxes, size[regions.image])
         real = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         return [boxes[real & (regions.image == i)] for i in range(len(size))]
 
     def mask_loss(
-        self, levels: list[Tensor], sampled: Sampled, features: Tensor, targets: list[Target], divisor: Divisor
+        self, levels: list[Tensor], sampled: Sampled, features: Tensor, targets: list[Target], normalizer: Normalizer
     ) -> Tensor:
         """Of the regions that are objects; C4 has looked at them already."""
         positive = sampled.positive(self.num_classes)
         regions = sampled.regions.of(positive)
-        features = features[positive] if self.neck is None else self.look(levels, regions, self.config.mask_side)
+        features = (
+            features[positive] if self.neck is None else self.roi_features(levels, regions, self.config.mask_roi_size)
+        )
         logits = self.mask_head(features, sampled.labels[positive])
-        return mask_loss(logits, regions, sampled.objects[positive], targets, divisor)
+        return mask_loss(logits, regions, sampled.objects[positive], targets, normalizer)
 
     def decisive(self) -> list[Decisive]:
         """The layers that decide what is found: see `pinned`."""

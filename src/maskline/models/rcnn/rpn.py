@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskline.models.fpn import STRIDES
-from maskline.models.layers import at_least_float
-from maskline.models.nms import LOWEST, suppress
+from maskline.models.layers import to_fp32
+from maskline.models.nms import LOWEST, batched_nms
 from maskline.models.rcnn.boxes import UNIT, anchors_of, base_anchors, clip, decode
 
-SMALLEST_SIDE = 1.0  # pixels: boxes below are no proposals
+SMALLEST_SIDE = 1.0  # pixels: boxes below are not proposals
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,16 @@ class ProposalConfig:
     """How many proposals there are.
 
     Attributes:
-        candidates: of each level, before suppression.
-        per_level: of each level, after it.
-        number: of an image.
-        overlap: a proposal goes where its IoU with a better one of the same level is more than this.
+        pre_nms_top_n: anchors per level that enter NMS.
+        post_nms_top_n: proposals per level that NMS keeps.
+        max_proposals: proposals per image.
+        iou_threshold: of NMS, within a level.
     """
 
-    candidates: int = 1000
-    per_level: int = 1000
-    number: int = 1000
-    overlap: float = 0.7
+    pre_nms_top_n: int = 1000
+    post_nms_top_n: int = 1000
+    max_proposals: int = 1000
+    iou_threshold: float = 0.7
 
 
 class Predictions(NamedTuple):
@@ -71,7 +71,7 @@ class RPN(nn.Module):
         scores, deltas, anchors = [], [], []
         for x, stride, sizes in zip(levels, self.config.strides, self.config.sizes, strict=True):
             hidden = F.relu(self.conv(x))
-            score, delta = (at_least_float(layer(hidden)).permute(0, 2, 3, 1) for layer in (self.score, self.delta))
+            score, delta = (to_fp32(layer(hidden)).permute(0, 2, 3, 1) for layer in (self.score, self.delta))
             scores.append(score.flatten(1))
             deltas.append(delta.reshape(x.shape[0], -1, 4))
             base = base_anchors(sizes, self.config.ratios).to(x.device, scores[-1].dtype)
@@ -89,11 +89,16 @@ def propose(predictions: Predictions, size: Tensor, config: ProposalConfig) -> t
     Returns:
         Boxes (B, N, 4), and which of the rows are any (B, N) bool.
     """
-    found = [candidates(*level, size, config.candidates) for level in zip(*predictions, strict=True)]
+    found = [candidates(*level, size, config.pre_nms_top_n) for level in zip(*predictions, strict=True)]
     boxes, scores = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))  # (B, levels, candidates, ...)
-    stays = suppress(boxes.flatten(0, 1), scores.flatten(0, 1)[:, None], overlap=config.overlap, keep=config.per_level)
+    stays = batched_nms(
+        boxes.flatten(0, 1),
+        scores.flatten(0, 1)[:, None],
+        iou_threshold=config.iou_threshold,
+        max_detections=config.post_nms_top_n,
+    )
     scores = torch.where(stays.view_as(scores), scores, -torch.inf).flatten(1)
-    best = scores.topk(min(config.number, scores.shape[1]), dim=1)
+    best = scores.topk(min(config.max_proposals, scores.shape[1]), dim=1)
     return boxes.flatten(1, 2).gather(1, best.indices[..., None].expand(-1, -1, 4)), best.values > LOWEST
 
 

@@ -18,21 +18,21 @@ def peaks(scores: Tensor) -> Tensor:
     return torch.where(best == scores, scores, 0)
 
 
-def decayed(scores: Tensor, labels: Tensor, overlap: Tensor, sigma: float) -> Tensor:
+def decayed(scores: Tensor, labels: Tensor, iou: Tensor, sigma: float) -> Tensor:
     """Scores lowered by how much better masks of the same class cover the same place (matrix NMS, gaussian).
 
     Args:
         scores, labels: (B, M), best first.
-        overlap: (B, M, M) IoU of masks.
+        iou: (B, M, M) IoU of masks.
         sigma: how sharply.
     """
     alike = labels[:, :, None] == labels[:, None]
-    squared = torch.where(alike, overlap, 0).triu(1).square()  # (B, better, worse)
+    squared = torch.where(alike, iou, 0).triu(1).square()  # (B, better, worse)
     covered = squared.amax(dim=1)  # of each mask, by better ones: as much less does it cover worse ones
     return scores * torch.exp(-sigma * (squared - covered[:, :, None]).amax(dim=1))
 
 
-def overlaps(shared: Tensor, area: Tensor) -> Tensor:
+def mask_ious(shared: Tensor, area: Tensor) -> Tensor:
     """IoU (B, N, N) of masks that share so many cells (B, N, N) and have so many (B, N)."""
     return shared / (area[:, :, None] + area[:, None] - shared).clamp(min=1)
 

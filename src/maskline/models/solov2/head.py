@@ -41,14 +41,14 @@ class ConvGroupNorm(nn.Module):
 class Head(nn.Module):
     """Five levels to category and kernel of each cell of as many grids; the weights are the same for all of them."""
 
-    def __init__(self, channels: int, width: int, *, depth: int, kernel: int, num_classes: int) -> None:
-        """kernel: numbers that make up a kernel; depth: convolutions of ``width`` before the last one."""
+    def __init__(self, channels: int, width: int, *, num_convs: int, kernel_dim: int, num_classes: int) -> None:
+        """kernel_dim: numbers in a kernel; num_convs: convolutions of ``width`` before the last one."""
         super().__init__()
-        inputs = [channels] + [width] * (depth - 1)
+        inputs = [channels] + [width] * (num_convs - 1)
         self.category_convs = nn.Sequential(*(ConvGroupNorm(n, width, 3) for n in inputs))
         self.kernel_convs = nn.Sequential(*(ConvGroupNorm(n + 2 * (i == 0), width, 3) for i, n in enumerate(inputs)))
         self.category = nn.Conv2d(width, num_classes, 3, padding=1)
-        self.kernel = nn.Conv2d(width, kernel, 3, padding=1)
+        self.kernel = nn.Conv2d(width, kernel_dim, 3, padding=1)
 
     def reset(self) -> None:
         """Draw the weights training starts from: scores of PRIOR."""

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from maskline.models.layers import at_least_float
+from maskline.models.layers import to_fp32
 from maskline.models.solov2.assigner import AssignerConfig, Assignment, assign, reduced
 from maskline.models.solov2.decode import STRIDE
 from maskline.models.solov2.head import Predictions
-from maskline.models.targets import Divisor, Target, alone
+from maskline.models.targets import Normalizer, Target, local_normalizer
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 SMOOTH = 0.001  # cells: keeps the Dice loss of empty masks finite
@@ -34,21 +34,21 @@ class LossConfig:
 
 
 def losses(
-    predictions: Predictions, targets: list[Target], config: LossConfig, *, divisor: Divisor = alone
+    predictions: Predictions, targets: list[Target], config: LossConfig, *, normalizer: Normalizer = local_normalizer
 ) -> dict[str, Tensor]:
     """Parts of the loss, weighted: the loss is their sum.
 
     Args:
         targets: the true objects of each image; images without any are legal, also all of them.
-        divisor: what sums over objects are divided by.
+        normalizer: what sums over objects are divided by.
 
     Returns:
         Scalars in float32, each connected with its predictions.
     """
     with torch.autocast(predictions.features.device.type, enabled=False):
-        features = at_least_float(predictions.features)
+        features = to_fp32(predictions.features)
         classes, kernels = (
-            torch.cat([at_least_float(level).flatten(2) for level in levels], dim=2).transpose(1, 2)
+            torch.cat([to_fp32(level).flatten(2) for level in levels], dim=2).transpose(1, 2)
             for levels in predictions[:2]
         )
         size = features.shape[2] * STRIDE, features.shape[3] * STRIDE
@@ -56,8 +56,8 @@ def losses(
         masks = torch.cat([reduced(target.masks, size) for target in targets])
         wanted = wanted_classes(classes, found, torch.cat([target.labels for target in targets]))
         mask, number = mask_loss(kernels, features, found, masks)
-        category = focal_loss(classes, wanted) / divisor(wanted.amax(dim=2).sum() + 1)
-        return {"loss_ins": config.mask * mask / divisor(number), "loss_cate": config.category * category}
+        category = focal_loss(classes, wanted) / normalizer(wanted.amax(dim=2).sum() + 1)
+        return {"loss_ins": config.mask * mask / normalizer(number), "loss_cate": config.category * category}
 
 
 def wanted_classes(logits: Tensor, found: Assignment, labels: Tensor) -> Tensor:

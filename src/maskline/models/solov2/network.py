@@ -11,25 +11,25 @@ from torch import Tensor, nn
 
 from maskline.models.backbones.resnet import ResNet, ResNetConfig
 from maskline.models.fpn import FPN, MULTIPLE
-from maskline.models.layers import at_least_float
+from maskline.models.layers import to_fp32
 from maskline.models.outputs import Detections
 from maskline.models.padding import pad_to_multiple
 from maskline.models.pinned import Decisive
-from maskline.models.solov2.decode import covering, decayed, overlaps, peaks, tight_boxes
+from maskline.models.solov2.decode import covering, decayed, mask_ious, peaks, tight_boxes
 from maskline.models.solov2.head import Head, MaskFeatures, Predictions
 from maskline.models.solov2.loss import LossConfig, losses
-from maskline.models.targets import Divisor, Target, alone
+from maskline.models.targets import Normalizer, Target, local_normalizer
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which cells' masks are left out (the reference's values)."""
 
-    score: float = 0.1  # of what scores no more than this, all
+    score_threshold: float = 0.1  # of what scores no more than this, all
     areas: tuple[int, int, int, int, int] = (8, 8, 16, 32, 32)  # cells of a mask: with no more, of each grid
-    candidates: int = 500  # masks that are compared, at most
+    pre_nms_top_n: int = 500  # masks that are compared, at most
     sigma: float = 2.0  # of matrix NMS
-    kept: float = 0.05  # what scores less than this after it
+    final_score_threshold: float = 0.05  # what scores less than this after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ class SOLOv2Config:
     backbone: ResNetConfig
     neck: int = 256
     head: int = 512
-    head_depth: int = 4
-    kernel: int = 256
+    num_head_convs: int = 4
+    kernel_dim: int = 256
     mask_features: int = 128
     grids: tuple[int, int, int, int, int] = (40, 36, 24, 16, 12)
-    detections: int = 100
+    max_detections: int = 100
     selection: Selection = field(default_factory=Selection)
     loss: LossConfig = field(default_factory=LossConfig)
 
@@ -60,14 +60,18 @@ class SOLOv2(nn.Module):
         self.backbone = ResNet(config.backbone)
         self.neck = FPN(config.backbone.out, config.neck)
         self.head = Head(
-            config.neck, config.head, depth=config.head_depth, kernel=config.kernel, num_classes=num_classes
+            config.neck,
+            config.head,
+            num_convs=config.num_head_convs,
+            kernel_dim=config.kernel_dim,
+            num_classes=num_classes,
         )
-        self.mask_features = MaskFeatures(config.neck, config.mask_features, config.kernel)
+        self.mask_features = MaskFeatures(config.neck, config.mask_features, config.kernel_dim)
         self.head.reset()
         self.mask_features.reset()
 
     def forward(self, image: Tensor) -> Detections:
-        """Image (B, 3, H, W) to the best ``detections`` masks.
+        """Image (B, 3, H, W) to the best ``max_detections`` masks.
 
         Masks are probabilities less a half, of about H/4 x W/4 cells that cover the image; boxes are tight around them
         and may be empty, where a mask lies in the padding alone.
@@ -82,14 +86,14 @@ class SOLOv2(nn.Module):
 
         A score is that of the class times the mean probability in the mask, or 0.
         """
-        limits, features = self.config.selection, at_least_float(predictions.features)
-        levels = [peaks(at_least_float(level).sigmoid()) for level in predictions.classes]
+        limits, features = self.config.selection, to_fp32(predictions.features)
+        levels = [peaks(to_fp32(level).sigmoid()) for level in predictions.classes]
         classes = torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)  # (B, L, C)
         kernels = torch.cat([level.flatten(2) for level in predictions.kernels], dim=2).transpose(1, 2)  # (B, L, E)
-        classes = torch.where(classes > limits.score, classes, 0)
+        classes = torch.where(classes > limits.score_threshold, classes, 0)
 
-        cell = classes.amax(dim=2).topk(min(limits.candidates, classes.shape[1]), dim=1).indices  # (B, N)
-        chosen = at_least_float(kernels.gather(1, cell[..., None].expand(-1, -1, self.config.kernel)))
+        cell = classes.amax(dim=2).topk(min(limits.pre_nms_top_n, classes.shape[1]), dim=1).indices  # (B, N)
+        chosen = to_fp32(kernels.gather(1, cell[..., None].expand(-1, -1, self.config.kernel_dim)))
         masks = torch.bmm(chosen, features.flatten(2)).sigmoid()
         inside = (masks > 0.5).to(masks.dtype)
         area = inside.sum(dim=2)
@@ -105,27 +109,29 @@ class SOLOv2(nn.Module):
 
     def best(self, scores: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of cells' scores (B, N, C) and masks (B, N, h, w): the detections' scores, labels (B, K) and masks."""
-        limits, K, C = self.config.selection, self.config.detections, self.num_classes
-        best = scores.flatten(1).topk(min(limits.candidates, scores.shape[1] * C), dim=1)
+        limits, K, C = self.config.selection, self.config.max_detections, self.num_classes
+        best = scores.flatten(1).topk(min(limits.pre_nms_top_n, scores.shape[1] * C), dim=1)
         row, label = best.indices // C, best.indices % C  # (B, M)
         inside = (masks.flatten(2) > 0.5).to(masks.dtype)
-        overlap = overlaps(torch.bmm(inside, inside.transpose(1, 2)), inside.sum(dim=2))
-        N, M = overlap.shape[1], row.shape[1]
-        overlap = overlap.gather(1, row[..., None].expand(-1, -1, N)).gather(2, row[:, None].expand(-1, M, -1))
-        lowered = decayed(best.values, label, overlap, limits.sigma)
-        lowered = F.pad(torch.where(lowered >= limits.kept, lowered, 0), (0, max(K - M, 0)))
+        iou = mask_ious(torch.bmm(inside, inside.transpose(1, 2)), inside.sum(dim=2))
+        N, M = iou.shape[1], row.shape[1]
+        iou = iou.gather(1, row[..., None].expand(-1, -1, N)).gather(2, row[:, None].expand(-1, M, -1))
+        lowered = decayed(best.values, label, iou, limits.sigma)
+        lowered = F.pad(torch.where(lowered >= limits.final_score_threshold, lowered, 0), (0, max(K - M, 0)))
         final = lowered.topk(K, dim=1)
         index = final.indices.clamp(max=M - 1)
         row = row.gather(1, index)[..., None, None].expand(-1, -1, *masks.shape[-2:])
         return final.values, label.gather(1, index), masks.gather(1, row)
 
-    def losses(self, image: Tensor, targets: list[Target], *, divisor: Divisor = alone) -> dict[str, Tensor]:
+    def losses(
+        self, image: Tensor, targets: list[Target], *, normalizer: Normalizer = local_normalizer
+    ) -> dict[str, Tensor]:
         """Image (B, 3, H, W) and B targets to the parts of the loss, weighted: the loss is their sum.
 
         Args:
-            divisor: what sums over objects are divided by, see there.
+            normalizer: what sums over objects are divided by, see there.
         """
-        return losses(self.predict(image), targets, self.config.loss, divisor=divisor)
+        return losses(self.predict(image), targets, self.config.loss, normalizer=normalizer)
 
     def predict(self, image: Tensor) -> Predictions:
         """Image (B, 3, H, W) to what the head says at every cell, of the padded image."""

@@ -1,4 +1,4 @@
-"""`Picture`, what every kind of input becomes, and how a reader says what is wrong with one."""
+"""`Image`, what every kind of input becomes, and how a reader says what is wrong with one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from maskline.errors import DownloadError, InputError
 from maskline.instances import ByteArray
 
-MAX_PIXELS = 178_956_970  # of one picture; what claims more is taken for a decompression bomb
+MAX_PIXELS = 178_956_970  # of one image; what claims more is taken for a decompression bomb
 HEAD = 1024  # bytes that tell what a file holds; %PDF- may come as late as that
 NARROW = 8  # the part of the range, one eighth, within which levels are told of: 13 of 16 bits
 # What Pillow and OpenCV raise on damaged files.
@@ -51,7 +51,7 @@ class Levels(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class InputImage:
     """One image to look at.
 
     Attributes:
@@ -70,8 +70,8 @@ class Picture:
     levels: Levels | None = None
 
 
-#: What a reader finds, in order: a picture, or why there is none. So one bad page does not hide those after it.
-Found: TypeAlias = Picture | InputError | DownloadError
+#: What a reader finds, in order: an image, or why there is none. So one bad page does not hide those after it.
+Found: TypeAlias = InputImage | InputError | DownloadError
 
 
 def check_size(width: int, height: int) -> None:
@@ -82,7 +82,7 @@ def check_size(width: int, height: int) -> None:
         raise InputError(f"{width} x {height} pixels: nothing to look at").because("empty")
 
 
-def guarded(step: Callable[[Any], Picture], value: object, name: str) -> Picture:
+def guarded(step: Callable[[Any], InputImage], value: object, name: str) -> InputImage:
     """``step(value)``, whose complaints about the image become an InputError that names it."""
     try:
         return step(value)

@@ -1,4 +1,4 @@
-"""The same and nearly the same pictures are found, others are not, and work stays bounded."""
+"""The same and nearly the same images are found, others are not, and work stays bounded."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskline.data.near_duplicates import MOST_ALIKE, SIDE, Fingerprint, Pair, fingerprint, pairs
 from maskline.data.reading import load
-from maskline.data.twins import MOST_ALIKE, SIDE, Fingerprint, Pair, fingerprint, pairs
 from maskline.inputs import read_image
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -72,7 +72,7 @@ def prints(scenes: list[np.ndarray]) -> list[Fingerprint]:
 # ---- what is found
 
 
-def test_different_pictures_are_not_alike(prints: list[Fingerprint]) -> None:
+def test_different_images_are_not_alike(prints: list[Fingerprint]) -> None:
     assert pairs(prints) == []
 
 
@@ -107,7 +107,7 @@ def test_one_level_in_one_pixel_is_near_but_not_exact(scenes: list[np.ndarray]) 
     assert not found.exact and found.similarity > 0.999
 
 
-def test_of_equal_pictures_each_is_paired_with_the_last(scenes: list[np.ndarray]) -> None:
+def test_of_equal_images_each_is_paired_with_the_last(scenes: list[np.ndarray]) -> None:
     same, other, near = fingerprint(scenes[0]), fingerprint(scenes[1]), fingerprint(jpeg(scenes[0]))
     found = pairs([same, other, same, near, same])
     assert [(pair.first, pair.second, pair.exact) for pair in found] == [(0, 4, True), (2, 4, True), (3, 4, False)]
@@ -118,12 +118,12 @@ def test_same_shape_and_bytes_but_another_size_is_not_exact() -> None:
     assert pairs([fingerprint(flat), fingerprint(flat.reshape(6, 4, 3))]) == []
 
 
-def test_another_aspect_ratio_is_another_picture(scenes: list[np.ndarray]) -> None:
+def test_another_aspect_ratio_is_another_image(scenes: list[np.ndarray]) -> None:
     stretched = cv2.resize(scenes[0], (320, 400))
     assert pairs([fingerprint(scenes[0]), fingerprint(stretched)]) == []
 
 
-def test_a_symmetric_picture_and_its_copy_are_not_called_mirrored(scenes: list[np.ndarray]) -> None:
+def test_a_symmetric_image_and_its_copy_are_not_called_mirrored(scenes: list[np.ndarray]) -> None:
     image = np.concatenate([scenes[0], scenes[0][:, ::-1]], axis=1)
     (found,) = pairs([fingerprint(image), fingerprint(jpeg(image, 75))])
     assert not found.mirrored
@@ -132,7 +132,7 @@ def test_a_symmetric_picture_and_its_copy_are_not_called_mirrored(scenes: list[n
 # ---- what must not be found
 
 
-def test_a_common_background_does_not_make_pictures_alike() -> None:
+def test_a_common_background_does_not_make_images_alike() -> None:
     """A fixed camera with a bright lamp and a frame: the parts on the table differ."""
     table = scene(0)
     table[:, :12] = table[:12] = 255
@@ -166,7 +166,7 @@ def test_single_cells_on_black_are_not_alike_by_chance() -> None:
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_empty_pictures_are_the_same_only_by_their_pixels(level: int) -> None:
+def test_empty_images_are_the_same_only_by_their_pixels(level: int) -> None:
     rng = np.random.default_rng(0)
     noisy = [np.clip(level + rng.integers(-2, 3, (64, 64, 3)), 0, 255).astype(np.uint8) for _ in range(20)]
     assert pairs([fingerprint(image) for image in noisy]) == []
@@ -181,7 +181,7 @@ def test_empty_pictures_are_the_same_only_by_their_pixels(level: int) -> None:
 @given(
     st.lists(st.tuples(st.integers(1, 70), st.integers(1, 70), st.integers(0, 3), st.integers(0, 9)), max_size=6),
 )
-def test_any_pictures_give_sound_pairs(kinds: list[tuple[int, int, int, int]]) -> None:
+def test_any_images_give_sound_pairs(kinds: list[tuple[int, int, int, int]]) -> None:
     images = []
     for height, width, spread, seed in kinds:
         low, high = ((0, 1), (0, 256), (254, 256), (10, 12))[spread]
@@ -195,7 +195,7 @@ def test_any_pictures_give_sound_pairs(kinds: list[tuple[int, int, int, int]]) -
     assert found == sorted(found, key=lambda pair: (pair.first, pair.second))
 
 
-def test_pictures_thinner_than_the_thumbnail_and_not_contiguous(scenes: list[np.ndarray]) -> None:
+def test_images_thinner_than_the_thumbnail_and_not_contiguous(scenes: list[np.ndarray]) -> None:
     tall = np.ascontiguousarray(scenes[0][:, 100:101])
     assert pairs([fingerprint(tall), fingerprint(scenes[0][:, 100:101])])[0].exact
     assert pairs([fingerprint(np.zeros((1, 1, 3), np.uint8)), fingerprint(tall)]) == []
@@ -228,14 +228,14 @@ def test_a_film_without_motion_stays_bounded(scenes: list[np.ndarray]) -> None:
     assert {place for pair in found for place in (pair.first, pair.second)} == set(range(600))
 
 
-def test_many_empty_pictures_take_no_time() -> None:
+def test_many_empty_images_take_no_time() -> None:
     black = fingerprint(np.zeros((8, 8, 3), np.uint8))
     start = time.process_time()
     assert len(pairs([black] * 20_000)) == 19_999
     assert time.process_time() - start < 5  # all pairs, 200 million, would take minutes
 
 
-def test_more_pictures_than_a_block_are_all_compared(scenes: list[np.ndarray]) -> None:
+def test_more_images_than_a_block_are_all_compared(scenes: list[np.ndarray]) -> None:
     rng = np.random.default_rng(0)
     others = [Fingerprint(rng.bytes(16), rng.bytes(SIDE**2), 0.0, 255.0, 4 / 3) for _ in range(2500)]
     ends = [fingerprint(scenes[0]), *others[:1200], fingerprint(scenes[1]), *others[1200:]]
@@ -243,7 +243,7 @@ def test_more_pictures_than_a_block_are_all_compared(scenes: list[np.ndarray]) -
     assert [(pair.first, pair.second) for pair in pairs(ends)] == [(0, 2503), (1201, 2502)]
 
 
-# ---- real pictures
+# ---- real images
 
 
 @real
@@ -260,7 +260,7 @@ def test_between_train_and_val_of_the_real_sets() -> None:
 
 
 @real
-def test_altered_real_pictures_are_found() -> None:
+def test_altered_real_images_are_found() -> None:
     dataset = load(SHARED / "nuclei")["val"]
     images = [read_image(dataset.path(image)) for image in dataset.images]
     copies = [jpeg(image[2:, 2:], 50) for image in images]

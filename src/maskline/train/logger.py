@@ -28,7 +28,7 @@ LOG_FILE, CURVES_FILE, TENSORBOARD_FOLDER = "train.log", "curves.png", "tensorbo
 SAMPLES_FOLDER = "samples"  # predictions at each evaluation
 FILES = (LOG_FILE, CURVES_FILE, TENSORBOARD_FOLDER, SAMPLES_FOLDER)
 
-log = logging.getLogger("maskline")
+logger = logging.getLogger("maskline")
 lines = logging.getLogger("maskline.train.steps")  # the lines of steps: on the terminal only where there is no bar
 
 
@@ -39,10 +39,10 @@ class LogFile:
     """
 
     def __enter__(self) -> LogFile:
-        self._level = log.level
-        log.setLevel(logging.INFO)
+        self._level = logger.level
+        logger.setLevel(logging.INFO)
         self._handler: logging.Handler = MemoryHandler(1 << 16, flushLevel=logging.CRITICAL + 1)
-        log.addHandler(self._handler)
+        logger.addHandler(self._handler)
         return self
 
     def open(self, output: Path) -> None:
@@ -57,21 +57,21 @@ class LogFile:
         file.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
         kept.setTarget(file)
         kept.flush()
-        log.removeHandler(kept)
-        log.addHandler(file)
+        logger.removeHandler(kept)
+        logger.addHandler(file)
         self._handler = file
 
     def error(self, text: str) -> None:
         """A line of the file alone, of an error that is raised and so told elsewhere."""
-        self._handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, text, (), None))
+        self._handler.handle(logger.makeRecord(logger.name, logging.ERROR, "", 0, text, (), None))
 
     def __exit__(self, *exception: object) -> None:
-        log.removeHandler(self._handler)
+        logger.removeHandler(self._handler)
         self._handler.close()
-        log.setLevel(self._level)
+        logger.setLevel(self._level)
 
 
-class Journal:
+class TrainingLogger:
     """Follows a run. Use as a context; only the first process has one."""
 
     def __init__(self, output: Path, *, epochs: int, epoch_steps: int, log_interval: int) -> None:
@@ -82,7 +82,7 @@ class Journal:
         self._bar: Bar | None = None
         self._shown = ExitStack()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> TrainingLogger:
         from torch.utils.tensorboard import SummaryWriter
 
         try:
@@ -107,7 +107,7 @@ class Journal:
     def _lines_to_terminal(shown: bool) -> None:
         """Lines of steps go to the file in any case."""
         lines.propagate = shown
-        for handler in (h for h in log.handlers if isinstance(h, logging.FileHandler)):
+        for handler in (h for h in logger.handlers if isinstance(h, logging.FileHandler)):
             (lines.removeHandler if shown else lines.addHandler)(handler)
 
     def step(
@@ -156,8 +156,8 @@ class Journal:
     def evaluation(self, step: int, metrics: Mapping[str, Any], best: float) -> None:
         """Tell of an evaluation."""
         numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        log.info("evaluation: %s", ", ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
-        log.info("Best test mask ap is %.3f.", best)
+        logger.info("evaluation: %s", ", ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
+        logger.info("Best test mask ap is %.3f.", best)
         for name, value in numbers.items():
             self._board.add_scalar(f"val/{name}", value, step)
 

@@ -1,9 +1,9 @@
-"""Finding the same and nearly the same pictures: time, and on real pictures what is found and what is wrongly found.
+"""Finding the same and nearly the same images: time, and on real images what is found and what is wrongly found.
 
-    python benchmarks/twins.py DATASET [DATASET ...] [--most 100000] [--tile 128]
+    python benchmarks/near_duplicates.py DATASET [DATASET ...] [--most 100000] [--tile 128]
 
 Each data set (in COCO's form) is taken three ways: as it is, where what is found is listed for a look; with an altered
-copy of every picture, each kind of alteration for itself; and cut into tiles, which are much harder than pictures: many
+copy of every image, each kind of alteration for itself; and cut into tiles, which are much harder than images: many
 hold a single object, one straight edge or next to nothing.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from maskline.data import twins
+from maskline.data.near_duplicates import SIDE, Fingerprint, fingerprint, pairs
 from maskline.data.reading import load
 from maskline.inputs import read_image
 from maskline.instances import ByteArray
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="fingerprints to time")
     parser.add_argument("--tile", type=int, default=128, help="pixels of a side")
     options = parser.parse_args()
-    print(table(["picture", "fingerprint"], fingerprint_rows()), "\n")
+    print(table(["image", "fingerprint"], fingerprint_rows()), "\n")
     print(table(["fingerprints", "kind", "pairs()", "found"], time_rows(options.most)), "\n")
     for root in options.datasets:
         report(root, options.tile)
@@ -112,11 +112,11 @@ def main() -> None:
 
 
 def fingerprint_rows() -> Iterator[list[str]]:
-    """Time by size of the picture."""
+    """Time by size of the image."""
     rng = np.random.default_rng(0)
     for height, width in SIZES:
         pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
-        seconds = min(timed(lambda pixels=pixels: twins.fingerprint(pixels)) for _ in range(5))
+        seconds = min(timed(lambda pixels=pixels: fingerprint(pixels)) for _ in range(5))
         yield [f"{width} x {height}", f"{1000 * seconds:.1f} ms"]
 
 
@@ -128,13 +128,13 @@ def time_rows(most: int) -> Iterator[list[str]]:
         for name, make in [("different", different), ("black", black), ("black, noise", noise), *films]:
             prints = make(count, rng)
             start = time.perf_counter()
-            found = len(twins.pairs(prints))
+            found = len(pairs(prints))
             yield [f"{count:,}", name, f"{time.perf_counter() - start:.2f} s", f"{found:,}"]
 
 
-def different(count: int, rng: np.random.Generator) -> list[twins.Fingerprint]:
+def different(count: int, rng: np.random.Generator) -> list[Fingerprint]:
     """Random, with a spectrum that falls with frequency as that of photos does."""
-    axis = np.fft.fftfreq(twins.SIDE)
+    axis = np.fft.fftfreq(SIDE)
     radius = np.hypot(axis[:, None], axis)
     radius[0, 0] = 1
     found = []
@@ -144,25 +144,25 @@ def different(count: int, rng: np.random.Generator) -> list[twins.Fingerprint]:
     return found
 
 
-def black(count: int, rng: np.random.Generator) -> list[twins.Fingerprint]:
+def black(count: int, rng: np.random.Generator) -> list[Fingerprint]:
     """Equal."""
-    return [of_thumbnail(np.zeros((twins.SIDE, twins.SIDE)), (0, 0), rng)] * count
+    return [of_thumbnail(np.zeros((SIDE, SIDE)), (0, 0), rng)] * count
 
 
-def noise(count: int, rng: np.random.Generator) -> list[twins.Fingerprint]:
+def noise(count: int, rng: np.random.Generator) -> list[Fingerprint]:
     """Black but for two grey levels of noise."""
-    return [of_thumbnail(rng.integers(0, 256, (twins.SIDE, twins.SIDE)), (0, 2), rng) for _ in range(count)]
+    return [of_thumbnail(rng.integers(0, 256, (SIDE, SIDE)), (0, 2), rng) for _ in range(count)]
 
 
-def film(count: int, rng: np.random.Generator) -> list[twins.Fingerprint]:
+def film(count: int, rng: np.random.Generator) -> list[Fingerprint]:
     """One scene, a little noise."""
-    scene = np.frombuffer(different(1, rng)[0].thumbnail, np.uint8).reshape(twins.SIDE, twins.SIDE)
+    scene = np.frombuffer(different(1, rng)[0].thumbnail, np.uint8).reshape(SIDE, SIDE)
     return [of_thumbnail(scene + rng.normal(0, 2, scene.shape), (20, 220), rng) for _ in range(count)]
 
 
-def of_thumbnail(values: np.ndarray, span: tuple[float, float], rng: np.random.Generator) -> twins.Fingerprint:
-    """A fingerprint of a picture that was never there."""
-    return twins.Fingerprint(rng.bytes(16), np.clip(np.rint(values), 0, 255).astype(np.uint8).tobytes(), *span, 1.5)
+def of_thumbnail(values: np.ndarray, span: tuple[float, float], rng: np.random.Generator) -> Fingerprint:
+    """A fingerprint of an image that was never there."""
+    return Fingerprint(rng.bytes(16), np.clip(np.rint(values), 0, 255).astype(np.uint8).tobytes(), *span, 1.5)
 
 
 def report(root: Path, side: int) -> None:
@@ -172,29 +172,27 @@ def report(root: Path, side: int) -> None:
         for split, dataset in load(root).items()
         for image in dataset.images
     ]
-    prints = [twins.fingerprint(pixels) for _, pixels in named]
-    found = twins.pairs(prints)
-    print(f"{root.name}: {len(named)} pictures, {len(found)} pairs found")
+    prints = [fingerprint(pixels) for _, pixels in named]
+    found = pairs(prints)
+    print(f"{root.name}: {len(named)} images, {len(found)} pairs found")
     for pair in found:
         print(
             f"  {named[pair.first][0]} - {named[pair.second][0]}: {'exact' if pair.exact else f'{pair.similarity:.3f}'}"
         )
     own = {(pair.first, pair.second) for pair in found}
-    pictures = [pixels for _, pixels in named]
-    print(table(["alteration", "recall", "exact", "false pairs"], recall_rows(pictures, prints, own)))
-    tiles = [twins.fingerprint(tile) for pixels in pictures for tile in cut(pixels, side)]
-    wrong = len(twins.pairs(list({found.digest: found for found in tiles}.values())))
-    pairs = len(tiles) * (len(tiles) - 1) // 2
-    print(f"{len(tiles)} distinct tiles of {side} pixels: {wrong} pairs found of {pairs:,}\n")
+    images = [pixels for _, pixels in named]
+    print(table(["alteration", "recall", "exact", "false pairs"], recall_rows(images, prints, own)))
+    tiles = [fingerprint(tile) for pixels in images for tile in cut(pixels, side)]
+    wrong = len(pairs(list({found.digest: found for found in tiles}.values())))
+    total = len(tiles) * (len(tiles) - 1) // 2
+    print(f"{len(tiles)} distinct tiles of {side} pixels: {wrong} pairs found of {total:,}\n")
 
 
-def recall_rows(
-    pictures: list[ByteArray], prints: list[twins.Fingerprint], own: set[tuple[int, int]]
-) -> Iterator[list[str]]:
+def recall_rows(images: list[ByteArray], prints: list[Fingerprint], own: set[tuple[int, int]]) -> Iterator[list[str]]:
     """How many altered copies are found; ``own``: pairs that are there without any alteration."""
-    count = len(pictures)
+    count = len(images)
     for name, alter in ALTERATIONS.items():
-        found = twins.pairs(prints + [twins.fingerprint(alter(pixels)) for pixels in pictures])
+        found = pairs(prints + [fingerprint(alter(pixels)) for pixels in images])
         right = [pair for pair in found if pair.second - pair.first == count]
         places = {(min(ends), max(ends)) for pair in found if (ends := (pair.first % count, pair.second % count))}
         wrong = len({ends for ends in places if ends[0] != ends[1]} - own)

@@ -1,10 +1,10 @@
-"""The same, or nearly the same, picture: what tells that a set for evaluation holds pictures that were trained on.
+"""The same, or nearly the same, image: what tells that a set for evaluation holds images that were trained on.
 
-Of each picture a digest of its pixels is kept, which finds the same picture in other files, and a grey thumbnail of
+Of each image a digest of its pixels is kept, which finds the same image in other files, and a grey thumbnail of
 32 x 32 pixels. Thumbnails are compared in two steps:
 
 1. All with all by their lowest frequencies (a cosine transform, as in perceptual hashes), which JPEG, scaling and
-   slight cropping hardly change. These are products of matrices: quadratic, and yet for 100,000 pictures far quicker
+   slight cropping hardly change. These are products of matrices: quadratic, and yet for 100,000 images far quicker
    than decoding them; nothing is missed, as it would be by tables of hashes.
 2. Those that are alike are laid over each other (Lucas and Kanade's registration, 1981, for a shift and a scale of each
    axis), then compared place by place, as SSIM does (Wang et al., 2004). So a bright border, or a background that a
@@ -25,13 +25,13 @@ import numpy.typing as npt
 from maskline.instances import ByteArray, FloatArray, IntArray
 
 SIDE = 32  # pixels of a thumbnail, both ways
-REDUCED = 256  # pixels; larger pictures are first brought to this, in whole grey levels
+REDUCED = 256  # pixels; larger images are first brought to this, in whole grey levels
 
 FREQUENCIES = 8  # lowest ones compared, both ways
-ALIKE = 0.75  # correlation of these, for a closer look; pictures cropped by 3 % have 0.82 and more
-SYMMETRIC = 0.01  # correlation that mirrored pictures have less of than as they are, for them to be called mirrored
-MOST_ALIKE = 4  # pictures before it, and after it, that one is compared with, where it is like very many
-BLOCK = 1024  # pictures compared with as many at once
+ALIKE = 0.75  # correlation of these, for a closer look; images cropped by 3 % have 0.82 and more
+SYMMETRIC = 0.01  # correlation that mirrored images have less of than as they are, for them to be called mirrored
+MOST_ALIKE = 4  # images before it, and after it, that one is compared with, where it is like very many
+BLOCK = 1024  # images compared with as many at once
 
 STEPS = 3  # of registration
 FARTHEST = 1.6  # pixels of a thumbnail that registration may shift or stretch: 5 %; less where little is shown
@@ -40,10 +40,10 @@ WINDOW = 7  # pixels of a place, both ways
 SURROUNDINGS = 9  # pixels, both ways, of which a pixel shows a difference
 NOISE = 3.0  # grey levels: a place with less contrast counts less
 SAME_SHAPE = 1.08  # ratio of two aspect ratios
-#: Similarity from which two pictures are nearly the same, by the share of the thumbnail that shows anything. Pictures
+#: Similarity from which two images are nearly the same, by the share of the thumbnail that shows anything. Images
 #: with little in them, such as one cell on black ground, look alike by chance.
 SHARES, BARS = (0.0, 0.3), (0.98, 0.88)
-LEAST_SHARE = 0.01  # with less in it, a picture is compared by its pixels only
+LEAST_SHARE = 0.01  # with less in it, an image is compared by its pixels only
 AT_ONCE = 512  # pairs looked at closely
 
 INNER = slice(MARGIN, SIDE - MARGIN)
@@ -52,7 +52,7 @@ ACROSS = np.linspace(-1, 1, SIDE, dtype=np.float32)  # pixels' places along a li
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What is kept of a picture, 1.3 KB.
+    """What is kept of an image, 1.3 KB.
 
     Attributes:
         digest: of its size and pixels.
@@ -70,7 +70,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Pair:
-    """Two pictures that are the same, or nearly.
+    """Two images that are the same, or nearly.
 
     Attributes:
         first, second: their places in the list given, ``first < second``.
@@ -87,7 +87,7 @@ class Pair:
 
 
 def fingerprint(pixels: ByteArray) -> Fingerprint:
-    """What `pairs` needs to know of a picture. 1 ms for 640 x 480 pixels; threads may call it at once.
+    """What `pairs` needs to know of an image. 1 ms for 640 x 480 pixels; threads may call it at once.
 
     Args:
         pixels: (H, W, 3) uint8, BGR.
@@ -105,14 +105,14 @@ def fingerprint(pixels: ByteArray) -> Fingerprint:
 
 
 def pairs(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
-    """The pictures of a list that are the same or nearly so, in the order of ``first``, then ``second``.
+    """The images of a list that are the same or nearly so, in the order of ``first``, then ``second``.
 
-    Of pictures that are all the same each is paired with **the last** only, and only that one is compared with others:
-    the rest follows. So in a list in the order train, val, test, each picture that should go names the one to keep.
+    Of images that are all the same each is paired with **the last** only, and only that one is compared with others:
+    the rest follows. So in a list in the order train, val, test, each image that should go names the one to keep.
 
-    Nearly the same are pictures of which one was saved as JPEG (of quality 30 or better), resized, made grey, slightly
-    brighter or darker, cropped by up to 3 %, mirrored, or several of these. Pictures with next to nothing in them are
-    compared by their pixels only. A picture like very many others (a film of a scene without motion) is paired with the
+    Nearly the same are images of which one was saved as JPEG (of quality 30 or better), resized, made grey, slightly
+    brighter or darker, cropped by up to 3 %, mirrored, or several of these. Images with next to nothing in them are
+    compared by their pixels only. An image like very many others (a film of a scene without motion) is paired with the
     most alike, so that work and memory stay bounded.
     """
     exact, places = _same(fingerprints)
@@ -127,7 +127,7 @@ def pairs(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
 
 
 def _same(fingerprints: Sequence[Fingerprint]) -> tuple[list[Pair], list[int]]:
-    """Pairs with equal pixels, and the places of pictures that differ."""
+    """Pairs with equal pixels, and the places of images that differ."""
     last = {found.digest: place for place, found in enumerate(fingerprints)}
     partners = ((place, last[found.digest]) for place, found in enumerate(fingerprints))
     exact = [Pair(first, second, True, 1.0) for first, second in partners if first != second]
@@ -166,9 +166,9 @@ def _thumbnails(fingerprints: Sequence[Fingerprint]) -> FloatArray:
 
 
 def _descriptors(fingerprints: Sequence[Fingerprint]) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Vectors whose product is the correlation of two pictures: what is even from left to right, and what is odd.
+    """Vectors whose product is the correlation of two images: what is even from left to right, and what is odd.
 
-    The even part plus the odd compares two pictures as they are; minus, one with the other mirrored.
+    The even part plus the odd compares two images as they are; minus, one with the other mirrored.
 
     Returns:
         (M,) the places of those that show enough, then their vectors, (M, 31) and (M, 32).
@@ -186,7 +186,7 @@ def _descriptors(fingerprints: Sequence[Fingerprint]) -> tuple[IntArray, FloatAr
 def _spectra(thumbnails: FloatArray) -> FloatArray:
     """The lowest frequencies of the cosine transform: (N, 64), row by row, of length 1, but for the mean, which is 0.
 
-    Lower frequencies, which are stronger in every picture, are weighed down.
+    Lower frequencies, which are stronger in every image, are weighed down.
     """
     waves = np.cos(np.pi * (np.arange(SIDE)[:, None] + 0.5) * np.arange(FREQUENCIES) / SIDE).astype(np.float32)
     waves[:, 0] /= np.sqrt(2)
@@ -202,7 +202,7 @@ def _shown(thumbnails: FloatArray) -> FloatArray:
 
 
 def _candidates(even: FloatArray, odd: FloatArray) -> tuple[IntArray, FloatArray]:
-    """Pairs of pictures that are roughly alike, as they are or mirrored.
+    """Pairs of images that are roughly alike, as they are or mirrored.
 
     Returns:
         (P, 2) places, the first lower than the second, and (P,) correlations, below 0 for mirrored.
@@ -223,7 +223,7 @@ def _peaks(even: FloatArray, odd: FloatArray, *, diagonal: bool) -> tuple[IntArr
     """Where a block of products is high, its two parts added or subtracted; of very many, the highest of each line.
 
     Args:
-        diagonal: rows and columns are the same pictures.
+        diagonal: rows and columns are the same images.
 
     Returns:
         (P, 2) rows and columns, and (P,) correlations, below 0 for mirrored.
@@ -245,10 +245,10 @@ def _peaks(even: FloatArray, odd: FloatArray, *, diagonal: bool) -> tuple[IntArr
 
 
 def _most_alike(found: Sequence[tuple[IntArray, FloatArray]]) -> tuple[IntArray, FloatArray]:
-    """Of pairs and their correlations those that are among the highest of their first or their second picture."""
+    """Of pairs and their correlations those that are among the highest of their first or their second image."""
     places = np.concatenate([places for places, _ in found])
     correlations = np.concatenate([correlations for _, correlations in found])
-    ranks = [_ranks(picture, np.abs(correlations)) for picture in places.T]
+    ranks = [_ranks(image, np.abs(correlations)) for image in places.T]
     kept = np.minimum(*ranks) < MOST_ALIKE
     return places[kept], correlations[kept]
 
@@ -266,7 +266,7 @@ def _ranks(keys: IntArray, values: FloatArray) -> IntArray:
 
 
 def _likeness(a: FloatArray, b: FloatArray, mirrored: npt.NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
-    """How alike pictures are, in [-1, 1], and the share of places where they show anything, in [0, 1]: (N,) both.
+    """How alike images are, in [-1, 1], and the share of places where they show anything, in [0, 1]: (N,) both.
 
     A place tells how well its contents agree, in structure and in contrast; where there is no contrast it has no say.
 
@@ -334,7 +334,7 @@ def _detail(thumbnails: FloatArray) -> FloatArray:
 
 
 def _covariance(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Of two pictures, around each of their pixels."""
+    """Of two images, around each of their pixels."""
     box = [1 / WINDOW] * WINDOW
     return _filtered(a * b, box) - _filtered(a, box) * _filtered(b, box)
 

@@ -20,7 +20,7 @@ WORST = 20  # images
 DEFAULT_THRESHOLD = 0.5  # where nothing is hit, and so none is best
 
 
-def judge(
+def compute_metrics(
     predicted: Predicted,
     classes: Classes,
     max_detections: int = STANDARD_DETECTIONS,
@@ -85,7 +85,7 @@ def _notes(predicted: Predicted, counts: Counts, max_detections: int) -> Iterato
         yield (
             f"images with more than {max_detections} objects of a class: {counts.crowded_images}; as no more than "
             f"{max_detections} detections of a class in an image count, {share:.1%} of all objects can't be found; "
-            "more detections (max_detections) tell what the model can do"
+            "more detections (max_detections) show what the model can do"
         )
     if not counts.instances:
         yield "there are no objects, so only false positives can be measured"

@@ -1,4 +1,4 @@
-"""What went wrong in pictures: an image with what is there, and with what was found, in the colours of verdicts."""
+"""What went wrong in images: an image with what is there, and with what was found, in the colours of verdicts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLOURS: dict[Verdict, str] = {
     "crowd": "#a0a0a0",
 }
 DARK = (20, 16, 14)  # BGR
-EDGE = 520  # pixels of a picture's longer side
+EDGE = 520  # pixels of an image's longer side
 MOST_ENLARGED = 3
 TINT = 0.42  # share of the colour, in what is wrong
 SHIFT = 4  # OpenCV's lines have vertices in sixteenths of a pixel
@@ -39,16 +39,16 @@ QUALITY = 78
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A small picture: ``source`` is a data URI; ``width`` and ``height`` are pixels."""
+class DrawnImage:
+    """A small image: ``source`` is a data URI; ``width`` and ``height`` are pixels."""
 
     source: str
     width: int
     height: int
 
 
-def draw_both(path: str, size: tuple[int, int], truth: Shapes, found: Shapes) -> tuple[Picture, Picture] | None:
-    """The picture with what is there, and with what was found; None if it can't be read any more.
+def draw_both(path: str, size: tuple[int, int], truth: Shapes, found: Shapes) -> tuple[DrawnImage, DrawnImage] | None:
+    """The image with what is there, and with what was found; None if it can't be read any more.
 
     Args:
         size: ``(height, width)`` of the image.
@@ -101,10 +101,10 @@ def _bgr(verdict: Verdict) -> tuple[int, int, int]:
     return blue, green, red
 
 
-def _encode(tile: ByteArray) -> Picture:
+def _encode(tile: ByteArray) -> DrawnImage:
     if cv2.haveImageWriter("a.webp"):
         suffix, kind, option = ".webp", "webp", cv2.IMWRITE_WEBP_QUALITY
     else:
         suffix, kind, option = ".jpg", "jpeg", cv2.IMWRITE_JPEG_QUALITY
     data = base64.b64encode(cv2.imencode(suffix, tile, [option, QUALITY])[1].tobytes()).decode("ascii")
-    return Picture(f"data:image/{kind};base64,{data}", tile.shape[1], tile.shape[0])
+    return DrawnImage(f"data:image/{kind};base64,{data}", tile.shape[1], tile.shape[0])
