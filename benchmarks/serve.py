@@ -45,7 +45,7 @@ from timing import table
 import maskline
 from maskline.serve import answering, images, protocol
 
-PICTURE = Path(maskline.__file__).with_name("assets") / "nuclei.png"
+IMAGE = Path(maskline.__file__).with_name("assets") / "nuclei.png"
 ROUTE, HEALTH = "/instance-segmentation", "/health"
 WARM_SECONDS = 2.0
 HEALTH_EVERY = 0.05  # seconds
@@ -56,7 +56,7 @@ ROWS = 20  # of the soak's table
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-dir", help="an exported model, instead of the embedded one")
-    parser.add_argument("--image", type=Path, default=PICTURE, help="what is sent")
+    parser.add_argument("--image", type=Path, default=IMAGE, help="what is sent")
     parser.add_argument("--clients", type=int, nargs="+", help="default: 1 8 64; 8 for --soak")
     parser.add_argument("--seconds", type=float, default=10.0, help="of a round")
     parser.add_argument("--rounds", type=int, default=3)

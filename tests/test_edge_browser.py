@@ -28,7 +28,7 @@ from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "browser"
-PICTURE = hub.EMBEDDED.parent / "nuclei.png"
+IMAGE = hub.EMBEDDED.parent / "nuclei.png"
 NPM = shutil.which("npm")
 pytestmark = [needs_browser, pytest.mark.skipif(NPM is None, reason="needs npm, which fetches onnxruntime-web")]
 
@@ -92,7 +92,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"npm can't fetch onnxruntime-web: {done.stderr.strip().splitlines()[-1:]}")
     (site / "model").mkdir()
     shutil.copy(hub.EMBEDDED / "inference.onnx", site / "model")
-    shutil.copy(PICTURE, site / "nuclei.png")
+    shutil.copy(IMAGE, site / "nuclei.png")
     return site
 
 
@@ -101,7 +101,7 @@ def golden(site: Path) -> Path:
     """A model whose threshold no slider has, and a picture whose lower half is transparent, in one folder."""
     folder = site / "golden"
     edited(folder, threshold=0.333)
-    pixels = cv2.cvtColor(cv2.imread(str(PICTURE)), cv2.COLOR_BGR2BGRA)
+    pixels = cv2.cvtColor(cv2.imread(str(IMAGE)), cv2.COLOR_BGR2BGRA)
     pixels[len(pixels) // 2 :, :, 3] = 0
     cv2.imwrite(str(folder / "glass.png"), pixels)
     return folder
@@ -161,22 +161,22 @@ def check(seen: Any, model_dir: Path, picture: Path, threshold: float, least_iou
 def test_the_browser_finds_what_python_finds(page: Any) -> None:
     """F54, B54: the embedded model in a browser, on the device itself."""
     seen = page.execute_async_script(LOOK, "model", "nuclei.png", 0.5)
-    check(seen, hub.EMBEDDED, PICTURE, 0.5)
+    check(seen, hub.EMBEDDED, IMAGE, 0.5)
     assert len(seen["found"]) > 20
-    close(seen["input"], hub.EMBEDDED, PICTURE)
+    close(seen["input"], hub.EMBEDDED, IMAGE)
 
 
 def test_it_enlarges_masks_twice(page: Any, site: Path) -> None:
     """As PP-YOLOE_seg-S wants it. Enlarged once, masks here have an IoU of 0.98 at least."""
     twice(site / "twice")
     seen = page.execute_async_script(LOOK, "twice", "nuclei.png", 0.5)
-    check(seen, site / "twice", PICTURE, 0.5, least_iou=0.995)
+    check(seen, site / "twice", IMAGE, 0.5, least_iou=0.995)
 
 
 def test_it_runs_a_model_that_stretches(page: Any, site: Path, tiny_model_dir: Path) -> None:
     """Mask-RT-DETR: cubic interpolation, the ratio not kept, masks that go on beyond boxes, several classes."""
     shutil.copytree(tiny_model_dir, site / "tiny")
-    cv2.imwrite(str(site / "fruit.png"), cv2.imread(str(PICTURE.with_name("fruit.jpg"))))
+    cv2.imwrite(str(site / "fruit.png"), cv2.imread(str(IMAGE.with_name("fruit.jpg"))))
     seen = page.execute_async_script(LOOK, "tiny", "fruit.png", 0.3)
     check(seen, tiny_model_dir, site / "fruit.png", 0.3, least_iou=0.95)  # untrained, it notices a single level
     close(seen["input"], tiny_model_dir, site / "fruit.png")
@@ -252,7 +252,7 @@ def test_the_page_shows_and_lists_them(page: Any, address: str, tmp_path: Path) 
     """With a file, a threshold moved, and no fault told by the browser; wide and narrow, light and dark."""
     page.get_log("browser")
     start(page, f"{address}/index.html")
-    page.find_element("id", "file").send_keys(str(PICTURE))
+    page.find_element("id", "file").send_keys(str(IMAGE))
     wait(page, "document.getElementById('status').textContent.includes(' ms')")
     assert re.fullmatch(r"696 × 520, \d+ ms", page.find_element("id", "status").text)
     before = len(page.find_elements("css selector", "#list li"))
@@ -277,7 +277,7 @@ def look(page: Any, width: int, scheme: str) -> None:
 
 def test_the_picture_shown_is_the_one_looked_into(page: Any, address: str, site: Path) -> None:
     """Of two dropped at once the second is shown; one that can't be used leaves what is there, to be saved as well."""
-    small = cv2.imread(str(PICTURE))[:200, :300]
+    small = cv2.imread(str(IMAGE))[:200, :300]
     cv2.imwrite(str(site / "small.png"), small)
     (site / "text.png").write_text("no picture")
     start(page, f"{address}/index.html")

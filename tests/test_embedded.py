@@ -14,13 +14,13 @@ from maskline.exporting.formats import IR_VERSION
 from maskline.inputs import read_image
 from maskline.weights.load import labels_in_file, load_network
 
-PICTURE = hub.EMBEDDED.parent / "nuclei.png"
+IMAGE = hub.EMBEDDED.parent / "nuclei.png"
 NUCLEI = Path(__file__).parents[2] / "shared" / "data" / "nuclei"
 CARD = (hub.EMBEDDED / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_it_is_used_where_no_model_is_named() -> None:
-    found = [next(create_model(name, device="cpu").predict(PICTURE)) for name in (None, "embedded", "PP-YOLOE_seg-N")]
+    found = [next(create_model(name, device="cpu").predict(IMAGE)) for name in (None, "embedded", "PP-YOLOE_seg-N")]
     assert [len(result.instances) for result in found] == [len(found[0].instances)] * 3
     assert 21 <= len(found[0].instances) <= 27  # 24 by the data set's word
     assert {box["label"] for box in found[0]["boxes"]} == {"nucleus"}
@@ -43,7 +43,7 @@ def test_training_can_start_from_it() -> None:
 
 
 def test_it_takes_images_of_any_shape() -> None:
-    model, image = create_model(device="cpu"), read_image(PICTURE)
+    model, image = create_model(device="cpu"), read_image(IMAGE)
     found = [len(r.instances) for r in model.predict([image[:, :100], image[:30], image[:64, :64]], batch_size=3)]
     alone = [len(next(model.predict(p)).instances) for p in (image[:, :100], image[:30], image[:64, :64])]
     assert found == alone and found[0] > 0

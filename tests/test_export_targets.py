@@ -298,3 +298,10 @@ def test_instances_are_shared_once_and_within_a_class() -> None:
     assert shared(a, instances([[0, 0, 10, 10], [0, 0, 10, 9]], [0, 0])) == [1]
     assert shared(a, instances([[0, 0, 10, 10]], [1])) == [] == shared(a, instances([], []))
     assert shared(a, instances([[0, 0, 10, 6], [52, 50, 62, 60]], [0, 1])) == pytest.approx([2 / 3, 0.6])
+
+
+def test_costs_written_before_images_were_called_so_are_read(tmp_path: Path) -> None:
+    plain = Figures(9.0, 57.0, 0.4857, 0.7055)
+    cost = Cost(plain, plain, Agreement(25, 1108, 1112, 1100, 0.957), 50, 67)
+    (tmp_path / "int8.json").write_text(cost.to_json().replace('"images"', '"pictures"'))
+    assert costs.read(tmp_path) == cost

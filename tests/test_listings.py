@@ -20,7 +20,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
-from service import PICTURE, Service, running
+from service import IMAGE, Service, running
 
 DOCUMENTS = "PADDLEX_DOCUMENTS"
 FIXTURES = Path(__file__).parent / "fixtures" / "listings"
@@ -135,12 +135,12 @@ def test_a_listing_gets_the_instances_and_the_image(listing: Listing, service: S
     assert code != listing.code
     for wrong, meant in MISTAKES.get(listing.language, {}).items():
         code = code.replace(wrong, meant)
-    shutil.copy(PICTURE, tmp_path / "demo.jpg")
+    shutil.copy(IMAGE, tmp_path / "demo.jpg")
     command = BUILD[listing.language](code, tmp_path)
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    image = base64.b64encode(PICTURE.read_bytes()).decode()
+    image = base64.b64encode(IMAGE.read_bytes()).decode()
     instances = service.post({"image": image}).json()["result"]["instances"]
     assert len(instances) > 5 and len(re.findall(r"\bscore\b", done.stdout)) == len(instances), done.stdout
     rendered = cv2.imdecode(np.frombuffer((tmp_path / "out.jpg").read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    assert rendered is not None and rendered.shape == cv2.imread(str(PICTURE)).shape
+    assert rendered is not None and rendered.shape == cv2.imread(str(IMAGE)).shape

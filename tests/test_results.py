@@ -359,7 +359,7 @@ def test_the_image_has_the_suffix_of_the_input_if_that_can_be_written(given: str
         assert image.size == (80, 60) and image.mode == "RGB"
 
 
-@pytest.mark.parametrize("suffix", sorted(results.PICTURE_FORMATS))
+@pytest.mark.parametrize("suffix", sorted(results.IMAGE_FORMATS))
 def test_an_image_file_can_be_named(suffix: str, tmp_path: Path) -> None:
     """F31."""
     path = make(n=0).save_to_img(str(tmp_path / "deep" / f"x{suffix}"))

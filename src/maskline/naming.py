@@ -18,7 +18,7 @@ from maskline.errors import OutputError, ParameterError
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 
 #: Suffixes an image can be saved under, and Pillow's name of the format. No .pgm and .pbm: those hold no colours.
-PICTURE_FORMATS = {
+IMAGE_FORMATS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
     **dict.fromkeys((".ppm", ".pnm"), "PPM"),
@@ -138,4 +138,4 @@ def check_folder(save_path: AnyPath) -> None:
 def _known_suffixes() -> frozenset[str]:
     """Those Python knows of itself: what a machine has registered besides differs from one to the next."""
     types = mimetypes.MimeTypes()
-    return frozenset({*types.types_map[True], *types.types_map[False], *types.encodings_map, *PICTURE_FORMATS})
+    return frozenset({*types.types_map[True], *types.types_map[False], *types.encodings_map, *IMAGE_FORMATS})

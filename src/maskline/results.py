@@ -16,7 +16,7 @@ from maskline.errors import MissingDependencyError, ParameterError, UnknownNameE
 from maskline.files import replace_file
 from maskline.instances import ByteArray, Instances
 from maskline.masks import place_rle, polygons
-from maskline.naming import PICTURE_FORMATS, AnyPath, Stems, check_folder, named_file, stem_of
+from maskline.naming import IMAGE_FORMATS, AnyPath, Stems, check_folder, named_file, stem_of
 from maskline.render import draw
 
 if TYPE_CHECKING:
@@ -289,11 +289,11 @@ def _can_print(text: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _encoders() -> dict[str, str]:
-    """Of `PICTURE_FORMATS`, what this build of Pillow can write."""
+    """Of `IMAGE_FORMATS`, what this build of Pillow can write."""
     from PIL import Image
 
     Image.init()
-    return {suffix: kind for suffix, kind in PICTURE_FORMATS.items() if kind in Image.SAVE}
+    return {suffix: kind for suffix, kind in IMAGE_FORMATS.items() if kind in Image.SAVE}
 
 
 def _json_chunks(head: str, mask: MaskWriter, count: int, indent: int | None) -> Iterator[bytes]:

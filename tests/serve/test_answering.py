@@ -14,7 +14,7 @@ from encoded import READABLE
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from service import PICTURE, encoded
+from service import IMAGE, encoded
 from tiffs import tiff
 
 from maskline import Predictor, create_model
@@ -52,14 +52,14 @@ def test_a_request_is_answered(model: Predictor) -> None:
     body = json.dumps({"image": encoded(), "logId": "a", "visualize": False})
     for request in (body, body.encode()):
         told = json.loads(answer(model, request))
-        (result,) = model.predict(str(PICTURE))
+        (result,) = model.predict(str(IMAGE))
         assert (told["logId"], told["errorCode"]) == ("a", 0)
         assert [one["score"] for one in told["result"]["instances"]] == [box["score"] for box in result["boxes"]]
     assert json.loads(answer(model, json.dumps({"image": encoded()}), visualize=False))["result"]["image"] is None
 
 
 def test_a_deep_image_that_is_nearly_black_is_told(model: Predictor) -> None:
-    with Image.open(PICTURE) as photo:
+    with Image.open(IMAGE) as photo:
         grey = np.asarray(photo.convert("L")).astype(np.uint16)
     grey[0, :2] = 0, 255
     told = []
@@ -72,7 +72,7 @@ def test_a_deep_image_that_is_nearly_black_is_told(model: Predictor) -> None:
 
 
 def test_of_a_tiff_the_first_image_is_answered(model: Predictor) -> None:
-    with Image.open(PICTURE) as image:
+    with Image.open(IMAGE) as image:
         pixels = np.asarray(image.convert("RGB"))
     data = tiff((pixels[::8, ::8], {254: 1}), (pixels, {}), (pixels[::2, ::2], {254: 1}))
     assert pixels_claimed(data, pixels.size) == pixels.size // 3
@@ -103,7 +103,7 @@ def test_the_model_s_faults_are_not_told(model: Predictor, monkeypatch: pytest.M
 
 
 def test_each_image_has_its_own_threshold(model: Predictor) -> None:
-    pixels = np.asarray(Image.open(PICTURE).convert("RGB"))[..., ::-1]
+    pixels = np.asarray(Image.open(IMAGE).convert("RGB"))[..., ::-1]
     alone = [model.detect([pixels], [threshold])[0] for threshold in (0.3, None, {"nucleus": 0.8})]
     together = model.detect([pixels] * 3, [0.3, None, {"nucleus": 0.8}])
     for one, other in zip(alone, together, strict=True):

@@ -25,7 +25,7 @@ from maskline.serve.fetch import FetchError, LookUp, UrlPolicy, fetch, look_up
 
 T = TypeVar("T")
 LOOPBACK = "127.0.0.0/8"
-PICTURE = bytes(range(256)) * 40
+IMAGE = bytes(range(256)) * 40
 Script = Callable[[str, asyncio.StreamWriter], Awaitable[None]]  # gets the path
 
 
@@ -94,7 +94,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
-def answer(status: str = "200 OK", body: bytes = PICTURE, length: int | str | None = -1, **headers: str) -> Script:
+def answer(status: str = "200 OK", body: bytes = IMAGE, length: int | str | None = -1, **headers: str) -> Script:
     """A whole answer; ``length``: what Content-Length says, -1 the truth, None nothing."""
 
     async def script(path: str, writer: asyncio.StreamWriter) -> None:
@@ -165,7 +165,7 @@ def test_an_image(length: int | None) -> None:
 
     async def work() -> None:
         async with listening(answer(length=length)) as site:
-            assert await fetch(site.at("a b.png?x=1#part"), site.policy("127.0.0.1")) == PICTURE
+            assert await fetch(site.at("a b.png?x=1#part"), site.policy("127.0.0.1")) == IMAGE
             head = site.heads[0]
             assert head.startswith(f"GET /a%20b.png?x=1 HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\n")
             assert f"\r\nUser-Agent: maskline/{maskline.__version__}\r\n" in head
@@ -194,7 +194,7 @@ def test_a_name(host: str) -> None:
     async def work() -> None:
         async with listening(answer()) as site:
             known = names(images_example=["127.0.0.1"])
-            assert await fetch(site.at(host=host), site.policy("Images.example."), look_up=known) == PICTURE
+            assert await fetch(site.at(host=host), site.policy("Images.example."), look_up=known) == IMAGE
             assert f"\r\nHost: images.example:{site.port}\r\n" in site.heads[0]
 
     run(work())
@@ -207,7 +207,7 @@ def test_a_name_that_is_not_ascii() -> None:
         async with listening(answer()) as site:
             known = names(**{"xn--bcher-kva_example": ["127.0.0.1"]})
             for listed in ("Bücher.example", "xn--bcher-kva.example", "*.EXAMPLE"):
-                assert await fetch(site.at(host="bÜcher.example"), site.policy(listed), look_up=known) == PICTURE
+                assert await fetch(site.at(host="bÜcher.example"), site.policy(listed), look_up=known) == IMAGE
             assert await kind(site.at(host="bucher.example"), site.policy("bücher.example"), known) == "url_not_allowed"
 
     run(work())
@@ -222,7 +222,7 @@ def test_redirects_are_followed(status: str) -> None:
         async with listening(script) as site:
             known = names(a_example=["127.0.0.1"], b_example=["127.0.0.1"])
             policy = site.policy("a.example", "b.example")
-            assert await fetch(site.at("0", "a.example"), policy, look_up=known) == PICTURE
+            assert await fetch(site.at("0", "a.example"), policy, look_up=known) == IMAGE
             assert [head.split()[1] for head in site.heads] == ["/0", "/1", "/2", "/pic?x"]
             assert "cookie" not in (heads := "".join(site.heads).lower()) and "referer" not in heads
             assert known.asked == ["a.example", "a.example", "b.example", "a.example"]  # type: ignore[attr-defined]
@@ -237,7 +237,7 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
         async with listening(answer()) as site, listening(answer(body=b"proxy")) as proxy:
             for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
                 monkeypatch.setenv(name, proxy.at(""))
-            assert await fetch(site.at(), site.policy()) == PICTURE
+            assert await fetch(site.at(), site.policy()) == IMAGE
             assert proxy.connections == 0
 
     run(work())
@@ -301,7 +301,7 @@ def test_spelled_addresses(dialled: list[str]) -> None:
                 assert error.kind == "url_not_allowed", host
             assert not dialled and site.connections == 0
             for host in SPELLINGS[:12]:
-                assert await fetch(site.at(host=host), site.policy("127.0.0.1")) == PICTURE, host
+                assert await fetch(site.at(host=host), site.policy("127.0.0.1")) == IMAGE, host
             assert set(dialled) == {"127.0.0.1"}
 
     run(work())
@@ -386,7 +386,7 @@ def test_rebinding(dialled: list[str]) -> None:
         script = redirect("1")
         async with listening(script, host="127.0.0.2") as site, listening(answer(), port=site.port) as ours:
             policy = site.policy(networks=["127.0.0.2/32"])
-            assert await fetch(site.at(host="x.example"), policy, look_up=rebinding) == PICTURE
+            assert await fetch(site.at(host="x.example"), policy, look_up=rebinding) == IMAGE
             assert (len(answers), dialled) == (1, ["127.0.0.2"])
             answers.insert(0, ["127.0.0.2"])
             error = await refusal(site.at("0", "x.example"), policy, rebinding)
@@ -467,18 +467,18 @@ def test_endless_bodies(path: str) -> None:
 
 def test_sizes() -> None:
     """F40, B47: exactly the limit is accepted; a length that says more is refused before the body comes."""
-    assert outcome(answer(), max_bytes=len(PICTURE) - 1).kind == "url_too_large"
-    assert outcome(answer(length=None), max_bytes=len(PICTURE) - 1).kind == "url_too_large"
+    assert outcome(answer(), max_bytes=len(IMAGE) - 1).kind == "url_too_large"
+    assert outcome(answer(length=None), max_bytes=len(IMAGE) - 1).kind == "url_too_large"
     assert outcome(answer(body=b"", length=1 << 40), timeout=5).kind == "url_too_large"
 
     async def work() -> bytes:
         async with listening(answer()) as site:
-            return await fetch(site.at(), site.policy(max_bytes=len(PICTURE)))
+            return await fetch(site.at(), site.policy(max_bytes=len(IMAGE)))
 
-    assert run(work()) == PICTURE
+    assert run(work()) == IMAGE
 
 
-@pytest.mark.parametrize("length", [len(PICTURE) + 1, "-1", "10, 20", "ten"])
+@pytest.mark.parametrize("length", [len(IMAGE) + 1, "-1", "10, 20", "ten"])
 def test_lengths_that_lie(length: int | str) -> None:
     assert outcome(answer(length=length)).kind == "url_unreachable"
 
@@ -490,9 +490,9 @@ def test_what_comes_after_the_said_length_is_no_part() -> None:
         async with listening(answer(length=10)) as site:
             with contextlib.suppress(FetchError):
                 return await fetch(site.at(), site.policy())
-        return PICTURE[:10]
+        return IMAGE[:10]
 
-    assert run(work()) == PICTURE[:10]
+    assert run(work()) == IMAGE[:10]
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "deflate, gzip"])
@@ -624,7 +624,7 @@ def test_tls_checks_the_name(trusted: Path) -> None:
         async with listening(redirect("x"), tls=secure(trusted)) as site:
             known = names(images_example=["127.0.0.1"], other_example=["127.0.0.1"])
             for host in ("images.example", "Images.example."):
-                assert await fetch(site.at("0", host, "https"), site.policy(), look_up=known) == PICTURE
+                assert await fetch(site.at("0", host, "https"), site.policy(), look_up=known) == IMAGE
             site.heads.clear()
             for host in ("other.example", "127.0.0.1"):
                 error = await refusal(site.at("x", host, "https"), site.policy(), known)

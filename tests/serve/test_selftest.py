@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from service import PICTURE
+from service import IMAGE
 
 
 def selftest(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -30,5 +30,5 @@ def test_what_does_not_hold_is_told() -> None:
 
 
 def test_a_service_that_does_not_start() -> None:
-    done = selftest("--model-dir", str(PICTURE.parent / "nowhere"))
+    done = selftest("--model-dir", str(IMAGE.parent / "nowhere"))
     assert done.returncode == 1 and done.stderr.startswith("maskline: no model directory") and not done.stdout

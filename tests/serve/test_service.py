@@ -29,7 +29,7 @@ import pytest
 import requests
 from PIL import Image
 from pycocotools import mask as coco
-from service import PICTURE, Service, counted, encoded, png, ready, running
+from service import IMAGE, Service, counted, encoded, png, ready, running
 
 from maskline import Predictor, Result, __version__, create_model
 from maskline.cli.running import Running
@@ -64,7 +64,7 @@ def model() -> Predictor:
 
 @pytest.fixture(scope="module")
 def expected(model: Predictor) -> Result:
-    (result,) = model.predict(str(PICTURE))
+    (result,) = model.predict(str(IMAGE))
     return result
 
 
@@ -141,7 +141,7 @@ def test_one_rule_for_thresholds(service: Service, model: Predictor, image: str,
     """F41, B26: what Python takes, the service takes; what Python refuses, it refuses with the same words."""
     response = service.post(f'{{"image": "{image}", "visualize": false, "threshold": {given}}}'.encode())
     try:
-        model.predict(str(PICTURE), threshold=json.loads(given))
+        model.predict(str(IMAGE), threshold=json.loads(given))
     except ParameterError as error:
         assert faults(response) == [("threshold_invalid", "body.threshold")]
         assert json.loads(response.json()["errorMsg"])[0]["msg"] == str(error)
@@ -189,7 +189,7 @@ def test_an_image_is_none_for_what_its_comment_says(service: Service) -> None:
     answers = []
     for options in ({}, {"comment": b"made from %PDF-1.7"}):
         file = io.BytesIO()
-        Image.open(PICTURE).convert("RGB").save(file, "JPEG", **options)
+        Image.open(IMAGE).convert("RGB").save(file, "JPEG", **options)
         answers.append(found(service.post({"image": encoded(file.getvalue()), "visualize": False})))
     assert b"%PDF-" in file.getvalue()[:1024]
     assert answers[0] == answers[1] and len(answers[0]) > 5
@@ -223,7 +223,7 @@ def test_data_urls_and_lines(service: Service, image: str) -> None:
         ({"image": "data:image/png;base64,"}, ("image_empty", "body.image")),
         ({"image": encoded(b"a text")}, ("image_invalid", "body.image")),
         ({"image": encoded(b"%PDF-1.7 and so on")}, ("image_invalid", "body.image")),
-        ({"image": encoded(PICTURE.read_bytes()[:5000])}, ("image_invalid", "body.image")),
+        ({"image": encoded(IMAGE.read_bytes()[:5000])}, ("image_invalid", "body.image")),
         ({"image": "/etc/passwd"}, ("base64_invalid", "body.image")),
         ({"image": "file:///etc/passwd"}, ("base64_invalid", "body.image")),
         ({"image": "http://127.0.0.1/a.png"}, ("url_not_allowed", "body.image")),
@@ -234,7 +234,7 @@ def test_what_is_the_client_s_fault_is_told(service: Service, body: Any, expecte
     response = service.post(body)
     assert faults(response) == [expected]
     assert uuid.UUID(response.json()["logId"])
-    for inside in (str(PICTURE.parents[1]), "Traceback", __version__):
+    for inside in (str(IMAGE.parents[1]), "Traceback", __version__):
         assert inside not in response.text
 
 
@@ -357,7 +357,7 @@ def form(*fields: tuple[str, str | None, bytes], boundary: bytes = b"----a-bound
 def test_the_image_file_may_be_the_body(service: Service, image: str, kind: str | None) -> None:
     """Its first bytes tell, so that `curl --data-binary @photo.jpg` needs no more."""
     headers = {} if kind is None else {"Content-Type": kind}
-    response = service.post(PICTURE.read_bytes(), headers=headers)
+    response = service.post(IMAGE.read_bytes(), headers=headers)
     expected = service.post({"image": image}).json()["result"]
     assert response.status_code == 200 and response.json()["result"] == expected
 
@@ -367,19 +367,19 @@ def test_forms(service: Service, image: str) -> None:
     asked = {"threshold": 0.7, "visualize": False, "logId": "7", "maskFormat": "polygon"}
     expected = service.post({"image": image, **asked}).json()
     texts = {"threshold": "0.7", "visualize": "false", "logId": "7", "maskFormat": "polygon"}
-    url, file = f"{service.url}/instance-segmentation", ("photo.png", PICTURE.read_bytes(), "image/png")
+    url, file = f"{service.url}/instance-segmentation", ("photo.png", IMAGE.read_bytes(), "image/png")
     assert requests.post(url, files={"image": file}, data=texts, timeout=30).json() == expected
     in_base64 = {"image": (None, image), "unknown": file}
     assert requests.post(url, files=in_base64, data=texts, timeout=30).json() == expected
     fields = [(name, None, value.encode()) for name, value in texts.items()]
-    own = form(("image", "名; name=x.png", PICTURE.read_bytes()), *fields)
+    own = form(("image", "名; name=x.png", IMAGE.read_bytes()), *fields)
     for body in (
         own,  # without any Content-Type that tells the boundary
         own.replace(b'name="image"', b"name=image").replace(b"Content-Disposition", b"content-disposition"),
-        form(*fields, ("image", "a", PICTURE.read_bytes()), end=b"--"),
+        form(*fields, ("image", "a", IMAGE.read_bytes()), end=b"--"),
     ):
         assert service.post(body).json() == expected
-    by_class = form(("image", "a", PICTURE.read_bytes()), ("threshold", None, b'{"nucleus": 0.7}'))
+    by_class = form(("image", "a", IMAGE.read_bytes()), ("threshold", None, b'{"nucleus": 0.7}'))
     assert len(found(service.post(by_class))) == len(expected["result"]["instances"])
 
 
@@ -401,7 +401,7 @@ IMAGE_FIELD = ("image", "a.png", b"QUJD")
         (form(*[("x", None, b"")] * 200), ("form_invalid", "body"), "100 fields"),
         (b"--a\r\n\r\n\r\n--a--", ("form_invalid", "body"), "Content-Disposition"),
         (b"--", ("form_invalid", "body"), "no end"),
-        (PICTURE.read_bytes()[:5000], ("image_invalid", "body.image"), "cut short"),
+        (IMAGE.read_bytes()[:5000], ("image_invalid", "body.image"), "cut short"),
         (b"GIF89a" + bytes(20), ("json_invalid", "body[0]"), "or the file alone: JPEG"),
         (b"\0\0\0\x18ftypheic" + bytes(20), ("json_invalid", "body"), "or the file alone: JPEG"),
         (b"%PDF-1.7", ("json_invalid", "body[0]"), "or the file alone: JPEG"),
@@ -417,7 +417,7 @@ def test_bodies_that_are_no_request(service: Service, body: bytes, fault: tuple[
 
 
 def test_images_are_told_where_they_go(service: Service) -> None:
-    for body in (PICTURE.read_bytes(), form(IMAGE_FIELD)):
+    for body in (IMAGE.read_bytes(), form(IMAGE_FIELD)):
         response = service.post(body, "/v2/models/instance-segmentation/infer")
         assert response.status_code == 400 and "POST /instance-segmentation takes" in response.json()["error"]
 
@@ -564,7 +564,7 @@ def test_the_page_is_served(service: Service) -> None:
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     names = re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)
     assert names and all(service.get(f"/{name}").status_code == 200 for name in names)
-    assert service.get("/page/example.png").content == PICTURE.read_bytes()
+    assert service.get("/page/example.png").content == IMAGE.read_bytes()
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -574,7 +574,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 def test_urls_of_hosts_that_are_allowed(image: str, tmp_path: Path) -> None:
     """F40, B47: fetched by the service, which says what the other server answers; off unless hosts are listed."""
-    (tmp_path / "nuclei.png").write_bytes(PICTURE.read_bytes())
+    (tmp_path / "nuclei.png").write_bytes(IMAGE.read_bytes())
     (tmp_path / "text.png").write_bytes(b"no image")
     handler = partial(_Quiet, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -653,7 +653,7 @@ def test_the_inference_protocol(service: Service, image: str) -> None:
 def test_the_documented_command(tmp_path: Path, image: str) -> None:
     """F38, F06, F42, F52: `--serve --pipeline FILE.yaml`; the file's Serving.visualize is the default of answers."""
     file = tmp_path / "pipeline.yaml"
-    module = {"module_name": "instance_segmentation", "model_name": None, "model_dir": str(PICTURE.parent / "embedded")}
+    module = {"module_name": "instance_segmentation", "model_name": None, "model_dir": str(IMAGE.parent / "embedded")}
     config = {
         "pipeline_name": "instance_segmentation",
         "SubModules": {"InstanceSegmentation": {**module, "batch_size": 1, "threshold": 0.5}},

@@ -48,9 +48,9 @@ class Read(NamedTuple):
 
 
 def read(path: Path, folder: Path | Locate, split: str) -> Read:
-    """Read a file of one split; records that are wrong are left out and told as faults.
+    """Read a file of one split; invalid records are left out and reported as faults.
 
-    Of images no more is looked at than the size of those whose records state none that could be one.
+    Image files are opened only for their size, where the record has no valid one.
 
     Args:
         path: the JSON file.

@@ -23,7 +23,7 @@ LOG = "fixes.json"
 
 
 class Done(NamedTuple):
-    """What became of a fault: mended with all data kept, fixed by leaving data out, or left to the user; and how."""
+    """What was done about a fault, and how: fixed with all data kept, left out with its data, or left to the user."""
 
     outcome: Literal["fixed", "left out", "left"]
     how: str

@@ -1,4 +1,4 @@
-"""The same, or nearly the same, image: what tells that a set for evaluation holds images that were trained on.
+"""Duplicates and near-duplicates of images: a sign that images of the training split are evaluated on.
 
 Of each image a digest of its pixels is kept, which finds the same image in other files, and a grey thumbnail of
 32 x 32 pixels. Thumbnails are compared in two steps:

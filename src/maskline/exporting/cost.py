@@ -24,7 +24,7 @@ from maskline.runtime.graph import Graph
 from maskline.runtime.predictor import Predictor
 from maskline.wording import counted
 
-RUNS, TIMED_PICTURES = 5, 3
+RUNS, TIMED_IMAGES = 5, 3
 TOLERATED_LOSS = 0.02  # of mask AP, without a warning
 SHARE_EXPECTED = 0.9  # of instances that both models find, without a warning
 SAME = 0.5  # IoU of masks from which on two instances are one
@@ -105,7 +105,7 @@ class Cost:
         """A table for a terminal."""
         rows = [("", "float32", "int8", "change")]
         rows.append(_row("size, MB", self.float32.megabytes, self.int8.megabytes, 2))
-        rows.append(_row("ms an image", self.float32.milliseconds, self.int8.milliseconds, 0))
+        rows.append(_row("ms per image", self.float32.milliseconds, self.int8.milliseconds, 0))
         for name in ("ap", "ap50"):
             before, after = getattr(self.float32, name), getattr(self.int8, name)
             if before is not None and after is not None:
@@ -131,14 +131,17 @@ def read(folder: Path) -> Cost:
     try:
         values = json.loads((folder / COST_FILE).read_text(encoding="utf-8"))
         plain, small = (Figures(**values[name]) for name in ("float32", "int8"))
-        return Cost(plain, small, Agreement(**values["agreement"]), values["calibrated_on"], values["measured_on"])
+        same = values["agreement"]
+        if "pictures" in same:  # the key until images were called so everywhere
+            same["images"] = same.pop("pictures")
+        return Cost(plain, small, Agreement(**same), values["calibrated_on"], values["measured_on"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / COST_FILE} can't be read ({error!r}): export the model again") from None
 
 
 def measure(float32: Path, int8: Path, samples: Samples) -> Cost:
     """Measure two graphs of one model, image by image."""
-    times = _milliseconds((float32, int8), samples.held_out[:TIMED_PICTURES])
+    times = _milliseconds((float32, int8), samples.held_out[:TIMED_IMAGES])
     plain, small = (_figures(path, ms, samples) for path, ms in zip((float32, int8), times, strict=True))
     counted = len(samples.held_out) if samples.annotated is None else len(samples.annotated.images)
     return Cost(plain, small, agreement(float32, int8, samples.held_out), len(samples.calibration), counted)

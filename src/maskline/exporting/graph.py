@@ -117,7 +117,7 @@ def write_pinned(source: Path, calls: Sequence[Call], path: Path) -> None:
     layers = {f"network.{call.layer}.{part}": call.layer for call in calls for part in ("weight", "bias")}
     ends: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
-        # A linear layer ends with the addition of its bias: its weight may be turned round by a node before.
+        # A linear layer ends with the addition of its bias: a node before may transpose its weight.
         layer = next((layers[name] for name in node.input if name in layers), None)
         if layer is not None and node.op_type in ("Conv", "Gemm", "Add"):
             ends.setdefault(layer, []).append(node)

@@ -81,7 +81,7 @@ def expand(source: Source, *, on_error: OnError = "raise") -> Iterator[InputImag
 
     Close the iterator to stop before its end: a camera is released, a file closed then.
 
-    A warning tells of the first image with `InputImage.levels`, and how many there were in all.
+    A warning names the first image with `InputImage.levels`; a second one says how many there were in all.
 
     Raises (at the image concerned, but the ParameterError about ``on_error`` at once):
         InputNotFoundError: no such file or folder.

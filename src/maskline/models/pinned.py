@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
@@ -52,7 +51,7 @@ def pinned(network: nn.Module) -> Iterator[list[Call]]:
 
 def _replaced(name: str, decisive: Decisive, calls: list[Call]) -> Callable[[nn.Module, object, Tensor], Tensor]:
     def hook(_: nn.Module, __: object, x: Tensor) -> Tensor:
-        number = Counter(call.layer for call in calls)[name]
+        number = sum(call.layer == name for call in calls)
         rng = np.random.default_rng(zlib.crc32(f"{name}/{number}".encode()))
         numbers = rng.standard_normal(tuple(x.shape), dtype=np.float32)
         replacement = np.float32(decisive.mean) + np.float32(decisive.deviation) * numbers

@@ -34,7 +34,7 @@ from maskline.wording import counted
 CLIENTS = 64  # at once, in the test of overload
 SLOW = 16  # connections that never finish their request
 OPEN_TIMEOUT = 600.0  # seconds for a model to be opened, which may have to be fetched
-PICTURE = Path(__file__).parents[1] / "assets" / "nuclei.png"
+IMAGE = Path(__file__).parents[1] / "assets" / "nuclei.png"
 ROUTE = "/instance-segmentation"
 
 
@@ -149,14 +149,14 @@ def _require(holds: bool, seen: str) -> str:
 
 async def an_image(target: _Target) -> str:
     """An image is answered with its instances, and with the client's logId."""
-    status, body, _ = await target.ask(PICTURE.read_bytes(), logId="selftest")
+    status, body, _ = await target.ask(IMAGE.read_bytes(), logId="selftest")
     _require(status == 200 and body["logId"] == "selftest", f"status {status}: {body}")
     return counted(len(body["result"]["instances"]), "instance")
 
 
 async def what_is_none(target: _Target) -> str:
     """What is not an image is refused with the reason."""
-    statuses = [(await target.ask(image))[0] for image in (b"a text", b"", "no Base64", PICTURE.read_bytes()[:999])]
+    statuses = [(await target.ask(image))[0] for image in (b"a text", b"", "no Base64", IMAGE.read_bytes()[:999])]
     return _require(statuses == [422] * 4, f"statuses {statuses}")
 
 
@@ -171,7 +171,7 @@ async def a_bomb(target: _Target) -> str:
 
 async def overload(target: _Target) -> str:
     """64 clients at once: each is answered once, with a result or with when to come again."""
-    image = _encoded(PICTURE.read_bytes())
+    image = _encoded(IMAGE.read_bytes())
     answers = await asyncio.gather(*(target.ask(image, logId=str(i)) for i in range(CLIENTS)))
     statuses = Counter(status for status, _, _ in answers)
     own = all(body["logId"] == str(i) for i, (_, body, _) in enumerate(answers))
@@ -187,7 +187,7 @@ async def slow_clients(target: _Target) -> str:
         for writer in writers:
             writer.write(f"POST {ROUTE} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n{{".encode())
         started = time.perf_counter()
-        status = (await asyncio.wait_for(target.ask(PICTURE.read_bytes()), target.settings.timeout))[0]
+        status = (await asyncio.wait_for(target.ask(IMAGE.read_bytes()), target.settings.timeout))[0]
         return _require(status == 200, f"status {status} after {time.perf_counter() - started:.2f} s beside {SLOW}")
     finally:
         for writer in writers:
@@ -196,7 +196,7 @@ async def slow_clients(target: _Target) -> str:
 
 async def health_under_load(target: _Target) -> str:
     """Health is answered within a second while the model works."""
-    image, longest = _encoded(PICTURE.read_bytes()), 0.0
+    image, longest = _encoded(IMAGE.read_bytes()), 0.0
     work = [asyncio.create_task(target.ask(image)) for _ in range(8)]
     while not all(task.done() for task in work):
         started = time.perf_counter()
@@ -212,7 +212,7 @@ async def a_worker_killed(target: _Target) -> str:
     workers = await asyncio.to_thread(_children, target.process.pid)
     if not workers:
         return "not tried: this system does not say which processes are the workers"
-    image = _encoded(PICTURE.read_bytes())
+    image = _encoded(IMAGE.read_bytes())
     work = [asyncio.create_task(target.ask(image)) for _ in range(4)]
     await asyncio.sleep(0.05)
     os.kill(workers[0], signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
@@ -222,7 +222,7 @@ async def a_worker_killed(target: _Target) -> str:
 
 async def the_end(target: _Target) -> str:
     """Told to end, it answers what is under way and ends with 0."""
-    image = _encoded(PICTURE.read_bytes())
+    image = _encoded(IMAGE.read_bytes())
     work = [asyncio.create_task(target.ask(image)) for _ in range(4)]
     await asyncio.sleep(0.05)
     target.process.terminate()

@@ -429,7 +429,7 @@ class _Writer:
         return path
 
     def free_path(self, file_name: str) -> str:
-        """Of a JSON file: named as the image, with its suffix where two images differ in nothing else."""
+        """Path of an image's JSON file: its stem, or its full name where two images differ only in the suffix."""
         stem = str(PurePosixPath(file_name).with_suffix(""))
         numbered = (f"{file_name}_{number}" for number in range(2, len(self.taken) + 3))
         path = next(name for name in (stem, file_name, *numbered) if key_of(name) not in self.taken)

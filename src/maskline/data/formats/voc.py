@@ -44,7 +44,7 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 _Values: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-_PICTURES, _OBJECTS, _CLASSES = "JPEGImages", "SegmentationObject", "SegmentationClass"
+_IMAGES, _OBJECTS, _CLASSES = "JPEGImages", "SegmentationObject", "SegmentationClass"
 _KINDS = (_OBJECTS, _CLASSES)
 _LISTS = PurePosixPath("ImageSets", "Segmentation")
 _COLOUR_LIST = "labelmap.txt"  # CVAT, Datumaro, and what we write
@@ -109,7 +109,7 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
     counts: Counter[str] = Counter()
     for split, new_names in unique_names(splits, flat=True).items():
         counts["renamed"] += sum(new_names[image.id] != image.file_name for image in splits[split].images)
-        dataset = copy_images(splits[split], folder / _PICTURES, new_names)
+        dataset = copy_images(splits[split], folder / _IMAGES, new_names)
         stems = [PurePosixPath(image.file_name).stem for image in dataset.images]
         for image, stem in zip(dataset.images, stems, strict=True):
             objects, classes = _paint(dataset, image, counts)
@@ -159,8 +159,8 @@ class _Files:
         self._objects, self._classes = (Finder(maps, stems=True) for maps in (self.objects, self.classes))
         maps = {*self.objects, *self.classes}
         images = [path for path in source.images.images if path not in maps and "Segmentation" not in path]
-        own = [path for path in images if path.startswith(f"{base}{_PICTURES}/")]
-        self.start = f"{base}{_PICTURES}/" if own else ""
+        own = [path for path in images if path.startswith(f"{base}{_IMAGES}/")]
+        self.start = f"{base}{_IMAGES}/" if own else ""
         self.images = Finder(own or images, stems=True)
 
     @classmethod
@@ -177,7 +177,7 @@ class _Files:
             raise DatasetError(f"several data sets in {source.given}: name one of {names}")
         files = cls(source, outermost[0])
         if not len(files.images):
-            raise DatasetNotFoundError(f"no {_PICTURES} in {source.root / files.base}: expected the images there")
+            raise DatasetNotFoundError(f"no {_IMAGES} in {source.root / files.base}: expected the images there")
         return files
 
     def _maps(self, name: str) -> list[str]:
@@ -312,7 +312,7 @@ class _Reader:
         for stem in stems:
             if stem not in found:
                 code = "image-path" if relative_name(stem) is None else "image-missing"
-                what = f"no image {stem!r} in {_PICTURES}"
+                what = f"no image {stem!r} in {_IMAGES}"
                 self.fault(code, split, _LISTS.as_posix(), what, lost=self.instances_in(stem))
                 continue
             path = found[stem].path

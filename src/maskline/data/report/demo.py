@@ -11,7 +11,7 @@ from maskline.data.dataset import Dataset, ImageRecord
 from maskline.errors import InputError
 from maskline.files import replace_file
 from maskline.inputs import read_image
-from maskline.naming import NAME_BYTES, PICTURE_FORMATS, cut_name
+from maskline.naming import IMAGE_FORMATS, NAME_BYTES, cut_name
 from maskline.render import draw
 from maskline.results import ENCODER_OPTIONS
 
@@ -66,7 +66,7 @@ def _writable(name: str) -> tuple[str, str]:
     from PIL import Image
 
     Image.init()
-    kind = PICTURE_FORMATS.get(Path(name).suffix.lower(), "GIF")
+    kind = IMAGE_FORMATS.get(Path(name).suffix.lower(), "GIF")
     if kind != "GIF" and kind in Image.SAVE:
         return name, kind
     folder, slash, last = name.rpartition("/")

@@ -24,7 +24,7 @@ from maskline.pages import template
 from maskline.render import PALETTE
 
 FAULTS_SHOWN = 20  # of a kind
-TWINS_SHOWN = 3  # images beside that of a fault
+OTHERS_SHOWN = 3  # images beside that of a fault
 CLASSES_SHOWN = 120  # rows of the class chart before the rest is folded
 MOST_SAMPLES = 100  # of a class
 SAMPLES_IN_ALL = 640  # of sets with very many classes each gets fewer samples, but one at least
@@ -312,7 +312,7 @@ def _fault_shots(splits: Names, fault: Fault) -> Iterator[tuple[Shot, str]]:
     image = _image_of(dataset, fault)
     if image is not None:
         yield _fault_shot(dataset, image, fault), f"{fault.split} · {image.file_name}"
-    for split, name in fault.others[:TWINS_SHOWN]:
+    for split, name in fault.others[:OTHERS_SHOWN]:
         other = splits.get(split)
         inside = relative_name(name)
         if other is not None and inside is not None:
