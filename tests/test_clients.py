@@ -27,7 +27,7 @@ from service import running
 
 from maskline import create_model, hub
 from maskline.masks import rle_encode
-from maskline.results import Result
+from maskline.outputs.result import Result
 
 CLIENTS = Path(__file__).parents[1] / "examples" / "clients"
 CELLS = hub.EMBEDDED.parent / "nuclei.png"

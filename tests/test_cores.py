@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from maskline import cores
+from maskline import _cpu
 from maskline.runtime import opening
 
 
 @pytest.fixture
 def eight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine of eight cores and no limits."""
-    for module in (cores, opening):
+    for module in (_cpu, opening):
         monkeypatch.setattr(module, "bound_cores", lambda: 8)
-    monkeypatch.setattr(cores, "MEMBERSHIP", tmp_path / "membership")
-    monkeypatch.setattr(cores, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(_cpu, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setattr(_cpu, "GROUPS", tmp_path / "groups")
     return tmp_path
 
 
@@ -51,15 +51,15 @@ def write(folder: Path, membership: str, files: Mapping[str, str]) -> None:
 )
 def test_limits(eight: Path, membership: str, files: Mapping[str, str], expected: int) -> None:
     write(eight, membership, files)
-    assert cores.cores() == expected
+    assert _cpu.cores() == expected
 
 
 def test_where_there_are_no_control_groups(eight: Path) -> None:
-    assert cores.cores() == 8
+    assert _cpu.cores() == 8
 
 
 def test_of_this_process() -> None:
-    assert 1 <= cores.cores() <= cores.bound_cores() <= (os.cpu_count() or 1)
+    assert 1 <= _cpu.cores() <= _cpu.bound_cores() <= (os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("max", None), ("300000", 3)])

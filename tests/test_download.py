@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 from web_server import BODY, Request, Scene, Server, running, serve, status
 
-from maskline import download, transfer
-from maskline.download import fetch, home, offline
 from maskline.errors import DownloadError, ParameterError
+from maskline.fetching import download, http
+from maskline.fetching.download import fetch, home, offline
 
 OTHER = bytes(reversed(BODY))
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -303,10 +303,10 @@ def test_https_is_not_left() -> None:
     response = requests.Response()
     response.status_code, response.url = 302, "https://safe/a"
     response.headers["Location"] = "http://unsafe/a"
-    with pytest.raises(transfer.PermanentError, match="https://safe/a redirects to http://unsafe/a, which is not safe"):
-        transfer.next_url(response)
+    with pytest.raises(http.PermanentError, match="https://safe/a redirects to http://unsafe/a, which is not safe"):
+        http.next_url(response)
     response.headers["Location"] = "//other/b"
-    assert transfer.next_url(response) == "https://other/b"
+    assert http.next_url(response) == "https://other/b"
 
 
 def test_https_needs_a_certificate(server: Server, target: Path) -> None:
@@ -408,7 +408,7 @@ def test_threads_fetch_once(server: Server, target: Path, caplog: pytest.LogCapt
 
 SCRIPT = """
 import pathlib, sys
-from maskline.download import fetch
+from maskline.fetching.download import fetch
 fetch(sys.argv[1], pathlib.Path(sys.argv[2]))
 """
 
@@ -588,7 +588,9 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, maskline.download; print([m for m in ('requests', 'rich', 'torch') if m in sys.modules])"
+    code = (
+        "import sys, maskline.fetching.download; print([m for m in ('requests', 'rich', 'torch') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
@@ -603,4 +605,4 @@ def test_import_is_light() -> None:
     ],
 )
 def test_passwords_are_not_shown(url: str, shown: str) -> None:
-    assert transfer.redacted(url) == shown
+    assert http.redacted(url) == shown

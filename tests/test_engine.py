@@ -16,12 +16,13 @@ import pytest
 import sets
 
 import maskline
-from maskline import cli, engine, hub, models
-from maskline.config.module import MODES, load
-from maskline.data import check_dataset as step
+from maskline import cli, hub, models
 from maskline.data.split import SplitConfig
 from maskline.errors import DatasetError, ParameterError, UnknownNameError
-from maskline.train.settings import AUGMENT, TrainSettings
+from maskline.paddlex import check_dataset as step
+from maskline.paddlex import jobs
+from maskline.paddlex.module import MODES, load
+from maskline.training.settings import AUGMENT, TrainSettings
 from maskline.weights.load import save_weights
 
 MAIN = Path(__file__).parents[1] / "main.py"
@@ -140,8 +141,8 @@ def test_an_output_that_can_t_be_written(
 
 def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """F61, F65: all keys of Train, the reference's and ours; what the pretrained path means."""
-    from maskline import train as package
-    from maskline.train.augment import Augment
+    from maskline import training as package
+    from maskline.training.augment import Augment
 
     seen = []
     monkeypatch.setattr(package, "train", seen.append)
@@ -206,7 +207,7 @@ def test_a_mode_that_is_not() -> None:
     config = load("SOLOv2", [])
     object.__setattr__(config.Global, "mode", "../trian")
     with pytest.raises(UnknownNameError, match="did you mean 'train'"):
-        engine.run(config)
+        jobs.run(config)
 
 
 def test_check_dataset_gets_what_is_configured(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,7 +404,7 @@ def test_the_processor_stands_in_for_the_documents_devices(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """B40: what PaddleX's own files ask for is not there. Unless the environment forbids it; then nothing is read."""
-    from maskline.train import devices
+    from maskline.training import devices
 
     monkeypatch.delenv("MASKLINE_DEVICE_FALLBACK", raising=False)
     monkeypatch.setattr(devices, "_count", lambda kind: 0)
@@ -426,7 +427,7 @@ def test_our_own_forms_take_the_processor_only_if_the_environment_asks_for_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Before any data is read."""
-    from maskline.train import devices
+    from maskline.training import devices
 
     monkeypatch.delenv("MASKLINE_DEVICE_FALLBACK", raising=False)
     monkeypatch.setattr(devices, "_count", lambda kind: 0)
@@ -458,6 +459,6 @@ def test_the_command_line_of_the_reference(out: Path, capsys: pytest.CaptureFixt
 
 def test_errors_are_of_the_right_kind(out: Path) -> None:
     with pytest.raises(ParameterError):
-        engine.run(load("SOLOv2", []))
+        jobs.run(load("SOLOv2", []))
     with pytest.raises(ParameterError, match="Global.dataset_dir is not set"):
-        engine.run(load("SOLOv2", ["Global.mode=evaluate"]))
+        jobs.run(load("SOLOv2", ["Global.mode=evaluate"]))

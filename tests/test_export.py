@@ -13,9 +13,8 @@ import tiny
 import torch
 import yaml
 
-from maskline import verify
 from maskline.errors import ExportError, InputNotFoundError, OutputError, ParameterError, WeightsError
-from maskline.exporting import ExportOptions, export, export_network, inference_yml, read_labels, write_graph
+from maskline.exporting import ExportOptions, export, export_network, inference_yml, read_labels, verify, write_graph
 from maskline.models.deployed import Deployed
 from maskline.runtime.device import Device
 from maskline.runtime.graph import RECORD_KEY, Graph, Raw, Record

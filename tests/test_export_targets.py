@@ -18,7 +18,7 @@ import tiny_rcnn
 import tiny_solov2
 import yaml
 
-from maskline import catalog, create_model, hub, verify
+from maskline import catalog, create_model, hub
 from maskline.errors import (
     ExportError,
     InputError,
@@ -29,7 +29,7 @@ from maskline.errors import (
     ParameterError,
     UnknownNameError,
 )
-from maskline.exporting import ExportOptions, export, export_network, formats, quantise, samples
+from maskline.exporting import ExportOptions, export, export_network, formats, quantise, samples, verify
 from maskline.exporting import cost as costs
 from maskline.exporting.cost import Agreement, Cost, Figures, agreement, shared
 from maskline.instances import Instances

@@ -23,11 +23,11 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import maskline
-from maskline import results
 from maskline.errors import MissingDependencyError, OutputError, ParameterError, UnknownNameError
 from maskline.instances import Instances, pixel_window
-from maskline.naming import Stems
-from maskline.results import Result
+from maskline.outputs import result as result_module
+from maskline.outputs.paths import Stems
+from maskline.outputs.result import Result
 
 NAMES = ["person", "自行车", "cat"]
 SIZE = (60, 80)
@@ -278,7 +278,7 @@ def test_the_file_is_what_json_dumps_would_write(
 
 
 def test_an_empty_mask_can_be_written() -> None:
-    assert results._rows_text(np.zeros((4, 0), np.uint8), "\n", "\n ") == b"[[], [], [], []]"
+    assert result_module._rows_text(np.zeros((4, 0), np.uint8), "\n", "\n ") == b"[[], [], [], []]"
 
 
 def test_a_named_file_is_just_that_file(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_the_image_has_the_suffix_of_the_input_if_that_can_be_written(given: str
         assert image.size == (80, 60) and image.mode == "RGB"
 
 
-@pytest.mark.parametrize("suffix", sorted(results.IMAGE_FORMATS))
+@pytest.mark.parametrize("suffix", sorted(result_module.IMAGE_FORMATS))
 def test_an_image_file_can_be_named(suffix: str, tmp_path: Path) -> None:
     """F31."""
     path = make(n=0).save_to_img(str(tmp_path / "deep" / f"x{suffix}"))
@@ -562,7 +562,7 @@ def test_a_failing_write_leaves_nothing_and_spares_the_old_file(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(results, "_rows_text", full)
+        patched.setattr(result_module, "_rows_text", full)
         patched.setattr(Image.Image, "save", full)
         for write, name in ((make().save_to_json, "x.json"), (make().save_to_img, "x.png")):
             with pytest.raises(OutputError, match=f"{name} can't be written: No space left on device") as caught:
@@ -575,7 +575,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "_rows_text", interrupt)
+    monkeypatch.setattr(result_module, "_rows_text", interrupt)
     with pytest.raises(KeyboardInterrupt):
         make().save_to_json(tmp_path)
     assert not files(tmp_path)

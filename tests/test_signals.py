@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from maskline.signals import TERMINATED, terminable
+from maskline.cli.signals import TERMINATED, terminable
 
 
 def test_it_unwinds_and_the_second_does_not_disturb() -> None:
@@ -53,7 +53,7 @@ def test_children_that_would_be_waited_for_end_too(tmp_path: Path) -> None:
     script = tmp_path / "wait.py"
     script.write_text(
         "import multiprocessing, os, signal, time\n"
-        "from maskline.signals import terminable\n"
+        "from maskline.cli.signals import terminable\n"
         "if __name__ == '__main__':\n"
         "    child = multiprocessing.get_context('spawn').Process(target=time.sleep, args=(60,))\n"
         "    child.start()\n"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskline.upsample import positive_window, upsample_window
+from maskline.runtime.upsample import positive_window, upsample_window
 
 
 def grid_of(seed: int, shape: tuple[int, int] = (40, 40), blur: float = 3) -> np.ndarray:

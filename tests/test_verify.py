@@ -17,9 +17,9 @@ import tiny_solov2
 import torch
 from torch import nn
 
-from maskline import catalog, verify
+from maskline import catalog
 from maskline.errors import ExportError
-from maskline.exporting import ExportOptions, export_network, make
+from maskline.exporting import ExportOptions, export_network, make, verify
 from maskline.exporting.graph import fused, write_graph, write_pinned
 from maskline.models.backbones.cspresnet import CSPResNetConfig
 from maskline.models.deployed import Deployed

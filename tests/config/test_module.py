@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskline import catalog
-from maskline.config.module import FOLDERS, ModuleConfig, SplitSection, load
 from maskline.errors import InputError, InputNotFoundError, ParameterError, UnknownNameError
+from maskline.paddlex.module import FOLDERS, ModuleConfig, SplitSection, load
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "config.md").read_text(encoding="utf-8")
 REFERENCE_FILE = """

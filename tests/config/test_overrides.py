@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskline.config.overrides import parse, parse_value, read_yaml
 from maskline.errors import ParameterError
+from maskline.paddlex.overrides import parse, parse_value, read_yaml
 
 
 @pytest.mark.parametrize(

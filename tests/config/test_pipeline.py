@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from maskline.config import PipelineConfig, load_pipeline
 from maskline.errors import InputNotFoundError, ParameterError, UnknownNameError
+from maskline.paddlex.pipeline import PipelineConfig, load_pipeline
 
 NEW = """
 pipeline_name: instance_segmentation

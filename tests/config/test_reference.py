@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from maskline import catalog
-from maskline.config.module import WITHOUT_EFFECT, load
-from maskline.config.pipeline import PipelineConfig, load_pipeline
-from maskline.config.reference import KINDS, MEANINGS, PIPELINE_YAML, key_tables, keys, module_yaml, recipe_table
+from maskline.paddlex.module import WITHOUT_EFFECT, load
+from maskline.paddlex.pipeline import PipelineConfig, load_pipeline
+from maskline.paddlex.reference import KINDS, MEANINGS, PIPELINE_YAML, key_tables, keys, module_yaml, recipe_table
 
 #: SPEC 3.3's keys, as the reference's documents list them.
 _DOCUMENTED = """

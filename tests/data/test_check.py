@@ -14,14 +14,14 @@ import pytest
 import sets
 from PIL import Image
 
-from maskline.data.check import check
-from maskline.data.check_dataset import FOLDER, examine
+from maskline.data.check.run import check
 from maskline.data.convert import convert
 from maskline.data.dataset import Dataset
 from maskline.data.faults import KINDS, Fault, Reading
 from maskline.data.fix import fix
 from maskline.data.reading import load
 from maskline.errors import DatasetError, OutputError
+from maskline.paddlex.check_dataset import FOLDER, examine
 
 ORIENTATION = 0x0112  # the EXIF tag
 SHARED = Path(__file__).parents[3] / "shared" / "data"

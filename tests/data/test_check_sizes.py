@@ -15,7 +15,7 @@ import sets
 from oriented import CARRIERS, exif, saved
 from PIL import Image
 
-from maskline.data.check import check
+from maskline.data.check.run import check
 from maskline.data.convert import convert
 from maskline.data.dataset import Dataset
 from maskline.data.fix import Fixed, fix

@@ -15,8 +15,8 @@ import sets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from maskline.data import coco
 from maskline.data.dataset import Dataset
+from maskline.data.formats.coco import coco_json
 from maskline.errors import DatasetError, DatasetNotFoundError
 from maskline.masks import rle_decode
 
@@ -24,7 +24,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def read(tmp_path: Path, content: Any) -> tuple[Dataset, list[str]]:
-    dataset, faults, _ = coco.read(sets.save(tmp_path, "train", content), tmp_path / "images", "train")
+    dataset, faults, _ = coco_json.read(sets.save(tmp_path, "train", content), tmp_path / "images", "train")
     return dataset, [fault.code for fault in faults]
 
 
@@ -60,12 +60,12 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
     content["categories"][0]["name"] = "裂纹"
     path = tmp_path / "a.json"
     path.write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
-    dataset, faults, _ = coco.read(path, tmp_path, "train")
+    dataset, faults, _ = coco_json.read(path, tmp_path, "train")
     assert not faults and dataset.names == ["裂纹", "dog"] and dataset.images[0].file_name == "图/水果 1.png"
     assert len(dataset.annotations) == 5
     path.write_bytes(path.read_bytes()[:-9] + b"\xff\xff")
     with pytest.raises(DatasetError, match="a.json is not readable JSON"):
-        coco.read(path, tmp_path, "train")
+        coco_json.read(path, tmp_path, "train")
 
 
 @pytest.mark.parametrize("given", [str, lambda key: f" {key} ", float])
@@ -74,7 +74,7 @@ def test_ids_that_differ_in_type_only_are_matched(tmp_path: Path, given: Callabl
     expected, _ = read(tmp_path, value)
     for annotation in value["annotations"]:
         annotation |= {"image_id": given(annotation["image_id"]), "category_id": given(annotation["category_id"])}
-    dataset, faults, _ = coco.read(sets.save(tmp_path, "train", value), tmp_path, "train")
+    dataset, faults, _ = coco_json.read(sets.save(tmp_path, "train", value), tmp_path, "train")
     assert [(a.image_id, a.category_id) for a in dataset.annotations] == [
         (a.image_id, a.category_id) for a in expected.annotations
     ]
@@ -110,8 +110,8 @@ def test_what_is_written_is_what_was_read(tmp_path: Path) -> None:
     content["images"][0]["flickr_url"] = "http://example.org/ä"
     content["annotations"][0] |= {"attributes": {"occluded": True}, "bbox": [4, 4, 16.5, 14], "area": 231.0}
     dataset, _ = read(tmp_path, content)
-    coco.write(dataset, tmp_path / "again.json")
-    again, faults, _ = coco.read(tmp_path / "again.json", tmp_path, "train")
+    coco_json.write(dataset, tmp_path / "again.json")
+    again, faults, _ = coco_json.read(tmp_path / "again.json", tmp_path, "train")
     assert not faults and again.info == {"info": {"year": 2026}}
     written = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
     assert written["images"] == content["images"] and written["categories"] == content["categories"]
@@ -239,7 +239,7 @@ def test_annotations_of_an_ambiguous_id_are_faults_and_go_to_nobody(tmp_path: Pa
     content["images"][1]["id"] = 1
     for annotation in content["annotations"]:
         annotation["image_id"] = 1
-    dataset, faults, listed = coco.read(sets.save(tmp_path, "train", content), tmp_path, "train")
+    dataset, faults, listed = coco_json.read(sets.save(tmp_path, "train", content), tmp_path, "train")
     assert [image.file_name for image in dataset.images] == ["c.png"] and not dataset.annotations and listed == (3, 10)
     assert [fault.code for fault in faults] == ["image-id"] + ["ambiguous"] * 10
     assert faults[0].what == "'a.png' and 'b.png' have the id 1, with 10 annotations"
@@ -259,7 +259,7 @@ def test_what_follows_from_a_refused_record_is_counted_there(tmp_path: Path) -> 
     content = sets.content(["a.png", "b.png", "c.png"])
     content["images"][0]["width"] = -1
     content["categories"][1]["name"] = 5
-    _, faults, _ = coco.read(sets.save(tmp_path, "train", content), tmp_path, "train")
+    _, faults, _ = coco_json.read(sets.save(tmp_path, "train", content), tmp_path, "train")
     assert [fault.code for fault in faults] == ["record", "record"]
     assert faults[0].what.endswith("; 5 annotations of it left out too") and "; 4 annotations" in faults[1].what
 
@@ -269,7 +269,7 @@ def test_a_size_that_can_not_be_read_is_that_of_the_file(tmp_path: Path, width: 
     root = sets.make(tmp_path)
     content = sets.load(root, "train")
     content["images"][0]["width"] = width
-    dataset, (fault,), _ = coco.read(sets.save(root, "train", content), root / "images", "train")
+    dataset, (fault,), _ = coco_json.read(sets.save(root, "train", content), root / "images", "train")
     assert fault.code == "image-size" and fault.what.endswith("the file is 64 x 48")
     assert dataset.images[0].size == sets.SIZE and len(dataset.of(dataset.images[0])) == 5
 
@@ -292,7 +292,7 @@ def test_what_is_written_is_json_whatever_was_read(tmp_path: Path) -> None:
     content["annotations"][1]["id"] = "\udc80"
     dataset, faults = read(tmp_path, content)
     assert faults == ["not-json", "box-mismatch", "area-mismatch", "not-json", "not-json"]
-    coco.write(dataset, tmp_path / "again.json")
+    coco_json.write(dataset, tmp_path / "again.json")
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is no JSON")
@@ -307,7 +307,7 @@ def test_what_is_written_is_json_whatever_was_read(tmp_path: Path) -> None:
 def test_a_fault_says_where_what_and_what_to_do(tmp_path: Path) -> None:
     content = sets.content(["a.png", "b.png"])
     content["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
-    _, (fault,), _ = coco.read(sets.save(tmp_path, "train", content), tmp_path, "train")
+    _, (fault,), _ = coco_json.read(sets.save(tmp_path, "train", content), tmp_path, "train")
     text = str(fault)
     for part in ("error", "instance_train.json", "annotation 1000", "[1, 2, 3, 4]", "a.png", "redraw it"):
         assert part in text
@@ -326,7 +326,7 @@ def test_backslashes_are_forgiven(tmp_path: Path) -> None:
 def test_what_is_no_data_set_is_one_clear_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DatasetError) as raised:
-        coco.read(tmp_path / "a.json", tmp_path, "train")
+        coco_json.read(tmp_path / "a.json", tmp_path, "train")
     assert "a.json" in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -334,17 +334,17 @@ def test_deep_nesting_and_bytes_that_are_no_text(tmp_path: Path) -> None:
     for number, data in enumerate((b"[" * 100_000, b"\xff\xfe\xfd", b'{"a": ' * 50_000, b"1" * 5000)):
         (tmp_path / f"{number}.json").write_bytes(data)
         with pytest.raises(DatasetError):
-            coco.read(tmp_path / f"{number}.json", tmp_path, "train")
+            coco_json.read(tmp_path / f"{number}.json", tmp_path, "train")
     with pytest.raises(DatasetNotFoundError, match="does not exist"):
-        coco.read(tmp_path / "none.json", tmp_path, "train")
+        coco_json.read(tmp_path / "none.json", tmp_path, "train")
     with pytest.raises(DatasetError):
-        coco.read(tmp_path, tmp_path, "train")
+        coco_json.read(tmp_path, tmp_path, "train")
 
 
 def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
     path = sets.save(tmp_path, "train", sets.content(["a.png"]))
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert len(coco.read(path, tmp_path, "train").dataset.images) == 1
+    assert len(coco_json.read(path, tmp_path, "train").dataset.images) == 1
 
 
 def test_fuzzed_annotations_never_give_a_traceback(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_fuzzed_annotations_never_give_a_traceback(tmp_path: Path) -> None:
             continue
         for image in dataset.images:
             dataset.instances(image)
-        coco.write(dataset, tmp_path / "again.json")
+        coco_json.write(dataset, tmp_path / "again.json")
 
 
 @given(st.binary(max_size=200))
@@ -367,7 +367,7 @@ def test_fuzzed_annotations_never_give_a_traceback(tmp_path: Path) -> None:
 def test_any_bytes(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.json").write_bytes(data)
     with pytest.raises(DatasetError):
-        coco.read(tmp_path / "a.json", tmp_path, "train")
+        coco_json.read(tmp_path / "a.json", tmp_path, "train")
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data sets are not here")
@@ -375,7 +375,9 @@ def test_any_bytes(tmp_path: Path, data: bytes) -> None:
     ("name", "images", "annotations", "crowds"), [("nuclei", 67, 3018, 0), ("coco_sample", 46, 378, 6)]
 )
 def test_real_data(name: str, images: int, annotations: int, crowds: int) -> None:
-    dataset, faults, _ = coco.read(SHARED / name / "annotations/instance_val.json", SHARED / name / "images", "val")
+    dataset, faults, _ = coco_json.read(
+        SHARED / name / "annotations/instance_val.json", SHARED / name / "images", "val"
+    )
     assert not faults and (len(dataset.images), len(dataset.annotations)) == (images, annotations)
     assert sum(a.crowd for a in dataset.annotations) == crowds
     assert all(dataset.path(image).is_file() for image in dataset.images)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from readings import SHARED, read, save_json
 
-from maskline.data.check import check
+from maskline.data.check.run import check
 from maskline.data.convert import convert, convert_in_place
 from maskline.data.fix import fix
 from maskline.data.reading import load

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import sets
 
-from maskline.data import layout
+from maskline._files import back_up, new_folder
 from maskline.data.formats import coco
+from maskline.data.formats.coco.layout import find
+from maskline.data.image_files import copy_images, unique_names
+from maskline.data.merge import unify_categories
 from maskline.data.reading import load
 from maskline.data.reading import read as read_any
 from maskline.data.source import Source
@@ -31,7 +34,7 @@ def test_a_nested_copy_does_not_confuse(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "set")
     shutil.copytree(root, root / "backup")
     (root / "old" / "images").mkdir(parents=True)
-    assert coco.find(Source.of(root))["train"] == "annotations/instance_train.json"
+    assert find(Source.of(root))["train"] == "annotations/instance_train.json"
     (fault, other) = read_any(root).faults
     assert fault.code == other.code == "file-repeated" and fault.file == "backup/annotations/instance_train.json"
     assert fault.what == "15 instances in 3 images"
@@ -83,7 +86,7 @@ def test_what_lies_in_the_place_of_annotations_is_not_passed_over(tmp_path: Path
         else:
             (folder / "instance_val.json").unlink()
             (folder / "instance_val.json").mkdir()
-        assert list(coco.find(Source.of(root))) == ["train", "val"], damage
+        assert list(find(Source.of(root))) == ["train", "val"], damage
         reading = read_any(root)
         assert list(reading.splits) == ["train"] and [fault.code for fault in reading.faults] == ["file"]
 
@@ -96,7 +99,7 @@ def test_names_too_long_for_any_file_raise_nothing(tmp_path: Path) -> None:
     dataset = read_any(root).splits["train"]
     assert dataset.folder == root / "images"
     with pytest.raises(DatasetError, match="is missing"):
-        layout.copy_images(dataset, tmp_path / "new")
+        copy_images(dataset, tmp_path / "new")
 
 
 def test_of_two_files_for_one_split_the_one_with_more_instances_is_read(tmp_path: Path) -> None:
@@ -146,7 +149,7 @@ def test_load_refuses_what_has_errors_and_tells_the_first(tmp_path: Path) -> Non
 def test_write_and_read_again(tmp_path: Path) -> None:
     splits = load(sets.make(tmp_path / "old"))
     (tmp_path / "new").mkdir()
-    assert layout.write(splits, tmp_path / "new") == []
+    assert coco.write(splits, tmp_path / "new") == []
     again = load(tmp_path / "new")
     for split, dataset in splits.items():
         assert [i.file_name for i in again[split].images] == [i.file_name for i in dataset.images]
@@ -158,12 +161,12 @@ def test_write_and_read_again(tmp_path: Path) -> None:
 def test_images_of_one_name_in_two_folders_both_stay(tmp_path: Path) -> None:
     train = load(sets.make(tmp_path / "a"))["train"]
     other = load(sets.make(tmp_path / "b"))["train"]
-    names = layout.unique_names({"train": train, "val": other})
+    names = unique_names({"train": train, "val": other})
     assert names["train"][1] == "train0.png" and names["val"][1] == "val/train0.png"
-    flat = layout.unique_names({"train": train, "val": other}, flat=True)
+    flat = unique_names({"train": train, "val": other}, flat=True)
     assert flat["train"][2] == "sub_train1.png" and flat["val"][2] == "val_sub_train1.png"
     assert len({*flat["train"].values(), *flat["val"].values()}) == 8
-    shared = layout.unique_names({"train": train, "val": train})
+    shared = unique_names({"train": train, "val": train})
     assert shared["train"] == shared["val"]  # the same files
 
 
@@ -171,32 +174,32 @@ def test_a_missing_image_is_told(tmp_path: Path) -> None:
     dataset = load(sets.make(tmp_path))["train"]
     (tmp_path / "images" / "train0.png").unlink()
     with pytest.raises(DatasetError, match=r"train0.png is missing"):
-        layout.copy_images(dataset, tmp_path / "new")
+        copy_images(dataset, tmp_path / "new")
 
 
 def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
-    with layout.new_folder(tmp_path / "a" / "b") as folder:
+    with new_folder(tmp_path / "a" / "b") as folder:
         (folder / "file").write_text("x")
         assert not (tmp_path / "a" / "b").exists()
     assert (tmp_path / "a" / "b" / "file").read_text() == "x" and len(list((tmp_path / "a").iterdir())) == 1
     for error in (DatasetError("x"), KeyboardInterrupt(), ZeroDivisionError()):
-        with pytest.raises(type(error)), layout.new_folder(tmp_path / "c") as folder:
+        with pytest.raises(type(error)), new_folder(tmp_path / "c") as folder:
             (folder / "file").write_text("x")
             raise error
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
-    with pytest.raises(OutputError, match="is there already"), layout.new_folder(tmp_path / "a"):
+    with pytest.raises(OutputError, match="is there already"), new_folder(tmp_path / "a"):
         pytest.fail("entered")
-    with pytest.raises(OutputError, match="c can't be written"), layout.new_folder(tmp_path / "c"):
+    with pytest.raises(OutputError, match="c can't be written"), new_folder(tmp_path / "c"):
         raise OSError(28, "No space left on device")
 
 
 def test_backups_are_numbered(tmp_path: Path) -> None:
     """B32."""
     path = tmp_path / "a.json"
-    assert layout.back_up(path) is None
+    assert back_up(path) is None
     for number, expected in enumerate(("a.json.bak", "a.json.bak2", "a.json.bak3")):
         path.write_text(str(number))
-        assert layout.back_up(path) == tmp_path / expected
+        assert back_up(path) == tmp_path / expected
     assert [p.read_text() for p in sorted(tmp_path.glob("*.bak*"))] == ["0", "1", "2"]
 
 
@@ -209,7 +212,7 @@ def test_unify_makes_one_list_of_classes(tmp_path: Path) -> None:
         annotation["category_id"] = 3 if annotation["category_id"] == 7 else 9
     sets.save(root, "val", content)
     before = load(root)
-    after = layout.unify(before)
+    after = unify_categories(before)
     assert after["train"].categories == after["val"].categories and after["val"].names == ["cat", "dog", "emu"]
     assert len({c.id for c in after["val"].categories}) == 3
     for split, dataset in before.items():

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskline.data.near_duplicates import MOST_ALIKE, SIDE, Fingerprint, Pair, fingerprint, pairs
+from maskline.data.check.near_duplicates import MOST_ALIKE, SIDE, Fingerprint, Pair, fingerprint, pairs
 from maskline.data.reading import load
 from maskline.inputs import read_image
 

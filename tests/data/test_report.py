@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("jinja2")
-from maskline.data import coco
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.faults import KINDS, LEAKS, Fault, Reading
+from maskline.data.formats.coco import coco_json
 from maskline.data.report import page as report
 from maskline.data.stats import statistics
 from maskline.errors import OutputError, ParameterError
@@ -332,7 +332,7 @@ def test_percent(share: float, text: str) -> None:
 def test_real_sets(tmp_path: Path, name: str, classes: int) -> None:
     root = REAL / name
     found = {
-        split: coco.read(root / "annotations" / f"instance_{split}.json", root / "images", split)[0]
+        split: coco_json.read(root / "annotations" / f"instance_{split}.json", root / "images", split)[0]
         for split in ("train", "val")
     }
     page = written(Reading(found), tmp_path)

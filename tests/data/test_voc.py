@@ -15,8 +15,8 @@ from PIL import Image
 
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.faults import Reading
-from maskline.data.formats import voc
-from maskline.data.formats.voc_maps import Map, colour_numbers, instances, palette, read_map, save_map
+from maskline.data.formats.voc import format as voc
+from maskline.data.formats.voc.maps import Map, colour_numbers, instances, palette, read_map, save_map
 from maskline.data.reading import read as read_any
 from maskline.data.shapes import to_rle
 from maskline.data.source import Source

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import maskline
-from maskline import verify
+from maskline.exporting import verify
 from maskline.models.deployed import Deployed
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph, Raw

@@ -16,8 +16,8 @@ from films import film
 from PIL import Image
 from web_server import Scene, Server, running, serve, status
 
-from maskline import download
 from maskline.errors import DownloadError, InputError, InputNotFoundError
+from maskline.fetching import download
 from maskline.inputs import InputImage, expand, web
 
 

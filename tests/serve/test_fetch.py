@@ -20,8 +20,8 @@ import pytest
 
 import maskline
 from maskline.errors import MasklineError, ParameterError
-from maskline.serve import fetch as module
-from maskline.serve.fetch import FetchError, LookUp, UrlPolicy, fetch, look_up
+from maskline.fetching import url_policy as module
+from maskline.fetching.url_policy import FetchError, LookUp, UrlPolicy, fetch, look_up
 
 T = TypeVar("T")
 LOOPBACK = "127.0.0.0/8"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from discs import SIDE, make_discs
 
-from maskline.train.augment import Augment
-from maskline.train.settings import TrainSettings
+from maskline.training.augment import Augment
+from maskline.training.settings import TrainSettings
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.shapes import crop
 from maskline.errors import InputError, ParameterError
 from maskline.preprocess import Preprocess
-from maskline.train import augment as augmentations
-from maskline.train.augment import FILL, Augment, cropped, distortion, expanded, framed, jittered, pasted
-from maskline.train.samples import Original, Patch, TrainingSample, View, boxes, paste, read, see, see_mask
+from maskline.training import augment as augmentations
+from maskline.training.augment import FILL, Augment, cropped, distortion, expanded, framed, jittered, pasted
+from maskline.training.samples import Original, Patch, TrainingSample, View, boxes, paste, read, see, see_mask
 
 OFF = Augment(flip=0)
 SQUARE = Preprocess(96, 96, interpolation="linear")

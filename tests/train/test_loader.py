@@ -20,9 +20,9 @@ from maskline.errors import DatasetError, ParameterError
 from maskline.masks import rle_encode
 from maskline.models.targets import Target
 from maskline.preprocess import Preprocess
-from maskline.train import loader as loaders
-from maskline.train.augment import Augment
-from maskline.train.loader import Batch, LoaderError, TrainingLoader, loader
+from maskline.training import loader as loaders
+from maskline.training.augment import Augment
+from maskline.training.loader import Batch, LoaderError, TrainingLoader, loader
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SQUARE = Preprocess(64, 64)

@@ -15,10 +15,10 @@ from maskline import catalog
 from maskline.models.deployed import Normalise
 from maskline.models.layers import ConvNorm
 from maskline.models.targets import Normalizer, Target, local_normalizer
-from maskline.train import processes
-from maskline.train.loader import Batch
-from maskline.train.loop import LossModule, freeze, to_device, train_mode
-from maskline.train.optim import make_optimizer
+from maskline.training import processes
+from maskline.training.loader import Batch
+from maskline.training.loop import LossModule, freeze, to_device, train_mode
+from maskline.training.optim import make_optimizer
 
 TWO_STAGE = catalog.get("MaskRCNN-ResNet50-FPN")  # has a mean and a deviation
 SIZES = ((40, 64), (64, 33), (64, 64))

@@ -11,8 +11,8 @@ from torch import nn
 
 from maskline import catalog, models
 from maskline.catalog import Cosine, Steps
-from maskline.train.loop import freeze
-from maskline.train.optim import (
+from maskline.training.loop import freeze
+from maskline.training.optim import (
     LearningRate,
     ModelEma,
     make_optimizer,

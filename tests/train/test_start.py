@@ -27,9 +27,9 @@ from maskline.models.ppyoloe_seg.network import CONFIGS as PPYOLOE_SEG
 from maskline.models.ppyoloe_seg.network import PPYOLOESeg
 from maskline.models.rcnn.network import MaskRCNN
 from maskline.models.solov2.network import SOLOv2
-from maskline.train import start
-from maskline.train.settings import BACKBONE, TrainSettings
-from maskline.train.start import file_of, load_with_classes, new_network
+from maskline.training import start
+from maskline.training.settings import BACKBONE, TrainSettings
+from maskline.training.start import file_of, load_with_classes, new_network
 from maskline.weights.load import labels_in_file, save_weights
 
 # Other classes

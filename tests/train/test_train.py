@@ -35,10 +35,10 @@ from maskline.errors import (
     UnknownNameError,
     WeightsError,
 )
-from maskline.train import TrainSettings, checkpoint, loop, processes, train
-from maskline.train.augment import Augment
-from maskline.train.run import prepare
-from maskline.train.settings import AUGMENT, as_augment
+from maskline.training import TrainSettings, checkpoint, loop, processes, train
+from maskline.training.augment import Augment
+from maskline.training.run import prepare
+from maskline.training.settings import AUGMENT, as_augment
 from maskline.weights.load import labels_in_file, load_network
 
 
@@ -143,7 +143,7 @@ def test_killed_and_resumed_is_as_uninterrupted(settings: TrainSettings, tmp_pat
     train(settings)
     killed = replace(settings, output=tmp_path / "killed")
     code = (
-        "import pickle, sys; from pathlib import Path; from maskline.train import train\n"
+        "import pickle, sys; from pathlib import Path; from maskline.training import train\n"
         "if __name__ == '__main__': train(pickle.loads(Path(sys.argv[1]).read_bytes()))"
     )
     import pickle
@@ -337,7 +337,7 @@ def test_a_refused_export_keeps_the_weights_and_says_how_to_go_on(
     def refuse(*_: object, **__: object) -> None:
         raise ExportError("the graph disagrees with the network; not written")
 
-    monkeypatch.setattr("maskline.train.run.export_network", refuse)
+    monkeypatch.setattr("maskline.training.run.export_network", refuse)
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1, export=True, output=tmp_path / "my run")
     with caplog.at_level(logging.INFO), pytest.raises(ExportError) as caught:
         train(settings)

@@ -7,8 +7,8 @@ import torch
 
 from maskline.errors import DeviceError, ParameterError
 from maskline.runtime.device import PROVIDERS
-from maskline.train import devices, processes
-from maskline.train.devices import KINDS, Devices, choose, settle
+from maskline.training import devices, processes
+from maskline.training.devices import KINDS, Devices, choose, settle
 
 
 @pytest.fixture

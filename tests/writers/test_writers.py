@@ -16,16 +16,13 @@ from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
-from maskline.data.check_dataset import examine
-from maskline.data.formats import labelme
+from maskline.data.formats.labelme import format as labelme
 from maskline.data.shapes import crop, to_rle
 from maskline.data.source import Source
 from maskline.errors import InputError, OutputError, ParameterError, UnknownNameError
 from maskline.instances import Instances, pixel_window
 from maskline.masks import rle_decode
-from maskline.naming import Stems
-from maskline.results import Result
-from maskline.writers import (
+from maskline.outputs.formats import (
     WRITERS,
     CocoResultsWriter,
     CocoWriter,
@@ -34,6 +31,9 @@ from maskline.writers import (
     Writer,
     open_writers,
 )
+from maskline.outputs.paths import Stems
+from maskline.outputs.result import Result
+from maskline.paddlex.check_dataset import examine
 
 NAMES = ["person", "自行车", "cat"]
 SIZE = (60, 80)
