@@ -17,12 +17,12 @@ import sets
 
 import maskline
 from maskline import cli, hub, models
-from maskline.data.split import SplitConfig
+from maskline.data.options import SplitConfig
 from maskline.errors import DatasetError, ParameterError, UnknownNameError
 from maskline.paddlex import check_dataset as step
 from maskline.paddlex import jobs
 from maskline.paddlex.module import MODES, load
-from maskline.training.settings import AUGMENT, TrainSettings
+from maskline.training.settings import TrainSettings
 from maskline.weights.load import save_weights
 
 MAIN = Path(__file__).parents[1] / "main.py"

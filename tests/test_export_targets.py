@@ -33,9 +33,9 @@ from maskline.exporting import ExportOptions, export, export_network, formats, q
 from maskline.exporting import cost as costs
 from maskline.exporting.cost import Agreement, Cost, Figures, agreement, shared
 from maskline.instances import Instances
+from maskline.runtime.backend import GRAPH_FILES
 from maskline.runtime.device import Device
 from maskline.runtime.graph import RECORD_KEY, Graph
-from maskline.runtime.model_dir import GRAPH_FILES
 
 ASSETS = hub.EMBEDDED.parent
 PHOTO = ASSETS / "fruit.jpg"

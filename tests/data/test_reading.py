@@ -17,7 +17,8 @@ from closed import close
 from maskline.cli import cli
 from maskline.data.convert import convert
 from maskline.data.faults import Reading
-from maskline.data.reading import FORMATS, get, read
+from maskline.data.formats import FORMATS
+from maskline.data.reading import get, read
 from maskline.data.shapes import to_rle
 from maskline.errors import DatasetError, DatasetNotFoundError
 from maskline.evaluate import load_split

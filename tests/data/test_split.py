@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from maskline.data import split
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
+from maskline.data.options import SplitConfig
 from maskline.data.reading import load
-from maskline.data.split import SplitConfig, merge, split_dataset, split_in_place, split_into
+from maskline.data.split import merge, split_dataset, split_in_place, split_into
 from maskline.errors import DatasetError, ParameterError
 
 SQUARE = (np.asarray([[1.0, 1], [5, 1], [5, 5], [1, 5]]),)

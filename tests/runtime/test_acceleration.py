@@ -82,7 +82,7 @@ def test_dynamic_shapes(shapes: Any, chosen: Any) -> None:
     ("given", "told"),
     [
         ({"engine": "onnxrun"}, "unknown engine 'onnxrun': did you mean 'onnxruntime'"),
-        ({"engine": "transformers"}, "known: onnxruntime, openvino, tensorrt, hpi, paddle"),
+        ({"engine": "transformers"}, "known: onnxruntime, openvino, tensorrt, om, hpi, paddle"),
         (
             {"use_hpip": True, "hpi_config": {"backnd": "openvino"}},
             "key in hpi_config 'backnd': did you mean 'backend'",

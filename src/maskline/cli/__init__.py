@@ -20,8 +20,8 @@ from maskline._wording import shortened
 from maskline.cli.configs import config, save_pipeline_config
 from maskline.cli.datasets import check, convert, split
 from maskline.cli.predicting import Showing, predict, predict_by_pipeline, showing_options
-from maskline.cli.running import MODEL, MODEL_DIR, Running, running_options
-from maskline.cli.serving import PIPELINE, SELFTEST, Serving, serve, serve_pipeline, serving_options
+from maskline.cli.running import Running, running_options
+from maskline.cli.serving import PIPELINE, SELFTEST, serve, serve_pipeline, serving_options
 from maskline.cli.signals import terminable
 from maskline.cli.training import compare, evaluate, export, train
 from maskline.errors import MasklineError, OutputError
@@ -72,8 +72,6 @@ def _ignore(context: click.Context, parameter: click.Parameter, given: object) -
 )
 @click.version_option(__version__, package_name="maskline")
 @PIPELINE
-@MODEL
-@MODEL_DIR
 @click.option("--input", "inputs", multiple=True, metavar="INPUT", help="Input to predict; can be repeated.")
 @showing_options
 @running_options
@@ -110,8 +108,6 @@ def _ignore(context: click.Context, parameter: click.Parameter, given: object) -
 def cli(
     context: click.Context,
     pipeline: str | None,
-    model_name: str | None,
-    model_dir: str | None,
     inputs: tuple[str, ...],
     showing: Showing,
     running: Running,
@@ -121,7 +117,7 @@ def cli(
     overrides: tuple[str, ...],
     serves: bool,
     selftest: bool,
-    serving: Serving,
+    serving: Mapping[str, Any],
 ) -> None:
     """Instance segmentation: a photo in, masks out."""
     given = {str(p.name): p.opts[0] for p in cli.params if p.expose_value and _is_given(context, p)}
@@ -138,11 +134,11 @@ def cli(
         _run_job(config_file, overrides)
     elif serves:
         _refuse(given, ("serves", *_names(serve)), "does not go with --serve")
-        serve_pipeline(pipeline, model_name, model_dir, showing.threshold, selftest, serving, running)
+        serve_pipeline(pipeline, showing.threshold, selftest, serving, running)
     elif pipeline is not None:
         _refuse(given, [name for name in given if name != "force"], "goes with --get-pipeline-config")
         _refuse(given, ("pipeline", *_names(predict)), "goes with --serve")
-        predict_by_pipeline(pipeline, model_name, model_dir, inputs, showing, running)
+        predict_by_pipeline(pipeline, inputs, showing, running)
     else:
         _refuse(given, (), "needs --pipeline instance_segmentation, or a pipeline's YAML file")
         click.echo(context.get_help(), err=True)

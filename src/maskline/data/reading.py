@@ -10,10 +10,11 @@ from typing import Protocol, cast
 
 from maskline._wording import counted
 from maskline.data import accounting, foreign
-from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import WHOLE_FILE, Fault, Reading
+from maskline.data.formats import FORMATS
 from maskline.data.formats.coco.layout import paddlex_name
+from maskline.data.options import Crowd
 from maskline.data.source import Source
 from maskline.data.texts import can_be_written, escaped
 from maskline.data.tree import SPLITS, UNSPLIT
@@ -42,29 +43,12 @@ class WritableFormat(Format, Protocol):
         """Fill an empty folder with images and annotations; returns what the format can't hold, a line each."""
 
 
-#: Modules by the format's name on the command line. Of formats that hold equally many instances the first one is read.
-FORMATS = {
-    "coco": "formats.coco",
-    "cvat": "formats.cvat",
-    "labelme": "formats.labelme",
-    "yolo": "formats.yolo",
-    "voc": "formats.voc",
-    "labelstudio": "formats.label_studio",
-    "via": "formats.via",
-    "supervisely": "formats.supervisely",
-    "panoptic": "formats.coco_panoptic",
-    "cityscapes": "formats.cityscapes",
-    "qupath": "formats.qupath",
-    "kaggle": "formats.kaggle_rle",
-}
-
-
 def get(name: str) -> Format:
     """The module of a format, by its key in any case. Raises UnknownNameError."""
     key = name.lower()
     if key not in FORMATS:
         raise UnknownNameError.of("format", name, FORMATS)
-    return cast("Format", import_module(f"maskline.data.{FORMATS[key]}"))
+    return cast("Format", import_module(f"maskline.data.formats.{FORMATS[key].module}"))
 
 
 def read(path: Path, format_: str | None = None, images: Path | None = None, crowd: Crowd | None = None) -> Reading:

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco
 
+from maskline.data.extra import coco
 from maskline.instances import ByteArray
 from maskline.masks import Mask, outlines, place_rle, rle_runs, rle_window, runs_rle
 

@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -27,6 +27,7 @@ from maskline.data.formats.coco import coco_json
 from maskline.data.formats.coco.layout import annotation_name, write_annotations
 from maskline.data.image_files import place_images
 from maskline.data.merge import unify_categories
+from maskline.data.options import BY_FOLDER, BY_KEY, BY_LOOK, SplitConfig
 from maskline.data.sources import is_file
 from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, ParameterError
@@ -35,7 +36,6 @@ from maskline.inputs import read_image
 logger = logging.getLogger("maskline")
 
 TRAIN, VAL = "train", "val"
-BY_FOLDER, BY_LOOK, BY_KEY = "folder", "similar", "key:"
 
 
 def merge(splits: Mapping[str, Dataset]) -> Dataset:
@@ -123,40 +123,6 @@ class _Ids:
             wanted = next(self._numbers)
         self._taken.add(wanted)
         return wanted
-
-
-@dataclass(frozen=True, slots=True)
-class SplitConfig:
-    """How to divide.
-
-    Attributes:
-        val_percent: share of the images to evaluate with, 0 to 100; rounded half up to whole images, but where it is
-            neither 0 nor 100 each part gets one at least. With groups it is met as nearly as the groups allow.
-        seed: the same images with the same seed are divided alike, whatever their order.
-        stratify: give each class its share in both parts, the rarest first (Sechidis et al., *On the stratification of
-            multi-label data*, 2011).
-        group: images that belong together and so into one part: ``folder``: those of a sub-folder; ``similar``: those
-            that look nearly the same, found as the check finds leaks; ``key:NAME``: those whose image records have the
-            same value under a key; anything else is a regular expression, searched in the file name: images with the
-            same match, of its first bracket if it has one.
-
-    Raises:
-        ParameterError: the share is not from 0 to 100, or the group is not a regular expression.
-    """
-
-    val_percent: float = 20
-    seed: int = 0
-    stratify: bool = False
-    group: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.val_percent <= 100:
-            raise ParameterError(f"val percent is {self.val_percent}: expected a number from 0 to 100")
-        try:
-            re.compile(self.group or "")
-        except re.error as error:
-            known = f"{BY_FOLDER}, {BY_LOOK}, {BY_KEY}NAME or a regular expression"
-            raise ParameterError(f"group is {self.group!r}: expected {known} ({error})") from None
 
 
 def split_dataset(dataset: Dataset, how: SplitConfig) -> dict[str, Dataset]:

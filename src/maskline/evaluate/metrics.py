@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from maskline.evaluate import STANDARD_DETECTIONS
 from maskline.evaluate.average_precision import Metrics, metrics
 from maskline.evaluate.classes import Classes, nearest, told
 from maskline.evaluate.curves import best_threshold, curve, mean_curve
@@ -15,7 +16,6 @@ from maskline.evaluate.matching import Ranking, rank
 from maskline.evaluate.outcomes import confusion_matrix, outcome, pair, worst
 from maskline.evaluate.predict import Predicted
 
-STANDARD_DETECTIONS = 100  # COCO's
 WORST = 20  # images
 DEFAULT_THRESHOLD = 0.5  # where nothing is hit, and so none is best
 

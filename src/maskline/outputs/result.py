@@ -16,6 +16,7 @@ from maskline._files import replace_file
 from maskline.errors import MissingDependencyError, ParameterError, UnknownNameError
 from maskline.instances import ByteArray, Instances
 from maskline.masks import place_rle, polygons
+from maskline.outputs.formats import MASK_FORMATS
 from maskline.outputs.paths import IMAGE_FORMATS, AnyPath, Stems, check_folder, named_file, stem_of
 from maskline.render import draw
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
     from supervision import Detections
 
-MASK_FORMATS = ("list", "rle", "polygon")
 ENCODER_OPTIONS = {
     "JPEG": {"subsampling": 0},
     "PNG": {"compress_level": 3},

@@ -98,7 +98,7 @@ def _dispatch(config: ModuleConfig) -> dict[str, Any] | None:
 
 
 def _check_dataset(config: ModuleConfig) -> dict[str, Any]:
-    from maskline.data.split import SplitConfig
+    from maskline.data.options import SplitConfig
     from maskline.paddlex.check_dataset import check_dataset
 
     source, split = config.CheckDataset.convert.source(), config.CheckDataset.split
@@ -110,35 +110,18 @@ def _check_dataset(config: ModuleConfig) -> dict[str, Any]:
 
 def _train(config: ModuleConfig) -> None:
     from maskline.training import TrainSettings, devices, train
-    from maskline.training.settings import as_augment
 
-    wanted, device = config.Train, devices.settle(config.Global.device, cpu_fallback=True)
+    given, device = config.Train, devices.settle(config.Global.device, cpu_fallback=True)
     settings = TrainSettings(
         model=config.Global.model,
         data=_data(config),
         output=_output(config),
-        num_classes=wanted.num_classes,
-        epochs=wanted.epochs_iters,
-        batch_size=wanted.batch_size,
-        learning_rate=wanted.learning_rate,
-        warmup_steps=wanted.warmup_steps,
+        epochs=given.epochs_iters,
         weights=_first_weights(config),
-        resume=None if wanted.resume_path is None else Path(wanted.resume_path),
+        resume=None if given.resume_path is None else Path(given.resume_path),
         device=device,
-        processes=wanted.processes,
-        precision=_precision(wanted.amp, device),
-        accumulate=wanted.accumulate,
-        augment=None if wanted.augment is None else as_augment(wanted.augment, config.Global.model),
-        clip_norm=wanted.clip_norm,
-        log_interval=wanted.log_interval,
-        eval_interval=wanted.eval_interval,
-        save_interval=wanted.save_interval,
-        patience=wanted.patience,
-        drop_background=wanted.drop_background,
-        workers=wanted.workers,
-        threads=wanted.threads,
-        seed=wanted.seed,
-        unaligned=wanted.unaligned,
+        precision=_precision(given.amp, device),
+        **given.shared(),
     )
     train(settings)
 

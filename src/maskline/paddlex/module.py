@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial, reduce
 from pathlib import Path, PurePosixPath
@@ -20,22 +20,18 @@ from typing import Annotated, Any, TypeAlias, cast, get_args, get_type_hints
 from maskline import catalog
 from maskline._checks import check_count, check_threshold
 from maskline._files import read_text
+from maskline._options import like, settings_of
+from maskline.data.formats import FORMATS
+from maskline.data.options import SplitConfig
 from maskline.errors import InputError, InputNotFoundError, MasklineError, ParameterError, UnknownNameError
 from maskline.paddlex import values
 from maskline.paddlex.overrides import parse, read_yaml
+from maskline.training.settings import TrainOptions, TrainSettings
 
 MODES = ("check_dataset", "train", "evaluate", "export", "predict")
 
 #: Folders of the module files in the documents, new and old. No file need be there: its name says the model.
 FOLDERS = ("/paddlex/configs/modules/instance_segmentation", "/paddlex/configs/instance_segmentation")
-
-# fmt: off
-#: What a data set can be converted from: `maskline.data.convert.FORMATS`, which needs the extra ``data``.
-SOURCE_FORMATS = (
-    "coco", "cvat", "labelme", "yolo", "voc",
-    "labelstudio", "via", "supervisely", "panoptic", "cityscapes", "qupath", "kaggle",
-)
-# fmt: on
 
 #: Keys of the reference that mean nothing here. Setting one is legal, and told.
 WITHOUT_EFFECT = frozenset(
@@ -58,10 +54,6 @@ logger = logging.getLogger("maskline")
 
 # A key's type, and the check that its value must pass. Where None is legal, it is not checked.
 Count: TypeAlias = Annotated[int, check_count]
-MaybeCount: TypeAlias = Annotated[int | None, check_count]
-Natural: TypeAlias = Annotated[int, values.as_natural]
-Rate: TypeAlias = Annotated[float, values.as_rate]
-Percent: TypeAlias = Annotated[float | None, values.as_percent]
 Switch: TypeAlias = Annotated[bool, values.as_switch]
 Text: TypeAlias = Annotated[str | None, values.as_text]
 Options: TypeAlias = Annotated[Mapping[Any, Any] | None, values.as_mapping]
@@ -95,8 +87,8 @@ class ConvertSection:
                 "CheckDataset.convert.src_dataset_type is not set, but CheckDataset.convert.enable is: "
                 "name the format of the data set, such as LabelMe"
             )
-        if self.src_dataset_type.lower() not in SOURCE_FORMATS:
-            raise UnknownNameError.of("CheckDataset.convert.src_dataset_type", self.src_dataset_type, SOURCE_FORMATS)
+        if self.src_dataset_type.lower() not in FORMATS:
+            raise UnknownNameError.of("CheckDataset.convert.src_dataset_type", self.src_dataset_type, FORMATS)
 
     def source(self) -> str | None:
         """The format to convert from, None not to."""
@@ -108,11 +100,11 @@ class SplitSection:
     """``CheckDataset.split``. A percentage that is not given is what the other leaves."""
 
     enable: Switch = False
-    train_percent: Percent = None
-    val_percent: Percent = None
-    seed: Natural = 0
-    stratify: Switch = False
-    group: Text = None
+    train_percent: Annotated[float | None, like(SplitConfig, "val_percent")] = None
+    val_percent: Annotated[float | None, like(SplitConfig, "val_percent")] = None
+    seed: Annotated[int, like(SplitConfig, "seed")] = 0
+    stratify: Annotated[bool, like(SplitConfig, "stratify")] = False
+    group: Annotated[str | None, like(SplitConfig, "group")] = None
 
     def __post_init__(self) -> None:
         """Raises ParameterError if the percentages do not fit, or the group is not a regular expression."""
@@ -156,34 +148,31 @@ class CheckDatasetSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSection:
-    """``Train``. Defaults of the model: ``batch_size`` and ``pretrain_weight_path``."""
+class TrainSection(TrainOptions):
+    """``Train``: PaddleX's keys, and those of `TrainOptions` that PaddleX does not have.
 
-    num_classes: MaybeCount = None
-    epochs_iters: Count = 40
-    batch_size: Count
-    learning_rate: Annotated[float | None, values.as_rate] = None
+    ``batch_size`` and ``pretrain_weight_path`` have defaults of the model.
+    """
+
+    num_classes: Annotated[int | None, like(TrainOptions, "num_classes")] = None
+    epochs_iters: Annotated[int, like(TrainSettings, "epochs")] = 40
+    batch_size: Annotated[int, like(TrainOptions, "batch_size")]
+    learning_rate: Annotated[float | None, like(TrainOptions, "learning_rate")] = None
     pretrain_weight_path: Text
-    warmup_steps: Natural = 100
+    warmup_steps: Annotated[int, like(TrainOptions, "warmup_steps")] = 100
     resume_path: Text = None
-    log_interval: Count = 10
-    eval_interval: Count = 1
-    save_interval: MaybeCount = None
+    log_interval: Annotated[int, like(TrainOptions, "log_interval")] = 10
+    eval_interval: Annotated[int, like(TrainOptions, "eval_interval")] = 1
+    save_interval: Annotated[int | None, like(TrainOptions, "save_interval")] = None
     amp: Annotated[str, values.as_precision] = "OFF"
-    processes: Count = 1
-    workers: Natural = 2
-    threads: MaybeCount = None
-    accumulate: Count = 1
-    patience: MaybeCount = None
-    clip_norm: Annotated[float | None, values.as_rate] = None
-    drop_background: Switch = False
-    augment: Options = None
-    seed: Natural = 0
-    unaligned: Switch = False
     dy2st: Switch = False
     dist_ips: Text = None
     basic_config_path: Text = None
     uniform_output_enabled: Switch = True
+
+    def shared(self) -> dict[str, Any]:
+        """The settings of `TrainOptions`, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(TrainOptions)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +180,7 @@ class EvaluateSection:
     """``Evaluate``."""
 
     weight_path: Text = "output/best_model/best_model.pdparams"
-    unaligned: Switch = False
+    unaligned: Annotated[bool, like(TrainOptions, "unaligned")] = False
     log_interval: Count = 10
 
 
@@ -200,7 +189,7 @@ class ExportSection:
     """``Export``. The default is the model's official weights."""
 
     weight_path: Text
-    unaligned: Switch = False
+    unaligned: Annotated[bool, like(TrainOptions, "unaligned")] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -395,13 +384,14 @@ def _section(kind: Any, given: Any, defaults: Mapping[str, Any], prefix: str, fa
     """
     before = len(faults)
     hints = get_type_hints(kind, include_extras=True)
-    known = _known(given, hints, prefix, faults)
+    known, described = _known(given, hints, prefix, faults), settings_of(kind)
     found = dict(defaults)
     for key, hint in hints.items():
         if is_dataclass(hint):
             found[key] = _section(hint, known.get(key), defaults.get(key, {}), f"{prefix}{key}.", faults)
         elif key in known:
-            found |= _checked(key, known[key], hint, prefix, faults)
+            check = partial(values.as_setting, described[key]) if key in described else get_args(hint)[1]
+            found |= _checked(f"{prefix}{key}", known[key], get_args(hint)[0], check, faults)
     if len(faults) > before or any(field.default is MISSING and field.name not in found for field in fields(kind)):
         return None
     try:
@@ -427,13 +417,15 @@ def _known(given: Any, hints: Mapping[str, Any], prefix: str, faults: list[Maskl
     return known
 
 
-def _checked(key: str, value: Any, hint: Any, prefix: str, faults: list[MasklineError]) -> dict[str, Any]:
-    """The key with its value; nothing if that is wrong, or if it is None and the default has to do."""
-    kind, check = get_args(hint)
+def _checked(
+    key: str, value: Any, kind: Any, check: Callable[[Any, str], Any], faults: list[MasklineError]
+) -> dict[str, Any]:
+    """The last part of ``key`` with its value; nothing if that is wrong, or None where the default applies instead."""
+    name = key.rpartition(".")[2]
     if value in (None, "", "None"):  # quoted, the last two come as text
-        return {key: None} if type(None) in get_args(kind) else {}
+        return {name: None} if type(None) in get_args(kind) else {}
     try:
-        return {key: check(value, f"{prefix}{key}")}
+        return {name: check(value, key)}
     except ParameterError as fault:
         faults.append(fault)
         return {}

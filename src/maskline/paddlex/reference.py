@@ -8,10 +8,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
+from inspect import get_annotations
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_type_hints
 
 from maskline import catalog
 from maskline._checks import check_count, check_threshold
+from maskline._options import Setting, names_of, settings_of
 from maskline.paddlex import values
 from maskline.paddlex.module import WITHOUT_EFFECT, ModuleConfig, model_defaults
 from maskline.paddlex.pipeline import MODULE, PIPELINE
@@ -30,8 +32,9 @@ class Key(NamedTuple):
     """A key as it stands in `ModuleConfig`."""
 
     name: str  # Section.key
-    check: Callable[..., Any]
     default: Any  # MISSING where the model has its own
+    kind: Text
+    meaning: Text
 
 
 _NOTHING = Text("no effect", "无作用")
@@ -44,15 +47,14 @@ KINDS: Mapping[Callable[..., Any], Text] = {
     values.one_of: Text("text", "文本"),
     values.as_devices: Text("text", "文本"),
     values.as_switch: Text("truth value", "真假值"),
-    values.as_natural: Text("whole number from 0", "非负整数"),
-    values.as_rate: Text("number above 0", "正数"),
-    values.as_percent: Text("number, 0 to 100", "0 到 100 的数"),
     values.as_precision: Text("`OFF`, `O1`, `O2`", "`OFF`、`O1`、`O2`"),
     values.as_mapping: Text("mapping", "映射"),
     values.as_inputs: Text("text, or a list of them", "文本或其列表"),
     check_threshold: Text("number, 0 to 1, or a mapping from class to one", "0 到 1 的数，或类别到它的映射"),
     check_count: Text("whole number from 1", "正整数"),
 }
+
+NATURAL = Text("whole number from 0", "非负整数")
 
 #: Every key. "ours": the reference does not have it.
 MEANINGS: Mapping[str, Text] = {
@@ -99,7 +101,6 @@ MEANINGS: Mapping[str, Text] = {
         "classes of the data set: if given, it must have as many; there the default is 2",
         "数据集类别数：给出时须与数据集一致；原系统默认 2",
     ),
-    "Train.epochs_iters": Text("epochs", "训练轮数"),
     "Train.batch_size": Text("images on each device, see below", "每块设备的图像数，见下表"),
     "Train.learning_rate": Text(
         "base learning rate; None: the model's, see below, scaled to the images of a step",
@@ -110,44 +111,16 @@ MEANINGS: Mapping[str, Text] = {
         "pretrained backbone; `scratch`: nothing",
         "初始权重：文件、`official` 或官方地址（默认）；None 或 `backbone`：模型自带的预训练主干；`scratch`：从零开始",
     ),
-    "Train.warmup_steps": Text(
-        "iterations in which the learning rate rises, a tenth of the run at most",
-        "学习率上升的迭代数，至多为全程的十分之一",
-    ),
     "Train.resume_path": Text(
         "checkpoint to go on from: its folder, a file in it, or the output folder of its run",
         "接着训练的检查点：其目录、其中的文件，或那次训练的输出目录",
     ),
-    "Train.log_interval": Text("iterations between two lines of the log", "两行日志之间的迭代数"),
-    "Train.eval_interval": Text(
-        "epochs between two evaluations, each with a checkpoint", "两次评估（含保存）之间的轮数"
-    ),
-    "Train.save_interval": Text(
-        "epochs between two checkpoints; None: as `eval_interval`", "两次保存之间的轮数；None：同 `eval_interval`"
-    ),
     "Train.amp": Text("mixed precision: fp16, on the CPU bf16", "混合精度：fp16，CPU 上为 bf16"),
-    "Train.processes": Text(
-        "ours: processes on the CPU; each GPU has its own", "新增：CPU 上的进程数；每块 GPU 各有一个"
-    ),
-    "Train.workers": Text("ours: processes that read images, for each device", "新增：每块设备读取图像的进程数"),
-    "Train.threads": Text(
-        "ours: processor threads of each process that trains; None: one for each core",
-        "新增：每个训练进程的处理器线程数；None：每个核一个",
-    ),
-    "Train.accumulate": Text("ours: batches of one step", "新增：一步累积的批数"),
-    "Train.patience": Text(
-        "ours: end after so many evaluations without a better AP", "新增：AP 连续若干次评估不再提高即停止"
-    ),
-    "Train.clip_norm": Text(
-        "ours: largest norm of the gradient; None: the recipe's", "新增：梯度范数上限；None：用模型的配方"
-    ),
-    "Train.drop_background": Text("ours: leave out training images without objects", "新增：训练时去掉没有目标的图像"),
     "Train.augment": Text(
         "ours: values of the [augmentation](train.md#augmentation) other than the recipe's, such as "
         "`{copy_paste: 0.5}`",
         "新增：与配方不同的[数据增强](../train.md#augmentation)取值，如 `{copy_paste: 0.5}`",
     ),
-    "Train.seed": Text("ours: all randomness follows from it", "新增：一切随机性由它决定"),
     "Train.unaligned": Text(
         "ours: the Mask R-CNN weights to start from are PaddleDetection's since August 2024, see "
         "[predict.md](predict.md)",
@@ -184,6 +157,23 @@ MEANINGS: Mapping[str, Text] = {
     "Predict.engine_config": Text(f"options of the backend; {_ENGINE[0]}", f"后端选项；{_ENGINE[1]}"),
 }
 
+#: Keys whose meaning in English is the help of a setting; without a translation the Chinese documents have that.
+CHINESE: Mapping[str, str] = {
+    "Train.epochs_iters": "训练轮数",
+    "Train.warmup_steps": "学习率上升的迭代数，至多为全程的十分之一",
+    "Train.log_interval": "两行日志之间的迭代数",
+    "Train.eval_interval": "两次评估（含保存）之间的轮数",
+    "Train.save_interval": "两次保存之间的轮数；None：同 `eval_interval`",
+    "Train.processes": "新增：CPU 上的进程数；每块 GPU 各有一个",
+    "Train.workers": "新增：每块设备读取图像的进程数",
+    "Train.threads": "新增：每个训练进程的处理器线程数；None：每个核一个",
+    "Train.accumulate": "新增：一步累积的批数",
+    "Train.patience": "新增：AP 连续若干次评估不再提高即停止",
+    "Train.clip_norm": "新增：梯度范数上限；None：用模型的配方",
+    "Train.drop_background": "新增：训练时去掉没有目标的图像",
+    "Train.seed": "新增：一切随机性由它决定",
+}
+
 _HEADS: Mapping[Language, str] = {
     "en": "| key | type | default | meaning |\n|---|---|---|---|",
     "zh": "| 键 | 类型 | 默认值 | 含义 |\n|---|---|---|---|",
@@ -205,15 +195,43 @@ SubModules:
 
 
 def keys(kind: Any = ModuleConfig, prefix: str = "") -> Iterator[Key]:
-    """All keys, in the order of the files."""
-    hints = get_type_hints(kind, include_extras=True)
-    for field in fields(kind):
-        hint = hints[field.name]
-        if is_dataclass(hint):
-            yield from keys(hint, f"{prefix}{field.name}.")
+    """All keys, in the order of the files: PaddleX's keys of a section, then those inherited from our settings."""
+    hints, described = get_type_hints(kind, include_extras=True), settings_of(kind)
+    defaults = {field.name: field.default for field in fields(kind)}
+    own = get_annotations(kind)
+    for name in names_of(kind):
+        if is_dataclass(hints[name]):
+            yield from keys(hints[name], f"{prefix}{name}.")
+        elif name in described:
+            meaning = _meaning(f"{prefix}{name}", described[name], defaults[name], ours=name not in own)
+            yield Key(f"{prefix}{name}", defaults[name], _kind(described[name]), meaning)
         else:
-            check = get_args(hint)[1]
-            yield Key(f"{prefix}{field.name}", check.func if isinstance(check, partial) else check, field.default)
+            check = get_args(hints[name])[1]
+            text = KINDS[check.func if isinstance(check, partial) else check]
+            yield Key(f"{prefix}{name}", defaults[name], text, MEANINGS[f"{prefix}{name}"])
+
+
+def _meaning(key: str, setting: Setting, default: Any, *, ours: bool) -> Text:
+    """As written for the key; else the help of the setting."""
+    if key in MEANINGS:
+        return MEANINGS[key]
+    unset = f"; None: {setting.option.unset}" if setting.option.unset and default is None else ""
+    text = f"{setting.option.help.rstrip('.')}{unset}"
+    if not text[1:2].isupper():
+        text = f"{text[0].lower()}{text[1:]}"
+    return Text(f"ours: {text}" if ours else text, CHINESE.get(key, text))
+
+
+def _kind(setting: Setting) -> Text:
+    """Type and range of a setting."""
+    option = setting.option
+    if setting.kind in (bool, str, Mapping):
+        return KINDS[{bool: values.as_switch, str: values.as_text, Mapping: values.as_mapping}[setting.kind]]
+    if setting.kind is int:
+        return NATURAL if option.least == 0 else KINDS[check_count]
+    if option.above is not None:
+        return Text(f"number above {option.above:g}", "正数" if option.above == 0 else f"大于 {option.above:g} 的数")
+    return Text(f"number, {option.least} to {option.most}", f"{option.least} 到 {option.most} 的数")
 
 
 def key_tables(language: Language = "en") -> str:
@@ -224,7 +242,7 @@ def key_tables(language: Language = "en") -> str:
         if key.name.split(".")[0] != section:
             section = key.name.split(".")[0]
             lines += [f"\n### {section}\n", _HEADS[language]]
-        kind, meaning = (getattr(text, language) for text in (KINDS[key.check], MEANINGS[key.name]))
+        kind, meaning = (getattr(text, language) for text in (key.kind, key.meaning))
         lines.append(f"| `{key.name}` | {kind} | {_default(key, language)} | {meaning} |")
     return "\n".join(lines).lstrip()
 
@@ -271,7 +289,7 @@ def _yaml_section(section: str, own: Mapping[str, Any]) -> list[str]:
             lines.append(f"  {inner}:")
         indent = "    " if folders else "  "
         value = own.get(name) if key.default is MISSING else key.default
-        lines += [f"{indent}# {_plain(MEANINGS[key.name].en)}", f"{indent}{name}: {_scalar(value)}"]
+        lines += [f"{indent}# {_plain(key.meaning.en)}", f"{indent}{name}: {_scalar(value)}"]
     return lines
 
 

@@ -6,12 +6,12 @@ ParameterError.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskline import catalog
+from maskline._options import Setting
 from maskline.errors import ParameterError, UnknownNameError
 
 #: Truth values that the reference takes besides true and false: YAML 1.1's, and those of its ``-o``.
@@ -36,25 +36,13 @@ def as_switch(value: object, key: str) -> bool:
     raise wrong(value, key, "true or false")
 
 
-def as_natural(value: object, key: str) -> int:
-    """A whole number from 0, below 2 to the 32nd (what seeds may be)."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 32:
-        return value
-    raise wrong(value, key, f"a whole number from 0 to {(1 << 32) - 1}")
-
-
-def as_rate(value: object, key: str) -> float:
-    """A finite number above 0."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
-        return float(value)
-    raise wrong(value, key, "a number above 0")
-
-
-def as_percent(value: object, key: str) -> float:
-    """A number from 0 to 100."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100:
-        return float(value)
-    raise wrong(value, key, "a number from 0 to 100")
+def as_setting(setting: Setting, value: object, key: str) -> Any:
+    """A value of a described field, whose type and range are said there."""
+    if setting.kind is bool:
+        return as_switch(value, key)
+    if setting.kind is Mapping:
+        return as_mapping(value, key)
+    return setting.check(as_text(value, key) if setting.kind is str else value, key)
 
 
 def as_model(value: object, key: str) -> str:

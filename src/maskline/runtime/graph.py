@@ -28,15 +28,12 @@ from maskline._checks import check_score
 from maskline.errors import ModelError, ParameterError
 from maskline.instances import FloatArray, IntArray
 from maskline.preprocess import Preprocess
-from maskline.runtime.backend import Acceleration, Backend, RunError, unfit
+from maskline.runtime.backend import BACKENDS, INPUT, Acceleration, Backend, RunError, module_of, unfit
 from maskline.runtime.device import Device
-from maskline.runtime.onnxruntime_backend import OnnxRuntime
-from maskline.runtime.openvino_backend import OpenVino
 from maskline.runtime.providers import usable_kinds
 
 RECORD_KEY = "maskline"
 RECORD_VERSION = 2  # the newest that is read; 2 is written only where mask_frame is ``twice``, which 1 did not have
-INPUT = "image"
 OUTPUTS = ("boxes", "scores", "labels", "masks")
 
 #: How masks lie. ``image``: over the whole input. ``within``: so too, but of each only what is in its box means
@@ -160,11 +157,10 @@ class Graph:
 
 
 def backend_for(path: Path, device: Device) -> str:
-    """The backend that runs a file on a device where none is named: ONNX Runtime, or OpenVINO where only that can."""
-    if path.suffix.lower() == ".xml":
-        return "openvino"
+    """The default backend for a file on a device: the first that opens it; OpenVINO if only that can use the device."""
+    able = [name for name, spec in BACKENDS.items() if path.suffix.lower() in spec.suffixes]
     elsewhere = device.kind == "xpu" and "xpu" not in usable_kinds() and find_spec("openvino") is not None
-    return "openvino" if elsewhere else "onnxruntime"
+    return "openvino" if elsewhere else next(iter(able), "onnxruntime")
 
 
 def open_backend(name: str, path: Path, device: Device, options: Acceleration) -> Backend:
@@ -172,6 +168,4 @@ def open_backend(name: str, path: Path, device: Device, options: Acceleration) -
     reason = unfit(name, path, device, options.precision)
     if reason:
         raise ParameterError(reason)
-    if name == "openvino":
-        return OpenVino(path, device, options)
-    return OnnxRuntime(path, device, options, INPUT)
+    return module_of(name).open_file(path, device, options)

@@ -5,15 +5,19 @@ All geometry is drawn first and becomes one `View`, so that image and masks are 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from maskline import catalog
 from maskline._checks import check_score
+from maskline.catalog import FamilyName
 from maskline.data.shapes import Window
-from maskline.errors import ParameterError
+from maskline.errors import ParameterError, UnknownNameError
 from maskline.instances import ByteArray, FloatArray
 from maskline.preprocess import Preprocess
 from maskline.training.samples import Original, TrainingSample, View, boxes, paste, see
@@ -121,6 +125,35 @@ class Augment:
         return framed(area, original.size, (height, width))._replace(
             flip=flip, flip_vertical=flip_vertical, turns=turns
         )
+
+
+#: The augmentation of each family's recipe.
+AUGMENT: dict[FamilyName, Augment] = {
+    "mask_rtdetr": Augment(distort=0.8, expand=0.5, crop=0.8, flip=0.5, sizes=(*range(480, 801, 32), 640, 640)),
+    "rcnn": Augment(flip=0.5, sizes=tuple(range(640, 801, 32))),
+    "solov2": Augment(flip=0.5),
+    "ppyoloe_seg": Augment(distort=1.0, expand=0.5, crop=1.0, flip=0.5),
+}
+
+
+def as_augment(values: Mapping[str, Any], model: str) -> Augment:
+    """The augmentation of a model's recipe, with some of its values replaced.
+
+    Raises:
+        UnknownNameError: there is no such value.
+        ParameterError: it is of the wrong type or out of range.
+    """
+    known = [field.name for field in fields(Augment)]
+    for name in values:
+        if name not in known:
+            raise UnknownNameError.of("augmentation", str(name), known)
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        return replace(AUGMENT[catalog.get(model).family], **given)
+    except TypeError:
+        raise ParameterError(
+            f"augment is {dict(values)!r}: expected numbers, or lists of them for jitter and sizes"
+        ) from None
 
 
 def framed(area: Window, size: tuple[int, int], output: tuple[int, int]) -> View:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from maskline import catalog
+from maskline._options import settings_of
 from maskline._progress import status
 from maskline._wording import counted
 from maskline.data import reading
@@ -21,12 +22,12 @@ from maskline.errors import DatasetError, ExportError, MasklineError, ParameterE
 from maskline.exporting import export_network
 from maskline.outputs.paths import check_folder
 from maskline.training import checkpoint, devices, processes, results
-from maskline.training.augment import Augment
+from maskline.training.augment import as_augment
 from maskline.training.logger import LogFile
 from maskline.training.loop import TrainingJob, run
 from maskline.training.optim import scaled_learning_rate
 from maskline.training.samples import is_object
-from maskline.training.settings import AUGMENT, DEFAULT_OUTPUT, TrainSettings
+from maskline.training.settings import TrainSettings
 from maskline.weights.load import is_unaligned, load_network
 
 logger = logging.getLogger("maskline")
@@ -52,6 +53,7 @@ def train(settings: TrainSettings) -> dict[str, Any]:
         ParameterError: settings that contradict the data or the machine.
         DeviceError, DownloadError, WeightsError, OutputError, ExportError: see there.
     """
+    as_augment(settings.augment or {}, settings.model)  # so that a wrong one is refused before anything is read
     chosen = devices.choose(settings.device, settings.processes)
     if settings.resume is not None:
         settings = as_before(settings, checkpoint.find(settings.resume))
@@ -74,7 +76,8 @@ def as_before(settings: TrainSettings, folder: Path) -> TrainSettings:
         ParameterError: something else was asked for than it was begun with.
     """
     before = checkpoint.read(folder).settings
-    if settings.output != DEFAULT_OUTPUT and settings.output.resolve() != folder.parent.resolve():
+    elsewhere = settings.output.resolve() != folder.parent.resolve()
+    if elsewhere and settings.output != settings_of(TrainSettings)["output"].default:
         raise ParameterError(
             f"output is {settings.output}, but a run goes on where it is, in {folder.parent}: leave it out"
         )
@@ -84,21 +87,20 @@ def as_before(settings: TrainSettings, folder: Path) -> TrainSettings:
         if field.name in RESUMABLE_OVERRIDES or field.name not in before:
             continue
         given, kept = getattr(settings, field.name), before[field.name]
-        if given not in (field.default, _as_stored(kept, field.name)):
+        if given != field.default and not _means_the_same(field.name, given, kept, settings.model):
             raise ParameterError(
                 f"{field.name} is {given}, but the run to resume was begun with {kept}: leave it out, or start a "
                 "new run from its weights"
             )
-        wanted[field.name] = _as_stored(kept, field.name)
+        wanted[field.name] = kept
     return replace(settings, **wanted)
 
 
-def _as_stored(value: Any, name: str) -> Any:
-    """A value of settings from JSON."""
-    if name != "augment" or value is None:
-        return value
-    drawn: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
-    return Augment(**drawn)
+def _means_the_same(name: str, given: Any, kept: Any, model: str) -> bool:
+    """Whether a setting is as in a checkpoint, which has the whole augmentation, in JSON's types."""
+    if name == "augment":
+        return as_augment(given, model) == as_augment(kept or {}, model)
+    return bool(given == kept)
 
 
 def prepare(settings: TrainSettings, splits: Mapping[str, Dataset]) -> TrainingJob:
@@ -147,7 +149,7 @@ def _settled(settings: TrainSettings, spec: catalog.Model) -> TrainSettings:
         settings,
         model=spec.name,
         batch_size=settings.batch_size or spec.recipe.batch_size,
-        augment=settings.augment or AUGMENT[spec.family],
+        augment=asdict(as_augment(settings.augment or {}, spec.name)),
         clip_norm=settings.clip_norm or spec.recipe.clip_norm,
         save_interval=settings.save_interval or settings.eval_interval,
         unaligned=settings.unaligned or is_unaligned(Path(settings.weights)),
