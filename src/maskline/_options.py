@@ -102,7 +102,7 @@ def settings_of(kind: Any) -> Mapping[str, Setting]:
 
 @cache
 def _settings_of(kind: Any) -> Mapping[str, Setting]:
-    hints = get_type_hints(kind, include_extras=True)
+    hints = hints_of(kind)
     defaults = {field.name: field.default for field in fields(kind)}
     return {
         name: _setting(name, hint[0], option, defaults[name])
@@ -110,6 +110,12 @@ def _settings_of(kind: Any) -> Mapping[str, Setting]:
         for option in hint[1:]
         if get_origin(hints[name]) is Annotated and isinstance(option, Option)
     }
+
+
+@cache
+def hints_of(kind: Any) -> Mapping[str, Any]:
+    """The annotations of a dataclass, evaluated."""
+    return get_type_hints(kind, include_extras=True)
 
 
 def names_of(kind: Any) -> list[str]:

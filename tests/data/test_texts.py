@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskline.data.formats import FORMATS
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.texts import can_be_written, dump, encode, escaped, is_plain, plain
-from maskline.paddlex.module import SOURCE_FORMATS
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(st.characters(), max_size=3),
@@ -50,7 +48,3 @@ def test_names_are_fitted_and_no_two_become_one() -> None:
     (note,) = renamed(labels, "so")
     assert note == "classes renamed so: 'a  b' as 'a b 3', 'a\\nb' as 'a b 4'"
     assert not renamed(fitted(["a", "b"], one_line), "so")
-
-
-def test_the_configuration_knows_the_formats() -> None:
-    assert set(SOURCE_FORMATS) == set(FORMATS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def settings(name: str, data: Path, output: Path, start: Path, **changes: Any) -
     """Two steps that change little."""
     return TrainSettings(
         model=name, data=data, output=output, weights=str(start), epochs=1, batch_size=2, learning_rate=1e-5,
-        device="cpu", workers=0, log_interval=1, augment=Augment(flip=0.5, sizes=(96, 128)), **changes,
+        device="cpu", workers=0, log_interval=1, augment=asdict(Augment(flip=0.5, sizes=(96, 128))), **changes,
     )  # fmt: skip
 
 

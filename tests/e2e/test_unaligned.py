@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_training_hands_it_on(tmp_path: Path) -> None:
     def run(output: str, start: Path, **changes: bool) -> Path:
         settings = TrainSettings(
             model=NAME, data=data, output=tmp_path / output, weights=str(start), epochs=1, batch_size=2,
-            learning_rate=1e-4, device="cpu", workers=0, augment=Augment(flip=0, sizes=(96,)), **changes,
+            learning_rate=1e-4, device="cpu", workers=0, augment=asdict(Augment(flip=0, sizes=(96,))), **changes,
         )  # fmt: skip
         train(settings)
         assert checkpoint.read(tmp_path / output / "model_final").settings["unaligned"]

@@ -61,7 +61,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("form", ["ort", "openvino"])
 def test_other_forms_give_the_same_and_describe_themselves(form: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     """F54: ORT's form for phones, and OpenVINO's: the record travels in the file, the YAML beside it."""
-    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, threshold=0.6, target=ExportOptions(form))
+    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=ExportOptions(form, threshold=0.6))
     expected = {"inference.yml", GRAPH_FILES[form]} | ({"inference.bin"} if form == "openvino" else set())
     assert {path.name for path in tmp_path.iterdir()} == expected
     assert yaml.safe_load((tmp_path / "inference.yml").read_text())["mode"] == form
@@ -135,11 +135,11 @@ def test_sizes_that_a_model_cannot_have() -> None:
         ({"size": "640"}, "size is '640': expected HEIGHTxWIDTH in pixels, such as 640x640"),
         ({"size": 640}, "size is 640: expected height and width"),
         ({"size": (640,)}, "expected height and width"),
-        ({"size": ("640", "640")}, "a side of size is '640': expected a whole number"),
+        ({"size": ("640", "640")}, "a side of size is '640': expected an integer"),
         ({"format": None}, "unknown format 'none'"),
         ({"size": (16, 640)}, "size is 16x640: expected sides from 32 to 4096 pixels"),
-        ({"batch": 4}, "batch is 4: expected 1, or 'dynamic'"),
-        ({"batch": "many"}, "batch is 'many'"),
+        ({"batch": 4}, "unknown batch '4': known: dynamic, 1"),
+        ({"batch": "many"}, "unknown batch 'many'"),
         ({"half": True, "int8": "x"}, "half and int8 can't both be"),
         ({"half": True, "format": "ort"}, "half and ort can't both be"),
     ],

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,8 @@ from maskline.errors import (
     WeightsError,
 )
 from maskline.training import TrainSettings, checkpoint, loop, processes, train
-from maskline.training.augment import Augment
+from maskline.training.augment import AUGMENT, Augment, as_augment
 from maskline.training.run import prepare
-from maskline.training.settings import AUGMENT, as_augment
 from maskline.weights.load import labels_in_file, load_network
 
 
@@ -58,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, discs: Path) -> tuple[Pat
     """A whole run, exported."""
     settings = TrainSettings(
         model="PP-YOLOE_seg-N", data=discs, output=tmp_path_factory.mktemp("run") / "out", epochs=3, batch_size=4,
-        weights="scratch", device="cpu", workers=1, log_interval=1, augment=Augment(jitter=(1, 1), sizes=(64,)),
+        weights="scratch", device="cpu", workers=1, log_interval=1, augment=asdict(Augment(jitter=(1, 1), sizes=(64,))),
         keep=1,
     )  # fmt: skip
     return settings.output, train(settings)
@@ -431,11 +430,12 @@ def test_an_error_in_a_process_is_one_line() -> None:
     ("change", "error", "told"),
     [
         ({"epochs": 0}, ParameterError, "epochs is 0"),
-        ({"precision": "fp8"}, ParameterError, "expected one of fp32, bf16, fp16"),
+        ({"precision": "fp8"}, ParameterError, "unknown precision 'fp8': .*known: fp32, bf16, fp16"),
         ({"learning_rate": -1.0}, ParameterError, "learning_rate is -1.0"),
         ({"learning_rate": float("inf")}, ParameterError, "learning_rate is inf"),
         ({"warmup_steps": -1}, ParameterError, "warmup_steps is -1"),
-        ({"augment": {"flip": 0.5}}, ParameterError, "expected an Augment"),
+        ({"augment": {"flip": 2}}, ParameterError, "flip is 2: expected a number from 0 to 1"),
+        ({"augment": {"flop": 0.5}}, UnknownNameError, "did you mean 'flip'"),
         ({"device": "tpu"}, ParameterError, "unknown device 'tpu'"),
         ({"device": "npu:3"}, DeviceError, "device 'npu:3' is not available: torch has cpu.* here; install a build"),
         ({"num_classes": 5}, ParameterError, "num_classes is 5, but .* has 2 classes"),

@@ -33,7 +33,7 @@ PLUGINS = (
 
 
 class _Cli(click.Group):
-    """Commands, and beside them the options with which the reference does without."""
+    """Commands, and the options for use without a command, as in PaddleX."""
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         params = [p for p in self.get_params(context) if not getattr(p, "hidden", False)]
@@ -50,7 +50,7 @@ class _Cli(click.Group):
 
 
 def _hyphens(name: str) -> str:
-    """Options and commands may be written with underscores, as the reference's are."""
+    """Accept underscores in options and commands, as PaddleX writes them."""
     return name.replace("_", "-")
 
 
@@ -154,7 +154,7 @@ def _is_given(context: click.Context, parameter: click.Parameter) -> bool:
 
 
 def _refuse(given: Mapping[str, str], legal: Collection[str], why: str) -> None:
-    """Raise UsageError for the first option that does not belong to what is asked for."""
+    """Raise UsageError for the first option given that is not among the legal ones."""
     for name, option in given.items():
         if name not in legal:
             raise click.UsageError(f"{option} {why}")
@@ -175,12 +175,12 @@ for command in (predict, serve, train, evaluate, compare, export, check, convert
 
 
 def _run_job(config_file: str | None, overrides: Sequence[str]) -> None:
-    """What ``python main.py -c CONFIG -o Section.key=value …`` does. Ends with 1 if the job fails."""
+    """Run a job, as ``python main.py -c CONFIG -o Section.key=value …`` does. Exits with 1 if it fails."""
     from maskline.paddlex import jobs
     from maskline.paddlex.module import gather
     from maskline.runtime.device import parse_devices
 
-    logging.getLogger("maskline").setLevel(logging.INFO)  # because what the documents show is logged
+    logging.getLogger("maskline").setLevel(logging.INFO)  # the documents show what is logged
     given = gather(config_file, overrides)
     with jobs.recorded(given.mode, given.output):
         config = given.checked()
@@ -193,11 +193,11 @@ def _run_job(config_file: str | None, overrides: Sequence[str]) -> None:
 
 
 class _StdoutError(OutputError):
-    """Standard output can't be written to."""
+    """Standard output is not writable."""
 
 
 class _Stdout:
-    """Stands in for standard output, so that its errors can be told from those of files and libraries."""
+    """Wraps standard output to distinguish its errors from those of files and libraries."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -223,11 +223,11 @@ class _Stdout:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors made on purpose become one line and an exit code."""
+    """Run the command line; a `MasklineError` becomes one line and an exit code."""
     log_to_terminal()
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong with an image, we say ourselves
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # `InputError` says what is wrong with an image
     warnings.filterwarnings("ignore", module="PIL")
-    for stream in (sys.stdout, sys.stderr):  # file names and texts of others may hold what the terminal has no code for
+    for stream in (sys.stdout, sys.stderr):  # file names may have characters that the terminal can't show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -236,8 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except _StdoutError as error:
-        sys.stdout = None  # or Python would try to write the rest, and fail again
-        if isinstance(error.__cause__, BrokenPipeError):  # nobody reads it any more
+        sys.stdout = None  # so that Python does not try to flush it at exit
+        if isinstance(error.__cause__, BrokenPipeError):  # the reader has gone
             sys.exit(1)
         _end(str(error), error.exit_code)
     except MasklineError as error:

@@ -96,7 +96,7 @@ def _mapping(texts: Sequence[str], flag: str) -> Mapping[str, Any]:
         name, equals, value = text.partition("=")
         part = {name.strip(): parse_value(value)} if equals and text.lstrip()[:1] != "{" else parse_value(text)
         if not isinstance(part, Mapping):
-            raise ParameterError(f'{flag} is {text}: expected NAME=VALUE, or a mapping such as {{"precision": "fp16"}}')
+            raise ParameterError(f'{flag} is {text}: expected a mapping such as {{"precision": "fp16"}}, or NAME=VALUE')
         found |= part
     return found
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial, reduce
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypeAlias, cast, get_args, get_type_hints
+from typing import Annotated, Any, TypeAlias, cast, get_args
 
 from maskline import catalog
 from maskline._checks import check_count, check_threshold
 from maskline._files import read_text
-from maskline._options import like, settings_of
+from maskline._options import hints_of, like, settings_of
 from maskline.data.formats import FORMATS
 from maskline.data.options import SplitConfig
 from maskline.errors import InputError, InputNotFoundError, MasklineError, ParameterError, UnknownNameError
@@ -383,7 +383,7 @@ def _section(kind: Any, given: Any, defaults: Mapping[str, Any], prefix: str, fa
         prefix: what comes before the keys in messages: nothing, or a section and a full stop.
     """
     before = len(faults)
-    hints = get_type_hints(kind, include_extras=True)
+    hints = hints_of(kind)
     known, described = _known(given, hints, prefix, faults), settings_of(kind)
     found = dict(defaults)
     for key, hint in hints.items():

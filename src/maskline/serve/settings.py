@@ -50,7 +50,7 @@ class ServiceSettings:
     """
 
     host: Annotated[
-        str, Option("Address to listen on; the default is reachable from this machine only.", metavar="ADDRESS")
+        str, Option("Address to listen on; a loopback address serves this machine only.", metavar="ADDRESS")
     ] = "127.0.0.1"
     port: Annotated[int, Option("Port; 0 picks a free one.", least=0, most=65535)] = 8080
     batch_size: Annotated[int, Option("Most images per run of the network.", flag="", most=256)] = 1
