@@ -97,7 +97,7 @@ def test_it_is_named(tmp_path: Path, file: str, content: Any, title: str, advice
     [
         (("images/a.tif", "images/b.tif", "masks/a.tif", "masks/b.tif"), "label images (2"),
         (("train/image/a.png", "train/label/a.png"), "label images (train/label/a.png)"),
-        (("x/images/x.png", "x/masks/1.png", "x/masks/2.png"), "masks of one object each (2"),
+        (("x/images/x.png", "x/masks/1.png", "x/masks/2.png"), "mask images of one object each (2"),
     ],
 )
 def test_masks_are_named_by_their_folders(tmp_path: Path, files: tuple[str, ...], title: str) -> None:

@@ -25,29 +25,29 @@ class Foreign(NamedTuple):
     advice: str
 
 
-_LABEL_IMAGES = "write the mask of each label into a COCO file (pycocotools.mask.encode makes its run lengths)"
+_LABEL_IMAGES = "write the mask of each label into a COCO file (in RLE by pycocotools.mask.encode)"
 
 #: By the kinds of `maskline.data.kinds`, and those that only names tell.
 KINDS = {
-    "tfrecord": Foreign("TFRecord files", "export the data set as COCO from where it was made"),
-    "parquet": Foreign("Parquet files (Hugging Face)", "write their images and a COCO file with the package datasets"),
+    "tfrecord": Foreign("TFRecord files", "export the data set as COCO from its original tool"),
+    "parquet": Foreign("Parquet files (Hugging Face)", "write the images and a COCO file with the datasets package"),
     "openimages": Foreign("Open Images files", "load them with FiftyOne and export a COCODetectionDataset"),
-    "sa1b": Foreign("SA-1B files", "put their annotations, which have no classes, into one COCO file"),
+    "sa1b": Foreign("SA-1B files", "merge their annotations, which have no classes, into one COCO file"),
     "isat": Foreign("ISAT files", "convert them to COCO in ISAT"),
-    "ade20k": Foreign("ADE20K files", "convert their maps of instances to COCO"),
-    "mapillary": Foreign("Mapillary Vistas files", "convert their polygons to COCO"),
+    "ade20k": Foreign("ADE20K files", "convert the instance maps to COCO"),
+    "mapillary": Foreign("Mapillary Vistas files", "convert the polygons to COCO"),
     "darwin": Foreign("Darwin files (V7)", "export the data set as COCO, or convert it with darwin-py"),
     "datumaro": Foreign("Datumaro files", "run: datum convert -i DIR -if datumaro -f coco -o NEW -- --save-media"),
     "eiseg": Foreign("EISeg files", "save the annotations as COCO in EISeg"),
     "createml": Foreign("CreateML files", "these are boxes: export polygons as COCO"),
-    "labelbox": Foreign("Labelbox files", "convert them to COCO with the SDK of Labelbox"),
+    "labelbox": Foreign("Labelbox files", "convert them to COCO with Labelbox's SDK"),
     "ultralytics": Foreign("Ultralytics NDJSON files", "export the data set as YOLO: data.yaml, images and labels"),
-    "voc-boxes": Foreign("boxes of Pascal VOC", "masks of instances are expected in SegmentationObject"),
-    "cityscapes-polygons": Foreign("polygons of Cityscapes", "make the instanceIds files with cityscapesScripts"),
-    "gis": Foreign("GeoJSON files in geographic coordinates", "convert them to pixels of the images"),
-    "via-3": Foreign("projects of VIA 3", "annotate images with VIA 2"),
-    "cellpose": Foreign("masks of Cellpose", _LABEL_IMAGES),
-    "objects": Foreign("masks of one object each", _LABEL_IMAGES),
+    "voc-boxes": Foreign("Pascal VOC boxes", "add instance masks in SegmentationObject"),
+    "cityscapes-polygons": Foreign("Cityscapes polygons", "generate the instanceIds files with cityscapesScripts"),
+    "gis": Foreign("GeoJSON files in geographic coordinates", "convert the coordinates to image pixels"),
+    "via-3": Foreign("VIA 3 projects", "use VIA 2 for images"),
+    "cellpose": Foreign("Cellpose masks", _LABEL_IMAGES),
+    "objects": Foreign("mask images of one object each", _LABEL_IMAGES),
     "labels": Foreign("label images", _LABEL_IMAGES),
 }
 
