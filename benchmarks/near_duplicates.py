@@ -1,10 +1,10 @@
-"""Finding the same and nearly the same images: time, and on real images what is found and what is wrongly found.
+"""Search for identical and near-duplicate images: time, and recall and false pairs on real images.
 
     python benchmarks/near_duplicates.py DATASET [DATASET ...] [--most 100000] [--tile 128]
 
-Each data set (in COCO's form) is taken three ways: as it is, where what is found is listed for a look; with an altered
-copy of every image, each kind of alteration for itself; and cut into tiles, which are much harder than images: many
-hold a single object, one straight edge or next to nothing.
+Each data set (in COCO format) is used in three ways: unchanged, with all pairs listed for inspection; with an altered
+copy of every image, separately for each alteration; and cut into tiles, which are much harder than whole images: many
+show a single object, one straight edge or almost nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COUNTS = (1_000, 10_000, 100_000)
 
 
 def jpeg(quality: int) -> Alter:
-    """Compressed and decoded again."""
+    """Compressed and decoded."""
     return lambda pixels: cv2.imdecode(
         cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR
     )
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def fingerprint_rows() -> Iterator[list[str]]:
-    """Time by size of the image."""
+    """Time by image size."""
     rng = np.random.default_rng(0)
     for height, width in SIZES:
         pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
@@ -121,10 +121,10 @@ def fingerprint_rows() -> Iterator[list[str]]:
 
 
 def time_rows(most: int) -> Iterator[list[str]]:
-    """Time by number and kind: all different, and three kinds that tempt a search to compare all with all."""
+    """Time by number and kind: all different, and three kinds that may lead a search to compare all pairs."""
     rng = np.random.default_rng(0)
     for count in [count for count in COUNTS if count <= most]:
-        films = [("nearly the same", film)] if count <= COUNTS[1] else []
+        films = [("near-duplicates", film)] if count <= COUNTS[1] else []
         for name, make in [("different", different), ("black", black), ("black, noise", noise), *films]:
             prints = make(count, rng)
             start = time.perf_counter()
@@ -161,12 +161,12 @@ def film(count: int, rng: np.random.Generator) -> list[Fingerprint]:
 
 
 def of_thumbnail(values: np.ndarray, span: tuple[float, float], rng: np.random.Generator) -> Fingerprint:
-    """A fingerprint of an image that was never there."""
+    """The fingerprint of a synthetic image."""
     return Fingerprint(rng.bytes(16), np.clip(np.rint(values), 0, 255).astype(np.uint8).tobytes(), *span, 1.5)
 
 
 def report(root: Path, side: int) -> None:
-    """Print what is found in a data set, in altered copies and in tiles."""
+    """Print the pairs found in a data set, in altered copies and in tiles."""
     named = [
         (f"{split}/{image.file_name}", read_image(dataset.path(image)))
         for split, dataset in load(root).items()
@@ -189,7 +189,7 @@ def report(root: Path, side: int) -> None:
 
 
 def recall_rows(images: list[ByteArray], prints: list[Fingerprint], own: set[tuple[int, int]]) -> Iterator[list[str]]:
-    """How many altered copies are found; ``own``: pairs that are there without any alteration."""
+    """Recall of altered copies; ``own``: pairs that exist without any alteration."""
     count = len(images)
     for name, alter in ALTERATIONS.items():
         found = pairs(prints + [fingerprint(alter(pixels)) for pixels in images])
