@@ -94,7 +94,7 @@ std::shared_ptr<ov::Model> read_model(ov::Core& core, const std::string& path) t
     std::string head(64, ' '), suffix = path.substr(std::min(path.rfind('.'), path.size()));
     file.read(&head[0], 64);
     if (!(suffix == ".onnx" && head[0] == 8) && !(suffix == ".xml" && head.find("<net ") != std::string::npos))
-        throw std::runtime_error(path + " is no model: give inference.onnx or inference.xml of `maskline export`");
+        throw std::runtime_error(path + " is not a model: expected inference.onnx or inference.xml of `maskline export`");
     return core.read_model(path);
 } catch (const ov::Exception&) {
     throw std::runtime_error(path + " can't be read: the file, or the .bin file next to it, is truncated or missing");

@@ -154,7 +154,7 @@ json ask(const Options& options, const std::string& body) {
     const auto base = std::regex_replace(options.url, std::regex("/+$"), "");
     std::smatch parts;
     if (!std::regex_match(base, parts, std::regex("(https?://[^/]+)(/.*)?")))
-        throw Usage("'" + options.url + "' is no URL of a server");
+        throw Usage("'" + options.url + "' is not the URL of a server");
     const auto path = parts[2].str() + "/instance-segmentation", url = parts[1].str() + path;
     const auto timeout = std::chrono::milliseconds(std::llround(options.timeout * 1000));
     httplib::Client client(parts[1].str());

@@ -34,7 +34,7 @@ SKIPPED_SHOWN = 20
 LEGEND: dict[Verdict, str] = {
     "found": "found",
     "poor": "found, but with a poor mask (IoU below 0.75)",
-    "confused": "taken for another class",
+    "confused": "predicted as another class",
     "missed": "missed",
     "false": "false positive",
     "crowd": "crowd region, not counted",
@@ -43,7 +43,7 @@ LEGEND: dict[Verdict, str] = {
 HEADS: dict[Verdict, str] = {
     "missed": "missed",
     "false": "false positives",
-    "confused": "taken for another class",
+    "confused": "predicted as another class",
     "poor": "poor masks",
 }
 
