@@ -19,8 +19,8 @@ from maskline.data.check.run import check
 from maskline.data.convert import convert
 from maskline.data.dataset import Dataset
 from maskline.data.fix import Fixed, fix
+from maskline.data.image_headers import orientation_of
 from maskline.data.reading import load
-from maskline.data.sources import orientation_of
 from maskline.inputs import can_be_set, read_image
 from maskline.masks import rle_encode
 

@@ -10,14 +10,14 @@ import pytest
 import sets
 
 from maskline._files import back_up, new_folder
+from maskline.data.categories import unify_categories
+from maskline.data.file_tree import split_of
 from maskline.data.formats import coco
 from maskline.data.formats.coco.layout import find
 from maskline.data.image_files import copy_images, unique_names
-from maskline.data.merge import unify_categories
 from maskline.data.reading import load
 from maskline.data.reading import read as read_any
 from maskline.data.source import Source
-from maskline.data.tree import split_of
 from maskline.errors import DatasetError, DatasetNotFoundError, OutputError
 
 

@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from maskline._wording import counted, short
-from maskline.data import foreign, kinds
+from maskline.data import file_kinds, unsupported
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault
+from maskline.data.file_tree import UNSPLIT, Tree, key_of, stem_of, suffix_of
 from maskline.data.source import Source
-from maskline.data.tree import UNSPLIT, Tree, key_of, stem_of, suffix_of
 
 _MAX_NAMES = 5  # in one message
 
@@ -82,12 +82,12 @@ def damaged(source: Source, read: Collection[str]) -> Iterator[Fault]:
         read: files that a reader has taken.
     """
     homes = {(PurePosixPath(path).parent, suffix_of(path)) for path in read}
-    for path in source.of_kind(kinds.DAMAGED):
+    for path in source.of_kind(file_kinds.DAMAGED):
         if path not in read:
             folder = PurePosixPath(path).parent
             expected = (folder, suffix_of(path)) in homes or stem_of(path) in source.images.image_names
             code = "file" if expected or key_of(folder.name) == "annotations" else "file-unlisted"
-            yield Fault(code, UNSPLIT, path, kinds.damage(source.root, path))
+            yield Fault(code, UNSPLIT, path, file_kinds.damage(source.root, path))
     for tree in (source.tree,) if source.images is source.tree else (source.tree, source.images):
         for path, why in tree.unlisted.items():
             yield Fault("file", UNSPLIT, str(tree.root / path), f"the folder can't be listed: {why}")
@@ -95,7 +95,7 @@ def damaged(source: Source, read: Collection[str]) -> Iterator[Fault]:
 
 def foreign_files(source: Source, splits: Sequence[Dataset]) -> Iterator[Fault]:
     """A fault for the files of each format that is recognized beside the one that was read, but not read itself."""
-    for kind, (title, advice) in foreign.KINDS.items():
+    for kind, (title, advice) in unsupported.KINDS.items():
         files = source.of_kind(kind) if kind != "voc-boxes" else []  # VOC has them beside its masks
         if not files or are_of_annotated(source, files, splits):
             continue

@@ -9,15 +9,15 @@ from typing import cast
 from maskline._files import new_folder
 from maskline._progress import status
 from maskline.data import crowds, reading
+from maskline.data.categories import unify_categories
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading, ordered
+from maskline.data.file_tree import UNSPLIT
 from maskline.data.formats.coco.layout import paddlex_name
 from maskline.data.image_files import bring_in, is_available
-from maskline.data.merge import unify_categories
 from maskline.data.reading import FORMATS, WritableFormat
 from maskline.data.split import SplitConfig, merge, split_dataset, write_in_place
-from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, UnknownNameError
 
 

@@ -9,17 +9,17 @@ from typing import Any, Literal, NamedTuple
 
 from maskline._files import new_folder, replace_file
 from maskline._wording import counted
-from maskline.data import scale
+from maskline.data import units
+from maskline.data.categories import unify_categories
 from maskline.data.check.sizes import Shown, of_sizes
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading
+from maskline.data.file_tree import SPLITS
 from maskline.data.formats.coco.layout import write_annotations
 from maskline.data.image_files import place_images
-from maskline.data.merge import unify_categories
+from maskline.data.image_headers import orientation_of
+from maskline.data.safe_json import dump, encode
 from maskline.data.shapes import clip, crop, from_mask
-from maskline.data.sources import orientation_of
-from maskline.data.texts import dump, encode
-from maskline.data.tree import SPLITS
 from maskline.inputs import can_be_set, read_image, set_upright
 
 LOG = "fixes.json"
@@ -101,7 +101,7 @@ def _of(dataset: Dataset, faults: Sequence[Fault]) -> list[Fault]:
 def _fixed(dataset: Dataset, faults: Sequence[Fault]) -> Dataset:
     """A split without what can't be used, and with annotations mended; its images are still the old ones."""
     own = _of(dataset, faults)
-    dataset = scale.in_pixels(dataset)
+    dataset = units.in_pixels(dataset)
     unusable = {image.id for image in _unusable(dataset, own)}
     dropped = unusable | _leaked(dataset, faults)
     misfits = _with(dataset, own, "image-size", "image-turned", "image-rotation")
@@ -184,7 +184,7 @@ def _done(
         return Done("left", "left as it is: the masks do not show on which size they were drawn")
     if fault.kind.fix is None:
         return Done("left", "nothing")
-    if fault.code == "polygon-unit" and scale.unit_of(before[fault.split]) is None:
+    if fault.code == "polygon-unit" and units.unit_of(before[fault.split]) is None:
         return Done("left", "nothing: only some of the polygons are so")
     split, name = _leak(fault) if fault.code == "leak" else (fault.split, fault.file)
     old, new = before.get(split), after.get(split)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from maskline._wording import counted
-from maskline.data import accounting, foreign
+from maskline.data import accounting, unsupported
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import WHOLE_FILE, Fault, Reading
+from maskline.data.file_tree import SPLITS, UNSPLIT
 from maskline.data.formats.coco.layout import paddlex_name
+from maskline.data.interpret import log_warnings, settled
+from maskline.data.safe_json import can_be_written, escaped
 from maskline.data.source import Source
-from maskline.data.texts import can_be_written, escaped
-from maskline.data.tree import SPLITS, UNSPLIT
-from maskline.data.whole import log_warnings, settled
 from maskline.errors import DatasetError, DatasetNotFoundError, UnknownNameError
 
 MAX_ERRORS = 5  # in one message
@@ -189,7 +189,7 @@ def _finished(source: Source, name: str, reading: Reading) -> Reading:
 
 
 def _unknown(source: Source) -> str:
-    if found := foreign.named(source):
+    if found := unsupported.named(source):
         return f"{source.given} {found}"
     known = ", ".join(get(name).TITLE for name in FORMATS)
     return f"no annotations found in {source.given}: expected a data set in one of the formats {known}"

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from maskline.data.kinds import kind_of
-from maskline.data.tree import Tree
+from maskline.data.file_kinds import kind_of
+from maskline.data.file_tree import Tree
 from maskline.errors import DatasetNotFoundError
 
 _ANNOTATION_FOLDERS = ("annotations", "labels")  # the images are beside these, not in them
@@ -91,7 +91,7 @@ class Source:
         return [path for path in self.tree.files if path.startswith(self.folder)]
 
     def of_kind(self, kind: str) -> list[str]:
-        """The annotation files of a kind of `maskline.data.kinds`."""
+        """The annotation files of a kind of `maskline.data.file_kinds`."""
         return self._by_kind.get(kind, [])
 
     def locate(self, names: Collection[str], split: str | None = None, near: str = "") -> Located:

@@ -21,14 +21,14 @@ from maskline._files import back_up, new_folder, replace_file
 from maskline._progress import status, track
 from maskline._wording import counted, short
 from maskline.data import reading
+from maskline.data.categories import unify_categories
 from maskline.data.check import near_duplicates
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
+from maskline.data.file_tree import UNSPLIT
 from maskline.data.formats.coco import coco_json
 from maskline.data.formats.coco.layout import annotation_name, write_annotations
 from maskline.data.image_files import place_images
-from maskline.data.merge import unify_categories
-from maskline.data.sources import is_file
-from maskline.data.tree import UNSPLIT
+from maskline.data.image_headers import is_file
 from maskline.errors import DatasetError, ParameterError
 from maskline.inputs import read_image
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from maskline._checks import check_count, check_score
 from maskline.data import reading
 from maskline.data.dataset import Dataset
-from maskline.data.tree import UNSPLIT
+from maskline.data.file_tree import UNSPLIT
 from maskline.errors import UnknownNameError
 from maskline.evaluate import detections
 from maskline.evaluate.classes import Classes, match_classes

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from maskline._files import replace_file
+from maskline.data.categories import unify_categories
 from maskline.data.check.run import check
 from maskline.data.convert import convert_in_place
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Reading
 from maskline.data.formats.coco.layout import find
-from maskline.data.merge import unify_categories
 from maskline.data.report import charts, demo, page
+from maskline.data.safe_json import dump, encode
 from maskline.data.source import Source
 from maskline.data.split import SplitConfig, split_in_place
 from maskline.data.stats import class_names, statistics
-from maskline.data.texts import dump, encode
 from maskline.errors import DatasetError, DatasetNotFoundError
 
 # The reference's words, to the letter: people's scripts look for them.

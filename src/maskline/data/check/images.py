@@ -12,7 +12,7 @@ from maskline.data.check import near_duplicates
 from maskline.data.check.sizes import Shown
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.data.faults import Fault
-from maskline.data.sources import embedded_image, orientation_of
+from maskline.data.image_headers import embedded_image, orientation_of
 from maskline.errors import InputError, InputNotFoundError
 from maskline.inputs import UPRIGHT, InputImage, expand, read_input_image
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from maskline._progress import status, track
 from maskline._wording import counted
-from maskline.data import crowds, scale
+from maskline.data import crowds, units
 from maskline.data.check import images, masks, near_duplicates, sizes
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset, Id, ImageRecord
@@ -72,7 +72,7 @@ def _examined(reading: Reading) -> tuple[list[Fault], dict[str, IntArray]]:
                 prints[split, image.file_name] = look.fingerprint
             if look.shown is not None:
                 shown.append(look.shown)
-        scaled = scale.in_pixels(dataset)
+        scaled = units.in_pixels(dataset)
         findings = list(sizes.of_sizes(scaled, shown))
         faults.extend(finding.fault for finding in findings)
         found, areas[split] = _mask_faults(scaled, {finding.image.id: finding.drawn for finding in findings})
@@ -97,7 +97,7 @@ def _mask_faults(dataset: Dataset, drawn: Mapping[Id, ImageRecord | None]) -> tu
         drawn: images that are not of the size on which their masks were drawn, by id: see `sizes.Finding`.
     """
     faults: list[Fault] = []
-    scales = scale.Masks(dataset)
+    scales = units.Masks(dataset)
     areas: dict[Id, Iterator[int]] = {}
     for listed in track(dataset.images, f"masks of {dataset.split}", len(dataset.images)):
         image = drawn.get(listed.id) or listed

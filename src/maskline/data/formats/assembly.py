@@ -15,10 +15,10 @@ from maskline._wording import counted, short
 from maskline.data import accounting
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError
+from maskline.data.file_tree import SPLITS, UNSPLIT, Finder, parts_of, split_of, suffix_of
+from maskline.data.image_headers import image_size
 from maskline.data.shapes import Segmentation
 from maskline.data.source import Source
-from maskline.data.sources import image_size
-from maskline.data.tree import SPLITS, UNSPLIT, Finder, parts_of, split_of, suffix_of
 from maskline.errors import DatasetError, InputError
 from maskline.inputs import MAX_PIXELS, SUFFIXES
 

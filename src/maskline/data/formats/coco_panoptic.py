@@ -16,11 +16,11 @@ import numpy as np
 from maskline._wording import short
 from maskline.data.dataset import Id, ImageRecord
 from maskline.data.faults import Reading, UnusableError
+from maskline.data.file_tree import Finder
 from maskline.data.formats.assembly import Assembly, Sheet, as_dict
 from maskline.data.formats.coco.values import get, identity, whole
 from maskline.data.formats.pngs import Numbers, masks_of, read_png
 from maskline.data.source import Source
-from maskline.data.tree import Finder
 from maskline.errors import InputError
 
 TITLE = "COCO panoptic"

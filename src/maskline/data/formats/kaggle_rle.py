@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from maskline._wording import short
 from maskline.data.faults import Fault, Reading, UnusableError
+from maskline.data.file_kinds import rle_columns
+from maskline.data.file_tree import UNSPLIT
 from maskline.data.formats.assembly import OBJECT, Assembly, Sheet
-from maskline.data.kinds import rle_columns
+from maskline.data.image_headers import text_of
 from maskline.data.source import Source
-from maskline.data.sources import text_of
-from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError
 from maskline.masks import place_rle, rle_window, runs_rle
 

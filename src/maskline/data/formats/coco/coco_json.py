@@ -24,10 +24,10 @@ from maskline.data.dataset import Annotation, Category, Dataset, Extra, Id, Imag
 from maskline.data.faults import Count, Fault
 from maskline.data.formats.coco import values as values
 from maskline.data.formats.coco.values import Json
+from maskline.data.image_headers import image_size, relative_name
+from maskline.data.safe_json import can_be_written, dump, encode, escaped
 from maskline.data.shapes import Polygons, Ring, Segmentation, area, crop
 from maskline.data.source import Located
-from maskline.data.sources import image_size, relative_name
-from maskline.data.texts import can_be_written, dump, encode, escaped
 from maskline.errors import InputError, ParameterError
 from maskline.inputs import MAX_PIXELS
 

@@ -18,11 +18,11 @@ from maskline._wording import counted
 from maskline.data.accounting import code_of_unread
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Count, Fault, Reading
+from maskline.data.file_kinds import OTHER_COCO
+from maskline.data.file_tree import SPLITS, UNSPLIT, key_of, split_of
 from maskline.data.formats.coco import coco_json, values
 from maskline.data.image_files import place_images
-from maskline.data.kinds import OTHER_COCO
 from maskline.data.source import Source
-from maskline.data.tree import SPLITS, UNSPLIT, key_of, split_of
 from maskline.errors import DatasetError, DatasetNotFoundError
 
 TITLE = "COCO"

@@ -15,8 +15,8 @@ import numpy as np
 from maskline._files import read_json
 from maskline._wording import short
 from maskline.data.dataset import NOTHING, Extra, Id
+from maskline.data.safe_json import is_plain, plain
 from maskline.data.shapes import Polygons, Ring
-from maskline.data.texts import is_plain, plain
 from maskline.errors import DatasetError, DatasetNotFoundError, ParameterError
 from maskline.masks import rle_runs, runs_rle
 

@@ -19,10 +19,12 @@ from maskline._files import read_json, replace_file
 from maskline._wording import counted, short
 from maskline.data import accounting
 from maskline.data.accounting import some
-from maskline.data.classes import is_no_object
+from maskline.data.background_classes import is_no_object
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError
+from maskline.data.file_tree import SPLIT_WORDS, UNSPLIT, Match, key_of, suffix_of
 from maskline.data.formats.groups import Groups
+from maskline.data.formats.labelme.files import LabelMeFiles, common_folder, is_blank, lines, split_folder
 from maskline.data.formats.labelme.shapes import (
     extra_of,
     holds_image,
@@ -31,14 +33,12 @@ from maskline.data.formats.labelme.shapes import (
     label_of,
     region,
 )
-from maskline.data.formats.labelme.tree import LabelMeFiles, common_folder, is_blank, lines, split_folder
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.image_files import copy_images, unique_names
+from maskline.data.image_headers import decode_base64, image_size
+from maskline.data.safe_json import dump, encode
 from maskline.data.shapes import Segmentation, crop
 from maskline.data.source import Source
-from maskline.data.sources import decode_base64, image_size
-from maskline.data.texts import dump, encode
-from maskline.data.tree import SPLIT_WORDS, UNSPLIT, Match, key_of, suffix_of
 from maskline.errors import DatasetError, InputError
 from maskline.inputs import MAX_PIXELS
 from maskline.outputs.labelme_json import VERSION, Json, document, exact_shapes

@@ -16,8 +16,8 @@ from maskline.data import crowds
 from maskline.data.dataset import NOTHING, Extra
 from maskline.data.faults import UnusableError
 from maskline.data.formats.outlines import closed, ellipse, points
+from maskline.data.image_headers import decode_base64, image_size
 from maskline.data.shapes import Ring, Segmentation, place
-from maskline.data.sources import decode_base64, image_size
 from maskline.errors import InputError
 from maskline.inputs import expand
 from maskline.outputs.labelme_json import Json

@@ -24,16 +24,16 @@ import numpy.typing as npt
 from maskline._files import replace_file
 from maskline._wording import counted
 from maskline.data.accounting import moved, some
+from maskline.data.categories import unify_categories
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading
+from maskline.data.file_tree import SPLITS, UNSPLIT, Finder, key_of, split_of, suffix_of
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.formats.voc.maps import VOID, VOID_16, Map, colour_numbers, instances, palette, read_map, save_map
 from maskline.data.image_files import copy_images, unique_names
-from maskline.data.merge import unify_categories
+from maskline.data.image_headers import image_size, relative_name, text_of
 from maskline.data.shapes import crop
 from maskline.data.source import Source
-from maskline.data.sources import image_size, relative_name, text_of
-from maskline.data.tree import SPLITS, UNSPLIT, Finder, key_of, split_of, suffix_of
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.inputs import SUFFIXES
 

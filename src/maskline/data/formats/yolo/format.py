@@ -30,11 +30,12 @@ from maskline._progress import track
 from maskline._wording import counted
 from maskline.data import accounting
 from maskline.data.accounting import some
+from maskline.data.categories import unify_categories
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError
+from maskline.data.file_tree import UNSPLIT, Finder, Match, Tree
 from maskline.data.formats.yolo.bridges import apart, boundary, bridged
-from maskline.data.formats.yolo.lines import GRID, brief, has_numbers, in_pixels, parse
-from maskline.data.formats.yolo.tree import (
+from maskline.data.formats.yolo.files import (
     SPLIT_KEYS,
     Config,
     class_lists,
@@ -50,12 +51,11 @@ from maskline.data.formats.yolo.tree import (
     start_of,
     widened,
 )
+from maskline.data.formats.yolo.lines import GRID, brief, has_numbers, in_pixels, parse
 from maskline.data.image_files import copy_images
-from maskline.data.merge import unify_categories
+from maskline.data.image_headers import image_size, text_of
 from maskline.data.shapes import Ring, Segmentation, to_rle
 from maskline.data.source import Source
-from maskline.data.sources import image_size, text_of
-from maskline.data.tree import UNSPLIT, Finder, Match, Tree
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.masks import rle_window
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from itertools import groupby
 
 from maskline._wording import counted
-from maskline.data import crowds, scale
-from maskline.data.classes import without_no_objects
+from maskline.data import crowds, units
+from maskline.data.background_classes import without_no_objects
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading, ordered
@@ -37,7 +37,7 @@ def settled(reading: Reading, crowd: Crowd | None = None) -> Reading:
             if number
         ]
         reading = replace(reading, splits=crowds.as_instances(reading.splits)) if any(numbers.values()) else reading
-    found = [fault for dataset in reading.splits.values() for fault in scale.faults(dataset)]
+    found = [fault for dataset in reading.splits.values() for fault in units.faults(dataset)]
     return replace(reading, faults=[*reading.faults, *found, *_boxes(reading.splits)], notes=notes)
 
 

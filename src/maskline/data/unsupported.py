@@ -8,8 +8,8 @@ import re
 from collections import defaultdict
 from typing import NamedTuple
 
+from maskline.data.file_tree import key_of
 from maskline.data.source import Source
-from maskline.data.tree import key_of
 from maskline.inputs import SUFFIXES
 
 
@@ -27,7 +27,7 @@ class Foreign(NamedTuple):
 
 _LABEL_IMAGES = "write the mask of each label into a COCO file (pycocotools.mask.encode makes its run lengths)"
 
-#: By the kinds of `maskline.data.kinds`, and those that only names tell.
+#: By the kinds of `maskline.data.file_kinds`, and those that only names tell.
 KINDS = {
     "tfrecord": Foreign("TFRecord files", "export the data set as COCO from where it was made"),
     "parquet": Foreign("Parquet files (Hugging Face)", "write their images and a COCO file with the package datasets"),

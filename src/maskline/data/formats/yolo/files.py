@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import yaml
 
 from maskline._files import visible_files
+from maskline.data.file_tree import UNSPLIT, Match, Tree, key_of, split_named, stem_of, suffix_of
+from maskline.data.image_headers import text_of
 from maskline.data.source import Source
-from maskline.data.sources import text_of
-from maskline.data.tree import UNSPLIT, Match, Tree, key_of, split_named, stem_of, suffix_of
 from maskline.errors import DatasetError
 
 Config: TypeAlias = Mapping[str, Any]  # of data.yaml; its values are texts, lists and mappings

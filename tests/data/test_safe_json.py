@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from maskline.data.convert import FORMATS
 from maskline.data.formats.labels import fitted, one_line, renamed
-from maskline.data.texts import can_be_written, dump, encode, escaped, is_plain, plain
+from maskline.data.safe_json import can_be_written, dump, encode, escaped, is_plain, plain
 from maskline.paddlex.module import SOURCE_FORMATS
 
 VALUES = st.recursive(

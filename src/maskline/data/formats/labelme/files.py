@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from maskline._wording import short
 from maskline.data.faults import UnusableError
+from maskline.data.file_tree import UNSPLIT, Finder, Match, key_of, split_named, suffix_of
+from maskline.data.image_headers import is_file, relative_name, text_of
 from maskline.data.source import Source
-from maskline.data.sources import is_file, relative_name, text_of
-from maskline.data.tree import UNSPLIT, Finder, Match, key_of, split_named, suffix_of
 from maskline.inputs import SUFFIXES
 
 

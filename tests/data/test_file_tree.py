@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskline.data.file_tree import Finder, Tree, parts_of
 from maskline.data.source import Source
-from maskline.data.tree import Finder, Tree, parts_of
 
 NFD = unicodedata.normalize("NFD", "é")
 
