@@ -12,7 +12,7 @@ from maskline._wording import counted, short
 from maskline.data import file_kinds, unsupported
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault
-from maskline.data.file_tree import UNSPLIT, Tree, key_of, stem_of, suffix_of
+from maskline.data.file_tree import UNSPLIT, FileTree, key_of, stem_of, suffix_of
 from maskline.data.source import Source
 
 _MAX_NAMES = 5  # in one message
@@ -126,7 +126,7 @@ def unlisted(source: Source, splits: Mapping[str, Dataset], told: Iterable[Fault
                 yield Fault(code, split, folder.name, what)
 
 
-def _inside(tree: Tree, folder: Path, paths: Iterable[str], listed: set[Path]) -> Iterator[str]:
+def _inside(tree: FileTree, folder: Path, paths: Iterable[str], listed: set[Path]) -> Iterator[str]:
     """Those below a folder that are not listed, relative to it."""
     for path in paths:
         whole = tree.root / path

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from maskline.data.file_access import LFS_POINTER
 from maskline.data.file_tree import suffix_of
-from maskline.data.image_headers import LFS_POINTER
 
 #: Names of COCO's files for other tasks. They are read only where there are no others: they have no masks, or the same.
 _OTHER_COCO_TASK = re.compile(r"(lvis_v\d(\.\d)?_)?(captions|person_keypoints|stuff|image_info)")

@@ -11,7 +11,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import takewhile
@@ -267,7 +267,7 @@ def _folder_keys(path: str) -> set[str]:
 
 
 @dataclass(frozen=True)
-class Tree:
+class FileTree:
     """What lies below a folder.
 
     Attributes:
@@ -283,7 +283,7 @@ class Tree:
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, root: Path) -> Tree:
+    def of(cls, root: Path) -> FileTree:
         """List a folder, links followed."""
         errors: list[OSError] = []
         files: list[str] = []
@@ -300,6 +300,18 @@ class Tree:
                 aliases[path] = posixpath.join(listed, name)
         unlisted = {Path(e.filename).relative_to(root).as_posix(): e.strerror or str(e) for e in errors}
         return cls(root, tuple(files), unlisted, aliases)
+
+    def extended(self, folders: Collection[Path]) -> FileTree:
+        """The tree with the files of further folders; its root is their common ancestor. Links are listed once."""
+        if not folders:
+            return self
+        root = Path(os.path.commonpath([self.root, *folders]))
+        files = {
+            f"{folder.relative_to(root).as_posix()}/{path}".removeprefix("./")
+            for folder in {*folders, self.root}
+            for path in visible_files(folder)
+        }
+        return FileTree(root, sorted(files))
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         """The files with one of these suffixes, given in lower case without the dot."""

@@ -17,7 +17,8 @@ from maskline._files import NAME_BYTES, cut_name, replace_file
 from maskline._progress import track
 from maskline._wording import counted, short
 from maskline.data.dataset import Dataset, Id, ImageRecord
-from maskline.data.image_headers import embedded_image, is_file
+from maskline.data.file_access import is_file
+from maskline.data.image_headers import embedded_image
 from maskline.errors import DatasetError
 
 _LONGEST_SUFFIX = ".json"  # of files that are named like an image

@@ -1,27 +1,23 @@
-"""Files of data sets from elsewhere: sizes of images by their headers, names, texts."""
+"""Size and orientation of images from their headers, and images embedded in annotation files."""
 
 from __future__ import annotations
 
 import base64
 import io
-import os
-import re
 from contextlib import nullcontext
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from maskline._files import decode_text, read_json
-from maskline.errors import DatasetError, InputError
+from maskline._files import read_json
+from maskline.errors import InputError
 from maskline.inputs import MAX_PIXELS, UPRIGHT, header_size, orientation
-
-LFS_POINTER = "version https://git-lfs"  # how the files begin that stand for others in a repository
 
 
 def image_size(source: Path | io.BytesIO) -> tuple[int, int]:
-    """``(height, width)`` that `read_image` will give; only the header is read.
+    """``(height, width)`` of what `read_image` returns; only the header is read.
 
     Raises:
-        InputError: it can't be read, or claims more than `MAX_PIXELS`.
+        InputError: the header can't be read, or claims more than `MAX_PIXELS`.
     """
     name = source if isinstance(source, Path) else "the image"
     try:
@@ -36,7 +32,7 @@ def image_size(source: Path | io.BytesIO) -> tuple[int, int]:
 
 
 def orientation_of(path: Path) -> int:
-    """The orientation of an image file, 1 to 8; 1 is upright, and what a file has that can't be read."""
+    """The EXIF orientation of an image file, 1 to 8; 1 (upright) if the file can't be read."""
     try:
         with path.open("rb") as file:
             return orientation(file)
@@ -45,7 +41,7 @@ def orientation_of(path: Path) -> int:
 
 
 def decode_base64(given: Any) -> bytes:
-    """What a text in base64 stands for, be it a data URL. Raises InputError."""
+    """Decode a base64 string or data URL. Raises InputError."""
     if not isinstance(given, str) or not given:
         raise InputError("it is not base64")
     try:
@@ -55,36 +51,9 @@ def decode_base64(given: Any) -> bytes:
 
 
 def embedded_image(path: Path) -> bytes:
-    """The image file that a JSON file of LabelMe holds as ``imageData``. Raises InputError."""
+    """The image file in ``imageData`` of a LabelMe JSON file. Raises InputError."""
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} can't be read ({error})") from None
     return decode_base64(content.get("imageData") if isinstance(content, dict) else None)
-
-
-def relative_name(name: str) -> str | None:
-    """A file name with forward slashes and without ``.``; None if it leads out of its folder or is not a file name."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or not path.name or "\0" in name or re.match(r"[A-Za-z]:", name):
-        return None
-    return str(path)
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file, by a name from a data set: it raises nothing, however odd or long the name is."""
-    return os.path.isfile(path)  # noqa: PTH113 (Path's own raises where a name is too long)
-
-
-def text_of(path: Path) -> str:
-    """A text file, as `decode_text` reads it, with a mark for what is not text.
-
-    Raises DatasetError if it can't be read, or is a pointer of Git LFS.
-    """
-    try:
-        text = decode_text(path.read_bytes(), errors="replace")
-    except OSError as error:
-        raise DatasetError(f"{path} can't be read: {error.strerror}") from error
-    if text.startswith(LFS_POINTER):
-        raise DatasetError(f"{path} is a pointer of Git LFS: run git lfs pull")
-    return text

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from maskline.data.file_kinds import kind_of
-from maskline.data.file_tree import Tree
+from maskline.data.file_tree import FileTree
 from maskline.errors import DatasetNotFoundError
 
 _ANNOTATION_FOLDERS = ("annotations", "labels")  # the images are beside these, not in them
@@ -47,8 +47,8 @@ class Source:
     """
 
     given: Path
-    tree: Tree
-    images: Tree
+    tree: FileTree
+    images: FileTree
     file: str | None = None
     folder: str = ""
 
@@ -69,11 +69,11 @@ class Source:
             raise DatasetNotFoundError(f"{images} is not a folder: expected the folder with the images")
         whole = Path(os.path.abspath(path))  # noqa: PTH100 (links stay)
         folder = whole if path.is_dir() else whole.parent
-        tree = Tree.of(folder)
+        tree = FileTree.of(folder)
         if not any(_is_image(tree, path) for path in tree.images) and (above := _above_annotations(folder)) is not None:
-            tree = Tree.of(above)
+            tree = FileTree.of(above)
         inside = whole.relative_to(tree.root).as_posix()
-        looked_in = tree if images is None else Tree.of(Path(os.path.abspath(images)))  # noqa: PTH100
+        looked_in = tree if images is None else FileTree.of(Path(os.path.abspath(images)))  # noqa: PTH100
         if path.is_dir():
             return cls(path, tree, looked_in, folder="" if inside == "." else f"{inside}/")
         return cls(path, tree, looked_in, inside)
@@ -132,7 +132,7 @@ def _above_annotations(folder: Path) -> Path | None:
     return next(named, None)
 
 
-def _is_image(tree: Tree, path: str) -> bool:
+def _is_image(tree: FileTree, path: str) -> bool:
     """Whether an image is not a mask of COCO's panoptic files: those lie in a folder named as the JSON file."""
     folder = posixpath.dirname(path)
     return not folder or f"{folder}.json" not in tree.file_set

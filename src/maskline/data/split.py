@@ -24,11 +24,11 @@ from maskline.data import reading
 from maskline.data.categories import unify_categories
 from maskline.data.check import near_duplicates
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
+from maskline.data.file_access import is_file
 from maskline.data.file_tree import UNSPLIT
 from maskline.data.formats.coco import coco_json
 from maskline.data.formats.coco.layout import annotation_name, write_annotations
 from maskline.data.image_files import place_images
-from maskline.data.image_headers import is_file
 from maskline.errors import DatasetError, ParameterError
 from maskline.inputs import read_image
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,6 @@ from maskline._wording import counted
 from maskline.data.dataset import Annotation, Dataset, ImageRecord
 from maskline.data.faults import Fault
 from maskline.data.shapes import Polygons, Ring
-from maskline.instances import IntArray
 
 SHARES, PERCENT = 1, 100  # the coordinate of the right and lower border, if it is not in pixels
 LEAST_SIDE = 8  # pixels: smaller images tell nothing
@@ -22,10 +21,6 @@ ROUNDING = 0.005  # share of the unit that coordinates may lie outside
 CORNER_SIDE = 2 * PERCENT  # pixels that the sides of all images have at least
 CERTAIN = (20, 10, 2, 98)  # polygons, images, image sizes; and the extent, along both axes
 POSSIBLE = (5, 1, 1, 80)
-
-TINY = 2  # pixels: masks that are not objects
-WHOLE = 0.99  # share of the image
-FEW = 3  # masks, and with fewer nothing is said of all
 
 
 class Unit(NamedTuple):
@@ -50,7 +45,7 @@ def unit_of(dataset: Dataset) -> Unit | None:
     low, high = np.full(2, np.inf), np.full(2, -np.inf)
     polygons, images = 0, dict[object, tuple[int, int]]()
     border = PERCENT
-    for annotation, shape in _polygons(dataset):
+    for annotation, shape in annotated_polygons(dataset):
         size = dataset.by_id[annotation.image_id].size
         if min(size) < LEAST_SIDE:
             return None
@@ -101,7 +96,7 @@ def in_pixels(dataset: Dataset) -> Dataset:
     return replace(dataset, annotations=annotations)
 
 
-def _polygons(dataset: Dataset) -> Iterator[tuple[Annotation, Polygons]]:
+def annotated_polygons(dataset: Dataset) -> Iterator[tuple[Annotation, Polygons]]:
     return ((a, a.segmentation) for a in dataset.annotations if not isinstance(a.segmentation, str))
 
 
@@ -124,57 +119,3 @@ def _in_pixels(annotation: Annotation, image: ImageRecord, border: int) -> Annot
 def _area(ring: Ring) -> float:
     (x, y), (next_x, next_y) = ring.T, np.roll(ring, -1, axis=0).T
     return abs(float((x * next_y - next_x * y).sum())) / 2
-
-
-@dataclass
-class Masks:
-    """The masks of a split, counted; crowd regions and those of images of a few pixels are not."""
-
-    dataset: Dataset
-    count: int = 0
-    empty: int = 0
-    tiny: int = 0  # also empty ones
-    whole: int = 0  # as large as their image
-    images: int = 0
-    first_pixel: int = 0  # polygons of no more than the first pixel
-
-    def add(self, image: ImageRecord, annotations: Sequence[Annotation], areas: IntArray) -> None:
-        """Count the masks of an image; ``areas`` (n,) in pixels."""
-        use = np.asarray([not annotation.crowd for annotation in annotations], np.bool_)
-        if min(image.size) < LEAST_SIDE or not use.any():
-            return
-        self.images += 1
-        self.count += int(use.sum())
-        self.empty += int((areas[use] == 0).sum())
-        self.tiny += int((areas[use] <= TINY).sum())
-        self.whole += int((areas[use] >= WHOLE * image.width * image.height).sum())
-        for place in np.flatnonzero(areas <= TINY).tolist():
-            shape = annotations[place].segmentation
-            if not isinstance(shape, str) and all(
-                ring.min() >= -ROUNDING and ring.max() <= 1 + ROUNDING for ring in shape
-            ):
-                self.first_pixel += 1
-
-    def faults(self) -> Iterator[Fault]:
-        """What all of them together show: at most one fault."""
-        split, file = self.dataset.split, self.dataset.source.name
-        if self.first_pixel >= FEW and 10 * self.first_pixel >= self.count:
-            what = f"{self.first_pixel} of {self.count} masks lie within 0 to 1: shares of the image, among pixels?"
-            yield Fault("polygon-unit", split, file, what)
-        elif self.empty == self.count > 0 or (self.empty >= FEW and 2 * self.empty >= self.count):
-            what = f"{self.empty} of {counted(self.count, 'mask')} without a pixel in the image{self._extent()}"
-            yield Fault("masks-implausible", split, file, what)
-        elif self.tiny == self.count >= FEW:
-            what = f"all {self.count} masks have {TINY} pixels or fewer: are the coordinates scaled?"
-            yield Fault("masks-implausible", split, file, what)
-        elif self.whole == self.count >= FEW and self.images > 1:
-            what = f"all {self.count} masks are their whole image: are they labels of images?"
-            yield Fault("masks-implausible", split, file, what)
-
-    def _extent(self) -> str:
-        corners = [np.concatenate(shape).max(axis=0) for _, shape in _polygons(self.dataset)]
-        if not corners:
-            return ""
-        x, y = np.max(corners, axis=0)
-        width, height = (max(getattr(image, side) for image in self.dataset.images) for side in ("width", "height"))
-        return f": polygons reach x {x:g} and y {y:g}, images {width} and {height}; were they drawn on other sizes?"

@@ -13,7 +13,7 @@ import numpy as np
 from maskline._progress import status, track
 from maskline._wording import counted
 from maskline.data import crowds, units
-from maskline.data.check import images, masks, near_duplicates, sizes
+from maskline.data.check import images, mask_sizes, masks, near_duplicates, sizes
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset, Id, ImageRecord
 from maskline.data.faults import NAMES_TOLD, Fault, Reading, ordered
@@ -97,16 +97,16 @@ def _mask_faults(dataset: Dataset, drawn: Mapping[Id, ImageRecord | None]) -> tu
         drawn: images that are not of the size on which their masks were drawn, by id: see `sizes.Finding`.
     """
     faults: list[Fault] = []
-    scales = units.Masks(dataset)
+    sizes_of_masks = mask_sizes.MaskSizes(dataset)
     areas: dict[Id, Iterator[int]] = {}
     for listed in track(dataset.images, f"masks of {dataset.split}", len(dataset.images)):
         image = drawn.get(listed.id) or listed
         look = masks.look(dataset, image)
         faults.extend(look.faults)
-        scales.add(image, dataset.of(image), look.areas)
+        sizes_of_masks.add(image, dataset.of(image), look.areas)
         areas[image.id] = iter(look.areas)
     in_order = np.fromiter((next(areas[a.image_id]) for a in dataset.annotations), np.int64)
-    return [*faults, *scales.faults()], in_order
+    return [*faults, *sizes_of_masks.faults()], in_order
 
 
 def _category_faults(splits: Sequence[Dataset]) -> Iterator[Fault]:

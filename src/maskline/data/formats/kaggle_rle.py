@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from maskline._wording import short
 from maskline.data.faults import Fault, Reading, UnusableError
+from maskline.data.file_access import read_text_file
 from maskline.data.file_kinds import rle_columns
 from maskline.data.file_tree import UNSPLIT
 from maskline.data.formats.assembly import OBJECT, Assembly, Sheet
-from maskline.data.image_headers import text_of
 from maskline.data.source import Source
 from maskline.errors import DatasetError
 from maskline.masks import place_rle, rle_window, runs_rle
@@ -82,7 +82,7 @@ def _rows(source: Source, file: str) -> tuple[str, list[_Row]]:
     """The name of the column of run lengths, and the rows. Raises UnusableError."""
     limit = csv.field_size_limit(_MAX_CELL)
     try:
-        table = csv.reader(io.StringIO(text_of(source.root / file), newline=""))
+        table = csv.reader(io.StringIO(read_text_file(source.root / file), newline=""))
         header = [name.strip().lower() for name in next(table, [])]
         columns = rle_columns(header)
         if columns is None:

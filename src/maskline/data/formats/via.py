@@ -19,11 +19,11 @@ from typing import Any
 from maskline._wording import counted, short
 from maskline.data.dataset import NOTHING
 from maskline.data.faults import Reading, UnusableError
+from maskline.data.file_access import read_text_file
 from maskline.data.file_tree import suffix_of
 from maskline.data.formats.assembly import OBJECT, Assembly, Sheet, as_dict
 from maskline.data.formats.coco.values import is_number
 from maskline.data.formats.outlines import closed, ellipse, points
-from maskline.data.image_headers import text_of
 from maskline.data.shapes import Ring
 from maskline.data.source import Source
 from maskline.errors import DatasetError
@@ -87,7 +87,7 @@ def _csv_entries(source: Source, file: str) -> Iterator[_Entry]:
     images: dict[str, list[Any]] = {}
     limit = csv.field_size_limit(_MAX_CELL)
     try:
-        for row in csv.DictReader(io.StringIO(text_of(source.root / file).lstrip("#"), newline="")):
+        for row in csv.DictReader(io.StringIO(read_text_file(source.root / file).lstrip("#"), newline="")):
             regions = images.setdefault(row.get("filename") or "", [])
             if (row.get("region_count") or "").strip() != "0":
                 shape, attributes = (row.get(key) for key in ("region_shape_attributes", "region_attributes"))

@@ -17,7 +17,7 @@ from maskline._files import replace_file
 from maskline._templates import template
 from maskline.data.dataset import Annotation, Dataset, ImageRecord
 from maskline.data.faults import KINDS, LEAKS, Fault, Kind, Reading, ordered
-from maskline.data.image_headers import relative_name
+from maskline.data.file_access import relative_name
 from maskline.data.report import charts
 from maskline.data.report.thumbnails import FAULTY, Shot, Thumbnail, thumbnails
 from maskline.data.stats import SIZE_CLASSES, Statistics, by_frequency, class_names, statistics

@@ -22,9 +22,10 @@ from maskline.data.accounting import moved, some
 from maskline.data.crowds import TRUE
 from maskline.data.dataset import Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Count, Fault
+from maskline.data.file_access import relative_name
 from maskline.data.formats.coco import values as values
 from maskline.data.formats.coco.values import Json
-from maskline.data.image_headers import image_size, relative_name
+from maskline.data.image_headers import image_size
 from maskline.data.safe_json import can_be_written, dump, encode, escaped
 from maskline.data.shapes import Polygons, Ring, Segmentation, area, crop
 from maskline.data.source import Located

@@ -28,12 +28,13 @@ from maskline.data import accounting, crowds
 from maskline.data.categories import unify_categories
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError
+from maskline.data.file_access import relative_name
 from maskline.data.file_tree import SPLIT_WORDS, SPLITS, UNSPLIT, Match, split_of, suffix_of
 from maskline.data.formats.cvat.shapes import region
 from maskline.data.formats.groups import Groups
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.image_files import copy_images, unique_names
-from maskline.data.image_headers import image_size, relative_name
+from maskline.data.image_headers import image_size
 from maskline.data.shapes import Segmentation, Window, crop, to_polygons
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from maskline._wording import short
 from maskline.data.faults import UnusableError
+from maskline.data.file_access import is_file, read_text_file, relative_name
 from maskline.data.file_tree import UNSPLIT, Finder, Match, key_of, split_named, suffix_of
-from maskline.data.image_headers import is_file, relative_name, text_of
 from maskline.data.source import Source
 from maskline.inputs import SUFFIXES
 
@@ -97,7 +97,7 @@ def lines(path: Path) -> list[str]:
 
     Raises DatasetError if it can't be read.
     """
-    return [line.strip() for line in text_of(path).splitlines() if line.strip()]
+    return [line.strip() for line in read_text_file(path).splitlines() if line.strip()]
 
 
 def is_blank(path: Path) -> bool:

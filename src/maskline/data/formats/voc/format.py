@@ -27,11 +27,12 @@ from maskline.data.accounting import moved, some
 from maskline.data.categories import unify_categories
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading
+from maskline.data.file_access import read_text_file, relative_name
 from maskline.data.file_tree import SPLITS, UNSPLIT, Finder, key_of, split_of, suffix_of
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.formats.voc.maps import VOID, VOID_16, Map, colour_numbers, instances, palette, read_map, save_map
 from maskline.data.image_files import copy_images, unique_names
-from maskline.data.image_headers import image_size, relative_name, text_of
+from maskline.data.image_headers import image_size
 from maskline.data.shapes import crop
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
@@ -195,8 +196,10 @@ class _Files:
     def stems(self) -> dict[str, list[str]]:
         """Which images each split has, by their stems; all that have a mask where no list tells."""
         by_split: defaultdict[str, list[str]] = defaultdict(list)
-        for path in sorted((self.source.root / self.base / _LISTS).glob("[!.]*.txt")):
-            by_split[split_of(path.stem) or UNSPLIT] += _listed(path)
+        folder = PurePosixPath(self.base, _LISTS)
+        for path in map(PurePosixPath, self.source.tree.with_suffix("txt")):
+            if path.parent == folder:
+                by_split[split_of(path.stem) or UNSPLIT] += _listed(self.source.root / path)
         if len(by_split) > 1:
             by_split.pop(UNSPLIT, None)  # trainval
         if by_split:
@@ -211,7 +214,7 @@ class _Files:
 def _listed(path: Path) -> list[str]:
     """The stems in a list, one a line; some tools put quotes round them, add the suffix, or a 1, 0 or -1 after them."""
     found = []
-    for line in text_of(path).splitlines():
+    for line in read_text_file(path).splitlines():
         stem = re.sub(r"\s+-?[01]$", "", line.strip()).strip("\"'")
         named = PurePosixPath(stem.replace("\\", "/"))
         found.append(str(named.with_suffix("")) if named.suffix[1:].lower() in SUFFIXES else str(named))
@@ -258,7 +261,7 @@ def _read_labels(base: Path) -> _Labels:
     path = next((base / name for name in _NAME_FILES if (base / name).is_file()), None)
     if path is None:
         return _Labels(CLASSES)
-    lines = [line.strip() for line in text_of(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text_file(path).splitlines() if line.strip()]
     if path.name == _COLOUR_LIST:
         entries = [_entry(line) for line in lines if not _is_comment(line)]
     else:  # a class a line, whatever it is called: to take one for something else would shift all that follow

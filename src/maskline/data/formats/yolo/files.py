@@ -13,9 +13,8 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from maskline._files import visible_files
-from maskline.data.file_tree import UNSPLIT, Match, Tree, key_of, split_named, stem_of, suffix_of
-from maskline.data.image_headers import text_of
+from maskline.data.file_access import read_text_file
+from maskline.data.file_tree import UNSPLIT, FileTree, Match, key_of, split_named, stem_of, suffix_of
 from maskline.data.source import Source
 from maskline.errors import DatasetError
 
@@ -65,7 +64,7 @@ def _has_usual_name(path: str) -> bool:
 def _load_yaml(path: Path) -> Any:
     """A YAML file with all its values as they are written: a class may be called ``no``, or ``1``."""
     try:
-        return yaml.load(text_of(path), yaml.BaseLoader)
+        return yaml.load(read_text_file(path), yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise DatasetError(f"{path} is not readable YAML ({' '.join(str(error).split())})") from None
 
@@ -88,18 +87,9 @@ def images_at(entry: str, bases: Sequence[Path]) -> Path | None:
     return None if found is None or any(found in base.parents for base in bases) else found
 
 
-def widened(tree: Tree, targets: Iterable[Path]) -> Tree:
-    """A tree with the files of folders outside too, each from beside its ``images`` on, where its labels are."""
-    roots = {_above_images(path) for path in targets if not path.is_relative_to(tree.root)}
-    if not roots:
-        return tree
-    common = Path(os.path.commonpath([tree.root, *roots]))
-    files = {
-        f"{root.relative_to(common).as_posix()}/{path}".removeprefix("./")
-        for root in roots | {tree.root}
-        for path in visible_files(root)
-    }
-    return Tree(common, sorted(files))
+def widened(tree: FileTree, targets: Iterable[Path]) -> FileTree:
+    """Add folders outside the tree, each with the siblings of its ``images`` folder, where its labels are."""
+    return tree.extended({_above_images(path) for path in targets if not path.is_relative_to(tree.root)})
 
 
 def _above_images(path: Path) -> Path:
@@ -113,7 +103,7 @@ def split_of_path(path: str) -> str:
     return next((split for split in named if split is not None), UNSPLIT)
 
 
-def label_files(tree: Tree) -> list[str]:
+def label_files(tree: FileTree) -> list[str]:
     """The text files in folders named ``labels``, and elsewhere those that begin like a label file.
 
     With one of these in a folder, all its text files are label files that have the name of an image. What Ultralytics
@@ -141,7 +131,7 @@ def _is_label_file(path: Path) -> bool:
         return False
 
 
-def pair(labels: Sequence[str], images: Tree) -> dict[str, Match]:
+def pair(labels: Sequence[str], images: FileTree) -> dict[str, Match]:
     """The image of each label file that has one, no image twice.
 
     A label file belongs to the image of the same path without suffix, but for ``images`` in place of ``labels``.
@@ -234,7 +224,7 @@ def class_lists(source: Source) -> dict[tuple[str, ...], str]:
     for path in sorted(names, key=lambda path: (path.count("/"), _LISTS_OF_NAMES.index(PurePosixPath(path).name))):
         if folders & {parent.as_posix() for parent in PurePosixPath(path).parents}:
             continue
-        if lines := tuple(line.strip() for line in text_of(source.root / path).splitlines() if line.strip()):
+        if lines := tuple(line.strip() for line in read_text_file(source.root / path).splitlines() if line.strip()):
             folders.add(posixpath.dirname(path) or ".")
             lists.setdefault(lines, path)
     return lists

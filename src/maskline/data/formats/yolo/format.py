@@ -33,7 +33,8 @@ from maskline.data.accounting import some
 from maskline.data.categories import unify_categories
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError
-from maskline.data.file_tree import UNSPLIT, Finder, Match, Tree
+from maskline.data.file_access import read_text_file
+from maskline.data.file_tree import UNSPLIT, FileTree, Finder, Match
 from maskline.data.formats.yolo.bridges import apart, boundary, bridged
 from maskline.data.formats.yolo.files import (
     SPLIT_KEYS,
@@ -53,7 +54,7 @@ from maskline.data.formats.yolo.files import (
 )
 from maskline.data.formats.yolo.lines import GRID, brief, has_numbers, in_pixels, parse
 from maskline.data.image_files import copy_images
-from maskline.data.image_headers import image_size, text_of
+from maskline.data.image_headers import image_size
 from maskline.data.shapes import Ring, Segmentation, to_rle
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
@@ -176,8 +177,8 @@ class _Files:
         unpaired: label files without an image.
     """
 
-    tree: Tree
-    images: Tree
+    tree: FileTree
+    images: FileTree
     labels: Mapping[str, Match]
     unpaired: Sequence[str]
 
@@ -309,7 +310,7 @@ class _Reader:
     def from_list(self, split: str, path: Path) -> list[str]:
         """The images that a text file lists, one a line."""
         try:
-            lines = [line.strip() for line in text_of(path).splitlines()]
+            lines = [line.strip() for line in read_text_file(path).splitlines()]
         except DatasetError as error:
             self.fault("record", split, path.name, str(error))
             return []
@@ -353,7 +354,7 @@ class _Reader:
     def lines(self, split: str, label: str) -> list[str]:
         """The lines of a label file, without space around them."""
         try:
-            return [line.strip() for line in text_of(self.files.tree.root / label).splitlines()]
+            return [line.strip() for line in read_text_file(self.files.tree.root / label).splitlines()]
         except DatasetError as error:
             self.fault("record", split, label, str(error))
             return []
