@@ -112,7 +112,7 @@ def test_the_format_with_the_most_files_is_named(tmp_path: Path) -> None:
     for name in "abc":
         save_json(tmp_path / f"{name}.json", ISAT)
     save_json(tmp_path / "sa_1.json", SA1B)
-    assert unsupported.named(Source.of(tmp_path)) == (
+    assert unsupported.describe(Source.of(tmp_path)) == (
         "holds ISAT files (3, such as a.json), which are not read: convert them to COCO in ISAT"
     )
 
@@ -121,7 +121,7 @@ def test_the_format_with_the_most_files_is_named(tmp_path: Path) -> None:
 def test_images_alone_are_nothing_in_particular(tmp_path: Path, files: tuple[str, ...]) -> None:
     for file in files:
         save_image(tmp_path / file, 8, 8) if file.endswith("png") else (tmp_path / file).write_text("x")
-    assert unsupported.named(Source.of(tmp_path)) is None
+    assert unsupported.describe(Source.of(tmp_path)) is None
 
 
 @pytest.mark.parametrize("beside", [SA1B, ISAT, ADE20K, MAPILLARY, DARWIN, DATUMARO, EISEG, CREATEML, POLYGONS, VIA_3])

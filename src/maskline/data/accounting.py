@@ -18,12 +18,12 @@ from maskline.data.source import Source
 _MAX_NAMES = 5  # in one message
 
 
-def some(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
     """The first few names for a message."""
     return ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
 
 
-def code_of_unread(images: Iterable[Path], splits: Iterable[Dataset]) -> Literal["file-unread", "file-repeated"]:
+def unread_code(images: Iterable[Path], splits: Iterable[Dataset]) -> Literal["file-unread", "file-repeated"]:
     """The kind of fault that annotations of these images are which were not read.
 
     They are repeated if each of the images, or a copy of it, has annotations in ``splits``.
@@ -54,7 +54,7 @@ def _same(path: Path, other: Path) -> bool:
         return False
 
 
-def are_of_annotated(source: Source, files: Sequence[str], splits: Iterable[Dataset]) -> bool:
+def have_annotated_images(source: Source, files: Sequence[str], splits: Iterable[Dataset]) -> bool:
     """Whether each annotation file is of one image, by its name, that has annotations in ``splits``.
 
     Told without reading them, and only where no two images of the data set share a name.
@@ -63,7 +63,7 @@ def are_of_annotated(source: Source, files: Sequence[str], splits: Iterable[Data
     return all(source.images.image_names[stem] == 1 and stem in annotated for stem in map(stem_of, files))
 
 
-def moved(split: str, file: str, paths: Mapping[str, str]) -> list[Fault]:
+def moved_faults(split: str, file: str, paths: Mapping[str, str]) -> list[Fault]:
     """The fault that images were found under other paths, if any: by the name given, the path found."""
     if not paths:
         return []
@@ -73,7 +73,7 @@ def moved(split: str, file: str, paths: Mapping[str, str]) -> list[Fault]:
     ]
 
 
-def damaged(source: Source, read: Collection[str]) -> Iterator[Fault]:
+def damaged_files(source: Source, read: Collection[str]) -> Iterator[Fault]:
     """A fault for each annotation file that holds nothing of its kind, and each folder that can't be listed.
 
     It is an error where such annotations are expected: beside those that were read, or with the name of an image.
@@ -93,18 +93,18 @@ def damaged(source: Source, read: Collection[str]) -> Iterator[Fault]:
             yield Fault("file", UNSPLIT, str(tree.root / path), f"the folder can't be listed: {why}")
 
 
-def foreign_files(source: Source, splits: Sequence[Dataset]) -> Iterator[Fault]:
+def unsupported_files(source: Source, splits: Sequence[Dataset]) -> Iterator[Fault]:
     """A fault for the files of each format that is recognized beside the one that was read, but not read itself."""
     for kind, (title, advice) in unsupported.KINDS.items():
         files = source.of_kind(kind) if kind != "voc-boxes" else []  # VOC has them beside its masks
-        if not files or are_of_annotated(source, files, splits):
+        if not files or have_annotated_images(source, files, splits):
             continue
         of_images = [path for path in files if stem_of(path) in source.images.image_names]
         what = f"{counted(len(files), 'file')} not read: {title}; {advice}"
         yield Fault("file-unread" if of_images else "file-unlisted", UNSPLIT, (of_images or files)[0], what)
 
 
-def unlisted(source: Source, splits: Mapping[str, Dataset], told: Iterable[Fault]) -> Iterator[Fault]:
+def unlisted_images(source: Source, splits: Mapping[str, Dataset], told: Iterable[Fault]) -> Iterator[Fault]:
     """Image files beside those of a data set that no split lists: those that could be read, and those that could not.
 
     Args:
@@ -122,7 +122,7 @@ def unlisted(source: Source, splits: Mapping[str, Dataset], told: Iterable[Fault
                 split = next(split for split, dataset in splits.items() if dataset.folder == folder)
                 kinds = Counter(f".{suffix_of(name)}" for name in names)
                 counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
-                what = f"{counted(len(names), 'image')} ({counts}): {some(names)}"
+                what = f"{counted(len(names), 'image')} ({counts}): {first_names(names)}"
                 yield Fault(code, split, folder.name, what)
 
 

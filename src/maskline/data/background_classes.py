@@ -11,19 +11,19 @@ from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading
 
 #: Names that tools give to what is not an object, lower case.
-NO_OBJECT = ("_background_", "__background__", "background", "__ignore__")
+BACKGROUND_NAMES = ("_background_", "__background__", "background", "__ignore__")
 
 
-def is_no_object(name: str) -> bool:
+def is_background(name: str) -> bool:
     """Whether a class of this name is background, or to be ignored."""
-    return name.strip().lower() in NO_OBJECT
+    return name.strip().lower() in BACKGROUND_NAMES
 
 
-def without_no_objects(reading: Reading) -> Reading:
+def drop_background(reading: Reading) -> Reading:
     """Leave out classes that are not objects, with their annotations; each is a fault. One class stays at least."""
     names = {category.name for dataset in reading.splits.values() for category in dataset.categories}
-    parent = _parent(reading.splits, {name for name in names if not is_no_object(name)})
-    left_out = {name for name in names if is_no_object(name) or name == parent}
+    parent = _parent(reading.splits, {name for name in names if not is_background(name)})
+    left_out = {name for name in names if is_background(name) or name == parent}
     if not left_out or left_out == names:
         return reading
     splits, faults = {}, list(reading.faults)

@@ -40,10 +40,10 @@ class Converted:
 
 def writer_of(name: str) -> WritableFormat:
     """The module of a format that can be written. Raises UnknownNameError."""
-    writable = [key for key in FORMATS if hasattr(reading.get(key), "write")]
+    writable = [key for key in FORMATS if hasattr(reading.format_module(key), "write")]
     if name.lower() not in writable:
         raise UnknownNameError.of("format to write", name, writable)
-    return cast("WritableFormat", reading.get(name))
+    return cast("WritableFormat", reading.format_module(name))
 
 
 def convert(
@@ -74,7 +74,7 @@ def convert(
     """
     writer = writer_of(to)
     with status(f"reading {source}"):
-        found = reading.read(source, from_, images, crowd)
+        found = reading.read_dataset(source, from_, images, crowd)
     if crowd is None:
         found = replace(found, faults=[*found.faults, *crowds.faults(found.splits)])
     reading.refuse_files(found)
@@ -116,7 +116,7 @@ def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset
         UnknownNameError: there is no such format.
         DatasetError: nothing could be read, or something not; nothing has changed then.
     """
-    found = reading.read(root, from_)
+    found = reading.read_dataset(root, from_)
     reading.refuse_errors(found, "correct them, or leave them out with `maskline convert --skip-errors`")
     splits = bring_in(unify_categories(found.splits), root / "images")
     if "val" not in splits:

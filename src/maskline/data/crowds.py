@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from maskline._wording import counted
 from maskline.data.dataset import Dataset
-from maskline.data.faults import NAMES_TOLD, Fault
+from maskline.data.faults import MAX_NAMES, Fault
 
 #: What masks marked as crowds are: ``instances``, each an object of its own, or ``regions`` of many objects.
 Crowd: TypeAlias = Literal["instances", "regions"]
@@ -74,8 +74,8 @@ def faults(splits: Mapping[str, Dataset]) -> Iterator[Fault]:
                 if every or (name in suspects and isinstance(annotation.segmentation, str)):
                     crowds[name] += 1
         if crowds:
-            some = ", ".join(f"{number} {name!r}" for name, number in crowds.most_common(NAMES_TOLD))
-            more = ", ..." if len(crowds) > NAMES_TOLD else ""
+            some = ", ".join(f"{number} {name!r}" for name, number in crowds.most_common(MAX_NAMES))
+            more = ", ..." if len(crowds) > MAX_NAMES else ""
             what = f"{crowds.total()} of {counted(total, 'annotation')} with iscrowd 1 ({some}{more})"
             yield Fault("crowd-only", split, dataset.source.name, what)
 

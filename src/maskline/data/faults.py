@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from maskline.data.dataset import Dataset, Id
 from maskline.instances import IntArray
 
-NAMES_TOLD = 5  # of many, in a message
+MAX_NAMES = 5  # of many, in a message
 
 Severity: TypeAlias = Literal["error", "warning"]
 

@@ -11,21 +11,21 @@ from maskline._files import new_folder, replace_file
 from maskline._wording import counted
 from maskline.data import units
 from maskline.data.categories import unify_categories
-from maskline.data.check.sizes import Shown, of_sizes
+from maskline.data.check.sizes import ActualSize, size_findings
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading
 from maskline.data.file_tree import SPLITS
 from maskline.data.formats.coco.layout import write_annotations
 from maskline.data.image_files import place_images
 from maskline.data.image_headers import orientation_of
-from maskline.data.safe_json import dump, encode
+from maskline.data.safe_json import dump_json, encode_json
 from maskline.data.shapes import clip, crop, from_mask
 from maskline.inputs import can_be_set, read_image, set_upright
 
 LOG = "fixes.json"
 
 
-class Done(NamedTuple):
+class FixOutcome(NamedTuple):
     """What was done about a fault, and how: fixed with all data kept, left out with its data, or left to the user."""
 
     outcome: Literal["fixed", "left out", "left"]
@@ -33,7 +33,7 @@ class Done(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Fixed:
+class FixResult:
     """What `fix` did.
 
     Attributes:
@@ -43,7 +43,7 @@ class Fixed:
     """
 
     faults: Sequence[Fault]
-    done: Sequence[Done]
+    done: Sequence[FixOutcome]
     counts: Mapping[str, tuple[Count, Count]]
     notes: Sequence[str] = ()
 
@@ -64,7 +64,7 @@ class Fixed:
         }
 
 
-def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
+def fix(reading: Reading, target: Path, source: Path | None = None) -> FixResult:
     """Write a copy in our layout without any fault that has a ``fix`` in `KINDS`, and a list of what was done.
 
     Args:
@@ -77,9 +77,9 @@ def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
     """
     splits = {split: _fixed(dataset, reading.faults) for split, dataset in reading.splits.items()}
     unclear = {(fault.split, fault.image_id) for fault in reading.faults if fault.code == "image-rotation"}
-    done = [_done(fault, reading.splits, splits, unclear) for fault in reading.faults]
+    done = [_outcome(fault, reading.splits, splits, unclear) for fault in reading.faults]
     counts = {s: (reading.count(s), Count(len(new.images), len(new.annotations))) for s, new in splits.items()}
-    result = Fixed(reading.faults, done, counts, reading.notes)
+    result = FixResult(reading.faults, done, counts, reading.notes)
     with new_folder(target, source) as folder:
         placed = place_images(unify_categories(splits), folder / "images")
         for dataset in placed.values():
@@ -89,7 +89,7 @@ def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
                     with dataset.path(image).open("r+b") as file:
                         set_upright(file)
         write_annotations(placed, folder)
-        data = encode(dump(result.as_dict(), indent=1))
+        data = encode_json(dump_json(result.as_dict(), indent=1))
         replace_file(folder / LOG, lambda file: file.write_bytes(data))
     return result
 
@@ -118,7 +118,7 @@ def _fixed(dataset: Dataset, faults: Sequence[Fault]) -> Dataset:
         if image.id in unclear:  # what was told of its masks may have been told of another frame
             annotations += kept.of(image)
             continue
-        mended = (_mended(annotation, image, codes.get(annotation.id, set())) for annotation in kept.of(image))
+        mended = (_repaired(annotation, image, codes.get(annotation.id, set())) for annotation in kept.of(image))
         annotations += [annotation for annotation in mended if annotation is not None]
     return replace(kept, annotations=annotations)
 
@@ -132,8 +132,8 @@ def _with(dataset: Dataset, faults: Sequence[Fault], *codes: str) -> list[ImageR
 def _as_drawn(dataset: Dataset, images: Iterable[ImageRecord]) -> dict[Id, ImageRecord | None]:
     """Those of images that are not of the size listed, by id; see `Finding.drawn`."""
     paths = ((image, dataset.path(image)) for image in images)
-    found = [Shown(image, read_image(path).shape[:2], orientation_of(path)) for image, path in paths]
-    return {finding.image.id: finding.drawn for finding in of_sizes(dataset, found)}
+    found = [ActualSize(image, read_image(path).shape[:2], orientation_of(path)) for image, path in paths]
+    return {finding.image.id: finding.drawn for finding in size_findings(dataset, found)}
 
 
 def _unusable(dataset: Dataset, faults: Sequence[Fault]) -> list[ImageRecord]:
@@ -169,49 +169,49 @@ def _leak(fault: Fault) -> tuple[str, str]:
 _OF_MASKS = ("polygon-crossing", "mask-empty", "mask-outside", "box-mismatch", "area-mismatch", "annotation-twice")
 
 
-def _done(
+def _outcome(
     fault: Fault,
     before: Mapping[str, Dataset],
     after: Mapping[str, Dataset],
     unclear: Set[tuple[str, Id | None]],
-) -> Done:
+) -> FixOutcome:
     """What became of a fault, as the data sets before and after show it.
 
     Args:
         unclear: splits and ids of images of which it is not known on which size their masks were drawn.
     """
     if (fault.split, fault.image_id) in unclear and fault.code in ("image-rotation", *_OF_MASKS):
-        return Done("left", "left as it is: the masks do not show on which size they were drawn")
+        return FixOutcome("left", "left as it is: the masks do not show on which size they were drawn")
     if fault.kind.fix is None:
-        return Done("left", "nothing")
+        return FixOutcome("left", "nothing")
     if fault.code == "polygon-unit" and units.unit_of(before[fault.split]) is None:
-        return Done("left", "nothing: only some of the polygons are so")
+        return FixOutcome("left", "nothing: only some of the polygons are so")
     split, name = _leak(fault) if fault.code == "leak" else (fault.split, fault.file)
     old, new = before.get(split), after.get(split)
     if old is None or new is None:
-        return Done("left out" if fault.kind.loses else "fixed", fault.kind.fix)
+        return FixOutcome("left out" if fault.kind.loses else "fixed", fault.kind.fix)
     key = next((i.id for i in old.images if i.file_name == name), None) if fault.code == "leak" else fault.image_id
     if key is not None and key not in old.by_id:
-        return Done("left out", "the image is left out with its annotations")
+        return FixOutcome("left out", "the image is left out with its annotations")
     if fault.code == "leak" and key in new.by_id:
-        return Done("left", f"nothing: {split} would have no other images")
+        return FixOutcome("left", f"nothing: {split} would have no other images")
     if key is not None and key not in new.by_id:
         image = old.by_id[key]
         told = f"image {image.file_name} of {split} is left out with its {counted(len(old.of(image)), 'annotation')}"
-        return Done("left out", told)
+        return FixOutcome("left out", told)
     if fault.annotation_id is not None and fault.annotation_id not in new.annotation_ids:
-        return Done("left out", "the annotation is left out")
+        return FixOutcome("left out", "the annotation is left out")
     if fault.code == "image-size" and key is not None:
-        return Done("fixed", f"width and height are now {new.by_id[key].width} and {new.by_id[key].height}")
+        return FixOutcome("fixed", f"width and height are now {new.by_id[key].width} and {new.by_id[key].height}")
     if fault.code == "image-turned":
-        return Done("fixed", "the orientation in the copied file is 1")
-    return Done("left out" if fault.kind.loses else "fixed", fault.kind.fix)
+        return FixOutcome("fixed", "the orientation in the copied file is 1")
+    return FixOutcome("left out" if fault.kind.loses else "fixed", fault.kind.fix)
 
 
 # ---- annotations
 
 
-def _mended(annotation: Annotation, image: ImageRecord, codes: set[str]) -> Annotation | None:
+def _repaired(annotation: Annotation, image: ImageRecord, codes: set[str]) -> Annotation | None:
     """An annotation after all its faults; None where it is left out."""
     if codes & {"annotation-twice", "mask-empty"}:
         return None

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from maskline._wording import counted
 from maskline.data import crowds, units
-from maskline.data.background_classes import without_no_objects
+from maskline.data.background_classes import drop_background
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading, ordered
@@ -20,14 +20,14 @@ BOXES = (5, 0.9)  # instances, and the share of rectangles among them, that make
 logger = logging.getLogger("maskline")
 
 
-def settled(reading: Reading, crowd: Crowd | None = None) -> Reading:
+def interpret(reading: Reading, crowd: Crowd | None = None) -> Reading:
     """Leave out classes that are not objects, settle what crowd regions are, and see that polygons are in pixels.
 
     Args:
         reading: as a format's reader gives it.
         crowd: what crowd regions are; None keeps them, see `crowds.faults`.
     """
-    reading = without_no_objects(reading)
+    reading = drop_background(reading)
     notes = list(reading.notes)
     if crowd == "instances":
         numbers = {split: crowds.count(dataset) for split, dataset in reading.splits.items()}

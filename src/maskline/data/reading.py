@@ -15,8 +15,8 @@ from maskline.data.dataset import Dataset
 from maskline.data.faults import WHOLE_FILE, Fault, Reading
 from maskline.data.file_tree import SPLITS, UNSPLIT
 from maskline.data.formats.coco.layout import paddlex_name
-from maskline.data.interpret import log_warnings, settled
-from maskline.data.safe_json import can_be_written, escaped
+from maskline.data.interpret import interpret, log_warnings
+from maskline.data.safe_json import escape_surrogates, is_valid_unicode
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError, UnknownNameError
 
@@ -59,7 +59,7 @@ FORMATS = {
 }
 
 
-def get(name: str) -> Format:
+def format_module(name: str) -> Format:
     """The module of a format, by its key in any case. Raises UnknownNameError."""
     key = name.lower()
     if key not in FORMATS:
@@ -67,7 +67,9 @@ def get(name: str) -> Format:
     return cast("Format", import_module(f"maskline.data.{FORMATS[key]}"))
 
 
-def read(path: Path, format_: str | None = None, images: Path | None = None, crowd: Crowd | None = None) -> Reading:
+def read_dataset(
+    path: Path, format_: str | None = None, images: Path | None = None, crowd: Crowd | None = None
+) -> Reading:
     """Read a data set.
 
     The format is that of the annotations that belong to images. If a folder holds several, the one with the most
@@ -85,18 +87,18 @@ def read(path: Path, format_: str | None = None, images: Path | None = None, cro
         DatasetError: there is no data set of a format that is read, or it can't be read at all.
     """
     source = Source.of(path, images)
-    return settled(_read(source, format_), crowd)
+    return interpret(_read(source, format_), crowd)
 
 
 def _read(source: Source, format_: str | None) -> Reading:
     if format_ is not None:
-        return _finished(source, format_.lower(), get(format_).read(source))
+        return _finished(source, format_.lower(), format_module(format_).read(source))
     candidates = _candidates(source)
     if not candidates:
         raise DatasetError(_unknown(source))
     if len(candidates) == 1:
         (name,) = candidates
-        return _finished(source, name, get(name).read(source))
+        return _finished(source, name, format_module(name).read(source))
     best = "coco" if any(paddlex_name(split) in candidates.get("coco", ()) for split in SPLITS) else None
     return _most(source, candidates, best)
 
@@ -108,7 +110,7 @@ def is_dataset(path: Path) -> bool:
 
 def _candidates(source: Source) -> dict[str, list[str]]:
     """Annotation files by format, of formats that have some."""
-    return {name: files for name in FORMATS if (files := get(name).detect(source))}
+    return {name: files for name in FORMATS if (files := format_module(name).detect(source))}
 
 
 def _most(source: Source, candidates: Mapping[str, list[str]], best: str | None) -> Reading:
@@ -128,8 +130,8 @@ def _most(source: Source, candidates: Mapping[str, list[str]], best: str | None)
     for name, files in candidates.items():
         if name == best:
             continue
-        title = get(name).TITLE
-        if name not in tried and accounting.are_of_annotated(source, files, splits):
+        title = format_module(name).TITLE
+        if name not in tried and accounting.have_annotated_images(source, files, splits):
             what = f"{counted(len(files), 'file')} in {title} format"
             faults.append(Fault("file-repeated", splits[0].split, files[0], what))
             continue
@@ -139,7 +141,7 @@ def _most(source: Source, candidates: Mapping[str, list[str]], best: str | None)
                 faults.append(Fault("file", UNSPLIT, files[0], str(result)))
             continue
         faults += [fault for fault in result.faults if fault.code in ("file", "record") and not fault.lost]
-        if fault := _of_unread(result, f"in {title} format", splits):
+        if fault := _unread_fault(result, f"in {title} format", splits):
             faults.append(fault)
     return _finished(source, best, replace(readings[best], faults=faults))
 
@@ -147,12 +149,12 @@ def _most(source: Source, candidates: Mapping[str, list[str]], best: str | None)
 def _attempt(source: Source, name: str) -> Reading | DatasetError:
     """The reading in a format, or why there is none."""
     try:
-        return get(name).read(source)
+        return format_module(name).read(source)
     except DatasetError as error:
         return error
 
 
-def _of_unread(reading: Reading, where: str, splits: Sequence[Dataset]) -> Fault | None:
+def _unread_fault(reading: Reading, where: str, splits: Sequence[Dataset]) -> Fault | None:
     """The fault that annotations were read, but are not in ``splits``, which were preferred."""
     annotated = {data.path(image) for data in reading.splits.values() for image in data.images if data.of(image)}
     number, homeless = _annotations(reading), False
@@ -167,7 +169,7 @@ def _of_unread(reading: Reading, where: str, splits: Sequence[Dataset]) -> Fault
                 annotated.add(data.path(image))
     if not number:
         return None
-    code = "file-unread" if homeless else accounting.code_of_unread(annotated, splits)
+    code = "file-unread" if homeless else accounting.unread_code(annotated, splits)
     what = f"{counted(number, 'instance')} in {counted(len(annotated), 'image')}, {where}"
     lost = number if code == "file-unread" else 0
     return Fault(code, next(iter(reading.splits)), reading.files[0], what, lost=lost)
@@ -178,31 +180,31 @@ def _annotations(reading: Reading) -> int:
 
 
 def _finished(source: Source, name: str, reading: Reading) -> Reading:
-    reading = with_names_that_can_be_written(reading)
+    reading = with_valid_names(reading)
     faults = list(reading.faults)
     told = {fault.file for fault in faults}
-    faults += accounting.damaged(source, {*reading.files, *told})
-    faults += accounting.foreign_files(source, list(reading.splits.values()))
+    faults += accounting.damaged_files(source, {*reading.files, *told})
+    faults += accounting.unsupported_files(source, list(reading.splits.values()))
     if not any(fault.code == "file" for fault in faults):  # such a file may list them
-        faults += accounting.unlisted(source, reading.splits, faults)
+        faults += accounting.unlisted_images(source, reading.splits, faults)
     return replace(reading, faults=faults, format=name)
 
 
 def _unknown(source: Source) -> str:
-    if found := unsupported.named(source):
+    if found := unsupported.describe(source):
         return f"{source.given} {found}"
-    known = ", ".join(get(name).TITLE for name in FORMATS)
+    known = ", ".join(format_module(name).TITLE for name in FORMATS)
     return f"no annotations found in {source.given}: expected a data set in one of the formats {known}"
 
 
-def load(path: Path, format_: str | None = None, images: Path | None = None) -> dict[str, Dataset]:
-    """Read a data set that is meant to be right; arguments as for `read`.
+def load_splits(path: Path, format_: str | None = None, images: Path | None = None) -> dict[str, Dataset]:
+    """Read a data set that is meant to be right; arguments as for `read_dataset`.
 
     Raises:
-        DatasetError: as `read`; or there are errors: the message has the first of them and their number; or images are
+        DatasetError: as `read_dataset`; or there are errors: the message has the first of them and their number; or images are
             only inside annotation files.
     """
-    reading = read(path, format_, images)
+    reading = read_dataset(path, format_, images)
     refuse_errors(reading)
     embedded = [image.embedded for dataset in reading.splits.values() for image in dataset.images if image.embedded]
     if embedded:
@@ -228,21 +230,21 @@ def refuse_files(reading: Reading) -> None:
             raise DatasetError(f"{fault.file}: {fault.what}; {fault.kind.advice}")
 
 
-def with_names_that_can_be_written(reading: Reading) -> Reading:
+def with_valid_names(reading: Reading) -> Reading:
     """Without images whose names are not Unicode, and with such names of classes escaped; each is a fault."""
     splits, faults = {}, list(reading.faults)
     for split, dataset in reading.splits.items():
         kept = []
         for image in dataset.images:
-            if can_be_written(image.file_name):
+            if is_valid_unicode(image.file_name):
                 kept.append(image)
             else:
                 what = f"image {image.id!r} is named {image.file_name!r}"
                 faults.append(Fault("name", split, image.file_name, what, image.id, lost=len(dataset.of(image))))
         for category in dataset.categories:
-            if not can_be_written(category.name):
+            if not is_valid_unicode(category.name):
                 faults.append(Fault("name", split, dataset.source.name, f"a class is named {category.name!r}"))
-        categories = tuple(replace(category, name=escaped(category.name)) for category in dataset.categories)
+        categories = tuple(replace(category, name=escape_surrogates(category.name)) for category in dataset.categories)
         part = dataset if len(kept) == len(dataset.images) else dataset.select(kept)
         splits[split] = replace(part, categories=categories)
     return replace(reading, splits=splits, faults=faults)

@@ -6,10 +6,10 @@ import json
 import math
 from typing import Any
 
-DEEPEST = 64  # values inside each other that are kept
+MAX_DEPTH = 64  # values inside each other that are kept
 
 
-def can_be_written(text: str) -> bool:
+def is_valid_unicode(text: str) -> bool:
     """Whether a text is Unicode: JSON, and file names that are not UTF-8, may bring half a character (a surrogate)."""
     try:
         text.encode("utf-8")
@@ -18,7 +18,7 @@ def can_be_written(text: str) -> bool:
     return True
 
 
-def escaped(text: str) -> str:
+def escape_surrogates(text: str) -> str:
     """The same text, with ``\\ud800`` for half a character."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -30,14 +30,14 @@ def is_plain(value: Any, depth: int = 0) -> bool:
     if isinstance(value, dict):
         value = list(value.values())
     return not isinstance(value, (list, tuple)) or (
-        depth < DEEPEST and all(is_plain(part, depth + 1) for part in value)
+        depth < MAX_DEPTH and all(is_plain(part, depth + 1) for part in value)
     )
 
 
 def plain(value: Any, depth: int = 0) -> Any:
     """A value with None for everything in it that `is_plain` refuses."""
     if isinstance(value, (dict, list, tuple)):
-        if depth == DEEPEST:
+        if depth == MAX_DEPTH:
             return None
         if isinstance(value, dict):
             return {key: plain(part, depth + 1) for key, part in value.items()}
@@ -45,14 +45,14 @@ def plain(value: Any, depth: int = 0) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def dump(value: Any, indent: int | None = None) -> str:
-    """JSON, with null for what it has no word for. May hold half a character, which `encode` writes as its escape."""
+def dump_json(value: Any, indent: int | None = None) -> str:
+    """JSON, with null for what it has no word for. May hold half a character, which `encode_json` writes as its escape."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError:
         return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
 
 
-def encode(document: str) -> bytes:
+def encode_json(document: str) -> bytes:
     """A JSON document as UTF-8; half a character is legal in it as an escape."""
     return document.encode("utf-8", "backslashreplace")

@@ -35,7 +35,7 @@ from maskline.inputs import read_image
 logger = logging.getLogger("maskline")
 
 TRAIN, VAL = "train", "val"
-BY_FOLDER, BY_LOOK, BY_KEY = "folder", "similar", "key:"
+BY_FOLDER, BY_SIMILARITY, BY_KEY = "folder", "similar", "key:"
 
 
 def merge(splits: Mapping[str, Dataset]) -> Dataset:
@@ -155,7 +155,7 @@ class SplitConfig:
         try:
             re.compile(self.group or "")
         except re.error as error:
-            known = f"{BY_FOLDER}, {BY_LOOK}, {BY_KEY}NAME or a regular expression"
+            known = f"{BY_FOLDER}, {BY_SIMILARITY}, {BY_KEY}NAME or a regular expression"
             raise ParameterError(f"group is {self.group!r}: expected {known} ({error})") from None
 
 
@@ -169,7 +169,7 @@ def split_dataset(dataset: Dataset, how: SplitConfig) -> dict[str, Dataset]:
         ParameterError: no image has a group of the kind asked for.
     """
     images = sorted(dataset.images, key=lambda image: image.file_name)
-    units = _units(dataset, images, how.group)
+    units = _groups(dataset, images, how.group)
     if 0 < how.val_percent < 100 and len(units) < 2:
         given = counted(len(images), "image") + (f" in {counted(len(units), 'group')}" if how.group else "")
         raise DatasetError(f"{dataset.source} has {given}: expected two or more, to divide")
@@ -199,7 +199,7 @@ def split_in_place(root: Path, how: SplitConfig) -> dict[str, Dataset]:
         DatasetError: there is no data set in our layout, or it has errors. Nothing has changed then.
     """
     with status(f"reading {root}"):
-        splits = reading.load(root)
+        splits = reading.load_splits(root)
     splits.pop("test", None)
     folder = _our_root(splits)
     merged = merge(splits)
@@ -217,9 +217,9 @@ def split_in_place(root: Path, how: SplitConfig) -> dict[str, Dataset]:
 def split_into(
     target: Path, root: Path, how: SplitConfig, format_: str | None = None, images: Path | None = None
 ) -> dict[str, Dataset]:
-    """As `split_in_place`, but into a new folder, images copied, and from any format that `reading.read` reads."""
+    """As `split_in_place`, but into a new folder, images copied, and from any format that `reading.read_dataset` reads."""
     with status(f"reading {root}"):
-        splits = reading.load(root, format_, images)
+        splits = reading.load_splits(root, format_, images)
     test = {split: splits.pop(split) for split in ("test",) if split in splits}
     divided = split_dataset(merge(splits), how)
     with new_folder(target, root) as folder:
@@ -259,7 +259,7 @@ def _val_count(images: int, val_percent: float) -> int:
 # ---- groups
 
 
-def _units(dataset: Dataset, images: Sequence[ImageRecord], group: str | None) -> list[list[ImageRecord]]:
+def _groups(dataset: Dataset, images: Sequence[ImageRecord], group: str | None) -> list[list[ImageRecord]]:
     """Images that stay together. Each that has no group is alone. Raises ParameterError if none has one."""
     if group is None:
         return [[image] for image in images]
@@ -285,7 +285,7 @@ def _group_key(dataset: Dataset, images: Sequence[ImageRecord], group: str) -> C
     """What tells an image's group; None if it has none."""
     if group == BY_FOLDER:
         return lambda image: image.file_name.rpartition("/")[0]
-    if group == BY_LOOK:
+    if group == BY_SIMILARITY:
         looks = _similar(dataset, images)
         return lambda image: looks[image.id]
     if group.startswith(BY_KEY):
@@ -311,7 +311,7 @@ def _similar(dataset: Dataset, images: Sequence[ImageRecord]) -> dict[Id, int]:
             roots[number] = number = roots[roots[number]]
         return number
 
-    for pair in near_duplicates.pairs(prints):
+    for pair in near_duplicates.find_pairs(prints):
         first, second = sorted((root(pair.first), root(pair.second)))
         roots[second] = first
     return {image.id: root(number) for number, image in enumerate(images)}

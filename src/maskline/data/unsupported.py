@@ -13,7 +13,7 @@ from maskline.data.source import Source
 from maskline.inputs import SUFFIXES
 
 
-class Foreign(NamedTuple):
+class Unsupported(NamedTuple):
     """A format.
 
     Attributes:
@@ -29,33 +29,35 @@ _LABEL_IMAGES = "write the mask of each label into a COCO file (pycocotools.mask
 
 #: By the kinds of `maskline.data.file_kinds`, and those that only names tell.
 KINDS = {
-    "tfrecord": Foreign("TFRecord files", "export the data set as COCO from where it was made"),
-    "parquet": Foreign("Parquet files (Hugging Face)", "write their images and a COCO file with the package datasets"),
-    "openimages": Foreign("Open Images files", "load them with FiftyOne and export a COCODetectionDataset"),
-    "sa1b": Foreign("SA-1B files", "put their annotations, which have no classes, into one COCO file"),
-    "isat": Foreign("ISAT files", "convert them to COCO in ISAT"),
-    "ade20k": Foreign("ADE20K files", "convert their maps of instances to COCO"),
-    "mapillary": Foreign("Mapillary Vistas files", "convert their polygons to COCO"),
-    "darwin": Foreign("Darwin files (V7)", "export the data set as COCO, or convert it with darwin-py"),
-    "datumaro": Foreign("Datumaro files", "run: datum convert -i DIR -if datumaro -f coco -o NEW -- --save-media"),
-    "eiseg": Foreign("EISeg files", "save the annotations as COCO in EISeg"),
-    "createml": Foreign("CreateML files", "these are boxes: export polygons as COCO"),
-    "labelbox": Foreign("Labelbox files", "convert them to COCO with the SDK of Labelbox"),
-    "ultralytics": Foreign("Ultralytics NDJSON files", "export the data set as YOLO: data.yaml, images and labels"),
-    "voc-boxes": Foreign("boxes of Pascal VOC", "masks of instances are expected in SegmentationObject"),
-    "cityscapes-polygons": Foreign("polygons of Cityscapes", "make the instanceIds files with cityscapesScripts"),
-    "gis": Foreign("GeoJSON files in geographic coordinates", "convert them to pixels of the images"),
-    "via-3": Foreign("projects of VIA 3", "annotate images with VIA 2"),
-    "cellpose": Foreign("masks of Cellpose", _LABEL_IMAGES),
-    "objects": Foreign("masks of one object each", _LABEL_IMAGES),
-    "labels": Foreign("label images", _LABEL_IMAGES),
+    "tfrecord": Unsupported("TFRecord files", "export the data set as COCO from where it was made"),
+    "parquet": Unsupported(
+        "Parquet files (Hugging Face)", "write their images and a COCO file with the package datasets"
+    ),
+    "openimages": Unsupported("Open Images files", "load them with FiftyOne and export a COCODetectionDataset"),
+    "sa1b": Unsupported("SA-1B files", "put their annotations, which have no classes, into one COCO file"),
+    "isat": Unsupported("ISAT files", "convert them to COCO in ISAT"),
+    "ade20k": Unsupported("ADE20K files", "convert their maps of instances to COCO"),
+    "mapillary": Unsupported("Mapillary Vistas files", "convert their polygons to COCO"),
+    "darwin": Unsupported("Darwin files (V7)", "export the data set as COCO, or convert it with darwin-py"),
+    "datumaro": Unsupported("Datumaro files", "run: datum convert -i DIR -if datumaro -f coco -o NEW -- --save-media"),
+    "eiseg": Unsupported("EISeg files", "save the annotations as COCO in EISeg"),
+    "createml": Unsupported("CreateML files", "these are boxes: export polygons as COCO"),
+    "labelbox": Unsupported("Labelbox files", "convert them to COCO with the SDK of Labelbox"),
+    "ultralytics": Unsupported("Ultralytics NDJSON files", "export the data set as YOLO: data.yaml, images and labels"),
+    "voc-boxes": Unsupported("boxes of Pascal VOC", "masks of instances are expected in SegmentationObject"),
+    "cityscapes-polygons": Unsupported("polygons of Cityscapes", "make the instanceIds files with cityscapesScripts"),
+    "gis": Unsupported("GeoJSON files in geographic coordinates", "convert them to pixels of the images"),
+    "via-3": Unsupported("projects of VIA 3", "annotate images with VIA 2"),
+    "cellpose": Unsupported("masks of Cellpose", _LABEL_IMAGES),
+    "objects": Unsupported("masks of one object each", _LABEL_IMAGES),
+    "labels": Unsupported("label images", _LABEL_IMAGES),
 }
 
 _MASK_FOLDERS = re.compile(r"masks?|labels?|instances?|annotations?|gt")
 _IMAGE_FOLDERS = re.compile(r"images?|imgs?|raw|inputs?")
 
 
-def named(source: Source) -> str | None:
+def describe(source: Source) -> str | None:
     """What a data set holds that is not read, and what to do; None where nothing is recognized.
 
     Returns:

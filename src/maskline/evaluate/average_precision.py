@@ -88,7 +88,7 @@ def recalls(ranking: Ranking, area: str = "all", most: int | None = None) -> Flo
     return np.asarray([np.count_nonzero(hits & bit(number, iou)) / total for iou in range(len(IOUS))])
 
 
-def metrics(rankings: Sequence[Ranking], max_detections: int) -> Metrics:
+def coco_metrics(rankings: Sequence[Ranking], max_detections: int) -> Metrics:
     """COCO's figures over all classes that have objects: AP…, AR…; None for those that nothing can be said of."""
     whole = np.asarray([precisions(ranking) for ranking in rankings]).reshape(-1, len(IOUS), len(RECALLS))
     found: Metrics = {"AP": mean(whole), "AP50": mean(whole[:, 0]), "AP75": mean(whole[:, 5])}

@@ -13,7 +13,7 @@ from maskline.data.dataset import Dataset
 from maskline.errors import ParameterError
 from maskline.instances import IntArray
 
-NAMES_TOLD = 12  # of a list, in a message
+MAX_NAMES = 12  # of a list, in a message
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,15 @@ def nearest(name: str, names: Sequence[str]) -> str | None:
 
 
 def _nothing_in_common(labels: Sequence[str], names: Sequence[str]) -> str:
-    pairs = [(name, near) for name in names if (near := nearest(name, labels)) is not None][:NAMES_TOLD]
+    pairs = [(name, near) for name in names if (near := nearest(name, labels)) is not None][:MAX_NAMES]
     hints = "".join(f"; {near!r} may be meant for {name!r}" for name, near in pairs)
     advice = "give both the same names, in the data set or in the model's label list"
     if len(labels) == len(names):
         advice += "; their number is the same, but classes are never matched by their order"
-    return f"the model knows {told(labels)}, the data set has {told(names)}: no class in common{hints}; {advice}"
+    return f"the model knows {join_names(labels)}, the data set has {join_names(names)}: no class in common{hints}; {advice}"
 
 
-def told(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """A list of names as it may stand in a message."""
-    more = f" and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
-    return ", ".join(map(repr, names[:NAMES_TOLD])) + more
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(map(repr, names[:MAX_NAMES])) + more

@@ -22,7 +22,7 @@ from maskline.evaluate import detections
 from maskline.evaluate.average_precision import averages
 from maskline.evaluate.classes import match_classes
 from maskline.evaluate.detections import Floats, ImageDetections, truth_of
-from maskline.evaluate.matching import Kind, Ranking, rank
+from maskline.evaluate.matching import Kind, Ranking, rank_detections
 from maskline.evaluate.metrics import STANDARD_DETECTIONS
 
 METRICS = ("AP", "AP50", "AP75", "bbox_AP")
@@ -132,7 +132,7 @@ def compare(
     both = [list(detections.read(path, dataset, classes).values()) for path in (a, b)]
 
     def ranked(found: Sequence[ImageDetections], kind: Kind) -> list[Ranking]:
-        return rank(truths, found, len(classes.names), kind, max_detections)
+        return rank_detections(truths, found, len(classes.names), kind, max_detections)
 
     weights = np.concatenate([np.ones((1, len(truths))), _draws(len(truths), resamples, seed)])
     figures = [np.stack([*_figures([ranked(found, "mask"), ranked(found, "box")], weights)]) for found in both]

@@ -38,7 +38,7 @@ class OperatingPoint:
         return {"threshold": self.threshold, "precision": self.precision, "recall": self.recall, "f1": self.f1}
 
 
-def curve(ranking: Ranking) -> Curve | None:
+def class_curve(ranking: Ranking) -> Curve | None:
     """Precision by recall, as average precision sees it; None where there is no object."""
     values = precisions(ranking)
     return None if np.isnan(values).any() else _curve(values)

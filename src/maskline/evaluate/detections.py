@@ -140,7 +140,7 @@ def detections_of(instances: Instances, classes: Classes) -> tuple[ImageDetectio
     return found, len(labels) - len(kept)
 
 
-def nothing(size: tuple[int, int]) -> ImageDetections:
+def no_detections(size: tuple[int, int]) -> ImageDetections:
     """No detections in an image of ``(height, width)``."""
     return ImageDetections(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), (), size)
 
@@ -191,7 +191,7 @@ def read(path: Path, dataset: Dataset, classes: Classes) -> dict[Id, ImageDetect
         InputNotFoundError: there is no such file.
         InputError: it is not COCO's results format with masks, or speaks of images or categories that the set lacks.
     """
-    path = find(path)
+    path = find_detections(path)
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
@@ -209,7 +209,7 @@ def read(path: Path, dataset: Dataset, classes: Classes) -> dict[Id, ImageDetect
     return {image.id: _of_rows(rows[image.id], image.size) for image in dataset.images}
 
 
-def find(path: Path) -> Path:
+def find_detections(path: Path) -> Path:
     """The file of detections that a path stands for: itself, or within the folder of an evaluation.
 
     Raises InputNotFoundError.

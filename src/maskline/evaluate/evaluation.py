@@ -11,7 +11,7 @@ from maskline.evaluate.curves import Curve, OperatingPoint, curves_dict
 from maskline.evaluate.outcomes import MATCHED, ImageOutcome, confusions
 from maskline.instances import IntArray
 
-CLASSES_TOLD = 20  # in the summary
+CLASSES_SHOWN = 20  # in the summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,9 @@ class Evaluation:
         width = [max(6, len(name)) for name in names]
         lines = [["", *(name.rjust(w) for name, w in zip(names, width, strict=True))]]
         for title, prefix in (("masks", ""), ("boxes", "bbox_")):
-            values = (_told(self.metrics[prefix + name]).rjust(w) for name, w in zip(names, width, strict=True))
+            values = (
+                _format_figure(self.metrics[prefix + name]).rjust(w) for name, w in zip(names, width, strict=True)
+            )
             lines.append([title, *values])
         return "\n".join(" ".join([line[0].ljust(5), *line[1:]]) for line in lines)
 
@@ -189,11 +191,11 @@ class Evaluation:
         if len(self.classes) < 2:
             return []
         known = [result for result in self.classes if result.metrics["AP"] is not None]
-        weakest = sorted(known, key=lambda result: (result.metrics["AP"] or 0, result.name))[:CLASSES_TOLD]
+        weakest = sorted(known, key=lambda result: (result.metrics["AP"] or 0, result.name))[:CLASSES_SHOWN]
         wide = max([5, *(len(_printable(result.name)) for result in weakest)])
         lines = [f"{'class':{wide}}     AP   AP50  objects  predictions"]
         for result in weakest:
-            values = f"{_told(result.metrics['AP']):>6} {_told(result.metrics['AP50']):>6}"
+            values = f"{_format_figure(result.metrics['AP']):>6} {_format_figure(result.metrics['AP50']):>6}"
             lines.append(f"{_printable(result.name):{wide}} {values} {result.instances:8} {result.predictions:12}")
         more = len(self.classes) - len(weakest)
         return [*lines, *([f"and {more} more with a higher AP or without objects"] if more else []), ""]
@@ -210,7 +212,7 @@ class Evaluation:
         )
 
 
-def _told(value: float | None) -> str:
+def _format_figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 

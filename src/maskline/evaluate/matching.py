@@ -63,7 +63,7 @@ class Ranking:
     objects: IntArray
 
 
-def rank(
+def rank_detections(
     truths: Sequence[Truth], found: Sequence[ImageDetections], classes: int, kind: Kind, max_detections: int
 ) -> list[Ranking]:
     """Match the detections of all images.

@@ -72,7 +72,7 @@ class ImageOutcome:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def pair(truth: Truth, detections: ImageDetections) -> Matches:
+def match_detections(truth: Truth, detections: ImageDetections) -> Matches:
     """Pair detections with objects by the IoU of their masks, 0.5 or more, the best score first.
 
     Detections first take objects of their own class; those that found none then take what is left of any class. So a
@@ -107,7 +107,7 @@ def verdicts(truth: Truth, detections: ImageDetections, pairs: Matches) -> tuple
     return theirs, ours
 
 
-def outcome(image_id: Id, file: str, truth: Truth, detections: ImageDetections, pairs: Matches) -> ImageOutcome:
+def image_outcome(image_id: Id, file: str, truth: Truth, detections: ImageDetections, pairs: Matches) -> ImageOutcome:
     """Count what became of one image."""
     theirs, ours = verdicts(truth, detections, pairs)
     right = np.asarray([verdict in ("found", "poor") for verdict in ours], np.bool_)
@@ -131,7 +131,7 @@ def confusion_matrix(cases: Sequence[tuple[Truth, ImageDetections, Matches]], cl
     return matrix
 
 
-def worst(outcomes: Sequence[ImageOutcome], number: int) -> list[ImageOutcome]:
+def worst_images(outcomes: Sequence[ImageOutcome], number: int) -> list[ImageOutcome]:
     """The images with errors or poor masks whose quality is lowest; of equal ones those with more errors."""
     bad = (outcome for outcome in outcomes if outcome.errors or outcome.poor)
     return sorted(bad, key=lambda outcome: (outcome.quality, -outcome.errors))[:number]

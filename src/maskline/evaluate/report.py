@@ -19,11 +19,11 @@ from maskline.evaluate.curves import SHOWN, Curve
 from maskline.evaluate.detections import ImageDetections, Truth
 from maskline.evaluate.drawings import COLOURS, DrawnImage, draw_both
 from maskline.evaluate.evaluation import ClassResult, Evaluation
-from maskline.evaluate.outcomes import ImageOutcome, Matches, Verdict, pair, verdicts
+from maskline.evaluate.outcomes import ImageOutcome, Matches, Verdict, match_detections, verdicts
 from maskline.evaluate.predict import Predicted
 
 IMAGES_SHOWN = 12
-NAMES_TOLD = 6  # in a line of an image
+MAX_NAMES = 6  # in a line of an image
 TABLE_CLASSES = 12  # up to which the confusion matrix has numbers
 MATRIX_CLASSES = 150  # up to which it is drawn at all
 CONFUSIONS_SHOWN = 20
@@ -49,7 +49,7 @@ HEADS: dict[Verdict, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Bad:
+class WorstImage:
     """One of the worst images."""
 
     outcome: ImageOutcome
@@ -70,7 +70,7 @@ class Cell:
     right: bool
 
 
-def write(evaluation: Evaluation, predicted: Predicted, dataset: Dataset, path: Path, *, title: str) -> None:
+def write_report(evaluation: Evaluation, predicted: Predicted, dataset: Dataset, path: Path, *, title: str) -> None:
     """Write the report.
 
     Args:
@@ -173,13 +173,13 @@ def _confusions(evaluation: Evaluation) -> list[Cell]:
 # ---- images
 
 
-def _worst(evaluation: Evaluation, predicted: Predicted, dataset: Dataset) -> Iterator[Bad]:
+def _worst(evaluation: Evaluation, predicted: Predicted, dataset: Dataset) -> Iterator[WorstImage]:
     places = {image.id: place for place, image in enumerate(predicted.images)}
     for outcome in evaluation.worst[:IMAGES_SHOWN]:
         place = places[outcome.image_id]
         image, truth = predicted.images[place], predicted.truths[place]
         found = predicted.found[place].above(evaluation.threshold)
-        pairs = pair(truth, found)
+        pairs = match_detections(truth, found)
         theirs, ours = verdicts(truth, found, pairs)
         images = draw_both(
             str(dataset.path(image)),
@@ -188,7 +188,7 @@ def _worst(evaluation: Evaluation, predicted: Predicted, dataset: Dataset) -> It
             list(zip(found.masks, ours, strict=True)),
         )
         if images is not None:
-            yield Bad(outcome, *images, tuple(_words(truth, found, pairs, evaluation.names)))
+            yield WorstImage(outcome, *images, tuple(_words(truth, found, pairs, evaluation.names)))
 
 
 def _words(truth: Truth, found: ImageDetections, pairs: Matches, names: Sequence[str]) -> Iterator[tuple[Verdict, str]]:
@@ -211,6 +211,6 @@ def _words(truth: Truth, found: ImageDetections, pairs: Matches, names: Sequence
 def _counted(names: Sequence[str]) -> str:
     """``3 × dog, 1 × cat``: the most frequent first."""
     counts = Counter(names).most_common()
-    told = ", ".join(f"{count} × {name}" for name, count in counts[:NAMES_TOLD])
-    more = sum(count for _, count in counts[NAMES_TOLD:])
+    told = ", ".join(f"{count} × {name}" for name, count in counts[:MAX_NAMES])
+    more = sum(count for _, count in counts[MAX_NAMES:])
     return f"{told} and {more} more" if more else told

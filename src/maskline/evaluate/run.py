@@ -144,14 +144,14 @@ def load_split(folder: Path, split: str = "val", format_: str | None = None, ima
     """A split of a data set in any format that maskline reads; of one that is not divided, all of it.
 
     Args:
-        folder, format_, images: as for `maskline.data.reading.read`.
+        folder, format_, images: as for `maskline.data.reading.read_dataset`.
         split: its name.
 
     Raises:
         DatasetError: there is no data set, or it has errors.
         UnknownNameError: it has no such split.
     """
-    splits = reading.load(folder, format_, images)
+    splits = reading.load_splits(folder, format_, images)
     if split not in splits and list(splits) == [UNSPLIT]:
         return splits[UNSPLIT]
     if split not in splits:
@@ -163,7 +163,7 @@ def _save(
     evaluation: Evaluation, predicted: Predicted, dataset: Dataset, classes: Classes, output: Path, title: str
 ) -> Evaluation:
     """Write the files of an evaluation; returns it with their paths, which are relative to ``output``."""
-    from maskline.evaluate.report import write as write_report  # draws and renders, which few evaluations need
+    from maskline.evaluate.report import write_report  # draws and renders, which few evaluations need
 
     found = {image.id: found for image, found in zip(predicted.images, predicted.found, strict=True)}
     categories = [dataset.categories[place].id for place in classes.first_category]

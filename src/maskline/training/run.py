@@ -55,7 +55,7 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     chosen = devices.choose(settings.device, settings.processes)
     if settings.resume is not None:
         settings = as_before(settings, checkpoint.find(settings.resume))
-    splits = unify_categories(reading.load(settings.data, settings.data_format, settings.images))
+    splits = unify_categories(reading.load_splits(settings.data, settings.data_format, settings.images))
     job = prepare(replace(settings, processes=processes.count(chosen.processes)), splits)
     check_folder(job.settings.output)
     chosen.select()

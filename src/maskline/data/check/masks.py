@@ -30,18 +30,18 @@ Floats = npt.NDArray[np.float64]
 Found = defaultdict[int, list[tuple[str, str]]]  # codes and what was found, by the annotation's place
 
 
-class Look(NamedTuple):
+class MaskCheck(NamedTuple):
     """What the annotations of one image showed."""
 
     faults: list[Fault]
     areas: IntArray  # (n,) pixels of each mask, in the order of `Dataset.of`
 
 
-def look(dataset: Dataset, image: ImageRecord) -> Look:
+def check_masks(dataset: Dataset, image: ImageRecord) -> MaskCheck:
     """Check the annotations of an image."""
     annotations = dataset.of(image)
     if not annotations:
-        return Look([], np.zeros(0, np.int64))
+        return MaskCheck([], np.zeros(0, np.int64))
     masks = rles([annotation.segmentation for annotation in annotations], image.size)
     areas, boxes = _areas(masks), np.asarray(coco.toBbox(masks), np.float64)
     found: Found = defaultdict(list)
@@ -50,11 +50,11 @@ def look(dataset: Dataset, image: ImageRecord) -> Look:
         _check_polygons(rings, image, found)
     _check_numbers(annotations, rings, image, areas, boxes, found)
     use = np.asarray([place for place, a in enumerate(annotations) if areas[place] and not a.crowd], np.int64)
-    for later, earlier in _twins([masks[place] for place in use], areas[use], boxes[use]):
+    for later, earlier in _duplicates([masks[place] for place in use], areas[use], boxes[use]):
         other = annotations[use[earlier]]
         what = f"the same mask as annotation {other.id!r} ({_class_name(dataset, other)})"
         found[int(use[later])].append(("annotation-twice", what))
-    return Look(list(_faults(dataset, image, annotations, found)), areas)
+    return MaskCheck(list(_faults(dataset, image, annotations, found)), areas)
 
 
 def _faults(dataset: Dataset, image: ImageRecord, annotations: Sequence[Annotation], found: Found) -> Iterator[Fault]:
@@ -181,7 +181,7 @@ def _numbers(values: Floats) -> str:
 # ---- one object annotated twice
 
 
-def _twins(masks: Sequence[Rle], areas: IntArray, boxes: Floats) -> Iterator[tuple[int, int]]:
+def _duplicates(masks: Sequence[Rle], areas: IntArray, boxes: Floats) -> Iterator[tuple[int, int]]:
     """Places of masks that are the same as an earlier one, each with the first such; none of them is empty.
 
     Masks are compared only where their areas and boxes leave an IoU of `SAME` possible.

@@ -87,7 +87,7 @@ class Pair:
 
 
 def fingerprint(pixels: ByteArray) -> Fingerprint:
-    """What `pairs` needs to know of an image. 1 ms for 640 x 480 pixels; threads may call it at once.
+    """What `find_pairs` needs to know of an image. 1 ms for 640 x 480 pixels; threads may call it at once.
 
     Args:
         pixels: (H, W, 3) uint8, BGR.
@@ -104,7 +104,7 @@ def fingerprint(pixels: ByteArray) -> Fingerprint:
     return Fingerprint(digest.digest(), levels.tobytes(), darkest, brightest, width / height)
 
 
-def pairs(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
+def find_pairs(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
     """The images of a list that are the same or nearly so, in the order of ``first``, then ``second``.
 
     Of images that are all the same each is paired with **the last** only, and only that one is compared with others:

@@ -16,8 +16,8 @@ from maskline.data import crowds, units
 from maskline.data.check import images, mask_sizes, masks, near_duplicates, sizes
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset, Id, ImageRecord
-from maskline.data.faults import NAMES_TOLD, Fault, Reading, ordered
-from maskline.data.reading import read
+from maskline.data.faults import MAX_NAMES, Fault, Reading, ordered
+from maskline.data.reading import read_dataset
 from maskline.instances import IntArray
 
 Fingerprints: TypeAlias = dict[tuple[str, str], near_duplicates.Fingerprint]  # by split and file name
@@ -41,9 +41,9 @@ def check(root: Path, format_: str | None = None, images: Path | None = None, cr
         DatasetError: there is nothing to check: no annotations, or a file that can't be read at all.
     """
     with status(f"reading {root}"):
-        reading = read(root, format_, images, crowd)
+        reading = read_dataset(root, format_, images, crowd)
     told = {(fault.code, fault.split, fault.image_id) for fault in reading.faults if fault.annotation_id is None}
-    examined, areas = _examined(reading)
+    examined, areas = _check_splits(reading)
     found = [
         fault
         for fault in examined
@@ -55,7 +55,7 @@ def check(root: Path, format_: str | None = None, images: Path | None = None, cr
     return replace(reading, faults=ordered(reading.faults + found), areas=areas)
 
 
-def _examined(reading: Reading) -> tuple[list[Fault], dict[str, IntArray]]:
+def _check_splits(reading: Reading) -> tuple[list[Fault], dict[str, IntArray]]:
     """All faults of images, masks and between splits; and `Reading.areas`."""
     splits, told = reading.splits, reading.faults
     faults: list[Fault] = []
@@ -64,7 +64,7 @@ def _examined(reading: Reading) -> tuple[list[Fault], dict[str, IntArray]]:
     for split, dataset in splits.items():
         if not dataset.images:
             faults.append(_without_images(split, dataset, told))
-        looks = track(images.look_at_all(dataset), f"images of {split}", len(dataset.images))
+        looks = track(images.check_images(dataset), f"images of {split}", len(dataset.images))
         shown = []
         for image, look in zip(dataset.images, looks, strict=True):
             faults.extend(look.faults)
@@ -73,13 +73,13 @@ def _examined(reading: Reading) -> tuple[list[Fault], dict[str, IntArray]]:
             if look.shown is not None:
                 shown.append(look.shown)
         scaled = units.in_pixels(dataset)
-        findings = list(sizes.of_sizes(scaled, shown))
+        findings = list(sizes.size_findings(scaled, shown))
         faults.extend(finding.fault for finding in findings)
         found, areas[split] = _mask_faults(scaled, {finding.image.id: finding.drawn for finding in findings})
         faults.extend(found)
     faults.extend(_category_faults(list(splits.values())))
     with status("comparing images"):
-        faults.extend(_twin_faults(prints))
+        faults.extend(_duplicate_faults(prints))
     return faults, areas
 
 
@@ -94,14 +94,14 @@ def _mask_faults(dataset: Dataset, drawn: Mapping[Id, ImageRecord | None]) -> tu
     """The faults of all masks of a split, and their areas in the order of `Dataset.annotations`.
 
     Args:
-        drawn: images that are not of the size on which their masks were drawn, by id: see `sizes.Finding`.
+        drawn: images that are not of the size on which their masks were drawn, by id: see `sizes.SizeFinding`.
     """
     faults: list[Fault] = []
     sizes_of_masks = mask_sizes.MaskSizes(dataset)
     areas: dict[Id, Iterator[int]] = {}
     for listed in track(dataset.images, f"masks of {dataset.split}", len(dataset.images)):
         image = drawn.get(listed.id) or listed
-        look = masks.look(dataset, image)
+        look = masks.check_masks(dataset, image)
         faults.extend(look.faults)
         sizes_of_masks.add(image, dataset.of(image), look.areas)
         areas[image.id] = iter(look.areas)
@@ -117,9 +117,9 @@ def _category_faults(splits: Sequence[Dataset]) -> Iterator[Fault]:
         counts = Counter(annotation.category_id for annotation in dataset.annotations if not annotation.crowd)
         absent = [category.name for category in dataset.categories if not counts[category.id]]
         if absent and dataset.images:
-            more = f" and {len(absent) - NAMES_TOLD} more" if len(absent) > NAMES_TOLD else ""
+            more = f" and {len(absent) - MAX_NAMES} more" if len(absent) > MAX_NAMES else ""
             what = f"{len(absent)} of {counted(len(dataset.categories), 'class', 'classes')} without instances: "
-            what += ", ".join(map(repr, absent[:NAMES_TOLD])) + more
+            what += ", ".join(map(repr, absent[:MAX_NAMES])) + more
             yield Fault("class-missing", dataset.split, dataset.source.name, what)
 
 
@@ -131,13 +131,13 @@ def _difference(first: Dataset, other: Dataset) -> str | None:
     for has, lacks in ((first, other), (other, first)):
         names = [repr(name) for name in has.names if name not in lacks.names]
         if names:
-            parts.append(f"only {has.source.name} has {', '.join(names[:NAMES_TOLD])}")
+            parts.append(f"only {has.source.name} has {', '.join(names[:MAX_NAMES])}")
     return "; ".join(parts) or f"{first.source.name} has the same classes with other ids or in another order"
 
 
-def _twin_faults(prints: Fingerprints) -> Iterator[Fault]:
+def _duplicate_faults(prints: Fingerprints) -> Iterator[Fault]:
     keys = list(prints)
-    for pair in near_duplicates.pairs([prints[key] for key in keys]):
+    for pair in near_duplicates.find_pairs([prints[key] for key in keys]):
         (split, name), other = keys[pair.first], keys[pair.second]
         if split == other[0]:
             if pair.exact:

@@ -19,7 +19,7 @@ Frame: TypeAlias = Literal["listed", "file"]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ActualSize:
     """How the file of an image is shown.
 
     Attributes:
@@ -37,7 +37,7 @@ class Shown:
         return self.size != self.image.size and self.size == self.image.size[::-1]
 
 
-class Finding(NamedTuple):
+class SizeFinding(NamedTuple):
     """What is wrong with the size or orientation of an image.
 
     Attributes:
@@ -50,7 +50,7 @@ class Finding(NamedTuple):
     drawn: ImageRecord | None
 
 
-def of_sizes(dataset: Dataset, found: Sequence[Shown]) -> Iterator[Finding]:
+def size_findings(dataset: Dataset, found: Sequence[ActualSize]) -> Iterator[SizeFinding]:
     """The images of a split that are not of the size listed, or state an orientation."""
     frames = drawn_on(dataset, [shown.image for shown in found if shown.is_swapped])
     for shown in found:
@@ -72,14 +72,14 @@ def of_sizes(dataset: Dataset, found: Sequence[Shown]) -> Iterator[Finding]:
             code, what = "image-turned", f"{rotated}; the masks were drawn without it"
         else:
             code, what = "image-rotation", f"{rotated}; the masks may have been drawn with or without it"
-        yield Finding(image, Fault(code, dataset.split, image.file_name, what, image.id), drawn)
+        yield SizeFinding(image, Fault(code, dataset.split, image.file_name, what, image.id), drawn)
 
 
-def _resized(shown: Shown) -> ImageRecord:
+def _resized(shown: ActualSize) -> ImageRecord:
     return replace(shown.image, width=shown.size[1], height=shown.size[0])
 
 
-def _drawn_on_file(dataset: Dataset, shown: Shown, frame: Frame | None) -> ImageRecord | None:
+def _drawn_on_file(dataset: Dataset, shown: ActualSize, frame: Frame | None) -> ImageRecord | None:
     """The image with the size of its file; None unless the masks show that they were drawn on that.
 
     They do if they leave the size listed but not the file's. Where the two are swapped, it is enough that they fit the

@@ -92,7 +92,7 @@ class Assembly:
         found |= stems.find_all([name for name in given if suffix_of(name) not in SUFFIXES], split)
         file = next(iter(self._parts[split].files), "") if split in self._parts else ""
         if not remote:
-            self.faults += accounting.moved(split, file, {name: m.path for name, m in found.items() if m.moved})
+            self.faults += accounting.moved_faults(split, file, {name: m.path for name, m in found.items() if m.moved})
         return {name: match.path for name, match in found.items()}
 
     def reading(self, expected: str) -> Reading:

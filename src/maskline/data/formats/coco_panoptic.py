@@ -18,7 +18,7 @@ from maskline.data.dataset import Id, ImageRecord
 from maskline.data.faults import Reading, UnusableError
 from maskline.data.file_tree import Finder
 from maskline.data.formats.assembly import Assembly, Sheet, as_dict
-from maskline.data.formats.coco.values import get, identity, whole
+from maskline.data.formats.coco.values import as_integer, id_of, value_of
 from maskline.data.formats.pngs import Numbers, masks_of, read_png
 from maskline.data.source import Source
 from maskline.errors import InputError
@@ -66,21 +66,21 @@ class _File:
         """Raises UnusableError."""
         images, records, categories = map(self.records, ("images", "annotations", "categories"))
         for category in categories:
-            key, name = identity(category, "id"), get(category, "name")
+            key, name = id_of(category, "id"), value_of(category, "name")
             if key is not None and isinstance(name, str) and name.strip():
                 (self.things if category.get("isthing", 1) else self.stuff)[key] = name.strip()
         self.sheet.assembly.declare(self.things.values())
         folder = posixpath.splitext(self.sheet.file)[0]
-        pngs = maps.find_all((f"{folder}/{get(record, 'file_name')}" for record in records), self.sheet.split)
+        pngs = maps.find_all((f"{folder}/{value_of(record, 'file_name')}" for record in records), self.sheet.split)
         but = {match.path for match in pngs.values()}
-        found = self.sheet.assembly.find((str(get(image, "file_name")) for image in images), self.sheet.split, but)
+        found = self.sheet.assembly.find((str(value_of(image, "file_name")) for image in images), self.sheet.split, but)
         by_image: dict[Id | None, list[Any]] = {}
         for record in records:
-            by_image.setdefault(identity(record, "image_id"), []).append(record)
+            by_image.setdefault(id_of(record, "image_id"), []).append(record)
         for image in images:
-            name = str(get(image, "file_name"))
-            for record in by_image.pop(identity(image, "id"), [None]):
-                png = pngs.get(f"{folder}/{get(record, 'file_name')}")
+            name = str(value_of(image, "file_name"))
+            for record in by_image.pop(id_of(image, "id"), [None]):
+                png = pngs.get(f"{folder}/{value_of(record, 'file_name')}")
                 self.image(image, record, found.get(name), None if png is None else png.path)
         for key, left in by_image.items():
             number = sum(map(len, map(_segments, left)))
@@ -100,12 +100,12 @@ class _File:
             png: path of the file that numbers its segments.
         """
         segments = _segments(record)
-        size = whole(get(given, "height")) or 0, whole(get(given, "width")) or 0
+        size = as_integer(value_of(given, "height")) or 0, as_integer(value_of(given, "width")) or 0
         try:
-            name = get(given, "file_name")
+            name = value_of(given, "file_name")
             if not isinstance(name, str):
                 raise UnusableError("record", f"the image {short(given)} has no file_name")
-            ids = None if record is None else self.ids(get(record, "file_name"), png, size)
+            ids = None if record is None else self.ids(value_of(record, "file_name"), png, size)
         except UnusableError as error:
             self.sheet.leave_out(error, len(segments))
             return
@@ -143,7 +143,7 @@ class _File:
         masks = dict(masks_of(ids, ids != 0))
         for place, segment in enumerate(segments):
             with self.sheet.losing(f"image {image.file_name}: segment {place}", image):
-                category, number = identity(segment, "category_id"), whole(get(segment, "id"))
+                category, number = id_of(segment, "category_id"), as_integer(value_of(segment, "id"))
                 if number is None or category is None:
                     raise UnusableError("record", f"it is {short(segment)}: expected an id and a category_id")
                 mask = masks.pop(number, None)
@@ -163,5 +163,5 @@ class _File:
 
 
 def _segments(record: Any) -> list[Any]:
-    segments = get(record, "segments_info")
+    segments = value_of(record, "segments_info")
     return segments if isinstance(segments, list) else []

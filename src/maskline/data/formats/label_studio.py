@@ -21,8 +21,8 @@ from maskline.data.dataset import NOTHING, ImageRecord
 from maskline.data.faults import Reading, UnusableError
 from maskline.data.file_tree import suffix_of
 from maskline.data.formats.assembly import Assembly, Sheet
-from maskline.data.formats.coco.values import is_number, whole
-from maskline.data.formats.outlines import closed, ellipse, points
+from maskline.data.formats.coco.values import as_integer, is_number
+from maskline.data.formats.outlines import closed_ring, ellipse, parse_points
 from maskline.data.formats.pngs import mask_of
 from maskline.data.shapes import Ring, Segmentation
 from maskline.data.source import Source
@@ -258,7 +258,7 @@ def _polygon(result: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
     value = result["value"]
     if value.get("closed") is False:
         raise UnusableError("polygon-broken", "the polygon is not closed")
-    return (closed(_pixels(points(value["points"]), size)),)
+    return (closed_ring(_pixels(parse_points(value["points"]), size)),)
 
 
 def _ellipse(result: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
@@ -266,7 +266,7 @@ def _ellipse(result: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
     given = [value.get(key) for key in ("x", "y", "radiusX", "radiusY", "rotation")]
     if not all(map(is_number, given)):
         raise UnusableError("polygon-broken", f"x, y, radiusX, radiusY are {short(given)}: expected numbers")
-    (x, y), (radius_x, radius_y) = _pixels(points([given[:2], given[2:4]]), size).tolist()
+    (x, y), (radius_x, radius_y) = _pixels(parse_points([given[:2], given[2:4]]), size).tolist()
     return (ellipse(x, y, radius_x, radius_y, float(value["rotation"])),)
 
 
@@ -310,7 +310,7 @@ _READERS: dict[str, Callable[[Mapping[str, Any], tuple[int, int]], Segmentation]
 
 
 def _stated_size(result: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = (whole(result.get(key)) for key in ("original_height", "original_width"))
+    height, width = (as_integer(result.get(key)) for key in ("original_height", "original_width"))
     return None if height is None or width is None else (height, width)
 
 

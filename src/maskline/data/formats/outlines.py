@@ -10,14 +10,14 @@ import numpy as np
 
 from maskline._wording import short
 from maskline.data.faults import UnusableError
-from maskline.data.formats.coco.values import FARTHEST
+from maskline.data.formats.coco.values import MAX_COORDINATE
 from maskline.data.shapes import Ring, Segmentation, less
 from maskline.inputs import MAX_PIXELS
 
 _SAGITTA = 0.1  # pixels between an ellipse and the polygon that stands for it, at most
 
 
-def points(given: Any) -> Ring:
+def parse_points(given: Any) -> Ring:
     """(V, 2) from a list of ``[x, y]``. Raises UnusableError."""
     try:
         values = np.array(given)
@@ -25,12 +25,12 @@ def points(given: Any) -> Ring:
         values = np.zeros(0)
     if values.dtype.kind in "iuf" and values.ndim == 2 and values.shape[1] == 2:
         ring: Ring = values.astype(np.float64)
-        if (np.abs(ring) <= FARTHEST).all():
+        if (np.abs(ring) <= MAX_COORDINATE).all():
             return ring
     raise UnusableError("polygon-broken", f"its points are {short(given)}: expected pairs of numbers")
 
 
-def closed(ring: Ring, kind: str = "polygon") -> Ring:
+def closed_ring(ring: Ring, kind: str = "polygon") -> Ring:
     """Points as an outline of this kind, without a last one that repeats the first. Raises UnusableError."""
     if len(ring) > 3 and (ring[0] == ring[-1]).all():
         ring = ring[:-1]
@@ -44,9 +44,9 @@ def with_holes(outer: Any, holes: Any, size: tuple[int, int]) -> Segmentation:
 
     The vertices stay where there are no holes. Holes that enclose nothing leave no trace.
     """
-    ring = closed(points(outer))
+    ring = closed_ring(parse_points(outer))
     if holes is None or isinstance(holes, Sequence):
-        given = [points(hole) for hole in holes or ()]
+        given = [parse_points(hole) for hole in holes or ()]
         return less(ring, [hole for hole in given if len(hole) > 2], size)
     raise UnusableError("polygon-broken", f"its holes are {short(holes)}: expected lists of points")
 
@@ -55,7 +55,7 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float
     """The outline of an ellipse around ``x y``, in pixels, turned clockwise as seen. Raises UnusableError."""
     given = (x, y, radius_x, radius_y, degrees)
     if (
-        not all(abs(value) <= FARTHEST for value in given)
+        not all(abs(value) <= MAX_COORDINATE for value in given)
         or min(radius_x, radius_y) <= 0
         or max(radius_x, radius_y) > MAX_PIXELS
     ):
@@ -63,11 +63,11 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float
     step = 2 * math.acos(1 - min(1.0, _SAGITTA / max(radius_x, radius_y)))
     angles = np.linspace(0, math.tau, max(12, math.ceil(math.tau / step)), endpoint=False)
     rim = np.stack([radius_x * np.cos(angles), radius_y * np.sin(angles)], axis=1)
-    ring: Ring = turned(rim, degrees) + np.asarray([x, y])
+    ring: Ring = rotated(rim, degrees) + np.asarray([x, y])
     return ring
 
 
-def turned(ring: Ring, degrees: float) -> Ring:
+def rotated(ring: Ring, degrees: float) -> Ring:
     """Points turned about the origin, clockwise as seen."""
     angle = math.radians(degrees)
     turn = np.asarray([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])

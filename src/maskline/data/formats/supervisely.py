@@ -15,7 +15,7 @@ from typing import Any
 from maskline._wording import short
 from maskline.data.faults import Reading, UnusableError
 from maskline.data.formats.assembly import Assembly, Sheet, as_dict, json_of, located
-from maskline.data.formats.coco.values import whole
+from maskline.data.formats.coco.values import as_integer
 from maskline.data.formats.outlines import with_holes
 from maskline.data.formats.pngs import mask_of
 from maskline.data.shapes import Segmentation, place, union
@@ -78,7 +78,9 @@ def _read_file(sheet: Sheet, name: str, path: str | None) -> None:
     if not isinstance(figures, list):
         raise UnusableError("file", f"has no list of objects: {short(figures)}")
     stated = content.get("size")
-    height, width = (whole(stated.get(key)) or 0 for key in ("height", "width")) if isinstance(stated, dict) else (0, 0)
+    height, width = (
+        (as_integer(stated.get(key)) or 0 for key in ("height", "width")) if isinstance(stated, dict) else (0, 0)
+    )
     image = sheet.image(name, path, annotations=len(figures), size=(height, width))
     if image is None:
         return
@@ -109,7 +111,7 @@ def _region(figure: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
 def _bitmap(bitmap: Mapping[str, Any], size: tuple[int, int]) -> str:
     """Raises UnusableError."""
     data, origin = bitmap.get("data"), bitmap.get("origin")
-    corner = [whole(value) for value in origin] if isinstance(origin, list) else []
+    corner = [as_integer(value) for value in origin] if isinstance(origin, list) else []
     if len(corner) != 2 or None in corner or not isinstance(data, str):
         raise UnusableError("rle-broken", f"its bitmap is {short(bitmap)}: expected data and origin")
     left, top = (value or 0 for value in corner)

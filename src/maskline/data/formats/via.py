@@ -23,7 +23,7 @@ from maskline.data.file_access import read_text_file
 from maskline.data.file_tree import suffix_of
 from maskline.data.formats.assembly import OBJECT, Assembly, Sheet, as_dict
 from maskline.data.formats.coco.values import is_number
-from maskline.data.formats.outlines import closed, ellipse, points
+from maskline.data.formats.outlines import closed_ring, ellipse, parse_points
 from maskline.data.shapes import Ring
 from maskline.data.source import Source
 from maskline.errors import DatasetError
@@ -139,13 +139,13 @@ def _outline(region: Mapping[str, Any]) -> Ring:
     kind = str(shape.get("name"))
     if kind not in _OUTLINES:
         raise UnusableError("no-mask", f"a {kind} encloses no pixels of its own: expected {', '.join(_OUTLINES)}")
-    return closed(_OUTLINES[kind](shape))
+    return closed_ring(_OUTLINES[kind](shape))
 
 
 def _polygon(shape: Mapping[str, Any]) -> Ring:
     xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
     if isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys):
-        return points([[x, y] for x, y in zip(xs, ys, strict=True)])
+        return parse_points([[x, y] for x, y in zip(xs, ys, strict=True)])
     raise UnusableError("polygon-broken", f"all_points_x and all_points_y are {short((xs, ys))}: expected equally many")
 
 

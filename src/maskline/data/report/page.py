@@ -122,7 +122,7 @@ class Summary:
     more_sizes: int
 
 
-def write(
+def write_report(
     reading: Reading,
     path: Path,
     *,

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from maskline._files import replace_file
 from maskline._progress import track
 from maskline._wording import counted, short
-from maskline.data.accounting import moved, some
+from maskline.data.accounting import first_names, moved_faults
 from maskline.data.crowds import TRUE
 from maskline.data.dataset import Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Count, Fault
@@ -26,7 +26,7 @@ from maskline.data.file_access import relative_name
 from maskline.data.formats.coco import values as values
 from maskline.data.formats.coco.values import Json
 from maskline.data.image_headers import image_size
-from maskline.data.safe_json import can_be_written, dump, encode, escaped
+from maskline.data.safe_json import dump_json, encode_json, escape_surrogates, is_valid_unicode
 from maskline.data.shapes import Polygons, Ring, Segmentation, area, crop
 from maskline.data.source import Located
 from maskline.errors import InputError, ParameterError
@@ -40,7 +40,7 @@ _OF_IMAGE = ("id", "file_name", "width", "height")
 _OF_ANNOTATION = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd")
 
 
-class Read(NamedTuple):
+class CocoFile(NamedTuple):
     """A file: what can be used of it, what is wrong, and how many records it has in all."""
 
     dataset: Dataset
@@ -48,7 +48,7 @@ class Read(NamedTuple):
     listed: Count
 
 
-def read(path: Path, folder: Path | Locate, split: str) -> Read:
+def read(path: Path, folder: Path | Locate, split: str) -> CocoFile:
     """Read a file of one split; invalid records are left out and reported as faults.
 
     Image files are opened only for their size, where the record has no valid one.
@@ -62,7 +62,7 @@ def read(path: Path, folder: Path | Locate, split: str) -> Read:
         DatasetNotFoundError: no such file.
         DatasetError: it is not JSON, or not an object with the lists ``images``, ``annotations`` and ``categories``.
     """
-    return _Reader(path, split, values.parse(path)).read(folder)
+    return _Reader(path, split, values.parse_json(path)).read(folder)
 
 
 def write(dataset: Dataset, path: Path) -> None:
@@ -73,7 +73,7 @@ def write(dataset: Dataset, path: Path) -> None:
 
     def save(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            file.writelines(map(encode, _chunks(dataset)))
+            file.writelines(map(encode_json, _chunks(dataset)))
 
     replace_file(path, save)
 
@@ -105,32 +105,30 @@ class _Reader:
         self.ambiguous: dict[str, set[Id]] = {"images": set(), "categories": set()}
         self.refused: dict[tuple[str, Id], int] = {}  # places of faults
         lists = {"images": self.images, "categories": self.categories}
-        self.ids = {
-            kind: values.Ids(values.identity(record, "id") for record in found) for kind, found in lists.items()
-        }
+        self.ids = {kind: values.Ids(values.id_of(record, "id") for record in found) for kind, found in lists.items()}
         self.uses = {
-            kind: Counter(self.ids[kind].meant(values.identity(record, key)) for record in self.annotations)
+            kind: Counter(self.ids[kind].meant(values.id_of(record, key)) for record in self.annotations)
             for kind, key in _REFERENCES.items()
         }
         self.mask_sizes: dict[Id | None, set[tuple[int, int] | None]] = {}
         for record in self.annotations:
-            shape = values.get(record, "segmentation")
+            shape = values.value_of(record, "segmentation")
             if isinstance(shape, dict):
-                key = self.ids["images"].meant(values.identity(record, "image_id"))
+                key = self.ids["images"].meant(values.id_of(record, "image_id"))
                 self.mask_sizes.setdefault(key, set()).add(values.size(shape))
 
-    def read(self, folder: Path | Locate) -> Read:
+    def read(self, folder: Path | Locate) -> CocoFile:
         if isinstance(folder, Path):
             located = Located(folder, {})
         else:
             located = folder([name for name in map(file_name, self.images) if name is not None])
-        self.faults += moved(self.split, self.path.name, located.moved)
+        self.faults += moved_faults(self.split, self.path.name, located.moved)
         images, twins = self.read_images(located)
         categories, known = self.read_categories()
         annotations = self.read_annotations({image.id: image for image in images}, known, twins)
         info = self.extra(self.content, _LISTS, "the file")
         dataset = Dataset(self.split, located.folder, images, annotations, categories, self.path, info)
-        return Read(dataset, self.faults, Count(len(self.images), len(self.annotations)))
+        return CocoFile(dataset, self.faults, Count(len(self.images), len(self.annotations)))
 
     def fault(
         self,
@@ -188,13 +186,13 @@ class _Reader:
         return self.listed_once(found), by_id.keys() - self.ambiguous["categories"]
 
     def category(self, place: int, record: Any) -> Category | None:
-        key, name = values.identity(record, "id"), values.get(record, "name")
+        key, name = values.id_of(record, "id"), values.value_of(record, "name")
         if key is None or not isinstance(name, str) or not name.strip():
             self.refuse("record", "categories", key, f"category {place} is {short(record)}: expected an id and a name")
             return None
-        if not can_be_written(name):
+        if not is_valid_unicode(name):
             self.fault("name", f"category {key!r} is named {name!r}")
-        return Category(key, escaped(name), self.extra(record, ("id", "name"), f"category {key!r}"))
+        return Category(key, escape_surrogates(name), self.extra(record, ("id", "name"), f"category {key!r}"))
 
     def listed_once(self, categories: Sequence[Category]) -> tuple[Category, ...]:
         """Without repetitions, and with new ids for those whose id another has before them."""
@@ -261,20 +259,18 @@ class _Reader:
             self.refuse("record", "images", image.id, f"{told}, but with {sizes} pixels")
 
     def image(self, place: int, record: Any, located: Located) -> ImageRecord | None:
-        key, name = values.identity(record, "id"), file_name(record)
+        key, name = values.id_of(record, "id"), file_name(record)
         if key is None or name is None:
             told = f"image {place} is {short(record)}: expected an id and a file_name"
             self.refuse("record", "images", key, told, [] if name is None else [name])
             return None
         inside = located.paths.get(name) or relative_name(name)
-        if inside is None or not can_be_written(name):
-            code = "name" if not can_be_written(name) else "image-path"
+        if inside is None or not is_valid_unicode(name):
+            code = "name" if not is_valid_unicode(name) else "image-path"
             self.refuse(code, "images", key, f"image {key!r} has the file_name {short(name)}", [name])
             return None
         if name in located.rivals:
-            what = (
-                f"image {key!r}: {short(name)} could be any of {some(located.rivals[name])}: name one folder (--images)"
-            )
+            what = f"image {key!r}: {short(name)} could be any of {first_names(located.rivals[name])}: name one folder (--images)"
             self.fault("image-missing", what, key)
         size = self.size(record, key, inside, located.folder)
         if size is None:
@@ -283,7 +279,7 @@ class _Reader:
 
     def size(self, record: Json, key: Id, name: str, folder: Path) -> tuple[int, int] | None:
         """``(height, width)`` as stated, or as in the file where that is not a size or its run lengths fit that."""
-        width, height = (values.whole(record.get(side)) for side in ("width", "height"))
+        width, height = (values.as_integer(record.get(side)) for side in ("width", "height"))
         told = f"image {key!r} ({short(name)})"
         if width is not None and height is not None and min(width, height) > 0 and width * height <= MAX_PIXELS:
             swapped = (width, height)
@@ -308,7 +304,7 @@ class _Reader:
         found: list[Annotation] = []
         for place, record in enumerate(self.annotations):
             self.annotations[place] = None  # frees what has been read: records take as much memory as the result
-            key = values.identity(record, "id") if isinstance(record, dict) and "id" in record else place + 1
+            key = values.id_of(record, "id") if isinstance(record, dict) and "id" in record else place + 1
             image_id, category_id = (self.reference(record, kind) for kind in _REFERENCES)
             if key is None or image_id is None or category_id is None:
                 what = f"annotation {place} is {short(record)}: expected an id, an image_id and a category_id"
@@ -328,7 +324,7 @@ class _Reader:
 
     def reference(self, record: Any, kind: str) -> Id | None:
         """The id that an annotation refers to, as the image or category has it."""
-        given = values.identity(record, _REFERENCES[kind])
+        given = values.id_of(record, _REFERENCES[kind])
         meant = self.ids[kind].meant(given)
         if meant != given:
             self.other_types.setdefault(kind, []).append((given, meant))
@@ -424,7 +420,7 @@ class _Reader:
 
     def run_lengths(self, given: Json, image: ImageRecord, key: Id) -> str | None:
         try:
-            return values.compressed(given, image.size)
+            return values.compressed_rle(given, image.size)
         except ParameterError as error:
             self.fault("rle-broken", f"annotation {key!r}: {error}", image.id, key, lost=True)
             return None
@@ -432,7 +428,7 @@ class _Reader:
 
 def file_name(record: Any) -> str | None:
     """The name of an image's file; LVIS gives only its URL."""
-    name, url = values.get(record, "file_name"), values.get(record, "coco_url")
+    name, url = values.value_of(record, "file_name"), values.value_of(record, "coco_url")
     if isinstance(name, str) and name.strip():
         return name
     return urlsplit(url).path.strip("/") or None if isinstance(url, str) else None
@@ -458,7 +454,7 @@ def _chunks(dataset: Dataset) -> Iterator[str]:
     """The file in pieces, a record a line: it can be read by people, compared by line, and needs little memory."""
     yield "{\n"
     for key, value in dataset.info.items():
-        yield f"{dump(key)}: {dump(value)},\n"
+        yield f"{dump_json(key)}: {dump_json(value)},\n"
     yield from _list("categories", ({"id": c.id, "name": c.name, **c.extra} for c in dataset.categories))
     yield ",\n"
     yield from _list("images", map(_image_record, dataset.images))
@@ -471,7 +467,7 @@ def _chunks(dataset: Dataset) -> Iterator[str]:
 def _list(key: str, records: Iterable[Json]) -> Iterator[str]:
     yield f'"{key}": ['
     for place, record in enumerate(records):
-        yield f"{',' if place else ''}\n{dump(record)}"
+        yield f"{',' if place else ''}\n{dump_json(record)}"
     yield "\n]"
 
 

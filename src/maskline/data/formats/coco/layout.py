@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from maskline._wording import counted
-from maskline.data.accounting import code_of_unread
+from maskline.data.accounting import unread_code
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Count, Fault, Reading
 from maskline.data.file_kinds import OTHER_COCO
@@ -64,7 +64,7 @@ def detect(source: Source) -> list[str]:
     return source.of_kind("coco") or source.of_kind(OTHER_COCO)
 
 
-def find(source: Source) -> dict[str, str]:
+def find_annotation_files(source: Source) -> dict[str, str]:
     """The annotation file of each split, in the order train, val, test; or one for ``all``.
 
     Of several folders with annotation files the outermost counts, of several files for a split the one that is named
@@ -99,10 +99,10 @@ def read(source: Source) -> Reading:
     """Read all splits. A file that can't be read is a fault if another one can; files not chosen are faults too.
 
     Raises:
-        DatasetError: as `find`; or none of the files can be read.
+        DatasetError: as `find_annotation_files`; or none of the files can be read.
     """
     splits, faults, listed, unread = dict[str, Dataset](), list[Fault](), dict[str, Count](), list[DatasetError]()
-    files = find(source)
+    files = find_annotation_files(source)
     for split, path in files.items():
         try:
             locate = partial(source.locate, split=split, near=_home(path))
@@ -177,15 +177,14 @@ def _instances(source: Source, path: str) -> int:
 
 def _summary(source: Source, path: str) -> _Summary:
     """Counts of a file without checking it. Raises DatasetError."""
-    content = values.parse(source.root / path)
+    content = values.parse_json(source.root / path)
     images, annotations = content.get("images"), content.get("annotations")
     names = {
-        values.identity(image, "id"): coco_json.file_name(image)
-        for image in (images if isinstance(images, list) else [])
+        values.id_of(image, "id"): coco_json.file_name(image) for image in (images if isinstance(images, list) else [])
     }
     records = annotations if isinstance(annotations, list) else []
-    masks = [record for record in records if values.get(record, "segmentation")]
-    found = Counter(names.get(values.identity(record, "image_id")) or "" for record in masks)
+    masks = [record for record in records if values.value_of(record, "segmentation")]
+    found = Counter(names.get(values.id_of(record, "image_id")) or "" for record in masks)
     return _Summary(len(masks), len(records) - len(masks), found)
 
 
@@ -203,7 +202,7 @@ def _not_chosen(source: Source, files: Sequence[str], splits: dict[str, Dataset]
         if summary.without_mask:
             what += f", and {counted(summary.without_mask, 'annotation')} without mask"
         if summary.instances or summary.without_mask:
-            code = code_of_unread(images, splits.values())
+            code = unread_code(images, splits.values())
             lost = summary.instances + summary.without_mask if code == "file-unread" else 0
             faults.append(Fault(code, _split(path), path, what, lost=lost))
     return faults

@@ -22,7 +22,7 @@ from maskline.masks import rle_runs, runs_rle
 
 Json: TypeAlias = dict[str, Any]
 
-FARTHEST = 1e9  # pixels: no coordinate lies beyond
+MAX_COORDINATE = 1e9  # pixels: no coordinate lies beyond
 
 # A number of COCO's compressed run lengths is up to 12 characters, all but the last with the sixth bit set.
 _COMPRESSED = re.compile(r"(?:[P-o]{0,11}[0-O])+")
@@ -44,7 +44,7 @@ class Rings:
         return [ring.ravel().tolist() for ring in self.rings]
 
 
-def parse(path: Path) -> Json:
+def parse_json(path: Path) -> Json:
     """The content of a file, its polygons packed. Raises DatasetNotFoundError, DatasetError."""
     try:
         with _no_garbage_collection():
@@ -106,7 +106,7 @@ def flat_ring(flat: Any) -> Ring | None:
         return None
     ring = values.astype(np.float64).reshape(-1, 2)
     low, high = ring.min(axis=0), ring.max(axis=0)
-    if not (low > -FARTHEST).all() or not (high < FARTHEST).all() or not (high > low).all():
+    if not (low > -MAX_COORDINATE).all() or not (high < MAX_COORDINATE).all() or not (high > low).all():
         return None
     if len(ring) > 3 and (ring[0] == ring[-1]).all():
         ring = ring[:-1]
@@ -120,7 +120,7 @@ def ring_of_points(points: Any) -> Ring | None:
     return flat_ring([value for point in points for value in point]) if pairs else None
 
 
-def compressed(given: Json, size: tuple[int, int]) -> str:
+def compressed_rle(given: Json, size: tuple[int, int]) -> str:
     """Run lengths of either form as compressed counts. Raises ParameterError if they are not those of ``size``."""
     counts, stated = given.get("counts"), given.get("size")
     if stated is not None and stated != list(size):
@@ -152,22 +152,22 @@ def size(run_lengths: Json) -> tuple[int, int] | None:
     """``(height, width)`` that run lengths state."""
     given = run_lengths.get("size")
     if isinstance(given, list) and len(given) == 2:
-        height, width = map(whole, given)
+        height, width = map(as_integer, given)
         return None if height is None or width is None else (height, width)
     return None
 
 
-def get(record: Any, key: str) -> Any:
+def value_of(record: Any, key: str) -> Any:
     """A value of a record; None where there is none, or where the record is none."""
     return record.get(key) if isinstance(record, dict) else None
 
 
-def identity(record: Any, key: str) -> Id | None:
+def id_of(record: Any, key: str) -> Id | None:
     """An id: a text, or a whole number."""
-    value = get(record, key)
+    value = value_of(record, key)
     if isinstance(value, str):
         return value
-    return value if type(value) is int else whole(value)
+    return value if type(value) is int else as_integer(value)
 
 
 class Ids:
@@ -182,7 +182,7 @@ class Ids:
         return given if given is None or given in self._known else self._by_text.get(str(given).strip(), given)
 
 
-def whole(value: Any) -> int | None:
+def as_integer(value: Any) -> int | None:
     """Whole numbers, also written as 3.0."""
     return int(value) if is_number(value) and float(value).is_integer() else None
 
@@ -202,7 +202,7 @@ def extra(record: Json, known: Iterable[str]) -> tuple[Extra, list[str]]:
 
 
 def _unpacked(value: Any) -> Any:
-    """A value without `Rings`, into which `parse` packs whatever is called segmentation."""
+    """A value without `Rings`, into which `parse_json` packs whatever is called segmentation."""
     if isinstance(value, Rings):
         return value.lists()
     if isinstance(value, dict):

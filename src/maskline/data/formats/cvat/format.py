@@ -30,9 +30,9 @@ from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra,
 from maskline.data.faults import Count, Fault, Reading, UnusableError
 from maskline.data.file_access import relative_name
 from maskline.data.file_tree import SPLIT_WORDS, SPLITS, UNSPLIT, Match, split_of, suffix_of
+from maskline.data.formats.class_names import fit_names, one_line, renamed_note
 from maskline.data.formats.cvat.shapes import region
 from maskline.data.formats.groups import Groups
-from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.image_files import copy_images, unique_names
 from maskline.data.image_headers import image_size
 from maskline.data.shapes import Segmentation, Window, crop, to_polygons
@@ -189,7 +189,7 @@ class _Reader:
                     moved[split][element.get("name", "")] = match.path
                 self.read_image(element, path, split, match.path)
         for split, paths in moved.items():
-            self.faults += accounting.moved(split, path, paths)
+            self.faults += accounting.moved_faults(split, path, paths)
 
     @contextmanager
     def refusing(self, element: Element, path: str, split: str) -> Iterator[None]:
@@ -355,7 +355,7 @@ class _Writer:
     def __init__(self, splits: Mapping[str, Dataset], folder: Path) -> None:
         self.images = folder / "images"
         self.subsets = {split: None if set(splits) == {UNSPLIT} else split for split in splits}
-        self.labels = fitted((name for dataset in splits.values() for name in dataset.names), _as_xml)
+        self.labels = fit_names((name for dataset in splits.values() for name in dataset.names), _as_xml)
         self.groups, self.image_ids = count(1), count()
         self.crowds = self.attributes = self.masks = self.empty = 0
 
@@ -366,7 +366,7 @@ class _Writer:
             (self.masks, "masks with holes written as <mask> shapes, which FiftyOne and CVAT projects skip"),
             (self.empty, "annotations without pixels left out"),
         ]
-        return [f"{what}: {number}" for number, what in told if number] + renamed(self.labels, "to fit XML")
+        return [f"{what}: {number}" for number, what in told if number] + renamed_note(self.labels, "to fit XML")
 
     def copy(self, split: str, dataset: Dataset) -> Dataset:
         """The split with its images copied to the folder of its subset, under names that XML can hold."""

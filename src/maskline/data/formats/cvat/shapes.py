@@ -10,8 +10,8 @@ import numpy as np
 
 from maskline._wording import short
 from maskline.data.faults import UnusableError
-from maskline.data.formats.coco.values import FARTHEST
-from maskline.data.formats.outlines import closed, ellipse, points, turned
+from maskline.data.formats.coco.values import MAX_COORDINATE
+from maskline.data.formats.outlines import closed_ring, ellipse, parse_points, rotated
 from maskline.data.shapes import Ring, Segmentation, place
 from maskline.inputs import MAX_PIXELS
 
@@ -25,14 +25,14 @@ def region(shape: Element, size: tuple[int, int]) -> Segmentation:
         return _pixels(shape, size)
     if shape.tag not in _OUTLINES:
         raise UnusableError("no-mask", f"a {shape.tag} is not a region: expected {', '.join((*_OUTLINES, 'mask'))}")
-    return (closed(_OUTLINES[shape.tag](shape), shape.tag),)
+    return (closed_ring(_OUTLINES[shape.tag](shape), shape.tag),)
 
 
 def _polygon(shape: Element) -> Ring:
     given = shape.get("points", "")
     pairs = [pair.split(",") for pair in given.split(";") if pair.strip()]
     try:
-        return points([[float(x), float(y)] for x, y in pairs])
+        return parse_points([[float(x), float(y)] for x, y in pairs])
     except ValueError:
         raise UnusableError("polygon-broken", f"its points are {short(given)}: expected x,y;x,y;...") from None
 
@@ -41,7 +41,7 @@ def _box(shape: Element) -> Ring:
     left, top, right, bottom = numbers(shape, "xtl", "ytl", "xbr", "ybr")
     corners = np.asarray([[left, top], [right, top], [right, bottom], [left, bottom]])
     center = np.asarray([left + right, top + bottom]) / 2
-    return turned(corners - center, _rotation(shape)) + center
+    return rotated(corners - center, _rotation(shape)) + center
 
 
 def _ellipse(shape: Element) -> Ring:
@@ -81,7 +81,7 @@ def numbers(element: Element, *keys: str) -> list[float]:
         values = [float(text) for text in given]
     except ValueError:
         values = [math.nan]
-    if all(abs(value) <= FARTHEST for value in values):
+    if all(abs(value) <= MAX_COORDINATE for value in values):
         return values
     code = "rle" if element.tag == "mask" else "polygon"
     raise UnusableError(f"{code}-broken", f"{', '.join(keys)} are {short(given)}: expected numbers of pixels")

@@ -92,7 +92,7 @@ def mirrored(sheet: str) -> str:
     return "/".join((*parts[:place], "images", *parts[place + 1 :]))
 
 
-def lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """The lines of a text in any of the encodings that editors leave, without blank ones.
 
     Raises DatasetError if it can't be read.

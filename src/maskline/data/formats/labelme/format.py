@@ -18,13 +18,14 @@ from typing import Any
 from maskline._files import read_json, replace_file
 from maskline._wording import counted, short
 from maskline.data import accounting
-from maskline.data.accounting import some
-from maskline.data.background_classes import is_no_object
+from maskline.data.accounting import first_names
+from maskline.data.background_classes import is_background
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError
 from maskline.data.file_tree import SPLIT_WORDS, UNSPLIT, Match, key_of, suffix_of
+from maskline.data.formats.class_names import fit_names, one_line, renamed_note
 from maskline.data.formats.groups import Groups
-from maskline.data.formats.labelme.files import LabelMeFiles, common_folder, is_blank, lines, split_folder
+from maskline.data.formats.labelme.files import LabelMeFiles, common_folder, is_blank, read_lines, split_folder
 from maskline.data.formats.labelme.shapes import (
     extra_of,
     holds_image,
@@ -33,10 +34,9 @@ from maskline.data.formats.labelme.shapes import (
     label_of,
     region,
 )
-from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.image_files import copy_images, unique_names
 from maskline.data.image_headers import decode_base64, image_size
-from maskline.data.safe_json import dump, encode
+from maskline.data.safe_json import dump_json, encode_json
 from maskline.data.shapes import Segmentation, crop
 from maskline.data.source import Source
 from maskline.errors import DatasetError, InputError
@@ -158,8 +158,8 @@ class _Reader:
     def read_class_list(self, lists: Mapping[str, str]) -> None:
         folder = self.source.root / PurePosixPath(next(iter(lists.values()), "")).parent
         found = next((folder / name for name in CLASS_LISTS if (folder / name).is_file()), None)
-        for name in lines(found) if found else []:
-            if not is_no_object(name):
+        for name in read_lines(found) if found else []:
+            if not is_background(name):
                 self.class_id(name)
 
     def class_id(self, name: str) -> int:
@@ -173,7 +173,7 @@ class _Reader:
 
     def listed(self, split: str, path: str) -> list[str]:
         found: dict[str, None] = {}
-        for line in lines(self.source.root / path):
+        for line in read_lines(self.source.root / path):
             sheet = self.files.listed_sheet(line) or self.any_file(line)
             if sheet is None:
                 self.faults.append(Fault("record", split, path, f"names {short(line)}, which does not exist"))
@@ -204,7 +204,7 @@ class _Reader:
             with contextlib.suppress(UnusableError):
                 shapes += len(_parse(self.source.root / sheet)["shapes"])
         if sheets:
-            what = f"{counted(len(sheets), 'annotation file')} with {counted(shapes, 'shape')}, {how}: {some(sheets)}"
+            what = f"{counted(len(sheets), 'annotation file')} with {counted(shapes, 'shape')}, {how}: {first_names(sheets)}"
             self.faults.append(Fault("file-unlisted", UNSPLIT, self.source.root.name, what))
 
     def parts(self, plan: Mapping[str, Sequence[str]], lists: Mapping[str, str]) -> list[_Part]:
@@ -219,7 +219,7 @@ class _Reader:
         for part, path in later:
             self.add(part, path, taken={name for other in parts for name in other.images})
         for part in parts:
-            self.faults += accounting.moved(part.split, part.source.name, part.moved)
+            self.faults += accounting.moved_faults(part.split, part.source.name, part.moved)
             self.faults.extend(part.groups.faults(part.split, part.source.name))
         return parts
 
@@ -322,7 +322,7 @@ class _Sheet:
         for number, shape in enumerate(self.content["shapes"]):
             try:
                 label = label_of(shape)
-                if is_no_object(label):
+                if is_background(label):
                     what = f"shape {number} is labelled {label}, which is the name of no object"
                     self.fault("shape-ignored", what, image.id, lost=1)
                     continue
@@ -398,7 +398,7 @@ class _Writer:
         self.folder = folder
         self.losses = _Losses()
         names = (name for dataset in splits.values() for name in dataset.names)
-        self.labels = fitted(names, _label)  # by the name of the class
+        self.labels = fit_names(names, _label)  # by the name of the class
         self.taken: set[str] = set()  # keys of JSON files
 
     def write(self) -> list[str]:
@@ -410,7 +410,7 @@ class _Writer:
             sheets = [self.write_sheet(copied, image, classes) for image in copied.images]
             if set(self.splits) != {UNSPLIT}:
                 _write_text(self.folder / LISTS[split], _joined(sheets))
-        return self.losses.notes() + renamed(self.labels, f"to fit a line of {CLASS_LISTS[0]}")
+        return self.losses.notes() + renamed_note(self.labels, f"to fit a line of {CLASS_LISTS[0]}")
 
     def write_sheet(self, dataset: Dataset, image: ImageRecord, classes: Mapping[Id, str]) -> str:
         """Write the JSON file of an image. Returns its path from the folder."""
@@ -425,7 +425,7 @@ class _Writer:
             "imageHeight": image.height,
             "imageWidth": image.width,
         }
-        _write_text(self.folder / path, document(content, dump))
+        _write_text(self.folder / path, document(content, dump_json))
         return path
 
     def free_path(self, file_name: str) -> str:
@@ -465,7 +465,7 @@ class _Writer:
 def _label(name: str) -> str:
     """The name of a class so that it comes back: on one line, and none of LabelMe's own words."""
     base = one_line(name)
-    return f"{base} class" if is_no_object(base) else base
+    return f"{base} class" if is_background(base) else base
 
 
 def _shape(annotation: Annotation, label: str, group: int | None) -> Json:
@@ -489,4 +489,4 @@ def _joined(texts: Iterable[str]) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    replace_file(path, lambda temporary: temporary.write_bytes(encode(text)))
+    replace_file(path, lambda temporary: temporary.write_bytes(encode_json(text)))

@@ -15,7 +15,7 @@ from maskline._wording import short
 from maskline.data import crowds
 from maskline.data.dataset import NOTHING, Extra
 from maskline.data.faults import UnusableError
-from maskline.data.formats.outlines import closed, ellipse, points
+from maskline.data.formats.outlines import closed_ring, ellipse, parse_points
 from maskline.data.image_headers import decode_base64, image_size
 from maskline.data.shapes import Ring, Segmentation, place
 from maskline.errors import InputError
@@ -69,7 +69,7 @@ def region(shape: Json, size: tuple[int, int]) -> Segmentation:
     if kind not in _OUTLINES:
         what = f"its shape_type {short(kind)} is not a region: expected {', '.join((*_OUTLINES, 'mask'))}"
         raise UnusableError("no-mask", what)
-    return (closed(_OUTLINES[kind](points(shape.get("points"))), kind),)
+    return (closed_ring(_OUTLINES[kind](parse_points(shape.get("points"))), kind),)
 
 
 def _polygon(vertices: Ring) -> Ring:
@@ -111,7 +111,7 @@ _OUTLINES = {
 
 def _pixels(shape: Json, size: tuple[int, int]) -> str:
     """Run lengths of a shape of type ``mask``, cut at the image. Raises UnusableError."""
-    corners = np.rint(points(shape.get("points")))
+    corners = np.rint(parse_points(shape.get("points")))
     if len(corners) != 2:
         what = f"a mask with the points {short(shape.get('points'))}: expected two corners"
         raise UnusableError("rle-broken", what)

@@ -23,14 +23,23 @@ import numpy.typing as npt
 
 from maskline._files import replace_file
 from maskline._wording import counted
-from maskline.data.accounting import moved, some
+from maskline.data.accounting import first_names, moved_faults
 from maskline.data.categories import unify_categories
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading
 from maskline.data.file_access import read_text_file, relative_name
 from maskline.data.file_tree import SPLITS, UNSPLIT, Finder, key_of, split_of, suffix_of
-from maskline.data.formats.labels import fitted, one_line, renamed
-from maskline.data.formats.voc.maps import VOID, VOID_16, Map, colour_numbers, instances, palette, read_map, save_map
+from maskline.data.formats.class_names import fit_names, one_line, renamed_note
+from maskline.data.formats.voc.maps import (
+    VOID,
+    VOID_16,
+    LabelMap,
+    colour_numbers,
+    palette,
+    read_map,
+    save_map,
+    separate_instances,
+)
 from maskline.data.image_files import copy_images, unique_names
 from maskline.data.image_headers import image_size
 from maskline.data.shapes import crop
@@ -118,10 +127,10 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
             save_map(objects, folder / _OBJECTS / f"{stem}.png")
             save_map(classes, folder / _CLASSES / f"{stem}.png")
         _save_lines(folder / _LISTS / f"{_WHOLE_SET if split == UNSPLIT else split}.txt", stems)
-    labels = fitted(names, _label)
+    labels = fit_names(names, _label)
     _save_lines(folder / _COLOUR_LIST, _labelmap(labels.values()))
     notes = [text.format(counts[key]) for key, text in _NOTES.items() if counts[key]]
-    return notes + renamed(labels, f"to fit a line of {_COLOUR_LIST}")
+    return notes + renamed_note(labels, f"to fit a line of {_COLOUR_LIST}")
 
 
 _NOTES = {
@@ -242,7 +251,7 @@ class _Labels:
     def categories(self) -> tuple[Category, ...]:
         return tuple(Category(value, name) for value, name in enumerate(self.names) if value != self.background)
 
-    def ignored(self, classes: Map) -> set[int]:
+    def ignored(self, classes: LabelMap) -> set[int]:
         """The values in a file that stand for no class."""
         if classes.coloured and self.colours:
             meant = {number for number, value in self.colours.items() if value != self.background}
@@ -311,7 +320,7 @@ class _Reader:
         annotations: list[Annotation] = []
         root = self.files.source.images.root
         found = self.files.images.find_all(stems, split, near=self.files.start)
-        self.faults += moved(split, _LISTS.as_posix(), {name: m.path for name, m in found.items() if m.moved})
+        self.faults += moved_faults(split, _LISTS.as_posix(), {name: m.path for name, m in found.items() if m.moved})
         before = sum(fault.lost for fault in self.faults)
         for stem in stems:
             if stem not in found:
@@ -354,7 +363,7 @@ class _Reader:
         names = [stem for path in self.files.objects if key_of(stem := self.files.stem(path)) not in known]
         if names:
             number = sum(map(self.instances_in, names))
-            what = f"{counted(len(names), 'file')} with {counted(number, 'instance')}: {some(names)}"
+            what = f"{counted(len(names), 'file')} with {counted(number, 'instance')}: {first_names(names)}"
             self.fault("file-unlisted", UNSPLIT, f"{self.files.base}{_OBJECTS}", what)
 
     def unread(self) -> None:
@@ -376,7 +385,7 @@ class _Reader:
         paths = self.files.maps_of(stem)
         if paths == [None, None]:
             return []
-        maps: list[Map] = []
+        maps: list[LabelMap] = []
         for kind, path in zip(_KINDS, paths, strict=True):
             try:
                 maps.append(self.map(path, image.size))
@@ -388,7 +397,7 @@ class _Reader:
         file = str(paths[0])
         found: list[Annotation] = []
         try:
-            for number, rle, value in instances(objects, classes, self.labels.ignored(classes)):
+            for number, rle, value in separate_instances(objects, classes, self.labels.ignored(classes)):
                 category = None if value is None else self.labels.category(value, classes.coloured)
                 if category is None:
                     what = "is background or void" if value is None else f"has the value {value}, which is not a class,"
@@ -401,7 +410,7 @@ class _Reader:
             return None
         return found
 
-    def map(self, path: str | None, size: tuple[int, int]) -> Map:
+    def map(self, path: str | None, size: tuple[int, int]) -> LabelMap:
         """A file of an image of ``(height, width)``. Raises InputError if it can't be used."""
         if path is None:
             raise InputError("missing, though the image has the other of its two files")

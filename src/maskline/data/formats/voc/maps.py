@@ -16,11 +16,11 @@ from maskline.data.formats.pngs import Numbers, masks_of, read_png
 from maskline.errors import InputError
 
 VOID, VOID_16 = 255, 65535  # in files of 8 and 16 bits
-MOST = 65_535  # instances in one image; more are a photo, not a map
+MAX_INSTANCES = 65_535  # instances in one image; more are a photo, not a map
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Map:
+class LabelMap:
     """What a file holds.
 
     Attributes:
@@ -34,7 +34,7 @@ class Map:
     coloured: bool
 
 
-def read_map(path: Path) -> Map:
+def read_map(path: Path) -> LabelMap:
     """Read a file: indices of a palette, grey of up to 16 bits, or RGB (alpha is dropped).
 
     Raises:
@@ -42,11 +42,11 @@ def read_map(path: Path) -> Map:
     """
     mode, values = read_png(path)
     if mode in ("RGB", "RGBA"):
-        return Map(colour_numbers(values), VOID, True)
+        return LabelMap(colour_numbers(values), VOID, True)
     if mode in ("1", "L", "P", "LA", "PA"):
-        return Map((values if values.ndim == 2 else values[..., 0]).astype(np.int32), VOID, False)
+        return LabelMap((values if values.ndim == 2 else values[..., 0]).astype(np.int32), VOID, False)
     if mode.startswith("I"):
-        return Map(values.astype(np.int32), VOID_16, False)
+        return LabelMap(values.astype(np.int32), VOID_16, False)
     raise InputError(f"pixels of the kind {mode}: expected a palette, grey, or RGB")
 
 
@@ -80,7 +80,9 @@ def save_map(values: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], path: Path)
     replace_file(path, lambda temporary: image.save(temporary, format="PNG"))
 
 
-def instances(objects: Map, classes: Map, ignored: Collection[int]) -> Iterator[tuple[int, str, int | None]]:
+def separate_instances(
+    objects: LabelMap, classes: LabelMap, ignored: Collection[int]
+) -> Iterator[tuple[int, str, int | None]]:
     """Take a map of instances apart, in time that goes with its pixels, however many instances there are.
 
     Args:
@@ -92,11 +94,11 @@ def instances(objects: Map, classes: Map, ignored: Collection[int]) -> Iterator[
         pixels in ``classes`` (of several the lowest; None if all are ignored).
 
     Raises:
-        InputError: more than `MOST` values.
+        InputError: more than `MAX_INSTANCES` values.
     """
     kept = (objects.values != 0) & (objects.values != objects.void)
     numbers, owners = np.unique(objects.values[kept], return_inverse=True)
-    if len(numbers) > MOST:
+    if len(numbers) > MAX_INSTANCES:
         raise InputError(f"{len(numbers)} values: expected one for each instance (is it a photo?)")
     found = _most_frequent(owners, classes.values[kept], ignored)
     for place, (number, rle) in enumerate(masks_of(objects.values, kept)):

@@ -29,7 +29,7 @@ _LINE = re.compile(rb"\s*-?\d+(\.0*)?([\s,]+[-+.\deE]+){4}")  # the beginning of
 _HEAD = 4096
 
 
-def configs(source: Source) -> list[tuple[str, Config]]:
+def find_configs(source: Source) -> list[tuple[str, Config]]:
     """The YAML files of a data set and what they hold: those with splits before those with class names only, then the
     outermost first.
 
@@ -69,7 +69,7 @@ def _load_yaml(path: Path) -> Any:
         raise DatasetError(f"{path} is not readable YAML ({' '.join(str(error).split())})") from None
 
 
-def resolve(entry: str, bases: Sequence[Path]) -> Path | None:
+def resolve_path(entry: str, bases: Sequence[Path]) -> Path | None:
     """A path as another machine wrote it: tried below each base, first whole, then without more and more of its start.
 
     So ``C:\\sets\\fruit\\train\\images`` and Roboflow's ``../train/images`` are both found as ``train/images``.
@@ -83,11 +83,11 @@ def resolve(entry: str, bases: Sequence[Path]) -> Path | None:
 
 def images_at(entry: str, bases: Sequence[Path]) -> Path | None:
     """What an entry of a split means; not a folder around the data set, such as ``/``."""
-    found = resolve(entry, bases)
+    found = resolve_path(entry, bases)
     return None if found is None or any(found in base.parents for base in bases) else found
 
 
-def widened(tree: FileTree, targets: Iterable[Path]) -> FileTree:
+def with_folders(tree: FileTree, targets: Iterable[Path]) -> FileTree:
     """Add folders outside the tree, each with the siblings of its ``images`` folder, where its labels are."""
     return tree.extended({_above_images(path) for path in targets if not path.is_relative_to(tree.root)})
 
@@ -131,7 +131,7 @@ def _is_label_file(path: Path) -> bool:
         return False
 
 
-def pair(labels: Sequence[str], images: FileTree) -> dict[str, Match]:
+def pair_labels(labels: Sequence[str], images: FileTree) -> dict[str, Match]:
     """The image of each label file that has one, no image twice.
 
     A label file belongs to the image of the same path without suffix, but for ``images`` in place of ``labels``.

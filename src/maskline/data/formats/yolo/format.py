@@ -29,7 +29,7 @@ from maskline._files import replace_file
 from maskline._progress import track
 from maskline._wording import counted
 from maskline.data import accounting
-from maskline.data.accounting import some
+from maskline.data.accounting import first_names
 from maskline.data.categories import unify_categories
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError
@@ -40,19 +40,19 @@ from maskline.data.formats.yolo.files import (
     SPLIT_KEYS,
     Config,
     class_lists,
-    configs,
+    find_configs,
     folders_of,
     image_name,
     images_at,
     label_files,
     listed_names,
-    pair,
-    resolve,
+    pair_labels,
+    resolve_path,
     split_of_path,
     start_of,
-    widened,
+    with_folders,
 )
-from maskline.data.formats.yolo.lines import GRID, brief, has_numbers, in_pixels, parse
+from maskline.data.formats.yolo.lines import GRID, brief, has_numbers, parse_line, to_pixels
 from maskline.data.image_files import copy_images
 from maskline.data.image_headers import image_size
 from maskline.data.shapes import Ring, Segmentation, to_rle
@@ -71,13 +71,13 @@ _NONE = ("", "~", "null")  # how YAML writes nothing
 def detect(source: Source) -> list[str]:
     """The label files that belong to images; of a data set without any, the ``data.yaml`` that names its images."""
     try:
-        config = next(iter(configs(source)), None)
+        config = next(iter(find_configs(source)), None)
         if config is not None and config[1].keys() & SPLIT_KEYS.keys():
             return list(_Files.of(source, config).labels) or [config[0]]
     except (DatasetError, OSError):
         if source.file is not None:
             return []
-    return [] if source.file is not None else list(pair(label_files(source.tree), source.images))
+    return [] if source.file is not None else list(pair_labels(label_files(source.tree), source.images))
 
 
 def read(source: Source) -> Reading:
@@ -94,7 +94,7 @@ def read(source: Source) -> Reading:
         DatasetNotFoundError: there are no images that belong to a split.
         DatasetError: the YAML file can't be read, or is one of key points.
     """
-    every = configs(source)
+    every = find_configs(source)
     config = every[0] if every else None
     if config is None and source.file is not None:
         raise DatasetError(f"{source.given} is not a data.yaml: expected one with names, train and val")
@@ -191,10 +191,10 @@ class _Files:
             names = [name for entry in entries for name in (entry if isinstance(entry, list) else [entry])]
             found = (images_at(name, bases) for name in names if isinstance(name, str) and name not in _NONE)
             targets = [path for path in found if path is not None and path.is_dir()]
-        tree = widened(source.tree, targets)
+        tree = with_folders(source.tree, targets)
         images = tree if source.images is source.tree else source.images
         labels = label_files(tree)
-        paired = pair(labels, images)
+        paired = pair_labels(labels, images)
         return cls(tree, images, paired, [path for path in labels if path not in paired])
 
 
@@ -202,7 +202,7 @@ def _bases(source: Source, config: tuple[str, Config]) -> list[Path]:
     """The folders from which paths in ``data.yaml`` may start."""
     folder = (source.root / config[0]).parent
     given = config[1].get("path")
-    base = resolve(given, [folder]) if isinstance(given, str) and given not in _NONE else None
+    base = resolve_path(given, [folder]) if isinstance(given, str) and given not in _NONE else None
     bases = [folder] if base is None or not base.is_dir() else [base, folder]
     return list(dict.fromkeys(Path(os.path.abspath(path)) for path in (*bases, source.images.root)))  # noqa: PTH100
 
@@ -343,7 +343,7 @@ class _Reader:
         self.listed[split] = Count(len(paths), lines)
         own = {self.labels_of[path]: path for path in paths if path in self.labels_of}
         moved = {label: path for label, path in own.items() if self.files.labels[label].moved}
-        self.faults += accounting.moved(split, next(iter(moved), ""), moved)
+        self.faults += accounting.moved_faults(split, next(iter(moved), ""), moved)
         if paths and not any(path in self.labels_of for path in paths):
             code = "no-labels" if not self.files.labels else "no-annotations"
             expected = posixpath.splitext(paths[0].replace("images", "labels"))[0]
@@ -394,20 +394,20 @@ class _Reader:
         if match := stems.find(name, split, local=True):
             return f"its image {match.path} has another label file, {self.labels_of.get(match.path)}"
         if rivals := stems.rivals(name, split):
-            return f"several images have its name: {some(rivals)}"
+            return f"several images have its name: {first_names(rivals)}"
         if match := unread.find(posixpath.splitext(label)[0], split):
             return f"its image {match.path} is of a format that is not read"
         return "no image has its name"
 
     def instance(self, line: str, size: tuple[int, int]) -> tuple[int, Segmentation]:
         """A line's class and shape. Raises UnusableError."""
-        label, shares = parse(line)
+        label, shares = parse_line(line)
         if self.names is not None and label >= len(self.names):
             raise UnusableError("unknown-category", f"class {label}: expected one from 0 to {len(self.names) - 1}")
         if label >= _MOST_CLASSES:
             raise UnusableError("unknown-category", f"class {label}: expected an index below {_MOST_CLASSES}")
         self.highest = max(self.highest, label)
-        ring = in_pixels(shares, size)
+        ring = to_pixels(shares, size)
         if len(ring) < 3 or not np.ptp(ring, axis=0).all():
             raise UnusableError("polygon-broken", f"the polygon has no area: {brief(line.strip())}")
         return label, apart(ring, size)
@@ -459,7 +459,7 @@ def _polygon(shape: Segmentation, size: tuple[int, int]) -> tuple[str | None, It
     if not isinstance(shape, str):
         rings = [ring for ring in shape if ring.min() >= 0 and (ring <= size[::-1]).all()]
         text = _text(bridged(rings), size) if len(rings) == len(shape) else ""
-        if text and to_rle((in_pixels(_shares(text), size),), size) == whole:
+        if text and to_rle((to_pixels(_shares(text), size),), size) == whole:
             return text, ["joined"] if len(rings) > 1 else []
     rings = boundary(*found)
     how = ["joined"] if len(rings) > 1 else []

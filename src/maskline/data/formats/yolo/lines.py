@@ -29,7 +29,7 @@ def _is_number(token: str) -> bool:
     return True
 
 
-def parse(line: str) -> tuple[int, Ring]:
+def parse_line(line: str) -> tuple[int, Ring]:
     """A line's class, and its vertices (V, 2) in shares of the image. Raises UnusableError."""
     try:
         values = [float(token) for token in line.split()]
@@ -53,7 +53,7 @@ def parse(line: str) -> tuple[int, Ring]:
     return int(label), np.asarray(coordinates, np.float64).reshape(-1, 2)
 
 
-def in_pixels(shares: Ring, size: tuple[int, int]) -> Ring:
+def to_pixels(shares: Ring, size: tuple[int, int]) -> Ring:
     """Vertices in pixels, back on the grid of decimals they were on before they became shares; the last not the first.
 
     Args:

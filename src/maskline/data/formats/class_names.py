@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import count
 
 
-def fitted(names: Iterable[str], fit: Callable[[str], str]) -> dict[str, str]:
+def fit_names(names: Iterable[str], fit: Callable[[str], str]) -> dict[str, str]:
     """By name what it becomes: what ``fit`` makes of it, with a number where another has become that already.
 
     Names that need no change keep their own, wherever they stand in the list.
@@ -27,7 +27,7 @@ def one_line(name: str) -> str:
     return " ".join(name.split())
 
 
-def renamed(labels: dict[str, str], why: str) -> list[str]:
+def renamed_note(labels: dict[str, str], why: str) -> list[str]:
     """The note on names that have changed; none where none has."""
     changed = [f"{old!r} as {new!r}" for old, new in labels.items() if old != new]
     return [f"classes renamed {why}: {', '.join(changed)}"] if changed else []
