@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import pytest
 import requests
-from service import running
+from fixtures.service import running
 
 from maskline import create_model, hub
 from maskline.masks import rle_encode

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import sets
+from fixtures import sets
 from pycocotools import mask as coco
 
 from maskline._files import new_folder, replace_file

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import sets
+from fixtures import sets
 
 from maskline.data import crowds
 from maskline.data.check.run import check

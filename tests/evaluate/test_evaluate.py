@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import made
 import numpy as np
 import pytest
+from fixtures import made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

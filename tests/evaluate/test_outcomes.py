@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import made
 import numpy as np
 import pytest
+from fixtures import made
 
 from maskline.evaluate.detections import ImageDetections, Truth, no_detections
 from maskline.evaluate.outcomes import (
