@@ -1,4 +1,4 @@
-"""Formats that are recognized but not read, and how to come from each of them to one that is."""
+"""Formats that are recognized but not supported, and how to convert each of them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from maskline.inputs import SUFFIXES
 
 
 class Unsupported(NamedTuple):
-    """A format.
+    """An unsupported format.
 
     Attributes:
-        title: what its files are called.
+        title: description of its files.
         advice: how to convert them.
     """
 
@@ -27,7 +27,7 @@ class Unsupported(NamedTuple):
 
 _LABEL_IMAGES = "write the mask of each label into a COCO file (pycocotools.mask.encode makes its run lengths)"
 
-#: By the kinds of `maskline.data.file_kinds`, and those that only names tell.
+#: By the kinds of `maskline.data.file_kinds`, and by those recognized by file names only.
 KINDS = {
     "tfrecord": Unsupported("TFRecord files", "export the data set as COCO from where it was made"),
     "parquet": Unsupported(
@@ -58,10 +58,10 @@ _IMAGE_FOLDERS = re.compile(r"images?|imgs?|raw|inputs?")
 
 
 def describe(source: Source) -> str | None:
-    """What a data set holds that is not read, and what to do; None where nothing is recognized.
+    """Describe the unsupported format of a data set; None if none is recognized.
 
     Returns:
-        A sentence that goes on after the name of the data set, such as ``holds SA-1B files (sa_1.json): ...``.
+        A predicate for the name of the data set, such as ``holds SA-1B files (sa_1.json), which are not read: ...``.
     """
     found = {kind: source.of_kind(kind) for kind in KINDS}
     if not any(found.values()):
@@ -74,7 +74,7 @@ def describe(source: Source) -> str | None:
 
 
 def _named_files(source: Source) -> dict[str, list[str]]:
-    """Files that only their names and folders tell."""
+    """Files recognized by their names and folders only."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     siblings: defaultdict[str, defaultdict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for path in source.files:
@@ -99,6 +99,6 @@ def _named_files(source: Source) -> dict[str, list[str]]:
 
 
 def markdown_table() -> str:
-    """The table as the documents have it."""
+    """The table as Markdown, for the documents."""
     rows = "".join(f"| {title} | {advice} |\n" for title, advice in KINDS.values())
     return f"| what a data set holds | what to do |\n| --- | --- |\n{rows}"

@@ -83,7 +83,8 @@ def _nothing_in_common(labels: Sequence[str], names: Sequence[str]) -> str:
     advice = "give both the same names, in the data set or in the model's label list"
     if len(labels) == len(names):
         advice += "; their number is the same, but classes are never matched by their order"
-    return f"the model knows {join_names(labels)}, the data set has {join_names(names)}: no class in common{hints}; {advice}"
+    both = f"the model knows {join_names(labels)}, the data set has {join_names(names)}"
+    return f"{both}: no class in common{hints}; {advice}"
 
 
 def join_names(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The images of a data set, each decoded: there, and whole."""
+"""Decode every image of a data set: is it present, complete and readable?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from maskline.inputs import UPRIGHT, InputImage, expand, read_input_image
 
 @dataclass(frozen=True, slots=True)
 class ImageCheck:
-    """What one image file showed. Either it could not be read, or the rest is there."""
+    """Findings about one image; ``fingerprint`` and ``shown`` are None if it could not be read."""
 
     faults: tuple[Fault, ...]
     fingerprint: near_duplicates.Fingerprint | None = None
@@ -27,7 +27,7 @@ class ImageCheck:
 
 
 def check_images(dataset: Dataset) -> Iterator[ImageCheck]:
-    """Decode every image of a split, in threads; in the order of its images."""
+    """Decode every image of a split in threads; yields in the order of its images."""
     threads = ThreadPoolExecutor(cores())
     try:
         yield from threads.map(lambda image: check_image(dataset, image), dataset.images)
@@ -36,7 +36,7 @@ def check_images(dataset: Dataset) -> Iterator[ImageCheck]:
 
 
 def check_image(dataset: Dataset, image: ImageRecord) -> ImageCheck:
-    """Decode one image."""
+    """Decode one image and collect its faults."""
     try:
         if image.embedded is not None:
             decoded = _embedded(image, image.embedded)
@@ -54,7 +54,7 @@ def check_image(dataset: Dataset, image: ImageRecord) -> ImageCheck:
 
 
 def _embedded(image: ImageRecord, file: Path) -> InputImage:
-    """Decode an image that an annotation file holds. Raises InputError."""
+    """Decode an image embedded in an annotation file. Raises InputError."""
     decoded = next(expand(embedded_image(file)))
     if decoded.pixels.shape[:2] != image.size:
         real = f"{decoded.pixels.shape[1]} x {decoded.pixels.shape[0]}"

@@ -20,7 +20,7 @@ FEW = 3  # masks; with fewer, nothing is concluded
 
 @dataclass
 class MaskSizes:
-    """The masks of a split, counted; crowd regions and those of images of a few pixels are not."""
+    """Counts of a split's masks by size, without crowd regions and images of only a few pixels."""
 
     dataset: Dataset
     count: int = 0
@@ -28,7 +28,7 @@ class MaskSizes:
     tiny: int = 0  # also empty ones
     whole: int = 0  # as large as their image
     images: int = 0
-    first_pixel: int = 0  # polygons of no more than the first pixel
+    first_pixel: int = 0  # polygons within the first pixel
 
     def add(self, image: ImageRecord, annotations: Sequence[Annotation], areas: IntArray) -> None:
         """Count the masks of an image; ``areas`` (n,) in pixels."""
@@ -48,19 +48,19 @@ class MaskSizes:
                 self.first_pixel += 1
 
     def faults(self) -> Iterator[Fault]:
-        """What all of them together show: at most one fault."""
+        """At most one fault, from all masks together."""
         split, file = self.dataset.split, self.dataset.source.name
         if self.first_pixel >= FEW and 10 * self.first_pixel >= self.count:
-            what = f"{self.first_pixel} of {self.count} masks lie within 0 to 1: shares of the image, among pixels?"
+            what = f"{self.first_pixel} of {self.count} masks are within 0 to 1: fractions, not pixels?"
             yield Fault("polygon-unit", split, file, what)
         elif self.empty == self.count > 0 or (self.empty >= FEW and 2 * self.empty >= self.count):
-            what = f"{self.empty} of {counted(self.count, 'mask')} without a pixel in the image{self._extent()}"
+            what = f"{self.empty} of {counted(self.count, 'mask')} without pixels in the image{self._extent()}"
             yield Fault("masks-implausible", split, file, what)
         elif self.tiny == self.count >= FEW:
             what = f"all {self.count} masks have {TINY} pixels or fewer: are the coordinates scaled?"
             yield Fault("masks-implausible", split, file, what)
         elif self.whole == self.count >= FEW and self.images > 1:
-            what = f"all {self.count} masks are their whole image: are they labels of images?"
+            what = f"all {self.count} masks cover their whole image: are they image labels?"
             yield Fault("masks-implausible", split, file, what)
 
     def _extent(self) -> str:

@@ -1,4 +1,4 @@
-"""Look at a whole data set and tell everything that is wrong with it: every record, every image, every mask."""
+"""Check a whole data set: every record, image and mask."""
 
 from __future__ import annotations
 
@@ -24,46 +24,46 @@ Fingerprints: TypeAlias = dict[tuple[str, str], near_duplicates.Fingerprint]  # 
 
 
 def check(root: Path, format_: str | None = None, images: Path | None = None, crowd: Crowd | None = None) -> Reading:
-    """Read a data set of any format and check it: every record, image and mask.
+    """Read a data set of any format and check every record, image and mask.
 
-    Every image is decoded, by as many threads as there are cores, while a bar shows the progress.
+    Images are decoded by one thread per core, with a progress bar.
 
     Args:
         root: the folder, or the annotation file.
-        format_: a key of `maskline.data.reading.FORMATS`; None recognizes it.
+        format_: a key of `maskline.data.reading.FORMATS`; None detects it.
         images: the folder with the images, if they are not below ``root``.
-        crowd: what crowd regions are; None makes it a fault if they seem to be single objects.
+        crowd: how to read crowd regions; None makes it a fault if they seem to be single objects.
 
     Returns:
-        What can be used of the splits, and all faults in the order in which they are told.
+        The usable part of the splits, and all faults in the order of reports.
 
     Raises:
-        DatasetError: there is nothing to check: no annotations, or a file that can't be read at all.
+        DatasetError: there is nothing to check: no annotations, or no readable file.
     """
     with status(f"reading {root}"):
         reading = read_dataset(root, format_, images, crowd)
-    told = {(fault.code, fault.split, fault.image_id) for fault in reading.faults if fault.annotation_id is None}
+    known = {(fault.code, fault.split, fault.image_id) for fault in reading.faults if fault.annotation_id is None}
     examined, areas = _check_splits(reading)
     found = [
         fault
         for fault in examined
         if fault.image_id is None
         or fault.annotation_id is not None
-        or (fault.code, fault.split, fault.image_id) not in told
+        or (fault.code, fault.split, fault.image_id) not in known
     ]
     found += [] if crowd else crowds.faults(reading.splits)
     return replace(reading, faults=ordered(reading.faults + found), areas=areas)
 
 
 def _check_splits(reading: Reading) -> tuple[list[Fault], dict[str, IntArray]]:
-    """All faults of images, masks and between splits; and `Reading.areas`."""
-    splits, told = reading.splits, reading.faults
+    """All faults of images, masks and between splits, and `Reading.areas`."""
+    splits = reading.splits
     faults: list[Fault] = []
     prints: Fingerprints = {}
     areas: dict[str, IntArray] = {}
     for split, dataset in splits.items():
         if not dataset.images:
-            faults.append(_without_images(split, dataset, told))
+            faults.append(_without_images(split, dataset, reading.faults))
         looks = track(images.check_images(dataset), f"images of {split}", len(dataset.images))
         shown = []
         for image, look in zip(dataset.images, looks, strict=True):
@@ -83,10 +83,10 @@ def _check_splits(reading: Reading) -> tuple[list[Fault], dict[str, IntArray]]:
     return faults, areas
 
 
-def _without_images(split: str, dataset: Dataset, told: Sequence[Fault]) -> Fault:
-    """An error, unless a split that nothing is learned from was left empty, to be filled when the set is divided."""
-    if split in ("val", "test") and not any(fault.split == split for fault in told):
-        return Fault("empty-list", split, dataset.source.name, "no image is listed: nothing can be evaluated")
+def _without_images(split: str, dataset: Dataset, faults: Sequence[Fault]) -> Fault:
+    """An error; only a warning for a val or test split that is empty without other faults."""
+    if split in ("val", "test") and not any(fault.split == split for fault in faults):
+        return Fault("empty-list", split, dataset.source.name, "no images are listed: nothing can be evaluated")
     return Fault("no-images", split, dataset.source.name, "no image that could be used")
 
 
@@ -94,7 +94,7 @@ def _mask_faults(dataset: Dataset, drawn: Mapping[Id, ImageRecord | None]) -> tu
     """The faults of all masks of a split, and their areas in the order of `Dataset.annotations`.
 
     Args:
-        drawn: images that are not of the size on which their masks were drawn, by id: see `sizes.SizeFinding`.
+        drawn: images whose masks were drawn on another size, by id: see `sizes.SizeFinding`.
     """
     faults: list[Fault] = []
     sizes_of_masks = mask_sizes.MaskSizes(dataset)

@@ -1,4 +1,4 @@
-"""COCO panoptic: a JSON file of segments, and PNG files whose colors number them: red + 256 green + 65536 blue.
+"""COCO panoptic: a JSON file of segments, and PNG files whose colors are segment ids, red + 256 green + 65536 blue.
 
 Things become instances; stuff (``isthing`` is 0) is left out. https://cocodataset.org/#format-data
 """
@@ -29,15 +29,15 @@ _MAX_NUMBERS = 5  # in one message
 
 
 def detect(source: Source) -> list[str]:
-    """The JSON files of segments; none beside COCO's files of instances, whose masks they repeat."""
+    """The JSON files of segments; none if there are COCO instance files, whose masks they repeat."""
     return [] if source.of_kind("coco") else source.of_kind("panoptic")
 
 
 def read(source: Source) -> Reading:
-    """Read all of them; each belongs to the split that its name or folder mentions.
+    """Read all files; the split of each is the one that its name or folder mentions.
 
     Raises:
-        DatasetError: there are none, or none can be read.
+        DatasetError: there are no files, or none can be read.
     """
     assembly = Assembly(source)
     maps = Finder(source.tree.with_suffix("png"))
@@ -52,8 +52,8 @@ class _File:
     """One JSON file of segments.
 
     Attributes:
-        things, stuff: names of classes by their id.
-        ignored: how many segments of stuff there are, by name.
+        things, stuff: class names by id.
+        ignored: number of stuff segments by class name.
     """
 
     sheet: Sheet
@@ -63,7 +63,7 @@ class _File:
     ignored: Counter[str] = field(default_factory=Counter)
 
     def read(self, maps: Finder) -> None:
-        """Raises UnusableError."""
+        """Read the file. Raises UnusableError."""
         images, records, categories = map(self.records, ("images", "annotations", "categories"))
         for category in categories:
             key, name = id_of(category, "id"), value_of(category, "name")
@@ -91,13 +91,13 @@ class _File:
             self.sheet.fault("shape-ignored", what, lost=self.ignored.total())
 
     def image(self, given: Any, record: Any, path: str | None, png: str | None) -> None:
-        """An image and its things.
+        """Add an image and its things.
 
         Args:
-            given: its record.
-            record: that of its segments; None where it has none.
-            path: of the image.
-            png: path of the file that numbers its segments.
+            given: record of the image.
+            record: annotation record with its segments, or None.
+            path: of the image file, or None.
+            png: path of the PNG file with its segment ids, or None.
         """
         segments = _segments(record)
         size = as_integer(value_of(given, "height")) or 0, as_integer(value_of(given, "width")) or 0
@@ -114,20 +114,20 @@ class _File:
             self.segments(segments, ids, image)
 
     def records(self, key: str) -> list[Any]:
-        """One of the three lists. Raises UnusableError."""
+        """One of the lists ``images``, ``annotations`` and ``categories``. Raises UnusableError."""
         found = self.content.get(key)
         if isinstance(found, list):
             return found
         raise UnusableError("file", f"{key} is {short(found)}: expected a list")
 
     def ids(self, name: Any, png: str | None, size: tuple[int, int]) -> Numbers:
-        """The number of each pixel's segment, in an image of ``(height, width)``, 0 if not stated.
+        """The segment id of each pixel. ``size``: of the image, ``(height, width)``, 0 if not stated.
 
         Raises UnusableError.
         """
         try:
             if png is None:
-                raise InputError("not there")
+                raise InputError("missing")
             _, values = read_png(self.sheet.assembly.source.root / png)
             if 0 not in size and values.shape[:2] != size:
                 raise InputError(f"{values.shape[1]} x {values.shape[0]} pixels, the image has {size[1]} x {size[0]}")
@@ -152,7 +152,7 @@ class _File:
                 elif category not in self.things:
                     raise UnusableError("unknown-category", f"it has category {category!r}")
                 elif mask is None:
-                    raise UnusableError("mask-empty", f"no pixel has its id, {number}")
+                    raise UnusableError("mask-empty", f"no pixels have its id, {number}")
                 else:
                     crowd = segment.get("iscrowd") in (1, True)
                     self.sheet.add(image, self.things[category], mask, crowd=crowd)

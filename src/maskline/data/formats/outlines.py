@@ -1,4 +1,4 @@
-"""Outlines as annotation tools write them: points, ellipses, polygons with holes."""
+"""Parse outlines of annotation tools: points, ellipses, polygons with holes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from maskline.data.formats.coco.values import MAX_COORDINATE
 from maskline.data.shapes import Ring, Segmentation, less
 from maskline.inputs import MAX_PIXELS
 
-_SAGITTA = 0.1  # pixels between an ellipse and the polygon that stands for it, at most
+_SAGITTA = 0.1  # largest distance in pixels between an ellipse and its polygon
 
 
 def parse_points(given: Any) -> Ring:
-    """(V, 2) from a list of ``[x, y]``. Raises UnusableError."""
+    """A list of ``[x, y]`` as (V, 2). Raises UnusableError."""
     try:
         values = np.array(given)
     except (ValueError, OverflowError):
@@ -31,7 +31,7 @@ def parse_points(given: Any) -> Ring:
 
 
 def closed_ring(ring: Ring, kind: str = "polygon") -> Ring:
-    """Points as an outline of this kind, without a last one that repeats the first. Raises UnusableError."""
+    """A valid ring without a repeated first vertex at the end; ``kind`` is for messages. Raises UnusableError."""
     if len(ring) > 3 and (ring[0] == ring[-1]).all():
         ring = ring[:-1]
     if len(ring) < 3 or not np.ptp(ring, axis=0).all():
@@ -42,7 +42,7 @@ def closed_ring(ring: Ring, kind: str = "polygon") -> Ring:
 def with_holes(outer: Any, holes: Any, size: tuple[int, int]) -> Segmentation:
     """A polygon and its holes, each a list of ``[x, y]``, in an image of ``(height, width)``. Raises UnusableError.
 
-    The vertices stay where there are no holes. Holes that enclose nothing leave no trace.
+    A polygon without holes keeps its vertices. Degenerate holes are ignored.
     """
     ring = closed_ring(parse_points(outer))
     if holes is None or isinstance(holes, Sequence):
@@ -52,7 +52,7 @@ def with_holes(outer: Any, holes: Any, size: tuple[int, int]) -> Segmentation:
 
 
 def ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float = 0) -> Ring:
-    """The outline of an ellipse around ``x y``, in pixels, turned clockwise as seen. Raises UnusableError."""
+    """Polygon of an ellipse centred at ``x y``, in pixels, rotated clockwise on screen. Raises UnusableError."""
     given = (x, y, radius_x, radius_y, degrees)
     if (
         not all(abs(value) <= MAX_COORDINATE for value in given)
@@ -68,7 +68,7 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float
 
 
 def rotated(ring: Ring, degrees: float) -> Ring:
-    """Points turned about the origin, clockwise as seen."""
+    """Points rotated about the origin, clockwise on screen."""
     angle = math.radians(degrees)
     turn = np.asarray([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     moved: Ring = ring @ turn

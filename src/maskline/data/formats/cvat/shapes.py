@@ -1,4 +1,4 @@
-"""Shapes of CVAT's XML: outlines and masks of regions."""
+"""Parse shapes of CVAT's XML into polygons and masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def region(shape: Element, size: tuple[int, int]) -> Segmentation:
-    """Outline or pixels of a shape in an image of ``(height, width)``. Raises UnusableError."""
+    """Polygon or RLE of a shape in an image of ``(height, width)``. Raises UnusableError."""
     if shape.tag == "mask":
         return _pixels(shape, size)
     if shape.tag not in _OUTLINES:
@@ -58,7 +58,7 @@ _OUTLINES: dict[str, Callable[[Element], Ring]] = {"polygon": _polygon, "box": _
 
 
 def _pixels(shape: Element, size: tuple[int, int]) -> str:
-    """Run lengths over the image of a shape of type ``mask``, cut at the image. Raises UnusableError."""
+    """RLE over the image of a ``mask`` shape, clipped to the image. Raises UnusableError."""
     left, top, width, height = (int(value) for value in numbers(shape, "left", "top", "width", "height"))
     if min(width, height) <= 0 or width * height > MAX_PIXELS:
         raise UnusableError("rle-broken", f"a mask of {width} x {height} pixels")
@@ -66,16 +66,16 @@ def _pixels(shape: Element, size: tuple[int, int]) -> str:
     try:
         runs = [int(run) for run in given.split(",")]
     except ValueError:
-        raise UnusableError("rle-broken", f"its rle is {short(given)}: expected whole numbers") from None
+        raise UnusableError("rle-broken", f"its rle is {short(given)}: expected integers") from None
     if min(runs) < 0 or sum(runs) > width * height:
         raise UnusableError("rle-broken", f"its rle is {short(given)}: expected runs of {width * height} pixels in all")
-    runs += [0] * (len(runs) % 2) + [width * height - sum(runs)]  # some writers leave out background at the end
+    runs += [0] * (len(runs) % 2) + [width * height - sum(runs)]  # some writers omit trailing background
     mask = np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), runs).reshape(height, width)
     return place(mask, top, left, size)
 
 
 def numbers(element: Element, *keys: str) -> list[float]:
-    """Finite numbers of a size that drawings have. Raises UnusableError."""
+    """Finite attributes of at most `MAX_COORDINATE`. Raises UnusableError."""
     given = [element.get(key, "") for key in keys]
     try:
         values = [float(text) for text in given]
