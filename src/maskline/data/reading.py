@@ -1,4 +1,4 @@
-"""Data sets of any format: recognized, read, and held to account for what was not read. All commands read here."""
+"""Detect the format of a data set, read it, and report what was not read. All commands read through this module."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ MAX_ERRORS = 5  # in one message
 
 
 class Format(Protocol):
-    """What the module of a format offers."""
+    """Interface of a format's module."""
 
-    TITLE: str  # as people write it
+    TITLE: str  # for messages
 
     def detect(self, source: Source) -> list[str]:
-        """Annotation files of this format, relative to the folder of the data set; none if it is another. No errors."""
+        """Annotation files of this format, relative to the folder of the data set; empty if there are none. Never raises."""
 
     def read(self, source: Source) -> Reading:
-        """Read all splits. What is wrong in part becomes faults. Raises DatasetError where there is nothing to read."""
+        """Read all splits; partial errors become faults. Raises DatasetError if there is nothing to read."""
 
 
 class WritableFormat(Format, Protocol):
-    """The module of a format that can be written too."""
+    """Interface of the module of a writable format."""
 
     def write(self, splits: Mapping[str, Dataset], folder: Path) -> list[str]:
-        """Fill an empty folder with images and annotations; returns what the format can't hold, a line each."""
+        """Write images and annotations to an empty folder; returns what the format can't hold, one line each."""
 
 
-#: Modules by the format's name on the command line. Of formats that hold equally many instances the first one is read.
+#: Modules by the format's name on the command line. Among formats with the same number of instances the first wins.
 FORMATS = {
     "coco": "formats.coco",
     "cvat": "formats.cvat",
@@ -72,19 +72,18 @@ def read_dataset(
 ) -> Reading:
     """Read a data set.
 
-    The format is that of the annotations that belong to images. If a folder holds several, the one with the most
-    instances is read, and a fault names each other. PaddleX's ``annotations/instance_train.json`` wins over all: it is
-    made from the others.
+    If a folder has annotations in several formats, the one with the most instances is read, and the others are faults.
+    PaddleX's ``annotations/instance_train.json`` always wins, because it is generated from the others.
 
     Args:
         path: the folder of the data set, or its annotation file.
-        format_: a key of `FORMATS`; None recognizes it.
+        format_: a key of `FORMATS`; None detects it.
         images: the folder with the images, if they are not below ``path``.
-        crowd: what crowd regions are; None keeps them as they are.
+        crowd: how to read crowd regions; None keeps them unchanged.
 
     Raises:
-        UnknownNameError: there is no such format.
-        DatasetError: there is no data set of a format that is read, or it can't be read at all.
+        UnknownNameError: unknown format.
+        DatasetError: there is no data set in a supported format, or it can't be read at all.
     """
     source = Source.of(path, images)
     return interpret(_read(source, format_), crowd)
@@ -104,21 +103,21 @@ def _read(source: Source, format_: str | None) -> Reading:
 
 
 def is_dataset(path: Path) -> bool:
-    """Whether a folder or file has annotations of a format that is read."""
+    """Whether a folder or file has annotations in a supported format."""
     return path.exists() and bool(_candidates(Source.of(path)))
 
 
 def _candidates(source: Source) -> dict[str, list[str]]:
-    """Annotation files by format, of formats that have some."""
+    """Annotation files by format, without formats that have none."""
     return {name: files for name in FORMATS if (files := format_module(name).detect(source))}
 
 
 def _most(source: Source, candidates: Mapping[str, list[str]], best: str | None) -> Reading:
-    """The reading with the most instances, with faults for what the others have. Raises DatasetError.
+    """The reading with the most instances, with faults for the other formats. Raises DatasetError.
 
     Args:
         candidates: annotation files by format.
-        best: the format to be read, if it is settled.
+        best: the format to read, if already decided.
     """
     tried = {name: _attempt(source, name) for name in (candidates if best is None else (best,))}
     readings = {name: result for name, result in tried.items() if isinstance(result, Reading)}
@@ -147,7 +146,7 @@ def _most(source: Source, candidates: Mapping[str, list[str]], best: str | None)
 
 
 def _attempt(source: Source, name: str) -> Reading | DatasetError:
-    """The reading in a format, or why there is none."""
+    """Read in a format; returns the error if that fails."""
     try:
         return format_module(name).read(source)
     except DatasetError as error:
@@ -155,21 +154,21 @@ def _attempt(source: Source, name: str) -> Reading | DatasetError:
 
 
 def _unread_fault(reading: Reading, where: str, splits: Sequence[Dataset]) -> Fault | None:
-    """The fault that annotations were read, but are not in ``splits``, which were preferred."""
+    """The fault for a reading that was not chosen; ``splits`` are those of the chosen one."""
     annotated = {data.path(image) for data in reading.splits.values() for image in data.images if data.of(image)}
-    number, homeless = _annotations(reading), False
+    number, unlocated = _annotations(reading), False
     for fault in reading.faults:
         if fault.lost:
             number += fault.lost
             data = reading.splits.get(fault.split)
             image = None if data is None or fault.image_id is None else data.by_id.get(fault.image_id)
             if data is None or image is None:
-                homeless = True
+                unlocated = True
             else:
                 annotated.add(data.path(image))
     if not number:
         return None
-    code = "file-unread" if homeless else accounting.unread_code(annotated, splits)
+    code = "file-unread" if unlocated else accounting.unread_code(annotated, splits)
     what = f"{counted(number, 'instance')} in {counted(len(annotated), 'image')}, {where}"
     lost = number if code == "file-unread" else 0
     return Fault(code, next(iter(reading.splits)), reading.files[0], what, lost=lost)
@@ -182,8 +181,8 @@ def _annotations(reading: Reading) -> int:
 def _finished(source: Source, name: str, reading: Reading) -> Reading:
     reading = with_valid_names(reading)
     faults = list(reading.faults)
-    told = {fault.file for fault in faults}
-    faults += accounting.damaged_files(source, {*reading.files, *told})
+    reported = {fault.file for fault in faults}
+    faults += accounting.damaged_files(source, {*reading.files, *reported})
     faults += accounting.unsupported_files(source, list(reading.splits.values()))
     if not any(fault.code == "file" for fault in faults):  # such a file may list them
         faults += accounting.unlisted_images(source, reading.splits, faults)
@@ -198,24 +197,24 @@ def _unknown(source: Source) -> str:
 
 
 def load_splits(path: Path, format_: str | None = None, images: Path | None = None) -> dict[str, Dataset]:
-    """Read a data set that is meant to be right; arguments as for `read_dataset`.
+    """Read a data set that must be free of errors; arguments as for `read_dataset`.
 
     Raises:
-        DatasetError: as `read_dataset`; or there are errors: the message has the first of them and their number; or images are
-            only inside annotation files.
+        DatasetError: as `read_dataset`; or there are errors, the first of which are in the message; or images are
+            embedded in annotation files.
     """
     reading = read_dataset(path, format_, images)
     refuse_errors(reading)
     embedded = [image.embedded for dataset in reading.splits.values() for image in dataset.images if image.embedded]
     if embedded:
-        what = f"{counted(len(embedded), 'image')} without a file, such as that in {embedded[0]}"
+        what = f"{counted(len(embedded), 'image')} without a file, such as the one embedded in {embedded[0]}"
         raise DatasetError(f"{what}: write them with `maskline convert {path} NEW --to coco`, and use the new data set")
     log_warnings(reading)
     return reading.splits
 
 
 def refuse_errors(reading: Reading, remedy: str = "`maskline check` lists them, --fix leaves them out") -> None:
-    """Raise DatasetError if a part could not be read as it stands, with the first errors and what to do."""
+    """Raise DatasetError if a reading has errors, with the first of them and a remedy."""
     refuse_files(reading)
     if errors := reading.errors:
         first = "".join(f"\n  {fault.file}: {fault.kind.title}: {fault.what}" for fault in errors[:MAX_ERRORS])
@@ -224,14 +223,14 @@ def refuse_errors(reading: Reading, remedy: str = "`maskline check` lists them, 
 
 
 def refuse_files(reading: Reading) -> None:
-    """Raise DatasetError if a whole file is not what it seems, so that nothing would be gained by leaving out parts."""
+    """Raise DatasetError for errors of whole files (`WHOLE_FILE`), which leaving out records does not fix."""
     for fault in reading.errors:
         if fault.code in WHOLE_FILE:
             raise DatasetError(f"{fault.file}: {fault.what}; {fault.kind.advice}")
 
 
 def with_valid_names(reading: Reading) -> Reading:
-    """Without images whose names are not Unicode, and with such names of classes escaped; each is a fault."""
+    """Drop images whose names are not valid Unicode, and escape such class names; each is a fault."""
     splits, faults = {}, list(reading.faults)
     for split, dataset in reading.splits.items():
         kept = []

@@ -209,7 +209,7 @@ class _Reader:
             self.faults.append(Fault("file-unlisted", UNSPLIT, self.source.root.name, what))
 
     def parts(self, plan: Mapping[str, Sequence[str]], lists: Mapping[str, str]) -> list[_Part]:
-        """The splits. Images matched only by the end of their name come last, so that they don't take others' images."""
+        """The splits. Images matched by the end of their name come last, so that they don't take others' images."""
         parts = [_Part(split, self.source.root / lists.get(split, "")) for split in plan]
         later = [
             (part, path)
