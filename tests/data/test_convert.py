@@ -96,7 +96,7 @@ def test_names_as_long_as_can_be(
         assert masks_of(splits[split]) == masks_of(dataset)
     assert max(len(os.fsencode(path.name)) for path in target.rglob("*")) <= 255
     if format_ != "yolo":
-        assert "too long for the files of a data set, and cut; the first: '" in caplog.text
+        assert "too long for a data set's files and truncated; the first: '" in caplog.text
 
 
 def test_a_path_too_long_to_exist_is_a_missing_image(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_shares_and_percent_are_an_error_and_multiplied(tmp_path: Path, border: 
     root = make(tmp_path / "set", sizes, annotations)
     reading = check(root)
     (told,) = what(reading, "polygon-unit")
-    assert f"all 20 polygons lie within 0 to {border}" in told
+    assert f"all 20 polygons are within 0 to {border}" in told
     assert [fault.code for fault in reading.faults] == ["polygon-unit"]  # no more of what follows from it
     done = fix(reading, tmp_path / "fixed")
     assert done.number("fixed") == 1
@@ -113,7 +113,7 @@ def test_shares_in_other_formats(tmp_path: Path, format_: str) -> None:
         (root / "annotations.xml").write_text(f"<annotations><version>1.1</version>{image}</annotations>")
     reading = check(root)
     assert what(reading, "polygon-unit") == [
-        "the only polygon lies within 0 to 1: shares of the image? Expected pixels"
+        "the only polygon is within 0 to 1: fractions of the image size? Expected pixels"
     ]
     fix(reading, tmp_path / "fixed")
     (dataset,) = load_splits(tmp_path / "fixed").values()
@@ -129,7 +129,7 @@ def test_shares_are_refused_wherever_they_are_used(tmp_path: Path) -> None:
         lambda: load_splits(root),
         lambda: load_split(root),
     ):
-        with pytest.raises(DatasetError, match="shares of the image.*maskline check --fix"):
+        with pytest.raises(DatasetError, match="fractions of the image size.*maskline check --fix"):
             use()
     assert not (tmp_path / "new").exists()
 
@@ -145,7 +145,7 @@ def test_some_polygons_in_shares_are_told_and_not_touched(tmp_path: Path) -> Non
     shapes = [triangle(5 + i, 5, 30, 30) for i in range(6)] + [triangle(0.1 * i, 0.2, 0.5, 0.6) for i in range(4)]
     annotations = [annotation(number, 1, [shape]) for number, shape in enumerate(shapes, 1)]
     reading = check(make(tmp_path / "set", [(64, 48)], annotations))
-    assert what(reading, "polygon-unit") == ["4 of 10 masks lie within 0 to 1: shares of the image, among pixels?"]
+    assert what(reading, "polygon-unit") == ["4 of 10 masks are within 0 to 1: fractions, not pixels?"]
     done = dict(zip((f.code for f in reading.faults), fix(reading, tmp_path / "fixed").done, strict=True))
     assert done["polygon-unit"].outcome == "left"
 
@@ -178,10 +178,10 @@ def test_pixels_are_pixels(tmp_path: Path, sizes: list[tuple[int, int]], shapes:
 @pytest.mark.parametrize(
     ("shapes", "told"),
     [
-        ([triangle(100, 100, 30, 30)], "1 of 1 mask without a pixel in the image: polygons reach x 130 and y 130"),
-        ([triangle(70 * i, 10, 30, 30) for i in range(6)], "5 of 6 masks without a pixel in the image"),
+        ([triangle(100, 100, 30, 30)], "1 of 1 mask without pixels in the image: polygons reach x 130 and y 130"),
+        ([triangle(70 * i, 10, 30, 30) for i in range(6)], "5 of 6 masks without pixels in the image"),
         ([[x, 9, x + 1, 9, x + 1, 10, x, 10] for x in (5, 15, 25)], "all 3 masks have 2 pixels or fewer"),
-        ([[0, 0, 64, 0, 64, 48, 0, 48]] * 3, "all 3 masks are their whole image"),
+        ([[0, 0, 64, 0, 64, 48, 0, 48]] * 3, "all 3 masks cover their whole image"),
     ],
 )
 def test_masks_that_are_no_objects(tmp_path: Path, shapes: list[list[float]], told: str) -> None:
@@ -441,7 +441,7 @@ def test_nothing_is_told_of_any_part_of_coco() -> None:
         (
             "wild/azure_normalised",
             "polygon-unit",
-            "all 2 polygons lie within 0 to 1: shares of the image? Expected pixels",
+            "all 2 polygons are within 0 to 1: fractions of the image size? Expected pixels",
         ),
     ],
 )

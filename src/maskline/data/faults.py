@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: THE TABLE of kinds, and one fault found.
+"""Faults of data sets: THE TABLE of kinds, and `Fault`.
 
 An *error* makes training or its figures wrong, or loses data; a *warning* is worth a look. ``maskline check`` fails on
 errors.

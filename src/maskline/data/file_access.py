@@ -22,7 +22,7 @@ def relative_name(name: str) -> str | None:
 
 def is_file(path: Path) -> bool:
     """Whether a file exists; never raises, however odd or long its name is."""
-    return os.path.isfile(path)  # noqa: PTH113 (Path's own raises where a name is too long)
+    return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises if a name is too long)
 
 
 def read_text_file(path: Path) -> str:

@@ -163,7 +163,7 @@ def _leak(fault: Fault) -> tuple[str, str]:
     return min(pairs, key=lambda pair: rank.get(pair[0], -1))
 
 
-# ---- what was done
+# ---- outcomes
 
 
 _OF_MASKS = ("polygon-crossing", "mask-empty", "mask-outside", "box-mismatch", "area-mismatch", "annotation-twice")

@@ -29,7 +29,7 @@ class Format(Protocol):
     TITLE: str  # for messages
 
     def detect(self, source: Source) -> list[str]:
-        """Annotation files of this format, relative to the folder of the data set; empty if there are none. Never raises."""
+        """Annotation files of this format, relative to the data set folder; empty if there are none. Never raises."""
 
     def read(self, source: Source) -> Reading:
         """Read all splits; partial errors become faults. Raises DatasetError if there is nothing to read."""

@@ -1,4 +1,4 @@
-"""Texts that any file can hold: names that are Unicode, and JSON that is JSON, whatever a data set held."""
+"""Valid Unicode and valid JSON from any content of a data set."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import math
 from typing import Any
 
-MAX_DEPTH = 64  # values inside each other that are kept
+MAX_DEPTH = 64  # levels of nesting that are kept
 
 
 def is_valid_unicode(text: str) -> bool:
-    """Whether a text is Unicode: JSON, and file names that are not UTF-8, may bring half a character (a surrogate)."""
+    """Whether a string is valid Unicode. JSON, and file names that are not UTF-8, may contain lone surrogates."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -19,12 +19,12 @@ def is_valid_unicode(text: str) -> bool:
 
 
 def escape_surrogates(text: str) -> str:
-    """The same text, with ``\\ud800`` for half a character."""
+    """The string with lone surrogates escaped, such as ``\\ud800``."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def is_plain(value: Any, depth: int = 0) -> bool:
-    """Whether JSON has a word for a value: it has none for NaN and infinities. Too deep a value counts as none."""
+    """Whether a value is valid JSON: without NaN and infinity, and not nested deeper than `MAX_DEPTH`."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, dict):
@@ -35,7 +35,7 @@ def is_plain(value: Any, depth: int = 0) -> bool:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """A value with None for everything in it that `is_plain` refuses."""
+    """The value with None in place of all parts that `is_plain` rejects."""
     if isinstance(value, (dict, list, tuple)):
         if depth == MAX_DEPTH:
             return None
@@ -46,7 +46,7 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def dump_json(value: Any, indent: int | None = None) -> str:
-    """JSON, with null for what it has no word for. May hold half a character, which `encode_json` writes as its escape."""
+    """Serialise a value, with null for invalid parts. Lone surrogates remain; `encode_json` escapes them."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError:
@@ -54,5 +54,5 @@ def dump_json(value: Any, indent: int | None = None) -> str:
 
 
 def encode_json(document: str) -> bytes:
-    """A JSON document as UTF-8; half a character is legal in it as an escape."""
+    """Encode a JSON document as UTF-8, with lone surrogates as escapes."""
     return document.encode("utf-8", "backslashreplace")

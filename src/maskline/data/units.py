@@ -1,4 +1,4 @@
-"""Whether the masks of a whole file can be what they claim: polygons in pixels, drawn on these images, of objects."""
+"""Detect the unit of polygon coordinates: pixels, fractions or percent of the image size."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from maskline.data.dataset import Annotation, Dataset, ImageRecord
 from maskline.data.faults import Fault
 from maskline.data.shapes import Polygons, Ring
 
-SHARES, PERCENT = 1, 100  # the coordinate of the right and lower border, if it is not in pixels
-LEAST_SIDE = 8  # pixels: smaller images tell nothing
-ROUNDING = 0.005  # share of the unit that coordinates may lie outside
+SHARES, PERCENT = 1, 100  # coordinate of the right and lower border
+LEAST_SIDE = 8  # pixels; smaller images are inconclusive
+ROUNDING = 0.005  # tolerance of coordinates outside the image, as a share of the unit
 
-# Percent can't be told from objects that all lie in the upper left corner, unless there are many and images vary.
-CORNER_SIDE = 2 * PERCENT  # pixels that the sides of all images have at least
-CERTAIN = (20, 10, 2, 98)  # polygons, images, image sizes; and the extent, along both axes
+# Percent looks like pixels of objects in the upper left corner, unless there are many objects and image sizes.
+CORNER_SIDE = 2 * PERCENT  # pixels; least side of all images
+CERTAIN = (20, 10, 2, 98)  # least numbers of polygons, images and image sizes, and least extent along both axes
 POSSIBLE = (5, 1, 1, 80)
 
 
 class Unit(NamedTuple):
-    """What the polygons of a data set are measured in, where that is not pixels.
+    """A unit other than pixels.
 
     Attributes:
         border: `SHARES` or `PERCENT`.
-        certain: whether nothing else is possible.
-        evidence: in words.
+        certain: whether pixels can be ruled out.
+        evidence: description for messages.
     """
 
     border: int
@@ -40,7 +40,7 @@ class Unit(NamedTuple):
 def unit_of(dataset: Dataset) -> Unit | None:
     """The unit of a data set's polygons; None for pixels.
 
-    It stops at the first polygon that proves pixels, in most data sets the very first.
+    Stops at the first polygon that can only be in pixels, in most data sets the first of all.
     """
     low, high = np.full(2, np.inf), np.full(2, -np.inf)
     polygons, images = 0, dict[object, tuple[int, int]]()
@@ -60,14 +60,14 @@ def unit_of(dataset: Dataset) -> Unit | None:
     if not polygons:
         return None
     border = SHARES if high.max() <= 1 + ROUNDING else border
-    which = f"all {polygons} polygons lie" if polygons > 1 else "the only polygon lies"
+    which = f"all {polygons} polygons are" if polygons > 1 else "the only polygon is"
     evidence = f"{which} within 0 to {border}"
     if border == SHARES:
-        return Unit(border, True, f"{evidence}: shares of the image? Expected pixels")
+        return Unit(border, True, f"{evidence}: fractions of the image size? Expected pixels")
     sizes = set(images.values())
     smallest, largest = min(sizes), max(sizes)
     span = f"{smallest[1]} x {smallest[0]}" + (f" to {largest[1]} x {largest[0]}" if len(sizes) > 1 else "")
-    evidence = f"{evidence}, in {counted(len(images), 'image')} of {span}: percent of the image? Expected pixels"
+    evidence = f"{evidence}, in {counted(len(images), 'image')} of {span}: percent of the image size? Expected pixels"
     measured = polygons, len(images), len(sizes), high.min()
     for certain, least in ((True, CERTAIN), (False, POSSIBLE)):
         if all(value >= limit for value, limit in zip(measured, least, strict=True)):
@@ -76,7 +76,7 @@ def unit_of(dataset: Dataset) -> Unit | None:
 
 
 def faults(dataset: Dataset) -> Iterator[Fault]:
-    """What the coordinates of a data set tell of their unit."""
+    """At most one fault, for polygons that are not in pixels."""
     unit = unit_of(dataset)
     if unit is not None:
         yield Fault(
@@ -85,10 +85,7 @@ def faults(dataset: Dataset) -> Iterator[Fault]:
 
 
 def in_pixels(dataset: Dataset) -> Dataset:
-    """The data set with polygons in pixels, and with them the boxes and areas that are in the same unit.
-
-    Nothing changes where the unit is not certain.
-    """
+    """Convert polygons to pixels, with boxes and areas in the same unit; unchanged unless the unit is certain."""
     unit = unit_of(dataset)
     if unit is None or not unit.certain:
         return dataset

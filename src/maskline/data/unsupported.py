@@ -25,28 +25,28 @@ class Unsupported(NamedTuple):
     advice: str
 
 
-_LABEL_IMAGES = "write the mask of each label into a COCO file (pycocotools.mask.encode makes its run lengths)"
+_LABEL_IMAGES = "write the mask of each label into a COCO file (with RLE from pycocotools.mask.encode)"
 
 #: By the kinds of `maskline.data.file_kinds`, and by those recognized by file names only.
 KINDS = {
-    "tfrecord": Unsupported("TFRecord files", "export the data set as COCO from where it was made"),
+    "tfrecord": Unsupported("TFRecord files", "export the data set as COCO with the original tool"),
     "parquet": Unsupported(
-        "Parquet files (Hugging Face)", "write their images and a COCO file with the package datasets"
+        "Parquet files (Hugging Face)", "write their images and a COCO file with the datasets package"
     ),
     "openimages": Unsupported("Open Images files", "load them with FiftyOne and export a COCODetectionDataset"),
     "sa1b": Unsupported("SA-1B files", "put their annotations, which have no classes, into one COCO file"),
     "isat": Unsupported("ISAT files", "convert them to COCO in ISAT"),
-    "ade20k": Unsupported("ADE20K files", "convert their maps of instances to COCO"),
+    "ade20k": Unsupported("ADE20K files", "convert their instance maps to COCO"),
     "mapillary": Unsupported("Mapillary Vistas files", "convert their polygons to COCO"),
     "darwin": Unsupported("Darwin files (V7)", "export the data set as COCO, or convert it with darwin-py"),
     "datumaro": Unsupported("Datumaro files", "run: datum convert -i DIR -if datumaro -f coco -o NEW -- --save-media"),
     "eiseg": Unsupported("EISeg files", "save the annotations as COCO in EISeg"),
     "createml": Unsupported("CreateML files", "these are boxes: export polygons as COCO"),
-    "labelbox": Unsupported("Labelbox files", "convert them to COCO with the SDK of Labelbox"),
+    "labelbox": Unsupported("Labelbox files", "convert them to COCO with Labelbox's SDK"),
     "ultralytics": Unsupported("Ultralytics NDJSON files", "export the data set as YOLO: data.yaml, images and labels"),
     "voc-boxes": Unsupported("boxes of Pascal VOC", "masks of instances are expected in SegmentationObject"),
-    "cityscapes-polygons": Unsupported("polygons of Cityscapes", "make the instanceIds files with cityscapesScripts"),
-    "gis": Unsupported("GeoJSON files in geographic coordinates", "convert them to pixels of the images"),
+    "cityscapes-polygons": Unsupported("polygons of Cityscapes", "create the instanceIds files with cityscapesScripts"),
+    "gis": Unsupported("GeoJSON files in geographic coordinates", "convert them to pixel coordinates"),
     "via-3": Unsupported("projects of VIA 3", "annotate images with VIA 2"),
     "cellpose": Unsupported("masks of Cellpose", _LABEL_IMAGES),
     "objects": Unsupported("masks of one object each", _LABEL_IMAGES),

@@ -1,4 +1,4 @@
-"""From truth and detections to an evaluation."""
+"""Compute an evaluation from ground truth and detections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maskline.evaluate.predict import Predicted
 
 STANDARD_DETECTIONS = 100  # COCO's
 WORST = 20  # images
-DEFAULT_THRESHOLD = 0.5  # where nothing is hit, and so none is best
+DEFAULT_THRESHOLD = 0.5  # without true positives, when no threshold is best
 
 
 def compute_metrics(
@@ -26,11 +26,11 @@ def compute_metrics(
     max_detections: int = STANDARD_DETECTIONS,
     threshold: float | None = None,
 ) -> Evaluation:
-    """Measure what was predicted.
+    """Evaluate predictions.
 
     Args:
-        max_detections: of a class in an image: see `Evaluation`.
-        threshold: of the score, at which objects and errors are counted; None takes that with the best F1.
+        max_detections: per class and image, see `Evaluation`.
+        threshold: score above which objects and errors are counted; None selects the one with the best F1.
     """
     start = time.perf_counter()
     number = len(classes.names)
@@ -64,10 +64,10 @@ def compute_metrics(
 
 
 def class_notes(classes: Classes, foreign: int | None = None) -> Iterator[str]:
-    """What to say of classes that only one side has.
+    """Notes on classes that only the model or only the data set has.
 
     Args:
-        foreign: detections of classes that the data set does not have, once that is known.
+        foreign: number of detections of classes that the data set lacks, if known.
     """
     if classes.absent:
         pairs = ((name, nearest(name, classes.foreign)) for name in classes.absent)
@@ -85,8 +85,8 @@ def _notes(predicted: Predicted, counts: Counts, max_detections: int) -> Iterato
     if counts.crowded_images:
         share = counts.beyond_reach / counts.instances
         yield (
-            f"images with more than {max_detections} objects of a class: {counts.crowded_images}; as no more than "
-            f"{max_detections} detections of a class in an image count, {share:.1%} of all objects can't be found; "
+            f"images with more than {max_detections} objects of a class: {counts.crowded_images}; as at most "
+            f"{max_detections} detections per class and image count, {share:.1%} of all objects can't be found; "
             "more detections (max_detections) show what the model can do"
         )
     if not counts.instances:

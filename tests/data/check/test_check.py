@@ -206,7 +206,7 @@ def bad_record(root: Path, train: sets.Json, val: sets.Json) -> None:
 
 PLANTED: list[tuple[str, str, Plant]] = [
     ("no-images", "no image that could be used", no_training_images),
-    ("empty-list", "no image is listed: nothing can be evaluated", no_images),
+    ("empty-list", "no images are listed: nothing can be evaluated", no_images),
     ("image-missing", "train0.png", missing),
     ("image-missing", "xxx.png", too_long),
     ("name", r"image 1 has the file_name '.ud800.png'; 5 annotations of it left out too", half_a_character),
@@ -234,9 +234,9 @@ PLANTED: list[tuple[str, str, Plant]] = [
         stated(segmentation=[1, 2, 9, 2, 9, 9]),
     ),
     ("crowd", "has iscrowd 'no': expected 0 or 1", stated(iscrowd="no")),
-    ("not-json", "image 1 has NaN, Infinity or the like in 'quality'", no_number),
+    ("not-json", "image 1 has NaN, Infinity or similar in 'quality'", no_number),
     ("polygon-crossing", "Self-intersection", ring(4, 4, 20, 18, 20, 4, 4, 18)),
-    ("mask-empty", "no pixel in the image", ring(100, 100, 120, 100, 120, 120)),
+    ("mask-empty", "no pixels in the image", ring(100, 100, 120, 100, 120, 120)),
     ("mask-outside", "covers x -20 to 20, y 4 to 90 in an image of 64 x 48", ring(-20, 4, 20, 4, 20, 90)),
     ("box-mismatch", r"its box is 4 4 30 30, that of its mask 4 4 17 14", stated(bbox=[4, 4, 30, 30])),
     ("box-mismatch", "has the bbox 'hello': expected 4 numbers", stated(bbox="hello")),

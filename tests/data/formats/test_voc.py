@@ -498,7 +498,7 @@ def test_many_instances(tmp_path: Path, count: int, mode: str) -> None:
 def test_more_classes_than_values(tmp_path: Path) -> None:
     source = dataset(tmp_path / "in", [])
     many = Dataset("val", source.folder, source.images, (), tuple(Category(n, f"c{n}") for n in range(255)))
-    with pytest.raises(DatasetError, match="255 classes: a pixel of SegmentationClass can tell 254 at most"):
+    with pytest.raises(DatasetError, match="255 classes: SegmentationClass can hold at most 254"):
         voc.write({"val": many}, tmp_path / "out")
 
 

@@ -23,7 +23,7 @@ CROSSING = (1.0, 0.01)  # pixels and share of the area by which a self-crossing 
 SAME = 0.95  # least IoU of two masks of one object
 
 _AREAS_AT_ONCE = 255  # pycocotools 2.0.11 fails on more
-_BOXES_AT_ONCE = 16  # whose pairs with all others are in memory
+_BOXES_AT_ONCE = 16  # boxes whose pairs with all others are in memory
 _MASKS_AT_ONCE = 32  # compared with one, at most
 
 Floats = npt.NDArray[np.float64]

@@ -277,7 +277,7 @@ class _Reader:
         return ImageRecord(key, inside, size[1], size[0], self.extra(record, _OF_IMAGE, f"image {key!r}", key))
 
     def size(self, record: Json, key: Id, name: str, folder: Path) -> tuple[int, int] | None:
-        """``(height, width)`` as stated; from the file if that is invalid, or if all masks are RLE of the file's size."""
+        """``(height, width)`` as stated; from the file if that is invalid, or all masks are RLE of the file's size."""
         width, height = (values.as_integer(record.get(side)) for side in ("width", "height"))
         what = f"image {key!r} ({short(name)})"
         if width is not None and height is not None and min(width, height) > 0 and width * height <= MAX_PIXELS:

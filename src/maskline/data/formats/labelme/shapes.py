@@ -22,7 +22,7 @@ from maskline.errors import InputError
 from maskline.inputs import expand
 from maskline.outputs.labelme_json import Json
 
-_KEPT = ("description", "flags", "attributes")  # of a shape, besides what makes it an object
+_KEPT = ("description", "flags", "attributes")  # further keys of a shape that are kept
 
 
 # ---- labels and flags

@@ -156,7 +156,7 @@ _NOTES = {
     "empty": "annotations without pixels left out: {}",
     "crowd": "crowd regions written as ordinary objects: {}",
     "joined": "instances with holes or several parts written as one polygon, joined by bridges without width: {}",
-    "redrawn": "instances redrawn along their pixels, as their polygons overlap, leave the image or are too fine: {}",
+    "redrawn": "instances redrawn along their pixels, as polygons overlap, extend beyond the image or are too fine: {}",
     "renamed": "images renamed, as labels are found by the name without suffix and by the folder images: {}",
 }
 
