@@ -46,7 +46,7 @@ def write(source: Path, folder: Path, only: str | None) -> None:
     """Convert a data set to every format; ``FORMAT.json`` has the masks that maskline reads from it."""
     from maskline._files import new_folder
     from maskline.data import convert
-    from maskline.data.merge import unify_categories
+    from maskline.data.categories import unify_categories
     from maskline.data.shapes import to_rle
     from maskline.masks import rle_runs
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from maskline import catalog
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.data.formats import coco
-from maskline.data.reading import load
+from maskline.data.reading import load_splits
 from maskline.models.mask_rtdetr import network
 from maskline.models.mask_rtdetr.loss import LossConfig
 from maskline.models.solov2 import network as solov2
@@ -70,7 +70,7 @@ def main() -> None:
     if arguments.grids is not None:
         grids = tuple(map(int, arguments.grids.split(",")))
         solov2.CONFIGS[spec.name] = replace(solov2.CONFIGS[spec.name], grids=grids)
-    dataset = load(arguments.data)["train"]
+    dataset = load_splits(arguments.data)["train"]
     few = dataset.select(chosen(dataset, arguments.images))
     data = arguments.output / "data"
     shutil.rmtree(data, ignore_errors=True)

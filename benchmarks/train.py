@@ -26,7 +26,7 @@ from pathlib import Path
 from maskline import catalog
 from maskline.data.dataset import Dataset
 from maskline.data.formats import coco
-from maskline.data.reading import load
+from maskline.data.reading import load_splits
 from maskline.training import TrainSettings, train
 from maskline.training.logger import RECENT
 from maskline.training.settings import AUGMENT
@@ -51,7 +51,7 @@ def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
         few = Path(scratch, "data")
         few.mkdir()
         images = STEPS * batch_size * case.processes
-        coco.write({"train": enough(load(data)["train"], images)}, few)
+        coco.write({"train": enough(load_splits(data)["train"], images)}, few)
         settings = TrainSettings(
             model=case.model,
             data=few,

@@ -121,7 +121,7 @@ std::string from_base64(std::string_view text) {
     int bits = 0;
     for (const char character : text) {
         const auto value = alphabet.find(character);
-        if (value == std::string_view::npos) throw std::runtime_error("unexpected answer: the image is no Base64");
+        if (value == std::string_view::npos) throw std::runtime_error("unexpected answer: the image is not valid Base64");
         held = held << 6 | static_cast<unsigned>(value);
         bits += 6;
         if (bits < 8) continue;

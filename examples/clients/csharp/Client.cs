@@ -115,7 +115,7 @@ MASKLINE_API_KEY in the environment is sent as the API key.";
     static double Number(string text, double low, double high) =>
         double.TryParse(text, out var value) && low <= value && value <= high
             ? value
-            : throw new UsageFault($"'{text}' is no number from {low} to {high}");
+            : throw new UsageFault($"'{text}' is not a number from {low} to {high}");
 
     static async Task Run(Options options)
     {

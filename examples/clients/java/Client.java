@@ -137,7 +137,7 @@ public final class Client {
             value = Double.NaN;
         }
         if (!(low <= value && value <= high)) {
-            throw new Usage("'" + text + "' is no number from " + low + " to " + high);
+            throw new Usage("'" + text + "' is not a number from " + low + " to " + high);
         }
         return value;
     }

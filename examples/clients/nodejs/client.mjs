@@ -42,7 +42,7 @@ function commandLine() {
 
 function number(text, low, high) {
   const value = text.trim() === '' ? NaN : Number(text);
-  if (!(low <= value && value <= high)) throw new Usage(`'${text}' is no number from ${low} to ${high}`);
+  if (!(low <= value && value <= high)) throw new Usage(`'${text}' is not a number from ${low} to ${high}`);
   return value;
 }
 

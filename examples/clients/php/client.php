@@ -50,7 +50,7 @@ function commandLine(array $arguments): array
 function number(string $text, float $low, float $high): float
 {
     $value = is_numeric($text) ? (float) $text : NAN;
-    return $low <= $value && $value <= $high ? $value : throw new Usage("'$text' is no number from $low to $high");
+    return $low <= $value && $value <= $high ? $value : throw new Usage("'$text' is not a number from $low to $high");
 }
 
 function run(array $options): void

@@ -58,7 +58,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
         except ValueError:
             value = math.nan
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"'{text}' is no number from {low} to {high}")
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {low} to {high}")
         return value
 
     return parse

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as arrays
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.faults import KINDS, Reading
 from maskline.data.formats.cvat import format as cvat
-from maskline.data.reading import load as load_any
+from maskline.data.reading import load_splits as load_any
 from maskline.data.shapes import Segmentation, crop, to_polygons, to_rle
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError
