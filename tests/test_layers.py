@@ -16,9 +16,22 @@ ROOT = Path(maskline.__file__).parent
 #: From the bottom up; a module imports from its own line and those above it in this list.
 LAYERS = (
     ("errors",),
-    ("checks", "cores", "files", "instances", "naming", "pages", "plots", "progress", "signals", "transfer", "wording"),
+    (
+        "checks",
+        "cores",
+        "files",
+        "instances",
+        "masks",
+        "naming",
+        "pages",
+        "plots",
+        "progress",
+        "signals",
+        "transfer",
+        "wording",
+    ),
     ("download",),
-    ("masks", "preprocess", "upsample"),
+    ("preprocess", "upsample"),
     ("catalog", "inputs"),
     ("config", "labelme", "render"),
     ("data", "results"),
@@ -32,12 +45,13 @@ LAYERS = (
     ("hub",),
     ("train",),
     ("api",),
+    ("paddlex",),
     ("engine",),
     ("cli",),
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-TORCH_FREE = {name for name in LEVEL if LEVEL[name] <= LEVEL["evaluate"]} | {"hub", "api", "engine", "cli"}
+TORCH_FREE = {name for name in LEVEL if LEVEL[name] <= LEVEL["evaluate"]} | {"hub", "api", "paddlex", "engine", "cli"}
 TORCH_FREE_FILES = {"weights/pdparams.py", "weights/__init__.py"}
 
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]

@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.evaluate.detections import ImageDetections
 from maskline.instances import Instances
-from maskline.masks import place_rle, rle_window
+from maskline.masks import Window, place_rle, rle_window
 
 SIZE = (60, 80)  # height, width
 NAMES = ("cat", "dog", "rare")  # no object is rare
@@ -28,7 +28,7 @@ def disc(height: int, width: int) -> np.ndarray:
 
 
 def placed(mask: np.ndarray, top: int, left: int, size: tuple[int, int] = SIZE) -> str:
-    return place_rle(mask, (top, top + mask.shape[0], left, left + mask.shape[1]), size)
+    return place_rle(mask, Window(top, top + mask.shape[0], left, left + mask.shape[1]), size)
 
 
 def dataset(folder: Path, seed: int = 0, images: int = 6, *, crowds: bool = True, most: int = 9) -> Dataset:

@@ -28,6 +28,7 @@ from maskline.data.texts import can_be_written, dump, encode, escaped
 from maskline.errors import InputError, ParameterError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS
+from maskline.masks import Window
 from maskline.progress import track
 from maskline.wording import counted, short
 
@@ -483,8 +484,8 @@ def _annotation_record(annotation: Annotation, image: ImageRecord) -> Json:
     box, pixels = annotation.box, annotation.area
     if box is None:
         found = crop(shape, image.size)
-        top, bottom, left, right = (0, 0, 0, 0) if found is None else found[1]
-        box = (left, top, right - left, bottom - top)
+        window = Window(0, 0, 0, 0) if found is None else found[1]
+        box = (*window.origin, window.width, window.height)
     return {
         "id": annotation.id,
         "image_id": annotation.image_id,

@@ -22,7 +22,7 @@ from maskline.errors import InputError, InputNotFoundError, ParameterError
 from maskline.evaluate.classes import Classes
 from maskline.files import read_json, replace_file
 from maskline.instances import Instances, IntArray
-from maskline.masks import place_rle, rle_runs
+from maskline.masks import rle_runs
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -118,7 +118,7 @@ def detections_of(instances: Instances, classes: Classes) -> tuple[ImageDetectio
     """A prediction in the classes of the data set, and how many instances are of other classes and left out.
 
     Raises:
-        ParameterError: a label is not one of the model's, a score is not a number, or a mask does not fill its box.
+        ParameterError: a label is not one of the model's, or a score is not a number.
     """
     labels = np.asarray(instances.labels, np.int64)
     wrong = labels[(labels < 0) | (labels >= len(classes.labels))]
@@ -134,7 +134,7 @@ def detections_of(instances: Instances, classes: Classes) -> tuple[ImageDetectio
         own[kept],
         np.stack([x1, y1, x2 - x1, y2 - y1], axis=1).round(BOX_DECIMALS),
         instances.scores[kept].astype("U").astype(np.float64),  # 0.9, where widening would give 0.8999999761581421
-        tuple(place_rle(instances.masks[i], instances.window(i), instances.size) for i in kept.tolist()),
+        tuple(map(instances.rle, kept.tolist())),
         instances.size,
     )
     return found, len(labels) - len(kept)

@@ -29,14 +29,14 @@ from maskline.data.formats.cvat_shapes import region
 from maskline.data.formats.groups import Groups
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.layout import copy_images, unify, unique_names
-from maskline.data.shapes import Segmentation, Window, crop, to_polygons
+from maskline.data.shapes import Segmentation, crop, to_polygons
 from maskline.data.source import Source
 from maskline.data.sources import image_size, relative_name
 from maskline.data.tree import SPLIT_WORDS, SPLITS, UNSPLIT, Match, split_of, suffix_of
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.files import replace_file
 from maskline.inputs import MAX_PIXELS, SUFFIXES
-from maskline.masks import Mask
+from maskline.masks import Mask, Window
 from maskline.render import PALETTE
 from maskline.wording import short
 
@@ -433,12 +433,12 @@ def _as_xml(name: str) -> str:
 
 def _mask(rle: str, size: tuple[int, int]) -> dict[str, object]:
     """The attributes of a shape of type ``mask``, from run lengths over an image of ``(height, width)``, not empty."""
-    mask, (top, bottom, left, right) = cast("tuple[Mask, Window]", crop(rle, size))
+    mask, window = cast("tuple[Mask, Window]", crop(rle, size))
     flat = np.concatenate([[False], mask.ravel() != 0, [False]])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     runs = np.diff(edges, prepend=0, append=mask.size)  # the last is 0 where the box ends with the mask's own pixel
     rle = ", ".join(map(str, runs[: len(runs) - (runs[-1] == 0)].tolist()))
-    return {"rle": rle, "left": left, "top": top, "width": right - left, "height": bottom - top}
+    return {"rle": rle, "left": window.left, "top": window.top, "width": window.width, "height": window.height}
 
 
 def _digits(value: float) -> str:
