@@ -1,0 +1,1 @@
+"""What is PaddleX's: files that its programs write and others read."""
