@@ -96,9 +96,8 @@ def _positive_part(
     grid: FloatArray, window: Window, step: tuple[float, float], origin: tuple[float, float]
 ) -> tuple[Axis, Axis, slice, slice]:
     """The window's axes, and its rows and columns that have a positive cell beside them."""
-    top, bottom, left, right = window
-    y = Axis.of(top, bottom, step[0], grid.shape[0], origin[0])
-    x = Axis.of(left, right, step[1], grid.shape[1], origin[1])
+    y = Axis.of(*window.rows, step[0], grid.shape[0], origin[0])
+    x = Axis.of(*window.columns, step[1], grid.shape[1], origin[1])
     positive: npt.NDArray[np.bool_] = grid[y.reach, x.reach] > 0
     return y, x, y.touching(positive.any(axis=1)), x.touching(positive.any(axis=0))  # type: ignore[arg-type]
 

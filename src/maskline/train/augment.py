@@ -134,9 +134,10 @@ def framed(area: Window, size: tuple[int, int], output: tuple[int, int]) -> View
 
 def _stretched(part: tuple[int, int], whole: tuple[int, int], length: int) -> tuple[int, int]:
     """Where a part of an interval comes to lie, to the nearest pixel but never empty, once it is ``length`` long."""
-    scale = length / (whole[1] - whole[0])
-    start = min(round((part[0] - whole[0]) * scale), length - 1)
-    return start, max(round((part[1] - whole[0]) * scale), start + 1)
+    (part_start, part_end), (whole_start, whole_end) = part, whole
+    scale = length / (whole_end - whole_start)
+    start = min(round((part_start - whole_start) * scale), length - 1)
+    return start, max(round((part_end - whole_start) * scale), start + 1)
 
 
 def expanded(area: Window, rng: np.random.Generator) -> Window:

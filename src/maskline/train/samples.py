@@ -214,10 +214,11 @@ def _interval(mask: tuple[int, int], source: tuple[int, int], placed: tuple[int,
     """Along one axis: the output's pixels whose centres lie inside a mask's window, half open; where the first centre
     lies, counted from that of the mask's first pixel; and how many pixels of the mask one of the output spans.
     """
-    scale = (source[1] - source[0]) / (placed[1] - placed[0])
-    start, end = (ceil((edge - source[0]) / scale - 0.5) for edge in mask)
-    origin = (start + 0.5) * scale - 0.5 + source[0] - mask[0]
-    return start + placed[0], end + placed[0], origin, scale
+    (mask_start, _), (source_start, source_end), (placed_start, placed_end) = mask, source, placed
+    scale = (source_end - source_start) / (placed_end - placed_start)
+    start, end = (ceil((edge - source_start) / scale - 0.5) for edge in mask)
+    origin = (start + 0.5) * scale - 0.5 + source_start - mask_start
+    return start + placed_start, end + placed_start, origin, scale
 
 
 def tight(pixels: ByteArray, top: int, left: int) -> Patch | None:
