@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from maskline.data.near_duplicates import SIDE, Fingerprint, fingerprint, pairs
+from maskline.data.check.near_duplicates import SIDE, Fingerprint, fingerprint, pairs
 from maskline.data.reading import load
 from maskline.inputs import read_image
 from maskline.instances import ByteArray

@@ -13,18 +13,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import sets
+from fixtures import sets
 from pycocotools import mask as coco
 
-from maskline.data import layout
+from maskline._files import new_folder, replace_file
 from maskline.data.convert import Converted, convert, convert_in_place
 from maskline.data.dataset import Dataset, ImageRecord
+from maskline.data.image_files import bring_in
 from maskline.data.reading import FORMATS, get, load
 from maskline.data.reading import read as read_any
 from maskline.data.shapes import to_rle
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError, OutputError, UnknownNameError
-from maskline.files import replace_file
 
 WRITTEN = [name for name in FORMATS if hasattr(get(name), "write")]
 
@@ -114,7 +114,7 @@ def test_what_can_t_be_written_is_named_as_the_user_knows_it(tmp_path: Path) -> 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     told = f"^{tmp_path / 'new' / 'a.json'} can't be written: No space left on device"
-    with pytest.raises(OutputError, match=told), layout.new_folder(tmp_path / "new") as folder:
+    with pytest.raises(OutputError, match=told), new_folder(tmp_path / "new") as folder:
         replace_file(folder / "a.json", full)
     assert not list(tmp_path.iterdir())
 
@@ -303,7 +303,7 @@ def test_images_that_can_not_be_brought_in_leave_nothing_behind(tmp_path: Path) 
     (tmp_path / "there" / "old.txt").write_text("")
     for name in ("new", "there"):
         with pytest.raises(DatasetError, match=r"val2.png is missing"):
-            layout.bring_in(splits, tmp_path / name)
+            bring_in(splits, tmp_path / name)
     assert not (tmp_path / "new").exists() and len(list((tmp_path / "there").rglob("*"))) == 1
 
 

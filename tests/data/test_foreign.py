@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from readings import CASES, read, save_image, save_json
+from fixtures.readings import CASES, read, save_image, save_json
 
 from maskline.data import foreign
 from maskline.data.kinds import DAMAGED, damage, kind_of, rle_columns

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import cv2
 import pytest
-import sets
 from click.testing import CliRunner
-from closed import close
+from fixtures import sets
+from fixtures.closed import close
 
 from maskline.cli import cli
 from maskline.data.convert import convert

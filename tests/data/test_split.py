@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import sets
+from fixtures import sets
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskline.config.module import SOURCE_FORMATS
 from maskline.data.convert import FORMATS
 from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.texts import can_be_written, dump, encode, escaped, is_plain, plain
+from maskline.paddlex.module import SOURCE_FORMATS
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(st.characters(), max_size=3),

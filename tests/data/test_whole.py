@@ -12,17 +12,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import sets
+from fixtures import sets
 
 from maskline.data import crowds
-from maskline.data.check import check
-from maskline.data.check_dataset import examine
+from maskline.data.check.run import check
 from maskline.data.convert import convert
 from maskline.data.faults import Reading
 from maskline.data.fix import fix
 from maskline.data.reading import load, read
 from maskline.errors import DatasetError
 from maskline.evaluate import load_split
+from maskline.paddlex.check_dataset import examine
 
 SHARED = Path(__file__).parents[3] / "shared"
 WHOLE = {"polygon-unit", "polygon-corner", "masks-implausible", "boxes-only", "crowd-only", "category-no-object"}

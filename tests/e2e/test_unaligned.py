@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
-import tiny_rcnn
-from discs import make_discs
+from fixtures import tiny, tiny_rcnn
+from fixtures.discs import make_discs
 
 from maskline import catalog, models
 from maskline.errors import ParameterError
@@ -17,8 +16,8 @@ from maskline.models.mask_rtdetr.network import CONFIGS as MASK_RTDETR
 from maskline.models.rcnn.network import CONFIGS, MaskRCNN
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
-from maskline.train import TrainSettings, checkpoint, train
-from maskline.train.augment import Augment
+from maskline.training import TrainSettings, checkpoint, train
+from maskline.training.augment import Augment
 from maskline.weights.load import is_unaligned, load_network, save_weights
 
 NAME = "MaskRCNN-ResNet50-FPN"

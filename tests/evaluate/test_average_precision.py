@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import made
 import numpy as np
 import pytest
+from fixtures import made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import made
 import numpy as np
 import pytest
+from fixtures import made
 
 from maskline.data.dataset import Dataset
 from maskline.errors import DatasetError, InputError, InputNotFoundError, ParameterError

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import made
 import numpy as np
 import pytest
+from fixtures import made
 
 from maskline.evaluate.detections import ImageDetections, Truth, nothing
 from maskline.evaluate.outcomes import ImageOutcome, confusion_matrix, confusions, outcome, pair, verdicts, worst

@@ -10,10 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from encoded import Array, scene
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from oriented import (
+from fixtures.encoded import Array, scene
+from fixtures.oriented import (
     BYTE,
     CARRIERS,
     FIXED,
@@ -35,6 +33,8 @@ from oriented import (
     webp,
     xmp,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from maskline.data.sources import image_size, orientation_of

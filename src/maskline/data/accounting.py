@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from maskline._wording import counted, short
 from maskline.data import foreign, kinds
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault
 from maskline.data.source import Source
 from maskline.data.tree import UNSPLIT, Tree, key_of, stem_of, suffix_of
-from maskline.wording import counted, short
 
 _MAX_NAMES = 5  # in one message
 

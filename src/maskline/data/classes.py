@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from maskline._wording import counted
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading
-from maskline.wording import counted
 
 #: Names that tools give to what is not an object, lower case.
 NO_OBJECT = ("_background_", "__background__", "background", "__ignore__")

@@ -6,15 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from maskline.data import crowds, layout, reading
+from maskline._files import new_folder
+from maskline._progress import status
+from maskline.data import crowds, reading
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading, ordered
+from maskline.data.formats.coco.layout import paddlex_name
+from maskline.data.image_files import bring_in, is_available
+from maskline.data.merge import unify_categories
 from maskline.data.reading import FORMATS, WritableFormat
 from maskline.data.split import SplitConfig, merge, split_dataset, write_in_place
 from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, UnknownNameError
-from maskline.progress import status
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +82,11 @@ def convert(
         found = without_missing(found)
     else:
         reading.refuse_errors(found, "--skip-errors leaves them out")
-    splits = layout.unify(found.splits)
+    splits = unify_categories(found.splits)
     if not any(dataset.images for dataset in splits.values()):
         why = f", the first error: {found.errors[0].file}: {found.errors[0].what}" if found.errors else ""
         raise DatasetError(f"no image of {source} could be used{why}")
-    with layout.new_folder(target, source) as folder:
+    with new_folder(target, source) as folder:
         notes = writer.write(splits, folder)
     return Converted(found.format, splits, ordered(found.faults), [*found.notes, *notes])
 
@@ -91,11 +95,11 @@ def without_missing(found: Reading) -> Reading:
     """Without the images whose files do not exist; each is a fault."""
     splits, faults = {}, list(found.faults)
     for split, dataset in found.splits.items():
-        there = [image for image in dataset.images if layout.is_available(dataset, image)]
+        there = [image for image in dataset.images if is_available(dataset, image)]
         splits[split] = dataset.select(there)
         told = {fault.image_id for fault in faults if fault.code == "image-missing" and fault.split == split}
         for image in dataset.images:
-            if not layout.is_available(dataset, image) and image.id not in told:
+            if not is_available(dataset, image) and image.id not in told:
                 what = f"there is no file {dataset.folder.name}/{image.file_name}"
                 lost = len(dataset.of(image))
                 faults.append(Fault("image-missing", split, image.file_name, what, image.id, lost=lost))
@@ -114,11 +118,11 @@ def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset
     """
     found = reading.read(root, from_)
     reading.refuse_errors(found, "correct them, or leave them out with `maskline convert --skip-errors`")
-    splits = layout.bring_in(layout.unify(found.splits), root / "images")
+    splits = bring_in(unify_categories(found.splits), root / "images")
     if "val" not in splits:
         splits |= split_dataset(
             merge({split: d for split, d in splits.items() if split != "test"}), SplitConfig(seed=seed)
         )
     splits = {split: dataset for split, dataset in splits.items() if split != UNSPLIT}
-    write_in_place(splits, {split: root / layout.paddlex_name(split) for split in splits})
+    write_in_place(splits, {split: root / paddlex_name(split) for split in splits})
     return splits

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from maskline._wording import counted
 from maskline.data.dataset import Dataset
 from maskline.data.faults import NAMES_TOLD, Fault
-from maskline.wording import counted
 
 #: What masks marked as crowds are: ``instances``, each an object of its own, or ``regions`` of many objects.
 Crowd: TypeAlias = Literal["instances", "regions"]

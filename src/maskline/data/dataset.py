@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from maskline._wording import counted
 from maskline.data.shapes import Segmentation, crop
 from maskline.instances import Instances
-from maskline.wording import counted
 
 Id: TypeAlias = int | str
 Extra: TypeAlias = Mapping[str, Any]  # keys of a record that maskline does not use but keeps

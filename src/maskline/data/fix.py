@@ -7,17 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from maskline.data import layout, scale
-from maskline.data.check_sizes import Shown, of_sizes
+from maskline._files import new_folder, replace_file
+from maskline._wording import counted
+from maskline.data import scale
+from maskline.data.check.sizes import Shown, of_sizes
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading
+from maskline.data.formats.coco.layout import write_annotations
+from maskline.data.image_files import place_images
+from maskline.data.merge import unify_categories
 from maskline.data.shapes import clip, crop, from_mask
 from maskline.data.sources import orientation_of
 from maskline.data.texts import dump, encode
 from maskline.data.tree import SPLITS
-from maskline.files import replace_file
 from maskline.inputs import can_be_set, read_image, set_upright
-from maskline.wording import counted
 
 LOG = "fixes.json"
 
@@ -65,7 +68,7 @@ def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
     """Write a copy in our layout without any fault that has a ``fix`` in `KINDS`, and a list of what was done.
 
     Args:
-        reading: from `maskline.data.check.check`.
+        reading: from `maskline.data.check.run.check`.
         target: a new folder; `fixes.json` in it tells for each fault what was done, and how much each split has.
         source: the folder of the original; the new one may not lie inside.
 
@@ -77,15 +80,15 @@ def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
     done = [_done(fault, reading.splits, splits, unclear) for fault in reading.faults]
     counts = {s: (reading.count(s), Count(len(new.images), len(new.annotations))) for s, new in splits.items()}
     result = Fixed(reading.faults, done, counts, reading.notes)
-    with layout.new_folder(target, source) as folder:
-        placed = layout.place_images(layout.unify(splits), folder / "images")
+    with new_folder(target, source) as folder:
+        placed = place_images(unify_categories(splits), folder / "images")
         for dataset in placed.values():
             turned = {fault.image_id for fault in _of(dataset, reading.faults) if fault.code == "image-turned"}
             for image in dataset.images:
                 if image.id in turned:
                     with dataset.path(image).open("r+b") as file:
                         set_upright(file)
-        layout.write_annotations(placed, folder)
+        write_annotations(placed, folder)
         data = encode(dump(result.as_dict(), indent=1))
         replace_file(folder / LOG, lambda file: file.write_bytes(data))
     return result

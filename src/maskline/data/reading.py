@@ -8,16 +8,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from maskline.data import accounting, foreign, layout
+from maskline._wording import counted
+from maskline.data import accounting, foreign
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import WHOLE_FILE, Fault, Reading
+from maskline.data.formats.coco.layout import paddlex_name
 from maskline.data.source import Source
 from maskline.data.texts import can_be_written, escaped
 from maskline.data.tree import SPLITS, UNSPLIT
 from maskline.data.whole import log_warnings, settled
 from maskline.errors import DatasetError, DatasetNotFoundError, UnknownNameError
-from maskline.wording import counted
 
 MAX_ERRORS = 5  # in one message
 
@@ -96,7 +97,7 @@ def _read(source: Source, format_: str | None) -> Reading:
     if len(candidates) == 1:
         (name,) = candidates
         return _finished(source, name, get(name).read(source))
-    best = "coco" if any(layout.paddlex_name(split) in candidates.get("coco", ()) for split in SPLITS) else None
+    best = "coco" if any(paddlex_name(split) in candidates.get("coco", ()) for split in SPLITS) else None
     return _most(source, candidates, best)
 
 

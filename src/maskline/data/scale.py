@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maskline._wording import counted
 from maskline.data.dataset import Annotation, Dataset, ImageRecord
 from maskline.data.faults import Fault
 from maskline.data.shapes import Polygons, Ring
 from maskline.instances import IntArray
-from maskline.wording import counted
 
 SHARES, PERCENT = 1, 100  # the coordinate of the right and lower border, if it is not in pixels
 LEAST_SIDE = 8  # pixels: smaller images tell nothing

@@ -10,8 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from maskline._files import decode_text, read_json
 from maskline.errors import DatasetError, InputError
-from maskline.files import decode_text, read_json
 from maskline.inputs import MAX_PIXELS, UPRIGHT, header_size, orientation
 
 LFS_POINTER = "version https://git-lfs"  # how the files begin that stand for others in a repository

@@ -17,15 +17,20 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from maskline.data import coco, layout, near_duplicates, reading
+from maskline._files import back_up, new_folder, replace_file
+from maskline._progress import status, track
+from maskline._wording import counted, short
+from maskline.data import reading
+from maskline.data.check import near_duplicates
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
+from maskline.data.formats.coco import coco_json
+from maskline.data.formats.coco.layout import annotation_name, write_annotations
+from maskline.data.image_files import place_images
+from maskline.data.merge import unify_categories
 from maskline.data.sources import is_file
 from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, ParameterError
-from maskline.files import replace_file
 from maskline.inputs import read_image
-from maskline.progress import status, track
-from maskline.wording import counted, short
 
 logger = logging.getLogger("maskline")
 
@@ -42,7 +47,7 @@ def merge(splits: Mapping[str, Dataset]) -> Dataset:
     Raises:
         DatasetError: an image has another size in another split, so that its masks can't be put together.
     """
-    parts = list(layout.unify(splits).values())
+    parts = list(unify_categories(splits).values())
     folder = Path(os.path.commonpath([dataset.folder.absolute() for dataset in parts]))
     images: dict[Path, ImageRecord] = {}
     annotations: dict[Id, list[Annotation]] = {}
@@ -203,7 +208,7 @@ def split_in_place(root: Path, how: SplitConfig) -> dict[str, Dataset]:
     if missing:
         told = counted(len(missing), "image file is", "image files are")
         logger.warning("%s missing, the first: %s; `maskline check` lists all", told, missing[0])
-    files = {split: folder / layout.annotation_name(split, merged.source) for split in divided}
+    files = {split: folder / annotation_name(split, merged.source) for split in divided}
     files |= {split: dataset.source for split, dataset in splits.items() if split in divided}
     write_in_place(divided, files)
     return divided
@@ -217,8 +222,8 @@ def split_into(
         splits = reading.load(root, format_, images)
     test = {split: splits.pop(split) for split in ("test",) if split in splits}
     divided = split_dataset(merge(splits), how)
-    with layout.new_folder(target, root) as folder:
-        layout.write_annotations(layout.place_images(divided | test, folder / "images"), folder)
+    with new_folder(target, root) as folder:
+        write_annotations(place_images(divided | test, folder / "images"), folder)
     return divided
 
 
@@ -227,9 +232,9 @@ def write_in_place(splits: Mapping[str, Dataset], files: Mapping[str, Path]) -> 
     new = {split: file.with_name(f".{file.name}.new") for split, file in files.items()}
     try:
         for split, path in new.items():
-            coco.write(splits[split], path)
+            coco_json.write(splits[split], path)
         for file in files.values():
-            layout.back_up(file)
+            back_up(file)
         for split, path in new.items():
             replace_file(files[split], path.replace)
     finally:
@@ -240,8 +245,8 @@ def write_in_place(splits: Mapping[str, Dataset], files: Mapping[str, Path]) -> 
 def _our_root(splits: Mapping[str, Dataset]) -> Path:
     for split, dataset in splits.items():
         root = dataset.source.parent.parent
-        if dataset.source != root / layout.annotation_name(split, dataset.source) or dataset.folder != root / "images":
-            expected = f"{layout.annotation_name('train')} and images/"
+        if dataset.source != root / annotation_name(split, dataset.source) or dataset.folder != root / "images":
+            expected = f"{annotation_name('train')} and images/"
             raise DatasetError(f"{dataset.source} is not in the layout {expected}: name a folder for the new data set")
     return root
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from urllib.parse import unquote
 
-from maskline.files import visible_files
+from maskline._files import visible_files
 from maskline.inputs import SUFFIXES, UNREAD_SUFFIXES
 
 Parts: TypeAlias = tuple[str, ...]

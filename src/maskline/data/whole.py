@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
 
+from maskline._wording import counted
 from maskline.data import crowds, scale
 from maskline.data.classes import without_no_objects
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading, ordered
 from maskline.data.shapes import is_rectangle
-from maskline.wording import counted
 
 BOXES = (5, 0.9)  # instances, and the share of rectangles among them, that make a data set for detection
 

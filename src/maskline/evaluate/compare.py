@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from maskline.checks import check_count
+from maskline._checks import check_count
 from maskline.data.dataset import Dataset
 from maskline.errors import DatasetError
 from maskline.evaluate import detections

@@ -9,6 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from maskline._progress import track
+from maskline._wording import counted
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.errors import DatasetError, InputError, ParameterError
 from maskline.evaluate.classes import Classes
@@ -16,8 +18,6 @@ from maskline.evaluate.detections import ImageDetections, Truth, detections_of, 
 from maskline.evaluate.evaluation import Skipped
 from maskline.inputs import read_image
 from maskline.instances import ByteArray, Instances
-from maskline.progress import track
-from maskline.wording import counted
 
 Predict: TypeAlias = Callable[[ByteArray], Instances]
 PredictStream: TypeAlias = Callable[[Iterator[ByteArray]], Iterable[Instances]]

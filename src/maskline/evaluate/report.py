@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from maskline import __version__
+from maskline._files import replace_file
+from maskline._templates import template
 from maskline.data.dataset import Dataset
 from maskline.evaluate.average_precision import detections_counted
 from maskline.evaluate.curves import SHOWN, Curve
@@ -19,8 +21,6 @@ from maskline.evaluate.drawings import COLOURS, DrawnImage, draw_both
 from maskline.evaluate.evaluation import ClassResult, Evaluation
 from maskline.evaluate.outcomes import ImageOutcome, Matches, Verdict, pair, verdicts
 from maskline.evaluate.predict import Predicted
-from maskline.files import replace_file
-from maskline.pages import template
 
 IMAGES_SHOWN = 12
 NAMES_TOLD = 6  # in a line of an image

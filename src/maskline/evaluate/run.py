@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskline.checks import check_count, check_score
+from maskline._checks import check_count, check_score
 from maskline.data import reading
 from maskline.data.dataset import Dataset
 from maskline.data.tree import UNSPLIT

@@ -1,1 +1,4 @@
-"""What is PaddleX's: files that its programs write and others read."""
+"""PaddleX's own interface: its pipeline, module configurations, jobs and result files.
+
+What follows from PaddleX's conventions rather than ours lies here, above the API and below the command line.
+"""

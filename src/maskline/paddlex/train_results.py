@@ -9,17 +9,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskline.files import replace_file
-from maskline.naming import TRAIN_RESULTS
+from maskline._files import replace_file
+from maskline.outputs.paths import TRAIN_RESULTS
 
 if TYPE_CHECKING:
-    from maskline.train import TrainResult
+    from maskline.training import TrainResult
 
 NUM_LISTED = 5  # checkpoints, besides the best
 
 
 def write(result: TrainResult) -> None:
-    """Write both files into the folder of a run; paths in them are relative to it. A `maskline.train.Report`.
+    """Write both files into the folder of a run; paths in them are relative to it. A `maskline.training.Report`.
 
     Raises:
         OutputError: they can't be written.
@@ -36,9 +36,9 @@ def json_text(content: Any) -> bytes:
 
 
 def _content(result: TrainResult) -> dict[str, Any]:
-    from maskline.train import checkpoint
-    from maskline.train.logger import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
-    from maskline.train.results import CONFIG_FILE
+    from maskline.training import checkpoint
+    from maskline.training.logger import CURVES_FILE, LOG_FILE, TENSORBOARD_FOLDER
+    from maskline.training.results import CONFIG_FILE
 
     output, last, best = result.output, result.last_checkpoint, result.best_checkpoint
     newest = [*([last] if last.is_dir() else []), *checkpoint.numbered(output)][:NUM_LISTED]
@@ -60,7 +60,7 @@ def _content(result: TrainResult) -> dict[str, Any]:
 
 def _model(folder: Path, output: Path) -> dict[str, Any]:
     """A checkpoint's files: under PaddleX's keys those that play the part, then our own."""
-    from maskline.train import checkpoint
+    from maskline.training import checkpoint
 
     name, inference = folder.name, folder / "inference"
     progress = checkpoint.read(folder)

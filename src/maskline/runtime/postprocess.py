@@ -14,7 +14,7 @@ import numpy.typing as npt
 from maskline.instances import ByteArray, FloatArray, Instances, Window, pixel_windows
 from maskline.preprocess import Frame
 from maskline.runtime.graph import Raw
-from maskline.upsample import positive_window, upsample_window
+from maskline.runtime.upsample import positive_window, upsample_window
 
 
 class Place(NamedTuple):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from maskline import catalog, models
+from maskline._files import replace_file
 from maskline.errors import InputNotFoundError, WeightsError
-from maskline.files import replace_file
 from maskline.models.mask_rtdetr.weights import RENAME as MASK_RTDETR_RENAME
 from maskline.models.ppyoloe_seg.weights import RENAME as PPYOLOE_SEG_RENAME
 from maskline.models.rcnn.weights import RENAME as RCNN_RENAME

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from maskline._files import read_json
+from maskline._wording import counted, short
 from maskline.data import accounting
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError
@@ -18,9 +20,7 @@ from maskline.data.source import Source
 from maskline.data.sources import image_size
 from maskline.data.tree import SPLITS, UNSPLIT, Finder, parts_of, split_of, suffix_of
 from maskline.errors import DatasetError, InputError
-from maskline.files import read_json
 from maskline.inputs import MAX_PIXELS, SUFFIXES
-from maskline.wording import counted, short
 
 OBJECT = "object"  # the class where annotations name none
 

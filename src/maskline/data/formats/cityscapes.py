@@ -15,13 +15,13 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from maskline._wording import counted
 from maskline.data.faults import Fault, Reading, UnusableError
 from maskline.data.formats.assembly import Assembly, Sheet, located
 from maskline.data.formats.pngs import masks_of, read_png
 from maskline.data.source import Source
 from maskline.data.tree import UNSPLIT
 from maskline.errors import InputError
-from maskline.wording import counted
 
 TITLE = "Cityscapes"
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from maskline.data.coco_values import get, identity, whole
+from maskline._wording import short
 from maskline.data.dataset import Id, ImageRecord
 from maskline.data.faults import Reading, UnusableError
 from maskline.data.formats.assembly import Assembly, Sheet, as_dict
+from maskline.data.formats.coco.values import get, identity, whole
 from maskline.data.formats.pngs import Numbers, masks_of, read_png
 from maskline.data.source import Source
 from maskline.data.tree import Finder
 from maskline.errors import InputError
-from maskline.wording import short
 
 TITLE = "COCO panoptic"
 

@@ -17,6 +17,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from maskline._wording import short
 from maskline.data.faults import Fault, Reading, UnusableError
 from maskline.data.formats.assembly import OBJECT, Assembly, Sheet
 from maskline.data.kinds import rle_columns
@@ -25,7 +26,6 @@ from maskline.data.sources import text_of
 from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError
 from maskline.masks import Window, place_rle, rle_window, runs_rle
-from maskline.wording import short
 
 TITLE = "Kaggle RLE"
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from maskline.data.coco_values import is_number, whole
+from maskline._wording import short
 from maskline.data.dataset import NOTHING, ImageRecord
 from maskline.data.faults import Reading, UnusableError
 from maskline.data.formats.assembly import Assembly, Sheet
+from maskline.data.formats.coco.values import is_number, whole
 from maskline.data.formats.outlines import closed, ellipse, points
 from maskline.data.formats.pngs import mask_of
 from maskline.data.shapes import Ring, Segmentation
@@ -28,7 +29,6 @@ from maskline.data.tree import suffix_of
 from maskline.errors import InputError
 from maskline.inputs import MAX_PIXELS, SUFFIXES, UNREAD_SUFFIXES
 from maskline.masks import Mask, rle_encode
-from maskline.wording import short
 
 TITLE = "Label Studio"
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from maskline.data.coco_values import FARTHEST
+from maskline._wording import short
 from maskline.data.faults import UnusableError
+from maskline.data.formats.coco.values import FARTHEST
 from maskline.data.shapes import Ring, Segmentation, less
 from maskline.inputs import MAX_PIXELS
-from maskline.wording import short
 
 _SAGITTA = 0.1  # pixels between an ellipse and the polygon that stands for it, at most
 

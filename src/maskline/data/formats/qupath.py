@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from maskline._wording import short
 from maskline.data.dataset import ImageRecord
 from maskline.data.faults import Reading, UnusableError
 from maskline.data.formats.assembly import OBJECT, Assembly, Sheet, as_dict, located
 from maskline.data.formats.outlines import with_holes
 from maskline.data.shapes import Segmentation, union
 from maskline.data.source import Source
-from maskline.wording import short
 
 TITLE = "QuPath GeoJSON"
 

@@ -12,16 +12,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from maskline.data.coco_values import whole
+from maskline._wording import short
 from maskline.data.faults import Reading, UnusableError
 from maskline.data.formats.assembly import Assembly, Sheet, as_dict, json_of, located
+from maskline.data.formats.coco.values import whole
 from maskline.data.formats.outlines import with_holes
 from maskline.data.formats.pngs import mask_of
 from maskline.data.shapes import Segmentation, place, union
 from maskline.data.source import Source
 from maskline.errors import InputError
 from maskline.inputs import MAX_PIXELS
-from maskline.wording import short
 
 TITLE = "Supervisely"
 

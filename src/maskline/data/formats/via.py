@@ -16,17 +16,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from maskline.data.coco_values import is_number
+from maskline._wording import counted, short
 from maskline.data.dataset import NOTHING
 from maskline.data.faults import Reading, UnusableError
 from maskline.data.formats.assembly import OBJECT, Assembly, Sheet, as_dict
+from maskline.data.formats.coco.values import is_number
 from maskline.data.formats.outlines import closed, ellipse, points
 from maskline.data.shapes import Ring
 from maskline.data.source import Source
 from maskline.data.sources import text_of
 from maskline.data.tree import suffix_of
 from maskline.errors import DatasetError
-from maskline.wording import counted, short
 
 TITLE = "VIA"
 

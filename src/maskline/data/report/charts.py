@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from maskline import plots
+from maskline import _plots
+from maskline._files import replace_file
 from maskline.data.stats import LARGE, MEDIUM, Statistics, by_frequency
-from maskline.files import replace_file
 from maskline.render import FONT_VARIABLES, SYSTEM_FONTS
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def histogram(statistics: Mapping[str, Statistics], names: Sequence[str], path: 
 
 def _draw(statistics: Mapping[str, Statistics], names: Sequence[str], path: Path) -> None:
     order = by_frequency(statistics, names)[:MOST_CLASSES]
-    figure = plots.figure(max(SMALLEST_WIDTH, len(order) / CLASSES_PER_INCH), HEIGHT, "tight", path.parent)
+    figure = _plots.figure(max(SMALLEST_WIDTH, len(order) / CLASSES_PER_INCH), HEIGHT, "tight", path.parent)
     axes = figure.subplots()
     _bars(axes, statistics, order)
     _name_classes(axes, order, {name: index for index, name in enumerate(names)})
@@ -81,7 +81,7 @@ def split_colour(split: str, number: int) -> str:
 
 def _dress(axes: Axes) -> None:
     axes.set_ylabel("Counts")
-    plots.whole_numbers(axes.yaxis)
+    _plots.whole_numbers(axes.yaxis)
     axes.set_ylim(0, max(1, axes.get_ylim()[1]))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", linewidth=0.5, alpha=0.4)
@@ -94,8 +94,8 @@ def _name_classes(axes: Axes, order: Sequence[str], indices: Mapping[str, int]) 
     texts, fonts = zip(*(_text_and_font(name, indices[name]) for name in order), strict=True) if order else ((), ())
     ticks = axes.set_xticks(range(len(order)), texts, rotation=90, parse_math=False)
     for tick, font in zip(ticks, fonts, strict=True):
-        if font != plots.DEFAULT_FONT:
-            tick.label1.set_fontproperties(plots.font(font, tick.label1.get_fontsize()))
+        if font != _plots.DEFAULT_FONT:
+            tick.label1.set_fontproperties(_plots.font(font, tick.label1.get_fontsize()))
 
 
 def _text_and_font(name: str, index: int) -> tuple[str, str]:
@@ -106,10 +106,10 @@ def _text_and_font(name: str, index: int) -> tuple[str, str]:
     plain = "".join(c for c in unicodedata.normalize("NFKD", short) if not unicodedata.combining(c))
     named = [os.environ[variable] for variable in FONT_VARIABLES if os.environ.get(variable)]
     for text in (short, plain):
-        for font in (*named, plots.DEFAULT_FONT, *SYSTEM_FONTS):
-            if {ord(character) for character in text} <= plots.characters(font):
+        for font in (*named, _plots.DEFAULT_FONT, *SYSTEM_FONTS):
+            if {ord(character) for character in text} <= _plots.characters(font):
                 return text, font
-    return f"#{index}", plots.DEFAULT_FONT
+    return f"#{index}", _plots.DEFAULT_FONT
 
 
 # ---- columns of the report

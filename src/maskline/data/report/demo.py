@@ -7,13 +7,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maskline._files import NAME_BYTES, cut_name, replace_file
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.errors import InputError
-from maskline.files import replace_file
 from maskline.inputs import read_image
-from maskline.naming import IMAGE_FORMATS, NAME_BYTES, cut_name
+from maskline.outputs.paths import IMAGE_FORMATS
+from maskline.outputs.result import ENCODER_OPTIONS
 from maskline.render import draw
-from maskline.results import ENCODER_OPTIONS
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage

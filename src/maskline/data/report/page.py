@@ -12,15 +12,15 @@ from typing import TypeAlias
 import numpy as np
 
 from maskline import __version__
-from maskline.checks import check_count
+from maskline._checks import check_count
+from maskline._files import replace_file
+from maskline._templates import template
 from maskline.data.dataset import Annotation, Dataset, ImageRecord
 from maskline.data.faults import KINDS, LEAKS, Fault, Kind, Reading, ordered
 from maskline.data.report import charts
 from maskline.data.report.thumbnails import FAULTY, Shot, Thumbnail, thumbnails
 from maskline.data.sources import relative_name
 from maskline.data.stats import SIZE_CLASSES, Statistics, by_frequency, class_names, statistics
-from maskline.files import replace_file
-from maskline.pages import template
 from maskline.render import PALETTE
 
 FAULTS_SHOWN = 20  # of a kind

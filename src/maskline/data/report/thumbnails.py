@@ -12,7 +12,7 @@ from typing import TypeAlias, cast
 import cv2
 import numpy as np
 
-from maskline.cores import cores
+from maskline._cpu import cores
 from maskline.data.dataset import Annotation, ImageRecord
 from maskline.data.shapes import Polygons, crop
 from maskline.errors import InputError
