@@ -13,16 +13,17 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from fixtures import sets
 
 from maskline._options import Option
 from maskline.cli.datasets import ConvertOptions
 from maskline.cli.options import options, table
 from maskline.cli.predicting import Showing
 from maskline.cli.running import Running
-from maskline.data import reading
 from maskline.data.convert import convert
 from maskline.data.formats import FORMATS, FormatModule, voc
 from maskline.data.options import DatasetOptions
+from maskline.data.reading import read_dataset
 from maskline.errors import ParameterError, UnknownNameError
 from maskline.instances import Instances
 from maskline.outputs.csv_table import CsvWriter
@@ -36,7 +37,6 @@ from maskline.runtime.device import CPU
 from maskline.runtime.graph import Graph
 from maskline.runtime.onnxruntime_backend import OnnxRuntime
 from maskline.training.settings import TrainSettings
-from tests.fixtures import sets
 
 NOTHING = Instances(
     np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), (), np.zeros(0, np.float32), (4, 4)
@@ -108,7 +108,7 @@ def test_a_data_format_is_a_file_and_a_line(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setitem(FORMATS, "toy", FormatModule("toy", writable=True))
     monkeypatch.delitem(FORMATS, "voc")
     convert(sets.make(tmp_path / "coco"), tmp_path / "toy", "toy")
-    assert reading.read(tmp_path / "toy").format == "toy"
+    assert read_dataset(tmp_path / "toy").format == "toy"
     assert ConvertSection(enable=True, src_dataset_type="Toy").source() == "Toy"
     assert "kaggle, toy." in help_of(DatasetOptions) and "yolo, toy." in help_of(ConvertOptions)
 

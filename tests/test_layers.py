@@ -16,9 +16,9 @@ ROOT = Path(maskline.__file__).parent
 #: From the bottom up; a module imports from its own line and those above it in this list.
 LAYERS = (
     ("errors",),
-    ("_checks", "_cpu", "_files", "_lazy", "_plots", "_progress", "_templates", "_wording", "instances"),
+    ("_checks", "_cpu", "_files", "_lazy", "_plots", "_progress", "_templates", "_wording", "instances", "masks"),
     ("_options",),
-    ("fetching", "masks", "preprocess"),
+    ("fetching", "preprocess"),
     ("catalog", "inputs"),
     ("render",),
     ("outputs",),

@@ -37,13 +37,13 @@ def test_every_key_has_a_meaning_and_every_meaning_a_key() -> None:
     assert {*MEANINGS, *CHINESE} <= set(names) and not set(MEANINGS) & set(CHINESE)
     for key in keys():
         assert key.meaning.en and re.search("[一-鿿]", key.meaning.zh), key
-        assert key.meaning.en.startswith("ours: ") == key.meaning.zh.startswith("新增："), key
+        assert key.meaning.en.startswith("maskline only: ") == key.meaning.zh.startswith("新增："), key
 
 
 def test_an_option_of_training_is_described_once() -> None:
     """What PaddleX has too keeps the setting's words; the section has every shared setting, by its own name."""
     meanings = {key.name: key.meaning.en for key in keys()}
-    assert meanings["Train.workers"] == "ours: data-loading processes per device"
+    assert meanings["Train.workers"] == "maskline only: data-loading processes per device"
     assert meanings["Train.log_interval"] == "steps between log lines"
     assert {f"Train.{name}" for name in settings_of(TrainOptions)} <= set(meanings)
 
@@ -79,4 +79,4 @@ def test_the_pipeline_s_file_is_the_reference_s() -> None:
 
 def test_a_written_file_refers_to_nothing_beyond_it() -> None:
     text = module_yaml("SOLOv2")
-    assert "see below" not in text and "images on each device\n" in text and "](" not in text
+    assert "see below" not in text and "images per device\n" in text and "](" not in text

@@ -45,7 +45,12 @@ def ringed(values: np.ndarray) -> np.ndarray:
 
 def paste(values: np.ndarray, boxes: np.ndarray, size: tuple[int, int], **options: object) -> Instances:
     """Ours, for boxes (N, 4) in pixels of an image that is the network's input."""
-    raw = Raw(boxes.astype(np.float32), np.linspace(0.9, 0.6, len(boxes)), np.zeros(len(boxes), int), ringed(values))
+    raw = Raw(
+        boxes.astype(np.float32),
+        np.linspace(0.9, 0.6, len(boxes), dtype=np.float32),
+        np.zeros(len(boxes), int),
+        ringed(values),
+    )
     return to_instances(raw, Frame(size, size), size, np.zeros(1), mask_frame="box", **options)  # type: ignore[arg-type]
 
 

@@ -66,16 +66,17 @@ def train(model: str, folder: Path, given: Mapping[str, Any]) -> None:
 
     Writes the exported model (best_model/inference), checkpoints, train.log, curves.png and sample images.
     """
-    from maskline.training import checkpoint
+    from maskline.paddlex import train_results
+    from maskline.runtime.backend import GRAPH_FILES
     from maskline.training import train as train_model
+    from maskline.training.processes import is_first
 
     logging.getLogger("maskline").setLevel(logging.INFO)
-    settings = TrainSettings(model=model, data=folder, **given)
-    resumed = settings.resume  # located before the run, which prunes checkpoints
-    written_to = settings.output if resumed is None else checkpoint.find(resumed).parent
-    best = train_model(settings)["models"]["best"]
-    score = "" if best["score"] is None else f", mask AP {best['score']:.3f} on val"
-    click.echo(f"{written_to / best['onnx']}: the weights of epoch {best['epoch']}{score}")
+    found = train_model(TrainSettings(model=model, data=folder, **given), train_results.write)
+    assert found.model_dir is not None
+    score = "" if found.best_score is None else f", mask AP {found.best_score:.3f} on val"
+    if is_first():
+        click.echo(f"{found.model_dir / GRAPH_FILES['onnx']}: the weights of epoch {found.best_epoch}{score}")
 
 
 @click.command()

@@ -11,10 +11,10 @@ from maskline._options import Option, check_options
 from maskline.data.formats import FORMATS
 from maskline.errors import ParameterError
 
-#: What masks marked as crowds are: ``instances``, each an object of its own, or ``regions`` of many objects.
+#: How to read masks marked as crowds: as ``instances``, one object each, or as ``regions`` of many objects.
 Crowd: TypeAlias = Literal["instances", "regions"]
 
-BY_FOLDER, BY_LOOK, BY_KEY = "folder", "similar", "key:"
+BY_FOLDER, BY_SIMILARITY, BY_KEY = "folder", "similar", "key:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,19 +32,21 @@ class DatasetOptions:
 
 @dataclass(frozen=True, slots=True)
 class SplitConfig:
-    """How to split a data set into train and val.
+    """How to split.
 
     Attributes:
-        val_percent: rounded half up to whole images, but unless it is 0 or 100 each split gets one image at least. With
-            groups it is met as nearly as the groups allow.
-        seed: the same images with the same seed are split alike, whatever their order.
-        stratify: rarest class first (Sechidis et al., *On the stratification of multi-label data*, 2011).
-        group: ``folder``: the images of a sub-folder; ``similar``: near-duplicates, found as the check finds leaks;
-            ``key:NAME``: images whose records have the same value under a key; anything else is a regular expression,
-            searched in the file name: images with the same match, or the same first group of it, if it has one.
+        val_percent: rounded half up to a number of images; unless it is 0 or 100, both splits get at least one image.
+            With groups, the nearest percentage that the groups allow.
+        seed: of the random split, which does not depend on the order of the images.
+        stratify: split each class in proportion, the rarest first (Sechidis et al., *On the stratification of
+            multi-label data*, 2011).
+        group: which images must stay in one split: ``folder``: images of a sub-folder; ``similar``: near-duplicates,
+            found as in the check for leaks; ``key:NAME``: images with the same value for a key of the image record;
+            otherwise a regular expression searched in the file name: images with the same match of its first group,
+            or of the whole expression if it has none.
 
     Raises:
-        ParameterError: a value is out of range, or ``group`` is not a regular expression.
+        ParameterError: a value is out of range, or the group is not a valid regular expression.
     """
 
     val_percent: Annotated[
@@ -62,5 +64,5 @@ class SplitConfig:
         try:
             re.compile(self.group or "")
         except re.error as error:
-            known = f"{BY_FOLDER}, {BY_LOOK}, {BY_KEY}NAME or a regular expression"
+            known = f"{BY_FOLDER}, {BY_SIMILARITY}, {BY_KEY}NAME or a regular expression"
             raise ParameterError(f"group is {self.group!r}: expected {known} ({error})") from None

@@ -34,9 +34,9 @@ def dataset(shapes: list[Segmentation], crowds: list[bool] | None = None, size: 
 
 def all_with_all(shapes: list[Segmentation], crowds: list[bool]) -> dict[int, int]:
     """Each mask that is the same as an earlier one, with the first such."""
-    masks = rles(shapes, SIZE)
-    use = [i for i, mask in enumerate(masks) if coco.area(mask) and not crowds[i]]
-    some = [masks[i] for i in use]
+    encoded = rles(shapes, SIZE)
+    use = [i for i, mask in enumerate(encoded) if coco.area(mask) and not crowds[i]]
+    some = [encoded[i] for i in use]
     same = np.triu(coco.iou(some, some, [0] * len(some)) if some else np.zeros((0, 0)), 1) >= masks.SAME
     return {use[later]: use[int(np.argmax(same[:, later]))] for later in np.flatnonzero(same.any(axis=0))}
 
@@ -47,7 +47,7 @@ def test_twins_are_those_of_all_with_all(boxes: list[tuple[int, int, int, int]],
     shapes = [polygon(*box) for box in boxes]
     crowds = [chance.random() < 0.1 for _ in shapes]  # type: ignore[attr-defined]
     found = dataset(shapes, crowds)
-    faults = masks.look(found, found.images[0]).faults
+    faults = masks.check_masks(found, found.images[0]).faults
     twins = {f.annotation_id: f.what for f in faults if f.code == "annotation-twice"}
     expected = {
         later: f"annotation {later} (cell): the same mask as annotation {earlier} (cell)"
@@ -59,13 +59,13 @@ def test_twins_are_those_of_all_with_all(boxes: list[tuple[int, int, int, int]],
 def test_areas_are_in_the_order_of_the_annotations() -> None:
     shapes: list[Segmentation] = [polygon(0, 0, 10, 10), polygon(50, 50, 60, 60), polygon(0, 0, 4, 4)]
     found = dataset(shapes * 100)  # pycocotools fails on more than 255 at once
-    areas = masks.look(found, found.images[0]).areas
+    areas = masks.check_masks(found, found.images[0]).areas
     assert areas.tolist() == [int(coco.area(mask)) for mask in rles(shapes * 100, SIZE)]
 
 
 DENSE = """
 import numpy as np
-from maskline.data import check_masks
+from maskline.data.check.masks import check_masks
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 rng = np.random.default_rng(0)
 t = np.linspace(0, 2 * np.pi, 12, endpoint=False)
@@ -76,7 +76,7 @@ def peak():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
 before = peak()
-look = masks.look(Dataset("train", "", (image,), annotations, (Category(1, "cell"),)), image)
+look = check_masks(Dataset("train", "", (image,), annotations, (Category(1, "cell"),)), image)
 assert len(look.areas) == 20_000
 print(peak() - before)
 """

@@ -16,8 +16,8 @@ from PIL import Image
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.faults import Reading
 from maskline.data.formats.voc import format as voc
-from maskline.data.formats.voc.maps import Map, colour_numbers, instances, palette, read_map, save_map
-from maskline.data.reading import read as read_any
+from maskline.data.formats.voc.maps import LabelMap, colour_numbers, palette, read_map, save_map, separate_instances
+from maskline.data.reading import read_dataset as read_any
 from maskline.data.shapes import to_rle
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
@@ -276,7 +276,7 @@ def test_what_can_not_be_read_at_all(tmp_path: Path) -> None:
 def test_a_photo_is_no_map(tmp_path: Path) -> None:
     values = np.arange(70_000, dtype=np.int32).reshape(7, -1)
     with pytest.raises(InputError, match="is it a photo"):
-        list(instances(Map(values, 255, True), Map(values, 255, True), {0}))
+        list(separate_instances(LabelMap(values, 255, True), LabelMap(values, 255, True), {0}))
 
 
 @settings(max_examples=60, deadline=None)
@@ -327,7 +327,10 @@ def test_instances_are_what_a_naive_way_finds(values: np.ndarray, seed: int) -> 
     for number in sorted({*values.ravel().tolist()} - {0, 255}):
         counts = np.bincount(kinds[values == number], minlength=4)[1:]
         expected.append((number, rle_encode(values == number), int(counts.argmax()) + 1 if counts.any() else None))
-    assert list(instances(Map(values.astype(np.int32), 255, False), Map(kinds, 255, False), {0, 255})) == expected
+    assert (
+        list(separate_instances(LabelMap(values.astype(np.int32), 255, False), LabelMap(kinds, 255, False), {0, 255}))
+        == expected
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -495,7 +498,7 @@ def test_many_instances(tmp_path: Path, count: int, mode: str) -> None:
 def test_more_classes_than_values(tmp_path: Path) -> None:
     source = dataset(tmp_path / "in", [])
     many = Dataset("val", source.folder, source.images, (), tuple(Category(n, f"c{n}") for n in range(255)))
-    with pytest.raises(DatasetError, match="255 classes: a pixel of SegmentationClass can tell 254 at most"):
+    with pytest.raises(DatasetError, match="255 classes: SegmentationClass can hold at most 254"):
         voc.write({"val": many}, tmp_path / "out")
 
 

@@ -16,12 +16,12 @@ from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.faults import Reading
 from maskline.data.formats.yolo import format as yolo
 from maskline.data.formats.yolo.bridges import apart, boundary, bridged
-from maskline.data.formats.yolo.lines import in_pixels
-from maskline.data.reading import read as read_any
+from maskline.data.formats.yolo.lines import to_pixels
+from maskline.data.reading import read_dataset as read_any
 from maskline.data.shapes import area, to_rle
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError
-from maskline.masks import place_rle, rle_encode
+from maskline.masks import Window, place_rle, rle_encode
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 SQUARE = "0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5"
@@ -196,7 +196,7 @@ def test_faults_of_the_yaml_file(tmp_path: Path, names: str, what: str) -> None:
         (
             "0 1 1 5 1 5 5",
             "polygon-broken",
-            "line 2: coordinates from 1 to 5: expected shares of width and height, from",
+            "line 2: coordinates from 1 to 5: expected fractions of width and height, from",
         ),
         ("0 12 30 400 30 400 99", "polygon-broken", "(are they pixels?)"),
         ("0 .1 .1 .5 .1 .3 .1", "polygon-broken", "line 2: the polygon has no area"),
@@ -246,8 +246,8 @@ def test_images_of_every_suffix(tmp_path: Path) -> None:
     assert [len(found.of(image)) for image in found.images] == [1] * len(READABLE)
     lost = [(fault.file, fault.what, fault.lost) for fault in reading.faults if fault.code == "label-unmatched"]
     first = len(READABLE)
-    unread = [f"its image images/{first + n}.{kinds[first + n]} is of a format that is not read" for n in range(3)]
-    expected = [*unread, "no image has its name"]
+    unread = [f"its image images/{first + n}.{kinds[first + n]} has an unsupported format" for n in range(3)]
+    expected = [*unread, "there is no image with its name"]
     assert sorted(lost) == [(f"labels/{first + n}.txt", f"1 line; {why}", 1) for n, why in enumerate(expected)]
 
 
@@ -257,7 +257,7 @@ def test_images_of_every_suffix(tmp_path: Path) -> None:
         (
             {"images/a.jpg": "", "images/b/a.png": "", "labels/x/c.txt": SQUARE},
             "labels/x/c.txt",
-            "no image has its name",
+            "there is no image with its name",
         ),
         (
             {"images/a.jpg": "", "images/a.png": "", "labels/a.txt": SQUARE},
@@ -318,7 +318,7 @@ def test_another_data_set_with_other_classes_beside_the_first_is_refused(tmp_pat
     assert read(tmp_path).splits["all"].names == ["cat", "dog"]
     (tmp_path / "b" / "data.yaml").unlink()
     text(tmp_path / "b" / other, "names: [dog, cat]" if other == "data.yaml" else "dog\ncat\n")
-    with pytest.raises(DatasetError, match="name different classes: read the data sets one by one"):
+    with pytest.raises(DatasetError, match="name different classes: read the data sets separately"):
         read(tmp_path)
 
 
@@ -407,7 +407,7 @@ def test_junk_never_ends_in_a_traceback(
 @given(mask=MASKS.filter(np.any), top=st.integers(0, 3), left=st.integers(0, 3))
 def test_any_mask_is_one_polygon_and_comes_apart_again(mask: np.ndarray, top: int, left: int) -> None:
     height, width = mask.shape
-    size, window = (height + 5, width + 4), (top, top + height, left, left + width)
+    size, window = (height + 5, width + 4), Window(top, top + height, left, left + width)
     whole = place_rle(mask, window, size)
     rings = boundary(mask, window)
     ring = bridged(rings)
@@ -427,7 +427,7 @@ def test_bridges_are_short() -> None:
     mask = np.zeros((10, 100), np.uint8)
     for left in (60, 20, 0, 40, 80):
         mask[2:8, left : left + 18] = 1
-    ring = bridged(boundary(mask, (0, 10, 0, 100)))
+    ring = bridged(boundary(mask, Window(0, 10, 0, 100)))
     steps = np.abs(np.diff(ring, axis=0)).sum(axis=1)
     assert sorted(steps[steps < 6].tolist()) == [2] * 8  # each gap of 2 there and back, though parts lie 20 apart
 
@@ -440,7 +440,7 @@ def test_a_spike_is_no_bridge_to_anything() -> None:
 def test_thousands_of_parts_in_reasonable_time() -> None:
     mask = np.zeros((200, 200), np.uint8)
     mask[::3, ::3] = 1
-    ring = bridged(boundary(mask, (0, 200, 0, 200)))
+    ring = bridged(boundary(mask, Window(0, 200, 0, 200)))
     assert to_rle(apart(ring, (200, 200)), (200, 200)) == rle_encode(mask)
 
 
@@ -496,7 +496,7 @@ def test_every_form_comes_back(tmp_path: Path) -> None:
 def test_coordinates_keep_three_decimals(width: int, points: list[tuple[int, int]]) -> None:
     size = (width * 2 // 3 + 1, width)
     ring = np.round(np.asarray(points) / 1e6 * size[::-1], 3)
-    np.testing.assert_array_equal(in_pixels(format._shares(format._text(ring, size)), size)[: len(ring) - 1], ring[:-1])
+    np.testing.assert_array_equal(to_pixels(format._shares(format._text(ring, size)), size)[: len(ring) - 1], ring[:-1])
 
 
 def test_names_of_images_that_labels_would_mix_up(tmp_path: Path) -> None:

@@ -1,3 +1,3 @@
-"""Checks of a data set: its images, its masks, what lies in two splits."""
+"""Checks of a data set: images, masks, and leaks between splits."""
 
 import maskline.data.extra  # noqa: F401 (first, because it names the extra where it is missing)
