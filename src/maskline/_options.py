@@ -89,7 +89,7 @@ class Setting:
     @property
     def text(self) -> str:
         """Help with the names to choose from and the range, but without the default."""
-        low = self.option.least if self.option.above is None else f"above {self.option.above:g}"
+        low = self.option.least if self.option.above is None else f"above {self.option.above:g}, up"
         listed = f"One of {', '.join(self.option.listed())}." if self.option.listed else ""
         limits = "" if low is None or self.option.most is None else f"Range: {low} to {self.option.most:g}."
         return " ".join(filter(None, (self.option.help, listed, limits)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -101,13 +101,26 @@ def _mapping(texts: Sequence[str], flag: str) -> Mapping[str, Any]:
     return found
 
 
-def table(*parameters: click.Parameter) -> str:
-    """Options as a Markdown table: flags with the placeholder of the value, default, meaning."""
-    lines = ["| option | default | meaning |", "|---|---|---|"]
-    for parameter in parameters:
-        if isinstance(parameter, SettingOption):
+class Row(NamedTuple):
+    """An option of a command in a table of the documents."""
+
+    flags: str  # as code in Markdown, with the placeholder of the value
+    default: str
+    meaning: str
+
+
+def rows(command: click.Command) -> Iterator[Row]:
+    """The visible options of a command, in the order of its help."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
             flags = "`, `".join((*parameter.opts, *parameter.secondary_opts))
-            metavar = "" if parameter.is_flag else f" {parameter.metavar}"
-            cells = f"{flags}{metavar}".replace("|", "\\|"), parameter.setting.default_text, parameter.setting.text
-            lines.append("| `{}` | {} | {} |".format(*cells))
-    return "\n".join(lines)
+            metavar = "" if parameter.is_flag else f" {parameter.metavar}".replace("|", "\\|")
+            setting = parameter.setting if isinstance(parameter, SettingOption) else None
+            default, meaning = ("", parameter.help or "") if setting is None else (setting.default_text, setting.text)
+            yield Row(f"`{flags}{metavar}`", "required" if parameter.required else default, meaning)
+
+
+def table(command: click.Command) -> str:
+    """The options of a command in Markdown."""
+    lines = [f"| {row.flags} | {row.default} | {row.meaning} |" for row in rows(command)]
+    return "\n".join(["| option | default | meaning |", "|---|---|---|", *lines])

@@ -75,7 +75,7 @@ def predict(inputs: tuple[str, ...], showing: Showing, running: Running) -> None
 
 
 def predict_by_pipeline(pipeline: str, inputs: tuple[str, ...], showing: Showing, running: Running) -> None:
-    """What ``maskline --pipeline NAME|YAML --input …`` does. Options win over the file."""
+    """Do what ``maskline --pipeline NAME|YAML --input …`` does. Options win over the file."""
     from maskline.paddlex.pipeline import load_pipeline
 
     settings = load_pipeline(pipeline)

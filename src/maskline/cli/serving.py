@@ -60,7 +60,7 @@ def serve(
 def serve_pipeline(
     source: str | None, threshold: float | None, selftest: bool, serving: Mapping[str, Any], running: Running
 ) -> None:
-    """What ``maskline --serve [--pipeline NAME|YAML]`` does. Options win over the file."""
+    """Do what ``maskline --serve [--pipeline NAME|YAML]`` does. Options win over the file."""
     from maskline.paddlex.pipeline import PIPELINE as DEFAULT
     from maskline.paddlex.pipeline import load_pipeline
 

@@ -82,14 +82,22 @@ class TrainSettings(TrainOptions):
     data_format: Annotated[str | None, like(DatasetOptions, "data_format")] = None
     images: Annotated[Path | None, like(DatasetOptions, "images")] = None
     output: Annotated[Path, Option("Folder for checkpoints, logs and the exported model.")] = Path("output")
-    epochs: Annotated[int, Option("Passes over the training images.")] = 40
-    weights: Annotated[str, Option("Initial weights: official, backbone, scratch, or a file.")] = OFFICIAL
+    epochs: Annotated[int, Option("Passes over the training images; the learning-rate schedule is scaled to them.")] = (
+        40
+    )
+    weights: Annotated[
+        str,
+        Option(
+            "Initial weights: official, backbone (the recipe's pretrained one), scratch, or a file.",
+            metavar="NAME|FILE",
+        ),
+    ] = OFFICIAL
     resume: Annotated[
-        Path | None, Option("Resume the run in this output folder, or from this checkpoint.", metavar="DIR")
+        Path | None, Option("Output folder of a run, or one of its checkpoints, to resume.", metavar="DIR")
     ] = None
     device: Annotated[
         str | None, Option("Where to train: cpu, gpu, gpu:0,1 …", unset="the first GPU if there is one, else cpu")
     ] = None
-    precision: Annotated[Precision, Option("Precision of the network.")] = "fp32"
+    precision: Annotated[Precision, Option("Precision of the network; loss and weights stay in fp32.")] = "fp32"
     keep: Annotated[int, Option("Checkpoints to keep besides the best.")] = 5
     export: Annotated[bool, Option("Export the best weights at the end.")] = True
