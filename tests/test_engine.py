@@ -21,7 +21,7 @@ from maskline.config.module import MODES, load
 from maskline.data import check_dataset as step
 from maskline.data.split import SplitConfig
 from maskline.errors import DatasetError, ParameterError, UnknownNameError
-from maskline.train.settings import AUGMENT, TrainSettings
+from maskline.train.settings import TrainSettings, recipe_augment
 from maskline.weights.load import save_weights
 
 MAIN = Path(__file__).parents[1] / "main.py"
@@ -153,7 +153,7 @@ def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -
     }  # fmt: skip
     given = [f"Train.{key}={value}" for key, value in keys.items()]
     assert main("Global.mode=train", "Global.dataset_dir=d", "Global.device=cpu", *given) == 0
-    recipe = AUGMENT["mask_rtdetr"]
+    recipe = recipe_augment("Mask-RT-DETR-S")
     assert seen == [
         TrainSettings(
             model="Mask-RT-DETR-S", data=Path("d"), output=Path("output"), num_classes=3, epochs=7, batch_size=5,

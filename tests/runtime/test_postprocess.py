@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from maskline.instances import pixel_window
 from maskline.preprocess import Frame
 from maskline.runtime.graph import Raw
+from maskline.runtime.mask_layout import MaskLayout
 from maskline.runtime.postprocess import to_instances
 
 FRAME = Frame((90, 200), (64, 64))
 SIZE = (64, 64)
+FROM_MASKS = MaskLayout(boxes_from_masks=True, beyond_boxes=False)
 
 
 def raw_of(boxes: list[list[float]], scores: list[float], masks: np.ndarray) -> Raw:
@@ -129,7 +131,9 @@ def test_masks_that_mean_something_in_their_boxes_only() -> None:
     raw = raw_of([[8, 8, 32, 56]], [0.9], mask)
     cut = to_instances(raw, FRAME, SIZE, thresholds(0.5))
     for grow in (False, True):
-        found = to_instances(raw, FRAME, SIZE, thresholds(0.5), grow_boxes=grow, mask_frame="within")
+        found = to_instances(
+            raw, FRAME, SIZE, thresholds(0.5), grow_boxes=grow, mask_layout=MaskLayout(beyond_boxes=False)
+        )
         assert found.outside.tolist() == [0.0] and cut.outside[0] > 0.5
         np.testing.assert_array_equal(found.boxes, cut.boxes)
         np.testing.assert_array_equal(found.masks[0], cut.masks[0])
@@ -148,7 +152,7 @@ def test_masks_that_are_enlarged_twice(
     """The pixels of PaddleDetection's way over whole images: to the input, cut at the box, to the image."""
     (x1, x2), (y1, y2) = sorted(box[::2]), sorted(box[1::2])
     raw, frame = raw_of([[x1, y1, x2, y2]], [0.9], blobs(1, seed) * 0.1), Frame(size, kept)
-    found = to_instances(raw, frame, SIZE, thresholds(0.5), mask_frame="twice")
+    found = to_instances(raw, frame, SIZE, thresholds(0.5), mask_layout=MaskLayout(beyond_boxes=False, via_input=True))
     if not len(found):
         return
     first = cv2.resize(raw.masks[0], (64, 64), interpolation=cv2.INTER_LINEAR)
@@ -177,7 +181,7 @@ def test_boxes_that_are_their_masks_own(grow: bool) -> None:
     masks = blobs(3)
     masks[1] = -1
     raw = raw_of([[0, 0, 64, 64]] * 3, [0.9, 0.8, 0.7], masks)
-    found = to_instances(raw, FRAME, SIZE, thresholds(0.5), mask_frame="tight", grow_boxes=grow)
+    found = to_instances(raw, FRAME, SIZE, thresholds(0.5), mask_layout=FROM_MASKS, grow_boxes=grow)
     assert found.labels.tolist() == [0, 2] and found.outside.tolist() == [0, 0]
     for i, row in enumerate((0, 2)):
         whole = cv2.resize(masks[row], (200, 90), interpolation=cv2.INTER_LINEAR) > 0
@@ -189,5 +193,5 @@ def test_boxes_that_are_their_masks_own(grow: bool) -> None:
 
 def test_no_box_at_all_may_be_a_masks_own() -> None:
     raw = raw_of([[0, 0, 64, 64]] * 2, [0.9, 0.8], np.full((2, 16, 16), -1.0))
-    found = to_instances(raw, FRAME, SIZE, thresholds(0.5), mask_frame="tight")
+    found = to_instances(raw, FRAME, SIZE, thresholds(0.5), mask_layout=FROM_MASKS)
     assert len(found) == 0 and found.boxes.shape == (0, 4)

@@ -38,7 +38,7 @@ from maskline.errors import (
 from maskline.train import TrainSettings, checkpoint, loop, processes, train
 from maskline.train.augment import Augment
 from maskline.train.run import prepare
-from maskline.train.settings import AUGMENT, as_augment
+from maskline.train.settings import as_augment, recipe_augment
 from maskline.weights.load import labels_in_file, load_network
 
 
@@ -477,7 +477,7 @@ def test_crowd_regions_are_told(settings: TrainSettings, tmp_path: Path) -> None
 
 
 def test_augmentation_by_name() -> None:
-    recipe = AUGMENT["mask_rtdetr"]
+    recipe = recipe_augment("Mask-RT-DETR-S")
     assert as_augment({"copy_paste": 0.5, "sizes": [320]}, "Mask-RT-DETR-S") == replace(
         recipe, copy_paste=0.5, sizes=(320,)
     )

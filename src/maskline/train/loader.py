@@ -25,7 +25,7 @@ from maskline.checks import check_count
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.errors import DatasetError, InputError, MasklineError, ParameterError
 from maskline.instances import IntArray
-from maskline.models.targets import Target
+from maskline.models.network import Target
 from maskline.preprocess import Preprocess, pad_to
 from maskline.train.augment import Augment, pasted
 from maskline.train.samples import Original, TrainingSample, boxes, objects, read

@@ -24,8 +24,8 @@ from maskline.train.logger import LogFile
 from maskline.train.loop import TrainingJob, run
 from maskline.train.optim import scaled_learning_rate
 from maskline.train.samples import is_object
-from maskline.train.settings import AUGMENT, DEFAULT_OUTPUT, TrainSettings
-from maskline.weights.load import is_unaligned, load_network
+from maskline.train.settings import DEFAULT_OUTPUT, TrainSettings, recipe_augment
+from maskline.weights.load import load_network
 from maskline.wording import counted
 
 logger = logging.getLogger("maskline")
@@ -146,10 +146,9 @@ def _settled(settings: TrainSettings, spec: catalog.Model) -> TrainSettings:
         settings,
         model=spec.name,
         batch_size=settings.batch_size or spec.recipe.batch_size,
-        augment=settings.augment or AUGMENT[spec.family],
+        augment=settings.augment or recipe_augment(spec.name),
         clip_norm=settings.clip_norm or spec.recipe.clip_norm,
         save_interval=settings.save_interval or settings.eval_interval,
-        unaligned=settings.unaligned or is_unaligned(Path(settings.weights)),
     )
     rate = settings.learning_rate or scaled_learning_rate(spec.recipe, _images(settings))
     return replace(settings, learning_rate=rate)
