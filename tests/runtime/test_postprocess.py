@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -102,6 +103,13 @@ def test_what_lies_outside_the_box_is_told_and_can_be_kept() -> None:
     assert grown.masks[0].any(axis=0)[-1]  # no further than the mask
 
 
+def test_a_mask_without_foreground_leaves_its_box_as_it_is() -> None:
+    raw = raw_of([[8, 8, 32, 56]], [0.9], np.full((1, 16, 16), -1.0))
+    (cut, grown) = (to_instances(raw, FRAME, SIZE, thresholds(0.5), grow_boxes=grow) for grow in (False, True))
+    np.testing.assert_array_equal(grown.boxes, cut.boxes)
+    assert len(grown) == 1 and not grown.full_mask(0).any()
+
+
 def test_padding_is_not_part_of_the_image() -> None:
     """An image scaled to 48x64 in the corner of a 64x64 input."""
     frame = Frame((96, 128), (48, 64))
@@ -187,6 +195,31 @@ def test_boxes_that_are_their_masks_own(grow: bool) -> None:
         whole = cv2.resize(masks[row], (200, 90), interpolation=cv2.INTER_LINEAR) > 0
         np.testing.assert_array_equal(found.full_mask(i), whole)
         assert found.window(i) == pixel_window(found.boxes[i], found.size)
+        mask = found.masks[i]
+        assert mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any()
+
+
+@pytest.mark.parametrize("grow", [False, True])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        MaskLayout(),
+        MaskLayout(beyond_boxes=False),
+        MaskLayout(beyond_boxes=False, via_input=True),
+        MaskLayout(over="box", beyond_boxes=False),
+    ],
+)
+def test_boxes_may_come_from_masks_of_any_layout(layout: MaskLayout, grow: bool) -> None:
+    """The same pixels as with predicted boxes, in boxes that are theirs."""
+    raw = raw_of([[8, 8, 32, 56], [20, 4, 60, 40], [0, 0, 9, 9]], [0.9, 0.8, 0.7], blobs(3))
+    raw.masks[2] = -1
+    predicted = to_instances(raw, FRAME, SIZE, thresholds(0.5), grow_boxes=grow, mask_layout=layout)
+    own = replace(layout, boxes_from_masks=True)
+    found = to_instances(raw, FRAME, SIZE, thresholds(0.5), grow_boxes=grow, mask_layout=own)
+    assert found.labels.tolist() == [0, 1] and predicted.labels.tolist()[:2] == [0, 1]
+    np.testing.assert_array_equal(found.outside, predicted.outside[:2])
+    for i in range(2):
+        np.testing.assert_array_equal(found.full_mask(i), predicted.full_mask(i))
         mask = found.masks[i]
         assert mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any()
 

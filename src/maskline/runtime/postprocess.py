@@ -161,6 +161,8 @@ def _tight(mask: ByteArray, window: tuple[int, int, int, int]) -> tuple[list[int
 def _grown(box: FloatArray, grid: FloatArray, size: tuple[int, int], step: tuple[float, float]) -> FloatArray:
     """The box, enlarged to the mask's foreground where that reaches further."""
     window = positive_window(grid, size, step)
+    if window[0] == window[1] or window[2] == window[3]:  # no cell is positive
+        return box
     mask: ByteArray = upsample_window(grid, window, step)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
