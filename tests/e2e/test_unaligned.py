@@ -90,7 +90,7 @@ def test_training_hands_it_on(tmp_path: Path) -> None:
             learning_rate=1e-4, device="cpu", workers=0, augment=Augment(flip=0, sizes=(96,)), **changes,
         )  # fmt: skip
         train(settings)
-        assert checkpoint.read(tmp_path / output / "model_final").config == UNALIGNED
+        assert checkpoint.read(tmp_path / output / "model_final").weights_config == UNALIGNED
         return tmp_path / output / "best_model"
 
     first = run("first", weights, unaligned=True, export=False) / "best_model.safetensors"
@@ -106,12 +106,12 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path, monkeypatch: pytest
     data = make_discs(tmp_path / "discs", train=2, val=1, classes=tiny_rcnn.CLASSES)
     shutil.copytree(before.RUN, tmp_path / "run")
     old = tmp_path / "run" / "0"
-    assert checkpoint.read(old).config == config_in_file(old / "0.safetensors", NAME) == UNALIGNED
+    assert checkpoint.read(old).weights_config == config_in_file(old / "0.safetensors", NAME) == UNALIGNED
     assert not aligned(old / "0.safetensors")
     monkeypatch.chdir(tmp_path)
     train(TrainSettings(model=NAME, data=data, resume=old, epochs=2, device="cpu", workers=0, export=False))
     end = tmp_path / "run" / "model_final"
-    assert checkpoint.read(end).epochs == 2 and checkpoint.read(end).config == UNALIGNED
+    assert checkpoint.read(end).epochs == 2 and checkpoint.read(end).weights_config == UNALIGNED
     found = load_network(NAME, end / "model_final.safetensors")
     assert found.config == replace(before.config(), aligned=False)
     state = found.state_dict()

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from maskline.errors import InputNotFoundError, OutputError, WeightsError
 from maskline.train.optim import ModelEma
-from maskline.weights.load import as_config, save_weights, write_safetensors
+from maskline.weights.load import save_weights, weights_config, write_safetensors
 
 VERSION = 1
 FINAL, BEST = "model_final", "best_model"
@@ -46,7 +46,7 @@ class Progress:
         updates: of the running average.
         scaler: state of the gradient scaler (fp16).
         settings: of the run, for people and for resuming.
-        config: what the weights were trained with, see `Network.weights_config`.
+        weights_config: see `Network.weights_config`.
         data: fingerprint of the training data.
     """
 
@@ -57,7 +57,7 @@ class Progress:
     updates: int = 0
     scaler: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
+    weights_config: Mapping[str, Any] = field(default_factory=dict)
     data: str = ""
 
     @property
@@ -128,7 +128,7 @@ def save(folder: Path, state: State, progress: Progress, labels: tuple[str, ...]
     try:
         temporary.mkdir(parents=True)
         model = str(progress.settings["model"])
-        save_weights(state.weights(), temporary / f"{folder.name}.safetensors", model, labels, progress.config)
+        save_weights(state.weights(), temporary / f"{folder.name}.safetensors", model, labels, progress.weights_config)
         if resumable:
             _save_state(state, temporary / f"{folder.name}.state.safetensors")
         about = json.dumps({"version": VERSION, **asdict(progress)}, indent=2, ensure_ascii=False, default=str)
@@ -202,7 +202,7 @@ def read(folder: Path) -> Progress:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("version") != VERSION:
             raise ValueError("written by another version")
-        values["config"] = as_config(values.get("config"), unaligned=values["settings"].get("unaligned"))
+        values.setdefault("weights_config", weights_config(values["settings"]))  # where early versions had it
         progress = Progress(**values)
         return replace(progress, losses=tuple(progress.losses), history=tuple(progress.history))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -105,8 +105,8 @@ class Run:
         if self.settings.resume is None:
             network = new_network(self.settings, job.labels)
         else:  # the checkpoint has the weights
-            config = checkpoint.read(self.settings.resume).config
-            network = models.build(self.settings.model, len(job.labels), config)
+            overrides = checkpoint.read(self.settings.resume).weights_config
+            network = models.build(self.settings.model, len(job.labels), overrides)
         self.network = network.to(self.accelerator.device)
         freeze(self.frozen())
         if self.accelerator.num_processes > 1:
@@ -119,7 +119,7 @@ class Run:
         self.state = State(self.network, optimizer, average)
         self.unread: set[Skipped] = set()  # images of the val split that were told of
         self.progress = Progress(
-            settings=asdict(self.settings), config=self.network.weights_config(), data=job.fingerprint
+            settings=asdict(self.settings), weights_config=self.network.weights_config(), data=job.fingerprint
         )
         if self.settings.resume is not None:
             self._resume(self.settings.resume)

@@ -53,20 +53,26 @@ def load_network(name: str, path: Path | str, overrides: Mapping[str, Any] = AS_
 
 
 def save_weights(
-    state: Mapping[str, Tensor], path: Path, model: str, labels: Sequence[str], config: Mapping[str, Any] = AS_IT_IS
+    state: Mapping[str, Tensor],
+    path: Path,
+    model: str,
+    labels: Sequence[str],
+    weights_config: Mapping[str, Any] = AS_IT_IS,
 ) -> None:
     """Write weights as safetensors under our names (no counters of seen batches), with what they are of.
 
     Args:
         model: the catalog row.
         labels: class names.
-        config: see `Network.weights_config`.
+        weights_config: see `Network.weights_config`.
 
     Raises:
         OutputError: the file can't be written.
     """
     kept = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    about = {"model": model, "labels": list(labels)} | ({"config": dict(config)} if config else {})
+    about = {"model": model, "labels": list(labels)} | (
+        {"weights_config": dict(weights_config)} if weights_config else {}
+    )
     metadata = {METADATA: json.dumps(about)}  # one key: their order would vary
     replace_file(path, lambda file: write_safetensors(kept, file, metadata))
 
@@ -90,13 +96,12 @@ def labels_in_file(path: Path) -> tuple[str, ...] | None:
 
 
 def config_in_file(path: Path, model: str) -> dict[str, Any]:
-    """What a weights file says its weights were trained with, see `Network.weights_config`; PaddleDetection's: nothing.
+    """The `Network.weights_config` that a file of ours states; nothing for PaddleDetection's.
 
     Raises:
         WeightsError: the model's configuration has no such field.
     """
-    about = _about(path)
-    config = as_config(about.get("config"), unaligned=about.get("unaligned"))
+    config = weights_config(_about(path))
     try:
         family_of(model).config(model, config)
     except ParameterError as error:
@@ -104,11 +109,12 @@ def config_in_file(path: Path, model: str) -> dict[str, Any]:
     return config
 
 
-def as_config(stored: object, *, unaligned: object) -> dict[str, Any]:
-    """Fields of a configuration as files of ours store them; files made before they did have a key ``unaligned``."""
+def weights_config(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The `Network.weights_config` among what a file says. Early files of ours have a key ``unaligned`` instead."""
+    stored = about.get("weights_config")
     if isinstance(stored, dict):
         return stored
-    return {"aligned": False} if unaligned is True else {}
+    return {"aligned": False} if about.get("unaligned") is True else {}
 
 
 def _about(path: Path) -> Mapping[str, Any]:
