@@ -7,9 +7,9 @@ does hits both; a run that follows one of the other backend doesn't count. Shown
 the clock and in processor time (which others on the machine disturb least), and what opening takes.
 
 Then how far results are apart: "unequal" is the number of rows of the graphs' outputs, of both sides together, without
-an equal within the tolerances of an export (`maskline.verify`). For what a user gets, detections above a threshold:
-how many there are, how many of both sides together have no partner of the same class with a box IoU of at least 0.5,
-and among pairs the largest differences of scores and boxes (pixels of the image) and the least IoU of masks.
+an equal within the tolerances of an export (`maskline.exporting.verify`). For what a user gets, detections above a
+threshold: how many there are, how many of both sides together have no partner of the same class with a box IoU of at
+least 0.5, and among pairs the largest differences of scores and boxes (pixels of the image) and the least IoU of masks.
 
 `FASTER_BY_OPENVINO` in `maskline.runtime.opening` has the models for which OpenVINO is faster by more than `MARGIN` in
 fp32. Weights don't change the time of a graph, but of what follows detections: stand-ins will do.
@@ -29,6 +29,7 @@ import numpy as np
 from timing import table
 
 from maskline import hub
+from maskline.exporting.verify import without_partner
 from maskline.inputs import read_image
 from maskline.instances import Instances
 from maskline.runtime.backend import Acceleration
@@ -36,7 +37,6 @@ from maskline.runtime.device import CPU
 from maskline.runtime.graph import Graph
 from maskline.runtime.model_dir import open_model_dir
 from maskline.runtime.postprocess import to_instances
-from maskline.verify import without_partner
 
 ASSETS = hub.EMBEDDED.parent
 LOW = 0.3  # score of a detection that counts

@@ -29,9 +29,9 @@ def peak():  # in MiB; getrusage would start from the peak of the process that s
 WAYS = {
     "maskline: Dataset, all records checked": """
 from pathlib import Path
-from maskline.data import coco
+from maskline.data.formats.coco import coco_json
 before, start = peak(), time.perf_counter()
-dataset, faults, _ = coco.read(Path(sys.argv[1]), Path(), "train")
+dataset, faults, _ = coco_json.read(Path(sys.argv[1]), Path(), "train")
 assert not faults and len(dataset.annotations) == int(sys.argv[2])
 """,
     "pycocotools: COCO, nothing checked": """

@@ -21,10 +21,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from maskline.evaluate import load_split
-from maskline.evaluate.average_precision import metrics
+from maskline.evaluate.average_precision import coco_metrics
 from maskline.evaluate.classes import match_classes
 from maskline.evaluate.detections import ImageDetections, Truth, read, rle_objects, truth_of
-from maskline.evaluate.matching import rank
+from maskline.evaluate.matching import rank_detections
 
 MOST = 100
 
@@ -33,7 +33,7 @@ def ours(truths: list[Truth], found: list[ImageDetections], classes: int) -> Cal
     """Mask AP by `maskline.evaluate`."""
 
     def measure() -> float:
-        value = metrics(rank(truths, found, classes, "mask", MOST), MOST)["AP"]
+        value = coco_metrics(rank_detections(truths, found, classes, "mask", MOST), MOST)["AP"]
         assert value is not None
         return value
 

@@ -25,8 +25,8 @@ import numpy as np
 import psutil
 
 import maskline
-from maskline.results import Result
-from maskline.writers import WRITERS, open_writers
+from maskline.outputs.formats import WRITERS, open_writers
+from maskline.outputs.result import Result
 
 PHOTO = Path(maskline.__file__).with_name("assets") / "nuclei.png"
 STEPS = 20  # of the row of figures

@@ -44,14 +44,16 @@ def reader(module: str, name: str, *formats: str) -> Callable[[Any], Any]:
 
 def write(source: Path, folder: Path, only: str | None) -> None:
     """Convert a data set to every format; ``FORMAT.json`` has the masks that maskline reads of it."""
-    from maskline.data import convert, layout
+    from maskline._files import new_folder
+    from maskline.data import convert
+    from maskline.data.categories import unify_categories
     from maskline.data.shapes import to_rle
     from maskline.masks import rle_runs
 
     splits = convert.read(source).splits
-    splits = layout.unify({split: dataset for split, dataset in splits.items() if only in (None, split)})
+    splits = unify_categories({split: dataset for split, dataset in splits.items() if only in (None, split)})
     for form in FORMATS:
-        with layout.new_folder(folder / form) as target:
+        with new_folder(folder / form) as target:
             for note in convert.get(form).write(splits, target):
                 print(f"{form}: {note}")
         truth = {}

@@ -18,8 +18,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from maskline.data.near_duplicates import SIDE, Fingerprint, fingerprint, pairs
-from maskline.data.reading import load
+from maskline.data.check.near_duplicates import SIDE, Fingerprint, find_pairs, fingerprint
+from maskline.data.reading import load_splits
 from maskline.inputs import read_image
 from maskline.instances import ByteArray
 
@@ -128,7 +128,7 @@ def time_rows(most: int) -> Iterator[list[str]]:
         for name, make in [("different", different), ("black", black), ("black, noise", noise), *films]:
             prints = make(count, rng)
             start = time.perf_counter()
-            found = len(pairs(prints))
+            found = len(find_pairs(prints))
             yield [f"{count:,}", name, f"{time.perf_counter() - start:.2f} s", f"{found:,}"]
 
 
@@ -169,11 +169,11 @@ def report(root: Path, side: int) -> None:
     """Print what is found in a data set, in altered copies and in tiles."""
     named = [
         (f"{split}/{image.file_name}", read_image(dataset.path(image)))
-        for split, dataset in load(root).items()
+        for split, dataset in load_splits(root).items()
         for image in dataset.images
     ]
     prints = [fingerprint(pixels) for _, pixels in named]
-    found = pairs(prints)
+    found = find_pairs(prints)
     print(f"{root.name}: {len(named)} images, {len(found)} pairs found")
     for pair in found:
         print(
@@ -183,7 +183,7 @@ def report(root: Path, side: int) -> None:
     images = [pixels for _, pixels in named]
     print(table(["alteration", "recall", "exact", "false pairs"], recall_rows(images, prints, own)))
     tiles = [fingerprint(tile) for pixels in images for tile in cut(pixels, side)]
-    wrong = len(pairs(list({found.digest: found for found in tiles}.values())))
+    wrong = len(find_pairs(list({found.digest: found for found in tiles}.values())))
     total = len(tiles) * (len(tiles) - 1) // 2
     print(f"{len(tiles)} distinct tiles of {side} pixels: {wrong} pairs found of {total:,}\n")
 
@@ -192,7 +192,7 @@ def recall_rows(images: list[ByteArray], prints: list[Fingerprint], own: set[tup
     """How many altered copies are found; ``own``: pairs that are there without any alteration."""
     count = len(images)
     for name, alter in ALTERATIONS.items():
-        found = pairs(prints + [fingerprint(alter(pixels)) for pixels in images])
+        found = find_pairs(prints + [fingerprint(alter(pixels)) for pixels in images])
         right = [pair for pair in found if pair.second - pair.first == count]
         places = {(min(ends), max(ends)) for pair in found if (ends := (pair.first % count, pair.second % count))}
         wrong = len({ends for ends in places if ends[0] != ends[1]} - own)

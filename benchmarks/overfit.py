@@ -19,14 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from maskline import catalog
-from maskline.data import layout
 from maskline.data.dataset import Dataset, ImageRecord
-from maskline.data.reading import load
+from maskline.data.formats import coco
+from maskline.data.reading import load_splits
 from maskline.models.mask_rtdetr import network
 from maskline.models.mask_rtdetr.loss import LossConfig
 from maskline.models.solov2 import network as solov2
-from maskline.train import TrainSettings, checkpoint, train
-from maskline.train.augment import Augment
+from maskline.training import TrainSettings, checkpoint, train
+from maskline.training.augment import Augment
 
 SMALLEST = 0.01  # of an image: the least that all its objects cover
 
@@ -70,12 +70,12 @@ def main() -> None:
     if arguments.grids is not None:
         grids = tuple(map(int, arguments.grids.split(",")))
         solov2.CONFIGS[spec.name] = replace(solov2.CONFIGS[spec.name], grids=grids)
-    dataset = load(arguments.data)["train"]
+    dataset = load_splits(arguments.data)["train"]
     few = dataset.select(chosen(dataset, arguments.images))
     data = arguments.output / "data"
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
-    layout.write({"train": few, "val": replace(few, split="val")}, data)
+    coco.write({"train": few, "val": replace(few, split="val")}, data)
     settings = TrainSettings(
         model=spec.name,
         data=data,

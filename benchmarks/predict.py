@@ -35,8 +35,8 @@ from timing import KEPT, ROWS, SIZES, name, paired, table
 import maskline
 from maskline.inputs import read_image
 from maskline.instances import ByteArray, Instances, pixel_window
+from maskline.outputs.result import Result
 from maskline.preprocess import Frame
-from maskline.results import Result
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph, Raw
 from maskline.runtime.mask_layout import MaskLayout

@@ -24,12 +24,12 @@ from itertools import product
 from pathlib import Path
 
 from maskline import catalog
-from maskline.data import layout
 from maskline.data.dataset import Dataset
-from maskline.data.reading import load
-from maskline.train import TrainSettings, train
-from maskline.train.logger import RECENT
-from maskline.train.settings import AUGMENT
+from maskline.data.formats import coco
+from maskline.data.reading import load_splits
+from maskline.training import TrainSettings, train
+from maskline.training.logger import RECENT
+from maskline.training.settings import AUGMENT
 
 STEPS = 2 * RECENT  # of which the log's means reach back over the last half
 
@@ -51,7 +51,7 @@ def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
         few = Path(scratch, "data")
         few.mkdir()
         images = STEPS * batch_size * case.processes
-        layout.write({"train": enough(load(data)["train"], images)}, few)
+        coco.write({"train": enough(load_splits(data)["train"], images)}, few)
         settings = TrainSettings(
             model=case.model,
             data=few,

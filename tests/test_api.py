@@ -194,7 +194,7 @@ def test_arguments_of_old_documents_are_ignored_with_one_warning(
     config = pipeline_config(tiny_model_dir)
     create_pipeline(config=config, hpi_params={"config": {}}, serial_number="x", update_license=True, pp_option=None)
     assert [r.levelno for r in caplog.records] == [logging.WARNING]
-    assert "hpi_params, serial_number, update_license: of Paddle's plug-ins, without effect" in caplog.text
+    assert "hpi_params, serial_number, update_license: Paddle only, ignored" in caplog.text
     for create in (create_pipeline, create_model):
         with pytest.raises(TypeError, match="unexpected keyword"):
             create(layout_nms=True)  # type: ignore[operator]

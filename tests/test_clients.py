@@ -23,11 +23,11 @@ import cv2
 import numpy as np
 import pytest
 import requests
-from service import running
+from fixtures.service import running
 
 from maskline import create_model, hub
 from maskline.masks import rle_encode
-from maskline.results import Result
+from maskline.outputs.result import Result
 
 CLIENTS = Path(__file__).parents[1] / "examples" / "clients"
 CELLS = hub.EMBEDDED.parent / "nuclei.png"

@@ -15,8 +15,7 @@ from pathlib import Path
 import click
 import onnx
 import pytest
-import service
-import sets
+from fixtures import service, sets
 
 import maskline
 from maskline import catalog, cli

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from closed import close
+from fixtures.closed import close
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskline._files import decode_text, read_json, replace_files, visible_files
 from maskline.errors import OutputError
-from maskline.files import decode_text, read_json, replace_files, visible_files
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "gb18030"]
 

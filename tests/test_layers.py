@@ -16,28 +16,26 @@ ROOT = Path(maskline.__file__).parent
 #: From the bottom up; a module imports from its own line and those above it in this list.
 LAYERS = (
     ("errors",),
-    ("checks", "cores", "files", "instances", "naming", "pages", "plots", "progress", "signals", "transfer", "wording"),
-    ("download",),
-    ("masks", "preprocess", "upsample"),
+    ("_checks", "_cpu", "_files", "_plots", "_progress", "_templates", "_wording", "instances"),
+    ("fetching", "masks", "preprocess"),
     ("catalog", "inputs"),
-    ("config", "labelme", "render"),
-    ("data", "results"),
-    ("writers",),
+    ("render",),
+    ("outputs",),
+    ("data",),
     ("runtime",),
     ("evaluate", "serve"),
     ("models",),
     ("weights",),
-    ("verify",),
     ("exporting",),
     ("hub",),
-    ("train",),
+    ("training",),
     ("api",),
-    ("engine",),
+    ("paddlex",),
     ("cli",),
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-TORCH_FREE = {name for name in LEVEL if LEVEL[name] <= LEVEL["evaluate"]} | {"hub", "api", "engine", "cli"}
+TORCH_FREE = {name for name in LEVEL if LEVEL[name] <= LEVEL["evaluate"]} | {"hub", "api", "paddlex", "cli"}
 TORCH_FREE_FILES = {"weights/pdparams.py", "weights/__init__.py"}
 
 FILES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]
@@ -85,7 +83,7 @@ def test_the_half_that_predicts_does_not_import_torch(path: Path) -> None:
     [
         ("onnxruntime", "runtime/providers.py"),
         ("openvino", "runtime/openvino_backend.py"),
-        ("matplotlib", "plots.py"),
+        ("matplotlib", "_plots.py"),
     ],
 )
 def test_packages_that_do_more_than_asked_have_one_importer(package: str, importer: str) -> None:

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import sets
-from terminal import on_terminal
+from fixtures import sets
+from fixtures.terminal import on_terminal
 
 import maskline
-from maskline.progress import track
+from maskline._progress import track
 
 PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
 
@@ -21,7 +21,7 @@ LONG = "{'res': '" + 10 * "[bold]folder[/]/" + "\\t:smile: https://example.com'}
 
 PROGRAM = f"""
 import logging, sys, time, click
-from maskline.progress import log_to_terminal, status, track
+from maskline._progress import log_to_terminal, status, track
 log_to_terminal()
 long = {LONG!r}
 for number in track(range(4), "[red]work", 4):
@@ -65,7 +65,7 @@ def test_standard_output_elsewhere_has_the_results_alone(tmp_path: Path) -> None
 def test_an_error_while_a_bar_is_shown_leaves_none() -> None:
     program = """
 from contextlib import closing
-from maskline.progress import track
+from maskline._progress import track
 import sys
 try:
     with closing(track(range(3), "work", 3)) as items:
@@ -119,8 +119,8 @@ def test_other_commands_on_a_terminal_say_what_they_say_elsewhere(tmp_path: Path
 JOURNAL = f"""
 import logging
 from pathlib import Path
-from maskline.progress import log_to_terminal, track
-from maskline.train.logger import TrainingLogger, LogFile
+from maskline._progress import log_to_terminal, track
+from maskline.training.logger import TrainingLogger, LogFile
 log_to_terminal()
 logger = logging.getLogger("maskline")
 with LogFile() as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from maskline.wording import counted, short, shortened
+from maskline._wording import counted, short, shortened
 
 
 @pytest.mark.parametrize(("number", "told"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])

@@ -16,27 +16,28 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from maskline.api import create_model, create_pipeline
+    from maskline.api import create_model
     from maskline.errors import MasklineError
     from maskline.exporting import export
     from maskline.instances import Instances
-    from maskline.results import Result
+    from maskline.outputs.formats import CocoResultsWriter, CocoWriter, CsvWriter, LabelMeWriter, open_writers
+    from maskline.outputs.result import Result
+    from maskline.paddlex.pipeline import create_pipeline
     from maskline.runtime.predictor import Predictor
-    from maskline.writers import CocoResultsWriter, CocoWriter, CsvWriter, LabelMeWriter, open_writers
 
 _HOMES = {
-    "CocoResultsWriter": "maskline.writers",
-    "CocoWriter": "maskline.writers",
+    "CocoResultsWriter": "maskline.outputs.formats",
+    "CocoWriter": "maskline.outputs.formats",
     "create_model": "maskline.api",
-    "create_pipeline": "maskline.api",
-    "CsvWriter": "maskline.writers",
+    "create_pipeline": "maskline.paddlex.pipeline",
+    "CsvWriter": "maskline.outputs.formats",
     "export": "maskline.exporting",
     "Instances": "maskline.instances",
-    "LabelMeWriter": "maskline.writers",
+    "LabelMeWriter": "maskline.outputs.formats",
     "MasklineError": "maskline.errors",
-    "open_writers": "maskline.writers",
+    "open_writers": "maskline.outputs.formats",
     "Predictor": "maskline.runtime.predictor",
-    "Result": "maskline.results",
+    "Result": "maskline.outputs.result",
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The two functions most programs need."""
+"""`create_model`, the function most programs start with."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from maskline import catalog, hub
-from maskline.checks import check_count, check_threshold
-from maskline.config import load_pipeline
-from maskline.config.pipeline import PIPELINE
+from maskline._checks import check_count, check_threshold
 from maskline.errors import ParameterError
 from maskline.runtime import acceleration, opening
 from maskline.runtime.device import device_text, parse_devices
@@ -20,7 +18,20 @@ from maskline.runtime.model_dir import GRAPH_FILES, WEIGHTS_SUFFIXES
 from maskline.runtime.predictor import Predictor
 from maskline.runtime.thresholds import Threshold
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 logger = logging.getLogger("maskline")
+
+
+class PaddleOnly(TypedDict, total=False):
+    """Arguments of PaddleX's functions that are accepted and ignored, so that its scripts run unchanged."""
+
+    pp_option: object
+    genai_config: object
+    hpi_params: object
+    serial_number: object
+    update_license: object
 
 
 def create_model(
@@ -37,8 +48,7 @@ def create_model(
     engine: str | None = None,
     engine_config: Mapping[str, Any] | None = None,
     cpu_fallback: bool = False,
-    pp_option: object = None,
-    genai_config: object = None,
+    **ignored: Unpack[PaddleOnly],
 ) -> Predictor:
     """A model ready to predict. Without name and directory: the embedded one, which needs no download.
 
@@ -51,7 +61,7 @@ def create_model(
         threads, use_hpip, hpi_config, engine, engine_config: see `maskline.runtime.acceleration.choose`.
         cpu_fallback: the CPU stands in, with a warning, for a device that is not there; else that is an error. The
             variable ``MASKLINE_DEVICE_FALLBACK``, if set, wins.
-        pp_option, genai_config: of the reference's; ignored, with a warning.
+        ignored: what only means something to Paddle, see `PaddleOnly`; a warning says so.
 
     Raises:
         UnknownNameError: no such model; the message names the nearest.
@@ -62,7 +72,7 @@ def create_model(
         use_hpip=use_hpip, hpi_config=hpi_config, engine=engine, engine_config=engine_config, threads=threads
     )
     chosen = replace(chosen, cpu_fallback=cpu_fallback)
-    _tell_ignored(pp_option=pp_option, genai_config=genai_config)
+    warn_ignored(ignored)
     _check_now(device, threshold, batch_size)
     if isinstance(model_name, os.PathLike):
         model_name = os.fsdecode(model_name)
@@ -88,66 +98,6 @@ def create_model(
     )
 
 
-def create_pipeline(
-    pipeline: str | Path | None = None,
-    *,
-    config: Mapping[str, Any] | None = None,
-    model_name: str | None = None,
-    model_dir: str | Path | None = None,
-    device: str | None = None,
-    threshold: Threshold | None = None,
-    batch_size: int | None = None,
-    grow_boxes: bool = False,
-    threads: int | None = None,
-    use_hpip: bool | None = None,
-    hpi_config: Mapping[str, Any] | None = None,
-    engine: str | None = None,
-    engine_config: Mapping[str, Any] | None = None,
-    cpu_fallback: bool = False,
-    pp_option: object = None,
-    hpi_params: object = None,
-    serial_number: object = None,
-    update_license: object = None,
-) -> Predictor:
-    """The instance segmentation pipeline, ready to predict.
-
-    Args:
-        pipeline: ``instance_segmentation`` or the path of a YAML file.
-        config: the content of such a file; wins over ``pipeline``.
-        model_name, model_dir: the model in place of the file's; a name that is the file's own keeps its ``model_dir``.
-        device, threshold, batch_size, grow_boxes, threads, use_hpip, hpi_config, engine, engine_config: as for
-            `create_model`; what is given wins over the file's.
-        cpu_fallback: as for `create_model`; always so for a device that the file names, as in the reference.
-        pp_option, hpi_params, serial_number, update_license: of the reference's; ignored, with a warning.
-
-    Raises:
-        ParameterError: neither is given, or a bad value. Else as `create_model`.
-    """
-    source = pipeline if config is None else config
-    if source is None:
-        raise ParameterError("create_pipeline() needs a pipeline name, a YAML file, or a config")
-    if config is not None and pipeline is not None and str(pipeline) != PIPELINE:
-        logger.warning("pipeline is %r, but config is given too and names %r: config is used", str(pipeline), PIPELINE)
-    _tell_ignored(
-        pp_option=pp_option, hpi_params=hpi_params, serial_number=serial_number, update_license=update_license
-    )
-    settings = load_pipeline(source).with_model(model_name, model_dir)
-    return create_model(
-        settings.model_name,
-        settings.model_dir,
-        device=settings.device if device is None else device,
-        threshold=settings.threshold if threshold is None else threshold,
-        batch_size=settings.batch_size if batch_size is None else batch_size,
-        grow_boxes=grow_boxes,
-        threads=threads,
-        use_hpip=settings.use_hpip if use_hpip is None else use_hpip,
-        hpi_config=settings.hpi_config if hpi_config is None else hpi_config,
-        engine=settings.engine if engine is None else engine,
-        engine_config=settings.engine_config if engine_config is None else engine_config,
-        cpu_fallback=cpu_fallback or (device is None and settings.device is not None),
-    )
-
-
 def _check_now(device: str | None, threshold: object, batch_size: object) -> None:
     """Refuse wrong values before anything is downloaded."""
     check_count(batch_size, "batch_size")
@@ -157,10 +107,13 @@ def _check_now(device: str | None, threshold: object, batch_size: object) -> Non
         check_threshold(threshold)
 
 
-def _tell_ignored(**given: object) -> None:
+def warn_ignored(given: PaddleOnly) -> None:
+    """Warn about arguments without effect. Raises TypeError for any that PaddleX does not have either."""
+    if unknown := given.keys() - PaddleOnly.__annotations__.keys():
+        raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
     names = [name for name, value in given.items() if value is not None and value is not False]
     if names:
-        logger.warning("%s: of Paddle's plug-ins, without effect here", ", ".join(names))
+        logger.warning("%s: Paddle only, ignored", ", ".join(names))
 
 
 def _is_path(name: str) -> bool:

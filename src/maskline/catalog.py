@@ -3,7 +3,7 @@
 Accuracy, times and sizes are what PaddleX's documents claim for its own files, not measurements of ours. Learning rates
 and batch sizes are those of PaddleX's module files, meant for four devices; epochs, schedules and warm-ups are the
 built-in recipes behind the published figures (the module files ask for 40 epochs and 100 warm-up steps whatever the
-model: those two defaults belong to `maskline.config`).
+model: those two defaults belong to `maskline.paddlex`).
 """
 
 from __future__ import annotations

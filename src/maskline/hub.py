@@ -6,13 +6,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from maskline import catalog
-from maskline.download import fetch, home
+from maskline._files import ASSETS
+from maskline._progress import status
 from maskline.errors import MissingDependencyError
-from maskline.progress import status
+from maskline.fetching.download import fetch, home
 from maskline.runtime.model_dir import GRAPH_FILES
 
 #: The model that is part of the package: trained on microscopy, see MODEL_CARD.md there.
-EMBEDDED = Path(__file__).with_name("assets") / "embedded"
+EMBEDDED = ASSETS / "embedded"
 WEIGHTS_FILE = "weights.safetensors"
 
 

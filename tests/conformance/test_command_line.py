@@ -15,8 +15,8 @@ import click
 import pytest
 
 from maskline import __version__, cli
-from maskline.config.reference import PIPELINE_YAML
 from maskline.errors import UnknownNameError
+from maskline.paddlex.reference import PIPELINE_YAML
 
 ROOT = Path(__file__).parents[2]
 LOW = "--threshold 0.3"  # the tiny network is sure of nothing

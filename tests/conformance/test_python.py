@@ -15,7 +15,7 @@ from PIL import Image
 
 import maskline
 from maskline import catalog, create_model, create_pipeline
-from maskline.config.reference import PIPELINE_YAML
+from maskline.paddlex.reference import PIPELINE_YAML
 from maskline.runtime.predictor import Predictor
 
 NAME = "instance_segmentation"

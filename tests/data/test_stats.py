@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskline.data import coco
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
+from maskline.data.formats.coco import coco_json
 from maskline.data.shapes import to_rle
 from maskline.data.stats import by_frequency, class_names, statistics
 
@@ -136,7 +136,7 @@ def test_numbers_agree(shapes: list[tuple[int, int, int, bool]]) -> None:
 )
 def test_real_sets(name: str, instances: int, crowds: int, classes: int) -> None:
     root = REAL / name
-    found, _, _ = coco.read(root / "annotations" / "instance_train.json", root / "images", "train")
+    found, _, _ = coco_json.read(root / "annotations" / "instance_train.json", root / "images", "train")
     numbers = statistics(found)
     assert (numbers.instances, numbers.crowds, len(numbers.names)) == (instances, crowds, classes)
     assert numbers.areas.min() > 0

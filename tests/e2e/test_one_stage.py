@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import tiny_solov2
-from discs import make_discs
+from fixtures import tiny_solov2
+from fixtures.discs import make_discs
 
 import maskline
 from maskline import catalog, create_model
@@ -20,8 +20,8 @@ from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
 from maskline.runtime.postprocess import to_instances
 from maskline.runtime.predictor import Predictor
-from maskline.train import TrainSettings, checkpoint, train
-from maskline.train.augment import Augment
+from maskline.training import TrainSettings, checkpoint, train
+from maskline.training.augment import Augment
 from maskline.weights.load import load_network, save_weights
 
 NAME = "SOLOv2"

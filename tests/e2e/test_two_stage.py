@@ -12,20 +12,21 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import tiny_rcnn
 import torch
-from discs import make_discs, without_val
+from fixtures import tiny_rcnn
+from fixtures.discs import make_discs, without_val
 from safetensors.torch import load_file
 
-from maskline import catalog, create_model, verify
+from maskline import catalog, create_model
+from maskline.exporting import verify
 from maskline.models.deployed import Deployed
 from maskline.models.rcnn.network import CONFIGS, MaskRCNN
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
 from maskline.runtime.postprocess import to_instances
 from maskline.runtime.predictor import Predictor
-from maskline.train import TrainSettings, checkpoint, train
-from maskline.train.augment import Augment
+from maskline.training import TrainSettings, checkpoint, train
+from maskline.training.augment import Augment
 from maskline.weights.load import load_network, save_weights
 
 ROW = catalog.get("MaskRCNN-ResNet50-FPN")

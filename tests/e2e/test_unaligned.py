@@ -8,12 +8,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import before
 import numpy as np
 import pytest
-import tiny
-import tiny_rcnn
-from discs import make_discs
+from fixtures import before, tiny, tiny_rcnn
+from fixtures.discs import make_discs
 
 from maskline import catalog, models
 from maskline.errors import ParameterError, WeightsError
@@ -23,8 +21,8 @@ from maskline.models.mask_rtdetr.network import CONFIGS as MASK_RTDETR
 from maskline.models.rcnn.network import CONFIGS, MaskRCNN
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
-from maskline.train import TrainSettings, checkpoint, train
-from maskline.train.augment import Augment
+from maskline.training import TrainSettings, checkpoint, train
+from maskline.training.augment import Augment
 from maskline.weights.load import config_in_file, load_network, save_weights
 
 NAME = "MaskRCNN-ResNet50-FPN"

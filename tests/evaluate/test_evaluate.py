@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import made
 import numpy as np
 import pytest
+from fixtures import made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import maskline
-from maskline.data import layout
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
+from maskline.data.formats import coco
 from maskline.errors import DatasetError, OutputError, ParameterError, UnknownNameError
 from maskline.evaluate import Evaluation, evaluate, evaluate_model, evaluate_stream, load_split
 from maskline.evaluate import detections as results
@@ -189,7 +189,7 @@ def test_no_class_in_common(data: Dataset) -> None:
         match_classes(data, ["Cat", "Doggy", "x"])
     message = str(told.value)
     assert "'Cat', 'Doggy', 'x'" in message and "'cat', 'dog', 'rare'" in message
-    assert "'Cat' may be meant for 'cat'" in message and "never matched by their order" in message
+    assert "is 'Cat' meant for 'cat'" in message and "never matched by their order" in message
     assert "\n" not in message
     with pytest.raises(ParameterError, match="two classes called 'cat'"):
         match_classes(data, ["cat", "cat"])
@@ -306,7 +306,7 @@ def test_output_that_cannot_be_written(data: Dataset, tmp_path: Path) -> None:
 def test_splits(tmp_path: Path) -> None:
     data = made.dataset(tmp_path, 0)
     (tmp_path / "set").mkdir()
-    layout.write({"train": data, "val": data}, tmp_path / "set")
+    coco.write({"train": data, "val": data}, tmp_path / "set")
     assert len(load_split(tmp_path / "set").images) == 6
     with pytest.raises(UnknownNameError, match="'test'.*known: train, val"):
         load_split(tmp_path / "set", "test")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import toy
-from discs import make_discs
+from fixtures import toy
+from fixtures.discs import make_discs
 
 from maskline import catalog, create_model, models
 from maskline.errors import ParameterError, WeightsError
@@ -19,8 +19,8 @@ from maskline.models.family import Family
 from maskline.models.network import Network
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
-from maskline.train import TrainSettings, train
-from maskline.train.settings import recipe_augment
+from maskline.training import TrainSettings, train
+from maskline.training.settings import recipe_augment
 from maskline.weights.load import config_in_file, load_network, save_weights
 
 

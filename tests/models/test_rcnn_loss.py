@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import stand_in
-import tiny_rcnn
 import torch
 import torch.nn.functional as F
+from fixtures import stand_in, tiny_rcnn
 from torch import Tensor, nn
 
 from maskline import models
@@ -20,7 +19,7 @@ from maskline.models.rcnn.loss import LossConfig, Sampled, box_losses, mask_loss
 from maskline.models.rcnn.network import CONFIGS, MaskRCNN
 from maskline.models.rcnn.rpn import Predictions
 from maskline.models.roi_align import Regions
-from maskline.train.loop import freeze, train_mode
+from maskline.training.loop import freeze, train_mode
 
 EVERY = pytest.mark.parametrize("name", CONFIGS)
 CASCADES = [name for name in CONFIGS if name.startswith("Cascade")]

@@ -14,8 +14,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from maskline import hub, verify
+from maskline import hub
 from maskline.errors import DeviceError, MissingDependencyError, ModelError, ParameterError
+from maskline.exporting import verify
 from maskline.inputs import read_image
 from maskline.runtime.backend import Acceleration, first_line
 from maskline.runtime.device import CPU, Device
@@ -153,7 +154,7 @@ import os, pathlib, signal
 from maskline.runtime.backend import Acceleration
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
-from maskline.signals import terminable
+from maskline.cli.signals import terminable
 
 def opened():
     return Graph(pathlib.Path({str(graph_file)!r}), Device("cpu"), Acceleration(backend="openvino"))

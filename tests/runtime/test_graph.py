@@ -7,13 +7,12 @@ import json
 import shutil
 from pathlib import Path
 
-import before
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import tiny
 import yaml
+from fixtures import before, tiny
 
 from maskline import create_model
 from maskline.errors import InputNotFoundError, ModelError

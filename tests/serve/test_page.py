@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import needs_browser, opened
-from page_service import EXAMPLE, Reply, Service, success
+from fixtures.browser import needs_browser, opened
+from fixtures.page_service import EXAMPLE, Reply, Service, success
+from fixtures.service import running
 from PIL import Image
-from service import running
 
 from maskline import create_model
 from maskline.errors import InputError

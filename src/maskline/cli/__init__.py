@@ -15,16 +15,16 @@ import click
 from click.core import ParameterSource
 
 from maskline import __version__
+from maskline._progress import log_to_terminal
+from maskline._wording import shortened
 from maskline.cli.configs import config, save_pipeline_config
 from maskline.cli.datasets import check, convert, split
 from maskline.cli.predicting import Showing, predict, predict_by_pipeline, showing_options
 from maskline.cli.running import MODEL, MODEL_DIR, Running, running_options
 from maskline.cli.serving import PIPELINE, SELFTEST, Serving, serve, serve_pipeline, serving_options
+from maskline.cli.signals import terminable
 from maskline.cli.training import compare, evaluate, export, train
 from maskline.errors import MasklineError, OutputError
-from maskline.progress import log_to_terminal
-from maskline.signals import terminable
-from maskline.wording import shortened
 
 PLUGINS = (
     "maskline has no plugins to install; pip install 'maskline[train]' trains, 'maskline[serve]' answers HTTP, "
@@ -180,18 +180,18 @@ for command in (predict, serve, train, evaluate, compare, export, check, convert
 
 def _run_job(config_file: str | None, overrides: Sequence[str]) -> None:
     """What ``python main.py -c CONFIG -o Section.key=value …`` does. Ends with 1 if the job fails."""
-    from maskline import engine
-    from maskline.config.module import gather
+    from maskline.paddlex import jobs
+    from maskline.paddlex.module import gather
     from maskline.runtime.device import parse_devices
 
     logging.getLogger("maskline").setLevel(logging.INFO)  # because what the documents show is logged
     given = gather(config_file, overrides)
-    with engine.recorded(given.mode, given.output):
+    with jobs.recorded(given.mode, given.output):
         config = given.checked()
         if config.Global.device is not None:
             parse_devices(config.Global.device)
         try:
-            engine.run(config)
+            jobs.run(config)
         except MasklineError as error:
             _end(str(error), 1)
 

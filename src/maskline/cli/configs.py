@@ -16,8 +16,8 @@ from maskline.errors import OutputError, UnknownNameError
 def config(name: str, save_path: str | None, force: bool) -> None:
     """Print the configuration of a model, for `maskline -c`, or of the pipeline instance_segmentation."""
     from maskline import catalog
-    from maskline.config.pipeline import PIPELINE
-    from maskline.config.reference import PIPELINE_YAML, module_yaml
+    from maskline.paddlex.pipeline import PIPELINE
+    from maskline.paddlex.reference import PIPELINE_YAML, module_yaml
 
     if name != PIPELINE and not catalog.has(name):
         raise UnknownNameError.of("configuration", name, [PIPELINE, *catalog.MODELS])
@@ -30,8 +30,8 @@ def config(name: str, save_path: str | None, force: bool) -> None:
 
 def save_pipeline_config(name: str, save_path: str | None, force: bool) -> None:
     """What ``maskline --get_pipeline_config NAME`` does; without a path the file comes into the working directory."""
-    from maskline.config.pipeline import PIPELINE
-    from maskline.config.reference import PIPELINE_YAML
+    from maskline.paddlex.pipeline import PIPELINE
+    from maskline.paddlex.reference import PIPELINE_YAML
 
     if name != PIPELINE:
         raise UnknownNameError.of("pipeline", name, [PIPELINE])
@@ -40,7 +40,7 @@ def save_pipeline_config(name: str, save_path: str | None, force: bool) -> None:
 
 
 def _write(text: str, name: str, save_path: str, force: bool) -> Path:
-    from maskline.files import replace_file
+    from maskline._files import replace_file
 
     path = Path(save_path)
     if path.suffix.lower() not in (".yaml", ".yml") or path.is_dir():

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from maskline._wording import counted, shortened
 from maskline.cli.dataset_options import dataset_options
 from maskline.errors import ParameterError
-from maskline.wording import counted, shortened
 
 if TYPE_CHECKING:
     from maskline.data.crowds import Crowd
@@ -52,8 +52,8 @@ def check(
 
     Writes a report (check_dataset/report.html) and a list of all faults (check_dataset/faults.json).
     """
-    from maskline.data.check_dataset import FOLDER, PASSED, examine
     from maskline.data.fix import fix
+    from maskline.paddlex.check_dataset import FOLDER, PASSED, examine
 
     reading, result = examine(folder, output, data_format, images, crowd=crowd, strict=strict)
     _print_faults(reading.faults)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from maskline._progress import track
+from maskline._wording import counted
 from maskline.cli.running import MODEL, MODEL_DIR, THRESHOLD, Running, gathered, running_options
 from maskline.errors import DownloadError, InputError, ParameterError
-from maskline.progress import track
-from maskline.wording import counted
 
 if TYPE_CHECKING:
+    from maskline.outputs.formats import Writer
     from maskline.runtime.predictor import Predictor
-    from maskline.writers import Writer
 
 OUTSIDE_WORTH_TELLING = 0.1
 EMBEDDED_NOTE = "no --model given: the embedded one, which knows nuclei in microscopy; `maskline models` lists others"
@@ -96,7 +96,7 @@ def predict_by_pipeline(
     running: Running,
 ) -> None:
     """What ``maskline --pipeline NAME|YAML --input …`` does. Options win over the file."""
-    from maskline.config import load_pipeline
+    from maskline.paddlex.pipeline import load_pipeline
 
     settings = load_pipeline(pipeline)
     if not inputs and settings.input is None:
@@ -112,9 +112,9 @@ def predict_by_pipeline(
 def _saving(showing: Showing) -> Iterator[Sequence[Writer]]:
     """The writers of results, opened before anything slow is done: what can't be written to is told at once."""
     from maskline.errors import UnknownNameError
-    from maskline.naming import check_folder
-    from maskline.results import MASK_FORMATS
-    from maskline.writers import open_writers
+    from maskline.outputs.formats import open_writers
+    from maskline.outputs.paths import check_folder
+    from maskline.outputs.result import MASK_FORMATS
 
     if showing.mask_format not in MASK_FORMATS:
         raise UnknownNameError.of("--mask-format", showing.mask_format, MASK_FORMATS)

@@ -53,7 +53,7 @@ class Running:
         grow_boxes: bool = False,
     ) -> Predictor:
         """`maskline.create_pipeline` with these options, which win over a file's."""
-        from maskline.api import create_pipeline
+        from maskline.paddlex.pipeline import create_pipeline
 
         return create_pipeline(
             source, model_name=name, model_dir=folder, threshold=threshold, grow_boxes=grow_boxes, **self._options()
@@ -74,7 +74,7 @@ def _mapping(context: click.Context, parameter: click.Parameter, text: str | Non
     """``{"backend": "openvino"}``, as JSON, YAML or Python write it."""
     if text is None:
         return None
-    from maskline.config.overrides import parse_value
+    from maskline.paddlex.overrides import parse_value
 
     value = parse_value(text)
     if value is not None and not isinstance(value, Mapping):

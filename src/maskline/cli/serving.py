@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maskline.checks import check_count
+from maskline._checks import check_count
+from maskline._wording import counted
 from maskline.cli.running import MODEL, MODEL_DIR, THRESHOLD, Running, gathered, running_options
 from maskline.errors import MissingDependencyError, ParameterError
-from maskline.wording import counted
 
 if TYPE_CHECKING:
     from maskline.runtime.device import Device
@@ -52,8 +52,8 @@ class Serving:
 
     def settings(self, batch_size: int, visualize: bool) -> ServiceSettings:
         """Raises ParameterError for what makes no sense."""
+        from maskline.fetching.url_policy import UrlPolicy
         from maskline.serve import ServiceSettings
-        from maskline.serve.fetch import UrlPolicy
         from maskline.serve.settings import MB, MP
 
         given = {
@@ -170,8 +170,8 @@ def serve_pipeline(
     running: Running,
 ) -> None:
     """What ``maskline --serve [--pipeline NAME|YAML]`` does. Options win over the file."""
-    from maskline.config import load_pipeline
-    from maskline.config.pipeline import PIPELINE as DEFAULT
+    from maskline.paddlex.pipeline import PIPELINE as DEFAULT
+    from maskline.paddlex.pipeline import load_pipeline
 
     source = DEFAULT if source is None else source
     config = load_pipeline(source)
@@ -210,7 +210,7 @@ def divided(running: Running, devices: Sequence[Device], workers: int | None) ->
     Raises:
         ParameterError: more devices than workers.
     """
-    from maskline.cores import cores
+    from maskline._cpu import cores
     from maskline.runtime.device import CPU, device_text
 
     usual = min(CPU_WORKERS, cores()) if tuple(devices) == (CPU,) else len(devices)

@@ -9,10 +9,10 @@ from typing import Literal
 
 import click
 
+from maskline._progress import status
 from maskline.cli.dataset_options import dataset_options
 from maskline.cli.running import MODEL, MODEL_DIR, Running, running_options
 from maskline.errors import ParameterError
-from maskline.progress import status
 
 UNALIGNED = (
     "For Mask R-CNN weights that PaddleDetection has trained since August 2024. Files written by maskline record it."
@@ -84,11 +84,11 @@ def train(
 
     Writes the exported model (best_model/inference), checkpoints, train.log, curves.png and sample images.
     """
-    from maskline.config.overrides import parse_value
-    from maskline.train import TrainSettings
-    from maskline.train import train as train_model
-    from maskline.train.checkpoint import find
-    from maskline.train.settings import as_augment
+    from maskline.paddlex.overrides import parse_value
+    from maskline.training import TrainSettings
+    from maskline.training import train as train_model
+    from maskline.training.checkpoint import find
+    from maskline.training.settings import as_augment
 
     logging.getLogger("maskline").setLevel(logging.INFO)
     values = {}
@@ -172,9 +172,9 @@ def evaluate(
 
     Writes evaluate_result.json, evaluate/report.html, and evaluate/detections.json for `maskline compare`.
     """
-    from maskline import engine
     from maskline.evaluate import evaluate_model, load_split
-    from maskline.naming import check_folder
+    from maskline.outputs.paths import check_folder
+    from maskline.paddlex import jobs
     from maskline.runtime.device import device_text
 
     if unaligned and weights is None:
@@ -183,10 +183,10 @@ def evaluate(
         raise ParameterError("--weights needs --model, the model they are of, and no --model-dir")
     if weights is not None and running != Running(device=running.device):
         raise ParameterError("--weights are run by torch: of the options of running a model, only --device applies")
-    record = engine.result_file(output, "evaluate")
-    engine.clear_result(record)
+    record = jobs.result_file(output, "evaluate")
+    jobs.clear_result(record)
     if weights is not None:
-        from maskline.train import devices
+        from maskline.training import devices
 
         running = Running(device=devices.settle(running.device))
     elif running.device is not None:
@@ -194,7 +194,7 @@ def evaluate(
     dataset = load_split(folder, split, data_format, images)
     check_folder(output)
     if weights is not None:
-        from maskline.train.validate import evaluate_weights
+        from maskline.training.validate import evaluate_weights
 
         assert model_name is not None
         found = evaluate_weights(
@@ -217,7 +217,7 @@ def evaluate(
             max_detections=max_detections,
             threshold=threshold,
         )
-    engine.write_result(record, found.to_dict())
+    jobs.write_result(record, found.to_dict())
     click.echo(found.summary())
     click.echo(f"report: {output / found.files['report']}", err=True)
 

@@ -1,4 +1,4 @@
-"""From any format to any other: a star around COCO."""
+"""Convert data sets between formats, with COCO as the hub."""
 
 from __future__ import annotations
 
@@ -6,26 +6,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from maskline.data import crowds, layout, reading
+from maskline._files import new_folder
+from maskline._progress import status
+from maskline.data import crowds, reading
+from maskline.data.categories import unify_categories
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading, ordered
+from maskline.data.file_tree import UNSPLIT
+from maskline.data.formats.coco.layout import paddlex_name
+from maskline.data.image_files import bring_in, is_available
 from maskline.data.reading import FORMATS, WritableFormat
 from maskline.data.split import SplitConfig, merge, split_dataset, write_in_place
-from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, UnknownNameError
-from maskline.progress import status
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What a conversion did.
+    """Result of a conversion.
 
     Attributes:
         source_format: its key in `FORMATS`.
         splits: as written.
-        faults: what was wrong with the source; what could not be read is not in ``splits``.
-        notes: what the new format can't hold, and what was done because it was asked for.
+        faults: of the source; what could not be read is not in ``splits``.
+        notes: what the new format can't hold, and what was done on request.
     """
 
     source_format: str
@@ -35,11 +39,11 @@ class Converted:
 
 
 def writer_of(name: str) -> WritableFormat:
-    """The module of a format that can be written. Raises UnknownNameError."""
-    writable = [key for key in FORMATS if hasattr(reading.get(key), "write")]
+    """The module of a writable format. Raises UnknownNameError."""
+    writable = [key for key in FORMATS if hasattr(reading.format_module(key), "write")]
     if name.lower() not in writable:
         raise UnknownNameError.of("format to write", name, writable)
-    return cast("WritableFormat", reading.get(name))
+    return cast("WritableFormat", reading.format_module(name))
 
 
 def convert(
@@ -52,25 +56,25 @@ def convert(
     skip_errors: bool = False,
     crowd: Crowd | None = None,
 ) -> Converted:
-    """Convert a data set; its images are copied. The source is only read.
+    """Convert a data set and copy its images. The source is not modified.
 
     Args:
         source: the folder, or the annotation file.
         target: a new folder, complete or not there at all afterwards.
         to, from_: keys of `FORMATS`; None recognizes the format.
         images: the folder with the images, if they are not below ``source``.
-        skip_errors: leave out what can't be read, instead of refusing the whole.
-        crowd: what crowd regions are; None refuses them if they seem to be single objects.
+        skip_errors: leave out what can't be read, instead of raising.
+        crowd: how to read crowd regions; None raises if they seem to be single objects.
 
     Raises:
-        UnknownNameError: there is no such format, or it can't be written.
-        DatasetError: the source can't be read, or parts of it without ``skip_errors``, or no image is left, or the
-            format can't hold it.
-        OutputError: the target exists, or can't be written.
+        UnknownNameError: unknown format, or one that can't be written.
+        DatasetError: the source has errors (without ``skip_errors``), no images are left, or the format can't hold
+            them.
+        OutputError: the target exists or can't be written.
     """
     writer = writer_of(to)
     with status(f"reading {source}"):
-        found = reading.read(source, from_, images, crowd)
+        found = reading.read_dataset(source, from_, images, crowd)
     if crowd is None:
         found = replace(found, faults=[*found.faults, *crowds.faults(found.splits)])
     reading.refuse_files(found)
@@ -78,24 +82,24 @@ def convert(
         found = without_missing(found)
     else:
         reading.refuse_errors(found, "--skip-errors leaves them out")
-    splits = layout.unify(found.splits)
+    splits = unify_categories(found.splits)
     if not any(dataset.images for dataset in splits.values()):
         why = f", the first error: {found.errors[0].file}: {found.errors[0].what}" if found.errors else ""
         raise DatasetError(f"no image of {source} could be used{why}")
-    with layout.new_folder(target, source) as folder:
+    with new_folder(target, source) as folder:
         notes = writer.write(splits, folder)
     return Converted(found.format, splits, ordered(found.faults), [*found.notes, *notes])
 
 
 def without_missing(found: Reading) -> Reading:
-    """Without the images whose files do not exist; each is a fault."""
+    """Leave out images whose files do not exist, with a fault each."""
     splits, faults = {}, list(found.faults)
     for split, dataset in found.splits.items():
-        there = [image for image in dataset.images if layout.is_available(dataset, image)]
-        splits[split] = dataset.select(there)
-        told = {fault.image_id for fault in faults if fault.code == "image-missing" and fault.split == split}
+        available = [image for image in dataset.images if is_available(dataset, image)]
+        splits[split] = dataset.select(available)
+        known = {fault.image_id for fault in faults if fault.code == "image-missing" and fault.split == split}
         for image in dataset.images:
-            if not layout.is_available(dataset, image) and image.id not in told:
+            if not is_available(dataset, image) and image.id not in known:
                 what = f"there is no file {dataset.folder.name}/{image.file_name}"
                 lost = len(dataset.of(image))
                 faults.append(Fault("image-missing", split, image.file_name, what, image.id, lost=lost))
@@ -103,22 +107,22 @@ def without_missing(found: Reading) -> Reading:
 
 
 def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset]:
-    """Write COCO annotations, with PaddleX's names, into a data set of another format; existing ones become ``.bak``.
+    """Write COCO annotations, with PaddleX's file names, into a data set of another format.
 
-    Images stay where they are if that is below ``images``, else they are copied there, once: it can be done again,
-    which makes ``.bak2`` and so on. Without a ``val`` split the set is split at random, with `SplitConfig`'s defaults.
+    Existing annotation files become ``.bak``, ``.bak2`` and so on. Images below ``images`` stay in place, others are
+    copied there. Without a ``val`` split the data set is split at random, with `SplitConfig`'s defaults.
 
     Raises:
-        UnknownNameError: there is no such format.
-        DatasetError: nothing could be read, or something not; nothing has changed then.
+        UnknownNameError: unknown format.
+        DatasetError: the source has errors; nothing has changed then.
     """
-    found = reading.read(root, from_)
+    found = reading.read_dataset(root, from_)
     reading.refuse_errors(found, "correct them, or leave them out with `maskline convert --skip-errors`")
-    splits = layout.bring_in(layout.unify(found.splits), root / "images")
+    splits = bring_in(unify_categories(found.splits), root / "images")
     if "val" not in splits:
         splits |= split_dataset(
             merge({split: d for split, d in splits.items() if split != "test"}), SplitConfig(seed=seed)
         )
     splits = {split: dataset for split, dataset in splits.items() if split != UNSPLIT}
-    write_in_place(splits, {split: root / layout.paddlex_name(split) for split in splits})
+    write_in_place(splits, {split: root / paddlex_name(split) for split in splits})
     return splits

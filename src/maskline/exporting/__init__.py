@@ -3,7 +3,7 @@
 `make` puts the steps together: `graph` writes ONNX, `quantise` makes its numbers small with images that `samples`
 finds, `formats` turns it into what other runtimes open, `triton` makes it a repository for that server, and `cost`
 measures what small numbers cost. `target` says what is wanted of all this, `yml` what is told beside the graph, and
-`maskline.verify` proves the graph.
+`maskline.exporting.verify` proves the graph.
 """
 
 from maskline.exporting.graph import OPSET, fused, onnx_translations, rounded, write_graph

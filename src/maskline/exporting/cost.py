@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskline._wording import counted
 from maskline.errors import ModelError
 from maskline.evaluate import evaluate_model
 from maskline.evaluate.detections import rle_objects
@@ -22,7 +23,6 @@ from maskline.masks import place_rle
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
 from maskline.runtime.predictor import Predictor
-from maskline.wording import counted
 
 RUNS, TIMED_IMAGES = 5, 3
 TOLERATED_LOSS = 0.02  # of mask AP, without a warning

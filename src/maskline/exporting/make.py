@@ -16,25 +16,25 @@ from pathlib import Path
 import torch
 
 from maskline import __version__, catalog
+from maskline._files import read_text, replace_files
+from maskline._wording import counted
 from maskline.errors import InputNotFoundError, ParameterError
 from maskline.exporting import triton
 from maskline.exporting.formats import convert
 from maskline.exporting.graph import fused, rounded, write_graph, write_pinned
 from maskline.exporting.target import COST_FILE, ExportOptions
+from maskline.exporting.verify import verify
 from maskline.exporting.yml import inference_yml
-from maskline.files import read_text, replace_files
 from maskline.models.deployed import Deployed
 from maskline.models.families import overrides_of
 from maskline.models.network import Network
 from maskline.models.pinned import Call
-from maskline.naming import check_folder
+from maskline.outputs.paths import check_folder
 from maskline.runtime.backend import Acceleration, Backend
 from maskline.runtime.device import CPU
 from maskline.runtime.graph import Graph, Record, backend_for, open_backend
 from maskline.runtime.model_dir import CONFIG_FILE, GRAPH_FILES
-from maskline.verify import verify
 from maskline.weights.load import labels_in_file, load_network, weights_path
-from maskline.wording import counted
 
 DEFAULT = ExportOptions()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from maskline._wording import counted
 from maskline.data import reading
 from maskline.data.dataset import Dataset
 from maskline.errors import InputError, InputNotFoundError
@@ -17,7 +18,6 @@ from maskline.inputs import read_image
 from maskline.inputs.files import Folder
 from maskline.instances import ByteArray
 from maskline.preprocess import Preprocess
-from maskline.wording import counted
 
 TO_CALIBRATE, TO_COMPARE = 50, 25  # images at most
 
@@ -97,7 +97,7 @@ def _can_be_read(path: Path) -> bool:
 
 
 def _splits(source: Path) -> dict[str, Dataset]:
-    return reading.load(source) if reading.is_dataset(source) else {}
+    return reading.load_splits(source) if reading.is_dataset(source) else {}
 
 
 def _spread(paths: Sequence[Path], most: int) -> tuple[Path, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskline import catalog
-from maskline.checks import check_count
+from maskline._checks import check_count
 from maskline.errors import MissingDependencyError, ParameterError, UnknownNameError
 from maskline.exporting import triton
 from maskline.preprocess import Preprocess

@@ -12,8 +12,8 @@ import logging
 import shutil
 from pathlib import Path
 
+from maskline._files import replace_files
 from maskline.errors import OutputError
-from maskline.files import replace_files
 from maskline.runtime.model_dir import GRAPH_FILES
 
 FORMAT = "triton"  # as users call it

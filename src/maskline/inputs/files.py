@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
+from maskline._files import visible_files
+from maskline._wording import counted
 from maskline.errors import InputError, InputNotFoundError
-from maskline.files import visible_files
 from maskline.inputs.images import is_image
 from maskline.inputs.input_image import HEAD
 from maskline.inputs.unread import UNREAD_SUFFIXES, unread_image, why_unread
-from maskline.wording import counted
 
 SUFFIXES = (
     *("bmp", "dib", "jpeg", "jpg", "jpe", "jfif", "png", "webp", "avif", "pbm", "pgm", "ppm", "pnm", "sr", "ras"),

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from maskline._wording import counted
 from maskline.errors import InputError
 from maskline.inputs.arrays import from_pillow, turn, wrong_pixels
 from maskline.inputs.input_image import DAMAGE, MAX_PIXELS, Found, InputImage, Levels, check_size, fault
-from maskline.wording import counted
 
 TIFF: dict[bytes, Literal["<", ">"]] = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # byte orders
 ORIENTATION = 0x0112  # the tag that says how a page is turned, here and in EXIF data

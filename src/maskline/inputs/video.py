@@ -14,13 +14,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from maskline._wording import counted
 from maskline.errors import InputError
+from maskline.fetching.http import redacted
 from maskline.inputs.arrays import from_array
 from maskline.inputs.containers import is_cut_short
 from maskline.inputs.files import suffix_of
 from maskline.inputs.input_image import Found, InputImage, check_size, fault
-from maskline.transfer import redacted
-from maskline.wording import counted
 
 STREAM_TIMEOUT = 15.0  # seconds of silence, when connecting and between frames, that end a network stream
 

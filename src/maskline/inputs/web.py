@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urlsplit
 
-from maskline.download import fetch, home, offline
 from maskline.errors import InputError
+from maskline.fetching.download import fetch, home, offline
 from maskline.inputs.files import VIDEO_SUFFIXES, suffix_of
 
 _URL = re.compile(r"https?://", re.IGNORECASE)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maskline.checks import check_count, refuse_unknown
+from maskline._checks import check_count, refuse_unknown
 from maskline.errors import ParameterError, UnknownNameError
 from maskline.runtime.backend import BACKENDS, Acceleration, Shape
 from maskline.runtime.device import parse_devices

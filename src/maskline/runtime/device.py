@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from maskline.checks import environment_switch
+from maskline._checks import environment_switch
 from maskline.errors import DeviceError, ParameterError, UnknownNameError
 
 #: Kinds of devices and the ONNX Runtime providers that serve them, best first. Kinds without a provider are known only

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from maskline.checks import check_score
+from maskline._checks import check_score
 from maskline.errors import ModelError, ParameterError
 from maskline.instances import FloatArray, IntArray
 from maskline.preprocess import Preprocess

@@ -12,11 +12,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from maskline.checks import check_score
+from maskline._checks import check_score
+from maskline._files import read_yaml
+from maskline._wording import counted
 from maskline.errors import InputNotFoundError, ModelError, ParameterError
-from maskline.files import read_yaml
 from maskline.runtime.graph import Record
-from maskline.wording import counted
 
 #: The graph's file by format; the first one there is taken. The weights of OpenVINO's are in ``inference.bin``.
 GRAPH_FILES = {"onnx": "inference.onnx", "ort": "inference.ort", "openvino": "inference.xml"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from maskline.checks import environment_switch
+from maskline._checks import environment_switch
 from maskline.errors import DeviceError, ModelError
 from maskline.runtime import providers
 from maskline.runtime.backend import Acceleration, RunError, Shape, cache_folder, first_line

@@ -9,7 +9,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from maskline.cores import bound_cores, cores
+from maskline._cpu import bound_cores, cores
 from maskline.errors import MasklineError
 from maskline.runtime import openvino_backend, providers
 from maskline.runtime.backend import BACKENDS, Acceleration, unfit

@@ -15,7 +15,7 @@ from maskline.instances import ByteArray, FloatArray, Instances, pixel_window
 from maskline.preprocess import Frame
 from maskline.runtime.graph import Raw
 from maskline.runtime.mask_layout import MaskLayout
-from maskline.upsample import positive_window, upsample_window
+from maskline.runtime.upsample import positive_window, upsample_window
 
 OVER_INPUT = MaskLayout()
 

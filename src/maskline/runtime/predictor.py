@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from maskline.checks import check_count
+from maskline._checks import check_count
+from maskline._wording import counted
 from maskline.errors import MasklineError, ParameterError
 from maskline.inputs import InputImage, OnError, expand, on_fault
 from maskline.instances import ByteArray, FloatArray, Instances
-from maskline.results import Result
+from maskline.outputs.result import Result
 from maskline.runtime.backend import Acceleration
 from maskline.runtime.device import device_text, parse_devices
 from maskline.runtime.graph import Graph
@@ -23,7 +24,6 @@ from maskline.runtime.opening import open_graphs
 from maskline.runtime.parallel import spread
 from maskline.runtime.postprocess import to_instances
 from maskline.runtime.thresholds import Threshold, by_class
-from maskline.wording import counted
 
 
 class Predictor:

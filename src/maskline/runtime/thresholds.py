@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from maskline.checks import check_threshold
+from maskline._checks import check_threshold
 from maskline.errors import UnknownNameError
 from maskline.instances import FloatArray
 

@@ -15,8 +15,8 @@ from maskline.inputs import MAX_PIXELS, InputImage
 from maskline.inputs.images import decode as decode_file
 from maskline.instances import ByteArray, Instances
 from maskline.masks import place_rle, polygons, rle_encode
+from maskline.outputs.result import ENCODER_OPTIONS
 from maskline.render import draw
-from maskline.results import ENCODER_OPTIONS
 from maskline.runtime.predictor import Predictor
 from maskline.serve.images import file_of, is_url, pixels_claimed
 from maskline.serve.protocol import Wanted, failure, new_log_id, parse, success

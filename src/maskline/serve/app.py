@@ -24,6 +24,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maskline import __version__
+from maskline._files import ASSETS
 from maskline.errors import ParameterError
 from maskline.serve import kserve, protocol
 from maskline.serve.coding import CODINGS
@@ -33,7 +34,7 @@ from maskline.serve.service import Entry, Service
 from maskline.serve.settings import is_loopback
 
 PAGE = Path(__file__).parent / "page"
-EXAMPLE = Path(__file__).parents[1] / "assets" / "nuclei.png"
+EXAMPLE = ASSETS / "nuclei.png"
 DESCRIPTION = "Instance segmentation: an image in, instances with masks out."
 UNLOGGED = ("/health", "/metrics", "/v2/health/live", "/v2/health/ready")
 ACCEPTED = ", ".join(sorted(CODINGS))  # codings of bodies

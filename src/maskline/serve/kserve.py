@@ -20,9 +20,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from maskline import __version__
+from maskline._wording import counted
 from maskline.errors import ParameterError
 from maskline.serve.protocol import MOST_VALUES, has_too_many_values, is_file_or_form
-from maskline.wording import counted
 
 MODEL, VERSION, INPUT, OUTPUT = "instance-segmentation", "1", "input", "output"
 #: Bytes of JSON at the start of a body that goes on in binary form; 0: there is none; without it: all is JSON.

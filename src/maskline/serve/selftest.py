@@ -25,16 +25,17 @@ from typing import Any
 
 import aiohttp
 
+from maskline._files import ASSETS
+from maskline._wording import counted
 from maskline.errors import MasklineError
 from maskline.serve.server import serve
 from maskline.serve.settings import ServiceSettings
 from maskline.serve.workers import Opener, StartError
-from maskline.wording import counted
 
 CLIENTS = 64  # at once, in the test of overload
 SLOW = 16  # connections that never finish their request
 OPEN_TIMEOUT = 600.0  # seconds for a model to be opened, which may have to be fetched
-IMAGE = Path(__file__).parents[1] / "assets" / "nuclei.png"
+IMAGE = ASSETS / "nuclei.png"
 ROUTE = "/instance-segmentation"
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from maskline.fetching.url_policy import FetchError, fetch
 from maskline.serve import images, protocol
 from maskline.serve.admission import InferenceResult, Queue, QueuedImage
 from maskline.serve.coding import decompressed
-from maskline.serve.fetch import FetchError, fetch
 from maskline.serve.metrics import Metrics
 from maskline.serve.protocol import Wanted
 from maskline.serve.refusal import RefusalError

@@ -6,9 +6,9 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 
-from maskline.checks import check_count
+from maskline._checks import check_count
 from maskline.errors import ParameterError
-from maskline.serve.fetch import UrlPolicy
+from maskline.fetching.url_policy import UrlPolicy
 
 MB = 1 << 20  # bytes
 MP = 1_000_000  # pixels

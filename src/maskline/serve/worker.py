@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from maskline.cores import cores
+from maskline._cpu import cores
 from maskline.errors import MasklineError, ParameterError
 from maskline.inputs import InputImage
 from maskline.instances import ByteArray, Instances

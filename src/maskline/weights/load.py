@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from maskline import catalog, models
+from maskline._files import replace_file
 from maskline.errors import InputNotFoundError, ParameterError, WeightsError
-from maskline.files import replace_file
 from maskline.models import AS_IT_IS
 from maskline.models.families import family_of
 from maskline.models.family import Rules

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskline._wording import counted
 from maskline.errors import InputNotFoundError, WeightsError
-from maskline.wording import counted
 
 Array = npt.NDArray[Any]
 

@@ -1,0 +1,1 @@
+"""Checks of a data set: images, masks, and leaks between splits."""

@@ -1,0 +1,295 @@
+"""COCO's JSON: predictions as a data set to correct and train on, and the results format that COCO's measure reads.
+
+https://cocodataset.org/#format-data, https://cocodataset.org/#format-results
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from maskline._files import read_json
+from maskline._wording import counted
+from maskline.errors import InputError, UnknownNameError
+from maskline.instances import ByteArray, Instances
+from maskline.masks import outlines, place_rle
+from maskline.outputs.paths import AnyPath
+from maskline.outputs.writer import DECIMALS, Spool, Writer, coordinates, relative, score_of, write_whole
+
+if TYPE_CHECKING:
+    from maskline.outputs.result import Result
+
+Id: TypeAlias = "int | str"
+
+MASK_FORMATS = ("rle", "polygon")
+
+logger = logging.getLogger("maskline")
+
+
+class CocoWriter(Writer):
+    """A data set with ``images``, ``annotations`` and ``categories``, for an annotation tool or to train on.
+
+    Ids count from 1; those of categories are class indices + 1. Box and area are those of the mask, and each annotation
+    has its ``score`` besides. Instances without a pixel are left out. An input that comes again is passed over.
+
+    A ``file_name`` starts from the folder that holds all inputs; ``info`` has the way there from the file. What is no
+    image file of its own (a page, an array) is called as results are, without ``_res``, and ``.png``: that file is
+    not made.
+    """
+
+    FILE_NAME = "coco.json"
+
+    def __init__(self, path: AnyPath, *, mask_format: str = "rle") -> None:
+        """Prepare; nothing is written yet.
+
+        Args:
+            path: the file.
+            mask_format: ``rle`` for compressed run lengths; or ``polygon`` for outlines, which lose holes: a warning
+                says how many instances had some.
+
+        Raises:
+            UnknownNameError: no such ``mask_format``.
+            ParameterError, OutputError: its folder can't be one, or can't be written to.
+        """
+        super().__init__(path)
+        if mask_format not in MASK_FORMATS:
+            raise UnknownNameError.of("mask_format", str(mask_format), MASK_FORMATS)
+        self.mask_format = mask_format
+        self._images, self._annotations = Spool(self.path), Spool(self.path)
+        self._inputs = _Inputs()
+        self._image_count = self._annotation_count = self._filled = 0
+        self._folder: str | None = None  # that holds all inputs so far; "" where none does
+
+    def _add(self, result: Result) -> None:
+        if not self._inputs.take(result):
+            return
+        self._image_count += 1
+        height, width = result.instances.size
+        self._widen(result["input_path"])
+        record = {"id": self._image_count, "file_name": _whole_name(result), "width": width, "height": height}
+        self._images.write(f"{_dump(record)}\n")
+        for index in range(len(result.instances)):
+            if result.instances.masks[index].any():
+                self._annotations.write(self._annotation(result.instances, index))
+
+    def _annotation(self, found: Instances, index: int) -> str:
+        self._annotation_count += 1
+        mask, window = found.masks[index], found.window(index)
+        record = {
+            "id": self._annotation_count,
+            "image_id": self._image_count,
+            "category_id": int(found.labels[index]) + 1,
+            "bbox": _mask_box(mask, window),
+            "iscrowd": 0,
+            "score": score_of(found.scores[index]),
+        }
+        if self.mask_format == "rle":
+            record["area"] = int(np.count_nonzero(mask))
+            record["segmentation"] = _rle(found, index)
+        else:
+            rings, holes = outlines(mask, (window[2], window[0]))
+            self._filled += bool(holes)
+            record["area"] = sum(map(_ring_area, rings))
+            record["segmentation"] = rings
+        return ("" if self._annotation_count == 1 else ",\n") + _dump(record)
+
+    def _widen(self, path: str | None) -> None:
+        if path is not None:
+            folder = str(Path(path).absolute().parent)
+            self._folder = folder if self._folder is None else _common(self._folder, folder)
+
+    def _finish(self) -> None:
+        write_whole(self.path, self._write)
+        if self._filled:
+            logger.warning(
+                "%s: holes are filled in %s: mask_format='rle' keeps them", self.path, counted(self._filled, "instance")
+            )
+
+    def _write(self, file: IO[bytes]) -> None:
+        categories = [{"id": number, "name": name} for number, name in enumerate(self._names or (), 1)]
+        folder = relative(self._folder, self.path.parent) if self._folder else None
+        info = {"description": "predicted by maskline", "folder": folder}
+        file.write(f'{{\n"info": {_dump(info)},\n"images": [\n'.encode("utf-8", "backslashreplace"))
+        for text in self._image_texts():
+            file.write(text.encode("utf-8", "backslashreplace"))
+        file.write(b'\n],\n"annotations": [\n')
+        self._annotations.copy_to(file)
+        file.write(f'\n],\n"categories": {_dump(categories)}\n}}\n'.encode("utf-8", "backslashreplace"))
+
+    def _image_texts(self) -> Iterator[str]:
+        """The records of the images, with names from the folder that in the end holds them all."""
+        for number, line in enumerate(self._images.lines()):
+            record = json.loads(line)
+            if self._folder and PurePath(record["file_name"]).is_absolute():
+                record["file_name"] = relative(record["file_name"], Path(self._folder))
+            yield (",\n" if number else "") + _dump(record)
+
+    def _release(self) -> None:
+        self._images.close()
+        self._annotations.close()
+
+
+class CocoResultsWriter(Writer):
+    """COCO's results format, a list of detections that pycocotools and other measures read with the data set's file.
+
+    With that file, images and categories have its ids: images by their path, categories by their name; classes that it
+    does not have are left out, with a warning. Without, ids are those of a `CocoWriter` that gets the same results. An
+    input that comes again is passed over.
+    """
+
+    FILE_NAME = "coco_results.json"
+
+    def __init__(self, path: AnyPath, *, annotations: AnyPath | None = None) -> None:
+        """Prepare; nothing is written yet.
+
+        Args:
+            path: the file.
+            annotations: the file of the data set.
+
+        Raises:
+            InputError: ``annotations`` is not readable COCO JSON.
+            ParameterError, OutputError: the folder can't be one, or can't be written to.
+        """
+        super().__init__(path)
+        self._records = Spool(self.path)
+        self._ids = None if annotations is None else _Ids(Path(annotations))
+        self._inputs = _Inputs()
+        self._image_count = self._left_out = 0
+        self._empty = True
+
+    def _add(self, result: Result) -> None:
+        if not self._inputs.take(result):
+            return
+        self._image_count += 1
+        image = self._image_count if self._ids is None else self._ids.image(result["input_path"])
+        found = result.instances
+        for index, label in enumerate(found.labels.tolist()):
+            category = label + 1 if self._ids is None else self._ids.categories.get(result.names[label])
+            if category is None:
+                self._left_out += 1
+                continue
+            x1, y1, x2, y2 = coordinates(found.boxes[index])
+            record = {
+                "image_id": image,
+                "category_id": category,
+                "segmentation": _rle(found, index),
+                "bbox": [x1, y1, round(x2 - x1, DECIMALS), round(y2 - y1, DECIMALS)],
+                "score": score_of(found.scores[index]),
+            }
+            self._records.write(("" if self._empty else ",\n") + _dump(record))
+            self._empty = False
+
+    def _finish(self) -> None:
+        if self._left_out:
+            told = counted(self._left_out, "instance")
+            logger.warning("%s left out: the data set does not have their classes", told)
+        write_whole(self.path, self._write)
+
+    def _write(self, file: IO[bytes]) -> None:
+        file.write(b"[\n")
+        self._records.copy_to(file)
+        file.write(b"\n]\n")
+
+    def _release(self) -> None:
+        self._records.close()
+
+
+class _Inputs:
+    """The inputs so far, by their hashes: about 100 bytes each."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def take(self, result: Result) -> bool:
+        """Whether an input has not come before. Arrays never have."""
+        if result["input_path"] is None:
+            return True
+        before = len(self._seen)
+        self._seen.add(hash((result["input_path"], result["page_index"])))
+        return len(self._seen) > before
+
+
+class _Ids:
+    """The ids of a data set's images and categories.
+
+    Attributes:
+        categories: id by name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read a file of annotations. Raises InputError."""
+        self.path = path
+        self._images: dict[str, list[tuple[tuple[str, ...], Id]]] = {}  # by bare name: parts of the whole name, id
+        try:
+            content = read_json(path)
+            self.categories: dict[str, Id] = {record["name"]: record["id"] for record in content["categories"]}
+            for record in content["images"]:
+                parts = _parts(record["file_name"])
+                self._images.setdefault(parts[-1], []).append((parts, record["id"]))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise InputError(f"{path} is not a readable COCO data set ({reason})") from None
+
+    def image(self, path: str | None) -> Id:
+        """The id of the image whose file name is the end of a path. Raises InputError unless there is just one."""
+        parts = _parts(path or "array")
+        names = self._images.get(parts[-1], [])
+        fitting = [(len(name), number) for name, number in names if name == parts[-len(name) :]]
+        longest = [number for length, number in fitting if length == max(fitting)[0]]
+        if len(longest) != 1:
+            what = "no image" if not longest else f"{len(longest)} images"
+            raise InputError(
+                f"{self.path} lists {what} for the input {path}: expected one whose file_name ends its path"
+            )
+        return longest[0]
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """The parts of a path of any machine."""
+    return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", ".")) or ("",)
+
+
+def _whole_name(result: Result) -> str:
+    """The absolute path of an image file; of pages, of the image that would be made; of arrays, a bare name."""
+    path = result["input_path"]
+    if path is None:
+        return f"{result.stem}.png"
+    whole = Path(path).absolute()
+    return str(whole if result["page_index"] is None else result.file_in(whole.parent, ".png"))
+
+
+def _common(one: str, other: str) -> str:
+    try:
+        return os.path.commonpath([one, other])
+    except ValueError:  # on two drives
+        return ""
+
+
+def _rle(found: Instances, index: int) -> dict[str, Any]:
+    return {
+        "size": list(found.size),
+        "counts": place_rle(found.masks[index], found.window(index), found.size),
+    }
+
+
+def _mask_box(mask: ByteArray, window: tuple[int, int, int, int]) -> list[int]:
+    """``x y width height`` of the foreground, in pixels of the image."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, left = int(rows[0]), int(columns[0])
+    return [window[2] + left, window[0] + top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
+
+
+def _ring_area(ring: list[float]) -> float:
+    """Pixels inside a ring whose vertices lie on their corners (the shoelace formula)."""
+    x, y = np.asarray(ring).reshape(-1, 2).T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,255 @@
+"""The jobs of the reference's documents: ``maskline -c CONFIG -o Section.key=value …``, one mode a run.
+
+Whatever runs it can read how it ended from ``<Global.output>/<mode>_result.json``: always after a failure, and after a
+success of the modes that have something to tell (check_dataset, evaluate).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskline import catalog
+from maskline._files import replace_file
+from maskline.errors import MasklineError, ParameterError, UnknownNameError
+from maskline.paddlex.module import MODES, OFFICIAL, ModuleConfig
+
+if TYPE_CHECKING:
+    from maskline.training.settings import Precision
+
+TRAIN_RESULTS = "train_results.json"
+
+logger = logging.getLogger("maskline")
+
+
+def run(config: ModuleConfig) -> dict[str, Any] | None:
+    """Do what ``Global.mode`` says, and leave the result file.
+
+    Returns:
+        The content of the result file without ``done_flag``; None where success has no such file.
+
+    Raises:
+        UnknownNameError: there is no such mode.
+        MasklineError: what the mode raises. Any error is in the result file too, with what it has in ``details``.
+    """
+    if config.Global.mode not in MODES:
+        raise UnknownNameError.of("Global.mode", config.Global.mode, MODES)
+    with recorded(config.Global.mode, config.Global.output):
+        content = _dispatch(config)
+        if content is not None and config.Global.output is not None:
+            write_result(result_file(config.Global.output, config.Global.mode), content)
+    return content
+
+
+def result_file(output: str | Path, mode: str) -> Path:
+    """Where the result of a mode is written."""
+    return Path(output, f"{mode}_result.json")
+
+
+@contextlib.contextmanager
+def recorded(mode: str | None, output: str | None) -> Iterator[None]:
+    """While a job is prepared or done: the result of an earlier run goes at the start, and a failure is written.
+
+    Args:
+        mode, output: what says where; None where that is not known, or there is no such place.
+    """
+    if mode is None or output is None:
+        yield
+        return
+    record = result_file(output, mode)
+    clear_result(record)
+    try:
+        yield
+    except Exception as error:
+        _write_failure(record, error)
+        raise
+
+
+def clear_result(record: Path) -> None:
+    """Remove the result of an earlier run, so that nobody takes it for that of the one that begins.
+
+    `TRAIN_RESULTS`, which lists the checkpoints that are still there, stays, but no longer says that all is done.
+    """
+    with contextlib.suppress(OSError):  # that it can't be written is told when it is
+        record.unlink(missing_ok=True)
+    listed = record.with_name(TRAIN_RESULTS)
+    if record.name == "train_result.json" and listed.is_file():
+        with contextlib.suppress(OSError, ValueError, MasklineError):
+            _write(listed, json.loads(listed.read_text(encoding="utf-8")) | {"done_flag": False})
+
+
+def _dispatch(config: ModuleConfig) -> dict[str, Any] | None:
+    match config.Global.mode:
+        case "check_dataset":
+            return _check_dataset(config)
+        case "train":
+            _train(config)
+        case "evaluate":
+            return _evaluate(config)
+        case "export":
+            _export(config)
+        case "predict":
+            _predict(config)
+    return None
+
+
+def _check_dataset(config: ModuleConfig) -> dict[str, Any]:
+    from maskline.data.split import SplitConfig
+    from maskline.paddlex.check_dataset import check_dataset
+
+    source, split = config.CheckDataset.convert.source(), config.CheckDataset.split
+    percents = split.percents()
+    how = None if percents is None else SplitConfig(percents[1], split.seed, split.stratify, split.group)
+    folder, output = _data(config), _output(config)
+    return check_dataset(folder, output, convert_from=source, split=how, seed=split.seed)
+
+
+def _train(config: ModuleConfig) -> None:
+    from maskline.training import TrainSettings, devices, train
+    from maskline.training.settings import as_augment
+
+    wanted, device = config.Train, devices.settle(config.Global.device, cpu_fallback=True)
+    settings = TrainSettings(
+        model=config.Global.model,
+        data=_data(config),
+        output=_output(config),
+        num_classes=wanted.num_classes,
+        epochs=wanted.epochs_iters,
+        batch_size=wanted.batch_size,
+        learning_rate=wanted.learning_rate,
+        warmup_steps=wanted.warmup_steps,
+        weights=_first_weights(config),
+        resume=None if wanted.resume_path is None else Path(wanted.resume_path),
+        device=device,
+        processes=wanted.processes,
+        precision=_precision(wanted.amp, device),
+        accumulate=wanted.accumulate,
+        augment=None if wanted.augment is None else as_augment(wanted.augment, config.Global.model),
+        clip_norm=wanted.clip_norm,
+        log_interval=wanted.log_interval,
+        eval_interval=wanted.eval_interval,
+        save_interval=wanted.save_interval,
+        patience=wanted.patience,
+        drop_background=wanted.drop_background,
+        workers=wanted.workers,
+        threads=wanted.threads,
+        seed=wanted.seed,
+        unaligned=wanted.unaligned,
+    )
+    train(settings)
+
+
+def _first_weights(config: ModuleConfig) -> str:
+    """None is the pretrained backbone, as in the reference."""
+    given = config.Train.pretrain_weight_path
+    if given is None:
+        return "backbone"
+    return OFFICIAL if given == catalog.get(config.Global.model).pretrained_url else given
+
+
+def _precision(amp: str, device: str) -> Precision:
+    """O1 and O2 are the reference's fp16; a CPU has bf16 for it."""
+    if amp == "OFF":
+        return "fp32"
+    return "bf16" if device.startswith("cpu") else "fp16"
+
+
+def _evaluate(config: ModuleConfig) -> dict[str, Any]:
+    from maskline import hub
+    from maskline.evaluate import load_split
+    from maskline.training import devices
+    from maskline.training.validate import evaluate_weights
+
+    device = devices.settle(_first_device(config.Global.device), cpu_fallback=True)
+    row, given = catalog.get(config.Global.model), config.Evaluate.weight_path
+    dataset, output = load_split(_data(config)), _output(config)
+    weights = hub.weights_file(row) if given in (None, OFFICIAL, row.pretrained_url) else Path(str(given))
+    found = evaluate_weights(
+        row.name,
+        weights,
+        dataset,
+        output,
+        device=device,
+        unaligned=config.Evaluate.unaligned,
+    )
+    print(found.summary())
+    return found.to_dict()
+
+
+def _export(config: ModuleConfig) -> None:
+    from maskline import hub
+
+    row, weights = catalog.get(config.Global.model), config.Export.weight_path
+    if weights in (OFFICIAL, row.pretrained_url):
+        weights = None  # which the hub takes as the official ones too, and fetches them
+    elif weights is not None and "://" in weights:
+        raise ParameterError(
+            f"Export.weight_path is {weights}: the only URL allowed is the official one of {row.name} "
+            f"({row.pretrained_url}); download the file and give its path"
+        )
+    folder = hub.make_model_dir(row.name, _output(config), weights, unaligned=config.Export.unaligned)
+    logger.info("exported to %s", folder)
+
+
+def _predict(config: ModuleConfig) -> None:
+    from maskline import api
+    from maskline.outputs.paths import check_folder
+
+    output, wanted = config.Global.output, config.Predict
+    if output is not None:
+        check_folder(output)
+    model = api.create_model(
+        config.Global.model,
+        wanted.model_dir,
+        device=_first_device(config.Global.device),
+        use_hpip=wanted.use_hpip or None,
+        hpi_config=wanted.hpi_config,
+        engine=wanted.engine,
+        engine_config=wanted.engine_config,
+        cpu_fallback=True,
+    )
+    for result in model.predict(wanted.input, batch_size=wanted.batch_size, threshold=wanted.threshold):
+        result.print()
+        if output is not None:
+            result.save_all(output)
+
+
+def _data(config: ModuleConfig) -> Path:
+    if config.Global.dataset_dir is None:
+        raise ParameterError("Global.dataset_dir is not set: say where the data set is, -o Global.dataset_dir=DIR")
+    return Path(config.Global.dataset_dir)
+
+
+def _output(config: ModuleConfig) -> Path:
+    if config.Global.output is None:
+        raise ParameterError(f"Global.output is not set, but Global.mode={config.Global.mode} writes its results there")
+    return Path(config.Global.output)
+
+
+def _first_device(devices: str | None) -> str | None:
+    """``gpu:2`` of ``gpu:2,3``: only training uses several."""
+    return None if devices is None else devices.partition(",")[0]
+
+
+def _write_failure(record: Path, error: Exception) -> None:
+    content = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
+    try:
+        _write(record, content | getattr(error, "details", {}) | content)
+    except MasklineError as fault:  # the error itself is what the user has to see
+        logger.warning("%s", fault)
+
+
+def write_result(record: Path, content: Mapping[str, Any]) -> None:
+    """Write the result file of a success. Raises OutputError if it can't be written."""
+    _write(record, {"done_flag": True, **content})
+
+
+def _write(record: Path, content: Mapping[str, Any]) -> None:
+    """As ``ujson`` writes it, with a backslash before each slash."""
+    text = json.dumps(content, indent=2, ensure_ascii=False).replace("/", "\\/") + "\n"
+    data = text.encode("utf-8", "backslashreplace")  # half a surrogate, from a file name that is not UTF-8, as \udcxx
+    replace_file(record, lambda file: file.write_bytes(data))

@@ -1,0 +1,161 @@
+"""Several processes: starting them, and what they have to agree on."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
+
+from maskline._progress import log_to_terminal
+from maskline.errors import MasklineError
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
+T = TypeVar("T")
+
+
+def count(wanted: int) -> int:
+    """How many processes train: as wanted, unless torchrun or the like has started them already."""
+    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else wanted
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes what all have done."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def run(function: Callable[[T], None], job: T, processes: int, threads: int | None = None) -> None:
+    """Call ``function(job)`` in each of some processes that know of each other, and wait for all.
+
+    One process is this one. If one fails, the others are ended.
+
+    Args:
+        threads: processor threads of each; None: torch's, which several processes share.
+
+    Raises:
+        MasklineError: the first error made on purpose in one of them.
+    """
+    if processes == 1 or "RANK" in os.environ:  # then this is one of them
+        usual = torch.get_num_threads()
+        torch.set_num_threads(threads or usual)
+        try:
+            function(job)
+        finally:
+            torch.set_num_threads(usual)
+        return
+    faults = multiprocessing.get_context("spawn").SimpleQueue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    talk = bool(logging.getLogger().handlers)  # as this process does
+    threads = threads or max(torch.get_num_threads() // processes, 1)
+    try:
+        start_processes(  # type: ignore[no-untyped-call]
+            _child, (function, job, processes, port, threads, talk, faults), processes, start_method="spawn"
+        )
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        if not faults.empty():
+            kind, message = faults.get()
+            raise kind(message) from None
+        if isinstance(error, ProcessRaisedException):  # not made on purpose: with its traceback
+            raise
+        raise MasklineError(f"a training process was ended from outside: {error}; resume the run") from None
+
+
+def _child(
+    rank: int,
+    function: Callable[[T], None],
+    job: T,
+    processes: int,
+    port: int,
+    threads: int,
+    talk: bool,
+    faults: SimpleQueue[tuple[type[MasklineError], str]],
+) -> None:
+    if rank == 0 and talk:
+        log_to_terminal()
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # accelerate would set 1, and say so
+    torch.set_num_threads(threads)
+    try:
+        function(job)
+    except MasklineError as error:
+        faults.put((type(error), str(error)))
+        raise SystemExit(1) from None
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose statistics are of the batches of all processes together; on every device, the CPU too.
+
+    ``torch.nn.SyncBatchNorm`` does this on GPUs only.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            values = x.float()
+            mean = all_reduce_mean(values.mean(dim=(0, 2, 3)))
+            centred = values - mean[:, None, None]
+            variance = all_reduce_mean(centred.square().mean(dim=(0, 2, 3)))
+            self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1])
+            scaled = centred * torch.rsqrt(variance + self.eps)[:, None, None]
+            normed = scaled * self.weight[:, None, None] + self.bias[:, None, None]
+        return normed.to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Running statistics, with the unbiased variance as in torch's own."""
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None
+        total = count * distributed.get_world_size()
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (total / (total - 1)), self.momentum)
+        self.num_batches_tracked += 1
+
+
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """The mean over processes, with gradient. Each must have as many values."""
+    mean: Tensor = _Mean.apply(x)  # type: ignore[no-untyped-call]
+    return mean
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _mean(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _mean(gradient)
+
+
+def _mean(x: Tensor) -> Tensor:
+    summed = x.clone()
+    distributed.all_reduce(summed)
+    return summed / distributed.get_world_size()
+
+
+def convert_sync_batchnorm(network: nn.Module) -> None:
+    """Make every batch norm that learns a shared one, in place."""
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm
