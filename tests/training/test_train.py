@@ -37,7 +37,7 @@ from maskline.errors import (
 )
 from maskline.paddlex import train_results
 from maskline.training import TrainResult, TrainSettings, checkpoint, loop, processes, train
-from maskline.training.augment import AUGMENT, Augment, as_augment
+from maskline.training.augment import Augment, as_augment, recipe_augment
 from maskline.training.run import prepare
 from maskline.weights.load import labels_in_file, load_network
 
@@ -542,7 +542,7 @@ def test_crowd_regions_are_told(settings: TrainSettings, tmp_path: Path) -> None
 
 
 def test_augmentation_by_name() -> None:
-    recipe = AUGMENT["mask_rtdetr"]
+    recipe = recipe_augment("Mask-RT-DETR-S")
     assert as_augment({"copy_paste": 0.5, "sizes": [320]}, "Mask-RT-DETR-S") == replace(
         recipe, copy_paste=0.5, sizes=(320,)
     )

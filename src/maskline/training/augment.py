@@ -13,11 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskline import catalog
 from maskline._checks import check_score
-from maskline.catalog import FamilyName
 from maskline.errors import ParameterError, UnknownNameError
 from maskline.instances import ByteArray, FloatArray, Window
+from maskline.models.families import family_of
 from maskline.preprocess import Preprocess
 from maskline.training.samples import Original, TrainingSample, View, boxes, paste, see
 
@@ -124,13 +123,9 @@ class Augment:
         )
 
 
-#: The augmentation of each family's recipe.
-AUGMENT: dict[FamilyName, Augment] = {
-    "mask_rtdetr": Augment(distort=0.8, expand=0.5, crop=0.8, flip=0.5, sizes=(*range(480, 801, 32), 640, 640)),
-    "rcnn": Augment(flip=0.5, sizes=tuple(range(640, 801, 32))),
-    "solov2": Augment(flip=0.5),
-    "ppyoloe_seg": Augment(distort=1.0, expand=0.5, crop=1.0, flip=0.5),
-}
+def recipe_augment(model: str) -> Augment:
+    """The augmentation of a model's recipe. Raises UnknownNameError for an unknown model."""
+    return Augment(**family_of(model).augment)
 
 
 def as_augment(values: Mapping[str, Any], model: str) -> Augment:
@@ -146,7 +141,7 @@ def as_augment(values: Mapping[str, Any], model: str) -> Augment:
             raise UnknownNameError.of("augmentation", str(name), known)
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
-        return replace(AUGMENT[catalog.get(model).family], **given)
+        return replace(recipe_augment(model), **given)
     except TypeError:
         raise ParameterError(
             f"augment is {dict(values)!r}: expected numbers, or lists of them for jitter and sizes"

@@ -29,7 +29,7 @@ from maskline.training.optim import scaled_learning_rate
 from maskline.training.results import Report, TrainResult, export_folder
 from maskline.training.samples import is_object
 from maskline.training.settings import TrainSettings
-from maskline.weights.load import is_unaligned, load_network
+from maskline.weights.load import load_network
 
 logger = logging.getLogger("maskline")
 
@@ -162,7 +162,6 @@ def _settled(settings: TrainSettings, spec: catalog.Model) -> TrainSettings:
         augment=asdict(as_augment(settings.augment or {}, spec.name)),
         clip_norm=settings.clip_norm or spec.recipe.clip_norm,
         save_interval=settings.save_interval or settings.eval_interval,
-        unaligned=settings.unaligned or is_unaligned(Path(settings.weights)),
     )
     rate = settings.learning_rate or scaled_learning_rate(spec.recipe, _images(settings))
     return replace(settings, learning_rate=rate)

@@ -24,7 +24,7 @@ class TrainOptions:
         augment: see `maskline.training.augment.Augment`.
         eval_interval: each evaluation comes with a checkpoint.
         threads: None leaves it to torch.
-        unaligned: see `maskline.models.build`.
+        unaligned: see `maskline.models.families.overrides_of`.
     """
 
     num_classes: Annotated[int | None, Option("Number of classes that the data set must have.", flag="")] = None
