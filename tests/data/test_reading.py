@@ -469,7 +469,8 @@ def test_annotations_of_a_format_that_is_not_read_are_reported(tmp_path: Path) -
 
 
 def test_a_split_that_only_a_file_of_another_task_has_is_reported(tmp_path: Path) -> None:
-    image(tmp_path / "val2017" / "a.png", 1), image(tmp_path / "train2017" / "b.png", 2)
+    image(tmp_path / "val2017" / "a.png", 1)
+    image(tmp_path / "train2017" / "b.png", 2)
     coco(tmp_path / "annotations" / "instances_val2017.json", "a.png")
     coco(tmp_path / "annotations" / "person_keypoints_train2017.json", "b.png")
     assert [(fault.code, fault.lost) for fault in read(tmp_path).errors] == [("file-unread", 5)]
@@ -478,7 +479,8 @@ def test_a_split_that_only_a_file_of_another_task_has_is_reported(tmp_path: Path
 
 
 def test_a_test_split_without_annotations_is_a_split(tmp_path: Path) -> None:
-    image(tmp_path / "train" / "a.png", 1), image(tmp_path / "test" / "b.png", 2)
+    image(tmp_path / "train" / "a.png", 1)
+    image(tmp_path / "test" / "b.png", 2)
     coco(tmp_path / "train.json", "a.png")
     coco(tmp_path / "lvis_v1_image_info_test_dev.json", "b.png")  # of another task
     content = sets.content(["b.png"])

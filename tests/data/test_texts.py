@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskline.data.convert import FORMATS
 from maskline.data.formats.labels import fitted, one_line, renamed
+from maskline.data.reading import FORMATS
 from maskline.data.texts import can_be_written, dump, encode, escaped, is_plain, plain
 from maskline.paddlex.module import SOURCE_FORMATS
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from fixtures import sets
+from fixtures.narrow import polygon
 from PIL import Image
 
 from maskline.data.check.run import check
@@ -479,8 +480,8 @@ def test_a_crossing_polygon_keeps_its_pixels(tmp_path: Path) -> None:
 
 def test_a_polygon_is_cut_at_the_border_and_stays_one(tmp_path: Path) -> None:
     old, new = fixed(tmp_path, ring(-20, 4, 20, 4, 20, 90))
-    (cut,) = new.annotations[0].segmentation
-    assert isinstance(cut, np.ndarray) and cut.min() >= 0 and cut[:, 0].max() <= 64 and cut[:, 1].max() <= 48
+    cut = polygon(new.annotations[0])
+    assert cut.min() >= 0 and cut[:, 0].max() <= 64 and cut[:, 1].max() <= 48
     masks = [d.instances(d.images[0]).full_mask(0) for d in (old, new)]
     assert (masks[0] != masks[1]).sum() <= 3
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.narrow import polygon, polygons
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -133,7 +134,7 @@ def test_a_large_circle_has_many_corners_and_a_huge_one_is_no_drawing(tmp_path: 
     dataset, faults = one(
         tmp_path, shape(kind="circle", points=[[0, 0], [5000, 0]]), shape(kind="circle", points=[[0, 0], [9e8, 0]])
     )
-    (ring,) = dataset.annotations[0].segmentation
+    ring = polygon(dataset.annotations[0])
     middle = np.hypot(*((ring + np.roll(ring, 1, axis=0)) / 2).T)
     assert (middle > 5000 - 0.2).all()
     assert len(ring) < 1000
@@ -664,8 +665,8 @@ def test_round_trip(tmp_path: Path) -> None:
     assert (target / "label.txt").read_text() == "cat\nsea lion\n"
     assert [a.crowd for a in back.annotations] == [False, True, False, False]
     assert back.annotations[1].extra == {"flags": {"blurred": True}}
-    assert (back.annotations[0].segmentation[0] == ring + 0.123456789).all()
-    assert len(back.annotations[1].segmentation) == 2
+    assert (polygon(back.annotations[0]) == ring + 0.123456789).all()
+    assert len(polygons(back.annotations[1])) == 2
     assert (pixels(back, 2) == hole).all()
     assert (pixels(back, 3) == solid).all()
     assert detect(target)

@@ -5,15 +5,17 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.narrow import run_lengths
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
+from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Reading
 from maskline.data.formats.voc import format as voc
 from maskline.data.formats.voc.maps import Map, colour_numbers, instances, palette, read_map, save_map
@@ -67,9 +69,9 @@ def make(
     return root
 
 
-def masks(dataset: Dataset) -> list[tuple[int, list[list[int]]]]:
+def masks(dataset: Dataset) -> list[tuple[Id, list[list[int]]]]:
     sizes = {image.id: image.size for image in dataset.images}
-    return [(a.category_id, rle_decode(a.segmentation, sizes[a.image_id]).tolist()) for a in dataset.annotations]
+    return [(a.category_id, rle_decode(run_lengths(a), sizes[a.image_id]).tolist()) for a in dataset.annotations]
 
 
 EXPECTED = [(1, (OBJECTS == 1).astype(int).tolist()), (2, (OBJECTS == 3).astype(int).tolist())]
@@ -331,8 +333,8 @@ def test_instances_are_what_a_naive_way_finds(values: np.ndarray, seed: int) -> 
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_maps_come_back(tmp_path: Path, dtype: type) -> None:
-    values = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (30, 20)).astype(dtype)
+def test_maps_come_back(tmp_path: Path, dtype: type[np.unsignedinteger[Any]]) -> None:
+    values: np.ndarray = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (30, 20)).astype(dtype)
     save_map(values, tmp_path / "a.png")
     found = read_map(tmp_path / "a.png")
     np.testing.assert_array_equal(found.values, values)
@@ -456,7 +458,7 @@ def test_other_readers_find_instances_and_classes_by_colour(tmp_path: Path) -> N
         ("two lines", 2): 91,
         ("ignored", 255): 16,
     }
-    ours = {a.id: rle_decode(a.segmentation, (20, 30)) for a in read(tmp_path / "out").splits["val"].annotations}
+    ours = {a.id: rle_decode(run_lengths(a), (20, 30)) for a in read(tmp_path / "out").splits["val"].annotations}
     assert (found["background class", 1] == ours[1]).all() and (found["two lines", 2] == ours[2]).all()
 
 
@@ -532,5 +534,5 @@ def test_real_masks_come_back_but_for_what_is_covered(tmp_path: Path, name: str,
             depth = np.sum(decoded, axis=0) if decoded else np.zeros(image.size)
             for old, mask, new in zip(before, decoded, found.of(images[image.file_name]), strict=True):
                 assert splits[split].labels[old.category_id] == found.labels[new.category_id]
-                assert not (mask & (depth == 1) & ~rle_decode(new.segmentation, image.size)).any()
-                assert not (rle_decode(new.segmentation, image.size) & ~mask).any()
+                assert not (mask & (depth == 1) & ~rle_decode(run_lengths(new), image.size)).any()
+                assert not (rle_decode(run_lengths(new), image.size) & ~mask).any()

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from fixtures.encoded import READABLE, encoded
+from fixtures.narrow import polygons
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -18,7 +20,7 @@ from maskline.data.formats.yolo import format as yolo
 from maskline.data.formats.yolo.bridges import apart, boundary, bridged
 from maskline.data.formats.yolo.lines import in_pixels
 from maskline.data.reading import read as read_any
-from maskline.data.shapes import area, to_rle
+from maskline.data.shapes import Segmentation, area, to_rle
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError
 from maskline.masks import place_rle, rle_encode
@@ -37,7 +39,7 @@ def detect(root: Path) -> bool:
     return root.exists() and bool(yolo.detect(Source.of(root)))
 
 
-def image(path: Path, size: tuple[int, int] = (20, 10), **options: object) -> Path:
+def image(path: Path, size: tuple[int, int] = (20, 10), **options: Any) -> Path:
     """An image of ``(width, height)``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size).save(path, **options)
@@ -68,7 +70,7 @@ def one(root: Path, line: str | bytes, names: Sequence[str] = ("a", "b")) -> Rea
     return read(make(root, config, {"images/train/1.png": "", "labels/train/1.txt": line}))
 
 
-def dataset(folder: Path, masks: Sequence[object], size: tuple[int, int] = (30, 40), **options: object) -> Dataset:
+def dataset(folder: Path, masks: Sequence[Segmentation], size: tuple[int, int] = (30, 40), **options: Any) -> Dataset:
     """An image with an annotation for each mask, polygons or run lengths."""
     image(folder / "a.png", size[::-1])
     annotations = tuple(Annotation(n + 1, 1, 7, mask, **options) for n, mask in enumerate(masks))
@@ -469,7 +471,7 @@ def test_every_form_comes_back(tmp_path: Path) -> None:
     overlap = tuple(np.asarray([(x, 1), (x + 6, 1), (x + 6, 9), (x, 9)], np.float64) for x in (1, 4))
     outside = (np.asarray([(-5, -3), (60, 4), (9, 20)], np.float64),)
     nothing = (np.asarray([(50, 50), (60, 50), (60, 60)], np.float64),)
-    shapes = [parts, rle_encode(holed), overlap, outside, nothing, rle_encode(1 - holed)]
+    shapes: list[Segmentation] = [parts, rle_encode(holed), overlap, outside, nothing, rle_encode(1 - holed)]
     (tmp_path / "out").mkdir()
     notes = yolo.write({"train": dataset(tmp_path / "in", shapes)}, tmp_path / "out")
     assert [(note.split()[0], note.rpartition(": ")[2]) for note in notes] == [
@@ -484,7 +486,7 @@ def test_every_form_comes_back(tmp_path: Path) -> None:
     assert [to_rle(a.segmentation, size) for a in found] == [
         to_rle(shape, size) for shape in kept
     ] and not reading.faults
-    assert sorted(map(_turned, found[0].segmentation)) == sorted(map(_turned, parts))
+    assert sorted(map(_turned, polygons(found[0]))) == sorted(map(_turned, parts))
     assert isinstance(found[1].segmentation, str) and not isinstance(found[4].segmentation, str)
 
 
@@ -495,8 +497,8 @@ def test_every_form_comes_back(tmp_path: Path) -> None:
 )
 def test_coordinates_keep_three_decimals(width: int, points: list[tuple[int, int]]) -> None:
     size = (width * 2 // 3 + 1, width)
-    ring = np.round(np.asarray(points) / 1e6 * size[::-1], 3)
-    np.testing.assert_array_equal(in_pixels(format._shares(format._text(ring, size)), size)[: len(ring) - 1], ring[:-1])
+    ring: np.ndarray = np.round(np.asarray(points) / 1e6 * size[::-1], 3)
+    np.testing.assert_array_equal(in_pixels(yolo._shares(yolo._text(ring, size)), size)[: len(ring) - 1], ring[:-1])
 
 
 def test_names_of_images_that_labels_would_mix_up(tmp_path: Path) -> None:
