@@ -24,6 +24,7 @@ from fixtures.web_server import BODY, Request, Scene, Server, running, serve, st
 from maskline.errors import DownloadError, ParameterError
 from maskline.fetching import download, http
 from maskline.fetching.download import fetch, home, offline
+from maskline.fetching.http import blocks
 
 OTHER = bytes(reversed(BODY))
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -322,7 +323,7 @@ def test_max_bytes(server: Server, target: Path, scene: Scene) -> None:
 
 
 def test_disk_full(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
     fails(server, target, f"it needs {len(BODY)} bytes, the disk has 5 free")
 
 
@@ -427,8 +428,6 @@ def test_processes_fetch_once(server: Server, target: Path) -> None:
 
 
 def test_interrupt_leaves_the_part(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = download.blocks
-
     def interrupted(response: Any, size: int) -> Iterator[bytes]:
         yield next(blocks(response, size))
         raise KeyboardInterrupt

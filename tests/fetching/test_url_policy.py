@@ -33,14 +33,14 @@ Script = Callable[[str, asyncio.StreamWriter], Awaitable[None]]  # gets the path
 def dialled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Addresses that something tried to connect to; any that is not of the loopback fails the test."""
     tried: list[str] = []
-    connect = asyncio.selector_events.BaseSelectorEventLoop.sock_connect  # type: ignore[attr-defined]
+    connect = asyncio.selector_events.BaseSelectorEventLoop.sock_connect
 
-    async def sock_connect(loop: object, sock: socket.socket, address: tuple[Any, ...]) -> None:
+    async def sock_connect(loop: asyncio.BaseEventLoop, sock: socket.socket, address: tuple[Any, ...]) -> None:
         tried.append(address[0])
         assert ipaddress.ip_address(address[0]).is_loopback, f"a connection to {address[0]}"
         await connect(loop, sock, address)
 
-    monkeypatch.setattr(asyncio.selector_events.BaseSelectorEventLoop, "sock_connect", sock_connect)  # type: ignore[attr-defined]
+    monkeypatch.setattr(asyncio.selector_events.BaseSelectorEventLoop, "sock_connect", sock_connect)
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     return tried
@@ -718,7 +718,7 @@ def test_policies_that_make_no_sense() -> None:
         UrlPolicy.of([], ["10.0.0.0/8"])
     for limits in ({"timeout": 0}, {"timeout": float("nan")}, {"max_bytes": 0}, {"redirects": -1}, {"redirects": 21}):
         with pytest.raises(ParameterError, match="for URLs"):
-            UrlPolicy.of(["*"], **limits)  # type: ignore[arg-type]
+            UrlPolicy.of(["*"], **limits)
 
 
 def test_hosts_twice_are_one() -> None:

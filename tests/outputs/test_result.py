@@ -13,7 +13,7 @@ import stat
 import sys
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import maskline
 from maskline.errors import MissingDependencyError, OutputError, ParameterError, UnknownNameError
 from maskline.instances import Instances, pixel_window
 from maskline.outputs import result as result_module
-from maskline.outputs.paths import Stems
+from maskline.outputs.paths import IMAGE_FORMATS, Stems
 from maskline.outputs.result import Result
 
 NAMES = ["person", "自行车", "cat"]
@@ -77,10 +77,11 @@ def test_a_copy_can_be_changed_the_result_not() -> None:
     for copy in (dict(result), result.copy(), result | {}):
         copy["boxes"] = []
         assert type(copy) is dict and len(result["boxes"]) == 3
-    for change in (
+    changes: tuple[Callable[[], object], ...] = (
         lambda: result.__setitem__("boxes", []), lambda: result.pop("boxes"), lambda: result.update(boxes=[]),
         lambda: result.setdefault("more", 1), lambda: result.__ior__({"boxes": []}), result.clear, result.popitem,
-    ):  # fmt: skip
+    )  # fmt: skip
+    for change in changes:
         with pytest.raises(TypeError, match=r"change a copy, dict\(result\)"):
             change()
 
@@ -359,7 +360,7 @@ def test_the_image_has_the_suffix_of_the_input_if_that_can_be_written(given: str
         assert image.size == (80, 60) and image.mode == "RGB"
 
 
-@pytest.mark.parametrize("suffix", sorted(result_module.IMAGE_FORMATS))
+@pytest.mark.parametrize("suffix", sorted(IMAGE_FORMATS))
 def test_an_image_file_can_be_named(suffix: str, tmp_path: Path) -> None:
     """F31."""
     path = make(n=0).save_to_img(str(tmp_path / "deep" / f"x{suffix}"))
@@ -524,7 +525,8 @@ def test_a_long_name_keeps_its_page(tmp_path: Path) -> None:
 
 def test_many_equal_names_and_threads(tmp_path: Path) -> None:
     """B19."""
-    stems, claimed = Stems(), []
+    stems = Stems()
+    claimed: list[str] = []
 
     def claim(first: int) -> None:
         claimed.extend(stems.claim(tmp_path, "image", f"{i}") for i in range(first, 4000, 8))
