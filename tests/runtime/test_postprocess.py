@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ FRAME = Frame((90, 200), (64, 64))
 SIZE = (64, 64)
 
 
-def raw_of(boxes: list[list[float]], scores: list[float], masks: np.ndarray) -> Raw:
+def raw_of(boxes: Sequence[Sequence[float]], scores: Sequence[float], masks: np.ndarray) -> Raw:
     """Boxes in pixels of the 64x64 input."""
     labels = np.arange(len(boxes)) % 3
     return Raw(np.array(boxes, np.float32), np.array(scores, np.float32), labels, masks.astype(np.float32))
@@ -97,7 +98,7 @@ def test_what_lies_outside_the_box_is_told_and_can_be_kept() -> None:
     whole = cv2.resize(raw.masks[0], (200, 90), interpolation=cv2.INTER_LINEAR) > 0
     assert grown.outside[0] == 0
     np.testing.assert_array_equal(grown.full_mask(0), whole)
-    assert grown.masks[0].any(axis=0)[-1]  # no further than the mask
+    assert grown.masks[0][:, -1].any()  # no further than the mask
 
 
 def test_padding_is_not_part_of_the_image() -> None:

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -126,7 +126,8 @@ def test_thresholds(service: Service, image: str, expected: Result) -> None:
         assert [one["score"] for one in kept] == [score for score in scores if score > middle]
     assert found(service.post({"image": image, "threshold": 1})) == []
     assert len(found(service.post({"image": image, "threshold": 0, "visualize": False}))) > len(scores)
-    for default in (None, {}):
+    defaults: tuple[dict[str, float] | None, ...] = (None, {})
+    for default in defaults:
         assert len(found(service.post({"image": image, "threshold": default, "visualize": False}))) == len(scores)
 
 
@@ -158,9 +159,9 @@ def test_the_image_in_the_answer(service: Service, guarded: Service, image: str,
         assert photo.format == "JPEG" and photo.size == expected.instances.size[::-1]
         drawn = np.asarray(photo.convert("RGB")).astype(float)
     assert abs(drawn - np.asarray(expected.img["res"]).astype(float)).mean() < 4  # what JPEG loses
-    key = {"headers": {"X-API-Key": KEY}}
-    assert guarded.post({"image": image}, **key).json()["result"]["image"] is None
-    assert guarded.post({"image": image, "visualize": True}, **key).json()["result"]["image"].startswith("/9j/")
+    key = {"X-API-Key": KEY}
+    assert guarded.post({"image": image}, headers=key).json()["result"]["image"] is None
+    assert guarded.post({"image": image, "visualize": True}, headers=key).json()["result"]["image"].startswith("/9j/")
 
 
 def test_other_forms_of_masks(service: Service, image: str, expected: Result) -> None:
@@ -274,7 +275,11 @@ def test_images_that_are_too_long_for_a_jpeg(service: Service, size: tuple[int, 
     assert service.workers() == workers
 
 
-CODINGS = {"gzip": gzip.compress, "X-GZIP": gzip.compress, "deflate": zlib.compress}
+CODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "X-GZIP": gzip.compress,
+    "deflate": zlib.compress,
+}
 
 
 @pytest.mark.parametrize("coding", CODINGS)
@@ -369,7 +374,7 @@ def test_forms(service: Service, image: str) -> None:
     texts = {"threshold": "0.7", "visualize": "false", "logId": "7", "maskFormat": "polygon"}
     url, file = f"{service.url}/instance-segmentation", ("photo.png", IMAGE.read_bytes(), "image/png")
     assert requests.post(url, files={"image": file}, data=texts, timeout=30).json() == expected
-    in_base64 = {"image": (None, image), "unknown": file}
+    in_base64: dict[str, Any] = {"image": (None, image), "unknown": file}
     assert requests.post(url, files=in_base64, data=texts, timeout=30).json() == expected
     fields = [(name, None, value.encode()) for name, value in texts.items()]
     own = form(("image", "名; name=x.png", IMAGE.read_bytes()), *fields)
