@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from maskline import catalog
 from maskline.models.deployed import Normalise
@@ -146,8 +146,8 @@ def network() -> Network:
 def crossings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Lengths of what crosses processes, of which there is one."""
     crossed: list[int] = []
-    monkeypatch.setattr(processes.distributed, "all_reduce", lambda x: crossed.append(len(x)))
-    monkeypatch.setattr(processes.distributed, "get_world_size", lambda: 1)
+    monkeypatch.setattr(distributed, "all_reduce", lambda x: crossed.append(len(x)))
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 1)
     return crossed
 
 
