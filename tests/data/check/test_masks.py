@@ -66,7 +66,7 @@ def test_areas_are_in_the_order_of_the_annotations() -> None:
 
 DENSE = """
 import numpy as np
-from maskline.data import check_masks
+from maskline.data.check import masks
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 rng = np.random.default_rng(0)
 t = np.linspace(0, 2 * np.pi, 12, endpoint=False)
