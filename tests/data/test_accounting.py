@@ -14,7 +14,7 @@ from fixtures.readings import distinct_masks
 
 from maskline.cli import cli
 from maskline.data.convert import convert
-from maskline.data.reading import read
+from maskline.data.reading import read_dataset
 from maskline.errors import DatasetError
 
 # ---- the account
@@ -91,7 +91,7 @@ def test_annotations_in_are_annotations_out_and_annotations_reported(
     for path in chance.sample(sorted((root / "images").rglob("*.png")), 2):
         path.rename(path.with_suffix(chance.choice([".PNG", ".heic", ".gone"])))
     try:
-        reading = read(root, name)
+        reading = read_dataset(root, name)
     except DatasetError:
         return
     out = sum(len(dataset.annotations) for dataset in reading.splits.values())
@@ -104,4 +104,4 @@ def test_annotations_in_are_annotations_out_and_annotations_reported(
     result = CliRunner().invoke(cli, ["convert", str(root), str(tmp_path / "back"), "--from", name, "--to", "coco"])
     assert result.exit_code == 1 or not any(fault.lost for fault in reading.faults if fault.kind.severity == "error")
     if result.exit_code == 0:
-        assert len(distinct_masks(read(tmp_path / "back"))) <= out
+        assert len(distinct_masks(read_dataset(tmp_path / "back"))) <= out

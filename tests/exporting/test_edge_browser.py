@@ -33,11 +33,11 @@ NPM = shutil.which("npm")
 pytestmark = [needs_browser, pytest.mark.skipif(NPM is None, reason="needs npm, which fetches onnxruntime-web")]
 
 LOOK = """
-const [folder, picture, threshold, done] = arguments;
+const [folder, image, threshold, done] = arguments;
 (async () => {
-  const { decode, openModel, prepare, readPicture, run } = await import("./maskline.js");
+  const { decode, openModel, prepare, readImage, run } = await import("./maskline.js");
   const model = await openModel(`${folder}/inference.onnx`);
-  const pixels = await readPicture(await (await fetch(picture)).blob());
+  const pixels = await readImage(await (await fetch(image)).blob());
   const input = prepare(pixels, model.record.preprocess);
   const found = decode(await run(model, pixels), threshold);
   const plain = found.map((one) => ({ ...one, mask: Array.from(one.mask) }));
@@ -46,10 +46,10 @@ const [folder, picture, threshold, done] = arguments;
 """
 
 READ = """
-const [picture, done] = arguments;
+const [image, done] = arguments;
 (async () => {
-  const { readPicture } = await import("./maskline.js");
-  const { data, width, height } = await readPicture(await (await fetch(picture)).blob());
+  const { readImage } = await import("./maskline.js");
+  const { data, width, height } = await readImage(await (await fetch(image)).blob());
   done({ data: Array.from(data), size: [height, width, 4] });
 })().catch((error) => done({ error: error.message }));
 """
@@ -82,7 +82,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example as a user sets it up, with the embedded model and a picture beside it."""
+    """The example as a user sets it up, with the embedded model and an image next to it."""
     site = tmp_path_factory.mktemp("browser") / "site"
     shutil.copytree(EXAMPLE, site, ignore=shutil.ignore_patterns("node_modules", "model"))
     assert NPM is not None
@@ -98,7 +98,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def golden(site: Path) -> Path:
-    """A model whose threshold no slider has, and a picture whose lower half is transparent, in one folder."""
+    """A model whose threshold no slider has, and an image whose lower half is transparent, in one folder."""
     folder = site / "golden"
     edited(folder, threshold=0.333)
     pixels = cv2.cvtColor(cv2.imread(str(IMAGE)), cv2.COLOR_BGR2BGRA)
@@ -138,10 +138,10 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / (a | b).sum()) if (a | b).any() else 1.0
 
 
-def check(seen: Any, model_dir: Path, picture: Path, threshold: float, least_iou: float = 0.99) -> None:
+def check(seen: Any, model_dir: Path, image: Path, threshold: float, least_iou: float = 0.99) -> None:
     """What the browser has found is what Python finds, boxes to half a pixel."""
     model = create_model(model_dir=model_dir, device="cpu")
-    result = next(iter(model.predict(picture, threshold=threshold))).instances
+    result = next(iter(model.predict(image, threshold=threshold))).instances
     assert "error" not in seen, seen
     assert seen["labels"] == list(model.labels) and len(seen["found"]) == len(result) > 0
     free = list(range(len(result)))
@@ -182,16 +182,16 @@ def test_it_runs_a_model_that_stretches(page: Any, site: Path, tiny_model_dir: P
     close(seen["input"], tiny_model_dir, site / "fruit.png")
 
 
-def close(seen: list[int], model_dir: Path, picture: Path) -> None:
+def close(seen: list[int], model_dir: Path, image: Path) -> None:
     """The network's input is Python's, but for one level in a thousandth of its values."""
     record = Graph(model_dir / "inference.onnx", Device("cpu")).record
-    ours = record.preprocess.apply(read_image(picture))[0]
+    ours = record.preprocess.apply(read_image(image))[0]
     theirs = np.array(seen, int).reshape(ours.shape)
     assert np.abs(theirs - ours).max() <= 1 and (theirs != ours).mean() < 0.001
 
 
 def encoded(form: str) -> bytes:
-    """A picture of noise, so that whoever turns it, or multiplies it by its alpha, is found out."""
+    """An image of noise, so that rotation or multiplication by alpha is detected."""
     noise = np.random.default_rng(0).integers(0, 256, (24, 40, 4), np.uint8)
     file, turned = io.BytesIO(), Image.Exif()
     turned[0x112] = 6
@@ -229,7 +229,7 @@ def test_pixels_that_a_browser_does_not_give_are_told(page: Any, site: Path) -> 
     assert "save it without transparency" in page.execute_async_script(READ, "turned.png")["error"]
 
 
-def test_a_transparent_picture_and_an_odd_threshold(page: Any, address: str, golden: Path) -> None:
+def test_a_transparent_image_and_an_odd_threshold(page: Any, address: str, golden: Path) -> None:
     """The page's JSON is Python's: the same keys, and the same instances above the model's own threshold."""
     start(page, f"{address}/index.html?model=golden/inference.onnx")
     assert page.find_element("id", "above").text == "0.333"
@@ -275,11 +275,11 @@ def look(page: Any, width: int, scheme: str) -> None:
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
 
 
-def test_the_picture_shown_is_the_one_looked_into(page: Any, address: str, site: Path) -> None:
-    """Of two dropped at once the second is shown; one that can't be used leaves what is there, to be saved as well."""
+def test_the_image_shown_is_the_one_processed(page: Any, address: str, site: Path) -> None:
+    """Two dropped at once: the second is shown. An unusable one leaves the current image, which can still be saved."""
     small = cv2.imread(str(IMAGE))[:200, :300]
     cv2.imwrite(str(site / "small.png"), small)
-    (site / "text.png").write_text("no picture")
+    (site / "text.png").write_text("no image")
     start(page, f"{address}/index.html")
     canvas, status = page.find_element("id", "canvas"), page.find_element("id", "status")
     for names, size in ((["nuclei.png", "small.png"], "300 × 200"), (["small.png", "nuclei.png"], "696 × 520")):

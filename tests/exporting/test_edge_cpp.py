@@ -137,9 +137,9 @@ def test_comments_in_an_image_are_skipped(program: Path, cells: Path, tmp_path: 
 @pytest.mark.parametrize(
     "name, content, fault",
     [
-        ("model.ort", b"\x08\x00\x00\x00ORTM", "is no model"),
-        ("text.onnx", b"hello\n", "is no model"),
-        ("other.xml", b"<html></html>", "is no model"),
+        ("model.ort", b"\x08\x00\x00\x00ORTM", "is not a model"),
+        ("text.onnx", b"hello\n", "is not a model"),
+        ("other.xml", b"<html></html>", "is not a model"),
         ("cut.onnx", (hub.EMBEDDED / "inference.onnx").read_bytes()[:100_000], "can't be read"),
         ("cut.xml", b'<?xml version="1.0"?>\n<net name="n" version="11">\n', "can't be read"),
     ],

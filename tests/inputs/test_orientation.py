@@ -37,7 +37,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskline.data.sources import image_size, orientation_of
+from maskline.data.image_headers import image_size, orientation_of
 from maskline.errors import InputError
 from maskline.inputs import can_be_set, expand, header_size, orientation, read_image, set_upright
 

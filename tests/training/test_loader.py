@@ -17,7 +17,7 @@ from fixtures.spies import noting
 from PIL import Image
 
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
-from maskline.data.reading import load
+from maskline.data.reading import load_splits
 from maskline.errors import DatasetError, ParameterError
 from maskline.masks import rle_encode
 from maskline.models.targets import Target
@@ -364,7 +364,7 @@ def test_nothing_to_train_on(data: Dataset) -> None:
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared")
 def test_photos_keep_their_objects() -> None:
-    data = load(SHARED / "coco_sample")["val"]
+    data = load_splits(SHARED / "coco_sample")["val"]
     batches = loader(data, Preprocess(640, 640), Augment(flip=0), batch_size=4, seed=0, workers=0)
     seen = 0
     for _, batch in zip(range(3), batches.epoch(0), strict=False):

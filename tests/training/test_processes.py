@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from maskline.data.reading import load
+from maskline.data.reading import load_splits
 from maskline.errors import WeightsError
 from maskline.training import TrainSettings, loop, processes, train
 from maskline.training.run import prepare
@@ -28,7 +28,7 @@ def gradients(job: loop.TrainingJob) -> None:
 def test_two_processes_give_the_gradients_of_one(settings: TrainSettings) -> None:
     """F62: of the same global batch, one half of which has fewer objects than the other; and the norms' statistics."""
     settings.output.mkdir()
-    splits = load(settings.data)
+    splits = load_splits(settings.data)
     for count, batch_size in ((1, 8), (2, 4)):
         job = prepare(replace(settings, processes=count, batch_size=batch_size), splits)
         os.environ["ACCELERATE_USE_CPU"] = "true"

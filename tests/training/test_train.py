@@ -25,7 +25,7 @@ from fixtures.discs import make_discs, unevaluated, without_val
 from safetensors.torch import load_file
 
 from maskline import create_model
-from maskline.data.reading import load
+from maskline.data.reading import load_splits
 from maskline.errors import (
     DatasetError,
     DeviceError,
@@ -416,11 +416,11 @@ def test_crowd_regions_are_told(settings: TrainSettings, tmp_path: Path) -> None
     data = without_val(settings.data, tmp_path / "data")
     file = data / "annotations" / "instance_train.json"
     content = json.loads(file.read_text())
-    splits = load(data)
+    splits = load_splits(data)
     assert not [note for note in prepare(replace(settings, data=data), splits).notes if "crowd regions" in note]
     content["annotations"][0]["iscrowd"] = 1
     file.write_text(json.dumps(content))
-    notes = prepare(replace(settings, data=data), load(data)).notes
+    notes = prepare(replace(settings, data=data), load_splits(data)).notes
     total = len(content["annotations"])
     assert f"crowd regions are not learned from: 1 of {total} training annotations" in notes
     for annotation in content["annotations"]:
@@ -449,7 +449,9 @@ def test_mixed_precision_learns_too(settings: TrainSettings, tmp_path: Path) -> 
 
 def test_from_scratch_nothing_is_frozen(settings: TrainSettings, tmp_path: Path) -> None:
     """What the recipe freezes or slows down is what it takes from pretrained weights."""
-    job = prepare(replace(unevaluated(settings, tmp_path / "data"), model="Mask-RT-DETR-S"), load(tmp_path / "data"))
+    job = prepare(
+        replace(unevaluated(settings, tmp_path / "data"), model="Mask-RT-DETR-S"), load_splits(tmp_path / "data")
+    )
     run = loop.Run(job, loop.make_accelerator(job.settings))
     assert run.frozen() == [] and all(p.requires_grad for p in run.network.parameters())
     assert len({group["lr"] for group in run.state.optimizer.param_groups}) == 1

@@ -41,7 +41,7 @@ from maskline.data.convert import convert
 from maskline.data.dataset import Dataset
 from maskline.data.faults import KINDS, Fault, Reading
 from maskline.data.fix import fix
-from maskline.data.reading import load
+from maskline.data.reading import load_splits
 from maskline.errors import DatasetError, OutputError
 from maskline.paddlex.check_dataset import FOLDER, examine
 
@@ -158,7 +158,7 @@ def fixed(tmp_path: Path, plant: Plant) -> tuple[Dataset, Dataset]:
     """Train before and after fixing."""
     reading = check(planted(tmp_path, plant))
     fix(reading, tmp_path / "fixed")
-    return reading.splits["train"], load(tmp_path / "fixed")["train"]
+    return reading.splits["train"], load_splits(tmp_path / "fixed")["train"]
 
 
 def test_what_became_of_a_resized_or_cropped_image_is_not_guessed(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_what_became_of_a_resized_or_cropped_image_is_not_guessed(tmp_path: Path
 def test_a_size_is_that_of_the_file_where_the_masks_show_it(tmp_path: Path, plant: Plant) -> None:
     reading = check(planted(tmp_path, plant))
     done = fix(reading, tmp_path / "fixed")
-    new = load(tmp_path / "fixed")["train"]
+    new = load_splits(tmp_path / "fixed")["train"]
     width, height = (128, 100) if plant is drawn_on_the_file else (64, 48)
     assert new.images[0].size == (height, width) and len(new.annotations) == len(reading.splits["train"].annotations)
     assert f"width and height are now {width} and {height}" in [entry.how for entry in done.done]
@@ -195,7 +195,7 @@ def test_annotations_of_an_ambiguous_id_go_to_nobody(tmp_path: Path) -> None:
     reading = check(planted(tmp_path, one_id))
     done = fix(reading, tmp_path / "fixed")
     assert done.counts["train"] == ((4, 15), (2, 5)) and done.number("left out") == 11
-    new = load(tmp_path / "fixed")["train"]
+    new = load_splits(tmp_path / "fixed")["train"]
     assert [image.file_name for image in new.images] == ["train2.png", "train3.png"]
 
 
@@ -204,7 +204,7 @@ def test_a_class_with_half_a_character_keeps_its_annotations(tmp_path: Path) -> 
     assert [fault.code for fault in reading.faults] == ["name", "name"]
     done = fix(reading, tmp_path / "fixed")
     assert done.number("fixed") == 2 and done.counts["train"] == ((4, 15), (4, 15))
-    assert load(tmp_path / "fixed")["train"].names == ["\\ud800", "dog"]
+    assert load_splits(tmp_path / "fixed")["train"].names == ["\\ud800", "dog"]
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"images": [], "annotations": []}', None])
@@ -222,7 +222,7 @@ def test_a_file_that_can_not_be_read_is_a_fault_beside_those_of_the_other(tmp_pa
     done = fix(reading, tmp_path / "fixed")
     assert done.number("left") == 1 and not (tmp_path / "fixed" / "annotations" / path.name).exists()
     with pytest.raises(DatasetError, match="instance_val"):
-        load(root)
+        load_splits(root)
     (root / "annotations" / "instance_train.json").write_text("{")
     with pytest.raises(DatasetError, match="instance_train.json is not readable JSON"):
         check(root)
@@ -250,7 +250,7 @@ def test_odd_names_reach_every_file(tmp_path: Path) -> None:
     assert "ud800" in (tmp_path / "out" / FOLDER / "report.html").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "out" / FOLDER / "faults.json").read_text(encoding="utf-8"))
     fix(reading, tmp_path / "fixed")
-    assert load(tmp_path / "fixed")["val"].images[0].id == "\ud801"
+    assert load_splits(tmp_path / "fixed")["val"].images[0].id == "\ud801"
 
 
 def test_names_of_other_formats_are_looked_at_too(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_leak_stays_where_it_is_evaluated(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         old, new = fixed(folder, plant)
         assert len(new.images) == len(old.images) - 1 and "train0.png" not in [i.file_name for i in new.images]
-        assert len(load(folder / "fixed")["val"].images) == 3
+        assert len(load_splits(folder / "fixed")["val"].images) == 3
 
 
 @pytest.mark.parametrize("prefix", ["instance", "instances"])

@@ -48,7 +48,7 @@ def test_twins_are_those_of_all_with_all(boxes: list[tuple[int, int, int, int]],
     shapes = [polygon(*box) for box in boxes]
     crowds = [chance.random() < 0.1 for _ in shapes]  # type: ignore[attr-defined]
     found = dataset(shapes, crowds)
-    faults = masks.look(found, found.images[0]).faults
+    faults = masks.check_masks(found, found.images[0]).faults
     twins = {f.annotation_id: f.what for f in faults if f.code == "annotation-twice"}
     expected = {
         later: f"annotation {later} (cell): the same mask as annotation {earlier} (cell)"
@@ -60,13 +60,13 @@ def test_twins_are_those_of_all_with_all(boxes: list[tuple[int, int, int, int]],
 def test_areas_are_in_the_order_of_the_annotations() -> None:
     shapes: list[Segmentation] = [polygon(0, 0, 10, 10), polygon(50, 50, 60, 60), polygon(0, 0, 4, 4)]
     found = dataset(shapes * 100)  # pycocotools fails on more than 255 at once
-    areas = masks.look(found, found.images[0]).areas
+    areas = masks.check_masks(found, found.images[0]).areas
     assert areas.tolist() == [int(coco.area(mask)) for mask in rles(shapes * 100, SIZE)]
 
 
 DENSE = """
 import numpy as np
-from maskline.data.check import masks
+from maskline.data.check.masks import check_masks
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 rng = np.random.default_rng(0)
 t = np.linspace(0, 2 * np.pi, 12, endpoint=False)
@@ -77,7 +77,7 @@ def peak():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
 before = peak()
-look = masks.look(Dataset("train", "", (image,), annotations, (Category(1, "cell"),)), image)
+look = check_masks(Dataset("train", "", (image,), annotations, (Category(1, "cell"),)), image)
 assert len(look.areas) == 20_000
 print(peak() - before)
 """

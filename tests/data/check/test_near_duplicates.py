@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskline.data.check.near_duplicates import MOST_ALIKE, SIDE, Fingerprint, Pair, fingerprint, pairs
-from maskline.data.reading import load
+from maskline.data.check.near_duplicates import MOST_ALIKE, SIDE, Fingerprint, Pair, find_pairs, fingerprint
+from maskline.data.reading import load_splits
 from maskline.inputs import read_image
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -79,7 +79,7 @@ def prints(scenes: list[np.ndarray]) -> list[Fingerprint]:
 
 
 def test_different_images_are_not_alike(prints: list[Fingerprint]) -> None:
-    assert pairs(prints) == []
+    assert find_pairs(prints) == []
 
 
 @pytest.mark.parametrize("name", ALTERATIONS)
@@ -87,7 +87,7 @@ def test_altered_copies_are_found_and_nothing_else(
     name: str, scenes: list[np.ndarray], prints: list[Fingerprint]
 ) -> None:
     copies = [fingerprint(ALTERATIONS[name](image)) for image in scenes]
-    found = pairs(prints + copies)
+    found = find_pairs(prints + copies)
     assert [(pair.first, pair.second) for pair in found] == [(i, i + 60) for i in range(60)]
     assert not any(pair.exact or pair.mirrored for pair in found)
     assert all(0.88 <= pair.similarity <= 1 for pair in found)
@@ -95,43 +95,43 @@ def test_altered_copies_are_found_and_nothing_else(
 
 def test_mirrored_copies_are_found_and_told(scenes: list[np.ndarray], prints: list[Fingerprint]) -> None:
     copies = [fingerprint(jpeg(image[:, ::-1])) for image in scenes]
-    found = pairs(prints + copies)
+    found = find_pairs(prints + copies)
     assert [(pair.first, pair.second) for pair in found] == [(i, i + 60) for i in range(60)]
     assert all(pair.mirrored and not pair.exact for pair in found)
 
 
 def test_equal_pixels_are_exact_whatever_the_file(scenes: list[np.ndarray]) -> None:
     image = scenes[0]
-    found = pairs([fingerprint(png(image, 0)), fingerprint(scenes[1]), fingerprint(png(image, 9))])
+    found = find_pairs([fingerprint(png(image, 0)), fingerprint(scenes[1]), fingerprint(png(image, 9))])
     assert found == [Pair(0, 2, exact=True, similarity=1.0)]
 
 
 def test_one_level_in_one_pixel_is_near_but_not_exact(scenes: list[np.ndarray]) -> None:
     other = scenes[0].copy()
     other[5, 5, 0] ^= 1
-    (found,) = pairs([fingerprint(scenes[0]), fingerprint(other)])
+    (found,) = find_pairs([fingerprint(scenes[0]), fingerprint(other)])
     assert not found.exact and found.similarity > 0.999
 
 
 def test_of_equal_images_each_is_paired_with_the_last(scenes: list[np.ndarray]) -> None:
     same, other, near = fingerprint(scenes[0]), fingerprint(scenes[1]), fingerprint(jpeg(scenes[0]))
-    found = pairs([same, other, same, near, same])
+    found = find_pairs([same, other, same, near, same])
     assert [(pair.first, pair.second, pair.exact) for pair in found] == [(0, 4, True), (2, 4, True), (3, 4, False)]
 
 
 def test_same_shape_and_bytes_but_another_size_is_not_exact() -> None:
     flat = np.zeros((4, 6, 3), np.uint8)
-    assert pairs([fingerprint(flat), fingerprint(flat.reshape(6, 4, 3))]) == []
+    assert find_pairs([fingerprint(flat), fingerprint(flat.reshape(6, 4, 3))]) == []
 
 
 def test_another_aspect_ratio_is_another_image(scenes: list[np.ndarray]) -> None:
     stretched: np.ndarray = cv2.resize(scenes[0], (320, 400))
-    assert pairs([fingerprint(scenes[0]), fingerprint(stretched)]) == []
+    assert find_pairs([fingerprint(scenes[0]), fingerprint(stretched)]) == []
 
 
 def test_a_symmetric_image_and_its_copy_are_not_called_mirrored(scenes: list[np.ndarray]) -> None:
     image = np.concatenate([scenes[0], scenes[0][:, ::-1]], axis=1)
-    (found,) = pairs([fingerprint(image), fingerprint(jpeg(image, 75))])
+    (found,) = find_pairs([fingerprint(image), fingerprint(jpeg(image, 75))])
     assert not found.mirrored
 
 
@@ -149,7 +149,7 @@ def test_a_common_background_does_not_make_images_alike() -> None:
             x, y = rng.integers(30, 300), rng.integers(30, 220)
             cv2.circle(image, (int(x), int(y)), 22, rng.integers(0, 256, 3).tolist(), -1)
         images.append(fingerprint(image))
-    assert pairs(images) == []
+    assert find_pairs(images) == []
 
 
 def test_clear_skies_and_uneven_light_are_not_alike() -> None:
@@ -157,7 +157,7 @@ def test_clear_skies_and_uneven_light_are_not_alike() -> None:
     rng = np.random.default_rng(0)
     slopes = [a * x + b * y + c * (x * x + y * y) for a, b, c in rng.uniform(-20, 20, (30, 3))]
     images = [120 + slope[..., None] + rng.normal(0, 2, (240, 320, 3)) for slope in slopes]
-    assert pairs([fingerprint(image.astype(np.uint8)) for image in images]) == []
+    assert find_pairs([fingerprint(image.astype(np.uint8)) for image in images]) == []
 
 
 def test_single_cells_on_black_are_not_alike_by_chance() -> None:
@@ -168,16 +168,16 @@ def test_single_cells_on_black_are_not_alike_by_chance() -> None:
         centre, axes = rng.integers(20, 236, 2), rng.integers(8, 16, 2)
         cv2.ellipse(image, centre.tolist(), axes.tolist(), int(rng.integers(180)), 0, 360, (90, 90, 90), -1)
         prints.append(fingerprint(image))
-    assert len(pairs(prints)) <= 8  # of 1770; some do lie in one place, with one outline
+    assert len(find_pairs(prints)) <= 8  # of 1770; some do lie in one place, with one outline
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_empty_images_are_the_same_only_by_their_pixels(level: int) -> None:
     rng = np.random.default_rng(0)
     noisy = [np.clip(level + rng.integers(-2, 3, (64, 64, 3)), 0, 255).astype(np.uint8) for _ in range(20)]
-    assert pairs([fingerprint(image) for image in noisy]) == []
+    assert find_pairs([fingerprint(image) for image in noisy]) == []
     flat = fingerprint(np.full((64, 64, 3), level, np.uint8))
-    assert [(pair.first, pair.second) for pair in pairs([flat] * 3)] == [(0, 2), (1, 2)]
+    assert [(pair.first, pair.second) for pair in find_pairs([flat] * 3)] == [(0, 2), (1, 2)]
 
 
 # ---- any input, bounded work
@@ -192,7 +192,7 @@ def test_any_images_give_sound_pairs(kinds: list[tuple[int, int, int, int]]) -> 
     for height, width, spread, seed in kinds:
         low, high = ((0, 1), (0, 256), (254, 256), (10, 12))[spread]
         images.append(np.random.default_rng(seed).integers(low, high, (height, width, 3), np.uint8))
-    found = pairs([fingerprint(image) for image in images])
+    found = find_pairs([fingerprint(image) for image in images])
     exact = {(pair.first, pair.second) for pair in found if pair.exact}
     last = {i: max(j for j in range(len(images)) if np.array_equal(images[i], images[j])) for i in range(len(images))}
     assert exact == {(i, j) for i, j in last.items() if i != j}
@@ -203,8 +203,8 @@ def test_any_images_give_sound_pairs(kinds: list[tuple[int, int, int, int]]) -> 
 
 def test_images_thinner_than_the_thumbnail_and_not_contiguous(scenes: list[np.ndarray]) -> None:
     tall = np.ascontiguousarray(scenes[0][:, 100:101])
-    assert pairs([fingerprint(tall), fingerprint(scenes[0][:, 100:101])])[0].exact
-    assert pairs([fingerprint(np.zeros((1, 1, 3), np.uint8)), fingerprint(tall)]) == []
+    assert find_pairs([fingerprint(tall), fingerprint(scenes[0][:, 100:101])])[0].exact
+    assert find_pairs([fingerprint(np.zeros((1, 1, 3), np.uint8)), fingerprint(tall)]) == []
 
 
 def test_threads_get_what_one_gets(scenes: list[np.ndarray], prints: list[Fingerprint]) -> None:
@@ -229,7 +229,7 @@ def test_a_film_without_motion_stays_bounded(scenes: list[np.ndarray]) -> None:
         )
         for _ in range(600)
     ]
-    found = pairs(frames)
+    found = find_pairs(frames)
     assert len(found) <= 2 * MOST_ALIKE * len(frames)  # of 179,700
     assert {place for pair in found for place in (pair.first, pair.second)} == set(range(600))
 
@@ -237,7 +237,7 @@ def test_a_film_without_motion_stays_bounded(scenes: list[np.ndarray]) -> None:
 def test_many_empty_images_take_no_time() -> None:
     black = fingerprint(np.zeros((8, 8, 3), np.uint8))
     start = time.process_time()
-    assert len(pairs([black] * 20_000)) == 19_999
+    assert len(find_pairs([black] * 20_000)) == 19_999
     assert time.process_time() - start < 5  # all pairs, 200 million, would take minutes
 
 
@@ -246,7 +246,7 @@ def test_more_images_than_a_block_are_all_compared(scenes: list[np.ndarray]) -> 
     others = [Fingerprint(rng.bytes(16), rng.bytes(SIDE**2), 0.0, 255.0, 4 / 3) for _ in range(2500)]
     ends = [fingerprint(scenes[0]), *others[:1200], fingerprint(scenes[1]), *others[1200:]]
     ends += [fingerprint(jpeg(scenes[1])), fingerprint(jpeg(scenes[0]))]
-    assert [(pair.first, pair.second) for pair in pairs(ends)] == [(0, 2503), (1201, 2502)]
+    assert [(pair.first, pair.second) for pair in find_pairs(ends)] == [(0, 2503), (1201, 2502)]
 
 
 # ---- real images
@@ -256,20 +256,22 @@ def test_more_images_than_a_block_are_all_compared(scenes: list[np.ndarray]) -> 
 def test_between_train_and_val_of_the_real_sets() -> None:
     found = {}
     for name in ("nuclei", "coco_sample"):
-        splits = load(SHARED / name)
+        splits = load_splits(SHARED / name)
         images = [(split, dataset, image) for split, dataset in splits.items() for image in dataset.images]
         with ThreadPoolExecutor(2) as threads:
             prints = list(threads.map(lambda row: fingerprint(read_image(row[1].path(row[2]))), images))
-        found[name] = [(images[p.first][2].file_name, images[p.second][2].file_name, p.exact) for p in pairs(prints)]
+        found[name] = [
+            (images[p.first][2].file_name, images[p.second][2].file_name, p.exact) for p in find_pairs(prints)
+        ]
     assert found["coco_sample"] == []
     assert found["nuclei"] == [("20b20ab04937.png", "cb4df20a83b2.png", False)]  # one embryo, seconds apart
 
 
 @real
 def test_altered_real_images_are_found() -> None:
-    dataset = load(SHARED / "nuclei")["val"]
+    dataset = load_splits(SHARED / "nuclei")["val"]
     images = [read_image(dataset.path(image)) for image in dataset.images]
     copies = [jpeg(image[2:, 2:], 50) for image in images]
-    found = pairs([fingerprint(image) for image in images + copies])
+    found = find_pairs([fingerprint(image) for image in images + copies])
     right = [pair for pair in found if pair.second - pair.first == len(images)]
     assert len(right) >= 0.98 * len(images) and len(found) == len(right)

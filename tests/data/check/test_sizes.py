@@ -18,9 +18,9 @@ from PIL import Image
 from maskline.data.check.run import check
 from maskline.data.convert import convert
 from maskline.data.dataset import Dataset
-from maskline.data.fix import Fixed, fix
-from maskline.data.reading import load
-from maskline.data.sources import orientation_of
+from maskline.data.fix import FixResult, fix
+from maskline.data.image_headers import orientation_of
+from maskline.data.reading import load_splits
 from maskline.inputs import can_be_set, read_image
 from maskline.masks import rle_encode
 
@@ -65,12 +65,12 @@ def make(
     return root
 
 
-def fixed(tmp_path: Path, root: Path) -> tuple[dict[int, str], Dataset, Fixed]:
+def fixed(tmp_path: Path, root: Path) -> tuple[dict[int, str], Dataset, FixResult]:
     """The codes of the images' faults by id, and the copy."""
     reading = check(root)
     codes = {f.image_id: f.code for f in reading.faults if f.code.startswith("image-") and f.image_id is not None}
     done = fix(reading, tmp_path / "fixed")
-    return codes, load(tmp_path / "fixed")["train"], done  # type: ignore[return-value]
+    return codes, load_splits(tmp_path / "fixed")["train"], done  # type: ignore[return-value]
 
 
 def seen(dataset: Dataset, place: int, box: Sequence[int]) -> np.ndarray:
@@ -122,7 +122,7 @@ def test_where_masks_do_not_show_it_nothing_is_changed(tmp_path: Path) -> None:
     assert [i.size for i in new.images] == [(60, 100)] * 2  # height, width: as listed
     assert rings(new) == [a["segmentation"][0] for a in before["annotations"]]
     assert {d.how for d in done.done if "masks" in d.how} == {
-        "left as it is: the masks do not show on which size they were drawn"
+        "left as it is: the masks do not show what size they were drawn on"
     }
     assert done.number("fixed") == done.number("left out") == 0
     left = {f.code for f in check(tmp_path / "fixed").faults}
@@ -135,7 +135,7 @@ def test_where_images_disagree_each_speaks_for_itself(tmp_path: Path) -> None:
     either = "image-rotation"
     assert codes == {0: "image-size", 1: "image-turned", 2: either, 3: either, 4: "image-size"}
     assert [i.size for i in new.images] == [(100, 60), (60, 100), (60, 100), (60, 100), (100, 60)]
-    assert rings(new) == rings(load(root)["train"])
+    assert rings(new) == rings(load_splits(root)["train"])
 
 
 def test_a_little_beyond_the_border_proves_nothing(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_labels_in_shares_are_of_the_image_as_shown(tmp_path: Path, carrier: str
     (root / "classes.txt").write_text("cat\n")
     assert [f.code for f in check(root).faults] == ["image-exif"]
     convert(root, tmp_path / "coco", "coco")
-    new = load(tmp_path / "coco")["all"]
+    new = load_splits(tmp_path / "coco")["all"]
     assert new.images[0].size == (100, 60)
     np.testing.assert_allclose(rings(new), rectangle(*AS_SHOWN), atol=1e-5)
 
@@ -252,7 +252,7 @@ def test_whatever_the_sizes_and_orientations_are_no_mask_that_fits_is_lost(tmp_p
         path.write_bytes(path.read_bytes()[:-300])
     reading = check(root)
     done = fix(reading, tmp_path / "fixed")
-    old, new = reading.splits["train"], load(tmp_path / "fixed")["train"]
+    old, new = reading.splits["train"], load_splits(tmp_path / "fixed")["train"]
     unclear = {f.image_id for f in reading.faults if f.code == "image-rotation"}
     again = check(tmp_path / "fixed").faults
     assert not [f for f in again if f.kind.fix is not None and f.image_id not in unclear]

@@ -90,7 +90,7 @@ def test_splits(tmp_path: Path) -> None:
 def test_only_the_folder_of_maps_and_images_elsewhere(tmp_path: Path) -> None:
     root = make(tmp_path / "a")
     (root / "leftImg8bit").rename(tmp_path / "elsewhere")
-    reading = readings.read(root / "gtFine", images=tmp_path / "elsewhere")
+    reading = readings.read_dataset(root / "gtFine", images=tmp_path / "elsewhere")
     dataset = reading.splits["train"]
     assert dataset.path(dataset.images[0]).is_file()
 

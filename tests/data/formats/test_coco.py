@@ -82,8 +82,8 @@ def test_ids_that_differ_in_type_only_are_matched(tmp_path: Path, given: Callabl
         []  # 1.0 is 1, as it always was
         if given is float
         else [
-            ("id-type", f"5 annotations: image_id {given(1)!r} is taken for 1"),
-            ("id-type", f"5 annotations: category_id {given(3)!r} is taken for 3"),
+            ("id-type", f"5 annotations: image_id {given(1)!r} is read as 1"),
+            ("id-type", f"5 annotations: category_id {given(3)!r} is read as 3"),
         ]
     )
 

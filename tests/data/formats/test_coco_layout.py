@@ -10,14 +10,14 @@ import pytest
 from fixtures import sets
 
 from maskline._files import back_up, new_folder
+from maskline.data.categories import unify_categories
+from maskline.data.file_tree import split_of
 from maskline.data.formats import coco
-from maskline.data.formats.coco.layout import find
+from maskline.data.formats.coco.layout import find_annotation_files
 from maskline.data.image_files import copy_images, unique_names
-from maskline.data.merge import unify_categories
-from maskline.data.reading import load
-from maskline.data.reading import read as read_any
+from maskline.data.reading import load_splits
+from maskline.data.reading import read_dataset as read_any
 from maskline.data.source import Source
-from maskline.data.tree import split_of
 from maskline.errors import DatasetError, DatasetNotFoundError, OutputError
 
 
@@ -34,7 +34,7 @@ def test_a_nested_copy_does_not_confuse(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "set")
     shutil.copytree(root, root / "backup")
     (root / "old" / "images").mkdir(parents=True)
-    assert find(Source.of(root))["train"] == "annotations/instance_train.json"
+    assert find_annotation_files(Source.of(root))["train"] == "annotations/instance_train.json"
     (fault, other) = read_any(root).faults
     assert fault.code == other.code == "file-repeated" and fault.file == "backup/annotations/instance_train.json"
     assert fault.what == "15 instances in 3 images"
@@ -86,7 +86,7 @@ def test_what_lies_in_the_place_of_annotations_is_not_passed_over(tmp_path: Path
         else:
             (folder / "instance_val.json").unlink()
             (folder / "instance_val.json").mkdir()
-        assert list(find(Source.of(root))) == ["train", "val"], damage
+        assert list(find_annotation_files(Source.of(root))) == ["train", "val"], damage
         reading = read_any(root)
         assert list(reading.splits) == ["train"] and [fault.code for fault in reading.faults] == ["file"]
 
@@ -143,14 +143,14 @@ def test_load_refuses_what_has_errors_and_tells_the_first(tmp_path: Path) -> Non
         annotation["segmentation"] = None
     sets.save(root, "train", content)
     with pytest.raises(DatasetError, match=r"(?s)^7 errors in the data set; .*annotation 1000.*and 2 more$"):
-        load(root)
+        load_splits(root)
 
 
 def test_write_and_read_again(tmp_path: Path) -> None:
-    splits = load(sets.make(tmp_path / "old"))
+    splits = load_splits(sets.make(tmp_path / "old"))
     (tmp_path / "new").mkdir()
     assert coco.write(splits, tmp_path / "new") == []
-    again = load(tmp_path / "new")
+    again = load_splits(tmp_path / "new")
     for split, dataset in splits.items():
         assert [i.file_name for i in again[split].images] == [i.file_name for i in dataset.images]
         for old, new in zip(dataset.images, again[split].images, strict=True):
@@ -159,8 +159,8 @@ def test_write_and_read_again(tmp_path: Path) -> None:
 
 
 def test_images_of_one_name_in_two_folders_both_stay(tmp_path: Path) -> None:
-    train = load(sets.make(tmp_path / "a"))["train"]
-    other = load(sets.make(tmp_path / "b"))["train"]
+    train = load_splits(sets.make(tmp_path / "a"))["train"]
+    other = load_splits(sets.make(tmp_path / "b"))["train"]
     names = unique_names({"train": train, "val": other})
     assert names["train"][1] == "train0.png" and names["val"][1] == "val/train0.png"
     flat = unique_names({"train": train, "val": other}, flat=True)
@@ -171,7 +171,7 @@ def test_images_of_one_name_in_two_folders_both_stay(tmp_path: Path) -> None:
 
 
 def test_a_missing_image_is_told(tmp_path: Path) -> None:
-    dataset = load(sets.make(tmp_path))["train"]
+    dataset = load_splits(sets.make(tmp_path))["train"]
     (tmp_path / "images" / "train0.png").unlink()
     with pytest.raises(DatasetError, match=r"train0.png is missing"):
         copy_images(dataset, tmp_path / "new")
@@ -211,7 +211,7 @@ def test_unify_makes_one_list_of_classes(tmp_path: Path) -> None:
     for annotation in content["annotations"]:
         annotation["category_id"] = 3 if annotation["category_id"] == 7 else 9
     sets.save(root, "val", content)
-    before = load(root)
+    before = load_splits(root)
     after = unify_categories(before)
     assert after["train"].categories == after["val"].categories and after["val"].names == ["cat", "dog", "emu"]
     assert len({c.id for c in after["val"].categories}) == 3

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.formats.cvat import format as cvat
-from maskline.data.reading import load as load_any
+from maskline.data.reading import load_splits as load_any
 from maskline.data.shapes import Segmentation, to_polygons, to_rle
 from maskline.errors import DatasetError
 from maskline.masks import has_holes, place_rle, rle_encode

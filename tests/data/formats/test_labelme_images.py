@@ -15,7 +15,7 @@ from fixtures.readings import SHARED, read, save_json
 from maskline.data.check.run import check
 from maskline.data.convert import convert, convert_in_place
 from maskline.data.fix import fix
-from maskline.data.reading import load
+from maskline.data.reading import load_splits
 from maskline.errors import DatasetError
 
 WIDTH, HEIGHT = 40, 30
@@ -74,7 +74,7 @@ def test_an_embedded_image_is_checked_and_written_by_fix(tmp_path: Path) -> None
 
 def test_an_embedded_image_has_to_be_written_before_training(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="maskline convert"):
-        load(embedded(tmp_path, image_data()))
+        load_splits(embedded(tmp_path, image_data()))
 
 
 def test_an_embedded_image_of_another_size_is_an_error(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.formats.labelme import format as labelme
-from maskline.data.reading import read as read_any
+from maskline.data.reading import read_dataset as read_any
 from maskline.data.shapes import crop, to_rle
 from maskline.errors import DatasetError
 from maskline.masks import rle_encode

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from maskline.data.formats.voc import format as voc
-from maskline.data.formats.voc.maps import Map, colour_numbers, instances, read_map, save_map
+from maskline.data.formats.voc.maps import LabelMap, colour_numbers, read_map, save_map, separate_instances
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.masks import rle_encode
 
@@ -222,7 +222,7 @@ def test_what_can_not_be_read_at_all(tmp_path: Path) -> None:
 def test_a_photo_is_no_map(tmp_path: Path) -> None:
     values = np.arange(70_000, dtype=np.int32).reshape(7, -1)
     with pytest.raises(InputError, match="is it a photo"):
-        list(instances(Map(values, 255, True), Map(values, 255, True), {0}))
+        list(separate_instances(LabelMap(values, 255, True), LabelMap(values, 255, True), {0}))
 
 
 @settings(max_examples=60, deadline=None)
@@ -273,7 +273,10 @@ def test_instances_are_what_a_naive_way_finds(values: np.ndarray, seed: int) -> 
     for number in sorted({*values.ravel().tolist()} - {0, 255}):
         counts = np.bincount(kinds[values == number], minlength=4)[1:]
         expected.append((number, rle_encode(values == number), int(counts.argmax()) + 1 if counts.any() else None))
-    assert list(instances(Map(values.astype(np.int32), 255, False), Map(kinds, 255, False), {0, 255})) == expected
+    assert (
+        list(separate_instances(LabelMap(values.astype(np.int32), 255, False), LabelMap(kinds, 255, False), {0, 255}))
+        == expected
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

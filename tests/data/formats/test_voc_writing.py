@@ -11,7 +11,7 @@ from PIL import Image
 
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.formats.voc import format as voc
-from maskline.data.reading import read as read_any
+from maskline.data.reading import read_dataset as read_any
 from maskline.data.shapes import to_rle
 from maskline.errors import DatasetError
 from maskline.masks import rle_decode, rle_encode
@@ -173,7 +173,7 @@ def test_many_instances(tmp_path: Path, count: int, mode: str) -> None:
 def test_more_classes_than_values(tmp_path: Path) -> None:
     source = dataset(tmp_path / "in", [])
     many = Dataset("val", source.folder, source.images, (), tuple(Category(n, f"c{n}") for n in range(255)))
-    with pytest.raises(DatasetError, match="255 classes: a pixel of SegmentationClass can tell 254 at most"):
+    with pytest.raises(DatasetError, match="255 classes: SegmentationClass can hold at most 254"):
         voc.write({"val": many}, tmp_path / "out")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from maskline.data.reading import read as read_any
+from maskline.data.reading import read_dataset as read_any
 from maskline.data.shapes import area
 from maskline.errors import DatasetError, DatasetNotFoundError
 
@@ -142,7 +142,7 @@ def test_faults_of_the_yaml_file(tmp_path: Path, names: str, what: str) -> None:
         (
             "0 1 1 5 1 5 5",
             "polygon-broken",
-            "line 2: coordinates from 1 to 5: expected shares of width and height, from",
+            "line 2: coordinates from 1 to 5: expected fractions of width and height, from",
         ),
         ("0 12 30 400 30 400 99", "polygon-broken", "(are they pixels?)"),
         ("0 .1 .1 .5 .1 .3 .1", "polygon-broken", "line 2: the polygon has no area"),
@@ -192,8 +192,8 @@ def test_images_of_every_suffix(tmp_path: Path) -> None:
     assert [len(found.of(image)) for image in found.images] == [1] * len(READABLE)
     lost = [(fault.file, fault.what, fault.lost) for fault in reading.faults if fault.code == "label-unmatched"]
     first = len(READABLE)
-    unread = [f"its image images/{first + n}.{kinds[first + n]} is of a format that is not read" for n in range(3)]
-    expected = [*unread, "no image has its name"]
+    unread = [f"its image images/{first + n}.{kinds[first + n]} has an unsupported format" for n in range(3)]
+    expected = [*unread, "there is no image with its name"]
     assert sorted(lost) == [(f"labels/{first + n}.txt", f"1 line; {why}", 1) for n, why in enumerate(expected)]
 
 
@@ -203,7 +203,7 @@ def test_images_of_every_suffix(tmp_path: Path) -> None:
         (
             {"images/a.jpg": "", "images/b/a.png": "", "labels/x/c.txt": SQUARE},
             "labels/x/c.txt",
-            "no image has its name",
+            "there is no image with its name",
         ),
         (
             {"images/a.jpg": "", "images/a.png": "", "labels/a.txt": SQUARE},
@@ -264,7 +264,7 @@ def test_another_data_set_with_other_classes_beside_the_first_is_refused(tmp_pat
     assert read(tmp_path).splits["all"].names == ["cat", "dog"]
     (tmp_path / "b" / "data.yaml").unlink()
     text(tmp_path / "b" / other, "names: [dog, cat]" if other == "data.yaml" else "dog\ncat\n")
-    with pytest.raises(DatasetError, match="name different classes: read the data sets one by one"):
+    with pytest.raises(DatasetError, match="name different classes: read the data sets separately"):
         read(tmp_path)
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.formats.yolo import format as yolo
-from maskline.data.formats.yolo.lines import in_pixels
-from maskline.data.reading import read as read_any
+from maskline.data.formats.yolo.lines import to_pixels
+from maskline.data.reading import read_dataset as read_any
 from maskline.data.shapes import Segmentation, area, to_rle
 from maskline.errors import DatasetError
 from maskline.masks import rle_encode
@@ -73,7 +73,7 @@ def test_every_form_comes_back(tmp_path: Path) -> None:
 def test_coordinates_keep_three_decimals(width: int, points: list[tuple[int, int]]) -> None:
     size = (width * 2 // 3 + 1, width)
     ring: np.ndarray = np.round(np.asarray(points) / 1e6 * size[::-1], 3)
-    np.testing.assert_array_equal(in_pixels(yolo._shares(yolo._text(ring, size)), size)[: len(ring) - 1], ring[:-1])
+    np.testing.assert_array_equal(to_pixels(yolo._shares(yolo._text(ring, size)), size)[: len(ring) - 1], ring[:-1])
 
 
 def test_names_of_images_that_labels_would_mix_up(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def dataset(folder: Path, split: str = "train", images: int = 3, names: Sequence
 
 
 def written(reading: Reading, folder: Path, title: str = "A set", samples: int = 4) -> Page:
-    report.write(reading, folder / "report.html", title=title, samples_per_class=samples)
+    report.write_report(reading, folder / "report.html", title=title, samples_per_class=samples)
     return Page(folder / "report.html")
 
 
@@ -175,7 +175,7 @@ def test_numbers_that_are_known_are_not_counted_anew(tmp_path: Path, monkeypatch
     found = splits(tmp_path)
     numbers = {split: statistics(part) for split, part in found.items()}
     monkeypatch.setattr(report, "statistics", None)
-    report.write(Reading(found), tmp_path / "report.html", title="x", numbers=numbers)
+    report.write_report(Reading(found), tmp_path / "report.html", title="x", numbers=numbers)
     assert "Instances 10" in Page(tmp_path / "report.html").words
 
 
@@ -317,7 +317,7 @@ def test_unusable_number_of_samples(tmp_path: Path, count: int) -> None:
 def test_unwritable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     with pytest.raises(OutputError, match=r"report\.html can't be written"):
-        report.write(Reading({}), tmp_path / "file" / "report.html", title="x")
+        report.write_report(Reading({}), tmp_path / "file" / "report.html", title="x")
     assert (tmp_path / "file").read_text() == "kept"
 
 

@@ -44,7 +44,7 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         for code in KINDS
         for number in range(3)
     ]
-    report.write(Reading(splits, faults), folder / "report.html", title="/a/long/path/" * 12)
+    report.write_report(Reading(splits, faults), folder / "report.html", title="/a/long/path/" * 12)
     return folder / "report.html"
 
 

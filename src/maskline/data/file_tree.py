@@ -1,4 +1,4 @@
-"""The files below a folder, listed once, and the one finder that tells which file a name in an annotation means.
+"""List the files below a folder once, and find the file that a name in an annotation refers to.
 
 Names come from other machines: absolute, with backslashes, a drive or ``..``, percent-encoded, in another case or
 Unicode form, or from before the files were moved.
@@ -11,7 +11,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import takewhile
@@ -29,7 +29,7 @@ UNSPLIT = "all"
 SPLIT_WORDS = {"train": r"train(?:ing)?", "val": r"val(?:id(?:ation)?)?", "test": r"test(?:ing)?"}
 SPLITS = tuple(SPLIT_WORDS)
 
-_MAX_CANDIDATES = 50  # that a name is compared with where only its end fits; among more, it means none of them
+_MAX_CANDIDATES = 50  # for a name of which only the end matches; with more candidates it is ambiguous
 
 
 @lru_cache(maxsize=1 << 16)
@@ -54,17 +54,17 @@ def suffix_of(path: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def key_of(text: str) -> str:
-    """The same text for all spellings of a name: NFC, case-folded, percent-escapes decoded."""
+    """A key that is equal for all spellings of a name: NFC, case-folded, percent-escapes decoded."""
     return unicodedata.normalize("NFC", unquote(text)).casefold()
 
 
 def stem_of(path: str) -> str:
-    """The key of a file's name without suffix, by which annotation files of one image go."""
+    """The key of a file name without suffix, which annotation files of single images are matched by."""
     return key_of(posixpath.splitext(posixpath.basename(path))[0])
 
 
 def parts_of(name: str) -> Parts:
-    """The parts of a path of any machine, without its drive, root, ``.`` and ``..``."""
+    """The parts of a path from any operating system, without drive, root, ``.`` and ``..``."""
     path = name.partition("?d=")[2] or name  # Label Studio: /data/local-files/?d=PATH
     parts = path.replace("\\", "/").split("/")
     if re.fullmatch(r"[A-Za-z]:", parts[0]):
@@ -73,13 +73,13 @@ def parts_of(name: str) -> Parts:
 
 
 class Match(NamedTuple):
-    """A file found.
+    """A file found for a name.
 
     Attributes:
         path: the file, as listed.
-        base: the folder that the name starts from, with a trailing slash unless empty; None where the name does not
-            lead to the file as it is written.
-        moved: only the end of the name fits, or the file is not where the others are.
+        base: the folder that the name is relative to, with a trailing slash unless empty; None if the name differs from
+            the path.
+        moved: only the end of the name matches, or the file is not in the folder of the others.
     """
 
     path: str
@@ -90,18 +90,18 @@ class Match(NamedTuple):
 class Finder:
     """Finds files by names.
 
-    The file that has the longest end in common with the name is meant. Of several, these count in turn: the same
-    spelling, that no other name can only mean it, the folder of the annotations, the longest common start, a folder
-    named ``images``, the folder that most names start from, the folder of the split, and fewer folders. What remains
-    ambiguous is not found.
+    A name refers to the file with the longest common end. Ties are broken, in this order, by: the same spelling, not
+    being the only match of another name, the folder of the annotations, the longest common start, a folder named
+    ``images``, the base folder of most names, the folder of the split, and the smaller depth. Names that remain
+    ambiguous are not found.
 
-    Where only the end fits, a file is not meant that lies outside a folder of the name or in the folder of another
-    split, or that another name leads to.
+    If only the end matches, files are excluded that are outside a folder of the name, in the folder of another split,
+    or matched by another name.
 
     Args:
         files: relative paths with forward slashes.
         stems: match without suffixes.
-        aliases: by further paths of the files, the one listed.
+        aliases: other paths of listed files, mapped to the listed ones.
     """
 
     def __init__(self, files: Iterable[str], *, stems: bool = False, aliases: Mapping[str, str] | None = None) -> None:
@@ -118,19 +118,19 @@ class Finder:
         return iter(self._files)
 
     def find(self, name: str, split: str | None = None, *, near: str = "", local: bool = False) -> Match | None:
-        """The one file that a name means, or None; arguments as for `find_all`."""
+        """The file that a name refers to, or None; arguments as for `find_all`."""
         return self.find_all([name], split, near=near, local=local).get(name)
 
     def find_all(
         self, names: Iterable[str], split: str | None = None, *, near: str = "", local: bool = False
     ) -> dict[str, Match]:
-        """The files that names mean; a name without one is not a key.
+        """The files that names refer to; names without a file are left out.
 
         Args:
-            names: as the annotations give them; without suffixes where the finder matches stems.
-            split: the split that the names belong to.
+            names: as in the annotations; without suffixes if the finder matches stems.
+            split: the split of the names.
             near: the folder of the annotations, with a trailing slash unless empty.
-            local: the names start from the root of the tree, so that all of their folders mean something, not only the
+            local: the names are relative to the root of the tree, so all of their folders are significant, not only the
                 last.
         """
         candidates = {name: self._candidates(name, split, local=local) for name in dict.fromkeys(names)}
@@ -154,7 +154,7 @@ class Finder:
 
     @staticmethod
     def _with_strays(found: dict[str, Match]) -> dict[str, Match]:
-        """Files that are not where the others are count as moved."""
+        """Mark files outside the folder of the others as moved."""
         starts = Counter(match.base for match in found.values())
         if len(starts) < 2:
             return found
@@ -162,13 +162,13 @@ class Finder:
         return {name: match._replace(moved=match.moved or match.base != home) for name, match in found.items()}
 
     def rivals(self, name: str, split: str | None = None) -> list[str]:
-        """The files that fit a name equally well, where there are several."""
+        """The files that match a name equally well, if there are several."""
         matches = self._candidates(name, split, local=False)
         best = self._best(name, [m for m in matches if m.base is not None] or matches, Counter(), split, "")
         return sorted(match.path for match in best) if len(best) > 1 else []
 
     def _undisputed(self, found: Mapping[str, Match]) -> dict[str, Match]:
-        """Of names for one file only the one that has the longest end in common with it, if there is one."""
+        """Among names for the same file, keep the one with the longest common end, if it is unique."""
         rivals: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
         for name, match in found.items():
             ends = zip(parts_of(name)[::-1], self._name(match.path).split("/")[::-1], strict=False)
@@ -178,7 +178,7 @@ class Finder:
         return {name: found[name] for _, name in best.values()}
 
     def _candidates(self, name: str, split: str | None, *, local: bool) -> list[Match]:
-        """All files that share the longest end with a name, but for those that can't be meant."""
+        """All files with the longest common end with a name, without excluded ones."""
         parts = parts_of(name)
         for length in range(len(parts), 0, -1):
             paths = self._with_tail(length).get(tuple(map(key_of, parts[-length:])), [])
@@ -196,7 +196,7 @@ class Finder:
         return posixpath.splitext(path)[0] if self._stems else path
 
     def _with_tail(self, length: int) -> dict[Parts, list[str]]:
-        """Files by the keys of their last parts, as many as ``length``."""
+        """Files by the keys of their last ``length`` parts."""
         if length not in self._tails:
             table: defaultdict[Parts, list[str]] = defaultdict(list)
             for path, listed in (*zip(self._files, self._files, strict=True), *self._aliases.items()):
@@ -208,20 +208,20 @@ class Finder:
 
     @cached_property
     def _folders(self) -> set[str]:
-        """The keys of all folders that hold images, at any depth."""
+        """The keys of all folders with images, at any depth."""
         folders = {posixpath.dirname(path) for path in self._files if suffix_of(path) in SUFFIXES}
         return {key_of(part) for folder in folders for part in folder.split("/") if part}
 
     @cached_property
     def _splits(self) -> set[str]:
-        """The splits that folders mention."""
+        """The splits mentioned by folders."""
         folders = {part for path in self._files for part in posixpath.dirname(path).split("/")}
         return {split for folder in folders if (split := split_of(folder)) is not None}
 
     def _of_other_split(self, path: str, matched: int, split: str | None) -> bool:
-        """Whether the folders of a path, but for its last parts that match a name, belong to another split.
+        """Whether the folders of a path, without its ``matched`` last parts, belong to another split.
 
-        A folder that only mentions one, such as ``test_bench``, counts where the split itself has a folder.
+        A folder that only mentions a split, such as ``test_bench``, counts only if the own split has a folder.
         """
         if split in (None, UNSPLIT):
             return False
@@ -239,7 +239,7 @@ class Finder:
     def _best(
         self, name: str, matches: Sequence[Match], bases: Counter[str], split: str | None, near: str
     ) -> list[Match]:
-        """The matches that nothing sets apart."""
+        """The matches with the highest rank."""
         if len(matches) < 2:
             return list(matches)
         parts = tuple(map(key_of, parts_of(name)))
@@ -257,7 +257,7 @@ class Finder:
 
 
 def _leads(names: Sequence[tuple[int, str]]) -> bool:
-    """Whether one name has a longer end in common than all others."""
+    """Whether the longest common end is unique."""
     first, second = sorted((length for length, _ in names), reverse=True)[:2]
     return first > second
 
@@ -267,14 +267,14 @@ def _folder_keys(path: str) -> set[str]:
 
 
 @dataclass(frozen=True)
-class Tree:
-    """What lies below a folder.
+class FileTree:
+    """The files below a folder.
 
     Attributes:
         root: the folder.
-        files: relative paths of all files, with forward slashes; no hidden ones.
-        unlisted: why folders could not be listed, by their relative paths.
-        aliases: by further paths that links give to files, the path in ``files``.
+        files: relative paths of all files, with forward slashes, without hidden ones.
+        unlisted: errors of folders that could not be listed, by relative path.
+        aliases: other paths of files through links, mapped to the path in ``files``.
     """
 
     root: Path
@@ -283,12 +283,12 @@ class Tree:
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, root: Path) -> Tree:
-        """List a folder, links followed."""
+    def of(cls, root: Path) -> FileTree:
+        """List a folder, following links."""
         errors: list[OSError] = []
         files: list[str] = []
         real: dict[str, str] = {}  # folders, links resolved
-        first: dict[str, str] = {}  # by real folder: the path it has in the tree
+        first: dict[str, str] = {}  # paths in the tree, by real folder
         aliases: dict[str, str] = {}
         for path in visible_files(root, on_error=errors.append, again=True):
             folder, name = posixpath.split(path)
@@ -301,36 +301,48 @@ class Tree:
         unlisted = {Path(e.filename).relative_to(root).as_posix(): e.strerror or str(e) for e in errors}
         return cls(root, tuple(files), unlisted, aliases)
 
+    def extended(self, folders: Collection[Path]) -> FileTree:
+        """The tree with the files of further folders; its root is their common ancestor. Links are listed once."""
+        if not folders:
+            return self
+        root = Path(os.path.commonpath([self.root, *folders]))
+        files = {
+            f"{folder.relative_to(root).as_posix()}/{path}".removeprefix("./")
+            for folder in {*folders, self.root}
+            for path in visible_files(folder)
+        }
+        return FileTree(root, sorted(files))
+
     def with_suffix(self, *suffixes: str) -> list[str]:
         """The files with one of these suffixes, given in lower case without the dot."""
         return [path for path in self.files if suffix_of(path) in suffixes]
 
     @cached_property
     def image_names(self) -> Counter[str]:
-        """How many images there are of each name without suffix, see `stem_of`."""
+        """Numbers of images by stem, see `stem_of`."""
         return Counter(map(stem_of, self.images))
 
     @cached_property
     def file_set(self) -> frozenset[str]:
-        """``files``, to look one up."""
+        """``files`` as a set."""
         return frozenset(self.files)
 
     @cached_property
     def all(self) -> Finder:
-        """Finds files of any kind."""
+        """Finder of all files."""
         return Finder(self.files, aliases=self.aliases)
 
     @cached_property
     def images(self) -> Finder:
-        """Finds image files of the kinds that are read."""
+        """Finder of image files in supported formats."""
         return Finder(self.with_suffix(*SUFFIXES), aliases=self.aliases)
 
     @cached_property
     def image_stems(self) -> Finder:
-        """Finds image files of the kinds that are read, by names without suffix."""
+        """Finder of image files in supported formats, by names without suffix."""
         return Finder(self.with_suffix(*SUFFIXES), stems=True, aliases=self.aliases)
 
     @cached_property
     def unread_images(self) -> list[str]:
-        """Image files of kinds that are not read."""
+        """Image files in unsupported formats."""
         return self.with_suffix(*UNREAD_SUFFIXES)

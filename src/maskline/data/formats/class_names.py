@@ -1,4 +1,4 @@
-"""Names of classes as a format can hold them: what a name has to become, and that it was told."""
+"""Adapt class names to the restrictions of a format, and report the changes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from itertools import count
 
 
-def fitted(names: Iterable[str], fit: Callable[[str], str]) -> dict[str, str]:
-    """By name what it becomes: what ``fit`` makes of it, with a number where another has become that already.
+def fit_names(names: Iterable[str], fit: Callable[[str], str]) -> dict[str, str]:
+    """Map each name to ``fit(name)``, with a number appended if that is already taken.
 
-    Names that need no change keep their own, wherever they stand in the list.
+    Names that ``fit`` leaves unchanged are kept, whatever their position.
     """
     own = dict.fromkeys(names)
     found = {name: name for name in own if fit(name) == name}
@@ -23,11 +23,11 @@ def fitted(names: Iterable[str], fit: Callable[[str], str]) -> dict[str, str]:
 
 
 def one_line(name: str) -> str:
-    """A name on one line, without spaces round it or several in a row, as a line of a text can hold it."""
+    """A name on one line, with whitespace stripped and collapsed."""
     return " ".join(name.split())
 
 
-def renamed(labels: dict[str, str], why: str) -> list[str]:
-    """The note on names that have changed; none where none has."""
+def renamed_note(labels: dict[str, str], why: str) -> list[str]:
+    """At most one note, listing the changed names."""
     changed = [f"{old!r} as {new!r}" for old, new in labels.items() if old != new]
     return [f"classes renamed {why}: {', '.join(changed)}"] if changed else []

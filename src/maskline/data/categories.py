@@ -1,4 +1,4 @@
-"""Splits with one list of categories."""
+"""Unify the category lists of splits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from maskline.data.dataset import Category, Dataset, Id
 
 
 def unify_categories(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    """The same data sets with one list of categories: those of the first, then those that others add, by name."""
+    """Give all splits the same category list: that of the first, then those added by others, by name."""
     categories: dict[str, Category] = {}
     ids: set[Id] = set()
     for category in (category for dataset in splits.values() for category in dataset.categories):

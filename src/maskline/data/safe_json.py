@@ -1,4 +1,4 @@
-"""Texts that any file can hold: names that are Unicode, and JSON that is JSON, whatever a data set held."""
+"""Valid Unicode and valid JSON from any content of a data set."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import math
 from typing import Any
 
-DEEPEST = 64  # values inside each other that are kept
+MAX_DEPTH = 64  # levels of nesting that are kept
 
 
-def can_be_written(text: str) -> bool:
-    """Whether a text is Unicode: JSON, and file names that are not UTF-8, may bring half a character (a surrogate)."""
+def is_valid_unicode(text: str) -> bool:
+    """Whether a string is valid Unicode. JSON, and file names that are not UTF-8, may contain lone surrogates."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -18,26 +18,26 @@ def can_be_written(text: str) -> bool:
     return True
 
 
-def escaped(text: str) -> str:
-    """The same text, with ``\\ud800`` for half a character."""
+def escape_surrogates(text: str) -> str:
+    """The string with lone surrogates escaped, such as ``\\ud800``."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def is_plain(value: Any, depth: int = 0) -> bool:
-    """Whether JSON has a word for a value: it has none for NaN and infinities. Too deep a value counts as none."""
+    """Whether a value is valid JSON: without NaN and infinity, and not nested deeper than `MAX_DEPTH`."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, dict):
         value = list(value.values())
     return not isinstance(value, (list, tuple)) or (
-        depth < DEEPEST and all(is_plain(part, depth + 1) for part in value)
+        depth < MAX_DEPTH and all(is_plain(part, depth + 1) for part in value)
     )
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """A value with None for everything in it that `is_plain` refuses."""
+    """The value with None in place of all parts that `is_plain` rejects."""
     if isinstance(value, (dict, list, tuple)):
-        if depth == DEEPEST:
+        if depth == MAX_DEPTH:
             return None
         if isinstance(value, dict):
             return {key: plain(part, depth + 1) for key, part in value.items()}
@@ -45,14 +45,14 @@ def plain(value: Any, depth: int = 0) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def dump(value: Any, indent: int | None = None) -> str:
-    """JSON, with null for what it has no word for. May hold half a character, which `encode` writes as its escape."""
+def dump_json(value: Any, indent: int | None = None) -> str:
+    """Serialise a value, with null for invalid parts. Lone surrogates remain; `encode_json` escapes them."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError:
         return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
 
 
-def encode(document: str) -> bytes:
-    """A JSON document as UTF-8; half a character is legal in it as an escape."""
+def encode_json(document: str) -> bytes:
+    """Encode a JSON document as UTF-8, with lone surrogates as escapes."""
     return document.encode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Classes that are not objects: the background, ignored regions, and the empty parent that Roboflow lists first."""
+"""Classes that are not objects: background, ignored regions, and the unused parent class that Roboflow lists first."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from maskline._wording import counted
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading
 
-#: Names that tools give to what is not an object, lower case.
-NO_OBJECT = ("_background_", "__background__", "background", "__ignore__")
+#: Names that tools give to such classes, in lower case.
+BACKGROUND_NAMES = ("_background_", "__background__", "background", "__ignore__")
 
 
-def is_no_object(name: str) -> bool:
-    """Whether a class of this name is background, or to be ignored."""
-    return name.strip().lower() in NO_OBJECT
+def is_background(name: str) -> bool:
+    """Whether a class name stands for background or ignored regions."""
+    return name.strip().lower() in BACKGROUND_NAMES
 
 
-def without_no_objects(reading: Reading) -> Reading:
-    """Leave out classes that are not objects, with their annotations; each is a fault. One class stays at least."""
+def drop_background(reading: Reading) -> Reading:
+    """Leave out classes that are not objects, with their annotations and a fault each. At least one class is kept."""
     names = {category.name for dataset in reading.splits.values() for category in dataset.categories}
-    parent = _parent(reading.splits, {name for name in names if not is_no_object(name)})
-    left_out = {name for name in names if is_no_object(name) or name == parent}
+    parent = _parent(reading.splits, {name for name in names if not is_background(name)})
+    left_out = {name for name in names if is_background(name) or name == parent}
     if not left_out or left_out == names:
         return reading
     splits, faults = {}, list(reading.faults)
@@ -43,7 +43,7 @@ def without_no_objects(reading: Reading) -> Reading:
 
 
 def _parent(splits: Mapping[str, Dataset], names: set[str]) -> str | None:
-    """The class without annotations that all others name as their supercategory."""
+    """The class without annotations that is the supercategory of all others."""
     parents: dict[str, set[object]] = {}
     used: set[str] = set()
     for dataset in splits.values():

@@ -1,4 +1,4 @@
-"""The files of a YOLO data set: ``data.yaml``, the images of each split, and the label file of each image."""
+"""Find the files of a YOLO data set: ``data.yaml``, the images of each split, and their label files."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from maskline._files import visible_files
+from maskline.data.file_access import read_text_file
+from maskline.data.file_tree import UNSPLIT, FileTree, Match, key_of, split_named, stem_of, suffix_of
 from maskline.data.source import Source
-from maskline.data.sources import text_of
-from maskline.data.tree import UNSPLIT, Match, Tree, key_of, split_named, stem_of, suffix_of
 from maskline.errors import DatasetError
 
-Config: TypeAlias = Mapping[str, Any]  # of data.yaml; its values are texts, lists and mappings
+Config: TypeAlias = Mapping[str, Any]  # content of data.yaml; its values are strings, lists and mappings
 
-#: What splits are called, in data.yaml and as folders.
+#: Splits by their names in data.yaml.
 SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 IMAGES, LABELS = "images", "labels"
 
 _LISTS_OF_NAMES = ("classes.txt", "obj.names")
-_LINE = re.compile(rb"\s*-?\d+(\.0*)?([\s,]+[-+.\deE]+){4}")  # the beginning of a label file
+_LINE = re.compile(rb"\s*-?\d+(\.0*)?([\s,]+[-+.\deE]+){4}")  # start of a label file
 _HEAD = 4096
 
 
-def configs(source: Source) -> list[tuple[str, Config]]:
-    """The YAML files of a data set and what they hold: those with splits before those with class names only, then the
+def find_configs(source: Source) -> list[tuple[str, Config]]:
+    """The YAML files of a data set and their contents: files with splits before those with class names only, then the
     outermost first.
 
-    Raises DatasetError if that which was named, or a ``data.yaml`` without another, is broken.
+    Raises DatasetError if the given file, or the only ``data.yaml``, is invalid.
     """
     found: list[tuple[str, Config]] = []
     broken: list[DatasetError] = []
@@ -63,15 +62,15 @@ def _has_usual_name(path: str) -> bool:
 
 
 def _load_yaml(path: Path) -> Any:
-    """A YAML file with all its values as they are written: a class may be called ``no``, or ``1``."""
+    """Load a YAML file with all scalars as strings: a class may be called ``no`` or ``1``."""
     try:
-        return yaml.load(text_of(path), yaml.BaseLoader)
+        return yaml.load(read_text_file(path), yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise DatasetError(f"{path} is not readable YAML ({' '.join(str(error).split())})") from None
 
 
-def resolve(entry: str, bases: Sequence[Path]) -> Path | None:
-    """A path as another machine wrote it: tried below each base, first whole, then without more and more of its start.
+def resolve_path(entry: str, bases: Sequence[Path]) -> Path | None:
+    """Find a path written on another machine: below each base, first whole, then with leading parts removed one by one.
 
     So ``C:\\sets\\fruit\\train\\images`` and Roboflow's ``../train/images`` are both found as ``train/images``.
     """
@@ -83,23 +82,14 @@ def resolve(entry: str, bases: Sequence[Path]) -> Path | None:
 
 
 def images_at(entry: str, bases: Sequence[Path]) -> Path | None:
-    """What an entry of a split means; not a folder around the data set, such as ``/``."""
-    found = resolve(entry, bases)
+    """The path of a split's entry, but never a parent of the data set, such as ``/``."""
+    found = resolve_path(entry, bases)
     return None if found is None or any(found in base.parents for base in bases) else found
 
 
-def widened(tree: Tree, targets: Iterable[Path]) -> Tree:
-    """A tree with the files of folders outside too, each from beside its ``images`` on, where its labels are."""
-    roots = {_above_images(path) for path in targets if not path.is_relative_to(tree.root)}
-    if not roots:
-        return tree
-    common = Path(os.path.commonpath([tree.root, *roots]))
-    files = {
-        f"{root.relative_to(common).as_posix()}/{path}".removeprefix("./")
-        for root in roots | {tree.root}
-        for path in visible_files(root)
-    }
-    return Tree(common, sorted(files))
+def with_folders(tree: FileTree, targets: Iterable[Path]) -> FileTree:
+    """Add folders outside the tree, each with the siblings of its ``images`` folder, where its labels are."""
+    return tree.extended({_above_images(path) for path in targets if not path.is_relative_to(tree.root)})
 
 
 def _above_images(path: Path) -> Path:
@@ -108,16 +98,16 @@ def _above_images(path: Path) -> Path:
 
 
 def split_of_path(path: str) -> str:
-    """The split that a folder of a path is named after."""
+    """The split of the first folder in a path that is named like one."""
     named = map(split_named, posixpath.dirname(path).split("/"))
     return next((split for split in named if split is not None), UNSPLIT)
 
 
-def label_files(tree: Tree) -> list[str]:
-    """The text files in folders named ``labels``, and elsewhere those that begin like a label file.
+def label_files(tree: FileTree) -> list[str]:
+    """The text files in folders named ``labels``, and others that start like a label file.
 
-    With one of these in a folder, all its text files are label files that have the name of an image. What Ultralytics
-    leaves in ``runs`` are predictions.
+    In a folder with one of these, text files with the name of an image are label files too. Files in Ultralytics'
+    ``runs`` are predictions and left out.
     """
     texts = [path for path in tree.with_suffix("txt") if PurePosixPath(path).name not in _LISTS_OF_NAMES]
     texts = [path for path in texts if not path.startswith("runs/")]
@@ -141,10 +131,10 @@ def _is_label_file(path: Path) -> bool:
         return False
 
 
-def pair(labels: Sequence[str], images: Tree) -> dict[str, Match]:
-    """The image of each label file that has one, no image twice.
+def pair_labels(labels: Sequence[str], images: FileTree) -> dict[str, Match]:
+    """The image of each label file that has one; each image is used once.
 
-    A label file belongs to the image of the same path without suffix, but for ``images`` in place of ``labels``.
+    A label file belongs to the image with the same path, with ``images`` in place of ``labels``, without suffix.
     """
     names: defaultdict[str, dict[str, str]] = defaultdict(dict)  # by split: label files by the name of the image
     for path in sorted(labels, key=_in_labels, reverse=True):
@@ -161,7 +151,7 @@ def pair(labels: Sequence[str], images: Tree) -> dict[str, Match]:
 
 
 def _beside_labels(label: str, image: str) -> bool:
-    """Whether an image is where its label file is, but in a folder beside ``labels``, whatever that is called."""
+    """Whether an image has the same path as its label file, but with a sibling folder in place of ``labels``."""
     ours, theirs = (list(PurePosixPath(path).parent.parts) for path in (label, image))
     place = next((n for n in reversed(range(len(ours))) if key_of(ours[n]) == LABELS), None)
     return (
@@ -172,7 +162,7 @@ def _beside_labels(label: str, image: str) -> bool:
 
 
 def image_name(label: str) -> str:
-    """The image of a label file, without suffix."""
+    """The expected path of a label file's image, without suffix."""
     parts = posixpath.splitext(label)[0].split("/")
     places = [place for place, part in enumerate(parts[:-1]) if key_of(part) == LABELS]
     if places:
@@ -181,9 +171,9 @@ def image_name(label: str) -> str:
 
 
 def folders_of(images: Iterable[str], paired: Iterable[str]) -> dict[str, list[str]]:
-    """The images of each split of a data set without ``data.yaml``, by the names of their folders.
+    """The images of each split of a data set without ``data.yaml``, from folder names.
 
-    Images are those in folders named ``images``; without such folders, those in folders with a paired image.
+    Only folders named ``images`` are used; without any, folders with a paired image.
     """
     listed = list(images)
     found = [path for path in listed if IMAGES in map(key_of, posixpath.dirname(path).split("/"))]
@@ -199,7 +189,7 @@ def folders_of(images: Iterable[str], paired: Iterable[str]) -> dict[str, list[s
 
 
 def start_of(images: Sequence[str]) -> str:
-    """The folder that the names of a split's images start from: as far as that named after the split, or ``images``."""
+    """The folder that image names of a split are relative to: down to the last one named ``images`` or like a split."""
     folders = [posixpath.dirname(path).split("/") for path in images]
     starts = set()
     for parts in folders:
@@ -218,13 +208,13 @@ def listed_names(source: Source) -> list[str] | None:
     if len(lists) > 1:
         raise DatasetError(
             f"{' and '.join(lists.values())} in {source.given} name different classes: expected one list of classes, "
-            "or a data.yaml; read the data sets one by one"
+            "or a data.yaml; read the data sets separately"
         )
     return list(next(iter(lists))) if lists else None
 
 
 def class_lists(source: Source) -> dict[tuple[str, ...], str]:
-    """The files that list classes, one a line, by what they list; without those below the folder of another.
+    """Files that list classes, one per line, by their content; without those below the folder of another.
 
     Raises DatasetError if one can't be read.
     """
@@ -234,7 +224,7 @@ def class_lists(source: Source) -> dict[tuple[str, ...], str]:
     for path in sorted(names, key=lambda path: (path.count("/"), _LISTS_OF_NAMES.index(PurePosixPath(path).name))):
         if folders & {parent.as_posix() for parent in PurePosixPath(path).parents}:
             continue
-        if lines := tuple(line.strip() for line in text_of(source.root / path).splitlines() if line.strip()):
+        if lines := tuple(line.strip() for line in read_text_file(source.root / path).splitlines() if line.strip()):
             folders.add(posixpath.dirname(path) or ".")
             lists.setdefault(lines, path)
     return lists

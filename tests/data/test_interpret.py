@@ -19,7 +19,7 @@ from maskline.data.check.run import check
 from maskline.data.convert import convert
 from maskline.data.faults import Reading
 from maskline.data.fix import fix
-from maskline.data.reading import load, read
+from maskline.data.reading import load_splits, read_dataset
 from maskline.errors import DatasetError
 from maskline.evaluate import load_split
 from maskline.paddlex.check_dataset import examine
@@ -86,11 +86,11 @@ def test_shares_and_percent_are_an_error_and_multiplied(tmp_path: Path, border: 
     root = make(tmp_path / "set", sizes, annotations)
     reading = check(root)
     (told,) = what(reading, "polygon-unit")
-    assert f"all 20 polygons lie within 0 to {border}" in told
+    assert f"all 20 polygons are within 0 to {border}" in told
     assert [fault.code for fault in reading.faults] == ["polygon-unit"]  # no more of what follows from it
     done = fix(reading, tmp_path / "fixed")
     assert done.number("fixed") == 1
-    (dataset,) = load(tmp_path / "fixed").values()
+    (dataset,) = load_splits(tmp_path / "fixed").values()
     for found, expected in zip(dataset.annotations, pixels, strict=True):
         np.testing.assert_allclose(narrow.polygon(found), expected)
         low, extent = expected.min(axis=0), np.ptp(expected, axis=0)
@@ -115,10 +115,10 @@ def test_shares_in_other_formats(tmp_path: Path, format_: str) -> None:
         (root / "annotations.xml").write_text(f"<annotations><version>1.1</version>{image}</annotations>")
     reading = check(root)
     assert what(reading, "polygon-unit") == [
-        "the only polygon lies within 0 to 1: shares of the image? Expected pixels"
+        "the only polygon is within 0 to 1: fractions of the image size? Expected pixels"
     ]
     fix(reading, tmp_path / "fixed")
-    (dataset,) = load(tmp_path / "fixed").values()
+    (dataset,) = load_splits(tmp_path / "fixed").values()
     np.testing.assert_allclose(narrow.polygon(dataset.annotations[0]), np.asarray([[6.4, 4.8], [57.6, 4.8], [32, 48]]))
 
 
@@ -128,10 +128,10 @@ def test_shares_are_refused_wherever_they_are_used(tmp_path: Path) -> None:
     for use in (
         lambda: convert(root, tmp_path / "new", "coco"),
         lambda: convert(root, tmp_path / "new", "yolo", skip_errors=True),  # no record can be left out to mend it
-        lambda: load(root),
+        lambda: load_splits(root),
         lambda: load_split(root),
     ):
-        with pytest.raises(DatasetError, match="shares of the image.*maskline check --fix"):
+        with pytest.raises(DatasetError, match="fractions of the image size.*maskline check --fix"):
             use()
     assert not (tmp_path / "new").exists()
 
@@ -139,7 +139,7 @@ def test_shares_are_refused_wherever_they_are_used(tmp_path: Path) -> None:
 def test_boxes_and_areas_in_pixels_stay_beside_polygons_in_shares(tmp_path: Path) -> None:
     stated = annotation(1, 1, [triangle(0.25, 0.25, 0.5, 0.5)], bbox=[16, 12, 32, 24], area=384)
     fix(check(make(tmp_path / "set", [(64, 48)], [stated])), tmp_path / "fixed")
-    (dataset,) = load(tmp_path / "fixed").values()
+    (dataset,) = load_splits(tmp_path / "fixed").values()
     found = dataset.annotations[0]
     assert (found.box, found.area) == ((16, 12, 32, 24), 384)
 
@@ -148,7 +148,7 @@ def test_some_polygons_in_shares_are_told_and_not_touched(tmp_path: Path) -> Non
     shapes = [triangle(5 + i, 5, 30, 30) for i in range(6)] + [triangle(0.1 * i, 0.2, 0.5, 0.6) for i in range(4)]
     annotations = [annotation(number, 1, [shape]) for number, shape in enumerate(shapes, 1)]
     reading = check(make(tmp_path / "set", [(64, 48)], annotations))
-    assert what(reading, "polygon-unit") == ["4 of 10 masks lie within 0 to 1: shares of the image, among pixels?"]
+    assert what(reading, "polygon-unit") == ["4 of 10 masks are within 0 to 1: fractions, not pixels?"]
     done = dict(zip((f.code for f in reading.faults), fix(reading, tmp_path / "fixed").done, strict=True))
     assert done["polygon-unit"].outcome == "left"
 
@@ -181,10 +181,10 @@ def test_pixels_are_pixels(tmp_path: Path, sizes: list[tuple[int, int]], shapes:
 @pytest.mark.parametrize(
     ("shapes", "told"),
     [
-        ([triangle(100, 100, 30, 30)], "1 of 1 mask without a pixel in the image: polygons reach x 130 and y 130"),
-        ([triangle(70 * i, 10, 30, 30) for i in range(6)], "5 of 6 masks without a pixel in the image"),
+        ([triangle(100, 100, 30, 30)], "1 of 1 mask without pixels in the image: polygons reach x 130 and y 130"),
+        ([triangle(70 * i, 10, 30, 30) for i in range(6)], "5 of 6 masks without pixels in the image"),
         ([[x, 9, x + 1, 9, x + 1, 10, x, 10] for x in (5, 15, 25)], "all 3 masks have 2 pixels or fewer"),
-        ([[0, 0, 64, 0, 64, 48, 0, 48]] * 3, "all 3 masks are their whole image"),
+        ([[0, 0, 64, 0, 64, 48, 0, 48]] * 3, "all 3 masks cover their whole image"),
     ],
 )
 def test_masks_that_are_no_objects(tmp_path: Path, shapes: list[list[float]], told: str) -> None:
@@ -310,7 +310,7 @@ def test_crowds_are_read_as_instances_on_demand(tmp_path: Path) -> None:
     done = convert(root, tmp_path / "new", "coco", crowd="instances")
     assert "10 crowd regions of all read as instances" in done.notes
     for copy in (tmp_path / "fixed", tmp_path / "new"):
-        (dataset,) = load(copy).values()
+        (dataset,) = load_splits(copy).values()
         assert len(dataset.annotations) == 22 and not crowds.count(dataset)
 
 
@@ -324,7 +324,7 @@ def test_crowds_are_kept_on_demand(tmp_path: Path) -> None:
 
 def test_commands_that_go_on_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = make(tmp_path / "set", [(64, 48)] * 6, marked(10, 12, 6))
-    for use in (load, load_split):
+    for use in (load_splits, load_split):
         caplog.clear()
         use(root)
         (record,) = caplog.records
@@ -344,14 +344,14 @@ def test_background_is_left_out_with_its_annotations(tmp_path: Path, name: str, 
         f"class {name!r} is background or ignored, by its name: left out with {used} annotations"
     ]
     assert not reading.errors
-    (checked,), (loaded,) = reading.splits.values(), load(root).values()
+    (checked,), (loaded,) = reading.splits.values(), load_splits(root).values()
     converted = convert(root, tmp_path / "new", "yolo")
     assert [fault.code for fault in converted.faults] == ["category-no-object"]
     for dataset in (checked, loaded, load_split(root), *converted.splits.values()):
         assert dataset.names == ["cell"] and len(dataset.annotations) == 5 - used  # so its index is 0 everywhere
     assert (tmp_path / "new" / "data.yaml").read_text().count("cell") == 1
     fix(reading, tmp_path / "fixed")
-    assert load(tmp_path / "fixed")["all"].names == ["cell"] and not codes(check(tmp_path / "fixed"))
+    assert load_splits(tmp_path / "fixed")["all"].names == ["cell"] and not codes(check(tmp_path / "fixed"))
 
 
 def parents(*pairs: tuple[str, str | None]) -> list[Json]:
@@ -377,7 +377,7 @@ def test_the_empty_parent_of_all_others_is_left_out(
     tmp_path: Path, classes: list[Json], used: tuple[int, ...], left_out: list[str]
 ) -> None:
     found = [annotation(i, 1, [triangle(i, 5, 30, 30)]) | {"category_id": i} for i in used]
-    reading = read(make(tmp_path / "set", [(64, 48)], found, classes))
+    reading = read_dataset(make(tmp_path / "set", [(64, 48)], found, classes))
     (dataset,) = reading.splits.values()
     assert dataset.names == [c["name"] for c in classes if c["name"] not in left_out]
     assert len(dataset.annotations) == len(used)
@@ -394,7 +394,7 @@ def test_a_parent_that_one_split_uses_stays_in_all(tmp_path: Path) -> None:
         for annotation_, number in zip(content["annotations"], classes * 9, strict=False):
             annotation_["category_id"] = number
         sets.save(root, split, content)
-    assert {tuple(d.names) for d in read(root).splits.values()} == {("fruit", "apple", "pear")}
+    assert {tuple(d.names) for d in read_dataset(root).splits.values()} == {("fruit", "apple", "pear")}
 
 
 # ---- strict
@@ -419,14 +419,14 @@ def test_strict_fails_on_warnings(tmp_path: Path) -> None:
 @pytest.mark.skipif(not (SHARED / "data").exists(), reason="the shared data sets are not here")
 @pytest.mark.parametrize("name", ["coco_sample", "nuclei"])
 def test_nothing_is_told_of_real_sets(name: str) -> None:
-    reading = read(SHARED / "data" / name)
+    reading = read_dataset(SHARED / "data" / name)
     assert not codes(reading) and not list(crowds.faults(reading.splits))
 
 
 @pytest.mark.skipif(not (SHARED / "data").exists(), reason="the shared data sets are not here")
 def test_nothing_is_told_of_any_part_of_coco() -> None:
     """Samples of a few images, which have odd shares of crowds by chance."""
-    for dataset in read(SHARED / "data" / "coco_sample").splits.values():
+    for dataset in read_dataset(SHARED / "data" / "coco_sample").splits.values():
         images = list(dataset.images)
         with_crowds = [image for image in images if any(a.crowd for a in dataset.of(image))]
         for seed in range(60):
@@ -444,7 +444,7 @@ def test_nothing_is_told_of_any_part_of_coco() -> None:
         (
             "wild/azure_normalised",
             "polygon-unit",
-            "all 2 polygons lie within 0 to 1: shares of the image? Expected pixels",
+            "all 2 polygons are within 0 to 1: fractions of the image size? Expected pixels",
         ),
     ],
 )

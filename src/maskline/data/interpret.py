@@ -1,4 +1,4 @@
-"""What a data set means as a whole, whatever its format: settled once it is read, before anything else uses it."""
+"""Interpret a data set as a whole after reading, whatever its format: classes, crowds, units, boxes."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import replace
 from itertools import groupby
 
 from maskline._wording import counted
-from maskline.data import crowds, scale
-from maskline.data.classes import without_no_objects
+from maskline.data import crowds, units
+from maskline.data.background_classes import drop_background
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading, ordered
 from maskline.data.shapes import is_rectangle
 
-BOXES = (5, 0.9)  # instances, and the share of rectangles among them, that make a data set for detection
+BOXES = (5, 0.9)  # least instances, and least share of rectangles, of a data set for detection
 
 logger = logging.getLogger("maskline")
 
 
-def settled(reading: Reading, crowd: Crowd | None = None) -> Reading:
-    """Leave out classes that are not objects, settle what crowd regions are, and see that polygons are in pixels.
+def interpret(reading: Reading, crowd: Crowd | None = None) -> Reading:
+    """Drop classes that are not objects, convert crowd regions as asked, and check that polygons are in pixels.
 
     Args:
-        reading: as a format's reader gives it.
-        crowd: what crowd regions are; None keeps them, see `crowds.faults`.
+        reading: from the reader of a format.
+        crowd: how to read crowd regions; None keeps them, see `crowds.faults`.
     """
-    reading = without_no_objects(reading)
+    reading = drop_background(reading)
     notes = list(reading.notes)
     if crowd == "instances":
         numbers = {split: crowds.count(dataset) for split, dataset in reading.splits.items()}
@@ -37,12 +37,12 @@ def settled(reading: Reading, crowd: Crowd | None = None) -> Reading:
             if number
         ]
         reading = replace(reading, splits=crowds.as_instances(reading.splits)) if any(numbers.values()) else reading
-    found = [fault for dataset in reading.splits.values() for fault in scale.faults(dataset)]
+    found = [fault for dataset in reading.splits.values() for fault in units.faults(dataset)]
     return replace(reading, faults=[*reading.faults, *found, *_boxes(reading.splits)], notes=notes)
 
 
 def _boxes(splits: Mapping[str, Dataset]) -> Iterator[Fault]:
-    """A warning if nearly all instances are rectangles along the axes."""
+    """A warning if nearly all instances are axis-aligned rectangles."""
     instances = [a for dataset in splits.values() for a in dataset.annotations if not a.crowd]
     rectangles = sum(is_rectangle(annotation.segmentation) for annotation in instances)
     if len(instances) >= BOXES[0] and rectangles >= BOXES[1] * len(instances):
@@ -52,7 +52,7 @@ def _boxes(splits: Mapping[str, Dataset]) -> Iterator[Fault]:
 
 
 def log_warnings(reading: Reading, crowd: Crowd | None = None) -> None:
-    """Log what was left out or may not be meant, one line for each kind: for commands that go on regardless."""
+    """Log warnings, one line per kind, for commands that continue regardless."""
     warnings = [fault for fault in reading.faults if fault.kind.severity == "warning"]
     if crowd is None:
         warnings += crowds.faults(reading.splits)

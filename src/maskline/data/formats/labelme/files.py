@@ -1,4 +1,4 @@
-"""The files of a LabelMe data set: the JSON files that lists name, and the image of each JSON file."""
+"""Find the files of a LabelMe data set: JSON files named in lists, and the image of each JSON file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path, PurePosixPath
 
 from maskline._wording import short
 from maskline.data.faults import UnusableError
+from maskline.data.file_access import is_file, read_text_file, relative_name
+from maskline.data.file_tree import UNSPLIT, Finder, Match, key_of, split_named, suffix_of
 from maskline.data.source import Source
-from maskline.data.sources import is_file, relative_name, text_of
-from maskline.data.tree import UNSPLIT, Finder, Match, key_of, split_named, suffix_of
 from maskline.inputs import SUFFIXES
 
 
 class LabelMeFiles:
-    """The JSON files of a data set and their images. Paths are from the folder of the data set.
+    """The JSON files of a data set and their images. Paths are relative to the folder of the data set.
 
     Args:
         source: the data set.
@@ -32,16 +32,16 @@ class LabelMeFiles:
         return Finder(self.sheets)
 
     def listed_sheet(self, line: str) -> str | None:
-        """The JSON file that a line of a list means: as a whole or, as some read the lists, by its last word."""
+        """The JSON file that a line of a list refers to, by the whole line or by its last word."""
         found = (self._finder.find(text.strip("\"'")) for text in (line, line.split()[-1]))
         return next((match.path for match in found if match is not None), None)
 
     def image(self, sheet: str, image_path: str) -> Match | None:
         """The image of a JSON file, below ``source.images``.
 
-        Tried in turn: where ``imagePath`` leads from the JSON file, from the folder of ``images`` that mirrors its own,
-        from the same folder in ``images``, from ``images`` and from the root; the namesake of the JSON file beside it
-        and in the mirrored folder; the end of ``imagePath``; the end of the JSON file's own path.
+        Tried in this order: ``imagePath`` relative to the JSON file, to the folder in ``images`` that mirrors its own,
+        to the same folder in ``images``, to ``images`` and to the root; the stem of the JSON file next to it and in the
+        mirrored folder; the end of ``imagePath``; the end of the JSON file's own path.
         """
         images, stems = self.source.images.images, self.source.images.image_stems
         path, stem = image_path.replace("\\", "/"), posixpath.splitext(posixpath.basename(sheet))[0]
@@ -64,19 +64,19 @@ class LabelMeFiles:
         return None if found is None else found._replace(moved=not absolute or found.moved)
 
     def name_of_missing(self, sheet: str, image_path: str) -> str:
-        """A name for an image that was not found, from the folder of the images.
+        """A name for a missing image, relative to the folder of the images.
 
-        Raises UnusableError if there is such a file, but not one that can be used.
+        Raises UnusableError if the file exists but can't be used.
         """
         path = image_path.replace("\\", "/")
         if path and is_file((self.source.root / sheet).parent / path):
             if suffix_of(path) not in SUFFIXES:
-                what = f"imagePath is {short(image_path)}: expected an image of the kinds {', '.join(SUFFIXES)}"
+                what = f"imagePath is {short(image_path)}: expected an image of one of the types {', '.join(SUFFIXES)}"
                 raise UnusableError("image-unreadable", what)
             what = f"imagePath {short(image_path)} leads out of the data set: name the folder that holds both"
             raise UnusableError("image-path", what)
         bare = PurePosixPath(path).name or f"{PurePosixPath(sheet).stem}.jpg"
-        if suffix_of(bare) not in SUFFIXES:  # what imageData holds is written under this name
+        if suffix_of(bare) not in SUFFIXES:  # the image in imageData is written under this name
             bare += ".png"
         name = relative_name(f"{mirrored(sheet)}/{bare}")
         if name is None:
@@ -85,23 +85,20 @@ class LabelMeFiles:
 
 
 def mirrored(sheet: str) -> str:
-    """The folder of images for that of a JSON file: ``images/a`` for ``annotations/a/1.json``."""
+    """The folder of images that mirrors that of a JSON file: ``images/a`` for ``annotations/a/1.json``."""
     parts = list(PurePosixPath(sheet).parent.parts)
     places = [place for place, part in enumerate(parts) if key_of(part) in ("annotations", "labels")]
     place = places[-1] if places else 0
     return "/".join((*parts[:place], "images", *parts[place + 1 :]))
 
 
-def lines(path: Path) -> list[str]:
-    """The lines of a text in any of the encodings that editors leave, without blank ones.
-
-    Raises DatasetError if it can't be read.
-    """
-    return [line.strip() for line in text_of(path).splitlines() if line.strip()]
+def read_lines(path: Path) -> list[str]:
+    """The non-blank lines of a text file in any usual encoding. Raises DatasetError."""
+    return [line.strip() for line in read_text_file(path).splitlines() if line.strip()]
 
 
 def is_blank(path: Path) -> bool:
-    """Whether a file is empty, or gone."""
+    """Whether a file is empty or can't be read."""
     try:
         return path.stat().st_size < 16 and not path.read_bytes().strip()
     except OSError:
@@ -109,13 +106,13 @@ def is_blank(path: Path) -> bool:
 
 
 def split_folder(sheet: str) -> str:
-    """The split that a folder of a JSON file is named after."""
+    """The split of the first folder in a path that is named like one."""
     named = map(split_named, PurePosixPath(sheet).parent.parts)
     return next((split for split in named if split is not None), UNSPLIT)
 
 
 def common_folder(names: Sequence[str]) -> str:
-    """The folder named ``images`` below which all lie, with a trailing slash; else nothing."""
+    """The folder named ``images`` that contains all names, with a trailing slash; else an empty string."""
     starts = set()
     for name in names:
         folders = name.split("/")[:-1]

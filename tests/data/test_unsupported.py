@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fixtures.readings import CASES, read, save_image, save_json
 
-from maskline.data import foreign
-from maskline.data.kinds import DAMAGED, damage, kind_of, rle_columns
+from maskline.data import unsupported
+from maskline.data.file_kinds import DAMAGED, damage, kind_of, rle_columns
 from maskline.data.source import Source
 from maskline.errors import DatasetError
 
@@ -97,7 +97,7 @@ def test_it_is_named(tmp_path: Path, file: str, content: Any, title: str, advice
     [
         (("images/a.tif", "images/b.tif", "masks/a.tif", "masks/b.tif"), "label images (2"),
         (("train/image/a.png", "train/label/a.png"), "label images (train/label/a.png)"),
-        (("x/images/x.png", "x/masks/1.png", "x/masks/2.png"), "masks of one object each (2"),
+        (("x/images/x.png", "x/masks/1.png", "x/masks/2.png"), "mask images of one object each (2"),
     ],
 )
 def test_masks_are_named_by_their_folders(tmp_path: Path, files: tuple[str, ...], title: str) -> None:
@@ -112,7 +112,7 @@ def test_the_format_with_the_most_files_is_named(tmp_path: Path) -> None:
     for name in "abc":
         save_json(tmp_path / f"{name}.json", ISAT)
     save_json(tmp_path / "sa_1.json", SA1B)
-    assert foreign.named(Source.of(tmp_path)) == (
+    assert unsupported.describe(Source.of(tmp_path)) == (
         "holds ISAT files (3, such as a.json), which are not read: convert them to COCO in ISAT"
     )
 
@@ -121,7 +121,7 @@ def test_the_format_with_the_most_files_is_named(tmp_path: Path) -> None:
 def test_images_alone_are_nothing_in_particular(tmp_path: Path, files: tuple[str, ...]) -> None:
     for file in files:
         save_image(tmp_path / file, 8, 8) if file.endswith("png") else (tmp_path / file).write_text("x")
-    assert foreign.named(Source.of(tmp_path)) is None
+    assert unsupported.describe(Source.of(tmp_path)) is None
 
 
 @pytest.mark.parametrize("beside", [SA1B, ISAT, ADE20K, MAPILLARY, DARWIN, DATUMARO, EISEG, CREATEML, POLYGONS, VIA_3])

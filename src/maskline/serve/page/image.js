@@ -1,4 +1,4 @@
-// Pictures, as the service sees them: turned as their EXIF data say, colours as stored, transparency left out.
+// Images, as the service sees them: turned as their EXIF data say, colours as stored, transparency left out.
 
 import { segment } from "./service.js";
 
@@ -10,7 +10,7 @@ const EXIF_WITHIN = 65_536; // bytes; it comes before the pixels, as a rule
 const WEBP_FLAGS = 20; // the place of a byte, and a bit in it
 const WEBP_EXIF = 8;
 
-/** The bitmap of a picture, null for what this browser can't show (TIFF, mostly). */
+/** The bitmap of an image, null for what this browser can't show (TIFF, mostly). */
 export async function open(blob, options = AS_STORED) {
   try {
     return await createImageBitmap(blob, options);
@@ -21,7 +21,7 @@ export async function open(blob, options = AS_STORED) {
 
 /**
  * The bitmap that the service's answer belongs to: the browser's own if it agrees with what the service has seen,
- * else the picture that the service draws when it is asked for one without instances.
+ * else the image that the service draws when it is asked for one without instances.
  *
  * @param {Blob} blob
  * @param {ImageBitmap | null} bitmap of `open`

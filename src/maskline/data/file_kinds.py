@@ -1,4 +1,4 @@
-"""What an annotation file is, told from its suffix, its first bytes and its last."""
+"""Recognize kinds of annotation files by suffix, first and last bytes."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from maskline.data.sources import LFS_POINTER
-from maskline.data.tree import suffix_of
+from maskline.data.file_access import LFS_POINTER
+from maskline.data.file_tree import suffix_of
 
-#: Names of COCO's files for other tasks. They are read only where there are no others: they have no masks, or the same.
+#: Names of COCO's files for other tasks. Read only if there are no others: they have no masks, or the same ones.
 _OTHER_COCO_TASK = re.compile(r"(lvis_v\d(\.\d)?_)?(captions|person_keypoints|stuff|image_info)")
 OTHER_COCO = "coco of another task"
 
-#: An annotation file by its suffix that holds nothing of the kind: empty, cut off, or the page of a failed download.
+#: A file with the suffix of annotations that is empty, truncated, or the web page of a failed download.
 DAMAGED = "damaged"
 
-_PART = 1 << 16  # bytes at either end that tell a kind
+_PART = 1 << 16  # bytes read at either end
 _JSON_SUFFIXES = ("json", "geojson")
 _SUFFIXES_READ = (*_JSON_SUFFIXES, "xml", "csv", "ndjson", "jsonl")
 _COCO_KEYS = frozenset(("images", "annotations", "categories"))
 _COCO_NAME = re.compile(r"instances?_\w+|_annotations\.coco")
-_CHUNK = 1 << 24  # bytes that are looked through at once
+_CHUNK = 1 << 24  # bytes searched at once
 _KEY_AND_LIST = re.compile(rb'"[^"\\\s]{1,40}"\s*:\s*\[?')
 _KEY = re.compile(r'"([^"\\]{1,40})"\s*:')
-_SUFFIXES = {"tfrecord": "tfrecord", "tfrecords": "tfrecord", "parquet": "parquet"}  # kinds that the suffix tells
+_SUFFIXES = {"tfrecord": "tfrecord", "tfrecords": "tfrecord", "parquet": "parquet"}  # kinds identified by suffix
 
 
 class _Signs(NamedTuple):
-    """Keys that tell a kind of JSON file: all of some, and one of others unless there are none.
+    """Keys that identify a kind of JSON file: all of ``all_of``, and at least one of ``one_of`` unless empty.
 
     Attributes:
-        is_list: whether the file is a list; None where both occur.
+        is_list: whether the file is a list; None if both occur.
     """
 
     kind: str
@@ -48,7 +48,7 @@ def _signs(kind: str, all_of: str, one_of: str = "", *, is_list: bool | None = N
     return _Signs(kind, frozenset(all_of.split()), frozenset(one_of.split()), is_list)
 
 
-# The first that fits counts: these, then COCO, then the others.
+# The first match wins: these, then COCO, then the others.
 _BEFORE_COCO = (
     _signs("labelme", "shapes", "imagePath imageData imageHeight"),
     _signs("panoptic", "segments_info"),
@@ -94,16 +94,16 @@ _IMAGE_COLUMNS = (
     "file_name",
 )
 _RLE_COLUMNS = ("encodedpixels", "encoded_pixels", "rle", "rle_mask", "mask_rle", "encoding")
-#: Columns that are run lengths only beside others.
+#: RLE columns that require other columns.
 _RLE_BESIDE = {"annotation": ("width", "height"), "segmentation": ("id", "class")}
 
 
 def kind_of(root: Path, path: str) -> str | None:
-    """The kind of a file: a key of `maskline.data.foreign.KINDS`, or of a format; None for anything else.
+    """The kind of a file: a key of `maskline.data.unsupported.KINDS` or of a format; None for anything else.
 
     Args:
         root: the folder of the data set.
-        path: the file, relative to it. A file that can't be read is of the kind that its name says, if any.
+        path: the file, relative to it. The kind of an unreadable file follows from its name, if possible.
     """
     suffix = suffix_of(path).partition("-")[0]  # .tfrecord-00000-of-00010
     if suffix not in _SUFFIXES_READ:
@@ -121,7 +121,7 @@ def kind_of(root: Path, path: str) -> str | None:
 
 
 def damage(root: Path, path: str) -> str:
-    """What is wrong with a file of the kind `DAMAGED`."""
+    """Describe what is wrong with a file of the kind `DAMAGED`."""
     try:
         ends = _Ends.of(root / path)
     except OSError as error:
@@ -130,14 +130,14 @@ def damage(root: Path, path: str) -> str:
 
 
 class _Ends(NamedTuple):
-    """The beginning and the end of a file, as text; the end is empty where the beginning is all."""
+    """Start and end of a file as text; the end is empty if the start is the whole file."""
 
     head: str
     tail: str
 
     @classmethod
     def of(cls, path: Path) -> _Ends:
-        """Raises OSError."""
+        """Read both ends. Raises OSError."""
         with path.open("rb") as file:
             head = file.read(_PART)
             rest = max(file.seek(0, os.SEEK_END) - len(head), 0)
@@ -147,7 +147,7 @@ class _Ends(NamedTuple):
         return cls(*(part.replace(b"\0", b"").decode("utf-8", "replace") for part in (head, tail)))  # \0: UTF-16
 
     def with_keys(self, path: Path) -> _Ends:
-        """With all keys of the file in place of its end."""
+        """Replace the end by all keys of the file."""
         keys: set[str] = set()
         with path.open("rb") as file:
             before = b""
@@ -157,7 +157,7 @@ class _Ends(NamedTuple):
         return _Ends(self.head, " ".join(keys))
 
     def damage(self, suffix: str) -> str | None:
-        """Why a file holds no annotations at all; None if it may well be meant for something else."""
+        """Why a file is damaged; None if it seems complete."""
         text = self.head.strip("\ufeff \t\r\n")
         if not text:
             return "it is empty"
@@ -167,9 +167,9 @@ class _Ends(NamedTuple):
             return "it is a web page: download it again"
         end = (self.tail or text).rstrip()
         if suffix in _JSON_SUFFIXES and (text == "null" or not end.endswith(("}", "]") if text[0] in "{[" else end)):
-            return "it holds nothing" if text == "null" else "it is cut off: download it again"
+            return "it contains only null" if text == "null" else "it is truncated: download it again"
         if suffix == "xml" and not end.endswith(">"):
-            return "it is cut off: download it again"
+            return "it is truncated: download it again"
         return None
 
 
@@ -184,7 +184,7 @@ def _kind(suffix: str, stem: str, ends: _Ends) -> str | None:
 
 
 def rle_columns(header: Sequence[str]) -> tuple[str, str] | None:
-    """The columns of a CSV file, in lower case, that name images and hold their run lengths, if it has both."""
+    """The image and RLE columns of a CSV header in lower case; None unless it has both."""
     image = next((name for name in _IMAGE_COLUMNS if name in header), None)
     runs = next((name for name in _RLE_COLUMNS if name in header), None)
     for name, others in _RLE_BESIDE.items():
@@ -196,7 +196,7 @@ def rle_columns(header: Sequence[str]) -> tuple[str, str] | None:
 def _kind_of_json(stem: str, ends: _Ends) -> str | None:
     if _COCO_NAME.fullmatch(stem) and (ends.damage("json") or _COCO_KEYS & _keys(ends)):
         return "coco"
-    if re.match(r'\W*\{\s*"imageData"\s*:', ends.head):  # an image in base64, which hides what follows
+    if re.match(r'\W*\{\s*"imageData"\s*:', ends.head):  # a base64 image, longer than what is read
         return "labelme"
     found = _fitting(_BEFORE_COCO, ends)
     if found is not None:

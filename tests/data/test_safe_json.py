@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskline.data.formats.labels import fitted, one_line, renamed
+from maskline.data.formats.class_names import fit_names, one_line, renamed_note
 from maskline.data.reading import FORMATS
-from maskline.data.texts import can_be_written, dump, encode, escaped, is_plain, plain
+from maskline.data.safe_json import dump_json, encode_json, escape_surrogates, is_plain, is_valid_unicode, plain
 from maskline.paddlex.module import SOURCE_FORMATS
 
 VALUES = st.recursive(
@@ -26,7 +26,7 @@ def refuse(word: str) -> None:
 
 @given(VALUES)
 def test_every_value_becomes_json(value: Any) -> None:
-    again = json.loads(encode(dump(value)), parse_constant=refuse)
+    again = json.loads(encode_json(dump_json(value)), parse_constant=refuse)
     assert again == plain(value) and is_plain(again)
     assert not is_plain(value) or again == value
 
@@ -35,21 +35,25 @@ def test_what_is_too_deep_is_left_out() -> None:
     value: Any = 1
     for _ in range(900):
         value = [value]
-    assert not is_plain(value) and is_plain(plain(value)) and encode(dump(plain(value)))
+    assert not is_plain(value) and is_plain(plain(value)) and encode_json(dump_json(plain(value)))
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udcffb"])
 def test_half_a_character(text: str) -> None:
-    assert not can_be_written(text) and can_be_written(escaped(text)) and escaped("ä猫😀") == "ä猫😀"
-    assert json.loads(encode(dump({text: text}))) == {text: text}
+    assert (
+        not is_valid_unicode(text)
+        and is_valid_unicode(escape_surrogates(text))
+        and escape_surrogates("ä猫😀") == "ä猫😀"
+    )
+    assert json.loads(encode_json(dump_json({text: text}))) == {text: text}
 
 
 def test_names_are_fitted_and_no_two_become_one() -> None:
-    labels = fitted(["a  b", "a b", "a b 2", "a\nb", "c"], one_line)
+    labels = fit_names(["a  b", "a b", "a b 2", "a\nb", "c"], one_line)
     assert labels == {"a  b": "a b 3", "a b": "a b", "a b 2": "a b 2", "a\nb": "a b 4", "c": "c"}
-    (note,) = renamed(labels, "so")
+    (note,) = renamed_note(labels, "so")
     assert note == "classes renamed so: 'a  b' as 'a b 3', 'a\\nb' as 'a b 4'"
-    assert not renamed(fitted(["a", "b"], one_line), "so")
+    assert not renamed_note(fit_names(["a", "b"], one_line), "so")
 
 
 def test_the_configuration_knows_the_formats() -> None:

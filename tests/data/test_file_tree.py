@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskline.data.file_tree import FileTree, Finder, parts_of
 from maskline.data.source import Source
-from maskline.data.tree import Finder, Tree, parts_of
 
 NFD = unicodedata.normalize("NFD", "é")
 
@@ -114,7 +114,7 @@ def test_hidden_files_and_shadows_are_not_listed(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "loop").symlink_to(tmp_path)
-    assert Tree.of(tmp_path).files == ("a.png", "sub/d.png")
+    assert FileTree.of(tmp_path).files == ("a.png", "sub/d.png")
 
 
 def test_names_are_kept_where_all_images_are_where_they_lead(tmp_path: Path) -> None:
