@@ -214,9 +214,7 @@ def equal(instances: Any, full: np.ndarray, boxes: np.ndarray, *, tight: bool = 
     boxes = np.clip(boxes, 0, np.array(instances.size[::-1] * 2, np.float32))
     real = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     windows = [pixel_window(box, instances.size) for box in boxes[real]]
-    masks = [
-        whole[top:bottom, left:right] for whole, (top, bottom, left, right) in zip(full[real], windows, strict=True)
-    ]
+    masks = [whole[window.slices] for whole, window in zip(full[real], windows, strict=True)]
     if tight:
         masks = [cut_to_pixels(mask) for mask in masks if mask.any()]
     return all(np.array_equal(ours, theirs) for ours, theirs in zip(instances.masks, masks, strict=True))

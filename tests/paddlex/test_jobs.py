@@ -145,7 +145,7 @@ def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -
     from maskline.training.augment import Augment
 
     seen: list[TrainSettings] = []
-    monkeypatch.setattr(package, "train", seen.append)
+    monkeypatch.setattr(package, "train", lambda settings, report: seen.append(settings))
     keys = {
         "num_classes": "3", "epochs_iters": "7", "batch_size": "5", "learning_rate": "0.25", "warmup_steps": "11",
         "resume_path": "a/b.pdparams", "log_interval": "2", "eval_interval": "4", "save_interval": "6", "amp": "O1",

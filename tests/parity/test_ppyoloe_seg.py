@@ -112,7 +112,7 @@ def pixels_apart(detections: Detections, partner: np.ndarray, case: Case) -> np.
     found = to_instances(raw, frame, (640, 640), np.zeros(80, np.float32), mask_frame=row.mask_frame)
     theirs = case.masks()
     assert len(found) == len(theirs)
-    cut = (theirs[i][slice(*w[:2]), slice(*w[2:])] for i, w in enumerate(map(found.window, partner)))
+    cut = (theirs[i][window.slices] for i, window in enumerate(map(found.window, partner)))
     return np.array([(found.masks[i] != mask).sum() for i, mask in zip(partner, cut, strict=True)])
 
 

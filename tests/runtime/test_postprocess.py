@@ -120,7 +120,7 @@ def test_padding_is_not_part_of_the_image() -> None:
         ([0, 0, 100, 50], (0, 50, 0, 100)),
     ],
 )
-def test_pixel_window(box: list[float], window: tuple[int, int, int, int]) -> None:
+def test_pixel_window(box: list[float], window: tuple[int, ...]) -> None:
     assert pixel_window(box, (50, 100)) == window
 
 

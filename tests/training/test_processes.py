@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import torch
 
 from maskline.data.reading import load_splits
 from maskline.errors import WeightsError
+from maskline.paddlex import train_results
 from maskline.training import TrainSettings, loop, processes, train
 from maskline.training.run import prepare
 
@@ -44,8 +46,11 @@ def test_two_processes_give_the_gradients_of_one(settings: TrainSettings) -> Non
 
 def test_two_processes_train_and_write_once(settings: TrainSettings) -> None:
     """F62."""
-    content = train(replace(settings, processes=2, batch_size=2, epochs=1, workers=1))
-    assert content["done_flag"] and (settings.output / "train.log").read_text().count("Epoch: [0] [2/2]") == 1
+    settings = replace(settings, processes=2, batch_size=2, epochs=1, workers=1)
+    result = train(settings, train_results.write)
+    assert result.done and result.epochs == len(result.history) == 1
+    assert json.loads((settings.output / "train_results.json").read_text())["done_flag"]
+    assert (settings.output / "train.log").read_text().count("Epoch: [0] [2/2]") == 1
 
 
 def fails(job: str) -> None:

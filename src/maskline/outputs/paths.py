@@ -27,6 +27,9 @@ IMAGE_FORMATS = {
     **{f".{kind.lower()}": kind for kind in ("PNG", "WEBP", "GIF")},
 }
 
+#: PaddleX's list of the checkpoints of a training run (`maskline.paddlex.train_results`), under both of its names.
+TRAIN_RESULTS = ("train_result.json", "train_results.json")
+
 _STEM_BYTES = NAME_BYTES - len("_res.jpeg")  # of a stem: none of our endings is longer
 _NUMBER_BYTES = len("_99999")  # room for the number that one of several equal names gets
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskline.instances import ByteArray, FloatArray, Instances, pixel_window
+from maskline.instances import ByteArray, FloatArray, Instances, Window, pixel_windows
 from maskline.preprocess import Frame
 from maskline.runtime.graph import Raw
 from maskline.runtime.upsample import positive_window, upsample_window
@@ -59,7 +59,7 @@ def to_instances(
     elif mask_frame == "image":
         shares = [_share_outside(g, b, over_input.step) for g, b in zip(grids, boxes, strict=True)]
         outside = np.array(shares, np.float32)
-    windows = [pixel_window(box, frame.size) for box in boxes]
+    windows = pixel_windows(boxes, frame.size)
     if mask_frame == "twice":
         found = zip(grids, raw.boxes[kept], windows, strict=True)
         masks = [_enlarged_twice(grid, box, window, frame, input_size) for grid, box, window in found]
@@ -113,7 +113,7 @@ def _over_box(box: FloatArray, shape: tuple[int, ...]) -> Place:
 
 
 def _enlarged_twice(
-    grid: FloatArray, box: FloatArray, window: tuple[int, int, int, int], frame: Frame, input_size: tuple[int, int]
+    grid: FloatArray, box: FloatArray, window: Window, frame: Frame, input_size: tuple[int, int]
 ) -> ByteArray:
     """A window of the image of a mask (h, w) over the input: to the input's pixels, cut at the box, to the image's.
 
@@ -135,10 +135,10 @@ def _enlarged_twice(
     return upsample_window(enlarged, window, (1 / scale_y, 1 / scale_x), (ring_top * scale_y, ring_left * scale_x))
 
 
-def _tight(mask: ByteArray, window: tuple[int, int, int, int]) -> tuple[list[int], ByteArray]:
+def _tight(mask: ByteArray, window: Window) -> tuple[list[int], ByteArray]:
     """The box of the pixels of a mask that fills a window of the image, and the mask in it."""
     x, y, width, height = cv2.boundingRect(mask)
-    left, top = window[2] + x, window[0] + y
+    left, top = window.left + x, window.top + y
     return [left, top, left + width, top + height], mask[y : y + height, x : x + width].copy()
 
 
@@ -149,8 +149,8 @@ def _grown(box: FloatArray, grid: FloatArray, size: tuple[int, int], step: tuple
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return box
-    top, left = window[0] + rows[0], window[2] + columns[0]
-    bottom, right = window[0] + rows[-1] + 1, window[2] + columns[-1] + 1
+    top, left = window.top + rows[0], window.left + columns[0]
+    bottom, right = window.top + rows[-1] + 1, window.left + columns[-1] + 1
     return np.array([min(box[0], left), min(box[1], top), max(box[2], right), max(box[3], bottom)], np.float32)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from maskline.instances import ByteArray, FloatArray
+from maskline.instances import ByteArray, FloatArray, Window
 
 Indices = npt.NDArray[np.intp]
 
@@ -54,7 +54,7 @@ class Axis(NamedTuple):
 
 def upsample_window(
     grid: FloatArray,
-    window: tuple[int, int, int, int],
+    window: Window,
     step: tuple[float, float],
     origin: tuple[float, float] = (0.0, 0.0),
 ) -> ByteArray:
@@ -62,7 +62,7 @@ def upsample_window(
 
     Args:
         grid: (h, w) float32, foreground where positive.
-        window: ``(top, bottom, left, right)`` in pixels, half open, not empty.
+        window: the pixels of the image that are wanted, not empty.
         step: cells of the grid for a pixel of the image, along y and x.
         origin: where the grid's top left corner (of its first cell, not its centre) lies in the image, y and x, in
             pixels; may be outside the image.
@@ -83,22 +83,21 @@ def upsample_window(
     return out.view(np.uint8)
 
 
-def positive_window(grid: FloatArray, size: tuple[int, int], step: tuple[float, float]) -> tuple[int, int, int, int]:
-    """A window, ``(top, bottom, left, right)``, outside of which no pixel of an image of ``size`` can be positive.
+def positive_window(grid: FloatArray, size: tuple[int, int], step: tuple[float, float]) -> Window:
+    """A window outside of which no pixel of an image of ``size`` can be positive.
 
     For a grid laid over the whole image, as `upsample_window` has it without ``origin``.
     """
-    _, _, rows, columns = _positive_part(grid, (0, size[0], 0, size[1]), step, (0.0, 0.0))
-    return rows.start, rows.stop, columns.start, columns.stop
+    _, _, rows, columns = _positive_part(grid, Window.whole(size), step, (0.0, 0.0))
+    return Window(rows.start, rows.stop, columns.start, columns.stop)
 
 
 def _positive_part(
-    grid: FloatArray, window: tuple[int, int, int, int], step: tuple[float, float], origin: tuple[float, float]
+    grid: FloatArray, window: Window, step: tuple[float, float], origin: tuple[float, float]
 ) -> tuple[Axis, Axis, slice, slice]:
     """The window's axes, and its rows and columns that have a positive cell beside them."""
-    top, bottom, left, right = window
-    y = Axis.of(top, bottom, step[0], grid.shape[0], origin[0])
-    x = Axis.of(left, right, step[1], grid.shape[1], origin[1])
+    y = Axis.of(*window.rows, step[0], grid.shape[0], origin[0])
+    x = Axis.of(*window.columns, step[1], grid.shape[1], origin[1])
     positive: npt.NDArray[np.bool_] = grid[y.reach, x.reach] > 0
     return y, x, y.touching(positive.any(axis=1)), x.touching(positive.any(axis=0))  # type: ignore[arg-type]
 

@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -60,13 +60,18 @@ class Progress:
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The evaluation with the highest AP, the latest of equal ones."""
-        return max(reversed(self.history), key=lambda entry: entry["AP"], default=None)
+        """See `best_evaluation`."""
+        return best_evaluation(self.history)
 
     @property
     def since_best(self) -> int:
         """Evaluations since the best one."""
         return 0 if self.best is None else len(self.history) - 1 - self.history.index(self.best)
+
+
+def best_evaluation(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The evaluation with the highest AP, the latest of equal ones; None if there is none."""
+    return max(reversed(history), key=lambda entry: entry["AP"], default=None)
 
 
 @dataclass(frozen=True, slots=True)

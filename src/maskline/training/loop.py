@@ -24,12 +24,13 @@ from maskline.errors import MasklineError, OutputError, ParameterError
 from maskline.evaluate import Skipped
 from maskline.models.deployed import Normalise
 from maskline.models.targets import Normalizer, Target
-from maskline.training import checkpoint, results
+from maskline.training import checkpoint
 from maskline.training.checkpoint import Progress, State
 from maskline.training.loader import Batch, TrainingLoader, loader
 from maskline.training.logger import SAMPLES_FOLDER, LogFile, TrainingLogger
 from maskline.training.optim import LearningRate, ModelEma, make_optimizer, set_learning_rate
 from maskline.training.processes import convert_sync_batchnorm
+from maskline.training.results import Report, TrainResult, prepare_folder
 from maskline.training.settings import SCRATCH, TrainSettings
 from maskline.training.start import new_network
 from maskline.training.validate import validate
@@ -45,6 +46,7 @@ class TrainingJob:
     train: Dataset
     val: Dataset | None
     notes: tuple[str, ...] = ()  # for the log
+    report: Report | None = None  # gets the result so far, in the first process
 
     @property
     def fingerprint(self) -> str:
@@ -264,7 +266,12 @@ class Run:
             return
         logger.info("Save checkpoint: %s", folder)
         checkpoint.prune(self.settings.output, self.settings.keep)
-        results.write(self.settings, self.job.labels, done=False)
+        self.report()
+
+    def report(self) -> None:
+        """Tell the caller of `train` how far the run is."""
+        if self.job.report is not None:
+            self.job.report(TrainResult.of(self.settings, self.job.labels, self.progress))
 
     def _resume(self, folder: Path) -> None:
         progress = checkpoint.restore(folder, self.state)
@@ -309,7 +316,7 @@ class Run:
             logger.warning("%s; training goes on without it", line)
 
 
-def run(job: TrainingJob) -> None:
+def run(job: TrainingJob) -> Progress:
     """Train in this process."""
     accelerator = make_accelerator(job.settings)
     with LogFile() if accelerator.is_main_process else nullcontext() as file:
@@ -317,10 +324,12 @@ def run(job: TrainingJob) -> None:
             logger.warning("%s", note)
         training = Run(job, accelerator)
         if file is not None:  # only now, when nothing more can be wrong with what was asked for
-            results.begin(training.settings, job.labels, training.progress.epochs)
+            prepare_folder(training.settings, training.progress.epochs, reported=job.report is not None)
+            training.report()
             file.open(training.settings.output)
         with closing(training.loader):
             training.train()
+    return training.progress
 
 
 def make_accelerator(settings: TrainSettings) -> Accelerator:

@@ -185,15 +185,7 @@ def _draw(shown: list[tuple[ByteArray, Instances]], names: list[str], path: Path
 
 
 def _cell(image: ByteArray, instances: Instances, names: list[str]) -> ByteArray:
-    sure = instances.scores > SHOWN_ABOVE
-    kept = Instances(
-        instances.boxes[sure],
-        instances.scores[sure],
-        instances.labels[sure],
-        tuple(mask for mask, keep in zip(instances.masks, sure, strict=True) if keep),
-        instances.outside[sure],
-        instances.size,
-    )
+    kept = instances[instances.scores > SHOWN_ABOVE]
     drawn = draw(image, kept, names, labels=len(kept) <= LABELLED)
     scale = SIDE / max(drawn.shape[:2])
     height, width = (max(round(side * scale), 1) for side in drawn.shape[:2])
