@@ -160,7 +160,7 @@ def test_the_keyboard_reaches_everything(page: Any) -> None:
     view(page).send_keys("0")
     assert text(page, "fit") == fits and not page.find_element("id", "zoom-out").is_enabled()
     page.execute_script("document.getElementById('choose').focus()")
-    reached = []
+    reached: list[str] = []
     while (element := tab(page)).tag_name != "body" and len(reached) < 30:
         reached.append(element.get_attribute("id") or element.tag_name)
         assert element.accessible_name, reached[-1]

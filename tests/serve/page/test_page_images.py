@@ -15,8 +15,7 @@ from fixtures.page import disc, give, give_bytes, rows, saved, saved_pixels, sli
 from fixtures.page_service import EXAMPLE, Reply, Service, success
 from PIL import Image
 
-from maskline.errors import InputError
-from maskline.inputs.images import decode
+from maskline.inputs.images import InputImage, decode
 from maskline.masks import rle_decode, rle_encode
 
 pytestmark = needs_browser
@@ -68,7 +67,7 @@ def test_pixels_are_those_that_the_service_sees(page: Any, tmp_path: Path, form:
     data = image_bytes(form)
     give_bytes(page, tmp_path, form, data)
     found = next(iter(decode(data, form, None)))
-    assert not isinstance(found, InputError)
+    assert isinstance(found, InputImage)
     slide(page, 0.99)  # slopes may look like nuclei
     pixels = saved_pixels(page)
     assert pixels.shape == found.pixels.shape

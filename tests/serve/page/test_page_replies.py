@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ pytestmark = needs_browser
 def test_waiting_can_be_stopped(page: Any, service: Service) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    for stop in (lambda: view(page).send_keys(Keys.ESCAPE), lambda: page.find_element("id", "cancel").click()):
+    stops: tuple[Callable[[], object], ...] = (
+        lambda: view(page).send_keys(Keys.ESCAPE),
+        lambda: page.find_element("id", "cancel").click(),
+    )
+    for stop in stops:
         gate = threading.Event()
         service.replies.append(Reply(200, success([], (520, 696)), gate=gate))
         page.find_element("id", "file").send_keys(str(EXAMPLE))
