@@ -147,7 +147,11 @@ def test_training_on_with_other_classes(
 
 def test_the_graph_has_free_sizes_and_tells_about_itself(trained: Trained) -> None:
     record = Graph(trained.graph / "inference.onnx", Device("cpu")).record
-    assert record.model == trained.name and record.labels == tiny_rcnn.CLASSES and record.mask_frame == "box"
+    assert (
+        record.model == trained.name
+        and record.labels == tiny_rcnn.CLASSES
+        and record.mask_layout == MaskRCNN.mask_layout
+    )
     assert record.preprocess == tiny_rcnn.spec(trained.name).preprocess and record.preprocess.has_free_size
 
 
@@ -199,7 +203,7 @@ def test_results_are_the_network_s(trained: Trained, predictor: Predictor) -> No
         pixels, frame = preprocess.apply(image)
         assert min(pixels.shape[:2]) <= 128 and max(pixels.shape[:2]) <= 200
         raw = deployed.run(pixels[None]).image(0)
-        theirs = to_instances(raw, frame, pixels.shape[:2], np.zeros(3, np.float32), mask_frame="box")
+        theirs = to_instances(raw, frame, pixels.shape[:2], np.zeros(3, np.float32), mask_layout=MaskRCNN.mask_layout)
         ours = result.instances
         assert ours.size == theirs.size == image.shape[:2]
         np.testing.assert_array_equal(ours.labels, theirs.labels)

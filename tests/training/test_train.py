@@ -29,7 +29,7 @@ from maskline.paddlex import train_results
 from maskline.training import TrainResult, TrainSettings, checkpoint, loop, processes, train
 from maskline.training.augment import Augment
 from maskline.training.run import prepare
-from maskline.training.settings import AUGMENT, as_augment
+from maskline.training.settings import as_augment, recipe_augment
 from maskline.weights.load import labels_in_file, load_network
 
 
@@ -365,7 +365,7 @@ def test_crowd_regions_are_told(settings: TrainSettings, tmp_path: Path) -> None
 
 
 def test_augmentation_by_name() -> None:
-    recipe = AUGMENT["mask_rtdetr"]
+    recipe = recipe_augment("Mask-RT-DETR-S")
     assert as_augment({"copy_paste": 0.5, "sizes": [320]}, "Mask-RT-DETR-S") == replace(
         recipe, copy_paste=0.5, sizes=(320,)
     )

@@ -5,6 +5,7 @@ Nothing is done for rows under the threshold, and masks are computed only over t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -14,7 +15,10 @@ import numpy.typing as npt
 from maskline.instances import ByteArray, FloatArray, Instances, Window, pixel_windows
 from maskline.preprocess import Frame
 from maskline.runtime.graph import Raw
+from maskline.runtime.mask_layout import MaskLayout
 from maskline.runtime.upsample import positive_window, upsample_window
+
+OVER_INPUT = MaskLayout()
 
 
 class Place(NamedTuple):
@@ -31,7 +35,7 @@ def to_instances(
     thresholds: FloatArray,
     *,
     grow_boxes: bool = False,
-    mask_frame: str = "image",
+    mask_layout: MaskLayout = OVER_INPUT,
 ) -> Instances:
     """Keep what passes the threshold and bring it into the image.
 
@@ -41,31 +45,23 @@ def to_instances(
         input_size: ``(height, width)`` of the input.
         thresholds: (classes,) a row is kept if its score is above its class's.
         grow_boxes: enlarge boxes to hold all of their mask, rather than cut the mask at the box.
-        mask_frame: how masks lie, of `maskline.runtime.graph.MASK_FRAMES`. Only those of ``image`` extend beyond their
-            boxes; with the others cutting loses nothing, and boxes don't grow. A ``tight`` mask without a pixel in the
-            image is dropped.
+        mask_layout: what masks cover and mean. Only where they mean something beyond their boxes does cutting lose
+            anything, and do boxes grow.
     """
     scaled = _in_image(raw, frame)
     kept, boxes = _passing(raw, scaled, frame.size, thresholds)
     grids = [raw.masks[row] for row in kept]
     outside = np.zeros(len(kept), np.float32)
     over_input = _over_input(frame, input_size, raw.masks.shape)
-    places = [over_input] * len(kept)
-    if mask_frame == "box":
-        places = [_over_box(scaled[row], raw.masks.shape[1:]) for row in kept]
-    elif mask_frame == "image" and grow_boxes:
+    if mask_layout.beyond_boxes and grow_boxes:
         grown = [_grown(b, g, frame.size, over_input.step) for b, g in zip(boxes, grids, strict=True)]
         boxes = np.array(grown, np.float32).reshape(-1, 4)
-    elif mask_frame == "image":
+    elif mask_layout.beyond_boxes:
         shares = [_share_outside(g, b, over_input.step) for g, b in zip(grids, boxes, strict=True)]
         outside = np.array(shares, np.float32)
     windows = pixel_windows(boxes, frame.size)
-    if mask_frame == "twice":
-        found = zip(grids, raw.boxes[kept], windows, strict=True)
-        masks = [_enlarged_twice(grid, box, window, frame, input_size) for grid, box, window in found]
-    else:
-        masks = [upsample_window(g, w, *p) for g, w, p in zip(grids, windows, places, strict=True)]
-    if mask_frame == "tight":
+    masks = _enlarged(raw, kept, scaled, windows, frame, input_size, mask_layout)
+    if mask_layout.boxes_from_masks:
         real = [i for i, mask in enumerate(masks) if mask.any()]
         kept, outside = kept[real], outside[real]
         cut = [_tight(masks[i], windows[i]) for i in real]
@@ -112,7 +108,28 @@ def _over_box(box: FloatArray, shape: tuple[int, ...]) -> Place:
     return Place(step, (y1 - (y2 - y1) / rows, x1 - (x2 - x1) / columns))
 
 
-def _enlarged_twice(
+def _enlarged(
+    raw: Raw,
+    kept: npt.NDArray[np.intp],
+    boxes: FloatArray,
+    windows: Sequence[Window],
+    frame: Frame,
+    input_size: tuple[int, int],
+    mask_layout: MaskLayout,
+) -> list[ByteArray]:
+    """The windows of the kept rows' masks in the image; ``boxes``: of all rows, in the image, not clipped."""
+    if mask_layout.via_input:
+        rows = zip(kept, windows, strict=True)
+        return [_enlarged_via_input(raw.masks[row], raw.boxes[row], w, frame, input_size) for row, w in rows]
+    shape = raw.masks.shape[1:]
+    if mask_layout.over == "box":
+        places = [_over_box(boxes[row], shape) for row in kept]
+    else:
+        places = [_over_input(frame, input_size, shape)] * len(kept)
+    return [upsample_window(raw.masks[row], w, *p) for row, w, p in zip(kept, windows, places, strict=True)]
+
+
+def _enlarged_via_input(
     grid: FloatArray, box: FloatArray, window: Window, frame: Frame, input_size: tuple[int, int]
 ) -> ByteArray:
     """A window of the image of a mask (h, w) over the input: to the input's pixels, cut at the box, to the image's.
@@ -145,6 +162,8 @@ def _tight(mask: ByteArray, window: Window) -> tuple[list[int], ByteArray]:
 def _grown(box: FloatArray, grid: FloatArray, size: tuple[int, int], step: tuple[float, float]) -> FloatArray:
     """The box, enlarged to the mask's foreground where that reaches further."""
     window = positive_window(grid, size, step)
+    if window[0] == window[1] or window[2] == window[3]:  # no cell is positive
+        return box
     mask: ByteArray = upsample_window(grid, window, step)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):

@@ -23,7 +23,7 @@ from maskline.data.dataset import Dataset
 from maskline.errors import MasklineError, OutputError, ParameterError
 from maskline.evaluate import Skipped
 from maskline.models.deployed import Normalise
-from maskline.models.targets import Normalizer, Target
+from maskline.models.network import Network, Normalizer, Target
 from maskline.training import checkpoint
 from maskline.training.checkpoint import Progress, State
 from maskline.training.loader import Batch, TrainingLoader, loader
@@ -71,7 +71,7 @@ class TrainingJob:
 class LossModule(nn.Module):
     """A network behind its loss, as one module that several processes can share: pixels and targets in, loss out."""
 
-    def __init__(self, network: nn.Module, spec: catalog.Model, normalizer: Normalizer) -> None:
+    def __init__(self, network: Network, spec: catalog.Model, normalizer: Normalizer) -> None:
         super().__init__()
         self.network, self.normalizer = network, normalizer
         self.normalise = Normalise(spec.preprocess)
@@ -84,8 +84,7 @@ class LossModule(nn.Module):
         x = self.normalise(images)
         if not self.normalise.keeps_zero:
             clear_padding(x, targets)
-        losses: dict[str, Tensor] = self.network.losses(x, targets, normalizer=self.normalizer)  # type: ignore[operator]
-        return losses
+        return self.network.losses(x, targets, normalizer=self.normalizer)
 
 
 def clear_padding(images: Tensor, targets: Iterable[Target]) -> None:
@@ -108,7 +107,8 @@ class Run:
         if self.settings.resume is None:
             network = new_network(self.settings, job.labels)
         else:  # the checkpoint has the weights
-            network = models.build(self.settings.model, len(job.labels), unaligned=self.settings.unaligned)
+            overrides = checkpoint.read(self.settings.resume).weights_config
+            network = models.build(self.settings.model, len(job.labels), overrides)
         self.network = network.to(self.accelerator.device)
         freeze(self.frozen())
         if self.accelerator.num_processes > 1:
@@ -120,7 +120,9 @@ class Run:
         average = None if recipe.ema_decay is None else ModelEma(self.network, recipe.ema_decay, steps)
         self.state = State(self.network, optimizer, average)
         self.unread: set[Skipped] = set()  # images of the val split that were told of
-        self.progress = Progress(settings=asdict(self.settings), data=job.fingerprint)
+        self.progress = Progress(
+            settings=asdict(self.settings), weights_config=self.network.weights_config(), data=job.fingerprint
+        )
         if self.settings.resume is not None:
             self._resume(self.settings.resume)
         module = LossModule(self.network, job.spec, self._divisor).to(self.accelerator.device)
@@ -139,7 +141,7 @@ class Run:
 
     def frozen(self) -> list[nn.Module]:
         """The parts that the network wants to stay as they are, which makes sense only if they have learned before."""
-        return [] if self.settings.weights == SCRATCH else list(self.network.frozen())  # type: ignore[operator]
+        return [] if self.settings.weights == SCRATCH else list(self.network.frozen())
 
     def train(self) -> None:
         """All epochs that are left."""

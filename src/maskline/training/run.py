@@ -27,8 +27,8 @@ from maskline.training.loop import TrainingJob, run
 from maskline.training.optim import scaled_learning_rate
 from maskline.training.results import Report, TrainResult, export_folder
 from maskline.training.samples import is_object
-from maskline.training.settings import AUGMENT, DEFAULT_OUTPUT, TrainSettings
-from maskline.weights.load import is_unaligned, load_network
+from maskline.training.settings import DEFAULT_OUTPUT, TrainSettings, recipe_augment
+from maskline.weights.load import load_network
 
 logger = logging.getLogger("maskline")
 
@@ -157,10 +157,9 @@ def _settled(settings: TrainSettings, spec: catalog.Model) -> TrainSettings:
         settings,
         model=spec.name,
         batch_size=settings.batch_size or spec.recipe.batch_size,
-        augment=settings.augment or AUGMENT[spec.family],
+        augment=settings.augment or recipe_augment(spec.name),
         clip_norm=settings.clip_norm or spec.recipe.clip_norm,
         save_interval=settings.save_interval or settings.eval_interval,
-        unaligned=settings.unaligned or is_unaligned(Path(settings.weights)),
     )
     rate = settings.learning_rate or scaled_learning_rate(spec.recipe, _images(settings))
     return replace(settings, learning_rate=rate)
