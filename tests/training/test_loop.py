@@ -32,15 +32,17 @@ def target(size: tuple[int, int], inside: tuple[int, int] = (64, 64)) -> Target:
 class Recorder(toy.Toy):
     """Keeps what it gets."""
 
-    def losses(self, x: Tensor, targets: list[Target], *, normalizer: Normalizer) -> dict[str, Tensor]:
-        self.x = x
-        return {"loss": x.sum()}
+    def losses(
+        self, image: Tensor, targets: list[Target], *, normalizer: Normalizer = local_normalizer
+    ) -> dict[str, Tensor]:
+        self.image = image
+        return {"loss": image.sum()}
 
 
 def given_to_the_network(spec: catalog.Model, images: Tensor, sizes: tuple[tuple[int, int], ...]) -> Tensor:
     recorder = Recorder(toy.ToyConfig(), 2)
     LossModule(recorder, spec, local_normalizer)(images, [target(size) for size in sizes])
-    return recorder.x
+    return recorder.image
 
 
 # Padding
@@ -186,7 +188,7 @@ def test_frozen_norms_stay_within_what_learns(network: Network, shared: bool) ->
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == CHANGES
     assert gradients.keys() == {name for name in CHANGES if name.endswith(("weight", "bias"))}
-    stage = network.backbone.stages[1][0]
+    stage = network.backbone.stages.get_submodule("1.0")
     assert isinstance(stage, ConvNorm)
     assert (network.backbone.training, stage.training, stage.conv.training, stage.norm.training) == (*[True] * 3, False)
     assert network.head.norm.training and not any(module.training for module in network.backbone.stem.modules())

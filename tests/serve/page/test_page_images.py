@@ -15,7 +15,8 @@ from fixtures.page import disc, give, give_bytes, rows, saved, saved_pixels, sli
 from fixtures.page_service import EXAMPLE, Reply, Service, success
 from PIL import Image
 
-from maskline.inputs.images import InputImage, decode
+from maskline.inputs.images import decode
+from maskline.inputs.input_image import InputImage
 from maskline.masks import rle_decode, rle_encode
 
 pytestmark = needs_browser
