@@ -174,7 +174,7 @@ class TrainingLogger:
 
 def peak_memory() -> tuple[int, int]:
     """The most memory taken from the device and the most in use, in MB; on the CPU, of the process, both alike."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         return torch.cuda.max_memory_reserved() >> 20, torch.cuda.max_memory_allocated() >> 20
     if sys.platform == "win32":
         import psutil
