@@ -28,7 +28,7 @@ from maskline.errors import (
 )
 from maskline.exporting import ExportOptions, export, export_network, formats, quantise, samples, verify
 from maskline.exporting import cost as costs
-from maskline.exporting.cost import Agreement, Cost, Figures, agreement, shared
+from maskline.exporting.cost import Agreement, Cost, Figures, agreement, shared_ious
 from maskline.instances import Instances
 from maskline.runtime.device import Device
 from maskline.runtime.graph import RECORD_KEY, Graph
@@ -78,7 +78,7 @@ def test_other_forms_give_the_same_and_describe_themselves(form: str, tiny_model
 
 def test_a_form_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof is of the file that is handed out, not only of the graph it was made from."""
-    real = formats.convert
+    real = formats.convert_graph
 
     def sabotaged(source: Path, *rest: object, half: bool) -> None:
         model = onnx.load(source)
@@ -89,7 +89,7 @@ def test_a_form_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytes
         onnx.save(model, source)
         real(source, *rest, half=half)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("maskline.exporting.make.convert", sabotaged)
+    monkeypatch.setattr("maskline.exporting.make.convert_graph", sabotaged)
     with pytest.raises(ExportError, match="disagrees with the network"):
         export_network(tiny.network(), tiny.SPEC, tmp_path / "new", labels=tiny.CLASSES, target=ExportOptions("ort"))
     assert not (tmp_path / "new").exists()
@@ -224,7 +224,7 @@ def test_8_bits_and_their_cost(
     image = ours.record.preprocess.apply(cv2.imread(str(photos / "0.png")))[0][None]
     moved = np.abs(ours.run(image).scores - theirs.run(image).scores)
     assert 0 < np.median(moved) < 0.2
-    formats.convert(tmp_path / "inference.onnx", ours.record, tmp_path / "inference.ort")
+    formats.convert_graph(tmp_path / "inference.onnx", ours.record, tmp_path / "inference.ort")
     assert not verify.compare(graph_of(tmp_path, "ort").run(image).image(0), ours.run(image).image(0))
 
 
@@ -293,10 +293,10 @@ def test_instances_are_shared_once_and_within_a_class() -> None:
         )
 
     a = instances([[0, 0, 10, 10], [50, 50, 60, 60]], [0, 1])
-    assert shared(a, a) == [1, 1]
-    assert shared(a, instances([[0, 0, 10, 10], [0, 0, 10, 9]], [0, 0])) == [1]
-    assert shared(a, instances([[0, 0, 10, 10]], [1])) == [] == shared(a, instances([], []))
-    assert shared(a, instances([[0, 0, 10, 6], [52, 50, 62, 60]], [0, 1])) == pytest.approx([2 / 3, 0.6])
+    assert shared_ious(a, a) == [1, 1]
+    assert shared_ious(a, instances([[0, 0, 10, 10], [0, 0, 10, 9]], [0, 0])) == [1]
+    assert shared_ious(a, instances([[0, 0, 10, 10]], [1])) == [] == shared_ious(a, instances([], []))
+    assert shared_ious(a, instances([[0, 0, 10, 6], [52, 50, 62, 60]], [0, 1])) == pytest.approx([2 / 3, 0.6])
 
 
 def test_costs_written_before_images_were_called_so_are_read(tmp_path: Path) -> None:

@@ -31,7 +31,10 @@ from maskline.runtime.device import CPU
 from maskline.runtime.graph import Raw, Record, open_backend
 
 PPYOLOE = PPYOLOESegConfig(
-    CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)), neck=(32, 24, 16), num_prototypes=8, prototype_inner=8
+    CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)),
+    neck_channels=(32, 24, 16),
+    num_prototypes=8,
+    prototype_channels=8,
 )
 FREE = ("MaskRCNN-ResNet50-FPN", "MaskRCNN-ResNet50", "Cascade-MaskRCNN-ResNet50-FPN")
 FAMILIES = ("Mask-RT-DETR-S", "PP-YOLOE_seg-N", *FREE, "SOLOv2")
@@ -48,7 +51,7 @@ class Made:
 
     def prove(self, network: nn.Module) -> None:
         """That the graph is of this network."""
-        make._prove(
+        make._verify(
             Deployed(network.eval(), self.record.preprocess), self.graph, self.graph, self.record, ExportOptions()
         )
 

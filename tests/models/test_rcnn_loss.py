@@ -242,10 +242,10 @@ def test_each_stage_of_a_cascade_asks_for_more_overlap(name: str, monkeypatch: p
     calls: list[tuple[list[Tensor], float, bool, Sampled]] = []
     plain = network_module.sample_regions
 
-    def spy(proposals: list[Tensor], targets: list[Target], object_from: float, config: LossConfig, *,
+    def spy(proposals: list[Tensor], targets: list[Target], positive_iou: float, config: LossConfig, *,
             num_classes: int, first: bool) -> Sampled:  # fmt: skip
-        found = plain(proposals, targets, object_from, config, num_classes=num_classes, first=first)
-        calls.append((proposals, object_from, first, found))
+        found = plain(proposals, targets, positive_iou, config, num_classes=num_classes, first=first)
+        calls.append((proposals, positive_iou, first, found))
         return found
 
     monkeypatch.setattr(network_module, "sample_regions", spy)

@@ -26,7 +26,7 @@ from maskline.models.rcnn.network import MaskRCNN
 from maskline.models.solov2.network import SOLOv2
 from maskline.training import start
 from maskline.training.settings import BACKBONE, TrainSettings
-from maskline.training.start import file_of, load_with_classes, new_network
+from maskline.training.start import initial_weights_file, load_with_classes, new_network
 from maskline.weights.load import labels_in_file, save_weights
 
 # Other classes
@@ -316,6 +316,6 @@ def test_weights_at_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(start, "fetch", fetch)
     monkeypatch.setenv("MASKLINE_HOME", str(tmp_path))
-    a, b = (file_of(f"https://example.com/{n}/mine.pdparams?key=1", ROW) for n in "ab")
+    a, b = (initial_weights_file(f"https://example.com/{n}/mine.pdparams?key=1", ROW) for n in "ab")
     assert a.name == b.name == "mine.pdparams" and a != b and a.is_relative_to(tmp_path)
     assert asked == [f"https://example.com/{n}/mine.pdparams?key=1" for n in "ab"]

@@ -191,7 +191,7 @@ def evaluate(
     if weights is not None:
         from maskline.training import devices
 
-        running = Running(device=devices.settle(running.device))
+        running = Running(device=devices.resolve(running.device))
     elif running.device is not None:
         running = replace(running, device=device_text(running.devices()))
     dataset = load_split(folder, split, data_format, images)

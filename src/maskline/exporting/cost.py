@@ -180,13 +180,13 @@ def agreement(a: Path, b: Path, paths: Sequence[Path]) -> Agreement:
     for image in read_images(paths):
         ours, theirs = (next(iter(model.predict(image))).instances for model in models)
         counts += len(ours), len(theirs)
-        ious += shared(ours, theirs)
+        ious += shared_ious(ours, theirs)
         seen += 1
     mean = float(np.mean(ious)) if ious else None
     return Agreement(seen, int(counts[0]), int(counts[1]), len(ious), mean)
 
 
-def shared(a: Instances, b: Instances) -> list[float]:
+def shared_ious(a: Instances, b: Instances) -> list[float]:
     """IoUs of the masks of instances that two results have in common, the best pairs first, each used once."""
     from pycocotools import mask as coco
 

@@ -12,7 +12,7 @@ from maskline.runtime.graph import RECORD_KEY, Record
 IR_VERSION = 8  # of ONNX files: the oldest that opset 18 may be in, for old runtimes on phones and elsewhere
 
 
-def convert(source: Path, record: Record, path: Path, *, half: bool = False) -> None:
+def convert_graph(source: Path, record: Record, path: Path, *, half: bool = False) -> None:
     """Write the graph of an ``.onnx`` file as another file, in the form that the suffix of ``path`` stands for.
 
     Args:

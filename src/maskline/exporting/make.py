@@ -20,10 +20,10 @@ from maskline._files import read_text, replace_files
 from maskline._wording import counted
 from maskline.errors import InputNotFoundError, ParameterError
 from maskline.exporting import triton
-from maskline.exporting.formats import convert
+from maskline.exporting.formats import convert_graph
 from maskline.exporting.graph import fused, rounded, write_graph, write_pinned
 from maskline.exporting.target import COST_FILE, ExportOptions
-from maskline.exporting.verify import verify
+from maskline.exporting.verify import verify_graph
 from maskline.exporting.yml import inference_yml
 from maskline.models.deployed import Deployed
 from maskline.models.families import overrides_of
@@ -123,11 +123,11 @@ def export_network(
         if target.format == triton.FORMAT:
             triton.replace_model(Path(output), made)
         else:
-            what_is_looked_for_last = sorted(made.iterdir(), key=lambda path: path.name == target.file)
-            replace_files(Path(output), what_is_looked_for_last)
+            graph_last = sorted(made.iterdir(), key=lambda path: path.name == target.file)
+            replace_files(Path(output), graph_last)
     if target.int8 is None:
         (model_dir / COST_FILE).unlink(missing_ok=True)  # of an earlier export
-    _tell_of_others(model_dir, target)
+    _warn_of_other_graphs(model_dir, target)
     return Path(output)
 
 
@@ -138,16 +138,16 @@ def _make(network: Network, record: Record, target: ExportOptions, scratch: Path
         network = exported = rounded(exported)
     plain, reference = scratch / GRAPH_FILES["onnx"], Deployed(network, record.preprocess)
     write_graph(Deployed(exported, record.preprocess), record, plain, half=target.half, single=target.single)
-    _prove(reference, plain, plain, record, target)
+    _verify(reference, plain, plain, record, target)
     if target.int8 is not None:
-        _make_small(plain, record, target, scratch, made)
+        _quantise(plain, record, target, scratch, made)
         return
-    convert(plain, record, made / target.file, half=target.half)
+    convert_graph(plain, record, made / target.file, half=target.half)
     if target.graph != "onnx":
-        _prove(reference, plain, made / target.file, record, target)
+        _verify(reference, plain, made / target.file, record, target)
 
 
-def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target: ExportOptions) -> None:
+def _verify(reference: Deployed, plain: Path, path: Path, record: Record, target: ExportOptions) -> None:
     """Verify the graph in ``path``, which ``plain`` was made into."""
 
     def open_pinned(calls: Sequence[Call]) -> Backend:
@@ -156,14 +156,14 @@ def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target:
         written = folder / plain.name
         write_pinned(plain, calls, written)
         if path != plain:
-            convert(written, record, folder / path.name, half=target.half)
+            convert_graph(written, record, folder / path.name, half=target.half)
         return open_backend(backend_for(path, CPU), folder / path.name, CPU, Acceleration())
 
     logger.info("checking the graph against the network")
-    verify(reference, Graph(path, CPU), open_pinned, single=target.single)
+    verify_graph(reference, Graph(path, CPU), open_pinned, single=target.single)
 
 
-def _make_small(plain: Path, record: Record, target: ExportOptions, scratch: Path, made: Path) -> None:
+def _quantise(plain: Path, record: Record, target: ExportOptions, scratch: Path, made: Path) -> None:
     """As `_make`, in 8 bits, from the proved graph; and what that costs."""
     from maskline.exporting import cost  # which needs the extra `data`, as predicting and export don't
     from maskline.exporting.quantise import quantise
@@ -174,10 +174,10 @@ def _make_small(plain: Path, record: Record, target: ExportOptions, scratch: Pat
     record = replace(record, made_by=f"{record.made_by}, int8")
     small = scratch / "small.onnx"
     quantise(plain, record, batches(found.calibration, record.preprocess), small)
-    convert(small, record, made / target.file)
+    convert_graph(small, record, made / target.file)
     compared = scratch / "compared" / target.file  # in the same form, because sizes and times are compared
     compared.parent.mkdir()
-    convert(plain, record, compared)
+    convert_graph(plain, record, compared)
     measured = cost.measure(compared, made / target.file, found)
     (made / COST_FILE).write_text(measured.to_json(), encoding="utf-8")
     logger.info("%s", measured.summary())
@@ -185,7 +185,7 @@ def _make_small(plain: Path, record: Record, target: ExportOptions, scratch: Pat
         logger.warning("%s", measured.warning)
 
 
-def _tell_of_others(model_dir: Path, target: ExportOptions) -> None:
+def _warn_of_other_graphs(model_dir: Path, target: ExportOptions) -> None:
     """Warn of graphs in other forms that an earlier export has left: the first of `GRAPH_FILES` is taken."""
     others = [name for name in GRAPH_FILES.values() if name != target.file and (model_dir / name).is_file()]
     if others:

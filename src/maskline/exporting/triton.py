@@ -48,8 +48,8 @@ def replace_model(repository: Path, made: Path) -> None:
     else:
         logger.info("%s is left as it is", config)
     try:
-        what_is_looked_for_last = sorted(made.iterdir(), key=lambda path: path.name == GRAPH_FILES["onnx"])
-        replace_files(model_dir(repository), what_is_looked_for_last)
+        graph_last = sorted(made.iterdir(), key=lambda path: path.name == GRAPH_FILES["onnx"])
+        replace_files(model_dir(repository), graph_last)
     except OutputError:
         if is_new:
             config.unlink(missing_ok=True)

@@ -55,7 +55,7 @@ class Answer(NamedTuple):
     layers: Mapping[str, FloatArray] = MappingProxyType({})
 
 
-def verify(
+def verify_graph(
     deployed: Deployed, graph: Graph, open_pinned: Callable[[Sequence[Call]], Backend], *, single: bool = False
 ) -> None:
     """Run graph and network side by side on photos; raise ExportError where they disagree.

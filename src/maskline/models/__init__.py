@@ -10,10 +10,12 @@ from maskline import catalog
 from maskline.models.families import family_of
 from maskline.models.network import Network
 
-AS_IT_IS: Mapping[str, Any] = MappingProxyType({})
+NO_OVERRIDES: Mapping[str, Any] = MappingProxyType({})
 
 
-def build(name: str, num_classes: int = len(catalog.COCO_CLASSES), overrides: Mapping[str, Any] = AS_IT_IS) -> Network:
+def build(
+    name: str, num_classes: int = len(catalog.COCO_CLASSES), overrides: Mapping[str, Any] = NO_OVERRIDES
+) -> Network:
     """A new network, with freshly drawn weights, in training mode.
 
     Args:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDES = (4, 8, 16, 32, 64)  # of the levels, P2 … P6
-MULTIPLE = 32  # pixels: sides of the image divide by it, as in the reference
+SIZE_DIVISOR = 32  # pixels: sides of the image divide by it, as in the reference
 
 #: Names of the reference's weights, rewritten to ours; see `maskline.models.rcnn.weights`.
 RENAME = (

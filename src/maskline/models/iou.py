@@ -42,7 +42,7 @@ def mask_iou(logits: Tensor, true: Tensor) -> Tensor:
     return (shared + 0.01) / (union + 0.01)
 
 
-def at_points(maps: Tensor, points: Tensor) -> Tensor:
+def point_sample(maps: Tensor, points: Tensor) -> Tensor:
     """Values (B, C, P) of maps (B, C, h, w) at points (B, P, 2), x and y in [0, 1]; bilinear, zero outside."""
     grid = (2 * points - 1).to(maps.dtype)[:, None]
     return F.grid_sample(maps, grid, align_corners=False)[:, :, 0]

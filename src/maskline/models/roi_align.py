@@ -24,7 +24,7 @@ class Regions(NamedTuple):
     boxes: Tensor  # (R, 4) x1 y1 x2 y2, in pixels of the network's input
     image: Tensor  # (R,) int64: of which image
 
-    def of(self, rows: Tensor) -> Regions:
+    def select(self, rows: Tensor) -> Regions:
         """Some of them, by index or mask."""
         return Regions(self.boxes[rows], self.image[rows])
 

@@ -15,7 +15,7 @@ from maskline._checks import check_score
 from maskline.errors import ParameterError
 from maskline.instances import ByteArray, FloatArray, Window
 from maskline.preprocess import Preprocess
-from maskline.training.samples import Original, TrainingSample, View, boxes, paste, see
+from maskline.training.samples import Original, TrainingSample, View, apply_view, paste, window_boxes
 
 STRIDE = 32  # of the coarsest features: what sides of square inputs divide by
 FILL = (124, 116, 104)  # RGB of what lies outside the image: ImageNet's mean
@@ -95,7 +95,7 @@ class Augment:
         """An image as drawn by ``rng``, alone: `pasted` is the other half."""
         view = self.view(original, preprocess, rng)
         colour = distortion(original.image[view.source.slices], rng) if rng.random() < self.distort else None
-        return see(original, view, preprocess, FILL, colour)
+        return apply_view(original, view, preprocess, FILL, colour)
 
     def view(self, original: Original, preprocess: Preprocess, rng: np.random.Generator) -> View:
         """The geometry of all, in the reference's order: expand, crop, (jitter,) flip; then turned."""
@@ -103,7 +103,7 @@ class Augment:
         if rng.random() < self.expand:
             area = expanded(area, rng)
         if rng.random() < self.crop and len(original.masks):
-            area = cropped(area, boxes(original.masks), rng)
+            area = cropped(area, window_boxes(original.masks), rng)
         flip, flip_vertical = rng.random() < self.flip, rng.random() < self.flip_vertical
         turns = int(rng.integers(1, 4)) if rng.random() < self.rotate90 else 0
         size = area.size[:: -1 if turns % 2 else 1]

@@ -82,21 +82,21 @@ class State:
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    average: ModelEma | None
+    ema: ModelEma | None
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it by name, not copied."""
         found = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for name, slots in self._slots().items():
             found |= {f"optimizer.{name}.{slot}": tensor for slot, tensor in slots.items()}
-        if self.average is not None:
-            found |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
+        if self.ema is not None:
+            found |= {f"average.{name}": tensor for name, tensor in self.ema.weights.items()}
         return found
 
     def weights(self) -> dict[str, Tensor]:
         """The weights for prediction."""
         weights: dict[str, Tensor] = self.network.state_dict()
-        return weights if self.average is None else weights | self.average.weights
+        return weights if self.ema is None else weights | self.ema.weights
 
     def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Take all of it from a checkpoint of the same network."""
@@ -110,9 +110,9 @@ class State:
             parameter, _, slot = name.rpartition(".")
             here = tensor if slot == "step" else tensor.to(by_name[parameter].device)
             self.optimizer.state[by_name[parameter]][slot] = here
-        if self.average is not None:
-            self.average.updates = updates
-            for name, tensor in self.average.weights.items():
+        if self.ema is not None:
+            self.ema.updates = updates
+            for name, tensor in self.ema.weights.items():
                 tensor.copy_(parts["average"][name])
 
     def _slots(self) -> dict[str, dict[str, Tensor]]:

@@ -46,7 +46,7 @@ class Devices:
             os.environ[self.variable] = ",".join(map(str, self.numbers))
 
 
-def settle(device: str | None, *, cpu_fallback: bool = False) -> str:
+def resolve(device: str | None, *, cpu_fallback: bool = False) -> str:
     """Where to train, in the form of ``device``; to be asked before anything slow is done.
 
     Args:
@@ -74,7 +74,7 @@ def choose(device: str | None, processes: int) -> Devices:
         ParameterError: not such a text, several kinds, or several processes on one device.
         DeviceError: this machine or this installation of torch has none of that kind, or too few.
     """
-    chosen = parse_devices(settle(device))
+    chosen = parse_devices(resolve(device))
     if len({one.kind for one in chosen}) > 1:
         raise ParameterError(f"device is {device!r}: training takes one kind of devices, with numbers such as gpu:0,1")
     kind, variable = KINDS[chosen[0].kind]

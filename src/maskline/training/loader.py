@@ -29,7 +29,7 @@ from maskline.instances import IntArray
 from maskline.models.network import Target
 from maskline.preprocess import Preprocess, pad_to
 from maskline.training.augment import Augment, pasted
-from maskline.training.samples import Original, TrainingSample, boxes, objects, read
+from maskline.training.samples import Original, TrainingSample, objects, read_original, window_boxes
 
 # Purposes of random draws.
 ORDER, SIZE, SAMPLE, PASTE, REPLACEMENT = range(5)
@@ -75,7 +75,7 @@ class Packed(NamedTuple):
     skipped: tuple[str, ...]
 
 
-def loader(
+def make_loader(
     dataset: Dataset,
     preprocess: Preprocess,
     augment: Augment,
@@ -191,7 +191,7 @@ class Plan:
         for index in indices:
             record = self.dataset.images[index]
             try:
-                return read(self.dataset, record)
+                return read_original(self.dataset, record)
             except InputError as error:
                 skipped.append(_line(record, error))
         return None
@@ -223,7 +223,7 @@ def pack(samples: Sequence[TrainingSample], stride: int, skipped: Iterable[str] 
         sizes=torch.tensor([sample.image.shape[:2] for sample in samples]),
         counts=tuple(len(sample.masks) for sample in samples),
         labels=torch.from_numpy(np.concatenate([sample.labels for sample in samples])),
-        boxes=torch.from_numpy(boxes(masks)),
+        boxes=torch.from_numpy(window_boxes(masks)),
         pixels=torch.from_numpy(np.concatenate(pixels) if pixels else np.zeros(0, np.uint8)),
         skipped=tuple(dict.fromkeys(skipped)),
     )
@@ -253,7 +253,7 @@ def unpack(packed: Packed) -> list[Target]:
 
 
 class TrainingLoader:
-    """Epochs of batches; made by `loader`.
+    """Epochs of batches; made by `make_loader`.
 
     Every epoch has its own order of the images. What does not fill a global batch at its end is left out of that epoch,
     so that all processes have as many batches; a set smaller than one global batch is repeated to fill it.
@@ -294,7 +294,7 @@ class TrainingLoader:
             for packed in _begin(self._loader):
                 yield self._unpack(packed)
         except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-            if not _tells_of_death(error):
+            if not _is_worker_death(error):
                 raise
             raise LoaderError(WORKER_DIED_HINT) from error
 
@@ -319,7 +319,7 @@ def _begin(batches: DataLoader[Packed | DatasetError]) -> Iterator[Packed | Data
         signal.signal(signal.SIGCHLD, handler if handler is not None else signal.SIG_DFL)
 
 
-def _tells_of_death(error: Exception) -> bool:
+def _is_worker_death(error: Exception) -> bool:
     """Whether a worker has died, and not raised an error of its own, to which PyTorch adds a traceback.
 
     Found missing, or no longer there to hand over a tensor (all errors but RuntimeError).

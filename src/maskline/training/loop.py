@@ -26,7 +26,7 @@ from maskline.models.deployed import Normalise
 from maskline.models.network import Network, Normalizer, Target
 from maskline.training import checkpoint
 from maskline.training.checkpoint import Progress, State
-from maskline.training.loader import Batch, TrainingLoader, loader
+from maskline.training.loader import Batch, TrainingLoader, make_loader
 from maskline.training.logger import SAMPLES_FOLDER, LogFile, TrainingLogger
 from maskline.training.optim import LearningRate, ModelEma, make_optimizer, set_learning_rate
 from maskline.training.processes import convert_sync_batchnorm
@@ -117,8 +117,8 @@ class Run:
         optimizer = make_optimizer(
             self.network, recipe, self.settings.learning_rate, pretrained=self.settings.weights != SCRATCH
         )
-        average = None if recipe.ema_decay is None else ModelEma(self.network, recipe.ema_decay, steps)
-        self.state = State(self.network, optimizer, average)
+        ema = None if recipe.ema_decay is None else ModelEma(self.network, recipe.ema_decay, steps)
+        self.state = State(self.network, optimizer, ema)
         self.unread: set[Skipped] = set()  # images of the val split that were told of
         self.progress = Progress(
             settings=asdict(self.settings), weights_config=self.network.weights_config(), data=job.fingerprint
@@ -147,7 +147,7 @@ class Run:
         """All epochs that are left."""
         with self._open_logger() as run_logger:
             for epoch in range(self.progress.epochs, self.settings.epochs):
-                if self._is_enough():
+                if self._should_stop():
                     logger.info("no better AP in %s: ending early", counted(self.progress.since_best, "evaluation"))
                     break
                 self._epoch(epoch, run_logger)
@@ -167,7 +167,7 @@ class Run:
         started = perf_counter()
         for batches in grouped(self.loader.epoch(epoch), self.settings.accumulate):
             waited = perf_counter() - started
-            self._tell_skipped(batches)
+            self._log_skipped(batches)
             rate = self.rate.factor(self.progress.steps)
             set_learning_rate(self.state.optimizer, rate)
             losses = self._step(batches)
@@ -195,8 +195,8 @@ class Run:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.state.average is not None:
-            self.state.average.update(self.network)
+        if self.state.ema is not None:
+            self.state.ema.update(self.network)
         return losses
 
     def gradients(self, batches: list[Batch]) -> dict[str, float]:
@@ -212,14 +212,14 @@ class Run:
                 parts = {name: part / len(batches) for name, part in self.module(images, targets).items()}
             self.accelerator.backward(torch.stack(list(parts.values())).sum())
             total = {name: total.get(name, 0) + part.detach() for name, part in parts.items()}
-        values = self._average(torch.stack(list(total.values())))
+        values = self._mean(torch.stack(list(total.values())))
         return dict(zip(total, values.tolist(), strict=True))
 
     def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients of all but the last batch of a step need not cross processes."""
         return nullcontext() if last else self.accelerator.no_sync(self.module)
 
-    def _average(self, x: Tensor) -> Tensor:
+    def _mean(self, x: Tensor) -> Tensor:
         """The mean over processes."""
         mean: Tensor = self.accelerator.reduce(x, "mean")
         return mean
@@ -233,7 +233,7 @@ class Run:
         if self.job.val is None:
             return
         images = self.settings.output / SAMPLES_FOLDER / f"epoch_{epoch}.jpg"
-        with averaged_weights(self.state):
+        with ema_weights(self.state):
             metrics, skipped = validate(self.network, self.job.spec, self.job.val, self.accelerator, images)
         for image in (image for image in skipped if image not in self.unread):
             logger.warning("%s is left out of the evaluation: %s", image.file, image.reason)
@@ -249,14 +249,14 @@ class Run:
     def _is_due(self, interval: int, epoch: int) -> bool:
         return (epoch + 1) % interval == 0
 
-    def _is_enough(self) -> bool:
+    def _should_stop(self) -> bool:
         return self.settings.patience is not None and self.progress.since_best >= self.settings.patience
 
     def _save(self, folder: Path, *, resumable: bool = True, must: bool = False) -> None:
         """Write a checkpoint. That one can't be written ends a run only if it is the last."""
         if not self.is_first:
             return
-        updates = 0 if self.state.average is None else self.state.average.updates
+        updates = 0 if self.state.ema is None else self.state.ema.updates
         scaler = {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
         progress = replace(self.progress, updates=updates, scaler=scaler)
         try:
@@ -291,7 +291,7 @@ class Run:
     def _loader(self) -> TrainingLoader:
         settings, row = self.settings, self.job.spec
         assert settings.batch_size is not None and settings.augment is not None
-        return loader(
+        return make_loader(
             self.job.train,
             row.preprocess,
             settings.augment,
@@ -313,12 +313,12 @@ class Run:
             log_interval=self.settings.log_interval,
         )
 
-    def _tell_skipped(self, batches: list[Batch]) -> None:
+    def _log_skipped(self, batches: list[Batch]) -> None:
         for line in (line for batch in batches for line in batch.skipped):
             logger.warning("%s; training goes on without it", line)
 
 
-def run(job: TrainingJob) -> Progress:
+def run_process(job: TrainingJob) -> Progress:
     """Train in this process."""
     accelerator = make_accelerator(job.settings)
     with LogFile() if accelerator.is_main_process else nullcontext() as file:
@@ -353,7 +353,7 @@ def train_mode(network: nn.Module, frozen: Iterable[nn.Module]) -> None:
         module.eval()
 
 
-class averaged_weights:  # noqa: N801 (a context, used like a function)
+class ema_weights:  # noqa: N801 (a context, used like a function)
     """The network with its running average for weights, in evaluation mode; afterwards what it was, to the bit."""
 
     def __init__(self, state: State) -> None:

@@ -23,7 +23,7 @@ from maskline.outputs.paths import check_folder
 from maskline.training import checkpoint, devices, processes
 from maskline.training.augment import Augment
 from maskline.training.logger import LogFile
-from maskline.training.loop import TrainingJob, run
+from maskline.training.loop import TrainingJob, run_process
 from maskline.training.optim import scaled_learning_rate
 from maskline.training.results import Report, TrainResult, export_folder
 from maskline.training.samples import is_object
@@ -60,12 +60,12 @@ def train(settings: TrainSettings, report: Report | None = None) -> TrainResult:
     """
     chosen = devices.choose(settings.device, settings.processes)
     if settings.resume is not None:
-        settings = as_before(settings, checkpoint.find(settings.resume))
+        settings = resumed_settings(settings, checkpoint.find(settings.resume))
     splits = unify_categories(reading.load_splits(settings.data, settings.data_format, settings.images))
     job = prepare(replace(settings, processes=processes.count(chosen.processes)), splits)
     check_folder(job.settings.output)
     chosen.select()
-    progress = processes.run(run, replace(job, report=report), chosen.processes, settings.threads)
+    progress = processes.run(run_process, replace(job, report=report), chosen.processes, settings.threads)
     if progress is None:
         progress = checkpoint.read(job.settings.output / checkpoint.FINAL)
     result = TrainResult.of(job.settings, job.labels, progress, done=True)
@@ -77,7 +77,7 @@ def train(settings: TrainSettings, report: Report | None = None) -> TrainResult:
     return result
 
 
-def as_before(settings: TrainSettings, folder: Path) -> TrainSettings:
+def resumed_settings(settings: TrainSettings, folder: Path) -> TrainSettings:
     """The settings of a run that goes on from a checkpoint, in its own folder: as begun, but for how it runs now.
 
     Raises:
@@ -144,7 +144,7 @@ def prepare(settings: TrainSettings, splits: Mapping[str, Dataset]) -> TrainingJ
         notes.append(f"crowd regions are not learned from: {crowds} of {total}")
     if unknown := [category.name for category in data.categories if category.id not in learned]:
         notes.append(f"classes without training objects, which can't be learned: {', '.join(unknown)}")
-    settled = _settled(settings, spec)
+    settled = _with_recipe_defaults(settings, spec)
     images, meant = _images(settled), spec.recipe.batch_size * spec.recipe.devices
     if settings.learning_rate is None and images != meant:
         told = f"{settled.learning_rate:.3g}, from {spec.recipe.learning_rate:.3g} for {meant}"
@@ -152,7 +152,7 @@ def prepare(settings: TrainSettings, splits: Mapping[str, Dataset]) -> TrainingJ
     return TrainingJob(settled, data, val, tuple(notes))
 
 
-def _settled(settings: TrainSettings, spec: catalog.Model) -> TrainSettings:
+def _with_recipe_defaults(settings: TrainSettings, spec: catalog.Model) -> TrainSettings:
     settings = replace(
         settings,
         model=spec.name,

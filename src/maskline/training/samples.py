@@ -78,7 +78,7 @@ def is_object(annotation: Annotation) -> bool:
     return not annotation.crowd and not annotation.extra.get("ignore")
 
 
-def read(dataset: Dataset, record: ImageRecord) -> Original:
+def read_original(dataset: Dataset, record: ImageRecord) -> Original:
     """Read an image and the masks of its objects; masks without pixels are left out.
 
     Raises:
@@ -98,7 +98,7 @@ def objects(dataset: Dataset, record: ImageRecord) -> list[Annotation]:
     return [annotation for annotation in dataset.of(record) if is_object(annotation)]
 
 
-def boxes(masks: Sequence[Patch]) -> FloatArray:
+def window_boxes(masks: Sequence[Patch]) -> FloatArray:
     """``x1 y1 x2 y2`` in pixels of the windows: (n, 4) float32."""
     return np.asarray([mask.window.box_xyxy for mask in masks], np.float32).reshape(-1, 4)
 
@@ -106,7 +106,7 @@ def boxes(masks: Sequence[Patch]) -> FloatArray:
 # ---- seen through a view
 
 
-def see(
+def apply_view(
     original: Original, view: View, preprocess: Preprocess, fill: tuple[int, int, int], colour: FloatArray | None = None
 ) -> TrainingSample:
     """The sample that a view of an image gives.
@@ -123,7 +123,7 @@ def see(
         canvas[:] = _resampled(np.array([[fill[::-1]]], np.uint8), View(pixel, pixel, (1, 1)), preprocess)
         canvas[view.placed.slices] = seen
         seen = canvas
-    masks = [see_mask(mask, view) for mask in original.masks]
+    masks = [view_mask(mask, view) for mask in original.masks]
     kept = [mask is not None for mask in masks]
     left_over = tuple(mask for mask in masks if mask is not None)
     return TrainingSample(np.ascontiguousarray(_turned(seen, view)), original.labels[kept], left_over)
@@ -149,7 +149,7 @@ def _turned(pixels: npt.NDArray[Any], view: View) -> npt.NDArray[Any]:
     return np.rot90(pixels, view.turns) if view.turns else pixels
 
 
-def see_mask(mask: Patch, view: View) -> Patch | None:
+def view_mask(mask: Patch, view: View) -> Patch | None:
     """A mask through a view; None where too little of it is left (`SMALLEST_SHARE`, `SMALLEST_AREA`).
 
     A pixel of the output belongs to the mask if the mask, interpolated linearly between the centres of its pixels,

@@ -17,7 +17,7 @@ from maskline.inputs.web import is_url, place
 from maskline.models.families import family_of, overrides_of
 from maskline.models.network import Network
 from maskline.training.settings import BACKBONE, OFFICIAL, SCRATCH, TrainSettings
-from maskline.weights.load import config_in_file, empty_network, fit, labels_in_file, read_state, weights_path
+from maskline.weights.load import config_in_file, empty_network, labels_in_file, mismatches, read_state, weights_path
 
 logger = logging.getLogger("maskline")
 
@@ -37,7 +37,7 @@ def new_network(settings: TrainSettings, labels: Sequence[str]) -> Network:
     spec = catalog.get(settings.model)
     overrides, path = overrides_of(spec.name, unaligned=settings.unaligned), None
     if settings.weights not in (SCRATCH, BACKBONE):
-        path = weights_path(file_of(settings.weights, spec))
+        path = weights_path(initial_weights_file(settings.weights, spec))
         overrides = {**config_in_file(path, spec.name), **overrides}
     torch.manual_seed(settings.seed)
     network = models.build(spec.name, len(labels), overrides)
@@ -54,7 +54,7 @@ def new_network(settings: TrainSettings, labels: Sequence[str]) -> Network:
     return network
 
 
-def file_of(weights: str, spec: catalog.Model) -> Path:
+def initial_weights_file(weights: str, spec: catalog.Model) -> Path:
     """The file of the official weights, of those at an address, or of those named."""
     if weights == OFFICIAL:
         return hub.weights_file(spec)
@@ -88,7 +88,7 @@ def load_with_classes(
     Raises:
         WeightsError: the weights are not those of the spec's network for any number of classes.
     """
-    faults = fit(empty_network(spec.name, state), state)
+    faults = mismatches(empty_network(spec.name, state), state)
     if faults and all(name.startswith(("network.", "optimizer.", "average.")) for name in state):
         raise WeightsError(f"{path} is the state of a run: give the .safetensors next to it, or --resume that run")
     if faults:
@@ -100,7 +100,7 @@ def load_with_classes(
         known = None
         kept = dict(state) if number == len(labels) else {n: t for n, t in state.items() if n not in rows}
     else:
-        moved = {n: by_name(state[n], fresh[n], rows[n], known, labels) for n in rows if n in state}
+        moved = {n: remap_classes(state[n], fresh[n], rows[n], known, labels) for n in rows if n in state}
         kept = {**state, **moved}
     network.load_state_dict(kept, strict=False)
     return _notes(labels, known, number, [name for name in state if name not in kept])
@@ -116,7 +116,7 @@ def rows_of_classes(spec: catalog.Model) -> dict[str, int]:
     return {name: len(two[name]) - len(one[name]) for name in one if one[name].shape != two[name].shape}
 
 
-def by_name(given: Tensor, fresh: Tensor, rows: int, known: Sequence[str], labels: Sequence[str]) -> Tensor:
+def remap_classes(given: Tensor, fresh: Tensor, rows: int, known: Sequence[str], labels: Sequence[str]) -> Tensor:
     """A weight for the classes ``labels``: of what it was for the classes ``known``, and new (``fresh``) for others."""
     moved = fresh.clone()
     moved[rows * len(labels) :] = given[rows * len(known) :]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maskline import catalog, models
 from maskline._files import replace_file
 from maskline.errors import InputNotFoundError, ParameterError, WeightsError
-from maskline.models import AS_IT_IS
+from maskline.models import NO_OVERRIDES
 from maskline.models.families import family_of
 from maskline.models.family import Rules
 from maskline.models.network import Network
@@ -24,7 +24,7 @@ from maskline.weights.pdparams import read_pdparams
 METADATA = "maskline"  # key of what a weights file says of itself
 
 
-def load_network(name: str, path: Path | str, overrides: Mapping[str, Any] = AS_IT_IS) -> Network:
+def load_network(name: str, path: Path | str, overrides: Mapping[str, Any] = NO_OVERRIDES) -> Network:
     """Build a catalog network with the weights of a file, in eval mode; the file says how many classes there are.
 
     Args:
@@ -42,10 +42,10 @@ def load_network(name: str, path: Path | str, overrides: Mapping[str, Any] = AS_
     spec = catalog.get(name)
     state, names_in_file = read_state(spec, Path(path))
     network = empty_network(spec.name, state, {**config_in_file(weights_path(Path(path)), spec.name), **overrides})
-    faults = fit(network, state, names_in_file)
+    faults = mismatches(network, state, names_in_file)
     if faults:
         others = [m.name for m in catalog.MODELS.values() if m.family == spec.family and m.name != spec.name]
-        alike = next((other for other in others if not fit(empty_network(other, state), state)), None)
+        alike = next((other for other in others if not mismatches(empty_network(other, state), state)), None)
         advice = f"these are the weights of {alike}: name that model" if alike else "give the weights of that model"
         raise WeightsError("\n  ".join([f"{path} does not fit {spec.name}: {_summary(faults)}; {advice}", *faults]))
     network.load_state_dict(state, strict=False, assign=True)
@@ -57,7 +57,7 @@ def save_weights(
     path: Path,
     model: str,
     labels: Sequence[str],
-    weights_config: Mapping[str, Any] = AS_IT_IS,
+    weights_config: Mapping[str, Any] = NO_OVERRIDES,
 ) -> None:
     """Write weights as safetensors under our names (no counters of seen batches), with what they are of.
 
@@ -141,7 +141,9 @@ def read_state(spec: catalog.Model, path: Path, *, part: str = "") -> tuple[dict
     arrays = read_pdparams(path)
     if part and not any(name.startswith(f"{part}.") for name in arrays):
         arrays = {f"{part}.{name}": array for name, array in arrays.items()}
-    renamed = rename(list(arrays), family_of(spec.name).rename, same=lambda a, b: np.array_equal(arrays[a], arrays[b]))
+    renamed = rename_keys(
+        list(arrays), family_of(spec.name).rename, same=lambda a, b: np.array_equal(arrays[a], arrays[b])
+    )
     layers = dict(empty_network(spec.name, {}).named_modules())
     state = {}
     for old, new in renamed.items():
@@ -173,7 +175,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is not a readable safetensors file ({error}): fetch or write it again") from error
 
 
-def rename(
+def rename_keys(
     names: list[str], rules: Rules, same: Callable[[str, str], bool] = lambda one, other: False
 ) -> dict[str, str]:
     """Old name to new name; no two may become one.
@@ -195,7 +197,9 @@ def rename(
     return renamed
 
 
-def fit(network: nn.Module, state: Mapping[str, Tensor], names_in_file: Mapping[str, str] | None = None) -> list[str]:
+def mismatches(
+    network: nn.Module, state: Mapping[str, Tensor], names_in_file: Mapping[str, str] | None = None
+) -> list[str]:
     """Every reason why a state does not fit a network, a line each; empty if it fits."""
     wanted = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     named = {k: f"{k} ({old} in the file)" for k, old in (names_in_file or {}).items()}
@@ -214,7 +218,7 @@ def _summary(faults: list[str]) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in counts.items()) + " keys"
 
 
-def empty_network(name: str, state: Mapping[str, Tensor], overrides: Mapping[str, Any] = AS_IT_IS) -> Network:
+def empty_network(name: str, state: Mapping[str, Tensor], overrides: Mapping[str, Any] = NO_OVERRIDES) -> Network:
     """A network of as many classes as the state has (COCO's where it does not tell), without memory for its weights.
 
     Counters of seen batches are real.

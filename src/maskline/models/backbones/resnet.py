@@ -16,7 +16,7 @@ from maskline.models.layers import ConvNorm
 
 STRIDES = (4, 8, 16, 32)
 EXPANSION = 4  # channels out of a block for each inside
-PLAIN_WIDTH = 64  # of a ResNet's first stage, to which ``group_width`` refers
+PLAIN_WIDTH = 64  # of a ResNet's first stage, to which ``width_per_group`` refers
 
 
 #: Names of the reference's weights, rewritten to ours; see `maskline.models.rcnn.weights`.
@@ -51,26 +51,26 @@ class ResNetConfig:
     Attributes:
         variant: ``d``: a stem of three convolutions, and shortcuts that pool before they project; Paddle's "vd".
         groups: of each 3x3 convolution.
-        group_width: channels of each group in the first stage, at ``width`` 64; doubled from stage to stage.
+        width_per_group: channels of each group in the first stage, at ``width`` 64; doubled from stage to stage.
         width: channels out of the stem; all others are in proportion.
     """
 
     num_blocks: tuple[int, int, int, int]
     variant: Literal["b", "d"] = "b"
     groups: int = 1
-    group_width: int = 64
+    width_per_group: int = 64
     width: int = PLAIN_WIDTH
 
     @property
-    def out(self) -> tuple[int, int, int, int]:
+    def out_channels(self) -> tuple[int, int, int, int]:
         """Channels out of each stage."""
         first = EXPANSION * self.width
         return first, 2 * first, 4 * first, 8 * first
 
     @property
-    def inner(self) -> tuple[int, int, int, int]:
+    def mid_channels(self) -> tuple[int, int, int, int]:
         """Channels inside the blocks of each stage."""
-        first = self.width * self.group_width * self.groups // PLAIN_WIDTH
+        first = self.width * self.width_per_group * self.groups // PLAIN_WIDTH
         return first, 2 * first, 4 * first, 8 * first
 
 
@@ -82,14 +82,24 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, inner: int, out: int, *, stride: int, groups: int, pooled: bool, project: bool
+        self,
+        in_channels: int,
+        mid_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        groups: int,
+        pooled: bool,
+        project: bool,
     ) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(in_channels, inner, 1, activation=F.relu)
-        self.conv2 = ConvNorm(inner, inner, 3, stride=stride, groups=groups, activation=F.relu)
-        self.conv3 = ConvNorm(inner, out, 1)
+        self.conv1 = ConvNorm(in_channels, mid_channels, 1, activation=F.relu)
+        self.conv2 = ConvNorm(mid_channels, mid_channels, 3, stride=stride, groups=groups, activation=F.relu)
+        self.conv3 = ConvNorm(mid_channels, out_channels, 1)
         self.pooled = pooled
-        self.shortcut = ConvNorm(in_channels, out, 1, stride=1 if pooled else stride) if project else nn.Identity()
+        self.shortcut = (
+            ConvNorm(in_channels, out_channels, 1, stride=1 if pooled else stride) if project else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         short = self.shortcut(F.avg_pool2d(x, 2) if self.pooled else x)
@@ -97,7 +107,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Image (B, 3, H, W) to maps (B, out[i], H / STRIDES[i], W / STRIDES[i]).
+    """Image (B, 3, H, W) to maps (B, out_channels[i], H / STRIDES[i], W / STRIDES[i]).
 
     H and W divide by 32; for variant ``b`` they need not, and sizes are rounded up.
     """
@@ -114,7 +124,7 @@ class ResNet(nn.Module):
                 for i, (n, m) in enumerate(layers)
             )
         )
-        self.stages = nn.ModuleList(stage(config, i) for i in range(4))
+        self.stages = nn.ModuleList(make_stage(config, i) for i in range(4))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -127,15 +137,15 @@ class ResNet(nn.Module):
         return maps[1:]
 
 
-def stage(config: ResNetConfig, index: int) -> nn.Sequential:
+def make_stage(config: ResNetConfig, index: int) -> nn.Sequential:
     """Blocks of one stage; the first changes the width, and halves the size but in stage 0."""
-    before = (config.width, *config.out)[index]
-    out, stride = config.out[index], 2 if index else 1
+    before = (config.width, *config.out_channels)[index]
+    out, stride = config.out_channels[index], 2 if index else 1
     return nn.Sequential(
         *(
             Block(
                 out if i else before,
-                config.inner[index],
+                config.mid_channels[index],
                 out,
                 stride=1 if i else stride,
                 groups=config.groups,

@@ -25,8 +25,8 @@ class Noise(NamedTuple):
     """How many copies, and how far they are moved."""
 
     num_queries: int = 100  # about so many denoising queries for each image
-    label_share: float = 0.25  # share of labels replaced by a random one
-    box_scale: float = 1.0  # 1 moves a centre by up to half the box, a side by up to its length
+    label_noise_ratio: float = 0.25  # share of labels replaced by a random one
+    box_noise_scale: float = 1.0  # 1 moves a centre by up to half the box, a side by up to its length
 
 
 class Denoising(NamedTuple):
@@ -61,8 +61,8 @@ def denoising_queries(targets: list[UnitTarget], embedding: Tensor, queries: int
     real = labels < num_classes
     padded = torch.cat([embedding, embedding.new_zeros(1, embedding.shape[1])])  # a zero row for places left empty
     return Denoising(
-        padded[_disturb_labels(labels, real, num_classes, noise.label_share)],
-        _disturb_boxes(boxes, noise.box_scale),
+        padded[_disturb_labels(labels, real, num_classes, noise.label_noise_ratio)],
+        _disturb_boxes(boxes, noise.box_noise_scale),
         _may_attend(groups, most, queries, device),
         [row.nonzero().flatten() for row in real],
         groups,

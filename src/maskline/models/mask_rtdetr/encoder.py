@@ -75,15 +75,17 @@ class CSPRepLayer(nn.Module):
 class MaskFeatures(nn.Module):
     """Prototypes at stride 4 from the encoder's three levels and the backbone's stride-4 map."""
 
-    def __init__(self, hidden_dim: int, stride4_channels: int, inner: int, out: int, num_prototypes: int) -> None:
+    def __init__(
+        self, hidden_dim: int, stride4_channels: int, mid_channels: int, out_channels: int, num_prototypes: int
+    ) -> None:
         super().__init__()
-        self.stride8 = ConvNorm(hidden_dim, inner, 3, activation=F.silu)
-        self.stride16 = ConvNorm(hidden_dim, inner, 3, activation=F.silu)
-        self.stride32 = nn.ModuleList(ConvNorm(n, inner, 3, activation=F.silu) for n in (hidden_dim, inner))
-        self.merge = ConvNorm(inner, out, 3, activation=F.silu)
-        self.lateral = ConvNorm(stride4_channels, out, 3, activation=F.silu)
-        self.smooth = ConvNorm(out, out, 3, activation=F.silu)
-        self.project = nn.Conv2d(out, num_prototypes, 1)
+        self.stride8 = ConvNorm(hidden_dim, mid_channels, 3, activation=F.silu)
+        self.stride16 = ConvNorm(hidden_dim, mid_channels, 3, activation=F.silu)
+        self.stride32 = nn.ModuleList(ConvNorm(n, mid_channels, 3, activation=F.silu) for n in (hidden_dim, mid_channels))
+        self.merge = ConvNorm(mid_channels, out_channels, 3, activation=F.silu)
+        self.lateral = ConvNorm(stride4_channels, out_channels, 3, activation=F.silu)
+        self.smooth = ConvNorm(out_channels, out_channels, 3, activation=F.silu)
+        self.project = nn.Conv2d(out_channels, num_prototypes, 1)
 
     def forward(self, stride4: Tensor, levels: list[Tensor]) -> Tensor:
         """stride4: (B, C4, H/4, W/4); levels: strides 8, 16, 32. Returns (B, prototypes, H/4, W/4)."""

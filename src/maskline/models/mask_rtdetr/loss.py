@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskline.models.iou import at_points, box_giou, box_iou, dice_loss, mask_iou
+from maskline.models.iou import box_giou, box_iou, dice_loss, mask_iou, point_sample
 from maskline.models.layers import box_cxcywh_to_xyxy, to_fp32
 from maskline.models.mask_rtdetr.decoder import Prediction, TrainingOutput
 from maskline.models.mask_rtdetr.denoising import UnitTarget
-from maskline.models.mask_rtdetr.matcher import Matches, Objects, Weights, denoising_pairs, match
+from maskline.models.mask_rtdetr.matcher import LossWeights, Matches, Objects, denoising_pairs, match
 
-PARTS = ("class", "bbox", "giou", "mask", "dice")  # names as in the reference's logs, in the order of Weights
+PARTS = ("class", "bbox", "giou", "mask", "dice")  # names as in the reference's logs, in the order of LossWeights
 VARIFOCAL_ALPHA, VARIFOCAL_GAMMA = 0.75, 2.0
 
 
@@ -32,11 +32,11 @@ VARIFOCAL_ALPHA, VARIFOCAL_GAMMA = 0.75, 2.0
 class LossConfig:
     """The reference's values."""
 
-    weights: Weights = field(default_factory=Weights)
-    match_weights: Weights = field(default_factory=Weights)
+    weights: LossWeights = field(default_factory=LossWeights)
+    match_weights: LossWeights = field(default_factory=LossWeights)
     num_points: int = 112 * 112  # for each mask
-    oversampling: float = 3.0  # candidates for the uncertain points, as a multiple of all points
-    uncertain_share: float = 0.75  # of the points; the others lie anywhere
+    oversample_ratio: float = 3.0  # candidates for the uncertain points, as a multiple of all points
+    importance_sample_ratio: float = 0.75  # of the points; the others lie anywhere
 
 
 def losses(
@@ -151,7 +151,7 @@ def mask_losses(
     """Mean cross-entropy over random points, and dice loss there, summed over pairs."""
     masks = to_fp32(prediction.masks[pairs.image, pairs.query])[:, None]  # (K, 1, h, w)
     points = training_points(masks.detach(), config, generator)
-    logits, true = at_points(masks, points)[:, 0], objects.masks_at(pairs.object, points).to(masks.dtype)  # (K, P)
+    logits, true = point_sample(masks, points)[:, 0], objects.masks_at(pairs.object, points).to(masks.dtype)  # (K, P)
     entropy = F.binary_cross_entropy_with_logits(logits, true, reduction="none").mean(dim=1).sum()
     score = logits.sigmoid()
     return entropy, dice_loss((score * true).sum(dim=1), (score + true).sum(dim=1)).sum()
@@ -160,11 +160,11 @@ def mask_losses(
 @torch.no_grad()
 def training_points(masks: Tensor, config: LossConfig, generator: torch.Generator | None) -> Tensor:
     """Points (K, P, 2) in [0, 1] for mask logits (K, 1, h, w): of many random ones the nearest to 0, then any."""
-    uncertain = int(config.num_points * config.uncertain_share)
+    uncertain = int(config.num_points * config.importance_sample_ratio)
     candidates = random_points(
-        len(masks), int(config.num_points * config.oversampling), like=masks, generator=generator
+        len(masks), int(config.num_points * config.oversample_ratio), like=masks, generator=generator
     )
-    certainty = at_points(masks, candidates)[:, 0].abs()
+    certainty = point_sample(masks, candidates)[:, 0].abs()
     nearest = certainty.topk(uncertain, dim=1, largest=False, sorted=False).indices
     anywhere = random_points(len(masks), config.num_points - uncertain, like=masks, generator=generator)
     return torch.cat([candidates.gather(1, nearest[..., None].expand(-1, -1, 2)), anywhere], dim=1)

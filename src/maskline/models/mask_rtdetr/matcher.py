@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from maskline.models.iou import at_points, box_giou, dice_loss
+from maskline.models.iou import box_giou, dice_loss, point_sample
 from maskline.models.layers import box_cxcywh_to_xyxy, to_fp32
 from maskline.models.mask_rtdetr.decoder import Prediction
 from maskline.models.mask_rtdetr.denoising import Denoising, UnitTarget
@@ -23,7 +23,7 @@ FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # focal loss, arXiv 1708.02002
 IMPOSSIBLE = 1e6  # cost of a prediction that is not a number: whoever sees the loss reports it, not the assignment
 
 
-class Weights(NamedTuple):
+class LossWeights(NamedTuple):
     """How much each part counts, in the cost of a match or in the loss."""
 
     label: float = 4.0
@@ -71,7 +71,7 @@ class Objects:
     def masks_at(self, index: Tensor, points: Tensor) -> Tensor:
         """Masks of objects (K,) at points (K, P, 2), x and y in [0, 1]: (K, P) in [0, 1], bilinear, zero outside.
 
-        The same as `at_points`, but without a copy of the masks in floating point.
+        The same as `point_sample`, but without a copy of the masks in floating point.
         """
         height, width = self.framed.shape[1:]
         place = points * points.new_tensor([width - 2, height - 2]) + 0.5  # the frame moves all by one cell
@@ -88,7 +88,7 @@ class Objects:
         return torch.cat([F.interpolate(p[:, None].float(), size, mode="bilinear")[:, 0] > 0.5 for p in parts])
 
 
-def match(prediction: Prediction, objects: Objects, points: Tensor, weights: Weights) -> Matches:
+def match(prediction: Prediction, objects: Objects, points: Tensor, weights: LossWeights) -> Matches:
     """The best query for each object, none twice; with fewer queries than objects, the best object for each query.
 
     Arguments are those of `match_costs`.
@@ -102,7 +102,7 @@ def match(prediction: Prediction, objects: Objects, points: Tensor, weights: Wei
 
 
 @torch.no_grad()
-def match_costs(prediction: Prediction, objects: Objects, points: Tensor, weights: Weights) -> list[Tensor]:
+def match_costs(prediction: Prediction, objects: Objects, points: Tensor, weights: LossWeights) -> list[Tensor]:
     """What it costs each query to answer for each object of its image: (Q, n), image by image.
 
     Args:
@@ -111,7 +111,7 @@ def match_costs(prediction: Prediction, objects: Objects, points: Tensor, weight
         weights: of the parts of the cost.
     """
     logits, boxes, masks = (to_fp32(t) for t in prediction)
-    values = at_points(masks, points)
+    values = point_sample(masks, points)
     costs = []
     for i, rows in enumerate(objects.rows()):
         index = torch.arange(rows.start, rows.stop, device=points.device)
@@ -147,7 +147,7 @@ def class_cost(logits: Tensor, labels: Tensor) -> Tensor:
     return positive - negative
 
 
-def box_cost(boxes: Tensor, true: Tensor, weights: Weights) -> Tensor:
+def box_cost(boxes: Tensor, true: Tensor, weights: LossWeights) -> Tensor:
     """Boxes (Q, 4) and (n, 4), centre and size, to (Q, n): sum of distances, and generalised IoU."""
     distance = (boxes[:, None] - true).abs().sum(dim=-1)
     return weights.box * distance - weights.giou * box_giou(
@@ -155,7 +155,7 @@ def box_cost(boxes: Tensor, true: Tensor, weights: Weights) -> Tensor:
     )
 
 
-def mask_cost(logits: Tensor, true: Tensor, weights: Weights) -> Tensor:
+def mask_cost(logits: Tensor, true: Tensor, weights: LossWeights) -> Tensor:
     """Logits (Q, P) and masks (n, P) in [0, 1], both at P points, to (Q, n): mean cross-entropy, and dice loss."""
     entropy = (F.softplus(logits).sum(dim=1)[:, None] - logits @ true.T) / logits.shape[1]
     score = logits.sigmoid()

@@ -23,7 +23,7 @@ class MaskRTDETRConfig:
     """What differs between the sizes comes first; the rest is the same in all five."""
 
     backbone: HGNetV2Config
-    neck_width: int = 256
+    neck_channels: int = 256
     neck_attention_stride: int = 32
     num_encoder_layers: int = 1
     encoder_feedforward_dim: int = 1024
@@ -59,13 +59,13 @@ CONFIGS = {
     ),
     "Mask-RT-DETR-X": MaskRTDETRConfig(
         HGNetV2Config((32, 64), (128, 512, 1024, 2048), (64, 128, 256, 512), (1, 2, 5, 2), num_layers=6),
-        neck_width=384,
+        neck_channels=384,
         encoder_feedforward_dim=2048,
         mask_channels=(128, 128),
     ),
     "Mask-RT-DETR-H": MaskRTDETRConfig(
         HGNetV2Config((48, 96), (192, 512, 1024, 2048), (96, 192, 384, 768), (2, 3, 6, 3), num_layers=6),
-        neck_width=512,
+        neck_channels=512,
         num_encoder_layers=2,
         encoder_feedforward_dim=2048,
         mask_channels=(256, 128),
@@ -83,8 +83,8 @@ class MaskRTDETR(Network):
         super().__init__(config, num_classes)
         self.backbone = HGNetV2(config.backbone)
         self.neck = HybridEncoder(
-            config.backbone.out,
-            hidden_dim=config.neck_width,
+            config.backbone.out_channels,
+            hidden_dim=config.neck_channels,
             num_heads=config.num_heads,
             attention_stride=config.neck_attention_stride,
             num_layers=config.num_encoder_layers,
@@ -94,7 +94,7 @@ class MaskRTDETR(Network):
             num_prototypes=config.num_prototypes,
         )
         self.decoder = QueryDecoder(
-            config.neck_width,
+            config.neck_channels,
             num_classes=num_classes,
             num_prototypes=config.num_prototypes,
             hidden_dim=config.hidden_dim,

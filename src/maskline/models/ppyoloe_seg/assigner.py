@@ -32,7 +32,7 @@ class Assignment(NamedTuple):
     """The P places that answer for an object, each for one."""
 
     image: Tensor  # (P,) int64
-    place: Tensor  # (P,) int64
+    point: Tensor  # (P,) int64
     object: Tensor  # (P,) int64: its row among all objects of the batch, image after image
     quality: Tensor  # (P,) in [0, 1]: the score the place should give
 
@@ -41,7 +41,7 @@ class Candidates(NamedTuple):
     """Anchor points and objects of one image that might be matched."""
 
     object: Tensor  # (P,) int64
-    place: Tensor  # (P,) int64
+    point: Tensor  # (P,) int64
     fitness: Tensor  # (P,) not negative
     iou: Tensor  # (P,) of the boxes
 
@@ -59,25 +59,25 @@ def assign(scores: Tensor, boxes: Tensor, points: Tensor, targets: list[Target],
     first, parts = 0, []
     for i, target in enumerate(targets):
         found = _assign_one(scores[i], boxes[i], points, target, config)
-        image = torch.full_like(found.place, i)
+        image = torch.full_like(found.point, i)
         quality = _quality(found, len(target.labels))
-        parts.append(Assignment(image, found.place, found.object + first, quality))
+        parts.append(Assignment(image, found.point, found.object + first, quality))
         first += len(target.labels)
     return Assignment(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def _assign_one(scores: Tensor, boxes: Tensor, points: Tensor, target: Target, config: AssignerConfig) -> Candidates:
     """The pairs of one image: each place at most once. scores: (C, L), boxes: (L, 4)."""
-    object_, place = torch.nonzero(_inside(points, target.boxes), as_tuple=True)
-    pairs = _fittest(_pairs(object_, place, scores, boxes, target, config), config.top_k)
+    object_, point = torch.nonzero(_inside(points, target.boxes), as_tuple=True)
+    pairs = _fittest(_pairs(object_, point, scores, boxes, target, config), config.top_k)
 
     # Of several objects that want a place gets it the one that its box overlaps most, even if that did not want it.
-    wanted = torch.bincount(pairs.place, minlength=len(points))
+    wanted = torch.bincount(pairs.point, minlength=len(points))
     disputed = torch.nonzero(wanted > 1).flatten()
     if not len(disputed):
         return pairs
     winner = box_iou(target.boxes[:, None], boxes[disputed]).argmax(dim=0)
-    alone = wanted[pairs.place] == 1
+    alone = wanted[pairs.point] == 1
     settled = _pairs(winner, disputed, scores, boxes, target, config)
     return Candidates(*(torch.cat([a[alone], b]) for a, b in zip(pairs, settled, strict=True)))
 
@@ -91,11 +91,11 @@ def _inside(points: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _pairs(
-    object_: Tensor, place: Tensor, scores: Tensor, boxes: Tensor, target: Target, config: AssignerConfig
+    object_: Tensor, point: Tensor, scores: Tensor, boxes: Tensor, target: Target, config: AssignerConfig
 ) -> Candidates:
-    iou = box_iou(target.boxes[object_], boxes[place])
-    score = scores[target.labels[object_], place]
-    return Candidates(object_, place, score**config.score_power * iou**config.iou_power, iou)
+    iou = box_iou(target.boxes[object_], boxes[point])
+    score = scores[target.labels[object_], point]
+    return Candidates(object_, point, score**config.score_power * iou**config.iou_power, iou)
 
 
 def _fittest(pairs: Candidates, number: int) -> Candidates:

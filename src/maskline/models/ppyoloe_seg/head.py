@@ -27,7 +27,7 @@ class Predictions(NamedTuple):
     distances: Tensor  # (B, 4 * BINS, L) logits; of left, top, right, bottom one after the other
     coefficients: Tensor  # (B, M, L)
     prototypes: Tensor  # (B, M, H/4, W/4)
-    places: AnchorPoints
+    anchor_points: AnchorPoints
 
 
 class AnchorPoints(NamedTuple):
@@ -72,7 +72,7 @@ class Head(nn.Module):
     bins: Tensor
 
     def __init__(
-        self, channels: tuple[int, int, int], *, num_classes: int, num_prototypes: int, prototype_inner: int
+        self, channels: tuple[int, int, int], *, num_classes: int, num_prototypes: int, prototype_channels: int
     ) -> None:
         super().__init__()
         self.class_gates = nn.ModuleList(ChannelGate(n) for n in channels)
@@ -81,7 +81,7 @@ class Head(nn.Module):
         self.class_heads = nn.ModuleList(nn.Conv2d(n, num_classes, 3, padding=1) for n in channels)
         self.box_heads = nn.ModuleList(nn.Conv2d(n, 4 * BINS, 3, padding=1) for n in channels)
         self.mask_heads = nn.ModuleList(nn.Conv2d(n, num_prototypes, 3, padding=1) for n in channels)
-        self.prototypes = Prototypes(channels[-1], prototype_inner, num_prototypes)
+        self.prototypes = Prototypes(channels[-1], prototype_channels, num_prototypes)
         # The reference keeps them with its weights, as a convolution that is not trained.
         self.register_buffer("bins", torch.arange(BINS, dtype=torch.float32).view(1, BINS, 1, 1))
 
@@ -130,7 +130,7 @@ def mean_distances(logits: Tensor, bins: Tensor) -> Tensor:
     return (shares * bins.view(1, 1, BINS, 1)).sum(dim=2).transpose(1, 2)
 
 
-def boxes_around(points: Tensor, distances: Tensor) -> Tensor:
+def boxes_from_distances(points: Tensor, distances: Tensor) -> Tensor:
     """Boxes (..., 4) ``x1 y1 x2 y2`` from points (..., 2) and distances (..., 4) of left, top, right, bottom."""
     near, far = torch.split(distances, 2, dim=-1)
     return torch.cat([points - near, points + far], dim=-1)

@@ -22,7 +22,7 @@ from maskline.models.iou import box_giou
 from maskline.models.layers import to_fp32
 from maskline.models.network import Normalizer, Target, local_normalizer
 from maskline.models.ppyoloe_seg.assigner import AssignerConfig, Assignment, assign
-from maskline.models.ppyoloe_seg.head import BINS, AnchorPoints, Predictions, boxes_around, mean_distances
+from maskline.models.ppyoloe_seg.head import BINS, AnchorPoints, Predictions, boxes_from_distances, mean_distances
 
 VARIFOCAL_ALPHA, VARIFOCAL_GAMMA = 0.75, 2.0
 FARTHEST = BINS - 1 - 0.01  # strides: a distance lies between two bins
@@ -38,17 +38,17 @@ class LossConfig:
         mask_cells: what a cell of a true mask says. ``corner``: its first pixel, as in the reference, which shifts
             predicted masks by about half a cell; the cells in the box count. ``mean``: the share of its pixels; all
             cells count that pixels in the box are interpolated from. Better for small objects.
-        mask_weights: how much the masks of a place count that answers for an object. ``same``: all the same, as in the
+        mask_weighting: how much the masks of a place count that answers for an object. ``same``: all the same, as in the
             reference, so that the loss is large as long as boxes are bad. ``quality``: as much as its box.
     """
 
-    label: float = 1.0
-    box: float = 2.5
-    distances: float = 0.5
-    mask: float = 2.5
+    class_weight: float = 1.0
+    iou_weight: float = 2.5
+    dfl_weight: float = 0.5
+    mask_weight: float = 2.5
     assigner: AssignerConfig = field(default_factory=AssignerConfig)
     mask_cells: Literal["corner", "mean"] = "corner"
-    mask_weights: Literal["same", "quality"] = "same"
+    mask_weighting: Literal["same", "quality"] = "same"
 
 
 def losses(
@@ -71,29 +71,29 @@ def losses(
     """
     with torch.autocast(predictions.classes.device.type, enabled=False):
         classes, distances, coefficients, prototypes = (to_fp32(t) for t in predictions[:4])
-        places = predictions.places
+        anchor_points = predictions.anchor_points
         found = assign(
             classes.detach().sigmoid(),
-            boxes_at(distances.detach(), places, bins),
-            places.points,
+            boxes_at(distances.detach(), anchor_points, bins),
+            anchor_points.points,
             targets,
             config.assigner,
         )
         labels = torch.cat([t.labels for t in targets])
         true_boxes = torch.cat([t.boxes for t in targets])[found.object]
         total = normalizer(found.quality.sum())
-        box, distance = box_losses(distances, places, bins, found, true_boxes)
+        box, distance = box_losses(distances, anchor_points, bins, found, true_boxes)
         return {
-            "loss_cls": config.label * class_loss(classes, found, labels[found.object]) / total,
-            "loss_iou": config.box * box / total,
-            "loss_dfl": config.distances * distance / total,
-            "loss_mask": config.mask * mask_loss(coefficients, prototypes, found, targets, config) / total,
+            "loss_cls": config.class_weight * class_loss(classes, found, labels[found.object]) / total,
+            "loss_iou": config.iou_weight * box / total,
+            "loss_dfl": config.dfl_weight * distance / total,
+            "loss_mask": config.mask_weight * mask_loss(coefficients, prototypes, found, targets, config) / total,
         }
 
 
-def boxes_at(distances: Tensor, places: AnchorPoints, bins: Tensor) -> Tensor:
+def boxes_at(distances: Tensor, anchor_points: AnchorPoints, bins: Tensor) -> Tensor:
     """Boxes (B, L, 4) in pixels from logits (B, 4 * BINS, L)."""
-    return boxes_around(places.points, mean_distances(distances, bins) * places.strides[:, None])
+    return boxes_from_distances(anchor_points.points, mean_distances(distances, bins) * anchor_points.strides[:, None])
 
 
 def class_loss(logits: Tensor, found: Assignment, labels: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def class_loss(logits: Tensor, found: Assignment, labels: Tensor) -> Tensor:
     A place that answers for an object should score its quality in the object's class, which also is its weight; all
     other scores should be 0, with a weight that falls as they get there. labels: (P,) of the objects answered for.
     """
-    at = (found.image, labels, found.place)
+    at = (found.image, labels, found.point)
     target, positive = torch.zeros_like(logits), torch.zeros_like(logits, dtype=torch.bool)
     target[at], positive[at] = found.quality.to(logits.dtype), True
     weight = torch.where(positive, target, VARIFOCAL_ALPHA * logits.sigmoid() ** VARIFOCAL_GAMMA)
@@ -110,7 +110,7 @@ def class_loss(logits: Tensor, found: Assignment, labels: Tensor) -> Tensor:
 
 
 def box_losses(
-    distances: Tensor, places: AnchorPoints, bins: Tensor, found: Assignment, true: Tensor
+    distances: Tensor, anchor_points: AnchorPoints, bins: Tensor, found: Assignment, true: Tensor
 ) -> tuple[Tensor, Tensor]:
     """1 - generalised IoU, and the distribution focal loss, both weighted by quality and summed.
 
@@ -118,9 +118,9 @@ def box_losses(
         distances: (B, 4 * BINS, L) logits.
         true: (P, 4) boxes of the objects answered for, in pixels.
     """
-    logits = distances[found.image, :, found.place]  # (P, 4 * BINS)
-    points, strides = places.points[found.place], places.strides[found.place, None]
-    boxes = boxes_around(points, mean_distances(logits[..., None], bins)[:, 0] * strides)
+    logits = distances[found.image, :, found.point]  # (P, 4 * BINS)
+    points, strides = anchor_points.points[found.point], anchor_points.strides[found.point, None]
+    boxes = boxes_from_distances(points, mean_distances(logits[..., None], bins)[:, 0] * strides)
     giou_loss = ((1 - box_giou(boxes, true)) * found.quality).sum()
 
     goal = (torch.cat([points - true[:, :2], true[:, 2:] - points], dim=1) / strides).clamp(0, FARTHEST)  # (P, 4)
@@ -134,7 +134,7 @@ def box_losses(
 class Cells(NamedTuple):
     """The cells of the prototypes that count for each of n objects, object after object: E in all."""
 
-    place: Tensor  # (E,) int64, in maps (h, w) of all images one after the other
+    index: Tensor  # (E,) int64, in maps (h, w) of all images one after the other
     true: Tensor  # (E,) in [0, 1]: what the object's mask says there
     number: Tensor  # (n,) int64, of each object; 0 is legal
     area: Tensor  # (n,) what the sum over an object's cells is divided by
@@ -150,21 +150,21 @@ def mask_loss(
     """
     h, w = prototypes.shape[-2:]
     cells = cells_of(targets, (h, w), config.mask_cells)
-    places = torch.bincount(found.object, minlength=len(cells.number))
+    num_points = torch.bincount(found.object, minlength=len(cells.number))
     rows = prototypes.permute(0, 2, 3, 1).flatten(0, 2)  # (B * h * w, M)
     order = found.object.argsort(stable=True)
-    own = coefficients[found.image[order], :, found.place[order]]  # (P, M), object after object
-    share = found.quality[order] if config.mask_weights == "quality" else torch.ones_like(found.quality)
+    own = coefficients[found.image[order], :, found.point[order]]  # (P, M), object after object
+    share = found.quality[order] if config.mask_weighting == "quality" else torch.ones_like(found.quality)
 
-    first_cell, first_place = (counts.cumsum(0) - counts for counts in (cells.number, places))
+    first_cell, first_point = (counts.cumsum(0) - counts for counts in (cells.number, num_points))
     loss = 0 * (own.sum() + prototypes.sum())
-    for some in buckets(cells.number, places):
+    for some in buckets(cells.number, num_points):
         cell, real_cell = ragged(first_cell[some], cells.number[some])  # (n, E)
-        place, real_place = ragged(first_place[some], places[some])  # (n, K)
-        logits = torch.bmm(F.embedding(place, own), F.embedding(cells.place[cell], rows).transpose(1, 2))  # (n, K, E)
+        point, real_point = ragged(first_point[some], num_points[some])  # (n, K)
+        logits = torch.bmm(F.embedding(point, own), F.embedding(cells.index[cell], rows).transpose(1, 2))  # (n, K, E)
         true = cells.true[cell].to(logits.dtype)[:, None].expand_as(logits)
         entropy = F.binary_cross_entropy_with_logits(logits, true, reduction="none")
-        weight = (share[place] * real_place)[..., None] * (real_cell / cells.area[some, None])[:, None]
+        weight = (share[point] * real_point)[..., None] * (real_cell / cells.area[some, None])[:, None]
         loss = loss + (entropy * weight).sum()
     return loss
 
@@ -206,10 +206,10 @@ def mask_values(masks: Tensor, row: Tensor, y: Tensor, x: Tensor, rule: Literal[
     return pixels[:, 0, 0].float() if rule == "corner" else pixels.flatten(1).float().mean(dim=1)
 
 
-def buckets(cells: Tensor, places: Tensor) -> Iterator[Tensor]:
+def buckets(cells: Tensor, points: Tensor) -> Iterator[Tensor]:
     """Objects that have both, in groups in which none has more than twice another's cells, unless it has few."""
     doublings = torch.log2((cells / SMALLEST_BUCKET).clamp(min=1)).ceil().long()
-    doublings = torch.where((cells > 0) & (places > 0), doublings, -1)
+    doublings = torch.where((cells > 0) & (points > 0), doublings, -1)
     for level in range(int(doublings.max()) + 1 if len(doublings) else 0):
         some = torch.nonzero(doublings == level).flatten()
         if len(some):

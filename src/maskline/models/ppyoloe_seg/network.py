@@ -33,25 +33,27 @@ class PPYOLOESegConfig:
     """Widths and depths; ``neck`` has the channels of strides 32, 16 and 8."""
 
     backbone: CSPResNetConfig
-    neck: tuple[int, int, int]
+    neck_channels: tuple[int, int, int]
     num_neck_blocks: int = 1
     num_prototypes: int = 32
-    prototype_inner: int = 128
+    prototype_channels: int = 128
     max_detections: int = 300
-    enlarged: Literal["probabilities", "logits"] = "probabilities"  # which of the two a mask's pixels interpolate
+    upsampled: Literal["probabilities", "logits"] = "probabilities"  # which of the two a mask's pixels interpolate
     nms: NMSConfig = field(default_factory=NMSConfig)
     loss: LossConfig = field(default_factory=LossConfig)
 
 
 CONFIGS = {
-    "PP-YOLOE_seg-S": PPYOLOESegConfig(CSPResNetConfig(32, (64, 128, 256, 512), (1, 2, 2, 1)), neck=(384, 192, 96)),
+    "PP-YOLOE_seg-S": PPYOLOESegConfig(
+        CSPResNetConfig(32, (64, 128, 256, 512), (1, 2, 2, 1)), neck_channels=(384, 192, 96)
+    ),
     "PP-YOLOE_seg-N": PPYOLOESegConfig(
         CSPResNetConfig(16, (32, 64, 128, 256), (1, 2, 2, 1)),
-        neck=(192, 96, 48),
-        prototype_inner=32,
-        enlarged="logits",
+        neck_channels=(192, 96, 48),
+        prototype_channels=32,
+        upsampled="logits",
         nms=NMSConfig(iou_threshold=0.6),
-        loss=LossConfig(mask_cells="mean", mask_weights="quality"),
+        loss=LossConfig(mask_cells="mean", mask_weighting="quality"),
     ),
 }
 
@@ -64,12 +66,14 @@ class PPYOLOESeg(Network):
     def __init__(self, config: PPYOLOESegConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
         self.backbone = CSPResNet(config.backbone)
-        self.neck = PathAggregation(config.backbone.out[1:], config.neck, blocks=config.num_neck_blocks)
+        self.neck = PathAggregation(
+            config.backbone.out_channels[1:], config.neck_channels, blocks=config.num_neck_blocks
+        )
         self.head = Head(
-            config.neck,
+            config.neck_channels,
             num_classes=num_classes,
             num_prototypes=config.num_prototypes,
-            prototype_inner=config.prototype_inner,
+            prototype_channels=config.prototype_channels,
         )
         for module in self.modules():
             if isinstance(module, ConvNorm):
@@ -79,7 +83,7 @@ class PPYOLOESeg(Network):
     @property
     def mask_layout(self) -> MaskLayout:
         """PaddleDetection enlarges probabilities in two steps; our own model's logits are enlarged at once."""
-        return MaskLayout(beyond_boxes=False, via_input=self.config.enlarged == "probabilities")
+        return MaskLayout(beyond_boxes=False, via_input=self.config.upsampled == "probabilities")
 
     def forward(self, image: Tensor) -> Detections:
         """Image (B, 3, H, W) to the best ``max_detections`` of places x classes, after suppression.
@@ -87,15 +91,15 @@ class PPYOLOESeg(Network):
         Boxes are not clipped. Masks lie over the whole input, at stride 4; what is outside the box counts for nothing.
         They are logits, or, where it is probabilities that are to be enlarged, as in the reference, these less a half.
         """
-        classes, distances, coefficients, prototypes, places = self.predict(image)
-        boxes = boxes_at(distances, places, self.head.bins)
-        scores, labels, place = self.best(boxes, to_fp32(classes).sigmoid())
-        (B, K), (h, w) = place.shape, prototypes.shape[-2:]
-        chosen = coefficients.gather(2, place[:, None].expand(-1, self.config.num_prototypes, -1))  # (B, M, K)
+        classes, distances, coefficients, prototypes, anchor_points = self.predict(image)
+        boxes = boxes_at(distances, anchor_points, self.head.bins)
+        scores, labels, point = self.best(boxes, to_fp32(classes).sigmoid())
+        (B, K), (h, w) = point.shape, prototypes.shape[-2:]
+        chosen = coefficients.gather(2, point[:, None].expand(-1, self.config.num_prototypes, -1))  # (B, M, K)
         masks = torch.bmm(chosen.transpose(1, 2), prototypes.flatten(2)).view(B, K, h, w)
-        if self.config.enlarged == "probabilities":
+        if self.config.upsampled == "probabilities":
             masks = masks.sigmoid() - 0.5
-        return Detections(boxes.gather(1, place[..., None].expand(-1, -1, 4)), scores, labels, masks)
+        return Detections(boxes.gather(1, point[..., None].expand(-1, -1, 4)), scores, labels, masks)
 
     def best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (B, L, 4) and scores (B, C, L) to score, label and place, each (B, max_detections), best first."""

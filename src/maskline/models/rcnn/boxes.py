@@ -10,11 +10,11 @@ from torch import Tensor
 
 LARGEST_GROWTH = math.log(1000 / 16)  # of a side in one step, as a logarithm
 
-Weights = tuple[float, float, float, float]  # what deltas of x, y, width, height are multiplied by
-UNIT: Weights = (1.0, 1.0, 1.0, 1.0)
+DeltaWeights = tuple[float, float, float, float]  # what deltas of x, y, width, height are multiplied by
+UNIT: DeltaWeights = (1.0, 1.0, 1.0, 1.0)
 
 
-def encode(boxes: Tensor, anchors: Tensor, weights: Weights) -> Tensor:
+def encode_boxes(boxes: Tensor, anchors: Tensor, weights: DeltaWeights) -> Tensor:
     """Deltas (..., 4) that lead from anchors to boxes, both (..., 4) ``x1 y1 x2 y2``, of sides above 0.
 
     Shifts of the centre in sides of the anchor, and logarithms of the growth of sides; times weights.
@@ -25,8 +25,8 @@ def encode(boxes: Tensor, anchors: Tensor, weights: Weights) -> Tensor:
     return deltas * deltas.new_tensor(weights)
 
 
-def decode(deltas: Tensor, anchors: Tensor, weights: Weights) -> Tensor:
-    """The inverse of `encode`; sides grow by `LARGEST_GROWTH` at most."""
+def decode_boxes(deltas: Tensor, anchors: Tensor, weights: DeltaWeights) -> Tensor:
+    """The inverse of `encode_boxes`; sides grow by `LARGEST_GROWTH` at most."""
     shift, growth = torch.split(deltas / deltas.new_tensor(weights), 2, dim=-1)
     centre, size = _centre_size(anchors)
     centre, half = centre + shift * size, 0.5 * size * torch.exp(growth.clamp(max=LARGEST_GROWTH))
@@ -39,7 +39,7 @@ def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return low + 0.5 * size, size
 
 
-def clip(boxes: Tensor, size: Tensor) -> Tensor:
+def clip_boxes(boxes: Tensor, size: Tensor) -> Tensor:
     """Boxes (..., 4) cut at the borders of images; size: (..., 2) height and width, in pixels."""
     limit = torch.cat([size, size], dim=-1).flip(-1)  # width, height, width, height
     return boxes.clamp(min=0).minimum(limit)

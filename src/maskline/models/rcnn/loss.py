@@ -12,11 +12,11 @@ from torch import Tensor
 from maskline.models.iou import box_iou
 from maskline.models.layers import to_fp32
 from maskline.models.network import Normalizer, Target
-from maskline.models.rcnn.boxes import UNIT, Weights, encode
+from maskline.models.rcnn.boxes import UNIT, DeltaWeights, encode_boxes
 from maskline.models.rcnn.rpn import Predictions
 from maskline.models.roi_align import Regions
 
-NEITHER, BACKGROUND, OBJECT = -1, 0, 1  # what a box is taken for
+IGNORED, NEGATIVE, POSITIVE = -1, 0, 1  # what a box is taken for
 PAIRS = 1 << 23  # compared at a time: an image may have hundreds of objects and 200,000 anchors
 
 
@@ -59,17 +59,17 @@ class Sampled(NamedTuple):
 
 @torch.no_grad()
 def match(
-    boxes: Tensor, target: Target, *, object_from: float, background_below: float, each_object: bool
+    boxes: Tensor, target: Target, *, positive_iou: float, negative_iou: float, allow_low_quality_matches: bool
 ) -> tuple[Tensor, Tensor]:
     """What boxes (N, 4) are taken for, and the object (its row) that each overlaps most: (N,) int64 twice.
 
     Args:
-        object_from, background_below: IoU.
-        each_object: the boxes that overlap an object most are taken for it, however little.
+        positive_iou, negative_iou: IoU.
+        allow_low_quality_matches: the boxes that overlap an object most are taken for it, however little.
     """
     if not len(target.boxes) or not len(boxes):
         nothing = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-        return torch.full_like(nothing, BACKGROUND), nothing
+        return torch.full_like(nothing, NEGATIVE), nothing
     best, row = torch.full_like(boxes[:, 0], -1), torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
     favourite = torch.zeros_like(row, dtype=torch.bool)  # of some object
     first = 0
@@ -79,20 +79,20 @@ def match(
         best, row = torch.where(most > best, most, best), torch.where(most > best, own + first, row)
         favourite |= ((overlap == overlap.amax(dim=1, keepdim=True)) & (overlap > 0)).any(dim=0)
         first += len(some)
-    kind = torch.full_like(row, NEITHER)
-    kind[best < background_below] = BACKGROUND
-    kind[(best >= object_from) | (favourite if each_object else False)] = OBJECT
+    kind = torch.full_like(row, IGNORED)
+    kind[best < negative_iou] = NEGATIVE
+    kind[(best >= positive_iou) | (favourite if allow_low_quality_matches else False)] = POSITIVE
     return kind, row
 
 
-def sample(kind: Tensor, number: int, share: float) -> tuple[Tensor, Tensor]:
+def subsample(kind: Tensor, number: int, share: float) -> tuple[Tensor, Tensor]:
     """Rows of objects, ``share`` of ``number`` at most, and of background, up to ``number`` with them."""
-    objects, background = (torch.nonzero(kind == wanted).flatten() for wanted in (OBJECT, BACKGROUND))
-    objects = choose(objects, int(number * share))
-    return objects, choose(background, number - len(objects))
+    objects, background = (torch.nonzero(kind == wanted).flatten() for wanted in (POSITIVE, NEGATIVE))
+    objects = random_rows(objects, int(number * share))
+    return objects, random_rows(background, number - len(objects))
 
 
-def choose(rows: Tensor, number: int) -> Tensor:
+def random_rows(rows: Tensor, number: int) -> Tensor:
     """``number`` of the rows at random; all, if they are fewer."""
     return rows[torch.randperm(len(rows), device=rows.device)[:number]] if len(rows) > number else rows
 
@@ -100,7 +100,7 @@ def choose(rows: Tensor, number: int) -> Tensor:
 def sample_regions(
     proposals: list[Tensor],
     targets: list[Target],
-    object_from: float,
+    positive_iou: float,
     config: LossConfig,
     *,
     num_classes: int,
@@ -110,18 +110,20 @@ def sample_regions(
 
     Args:
         proposals: of each image, (n, 4).
-        object_from: IoU from which on a region is an object; all others are background.
+        positive_iou: IoU from which on a region is an object; all others are background.
         first: of a cascade's stages only the first samples, and only there the true boxes are proposals too.
     """
     parts = []
     for i, (boxes, target) in enumerate(zip(proposals, targets, strict=True)):
         if first:
             boxes = torch.cat([boxes, target.boxes.to(boxes.dtype)])
-        kind, object_ = match(boxes, target, object_from=object_from, background_below=object_from, each_object=False)
+        kind, object_ = match(
+            boxes, target, positive_iou=positive_iou, negative_iou=positive_iou, allow_low_quality_matches=False
+        )
         if first:
-            rows = torch.cat(sample(kind, config.num_regions, config.region_positive_fraction))
+            rows = torch.cat(subsample(kind, config.num_regions, config.region_positive_fraction))
             boxes, kind, object_ = boxes[rows], kind[rows], object_[rows]
-        is_object = kind == OBJECT
+        is_object = kind == POSITIVE
         labels = torch.full_like(object_, num_classes)
         labels[is_object] = target.labels[object_[is_object]]
         true = boxes.clone()
@@ -143,22 +145,22 @@ def rpn_losses(predictions: Predictions, targets: list[Target], config: LossConf
         kind, object_ = match(
             anchors,
             target,
-            object_from=config.anchor_positive_iou,
-            background_below=config.anchor_negative_iou,
-            each_object=True,
+            positive_iou=config.anchor_positive_iou,
+            negative_iou=config.anchor_negative_iou,
+            allow_low_quality_matches=True,
         )
-        objects, background = sample(kind, config.num_anchors, config.anchor_positive_fraction)
+        objects, background = subsample(kind, config.num_anchors, config.anchor_positive_fraction)
         rows = torch.cat([objects, background])
         wanted = (torch.arange(len(rows), device=rows.device) < len(objects)).to(scores.dtype)
         score = score + F.binary_cross_entropy_with_logits(scores[i, rows], wanted, reduction="sum")
-        true = encode(target.boxes[object_[objects]].to(anchors.dtype), anchors[objects], UNIT)
+        true = encode_boxes(target.boxes[object_[objects]].to(anchors.dtype), anchors[objects], UNIT)
         delta = delta + (deltas[i, objects] - true).abs().sum()
     number = config.num_anchors * len(targets)
     return {"loss_rpn_cls": score / number, "loss_rpn_reg": delta / number}
 
 
 def box_losses(
-    logits: Tensor, deltas: Tensor, sampled: Sampled, weights: Weights, normalizer: Normalizer
+    logits: Tensor, deltas: Tensor, sampled: Sampled, weights: DeltaWeights, normalizer: Normalizer
 ) -> dict[str, Tensor]:
     """Cross-entropy of all sampled regions; L1 of the deltas of those that are objects.
 
@@ -169,7 +171,7 @@ def box_losses(
     logits, deltas = to_fp32(logits), to_fp32(deltas)
     positive = sampled.positive(logits.shape[1] - 1)
     labels = sampled.labels[positive] if deltas.shape[1] > 1 else torch.zeros_like(positive)
-    true = encode(sampled.boxes[positive], sampled.regions.boxes[positive], weights)
+    true = encode_boxes(sampled.boxes[positive], sampled.regions.boxes[positive], weights)
     total = normalizer(logits.new_tensor(float(len(logits))))
     return {
         "loss_bbox_cls": F.cross_entropy(logits, sampled.labels, reduction="sum") / total,

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskline.models.backbones.resnet import ResNet, ResNetConfig
-from maskline.models.fpn import FPN, MULTIPLE
+from maskline.models.fpn import FPN, SIZE_DIVISOR
 from maskline.models.layers import to_fp32
 from maskline.models.network import Decisive, Detections, Network, Normalizer, Target, local_normalizer
 from maskline.models.nms import batched_nms
 from maskline.models.padding import pad_to_multiple
-from maskline.models.rcnn.boxes import Weights, clip, decode
+from maskline.models.rcnn.boxes import DeltaWeights, clip_boxes, decode_boxes
 from maskline.models.rcnn.heads import BoxHead, MaskHead
 from maskline.models.rcnn.loss import LossConfig, Sampled, box_losses, mask_loss, rpn_losses, sample_regions
 from maskline.models.rcnn.rpn import RPN, AnchorConfig, ProposalConfig, propose
@@ -31,11 +31,11 @@ class Stage:
     """One box head of a cascade, or the only one.
 
     Attributes:
-        weights: of box deltas, see `boxes.encode`.
+        weights: of box deltas, see `boxes.encode_boxes`.
         iou_threshold: regions with at least this IoU with an object are positive in training.
     """
 
-    weights: Weights = (10.0, 10.0, 5.0, 5.0)
+    weights: DeltaWeights = (10.0, 10.0, 5.0, 5.0)
     iou_threshold: float = 0.5
 
 
@@ -59,7 +59,7 @@ class RCNNConfig:
     """
 
     backbone: ResNetConfig
-    neck: int | None = 256
+    neck_channels: int | None = 256
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     proposals: ProposalConfig = field(default_factory=ProposalConfig)
     training_proposals: ProposalConfig = field(default_factory=lambda: ProposalConfig(2000, 2000, 1000))
@@ -82,7 +82,7 @@ _MORE = ProposalConfig(2000, 2000, 2000)
 CONFIGS = {
     "MaskRCNN-ResNet50": RCNNConfig(
         ResNetConfig(_R50),
-        neck=None,
+        neck_channels=None,
         anchors=AnchorConfig(strides=(16,), sizes=((32, 64, 128, 256, 512),)),
         proposals=ProposalConfig(6000, 1000, 1000),
         training_proposals=ProposalConfig(12000, 2000, 2000),
@@ -94,7 +94,7 @@ CONFIGS = {
     "MaskRCNN-ResNet50-vd-FPN": RCNNConfig(ResNetConfig(_R50, variant="d")),
     "MaskRCNN-ResNet101-FPN": RCNNConfig(ResNetConfig(_R101)),
     "MaskRCNN-ResNet101-vd-FPN": RCNNConfig(ResNetConfig(_R101, variant="d")),
-    "MaskRCNN-ResNeXt101-vd-FPN": RCNNConfig(ResNetConfig(_R101, variant="d", groups=64, group_width=4)),
+    "MaskRCNN-ResNeXt101-vd-FPN": RCNNConfig(ResNetConfig(_R101, variant="d", groups=64, width_per_group=4)),
     "Cascade-MaskRCNN-ResNet50-FPN": RCNNConfig(ResNetConfig(_R50), stages=_CASCADE, training_proposals=_MORE),
     "Cascade-MaskRCNN-ResNet50-vd-SSLDv2-FPN": RCNNConfig(
         ResNetConfig(_R50, variant="d"), stages=_CASCADE, training_proposals=_MORE
@@ -112,9 +112,9 @@ class MaskRCNN(Network):
     def __init__(self, config: RCNNConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
         self.backbone = ResNet(config.backbone)
-        self.neck = None if config.neck is None else FPN(config.backbone.out, config.neck)
-        self.rpn = RPN(config.neck or config.backbone.out[2], config.anchors)
-        channels = config.neck or config.backbone.out[3]
+        self.neck = None if config.neck_channels is None else FPN(config.backbone.out_channels, config.neck_channels)
+        self.rpn = RPN(config.neck_channels or config.backbone.out_channels[2], config.anchors)
+        channels = config.neck_channels or config.backbone.out_channels[3]
         self.box_heads = nn.ModuleList(
             BoxHead(
                 channels,
@@ -146,7 +146,7 @@ class MaskRCNN(Network):
         """Image (B, 3, H, W) to the maps that regions are found and looked at in."""
         if self.neck is None:
             return [self.backbone(image, stages=3)[-1]]
-        return list(self.neck(self.backbone(pad_to_multiple(image, MULTIPLE))))
+        return list(self.neck(self.backbone(pad_to_multiple(image, SIZE_DIVISOR))))
 
     def roi_features(self, levels: list[Tensor], regions: Regions, side: int) -> Tensor:
         """Features of regions: (R, C, side, side); C4: (R, C, side / 2, side / 2)."""
@@ -172,8 +172,8 @@ class MaskRCNN(Network):
         for head, stage in zip(self.box_heads, self.config.stages, strict=True):
             logits, deltas = head(self.roi_features(levels, regions, self.config.box_roi_size))
             shares.append(to_fp32(logits).softmax(dim=1)[:, :-1])
-            found = decode(to_fp32(deltas), regions.boxes[:, None], stage.weights)
-            found = clip(found, size[image, None])
+            found = decode_boxes(to_fp32(deltas), regions.boxes[:, None], stage.weights)
+            found = clip_boxes(found, size[image, None])
             regions = Regions(found[:, 0], image)
         scores = torch.stack(shares).mean(dim=0)
         B, N = valid.shape
@@ -234,8 +234,8 @@ class MaskRCNN(Network):
 
     def refined(self, regions: Regions, deltas: Tensor, stage: Stage, size: Tensor) -> list[Tensor]:
         """The regions of each image that a stage of a cascade hands to the next; empty ones are left out."""
-        boxes = decode(to_fp32(deltas)[:, 0], regions.boxes, stage.weights)
-        boxes = clip(boxes, size[regions.image])
+        boxes = decode_boxes(to_fp32(deltas)[:, 0], regions.boxes, stage.weights)
+        boxes = clip_boxes(boxes, size[regions.image])
         real = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         return [boxes[real & (regions.image == i)] for i in range(len(size))]
 
@@ -244,7 +244,7 @@ class MaskRCNN(Network):
     ) -> Tensor:
         """Of the regions that are objects; C4 has looked at them already."""
         positive = sampled.positive(self.num_classes)
-        regions = sampled.regions.of(positive)
+        regions = sampled.regions.select(positive)
         features = (
             features[positive] if self.neck is None else self.roi_features(levels, regions, self.config.mask_roi_size)
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maskline.models.fpn import STRIDES
 from maskline.models.layers import to_fp32
 from maskline.models.nms import LOWEST, batched_nms
-from maskline.models.rcnn.boxes import UNIT, anchors_of, base_anchors, clip, decode
+from maskline.models.rcnn.boxes import UNIT, anchors_of, base_anchors, clip_boxes, decode_boxes
 
 SMALLEST_SIDE = 1.0  # pixels: boxes below are not proposals
 
@@ -107,6 +107,6 @@ def candidates(scores: Tensor, deltas: Tensor, anchors: Tensor, size: Tensor, nu
     best = F.pad(scores, (0, number), value=-torch.inf).topk(number, dim=1)
     index = best.indices.clamp(max=scores.shape[1] - 1)
     chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4))
-    boxes = clip(decode(chosen, anchors[index], UNIT), size[:, None])
+    boxes = clip_boxes(decode_boxes(chosen, anchors[index], UNIT), size[:, None])
     large = (boxes[..., 2:] - boxes[..., :2] >= SMALLEST_SIDE).all(dim=-1)
     return boxes, torch.where(large, best.values, -torch.inf)

@@ -23,8 +23,14 @@ Ranges = tuple[tuple[float, float], ...]
 class AssignerConfig:
     """The reference's values. ``sizes`` has one entry for each grid."""
 
-    sizes: Ranges = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))  # pixels: root of a box's area, inclusive
-    share: float = 0.2  # of a box's sides: cells as near to the centre of mass as half of it answer
+    scale_ranges: Ranges = (
+        (1, 96),
+        (48, 192),
+        (96, 384),
+        (192, 768),
+        (384, 2048),
+    )  # pixels: root of a box's area, inclusive
+    centre_fraction: float = 0.2  # of a box's sides: cells as near to the centre of mass as half of it answer
 
 
 class Assignment(NamedTuple):
@@ -53,7 +59,7 @@ def assign(targets: list[Target], size: tuple[int, int], grids: tuple[int, ...],
     """
     parts, before = [], 0
     for i, target in enumerate(targets):
-        cells, rows = assign_one(centres_of(target, size, config.share), grids, config.sizes)
+        cells, rows = assign_one(centres_of(target, size, config.centre_fraction), grids, config.scale_ranges)
         parts.append(torch.stack([torch.full_like(rows, i), cells, rows + before]))
         before += len(target.labels)
     return Assignment(*torch.cat(parts, dim=1).to(targets[0].labels.device))

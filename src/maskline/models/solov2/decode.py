@@ -12,13 +12,13 @@ from torch import Tensor
 STRIDE = 4  # pixels of the padded input for a cell of a mask
 
 
-def peaks(scores: Tensor) -> Tensor:
+def points_nms(scores: Tensor) -> Tensor:
     """Scores (B, C, g, g) in which a cell is 0 if the one above, left or above left has a better one (points NMS)."""
     best = F.max_pool2d(scores, 2, stride=1, padding=1)[:, :, :-1, :-1]
     return torch.where(best == scores, scores, 0)
 
 
-def decayed(scores: Tensor, labels: Tensor, iou: Tensor, sigma: float) -> Tensor:
+def matrix_nms(scores: Tensor, labels: Tensor, iou: Tensor, sigma: float) -> Tensor:
     """Scores lowered by how much better masks of the same class cover the same place (matrix NMS, gaussian).
 
     Args:

@@ -28,8 +28,8 @@ AT_A_TIME = 1 << 24  # cells of masks that are in memory together, besides those
 class LossConfig:
     """The reference's values."""
 
-    mask: float = 3.0
-    category: float = 1.0
+    mask_weight: float = 3.0
+    category_weight: float = 1.0
     assigner: AssignerConfig = field(default_factory=AssignerConfig)
 
 
@@ -57,7 +57,10 @@ def losses(
         wanted = wanted_classes(classes, found, torch.cat([target.labels for target in targets]))
         mask, number = mask_loss(kernels, features, found, masks)
         category = focal_loss(classes, wanted) / normalizer(wanted.amax(dim=2).sum() + 1)
-        return {"loss_ins": config.mask * mask / normalizer(number), "loss_cate": config.category * category}
+        return {
+            "loss_ins": config.mask_weight * mask / normalizer(number),
+            "loss_cate": config.category_weight * category,
+        }
 
 
 def wanted_classes(logits: Tensor, found: Assignment, labels: Tensor) -> Tensor:
