@@ -1,6 +1,6 @@
-"""CSPResNet: residual blocks with a RepVGG convolution, on one half of the channels of each stage.
+"""CSPResNet: residual blocks with a RepVGG convolution, on half the channels of each stage.
 
-Source: PP-YOLOE (arXiv 2203.16250, section 2.2); the blocks' weighted 1x1 branch is PP-YOLOE+'s.
+Source: PP-YOLOE (arXiv 2203.16250, section 2.2); the weighted 1x1 branch of its blocks is from PP-YOLOE+.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ STRIDES = (4, 8, 16, 32)
 
 @dataclass(frozen=True, slots=True)
 class CSPResNetConfig:
-    """Widths and depths. A tuple of four has one entry for each stage (strides 4, 8, 16, 32)."""
+    """Widths and depths. Tuples have an entry per stage (strides 4, 8, 16, 32)."""
 
-    stem_channels: int  # channels out of the stem, at stride 2; half as many inside
-    out_channels: tuple[int, int, int, int]  # channels out of a stage
+    stem_channels: int  # output of the stem, at stride 2; half of it inside
+    out_channels: tuple[int, int, int, int]
     num_blocks: tuple[int, int, int, int]
 
 
 class Block(nn.Module):
-    """3x3 convolution and RepVGG. With or without a shortcut around both, and a learned weight in RepVGG."""
+    """3x3 convolution and RepVGG, with an optional shortcut; ``weighted`` as in `RepVGG`."""
 
     def __init__(self, channels: int, *, shortcut: bool, weighted: bool) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Each channel times a weight that comes from the means of all (effective squeeze-excitation, arXiv 1911.06667)."""
+    """Channel attention by effective squeeze-excitation (arXiv 1911.06667)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class ChannelAttention(nn.Module):
 
 
 class Stage(nn.Module):
-    """Halve the size; one half of the channels goes through the blocks, the other around them."""
+    """Downsample by 2; half the channels pass through the blocks, half bypass them."""
 
     def __init__(self, in_channels: int, out_channels: int, *, num_blocks: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Stage(nn.Module):
 
 
 class CSPResNet(nn.Module):
-    """Image (B, 3, H, W) to four maps (B, out_channels[i], H / STRIDES[i], W / STRIDES[i]). H and W divide by 32."""
+    """Image (B, 3, H, W) to four maps (B, out_channels[i], H / STRIDES[i], W / STRIDES[i]). H and W are multiples of 32."""
 
     def __init__(self, config: CSPResNetConfig) -> None:
         super().__init__()

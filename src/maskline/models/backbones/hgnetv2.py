@@ -19,17 +19,17 @@ STRIDES = (4, 8, 16, 32)
 
 @dataclass(frozen=True, slots=True)
 class HGNetV2Config:
-    """Widths and depths. A tuple has one entry for each of the four stages (strides 4, 8, 16, 32)."""
+    """Widths and depths. Tuples of four have an entry per stage (strides 4, 8, 16, 32)."""
 
-    stem_channels: tuple[int, int]  # channels inside and out of the stem
-    out_channels: tuple[int, int, int, int]  # channels out of a stage
-    mid_channels: tuple[int, int, int, int]  # channels of a block's layers
+    stem_channels: tuple[int, int]  # inside and output
+    out_channels: tuple[int, int, int, int]
+    mid_channels: tuple[int, int, int, int]  # of the layers in a block
     num_blocks: tuple[int, int, int, int]
-    num_layers: int  # layers of each block
+    num_layers: int  # per block
 
 
 class Stem(nn.Module):
-    """Stride 4 in two strided convolutions; between them a pooled and a convolved branch side by side."""
+    """Two strided convolutions, to stride 4, with parallel pooled and convolved branches in between."""
 
     def __init__(self, mid_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -42,18 +42,18 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.down1(x)
         convolved = self.branch2(pad_end(self.branch1(pad_end(x))))
-        pooled = F.max_pool2d(pad_end(x), 2, stride=1)  # x is not negative: padding with 0 never wins
+        pooled = F.max_pool2d(pad_end(x), 2, stride=1)  # x >= 0, so the zero padding never is the maximum
         projected: Tensor = self.project(self.down2(torch.cat([pooled, convolved], dim=1)))
         return projected
 
 
 def pad_end(x: Tensor) -> Tensor:
-    """One row of zeros below and one column right: keeps the size under a 2x2 kernel."""
+    """Pad a row of zeros below and a column right: same padding for a 2x2 kernel."""
     return F.pad(x, (0, 1, 0, 1))
 
 
 class LightConv(nn.Module):
-    """Pointwise convolution without activation, then a 5x5 depthwise one."""
+    """Pointwise convolution without activation, then 5x5 depthwise convolution."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class LightConv(nn.Module):
 
 
 class Block(nn.Module):
-    """A chain of layers; its input and every layer's output are concatenated and squeezed to the output width."""
+    """A chain of layers; the input and all outputs are concatenated and reduced to the output width."""
 
     def __init__(
         self, in_channels: int, mid_channels: int, out_channels: int, *, num_layers: int, light: bool, residual: bool
@@ -89,7 +89,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Halve the size (not in the first stage), then blocks; all but the first have a shortcut."""
+    """Optional downsampling by 2, then blocks; all but the first have a shortcut."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Stage(nn.Module):
 
 
 class HGNetV2(nn.Module):
-    """Image (B, 3, H, W) to four maps (B, out_channels[i], H / STRIDES[i], W / STRIDES[i]). H and W divide by 32."""
+    """Image (B, 3, H, W) to four maps (B, out_channels[i], H / STRIDES[i], W / STRIDES[i]). H and W are multiples of 32."""
 
     def __init__(self, config: HGNetV2Config) -> None:
         super().__init__()

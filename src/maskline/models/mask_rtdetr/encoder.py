@@ -81,7 +81,9 @@ class MaskFeatures(nn.Module):
         super().__init__()
         self.stride8 = ConvNorm(hidden_dim, mid_channels, 3, activation=F.silu)
         self.stride16 = ConvNorm(hidden_dim, mid_channels, 3, activation=F.silu)
-        self.stride32 = nn.ModuleList(ConvNorm(n, mid_channels, 3, activation=F.silu) for n in (hidden_dim, mid_channels))
+        self.stride32 = nn.ModuleList(
+            ConvNorm(n, mid_channels, 3, activation=F.silu) for n in (hidden_dim, mid_channels)
+        )
         self.merge = ConvNorm(mid_channels, out_channels, 3, activation=F.silu)
         self.lateral = ConvNorm(stride4_channels, out_channels, 3, activation=F.silu)
         self.smooth = ConvNorm(out_channels, out_channels, 3, activation=F.silu)
