@@ -63,7 +63,7 @@ class Activated(nn.Module):
 
 
 class RepVGG(nn.Module):
-    """Parallel 3x3 and 1x1 convolutions, summed (arXiv 2101.03697); ``weighted``: the 1x1 branch has a learned weight."""
+    """Parallel 3x3 and 1x1 convolutions, summed (arXiv 2101.03697); ``weighted``: with a learned weight for 1x1."""
 
     def __init__(self, channels: int, *, weighted: bool = False) -> None:
         super().__init__()

@@ -13,8 +13,8 @@ from maskline.runtime.mask_layout import MaskLayout
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-#: Turns this process's count (of objects, for example) into the divisor of its loss sums: max(1, sum over all processes)
-#: / number of processes. Gradients averaged over processes then equal those of one large batch.
+#: Turns this process's count (of objects, for example) into the divisor of its loss sums: max(1, sum over processes) /
+#: number of processes. Gradients averaged over processes then equal those of one large batch.
 Normalizer: TypeAlias = Callable[[Tensor], Tensor]
 
 
@@ -36,8 +36,8 @@ class Detections(NamedTuple):
     """Detections in B images, K rows each, best first; also the outputs of a graph, under these names.
 
     Masks are not probabilities: a pixel is foreground where its mask is positive. A family returns the values to
-    interpolate, shifted so that the threshold is 0: logits, or probabilities minus 0.5. `Network.mask_layout` defines the
-    area that the cells cover.
+    interpolate, shifted so that the threshold is 0: logits, or probabilities minus 0.5. `Network.mask_layout` defines
+    the area that the cells cover.
     """
 
     boxes: Tensor  # (B, K, 4) x1 y1 x2 y2, in pixels of the network's input, padding included; may extend beyond it

@@ -72,7 +72,7 @@ class Stage(nn.Module):
 
 
 class CSPResNet(nn.Module):
-    """Image (B, 3, H, W) to four maps (B, out_channels[i], H / STRIDES[i], W / STRIDES[i]). H and W are multiples of 32."""
+    """Image (B, 3, H, W) to four maps (B, out_channels[i], H / STRIDES[i], W / STRIDES[i]); H, W multiples of 32."""
 
     def __init__(self, config: CSPResNetConfig) -> None:
         super().__init__()

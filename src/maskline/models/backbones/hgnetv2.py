@@ -124,7 +124,7 @@ class Stage(nn.Module):
 
 
 class HGNetV2(nn.Module):
-    """Image (B, 3, H, W) to four maps (B, out_channels[i], H / STRIDES[i], W / STRIDES[i]). H and W are multiples of 32."""
+    """Image (B, 3, H, W) to four maps (B, out_channels[i], H / STRIDES[i], W / STRIDES[i]); H, W multiples of 32."""
 
     def __init__(self, config: HGNetV2Config) -> None:
         super().__init__()
