@@ -57,8 +57,8 @@ def losses(
         generator: for the random points; on the device of ``output``.
 
     Returns:
-        ``loss_PART`` of the last layer for each of PARTS, ``loss_PART_aux`` summed over the others, and both with suffix
-        ``_dn`` for denoising queries (0 without any); float32 scalars, all connected to their predictions.
+        ``loss_PART`` of the last layer for each of PARTS, ``loss_PART_aux`` summed over the others, and both with
+        suffix ``_dn`` for denoising queries (0 without any); float32 scalars, all connected to their predictions.
     """
     config = config or LossConfig()
     total = max(sum(len(t.labels) for t in targets), 1) if instances is None else instances
@@ -126,8 +126,8 @@ def mask_fit(prediction: Prediction, pairs: Matches, objects: Objects) -> Tensor
 def class_loss(prediction: Prediction, pairs: Matches, objects: Objects, fit: Tensor) -> Tensor:
     """Varifocal loss, summed over all queries and classes.
 
-    The target of a matched query in its object's class is ``fit`` (K,), also its weight. All other targets are 0, with a
-    weight that falls with the score.
+    The target of a matched query in its object's class is ``fit`` (K,), also its weight. All other targets are 0, with
+    a weight that falls with the score.
     """
     logits = to_fp32(prediction.logits)
     place = (pairs.image, pairs.query, objects.labels[pairs.object])
@@ -158,7 +158,7 @@ def mask_losses(
 
 @torch.no_grad()
 def training_points(masks: Tensor, config: LossConfig, generator: torch.Generator | None) -> Tensor:
-    """Draw points (K, P, 2) in [0, 1] for mask logits (K, 1, h, w): random ones with logits closest to 0, then uniform."""
+    """Draw points (K, P, 2) in [0, 1] for mask logits (K, 1, h, w): random ones with logits near 0, then uniform."""
     uncertain = int(config.num_points * config.importance_sample_ratio)
     candidates = random_points(
         len(masks), int(config.num_points * config.oversample_ratio), like=masks, generator=generator

@@ -1,4 +1,4 @@
-"""SOLOv2: backbone, pyramid, head; from an image to detections."""
+"""SOLOv2: backbone, FPN, head; image to detections."""
 
 from __future__ import annotations
 
@@ -22,18 +22,24 @@ from maskline.runtime.mask_layout import MaskLayout
 
 @dataclass(frozen=True, slots=True)
 class NMSConfig:
-    """Which cells' masks are left out (the reference's values)."""
+    """Thresholds of mask selection and matrix NMS; PaddleDetection's values."""
 
-    score_threshold: float = 0.1  # of what scores no more than this, all
-    min_areas: tuple[int, int, int, int, int] = (8, 8, 16, 32, 32)  # cells of a mask: with no more, of each grid
-    pre_nms_top_n: int = 500  # masks that are compared, at most
+    score_threshold: float = 0.1  # class scores at most this are dropped
+    min_areas: tuple[int, int, int, int, int] = (
+        8,
+        8,
+        16,
+        32,
+        32,
+    )  # per grid: masks with at most this many cells are dropped
+    pre_nms_top_n: int = 500  # largest number of masks that enter matrix NMS
     sigma: float = 2.0  # of matrix NMS
-    final_score_threshold: float = 0.05  # what scores less than this after it
+    final_score_threshold: float = 0.05  # after matrix NMS, lower scores are dropped
 
 
 @dataclass(frozen=True, slots=True)
 class SOLOv2Config:
-    """Widths and depths. A tuple of five has one entry for each level of the pyramid (strides 4, 8, 16, 32, 64)."""
+    """Widths and depths. Tuples have an entry per level (strides 4, 8, 16, 32, 64)."""
 
     backbone: ResNetConfig
     neck_channels: int = 256
@@ -41,7 +47,7 @@ class SOLOv2Config:
     num_head_convs: int = 4
     kernel_dim: int = 256
     mask_feature_channels: int = 128
-    num_grids: tuple[int, int, int, int, int] = (40, 36, 24, 16, 12)
+    num_grids: tuple[int, int, int, int, int] = (40, 36, 24, 16, 12)  # cells per side
     max_detections: int = 100
     nms: NMSConfig = field(default_factory=NMSConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -51,7 +57,7 @@ CONFIGS = {"SOLOv2": SOLOv2Config(ResNetConfig((3, 4, 6, 3)))}
 
 
 class SOLOv2(Network):
-    """The whole network. Pixels are RGB, normalised; any height and width, padded here with zeros."""
+    """The network. Pixels are RGB, normalised; any height and width, padded here with zeros."""
 
     config: SOLOv2Config
     mask_layout = MaskLayout(boxes_from_masks=True, beyond_boxes=False)
@@ -74,8 +80,8 @@ class SOLOv2(Network):
     def forward(self, image: Tensor) -> Detections:
         """Image (B, 3, H, W) to the best ``max_detections`` masks.
 
-        Masks are probabilities less a half, of about H/4 x W/4 cells that cover the image; boxes are tight around them
-        and may be empty, where a mask lies in the padding alone.
+        Masks are probabilities minus 0.5, about H/4 x W/4 cells that cover the image. Boxes are tight around masks, and
+        empty for a mask that is only in the padding.
         """
         scores, labels, masks = self.best(*self.candidates(self.predict(image)))
         size = image.shape[-2], image.shape[-1]
@@ -83,9 +89,9 @@ class SOLOv2(Network):
         return Detections(tight_boxes(masks, size), scores, labels, masks)
 
     def candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor]:
-        """Scores (B, N, C) and masks (B, N, h, w), probabilities, of the N cells that have the best class scores.
+        """Return scores (B, N, C) and masks (B, N, h, w), as probabilities, of the N cells with the best class scores.
 
-        A score is that of the class times the mean probability in the mask, or 0.
+        A score is the class score times the mean probability in the mask, or 0.
         """
         limits, features = self.config.nms, to_fp32(predictions.features)
         levels = [points_nms(to_fp32(level).sigmoid()) for level in predictions.classes]
@@ -99,17 +105,17 @@ class SOLOv2(Network):
         inside = (masks > 0.5).to(masks.dtype)
         area = inside.sum(dim=2)
         quality = (masks * inside).sum(dim=2) / area.clamp(min=1)
-        quality = torch.where(area > self.smallest_areas(cell), quality, 0)
+        quality = torch.where(area > self.area_thresholds(cell), quality, 0)
         scores = classes.gather(1, cell[..., None].expand(-1, -1, self.num_classes)) * quality[..., None]
         return scores, masks.view(*masks.shape[:2], *features.shape[-2:])
 
-    def smallest_areas(self, cell: Tensor) -> Tensor:
-        """What the mask of a cell, by its number (B, N) over all grids, must have more cells than."""
+    def area_thresholds(self, cell: Tensor) -> Tensor:
+        """Area thresholds for cell indices (B, N) over all grids."""
         pairs = zip(self.config.num_grids, self.config.nms.min_areas, strict=True)
         return torch.cat([torch.full((grid * grid,), area, device=cell.device) for grid, area in pairs])[cell]
 
     def best(self, scores: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of cells' scores (B, N, C) and masks (B, N, h, w): the detections' scores, labels (B, K) and masks."""
+        """Select detections from scores (B, N, C) and masks (B, N, h, w): scores and labels (B, K), masks (B, K, h, w)."""
         limits, K, C = self.config.nms, self.config.max_detections, self.num_classes
         best = scores.flatten(1).topk(min(limits.pre_nms_top_n, scores.shape[1] * C), dim=1)
         row, label = best.indices // C, best.indices % C  # (B, M)
@@ -131,17 +137,17 @@ class SOLOv2(Network):
         return losses(self.predict(image), targets, self.config.loss, normalizer=normalizer)
 
     def predict(self, image: Tensor) -> Predictions:
-        """Image (B, 3, H, W) to what the head says at every cell, of the padded image."""
+        """Image (B, 3, H, W) to the predictions of all cells, for the padded image."""
         levels = self.neck(self.backbone(pad_to_multiple(image, SIZE_DIVISOR)))
         classes, kernels = self.head(levels, self.config.num_grids)
         return Predictions(classes, kernels, self.mask_features(levels[:4]))
 
     def decisive(self) -> list[Decisive]:
-        """The layers that decide what is found: see `pinned`."""
+        """See `Network`."""
         return [Decisive(self.head.category, -2.0, 1.5), Decisive(self.head.kernel, 0.0, 0.1)]
 
     def frozen(self) -> Iterator[nn.Module]:
-        """Parts that training leaves as they are: stem, first stage, and all of the backbone's batch norms."""
+        """Stem, first stage, and all batch norms of the backbone."""
         yield self.backbone.stem
         yield self.backbone.stages[0]
         yield from (module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d))
