@@ -25,7 +25,7 @@ from maskline.models.solov2 import loss as loss_module
 from maskline.models.solov2.assigner import AssignerConfig, Assignment, assign, reduced
 from maskline.models.solov2.decode import covering, mask_ious, matrix_nms, points_nms, tight_boxes
 from maskline.models.solov2.head import Predictions, with_coordinates
-from maskline.models.solov2.loss import focal_loss, mask_loss, wanted_classes
+from maskline.models.solov2.loss import class_targets, focal_loss, mask_loss
 from maskline.models.solov2.network import CONFIGS, SOLOv2
 from maskline.models.solov2.weights import RENAME
 from maskline.preprocess import Frame
@@ -311,7 +311,7 @@ def total(losses: dict[str, Tensor]) -> Tensor:
 
 def test_a_cell_of_several_objects_has_the_class_of_the_last() -> None:
     found = Assignment(torch.tensor([0, 1, 1, 1]), torch.tensor([2, 0, 0, 1]), torch.tensor([0, 2, 1, 1]))
-    wanted = wanted_classes(torch.zeros(2, 4, 3), found, torch.tensor([2, 0, 1]))
+    wanted = class_targets(torch.zeros(2, 4, 3), found, torch.tensor([2, 0, 1]))
     assert torch.nonzero(wanted).tolist() == [[0, 2, 2], [1, 0, 1], [1, 1, 0]]
 
 
@@ -390,7 +390,7 @@ def test_a_perfect_answer_costs_nothing() -> None:
     target = objects(1, 64, 64)
     grids = (4, 4, 4, 4, 4)
     found = assign([target], (64, 64), grids, AssignerConfig())
-    wanted = wanted_classes(torch.zeros(1, 80, CLASSES), found, target.labels)
+    wanted = class_targets(torch.zeros(1, 80, CLASSES), found, target.labels)
     mask = reduced(target.masks, (64, 64)).float() * 2 - 1
     classes = [level.view(1, CLASSES, 4, 4) for level in (wanted.transpose(1, 2) * 200 - 100).split(16, dim=2)]
     predictions = Predictions(classes, [torch.full((1, 1, 4, 4), 50.0)] * 5, mask[None])

@@ -1,4 +1,4 @@
-"""Mask R-CNN (arXiv 1703.06870) and its cascade (arXiv 1712.00726): from an image to detections, and to losses."""
+"""Mask R-CNN (arXiv 1703.06870) and Cascade Mask R-CNN (arXiv 1712.00726): image to detections and losses."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from maskline.models.rcnn.rpn import RPN, AnchorConfig, ProposalConfig, propose
 from maskline.models.roi_align import Regions, roi_align
 from maskline.runtime.mask_layout import MaskLayout
 
-CANONICAL_SIDE, CANONICAL_LEVEL = 224, 2  # a region of this side is looked at in this level (FPN, equation 1)
-BACKGROUND = -0.5  # of a mask, beyond its box
+CANONICAL_SIDE, CANONICAL_LEVEL = (
+    224,
+    2,
+)  # pooling level of a region of this side (FPN, equation 1)
+BACKGROUND = -0.5  # mask value outside the box
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One box head of a cascade, or the only one.
+    """A box head: one of a cascade, or the only one.
 
     Attributes:
         weights: of box deltas, see `boxes.encode_boxes`.
@@ -54,7 +57,7 @@ class RCNNConfig:
     Attributes:
         neck: channels of the pyramid; None: there is none, and the backbone's last stage looks at regions of the map
             before it (C4; ResNet, arXiv 1512.03385, appendix A).
-        stages: one, or those of a cascade, whose boxes are the same for all classes.
+        stages: one, or those of a cascade, whose boxes are class-agnostic.
         aligned: see `roi_align`.
     """
 
@@ -103,7 +106,7 @@ CONFIGS = {
 
 
 class MaskRCNN(Network):
-    """The whole network. Pixels are RGB, normalised with ImageNet's mean and deviation; any height and width."""
+    """The network. Pixels are RGB, normalised with ImageNet's mean and standard deviation; any height and width."""
 
     config: RCNNConfig
     mask_layout = MaskLayout(over="box", beyond_boxes=False)
@@ -130,10 +133,10 @@ class MaskRCNN(Network):
         )
 
     def forward(self, image: Tensor) -> Detections:
-        """Image (B, 3, H, W) to the best ``detections``, after suppression.
+        """Image (B, 3, H, W) to the best ``max_detections``, after NMS.
 
-        Boxes are clipped to the image. Masks lie over their box, with one cell around it; they are probabilities less
-        a half, because the reference enlarges probabilities.
+        Boxes are clipped to the image. Masks cover their box plus a border of one cell. They are probabilities minus
+        0.5, because PaddleDetection upsamples probabilities.
         """
         size = torch.stack([image.new_full((image.shape[0],), side) for side in image.shape[2:]], dim=1)
         levels = self.features(image)
@@ -143,17 +146,17 @@ class MaskRCNN(Network):
         return Detections(boxes, scores, labels, self.masks(levels, boxes, labels, scores > 0))
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Image (B, 3, H, W) to the maps that regions are found and looked at in."""
+        """Image (B, 3, H, W) to the maps for the RPN and the heads."""
         if self.neck is None:
             return [self.backbone(image, stages=3)[-1]]
         return list(self.neck(self.backbone(pad_to_multiple(image, SIZE_DIVISOR))))
 
     def roi_features(self, levels: list[Tensor], regions: Regions, side: int) -> Tensor:
-        """Features of regions: (R, C, side, side); C4: (R, C, side / 2, side / 2)."""
+        """Pool features of regions: (R, C, side, side); C4: (R, C, side / 2, side / 2)."""
         strides = self.config.anchors.strides
         if self.neck is None:
             level = torch.zeros_like(regions.image)
-        else:  # never the coarsest, which is for anchors only
+        else:  # without the coarsest, which is for the RPN only
             levels, strides = levels[:-1], strides[:-1]
             sides = (regions.boxes[:, 2:] - regions.boxes[:, :2]).prod(dim=1).sqrt()
             level = torch.floor(CANONICAL_LEVEL + torch.log2(sides / CANONICAL_SIDE + 1e-8))
@@ -162,9 +165,9 @@ class MaskRCNN(Network):
         return pooled if self.neck is not None else self.backbone.stages[3](pooled)
 
     def boxes(self, levels: list[Tensor], proposals: Tensor, valid: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Proposals (B, N, 4), of which some are ``valid`` (B, N), to boxes (B, N, classes or 1, 4) and scores.
+        """Proposals (B, N, 4) to boxes (B, N, classes or 1, 4), and scores (B, N, classes) without background.
 
-        Scores are (B, N, classes) in [0, 1], without background; 0 where a proposal is not valid.
+        Scores are in [0, 1], and 0 where ``valid`` (B, N) is False.
         """
         image, row = torch.nonzero(valid, as_tuple=True)
         regions = Regions(proposals[image, row], image)
@@ -180,7 +183,7 @@ class MaskRCNN(Network):
         return _spread(found, image, row, (B, N)), _spread(scores, image, row, (B, N))
 
     def best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of boxes (B, N, C or 1, 4) and scores (B, N, C) the best: boxes (B, K, 4), scores and labels (B, K)."""
+        """Select from boxes (B, N, C or 1, 4) and scores (B, N, C): boxes (B, K, 4), scores and labels (B, K)."""
         limits, K = self.config.nms, self.config.max_detections
         (B, N, C), groups = scores.shape, boxes.shape[2]
         boxes, scores = boxes.transpose(1, 2), scores.transpose(1, 2)  # (B, groups, N, 4), (B, C, N)
@@ -198,7 +201,7 @@ class MaskRCNN(Network):
         return boxes.flatten(1, 2).gather(1, at[..., None].expand(-1, -1, 4)), best.values, index // N
 
     def masks(self, levels: list[Tensor], boxes: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """Masks (B, K, s + 2, s + 2) of the classes in the boxes, with a ring of background; nothing if not valid."""
+        """Masks (B, K, s + 2, s + 2) of the labels, with a border of background; all background if not valid."""
         image, row = torch.nonzero(valid, as_tuple=True)
         regions = Regions(boxes[image, row], image)
         logits = self.mask_head(self.roi_features(levels, regions, self.config.mask_roi_size), labels[image, row])
@@ -233,7 +236,7 @@ class MaskRCNN(Network):
         return parts | {"loss_mask": self.mask_loss(levels, first, first_features, targets, normalizer)}
 
     def refined(self, regions: Regions, deltas: Tensor, stage: Stage, size: Tensor) -> list[Tensor]:
-        """The regions of each image that a stage of a cascade hands to the next; empty ones are left out."""
+        """Regions of each image for the next stage of a cascade; empty ones are dropped."""
         boxes = decode_boxes(to_fp32(deltas)[:, 0], regions.boxes, stage.weights)
         boxes = clip_boxes(boxes, size[regions.image])
         real = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
@@ -242,7 +245,7 @@ class MaskRCNN(Network):
     def mask_loss(
         self, levels: list[Tensor], sampled: Sampled, features: Tensor, targets: list[Target], normalizer: Normalizer
     ) -> Tensor:
-        """Of the regions that are objects; C4 has looked at them already."""
+        """Loss of the masks of positive regions; C4 reuses the features of the box head."""
         positive = sampled.positive(self.num_classes)
         regions = sampled.regions.select(positive)
         features = (
@@ -252,18 +255,18 @@ class MaskRCNN(Network):
         return mask_loss(logits, regions, sampled.objects[positive], targets, normalizer)
 
     def decisive(self) -> list[Decisive]:
-        """The layers that decide what is found: see `pinned`."""
+        """See `Network`."""
         scores = [Decisive(head.get_submodule("score"), 0.0, 2.0) for head in self.box_heads]
         deltas = [Decisive(head.get_submodule("delta"), 0.0, 1.5) for head in self.box_heads]
         return [Decisive(self.rpn.score, -1.0, 1.0), Decisive(self.rpn.delta, 0.0, 0.3), *scores, *deltas]
 
     def frozen(self) -> Iterator[nn.Module]:
-        """Parts that training leaves as they are: stem, first stage, and every norm."""
+        """Stem, first stage, and all batch norms."""
         yield self.backbone.stem
         yield self.backbone.stages[0]
         yield from (module for module in self.modules() if isinstance(module, nn.BatchNorm2d))
 
 
 def _spread(values: Tensor, image: Tensor, row: Tensor, shape: tuple[int, int], rest: float = 0.0) -> Tensor:
-    """Values (R, ...) at their places (image, row) of (*shape, ...); ``rest`` elsewhere."""
+    """Scatter values (R, ...) to (image, row) of (*shape, ...); ``rest`` elsewhere."""
     return values.new_full((*shape, *values.shape[1:]), rest).index_put((image, row), values)

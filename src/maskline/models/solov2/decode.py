@@ -40,8 +40,8 @@ def mask_ious(shared: Tensor, area: Tensor) -> Tensor:
 def covering(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Crop masks (B, K, h, w) of a padded input to the input of ``size`` (height, width).
 
-    The result has ceil(height / STRIDE) x ceil(width / STRIDE) cells: those of ``masks`` along a side that is a multiple
-    of STRIDE; else slightly smaller ones, interpolated.
+    The result has ceil(height / STRIDE) x ceil(width / STRIDE) cells: those of ``masks`` along a side that is a
+    multiple of STRIDE; else slightly smaller ones, interpolated.
     """
     for dim, pixels in zip((-2, -1), size, strict=True):
         cells = (pixels + STRIDE - 1) // STRIDE
@@ -76,7 +76,7 @@ def extent(masks: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
 
 
 def reach(masks: Tensor, row: Tensor, step: int) -> Tensor:
-    """Position of the zero crossing between a row (B, K) of masks (B, K, h, w) and the next, in [0, 1]; 1 at the border.
+    """Zero crossing between a row (B, K) of masks (B, K, h, w) and the next, in [0, 1]; 1 at the border.
 
     The largest over columns suffices: a mixture of neighbouring columns is positive only where one of them is.
     """

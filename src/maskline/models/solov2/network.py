@@ -31,7 +31,7 @@ class NMSConfig:
         16,
         32,
         32,
-    )  # per grid: masks with at most this many cells are dropped
+    )  # by grid, in cells: masks must be larger
     pre_nms_top_n: int = 500  # largest number of masks that enter matrix NMS
     sigma: float = 2.0  # of matrix NMS
     final_score_threshold: float = 0.05  # after matrix NMS, lower scores are dropped
@@ -115,7 +115,7 @@ class SOLOv2(Network):
         return torch.cat([torch.full((grid * grid,), area, device=cell.device) for grid, area in pairs])[cell]
 
     def best(self, scores: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Select detections from scores (B, N, C) and masks (B, N, h, w): scores and labels (B, K), masks (B, K, h, w)."""
+        """From scores (B, N, C) and masks (B, N, h, w), select detections: scores, labels (B, K) and masks."""
         limits, K, C = self.config.nms, self.config.max_detections, self.num_classes
         best = scores.flatten(1).topk(min(limits.pre_nms_top_n, scores.shape[1] * C), dim=1)
         row, label = best.indices // C, best.indices % C  # (B, M)
