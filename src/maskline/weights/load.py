@@ -36,8 +36,8 @@ def load_network(name: str, path: Path | str, overrides: Mapping[str, Any] = NO_
     Raises:
         ParameterError: the configuration has no such field.
         InputNotFoundError: no such file.
-        WeightsError: damaged or unsafe file, or weights of another network; the message lists all missing, unexpected and
-            misshapen keys, and the catalog model that the weights fit, if any.
+        WeightsError: damaged or unsafe file, or weights of another network; the message lists all missing, unexpected
+            and misshapen keys, and the catalog model that the weights fit, if any.
     """
     spec = catalog.get(name)
     state, names_in_file = read_state(spec, Path(path))
@@ -174,9 +174,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return {k: v.float() for k, v in load_file(path).items()}
     except SafetensorError as error:
-        raise WeightsError(
-            f"{path} is not a readable safetensors file ({error}): download or write it again"
-        ) from error
+        raise WeightsError(f"{path} is not a readable safetensors file ({error}): download or save it again") from error
 
 
 def rename_keys(

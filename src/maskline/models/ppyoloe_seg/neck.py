@@ -62,8 +62,7 @@ class PathAggregation(nn.Module):
         out = out_channels
         joined = (c32, c16 + out[0] // 2, c8 + out[1] // 2)
         self.top_down = nn.ModuleList(
-            CSPStage(joined[i], out_channels[i], num_blocks=num_blocks, pyramid=i == 0)
-            for i in range(len(out_channels))
+            CSPStage(joined[i], out[i], num_blocks=num_blocks, pyramid=i == 0) for i in range(len(out))
         )
         self.lateral = nn.ModuleList(ConvNorm(n, n // 2, 1, activation=F.silu) for n in out[:2])
         self.down = nn.ModuleList(ConvNorm(n, n, 3, stride=2, activation=F.silu) for n in out[1:])

@@ -88,8 +88,8 @@ class PPYOLOESeg(Network):
     def forward(self, image: Tensor) -> Detections:
         """Image (B, 3, H, W) to the best ``max_detections`` of anchor points x classes, after NMS.
 
-        Boxes are not clipped. Masks cover the whole input, at stride 4, and count inside the box only. They are logits, or,
-        with ``upsampled="probabilities"`` as in PaddleDetection, probabilities minus 0.5.
+        Boxes are not clipped. Masks cover the whole input, at stride 4, and count inside the box only. They are logits,
+        or, with ``upsampled="probabilities"`` as in PaddleDetection, probabilities minus 0.5.
         """
         classes, distances, coefficients, prototypes, anchor_points = self.predict(image)
         boxes = boxes_at(distances, anchor_points, self.head.bins)
@@ -102,7 +102,7 @@ class PPYOLOESeg(Network):
         return Detections(boxes.gather(1, point[..., None].expand(-1, -1, 4)), scores, labels, masks)
 
     def best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (B, L, 4) and scores (B, C, L) to score, label and anchor point, each (B, max_detections), best first."""
+        """Boxes (B, L, 4) and scores (B, C, L) to score, label, anchor point, each (B, max_detections), best first."""
         limits, K, L = self.config.nms, self.config.max_detections, boxes.shape[1]
         if limits.pre_nms_top_n < L:
             least = scores.topk(limits.pre_nms_top_n, dim=2).values[..., -1:]

@@ -55,7 +55,7 @@ class RCNNConfig:
     """Widths, depths and limits.
 
     Attributes:
-        neck: channels of the pyramid; None: there is none, and the backbone's last stage looks at regions of the map
+        neck_channels: channels of the FPN; None: no FPN, and the backbone's last stage runs on regions of the map
             before it (C4; ResNet, arXiv 1512.03385, appendix A).
         stages: one, or those of a cascade, whose boxes are class-agnostic.
         aligned: see `roi_align`.
