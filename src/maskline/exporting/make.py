@@ -61,7 +61,7 @@ def export(
         name: a model in the catalog.
         weights: ``.pdparams`` of PaddleDetection, or ``.safetensors``.
         output: folder for the graph and ``inference.yml``, or the repository; created if missing.
-        labels: class names; default: those in the file, else COCO's 80, or ``class_0`` ... for other numbers of classes.
+        labels: class names; default: those in the file, else COCO's 80, or ``class_0`` ... for other numbers.
         threshold: the model's default score threshold.
         half: store weights in half precision, for half the size. Arithmetic stays in float32, at the same speed.
         unaligned: Mask R-CNN only: the weights were trained with the unaligned RoIAlign (see `roi_align`), as

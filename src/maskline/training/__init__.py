@@ -1,4 +1,4 @@
-"""Training: from a data set to ``best_model/inference``.
+"""Training: from a data set to an exported model, ``best_model/inference``.
 
 Needs the extra ``train``; without it, importing this raises MissingDependencyError.
 """
