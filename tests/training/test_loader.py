@@ -313,7 +313,7 @@ def test_nothing_to_read_ends_the_run_with_one_line(data: Dataset, tmp_path: Pat
 def test_a_killed_worker_ends_the_run_with_one_line(data: Dataset) -> None:
     batches = make(data, workers=1, batch_size=1)
     started = time.monotonic()
-    with pytest.raises(LoaderError, match="was killed, as happens where memory") as info:
+    with pytest.raises(LoaderError, match="was killed, as happens when memory") as info:
         for number, _ in enumerate(batches.epoch(0)):
             if number == 1:
                 (worker,) = batches._loader._iterator._workers  # type: ignore[union-attr]

@@ -84,7 +84,7 @@ def test_as_many_classes_are_the_same_classes_where_nothing_has_names(classes: i
     network, state = TwoStage(classes), weights(classes)
     (told,) = load_with_classes(network, state, FILE, ROW, names(classes), None)
     assert (
-        told == f"the weights have no class names: their {classes} classes are taken for the data set's, in this order"
+        told == f"the weights have no class names: their {classes} classes are taken as the data set's, in this order"
     )
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
@@ -134,7 +134,7 @@ def test_the_user_is_told_what_is_made_anew(tmp_path: Path, caplog: pytest.LogCa
     with caplog.at_level(logging.INFO, "maskline"):
         new_network(TrainSettings(model=ROW.name, data=tmp_path, weights=str(tmp_path / "w.safetensors")), names(2))
     reason, _, remade = caplog.messages[-1].rpartition(": ")
-    assert reason == "re-initialised, because the file has other classes than the data set's 2"
+    assert reason == "re-initialised, because the classes in the file are not the data set's 2"
     assert sorted(remade.split(", ")) == sorted(REMADE)
 
 

@@ -238,9 +238,9 @@ def test_a_resumed_run_keeps_its_settings(settings: TrainSettings, tmp_path: Pat
     aside = settings.output / "earlier_run_1"
     assert sorted(p.name for p in aside.iterdir()) == ["best_model", "model_final"]  # of more epochs than the first
     assert same(weights(aside), weights(settings.output))
-    with pytest.raises(ParameterError, match="a run goes on where it is"):
+    with pytest.raises(ParameterError, match="but the run to resume is in"):
         train(replace(again, output=tmp_path / "elsewhere"))
-    with pytest.raises(ParameterError, match="epochs is 9, but the run to resume was begun with 2: leave it out"):
+    with pytest.raises(ParameterError, match="epochs is 9, but the run to resume was started with 2: leave it out"):
         train(replace(again, epochs=9))
 
 
@@ -277,7 +277,7 @@ def test_another_data_set_is_no_way_to_go_on(settings: TrainSettings, tmp_path: 
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
     train(settings)
     other = without_val(make_discs(tmp_path / "more", train=9), tmp_path / "other")
-    with pytest.raises(ParameterError, match="other is not the data set that the run in .* was begun with"):
+    with pytest.raises(ParameterError, match="other is not the data set that the run in .* was started with"):
         train(replace(settings, data=other, resume=settings.output))
 
 
@@ -315,7 +315,7 @@ def test_a_full_disk_in_between_is_told(
     settings = unevaluated(settings, tmp_path / "data")
     with caplog.at_level(logging.WARNING):
         train(settings)
-    assert "No space left on device; training goes on" in caplog.text
+    assert "No space left on device; training continues" in caplog.text
     assert sorted(p.name for p in settings.output.iterdir() if p.is_dir()) == [
         "0", "best_model", "model_final", "tensorboard",
     ]  # fmt: skip
@@ -343,7 +343,7 @@ def test_an_image_that_goes_bad_is_told(
     (broken / "images" / "train2.png").write_bytes(b"\x89PNG no")
     with caplog.at_level(logging.WARNING):
         train(replace(settings, data=without_val(broken, tmp_path / "data"), epochs=2))
-    assert caplog.text.count("train2.png is left out") == 1 and "training goes on" in caplog.text
+    assert caplog.text.count("train2.png is left out") == 1 and "training continues" in caplog.text
     assert checkpoint.read(settings.output / "model_final").epochs == 2
 
 
@@ -430,8 +430,8 @@ def test_classes_are_made_anew(
         train(
             replace(settings, data=without_val(three, tmp_path / "data3"), output=tmp_path / "next", weights=str(start))
         )
-    assert "classes that the weights don't know, which are re-initialised: b, c" in caplog.text
-    assert "classes whose weights are taken over, by name: ring" in caplog.text
+    assert "classes not in the weights, which are re-initialised: b, c" in caplog.text
+    assert "classes whose weights are kept, by name: ring" in caplog.text
     assert load_network("PP-YOLOE_seg-N", tmp_path / "next/best_model/best_model.safetensors").num_classes == 3
 
 

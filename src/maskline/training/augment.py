@@ -41,8 +41,8 @@ class Augment:
     """Random augmentations of training images; all off except ``flip``, so that a recipe states what it uses.
 
     Attributes:
-        distort: probability of colour distortion: brightness, contrast, saturation, hue (PaddleDetection's RandomDistort;
-            SSD, arXiv 1512.02325, section 3.6).
+        distort: probability of colour distortion: brightness, contrast, saturation, hue (PaddleDetection's
+            RandomDistort; SSD, arXiv 1512.02325, section 3.6).
         expand: probability of placing the image on a canvas of up to `EXPAND_RATIO` times its sides (SSD's "zoom out").
         crop: probability of a crop that has a random minimal IoU with some object and contains an object's centre
             (SSD's, with PaddleDetection's ranges). Images without objects are not cropped.

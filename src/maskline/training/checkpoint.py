@@ -6,8 +6,8 @@ A checkpoint is a folder, ``<output>/<epoch>``, ``<output>/model_final`` or ``<o
     <name>.state.safetensors   training weights and optimizer state; not in best_model
     <name>.json                progress, settings and results of the run
 
-It is written next to its final path and renamed, so it is never partial. There is no state of random generators, because
-every draw depends only on seed, step and process.
+It is written next to its final path and renamed, so it is never partial. There is no state of random generators,
+because every draw depends only on seed, step and process.
 """
 
 from __future__ import annotations
@@ -205,9 +205,7 @@ def read(folder: Path) -> Progress:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("version") != VERSION:
             raise ValueError("written by another version")
-        values.setdefault(
-            "weights_config", weights_config(values["settings"])
-        )  # early versions have it in the settings
+        values.setdefault("weights_config", weights_config(values["settings"]))  # where early versions have it
         progress = Progress(**values)
         return replace(progress, losses=tuple(progress.losses), history=tuple(progress.history))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

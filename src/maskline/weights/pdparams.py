@@ -3,7 +3,7 @@
 A ``.pdparams`` file is a Python pickle of ``{parameter name: array}``. Unpickling runs the calls written in the file,
 so Python's unpickler is not used here, not even a restricted one. The small stack machine below replays the few
 opcodes that Paddle writes. It has no imports, attribute access or calls: a name in the file is looked up in
-`_SYMBOLS` and becomes a token, and "calling" a token is a branch of `_Machine.call`. Everything else is refused by name.
+`_SYMBOLS` and becomes a token, and "calling" a token is a branch of `_Machine.call`. Anything else is refused by name.
 
 Memory is bounded by the size of the file, so that a few bytes can't claim gigabytes, and nothing here recurses into
 nested values.
