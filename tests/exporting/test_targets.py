@@ -272,7 +272,7 @@ def test_the_table_of_a_cost_and_its_warning(tmp_path: Path) -> None:
     assert worse.warning.startswith("int8 changes 0.036 of mask AP: calibrate with")
     plain = Cost(Figures(9.0, 57.0), Figures(2.6, 49.0), Agreement(5, 10, 8, 8, None), 20, 5)
     assert plain.warning.startswith("int8 changes 20% of the instances") and "AP" not in plain.summary()
-    assert "what 8 bits cost is not known" in replace(plain, agreement=Agreement(5, 0, 0, 0, None)).warning
+    assert "the cost of int8 is unknown" in replace(plain, agreement=Agreement(5, 0, 0, 0, None)).warning
     with pytest.raises(ModelError, match=r"int8\.json can't be read"):
         costs.read(tmp_path)
 

@@ -202,7 +202,7 @@ def test_what_is_pinned_follows_from_name_and_shape(made: Made) -> None:
 
 def test_a_layer_that_the_graph_does_not_show(made: Made, tmp_path: Path) -> None:
     call = Call("head.unknown", 0, np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))
-    with pytest.raises(ExportError, match="does not show each output of head.unknown; not written"):
+    with pytest.raises(ExportError, match="does not have every output of head.unknown; not written"):
         write_pinned(made.graph, [call], tmp_path / "pinned.onnx")
 
 

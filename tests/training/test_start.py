@@ -250,9 +250,9 @@ def test_what_is_known_of_a_class_goes_where_its_name_is(
     if family.background is not None:
         torch.testing.assert_close(family.background(fresh), family.background(source), rtol=1e-5, atol=1e-5)
     shared, others = [c for c in wanted if c in known], [c for c in wanted if c not in known]
-    expected_notes = [f"classes whose weights are taken over, by name: {', '.join(shared) or 'none'}"]
+    expected_notes = [f"classes whose weights are kept, by name: {', '.join(shared) or 'none'}"]
     if others:
-        expected_notes.append(f"classes that the weights don't know, which are re-initialised: {', '.join(others)}")
+        expected_notes.append(f"classes not in the weights, which are re-initialised: {', '.join(others)}")
     assert notes == ([] if known == wanted else expected_notes)
 
 

@@ -41,7 +41,7 @@ def test_what_is_meant(text: str, processes: int, chosen: Devices, four_gpus: No
 @pytest.mark.parametrize(
     ("text", "processes", "error", "told"),
     [
-        ("gpu:0,cpu", 1, ParameterError, "training takes one kind"),
+        ("gpu:0,cpu", 1, ParameterError, "training takes devices of one kind"),
         ("gpu:0,1", 3, ParameterError, "processes is 3, but gpu:0,1 is 2 devices"),
         ("gpu:0", 2, ParameterError, "processes is 2, but gpu:0 is 1 device: one"),
         ("cpu,cpu", 3, ParameterError, "processes is 3"),
