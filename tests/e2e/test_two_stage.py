@@ -135,8 +135,8 @@ def test_training_on_with_other_classes(
     with caplog.at_level(logging.INFO, "maskline"):
         train(settings(tiny, data, tmp_path / "run", weights, export=False))
     stages = range(3 if tiny.startswith("Cascade") else 1)
-    assert "classes whose weights are taken over, by name: none" in caplog.messages
-    assert f"classes that the weights don't know, which are re-initialised: {', '.join(classes)}" in caplog.messages
+    assert "classes whose weights are kept, by name: none" in caplog.messages
+    assert f"classes not in the weights, which are re-initialised: {', '.join(classes)}" in caplog.messages
     network = load_network(tiny, tmp_path / "run" / "model_final" / "model_final.safetensors")
     assert isinstance(network, MaskRCNN)
     head = parts.box_heads(network)[0]

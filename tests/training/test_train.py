@@ -227,9 +227,9 @@ def test_a_resumed_run_keeps_its_settings(settings: TrainSettings, tmp_path: Pat
     aside = settings.output / "earlier_run_1"
     assert sorted(p.name for p in aside.iterdir()) == ["best_model", "model_final"]  # of more epochs than the first
     assert same(weights(aside), weights(settings.output))
-    with pytest.raises(ParameterError, match="a run goes on where it is"):
+    with pytest.raises(ParameterError, match="but the run to resume is in"):
         train(replace(again, output=tmp_path / "elsewhere"))
-    with pytest.raises(ParameterError, match="epochs is 9, but the run to resume was begun with 2: leave it out"):
+    with pytest.raises(ParameterError, match="epochs is 9, but the run to resume was started with 2: leave it out"):
         train(replace(again, epochs=9))
 
 
@@ -266,7 +266,7 @@ def test_another_data_set_is_no_way_to_go_on(settings: TrainSettings, tmp_path: 
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
     train(settings)
     other = without_val(make_discs(tmp_path / "more", train=9), tmp_path / "other")
-    with pytest.raises(ParameterError, match="other is not the data set that the run in .* was begun with"):
+    with pytest.raises(ParameterError, match="other is not the data set that the run in .* was started with"):
         train(replace(settings, data=other, resume=settings.output))
 
 
@@ -301,8 +301,8 @@ def test_classes_are_made_anew(
         train(
             replace(settings, data=without_val(three, tmp_path / "data3"), output=tmp_path / "next", weights=str(start))
         )
-    assert "classes that the weights don't know, which are re-initialised: b, c" in caplog.text
-    assert "classes whose weights are taken over, by name: ring" in caplog.text
+    assert "classes not in the weights, which are re-initialised: b, c" in caplog.text
+    assert "classes whose weights are kept, by name: ring" in caplog.text
     assert load_network("PP-YOLOE_seg-N", tmp_path / "next/best_model/best_model.safetensors").num_classes == 3
 
 
