@@ -33,7 +33,8 @@ class Family(Generic[C]):
         build: from a configuration and a number of classes to a network with freshly drawn weights.
         rename: names of PaddleDetection's weights, rewritten to ours.
         class_parameter: a parameter with one entry for each class, which shows how many classes weights have.
-        augment: what of `maskline.training.augment.Augment` the recipe sets, by name. Values only: `training` is above this.
+        augment: what of `maskline.training.augment.Augment` the recipe sets, by name; values only, because `training`
+            is above this.
     """
 
     name: str
