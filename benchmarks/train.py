@@ -29,7 +29,7 @@ from maskline.data.formats import coco
 from maskline.data.reading import load_splits
 from maskline.training import TrainSettings, train
 from maskline.training.logger import RECENT
-from maskline.training.settings import AUGMENT
+from maskline.training.settings import recipe_augment
 
 STEPS = 2 * RECENT  # the log's means cover the last half
 
@@ -62,7 +62,7 @@ def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
             device=device,
             processes=case.processes,
             precision=case.precision,  # type: ignore[arg-type]
-            augment=replace(AUGMENT[spec.family], sizes=(case.side,)),
+            augment=replace(recipe_augment(spec.name), sizes=(case.side,)),
             log_interval=1,
             export=False,
         )
