@@ -15,7 +15,7 @@ import argparse
 import logging
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from maskline import catalog
@@ -85,7 +85,7 @@ def main() -> None:
         learning_rate=arguments.learning_rate,
         clip_norm=arguments.clip_norm,
         weights=arguments.weights,
-        augment=Augment(flip=0),
+        augment=asdict(Augment(flip=0)),
         eval_interval=max(arguments.epochs // 10, 1),
         workers=0,
         export=False,

@@ -9,8 +9,9 @@ from maskline import catalog
 from maskline._files import ASSETS
 from maskline._progress import status
 from maskline.errors import MissingDependencyError
+from maskline.exporting.target import MOST_GENERAL, ExportOptions
 from maskline.fetching.download import fetch, home
-from maskline.runtime.model_dir import GRAPH_FILES
+from maskline.runtime.backend import GRAPH_FILES
 
 #: The model that the package includes: trained on microscopy images, see MODEL_CARD.md there.
 EMBEDDED = ASSETS / "embedded"
@@ -38,13 +39,8 @@ def make_model_dir(
     weights: str | Path | None = None,
     *,
     labels_file: str | Path | None = None,
-    threshold: float = 0.5,
-    half: bool = False,
     unaligned: bool = False,
-    format: str = "onnx",
-    batch: int | str = "dynamic",
-    size: str | tuple[int, int] | None = None,
-    int8: str | Path | None = None,
+    options: ExportOptions = MOST_GENERAL,
 ) -> Path:
     """Export weights, by default the official ones, into a model directory; see `maskline.exporting.export`.
 
@@ -58,25 +54,12 @@ def make_model_dir(
             f"{spec.name} has to be exported once, which needs torch: pip install 'maskline[train]', "
             f"or copy a directory exported elsewhere to {output}"
         )
-    from maskline.exporting import ExportOptions, export, read_labels
+    from maskline.exporting.make import export_weights, read_labels
 
     labels = None if labels_file is None else read_labels(labels_file)
-    if weights is None:  # report an invalid option before downloading
-        ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8).check(spec)
-        weights = weights_file(spec)
-    return export(
-        spec.name,
-        weights,
-        output,
-        labels=labels,
-        threshold=threshold,
-        half=half,
-        unaligned=unaligned,
-        format=format,
-        batch=batch,
-        size=size,
-        int8=int8,
-    )
+    options.check(spec)  # before anything is downloaded
+    path = weights_file(spec) if weights is None else Path(weights)
+    return export_weights(spec, path, output, labels=labels, unaligned=unaligned, options=options)
 
 
 def weights_file(spec: catalog.Model) -> Path:

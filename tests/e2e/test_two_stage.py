@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from fixtures import tiny_rcnn
+from fixtures import parts, tiny_rcnn
 from fixtures.discs import make_discs, without_val
 from safetensors.torch import load_file
 
@@ -77,7 +77,7 @@ def settings(name: str, data: Path, output: Path, start: Path, **changes: Any) -
     """Two steps that change little."""
     return TrainSettings(
         model=name, data=data, output=output, weights=str(start), epochs=1, batch_size=2, learning_rate=1e-5,
-        device="cpu", workers=0, log_interval=1, augment=Augment(flip=0.5, sizes=(96, 128)), **changes,
+        device="cpu", workers=0, log_interval=1, augment=asdict(Augment(flip=0.5, sizes=(96, 128))), **changes,
     )  # fmt: skip
 
 
@@ -138,8 +138,10 @@ def test_training_on_with_other_classes(
     assert "classes whose weights are kept, by name: none" in caplog.messages
     assert f"classes not in the weights, which are re-initialised: {', '.join(classes)}" in caplog.messages
     network = load_network(tiny, tmp_path / "run" / "model_final" / "model_final.safetensors")
-    assert network.num_classes == len(classes) and len(network.box_heads[0].score.bias) == len(classes) + 1
-    assert len(network.box_heads[0].delta.bias) == 4 * (len(classes) if len(stages) == 1 else 1)
+    assert isinstance(network, MaskRCNN)
+    head = parts.box_heads(network)[0]
+    assert network.num_classes == len(classes) and len(head.score.bias) == len(classes) + 1
+    assert len(head.delta.bias) == 4 * (len(classes) if len(stages) == 1 else 1)
 
 
 # The graph

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,10 +83,10 @@ def test_training_hands_it_on(tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     save_weights(tiny_rcnn.network(NAME).state_dict(), weights, NAME, tiny_rcnn.CLASSES)
 
-    def run(output: str, start: Path, **changes: bool) -> Path:
+    def run(output: str, start: Path, **changes: Any) -> Path:
         settings = TrainSettings(
             model=NAME, data=data, output=tmp_path / output, weights=str(start), epochs=1, batch_size=2,
-            learning_rate=1e-4, device="cpu", workers=0, augment=Augment(flip=0, sizes=(96,)), **changes,
+            learning_rate=1e-4, device="cpu", workers=0, augment=asdict(Augment(flip=0, sizes=(96,))), **changes,
         )  # fmt: skip
         train(settings)
         assert checkpoint.read(tmp_path / output / "model_final").weights_config == UNALIGNED

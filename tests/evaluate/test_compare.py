@@ -75,8 +75,8 @@ def test_the_interval_covers_the_difference_of_equals(data: Dataset, tmp_path: P
     """Models that differ by chance alone: 0 is nearly always inside."""
     inside = 0
     for seed in range(12):
-        pair = [saved(data, tmp_path / f"{name}.json", 100 + 2 * seed + name) for name in (0, 1)]
-        one = row(compare(*pair, data, resamples=150, seed=seed))
+        a, b = (saved(data, tmp_path / f"{name}.json", 100 + 2 * seed + name) for name in (0, 1))
+        one = row(compare(a, b, data, resamples=150, seed=seed))
         assert one.low < one.high
         inside += one.low <= 0 <= one.high
     assert inside >= 9

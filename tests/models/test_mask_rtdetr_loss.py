@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from fixtures import tiny
+from fixtures import parts, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -57,7 +57,7 @@ def test_every_parameter_learns() -> None:
     network, found = step([TWO, NONE, ONE])
     assert list(found) == [f"loss_{p}{aux}{dn}" for dn in ("", "_dn") for aux in ("", "_aux") for p in PARTS]
     assert all(value > 0 for value in found.values())
-    sum(found.values()).backward()
+    parts.total(found.values()).backward()
     assert not [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 
@@ -76,7 +76,7 @@ def test_a_batch_without_objects_is_legal() -> None:
     assert all(value.isfinite() for value in found.values())
     assert found["loss_class"] > 0 and found["loss_class_aux"] > 0
     assert not any(found[f"loss_{part}"] for part in PARTS[1:])
-    sum(found.values()).backward()
+    parts.total(found.values()).backward()
     without = [n for n, p in network.named_parameters() if p.grad is None]
     assert set(without) <= {"decoder.label_embedding.weight"}  # only denoising queries use it
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
@@ -105,7 +105,7 @@ def test_processes_together_have_the_loss_of_one() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch, "rand", lambda shape, **_: points[:, : shape[1]].expand(shape))
             output = network.forward_train(images[part], targets[part])
-            return sum(losses(output, targets[part], config=config, instances=3 / processes).values())  # type: ignore[return-value]
+            return parts.total(losses(output, targets[part], config=config, instances=3 / processes).values())
 
     points = torch.rand(1, 200, 2)
     whole = loss(slice(3), points, 1)

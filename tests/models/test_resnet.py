@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures import det_weights, stand_in
+from fixtures.parts import conv, first_blocks
 from torch import Tensor, nn
 
 from maskline.models.backbones.resnet import STRIDES, ResNet, ResNetConfig
@@ -63,21 +64,19 @@ def test_first_stages_alone_give_the_same_maps() -> None:
 
 def test_variants_are_built_as_described() -> None:
     plain, deep = ResNet(TINY), ResNet(replace(TINY, variant="d"))
-    assert [c.conv.kernel_size for c in plain.stem] == [(7, 7)]
-    assert [tuple(c.conv.weight.shape[:2]) for c in deep.stem] == [(4, 3), (4, 4), (8, 4)]
-    strides = [
-        [s[0].conv1.conv.stride[0], s[0].conv2.conv.stride[0], s[0].shortcut.conv.stride[0]] for s in plain.stages
-    ]
+    assert [conv(c).kernel_size for c in plain.stem] == [(7, 7)]
+    assert [tuple(conv(c).weight.shape[:2]) for c in deep.stem] == [(4, 3), (4, 4), (8, 4)]
+    strides = [[conv(c).stride[0] for c in (b.conv1, b.conv2, b.shortcut)] for b in first_blocks(plain)]
     assert strides == [[1, 1, 1], [1, 2, 2], [1, 2, 2], [1, 2, 2]]
-    assert [s[0].shortcut.conv.stride[0] for s in deep.stages] == [1, 1, 1, 1]
-    assert [s[0].pooled for s in deep.stages] == [False, True, True, True]
+    assert [conv(b.shortcut).stride[0] for b in first_blocks(deep)] == [1, 1, 1, 1]
+    assert [b.pooled for b in first_blocks(deep)] == [False, True, True, True]
     wide = ResNet(replace(TINY, groups=4, width_per_group=32))
-    assert [s[0].conv2.conv.weight.shape[:2] for s in wide.stages] == [(16, 4), (32, 8), (64, 16), (128, 32)]
+    assert [b.conv2.conv.weight.shape[:2] for b in first_blocks(wide)] == [(16, 4), (32, 8), (64, 16), (128, 32)]
 
 
 @torch.no_grad()
 def test_pooled_shortcut_averages_what_the_plain_one_leaves_out() -> None:
-    block = ResNet(replace(TINY, variant="d")).eval().stages[1][0]
+    block = first_blocks(ResNet(replace(TINY, variant="d")).eval())[1]
     block.conv3.norm.weight.zero_()
     x = torch.rand(1, 32, 4, 4)
     means = x.view(1, 32, 2, 2, 2, 2).mean(dim=(3, 5))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fixtures import graphs, stand_in
+from fixtures import graphs, parts, stand_in
 from torch import Tensor, nn
 
 from maskline import catalog
@@ -44,12 +44,11 @@ def tiny(config: PPYOLOESegConfig = CONFIG, classes: int = CLASSES) -> PPYOLOESe
     network = PPYOLOESeg(config, classes)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.7, 1.3)
+            parts.randomise(module)
         elif isinstance(module, RepVGG) and module.alpha is not None:
             module.alpha.data.uniform_(0.5, 1.5)
     for heads in (network.head.class_heads, network.head.box_heads, network.head.mask_heads):
-        for head in heads:
+        for head in parts.layers(heads):
             nn.init.normal_(head.weight, std=0.3)
     return network.eval()
 
@@ -128,8 +127,8 @@ def test_images_of_a_batch_do_not_touch_each_other() -> None:
 @torch.no_grad()
 def test_nothing_above_the_threshold_is_legal() -> None:
     network = tiny()
-    for head in network.head.class_heads:
-        head.bias.fill_(-100)
+    for head in parts.layers(network.head.class_heads):
+        parts.bias(head).fill_(-100)
     assert not network(torch.rand(2, 3, 96, 96)).scores.any()
 
 
@@ -288,7 +287,7 @@ def test_averaged_gradients_are_those_of_one_batch() -> None:
     network, images = tiny().double(), torch.rand(4, 3, 96, 96).double()  # in eval mode: norms don't see the batch
     targets = [objects(6), objects(0), objects(3, seed=1), objects(8, seed=2)]
     sums: list[Tensor] = []
-    losses = network.losses(images, targets, normalizer=lambda x: sums.append(x) or x)
+    losses = network.losses(images, targets, normalizer=parts.noting_normalizer(sums))
     assert sums[0] > 2
     whole = torch.autograd.grad(total(losses), list(network.parameters()), allow_unused=True)
     halves = [
@@ -320,9 +319,9 @@ def test_a_few_steps_of_training_help() -> None:
     targets = [objects(3, 64, seed=i) for i in range(2)]
     images = torch.stack([F.pad(t.masks.amax(dim=0)[None].float(), (0, 0, 0, 0, 0, 2)) for t in targets])
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
-    course: list[float] = []
+    course: list[Tensor] = []
     for _ in range(60):
-        loss = total(network.losses(images, targets, normalizer=lambda x: course.append(float(x)) or x))
+        loss = total(network.losses(images, targets, normalizer=parts.noting_normalizer(course)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -331,7 +330,7 @@ def test_a_few_steps_of_training_help() -> None:
 
 def test_class_loss() -> None:
     logits = torch.tensor([[[2.0, -3.0], [0.5, 1.0]]], requires_grad=True)  # two classes, two places
-    found = Assignment(*(torch.tensor([v]) for v in (0, 1, 0)), torch.tensor([0.8]))
+    found = Assignment(*map(torch.tensor, ([0], [1], [0], [0.8])))
     p = logits.detach().sigmoid()[0]
     positive = -0.8 * (0.8 * p[1, 1].log() + 0.2 * (1 - p[1, 1]).log())
     negative = sum(-0.75 * q**2 * (1 - q).log() for q in (p[0, 0], p[0, 1], p[1, 0]))
@@ -341,7 +340,7 @@ def test_class_loss() -> None:
 
 def test_box_losses_are_least_at_the_true_distances() -> None:
     places = AnchorPoints(torch.tensor([[20.0, 20.0]]), torch.tensor([8.0]))
-    found = Assignment(*(torch.tensor([0]) for _ in range(3)), torch.tensor([0.5]))
+    found = Assignment(*map(torch.tensor, ([0], [0], [0], [0.5])))
     true = torch.tensor([[20 - 8.0, 20 - 20.0, 20 + 16.0, 20 + 8 * 3.25]])  # 1, 2.5, 2 and 3.25 strides
     shares = torch.full((4, BINS), 1e-9)
     shares[0, 1], shares[2, 2] = 1, 1
@@ -405,7 +404,7 @@ def test_mask_loss_is_the_definition_s(rule: Any) -> None:
 
 def test_masks_may_count_as_much_as_their_place() -> None:
     torch.manual_seed(0)
-    found = Assignment(*(torch.tensor([0]) for _ in range(3)), torch.tensor([0.3]))
+    found = Assignment(*map(torch.tensor, ([0], [0], [0], [0.3])))
     inputs = torch.randn(1, 8, 10), torch.randn(1, 8, 24, 24), found, [objects(1)]
     same, weighted = mask_loss(*inputs, LossConfig()), mask_loss(*inputs, LossConfig(mask_weighting="quality"))
     torch.testing.assert_close(weighted, 0.3 * same)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from fixtures import stand_in
+from fixtures import parts, stand_in
 from fixtures.tiny_solov2 import CONFIG, NAMES
 from fixtures.tiny_solov2 import network as tiny
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
 from maskline.weights.load import mismatches, rename_keys
 
+Pairs: TypeAlias = set[tuple[int, int]]
 CLASSES = len(NAMES)
 MANIFEST = stand_in.fixture("manifests", "SOLOv2.json")
 
@@ -129,7 +131,7 @@ def test_images_of_a_batch_do_not_touch_each_other() -> None:
 @torch.no_grad()
 def test_nothing_above_the_threshold_is_legal() -> None:
     network = tiny()
-    network.head.category.bias.fill_(-100)
+    parts.bias(network.head.category).fill_(-100)
     assert not network(torch.randn(2, 3, 96, 96)).scores.any()
 
 
@@ -257,9 +259,10 @@ def test_the_runtime_cuts_off_nothing_of_a_mask(size: tuple[int, int]) -> None:
 # assignment
 
 
-def assigned(target: Target, size: tuple[int, int], grids: tuple[int, ...], sizes: list[tuple[float, float]]) -> set:
+def assigned(target: Target, size: tuple[int, int], grids: tuple[int, ...], sizes: list[tuple[float, float]]) -> Pairs:
     """By the reference's description, cell by cell: (cell over all grids, object)."""
-    found, first = set(), 0
+    found: Pairs = set()
+    first = 0
     for grid, (least, most) in zip(grids, sizes, strict=True):
         for row, (mask, box) in enumerate(zip(target.masks.numpy(), target.boxes.double().tolist(), strict=True)):
             width, height = box[2] - box[0], box[3] - box[1]
@@ -426,6 +429,7 @@ def test_the_graph_gives_the_network_s_numbers_at_any_size(tmp_path: Path) -> No
         verbose=False,
         custom_translation_table=onnx_translations(),
     )
+    assert program is not None
     model = program.model_proto
     assert {node.domain for node in model.graph.node} == {""}
     onnx.checker.check_model(model, full_check=True)

@@ -65,7 +65,7 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     network = load_network(request.param, path)
     path.unlink()
     assert isinstance(network, MaskRCNN)
-    network.name = request.param  # type: ignore[assignment]
+    network.name = request.param
     return network
 
 
@@ -154,7 +154,7 @@ def look_at(network: MaskRCNN, case: Case, levels: list[Tensor], size: Tensor) -
     detections = Detections(boxes, scores, labels, network.masks(levels, boxes, labels, scores > 0))
     rows, empty = partners(case, detections)
     probabilities = detections.masks[0, rows, 1:-1, 1:-1] + 0.5
-    errors["mask.prob"] = case.tap_error("mask.prob", probabilities, np.flatnonzero(empty))
+    errors["mask.prob"] = case.tap_error("mask.prob", probabilities, np.flatnonzero(empty).tolist())
     return detections, errors
 
 

@@ -96,7 +96,7 @@ def test_forward_and_detections(network: SOLOv2, tag: str) -> None:
     print(f"{tag}: {different.sum()} pixels differ in {len(different)} masks, at most {different.max()} in one")
     assert different.max() <= PIXEL_TOLERANCE * np.prod(case.size)
     for given, least in zip((padded, image), MEDIAN_IOU, strict=True):
-        ious = runtime_ious(network(given), partner, case, given.shape[2:])
+        ious = runtime_ious(network(given), partner, case, (given.shape[2], given.shape[3]))
         print(f"{tag}, {given.shape[3]} wide: runtime: IoU median {np.median(ious):.4f}, least {min(ious):.4f}")
         assert np.median(ious) > least
     print(f"{tag}: taps {max(errors.values()):.1e}")

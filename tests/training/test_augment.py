@@ -59,7 +59,7 @@ def full(mask: Patch, size: tuple[int, ...]) -> np.ndarray:
 
 
 def all_masks(sample: TrainingSample) -> np.ndarray:
-    return np.array([full(mask, sample.image.shape) for mask in sample.masks]).any(axis=0)
+    return np.asarray(np.array([full(mask, sample.image.shape) for mask in sample.masks]).any(axis=0))
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -117,7 +117,7 @@ def test_masks_lie_on_their_objects(seed: int) -> None:
     augment = replace(GEOMETRY, jitter=(0.3, 2.0) if seed % 2 else None)
     preprocess = Preprocess(200, 260, keep_ratio=seed % 4 < 2, interpolation="linear")
     sample = augment.sample(original(), preprocess, rng(seed))
-    white = (sample.image > 127).all(axis=2)
+    white = np.asarray((sample.image > 127).all(axis=2))
     assert len(sample.masks)
     if len(sample.masks) == 3:
         assert iou(all_masks(sample), white) > 0.93

@@ -8,10 +8,12 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fixtures.spies import noting
 from PIL import Image
 
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
@@ -23,6 +25,7 @@ from maskline.preprocess import Preprocess
 from maskline.training import loader as loaders
 from maskline.training.augment import Augment
 from maskline.training.loader import Batch, LoaderError, TrainingLoader, make_loader
+from maskline.training.samples import read_original
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SQUARE = Preprocess(64, 64)
@@ -38,7 +41,8 @@ IMAGES = 11
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Images that tell themselves apart by their colour, each with as many objects as its number modulo 4."""
     folder = tmp_path_factory.mktemp("images")
-    records, annotations = [], []
+    records: list[ImageRecord] = []
+    annotations: list[Annotation] = []
     for i in range(IMAGES):
         height, width = 40 + 2 * i, 70 - 2 * i
         Image.fromarray(np.full((height, width, 3), 20 * i + 10, np.uint8)).save(folder / f"{i}.png")
@@ -248,10 +252,8 @@ def test_workers_change_nothing(data: Dataset, preprocess: Preprocess, augment: 
 
 def test_resuming_gives_the_rest_and_reads_no_more(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = list(make(data).epoch(2))
-    reads = []
-    monkeypatch.setattr(
-        loaders, "read_original", lambda *args, read=loaders.read_original: reads.append(args) or read(*args)
-    )
+    reads: list[Any] = []
+    monkeypatch.setattr(loaders, "read_original", noting(reads, read_original))
     rest = list(make(data).epoch(2, start=3))
     assert all_same(whole[3:], rest)
     assert 2 * len(rest) <= len(reads) <= 4 * len(rest)
@@ -347,7 +349,7 @@ def test_a_fault_of_our_own_is_not_taken_for_a_killed_worker(data: Dataset, monk
 )
 def test_numbers_out_of_range(data: Dataset, wrong: dict[str, int], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
-        make(data, **wrong)
+        make(data, ALL, SQUARE, **wrong)
 
 
 def test_nothing_to_train_on(data: Dataset) -> None:

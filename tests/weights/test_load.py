@@ -16,6 +16,7 @@ from torch import nn
 from maskline import catalog, models
 from maskline.errors import InputNotFoundError, UnknownNameError, WeightsError
 from maskline.models.families import family_of
+from maskline.models.mask_rtdetr.network import MaskRTDETR
 from maskline.models.mask_rtdetr.weights import RENAME
 from maskline.weights.load import (
     empty_network,
@@ -99,6 +100,7 @@ def test_weights_say_how_many_classes_there_are(tmp_path: Path, arrays: dict[str
         few[key] = few[key][..., :3].copy()
     few["transformer.denoising_class_embed.weight"] = few["transformer.denoising_class_embed.weight"][:3].copy()
     network = load_network("Mask-RT-DETR-S", write(tmp_path / "w.pdparams", few))
+    assert isinstance(network, MaskRTDETR)
     assert network.num_classes == 3 and network.decoder.class_head.out_features == 3
 
 

@@ -5,10 +5,17 @@ images from `samples`, `cost` measures the loss of accuracy, `formats` converts 
 ``inference.yml`` and `triton` a model repository. `target` has the options.
 """
 
-from maskline.exporting.graph import OPSET, fused, onnx_translations, rounded, write_graph
-from maskline.exporting.make import export, export_network, read_labels
-from maskline.exporting.target import ExportOptions
-from maskline.exporting.yml import inference_yml
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maskline._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from maskline.exporting.graph import OPSET, fused, onnx_translations, rounded, write_graph
+    from maskline.exporting.make import export, export_network, read_labels
+    from maskline.exporting.target import ExportOptions
+    from maskline.exporting.yml import inference_yml
 
 __all__ = [
     "OPSET",
@@ -22,3 +29,10 @@ __all__ = [
     "rounded",
     "write_graph",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    dict.fromkeys(("OPSET", "fused", "onnx_translations", "rounded", "write_graph"), "graph")
+    | dict.fromkeys(("export", "export_network", "read_labels"), "make")
+    | {"ExportOptions": "target", "inference_yml": "yml"},
+)

@@ -23,7 +23,8 @@ from maskline.models import nms, padding, roi_align
 from maskline.models.deployed import Deployed
 from maskline.models.layers import ConvNorm, RepVGG
 from maskline.models.pinned import Call
-from maskline.runtime.graph import INPUT, OUTPUTS, RECORD_KEY, Record
+from maskline.runtime.backend import INPUT
+from maskline.runtime.graph import OUTPUTS, RECORD_KEY, Record
 
 if TYPE_CHECKING:
     import onnx

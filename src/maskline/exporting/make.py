@@ -22,7 +22,7 @@ from maskline.errors import InputNotFoundError, ParameterError
 from maskline.exporting import triton
 from maskline.exporting.formats import convert_graph
 from maskline.exporting.graph import fused, rounded, write_graph, write_pinned
-from maskline.exporting.target import COST_FILE, ExportOptions
+from maskline.exporting.target import COST_FILE, MOST_GENERAL, ExportOptions
 from maskline.exporting.verify import verify_graph
 from maskline.exporting.yml import inference_yml
 from maskline.models.deployed import Deployed
@@ -30,13 +30,11 @@ from maskline.models.families import overrides_of
 from maskline.models.network import Network
 from maskline.models.pinned import Call
 from maskline.outputs.paths import check_folder
-from maskline.runtime.backend import Acceleration, Backend
+from maskline.runtime.backend import GRAPH_FILES, Acceleration, Backend
 from maskline.runtime.device import CPU
 from maskline.runtime.graph import Graph, Record, backend_for, open_backend
-from maskline.runtime.model_dir import CONFIG_FILE, GRAPH_FILES
+from maskline.runtime.model_dir import CONFIG_FILE
 from maskline.weights.load import labels_in_file, load_network, weights_path
-
-DEFAULT = ExportOptions()
 
 logger = logging.getLogger("maskline")
 
@@ -84,12 +82,25 @@ def export(
         ExportError: graph and network disagree.
     """
     spec = catalog.get(name)
-    target = ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8)
-    target.check(spec)
+    options = ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8, threshold=threshold)
+    options.check(spec)
+    return export_weights(spec, Path(weights), output, labels=labels, unaligned=unaligned, options=options)
+
+
+def export_weights(
+    spec: catalog.Model,
+    weights: Path,
+    output: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    unaligned: bool = False,
+    options: ExportOptions = MOST_GENERAL,
+) -> Path:
+    """As `export`, with options that have been checked for this model."""
     network = load_network(spec.name, weights, overrides_of(spec.name, unaligned=unaligned))
     if labels is None:
-        labels = labels_in_file(weights_path(Path(weights)))
-    return export_network(network, spec, output, labels=labels, threshold=threshold, target=target)
+        labels = labels_in_file(weights_path(weights))
+    return export_network(network, spec, output, labels=labels, target=options)
 
 
 def export_network(
@@ -98,8 +109,7 @@ def export_network(
     output: str | Path,
     *,
     labels: Sequence[str] | None = None,
-    threshold: float = 0.5,
-    target: ExportOptions = DEFAULT,
+    target: ExportOptions = MOST_GENERAL,
 ) -> Path:
     """As `export`, from a network in memory, built for ``spec``. The network is not modified."""
     check_folder(output)
@@ -110,7 +120,7 @@ def export_network(
         model=spec.name,
         labels=_labels(network, labels),
         preprocess=target.preprocess(spec.preprocess, spec.name),
-        threshold=threshold,
+        threshold=target.threshold,
         mask_layout=network.mask_layout,
         made_by=f"maskline {__version__}, torch {torch.__version__}{trained_with}",
     )

@@ -20,7 +20,8 @@ from maskline import __version__
 from maskline.errors import InputError
 from maskline.exporting.formats import IR_VERSION, fold
 from maskline.runtime import providers
-from maskline.runtime.graph import INPUT, RECORD_KEY, Record
+from maskline.runtime.backend import INPUT
+from maskline.runtime.graph import RECORD_KEY, Record
 
 QUANTISED = ("Conv",)  # node types
 

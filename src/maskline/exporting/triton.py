@@ -14,7 +14,7 @@ from pathlib import Path
 
 from maskline._files import replace_files
 from maskline.errors import OutputError
-from maskline.runtime.model_dir import GRAPH_FILES
+from maskline.runtime.backend import GRAPH_FILES
 
 FORMAT = "triton"  # value of the option
 MODEL, VERSION = "instance-segmentation", "1"

@@ -5,15 +5,18 @@ All geometry is drawn first and combined in one `View`, so that image and masks 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from maskline._checks import check_score
-from maskline.errors import ParameterError
+from maskline.errors import ParameterError, UnknownNameError
 from maskline.instances import ByteArray, FloatArray, Window
+from maskline.models.families import family_of
 from maskline.preprocess import Preprocess
 from maskline.training.samples import Original, TrainingSample, View, apply_view, paste, window_boxes
 
@@ -118,6 +121,31 @@ class Augment:
         return framed(area, original.size, (height, width))._replace(
             flip=flip, flip_vertical=flip_vertical, turns=turns
         )
+
+
+def recipe_augment(model: str) -> Augment:
+    """The augmentation of a model's recipe. Raises UnknownNameError for an unknown model."""
+    return Augment(**family_of(model).augment)
+
+
+def as_augment(values: Mapping[str, Any], model: str) -> Augment:
+    """The augmentation of a model's recipe, with some of its values replaced.
+
+    Raises:
+        UnknownNameError: there is no such value.
+        ParameterError: it is of the wrong type or out of range.
+    """
+    known = [field.name for field in fields(Augment)]
+    for name in values:
+        if name not in known:
+            raise UnknownNameError.of("augmentation", str(name), known)
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        return replace(recipe_augment(model), **given)
+    except TypeError:
+        raise ParameterError(
+            f"augment is {dict(values)!r}: expected numbers, or lists of them for jitter and sizes"
+        ) from None
 
 
 def framed(area: Window, size: tuple[int, int], output: tuple[int, int]) -> View:

@@ -175,7 +175,7 @@ class TrainingLogger:
 
 def peak_memory() -> tuple[int, int]:
     """Peak reserved and allocated device memory, in MB; on the CPU, twice the process's peak."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         return torch.cuda.max_memory_reserved() >> 20, torch.cuda.max_memory_allocated() >> 20
     if sys.platform == "win32":
         import psutil

@@ -25,6 +25,7 @@ from maskline.evaluate import Skipped
 from maskline.models.deployed import Normalise
 from maskline.models.network import Network, Normalizer, Target
 from maskline.training import checkpoint
+from maskline.training.augment import as_augment
 from maskline.training.checkpoint import Progress, State
 from maskline.training.loader import Batch, TrainingLoader, make_loader
 from maskline.training.logger import SAMPLES_FOLDER, LogFile, TrainingLogger
@@ -290,11 +291,11 @@ class Run:
 
     def _loader(self) -> TrainingLoader:
         settings, row = self.settings, self.job.spec
-        assert settings.batch_size is not None and settings.augment is not None
+        assert settings.batch_size is not None
         return make_loader(
             self.job.train,
             row.preprocess,
-            settings.augment,
+            as_augment(settings.augment or {}, settings.model),
             batch_size=settings.batch_size,
             seed=settings.seed,
             workers=settings.workers,

@@ -61,7 +61,7 @@ def run(function: Callable[[T], R], job: T, processes: int, threads: int | None 
     talk = bool(logging.getLogger().handlers)  # if this process does
     threads = threads or max(torch.get_num_threads() // processes, 1)
     try:
-        start_processes(  # type: ignore[no-untyped-call]
+        start_processes(
             _child, (function, job, processes, port, threads, talk, faults), processes, start_method="spawn"
         )
     except (ProcessRaisedException, ProcessExitedException) as error:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from maskline import catalog
+from maskline._options import settings_of
 from maskline._progress import status
 from maskline._wording import counted
 from maskline.data import reading
@@ -21,13 +22,13 @@ from maskline.errors import DatasetError, ExportError, MasklineError, ParameterE
 from maskline.exporting import export_network
 from maskline.outputs.paths import check_folder
 from maskline.training import checkpoint, devices, processes
-from maskline.training.augment import Augment
+from maskline.training.augment import as_augment
 from maskline.training.logger import LogFile
 from maskline.training.loop import TrainingJob, run_process
 from maskline.training.optim import scaled_learning_rate
 from maskline.training.results import Report, TrainResult, export_folder
 from maskline.training.samples import is_object
-from maskline.training.settings import DEFAULT_OUTPUT, TrainSettings, recipe_augment
+from maskline.training.settings import TrainSettings
 from maskline.weights.load import load_network
 
 logger = logging.getLogger("maskline")
@@ -57,6 +58,7 @@ def train(settings: TrainSettings, report: Report | None = None) -> TrainResult:
         ParameterError: settings that contradict the data or the machine.
         DeviceError, DownloadError, WeightsError, OutputError, ExportError: as their classes describe.
     """
+    as_augment(settings.augment or {}, settings.model)  # so that a wrong one is refused before anything is read
     chosen = devices.choose(settings.device, settings.processes)
     if settings.resume is not None:
         settings = resumed_settings(settings, checkpoint.find(settings.resume))
@@ -83,7 +85,8 @@ def resumed_settings(settings: TrainSettings, folder: Path) -> TrainSettings:
         ParameterError: a setting differs from the stored one.
     """
     before = checkpoint.read(folder).settings
-    if settings.output != DEFAULT_OUTPUT and settings.output.resolve() != folder.parent.resolve():
+    elsewhere = settings.output.resolve() != folder.parent.resolve()
+    if elsewhere and settings.output != settings_of(TrainSettings)["output"].default:
         raise ParameterError(f"output is {settings.output}, but the run to resume is in {folder.parent}: leave it out")
     settings = replace(settings, output=folder.parent, resume=folder)
     stored = {}
@@ -91,21 +94,20 @@ def resumed_settings(settings: TrainSettings, folder: Path) -> TrainSettings:
         if field.name in RESUMABLE_OVERRIDES or field.name not in before:
             continue
         given, kept = getattr(settings, field.name), before[field.name]
-        if given not in (field.default, _as_stored(kept, field.name)):
+        if given != field.default and not _means_the_same(field.name, given, kept, settings.model):
             raise ParameterError(
                 f"{field.name} is {given}, but the run to resume was started with {kept}: leave it out, or start a "
                 "new run from its weights"
             )
-        stored[field.name] = _as_stored(kept, field.name)
+        stored[field.name] = kept
     return replace(settings, **stored)
 
 
-def _as_stored(value: Any, name: str) -> Any:
-    """Convert a setting from JSON."""
-    if name != "augment" or value is None:
-        return value
-    drawn: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
-    return Augment(**drawn)
+def _means_the_same(name: str, given: Any, kept: Any, model: str) -> bool:
+    """Whether a setting equals that of a checkpoint, which has the whole augmentation, in JSON's types."""
+    if name == "augment":
+        return as_augment(given, model) == as_augment(kept or {}, model)
+    return bool(given == kept)
 
 
 def prepare(settings: TrainSettings, splits: Mapping[str, Dataset]) -> TrainingJob:
@@ -154,7 +156,7 @@ def _with_recipe_defaults(settings: TrainSettings, spec: catalog.Model) -> Train
         settings,
         model=spec.name,
         batch_size=settings.batch_size or spec.recipe.batch_size,
-        augment=settings.augment or recipe_augment(spec.name),
+        augment=asdict(as_augment(settings.augment or {}, spec.name)),
         clip_norm=settings.clip_norm or spec.recipe.clip_norm,
         save_interval=settings.save_interval or settings.eval_interval,
     )

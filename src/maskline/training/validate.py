@@ -19,9 +19,9 @@ from maskline._files import replace_file
 from maskline._wording import counted
 from maskline.data.dataset import Dataset
 from maskline.errors import OutputError, ParameterError
-from maskline.evaluate import Evaluation, Skipped, evaluate_stream
+from maskline.evaluate import STANDARD_DETECTIONS, Evaluation, Skipped, evaluate_stream
 from maskline.evaluate.classes import match_classes
-from maskline.evaluate.metrics import STANDARD_DETECTIONS, compute_metrics
+from maskline.evaluate.metrics import compute_metrics
 from maskline.evaluate.predict import Predicted, predict_dataset
 from maskline.instances import ByteArray, Instances
 from maskline.models.deployed import Deployed
