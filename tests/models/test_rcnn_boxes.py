@@ -27,8 +27,8 @@ from maskline.models.rcnn.loss import (
     NEGATIVE,
     POSITIVE,
     LossConfig,
-    choose,
     match,
+    random_rows,
     sample_regions,
     subsample,
     true_masks,
@@ -256,13 +256,13 @@ def test_quotas(objects: int, background: int, expected: tuple[int, int]) -> Non
 def test_choices_are_random_and_follow_the_seed() -> None:
     rows = torch.arange(1000, 1100)
     torch.manual_seed(1)
-    first = choose(rows, 30)
+    first = random_rows(rows, 30)
     torch.manual_seed(1)
-    again, other = choose(rows, 30), choose(rows, 30)
+    again, other = random_rows(rows, 30), random_rows(rows, 30)
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.isin(first, rows).all() and len(first.unique()) == 30
-    assert torch.equal(choose(rows, 100), rows)
-    often = torch.cat([choose(rows, 30) for _ in range(300)]) - 1000
+    assert torch.equal(random_rows(rows, 100), rows)
+    often = torch.cat([random_rows(rows, 30) for _ in range(300)]) - 1000
     assert often.bincount(minlength=100).min() > 50 and often.bincount().max() < 140  # of 90 on average
 
 

@@ -124,7 +124,7 @@ def test_a_refused_export_keeps_the_weights_and_says_how_to_go_on(
     command = f"maskline export PP-YOLOE_seg-N --weights '{weights}' --output '{weights.with_name('inference')}'"
     told = (
         "not exported: the graph disagrees with the network; not written; the weights are kept: train longer, or try "
-        f"again by `{command}`"
+        f"again with `{command}`"
     )
     assert str(caught.value) == told and caught.value.exit_code == 1 and weights.is_file()
     assert (settings.output / "train.log").read_text().count(told) == 1

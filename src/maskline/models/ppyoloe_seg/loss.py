@@ -134,7 +134,7 @@ def box_losses(
 class Cells(NamedTuple):
     """The E prototype cells in the mask loss of n objects, in order of objects."""
 
-    index: Tensor  # (E,) int64, into the concatenated maps (h, w) of all images
+    location: Tensor  # (E,) int64, into the concatenated maps (h, w) of all images
     true: Tensor  # (E,) in [0, 1]: value of the object's mask
     number: Tensor  # (n,) int64, cells per object; may be 0
     area: Tensor  # (n,) divisor of the sum over an object's cells
@@ -161,7 +161,9 @@ def mask_loss(
     for some in buckets(cells.number, num_points):
         cell, real_cell = ragged(first_cell[some], cells.number[some])  # (n, E)
         point, real_point = ragged(first_point[some], num_points[some])  # (n, K)
-        logits = torch.bmm(F.embedding(point, own), F.embedding(cells.index[cell], rows).transpose(1, 2))  # (n, K, E)
+        logits = torch.bmm(
+            F.embedding(point, own), F.embedding(cells.location[cell], rows).transpose(1, 2)
+        )  # (n, K, E)
         true = cells.true[cell].to(logits.dtype)[:, None].expand_as(logits)
         entropy = F.binary_cross_entropy_with_logits(logits, true, reduction="none")
         weight = (share[point] * real_point)[..., None] * (real_cell / cells.area[some, None])[:, None]
