@@ -156,7 +156,7 @@ def test_the_share_is_checked(percent: float) -> None:
 def test_what_can_not_be_divided() -> None:
     with pytest.raises(ParameterError, match="regular expression"):
         SplitConfig(group="(")
-    with pytest.raises(DatasetError, match="two or more"):
+    with pytest.raises(DatasetError, match="at least two"):
         split_dataset(made([[0]]), SplitConfig())
     with pytest.raises(DatasetError, match="in 1 group:"):
         split_dataset(made([[0]] * 4), SplitConfig(group="folder"))
