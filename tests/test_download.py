@@ -69,7 +69,7 @@ def fails(server: Server, target: Path, *words: str, **options: Any) -> str:
         get(server, target, **options)
     message = str(caught.value)
     assert message.startswith(f"can't download {server.url} to {target}: ") and "\n" not in message
-    assert f"put it at {target}" in message and message.endswith("--weights FILE of export, train and evaluate")
+    assert f"save it as {target}" in message and message.endswith("--weights FILE of export, train and evaluate")
     for word in words:
         assert word in message
     assert not target.exists()
@@ -152,7 +152,7 @@ def test_resume(server: Server, target: Path, validator: dict[str, Any], stall: 
 
 def test_resume_in_a_later_call(server: Server, target: Path) -> None:
     server.play(serve(upto=300_000))
-    fails(server, target, "the connection broke", "asked 1 time", attempts=1)
+    fails(server, target, "connection lost", "tried 1 time", attempts=1)
     assert left(target) == {".part", ".part.json"}
     server.play(serve())
     assert get(server, target, sha256=SHA).read_bytes() == BODY
@@ -251,17 +251,17 @@ def test_retry_after(
 @pytest.mark.parametrize(
     ("scenes", "words", "requests"),
     [
-        ([status(404)], ["the server answers 404 Not Found"], 1),
+        ([status(404)], ["the server responds 404 Not Found"], 1),
         ([status(403)], ["403"], 1),
         ([status(204)], ["204"], 1),
         ([status(206)], ["206"], 1),
         ([status(304)], ["304"], 1),
-        ([status(503)], ["503", "asked 3 times"], 3),
-        ([hang_up], ["no connection", "asked 3 times"], 3),
-        ([serve(upto=0, stall=True)], ["timed out", "asked 3 times"], 3),
-        ([lambda request: request.server.done.wait(10) and None], ["timed out", "asked 3 times"], 3),
-        ([serve(length=len(BODY) + 10, ranges=False)], ["broke", "asked 3 times"], 3),
-        ([serve(upto=9, etag=None)], ["broke", "asked 3 times"], 3),
+        ([status(503)], ["503", "tried 3 times"], 3),
+        ([hang_up], ["no connection", "tried 3 times"], 3),
+        ([serve(upto=0, stall=True)], ["timed out", "tried 3 times"], 3),
+        ([lambda request: request.server.done.wait(10) and None], ["timed out", "tried 3 times"], 3),
+        ([serve(length=len(BODY) + 10, ranges=False)], ["connection lost", "tried 3 times"], 3),
+        ([serve(upto=9, etag=None)], ["connection lost", "tried 3 times"], 3),
         ([status(302, Location="/w.pdparams")], ["redirects more than 10 times"], 11),
         ([status(302, Location="ftp://x/y")], ["redirects to ftp://x/y, which is not safe"], 1),
         ([status(302, Location="file:///etc/passwd")], ["file:///etc/passwd, which is not safe"], 1),
@@ -293,7 +293,7 @@ def test_wrong_digest(server: Server, target: Path) -> None:
 def test_no_server(target: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(DownloadError, match=r"no connection: .*Connection refused \(asked 2 times\); download it"):
+    with pytest.raises(DownloadError, match=r"no connection: .*Connection refused \(tried 2 times\); download it"):
         fetch(f"http://127.0.0.1:{port}/x", target, attempts=2, timeout=0.2)
 
 
@@ -310,20 +310,20 @@ def test_https_is_not_left() -> None:
 
 
 def test_https_needs_a_certificate(server: Server, target: Path) -> None:
-    with pytest.raises(DownloadError, match="no safe connection"):
+    with pytest.raises(DownloadError, match="no secure connection"):
         fetch(server.url.replace("http:", "https:"), target, timeout=0.5)
 
 
 @pytest.mark.parametrize("scene", [serve(), serve(length=None)], ids=["told", "not told"])
 def test_max_bytes(server: Server, target: Path, scene: Scene) -> None:
     server.play(scene)
-    fails(server, target, "than the 1000", max_bytes=1000)
+    fails(server, target, "expected at most 1000", max_bytes=1000)
     assert left(target) == set()
 
 
 def test_disk_full(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))  # type: ignore[attr-defined]
-    fails(server, target, f"it needs {len(BODY)} bytes, the disk has 5 free")
+    fails(server, target, f"it needs {len(BODY)} bytes, but the disk has 5 free")
 
 
 def test_faults_of_the_disk_are_not_asked_again(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,14 +338,14 @@ def test_faults_of_the_disk_are_not_asked_again(server: Server, target: Path, mo
 def test_places_that_can_not_be(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     fails(server, tmp_path / "file" / "w.pdparams", "file")
-    with pytest.raises(DownloadError, match="there is a folder of that name"):
+    with pytest.raises(DownloadError, match="it is a folder"):
         get(server, tmp_path)
     assert not server.seen
 
 
 @pytest.mark.parametrize("url", ["ftp://x/y", "file:///etc/passwd", "w.pdparams", "", "http://[::"])
 def test_only_http(url: str, target: Path) -> None:
-    with pytest.raises(ParameterError, match="expected a URL that begins with http"):
+    with pytest.raises(ParameterError, match="expected an http:// or https:// URL"):
         fetch(url, target)
 
 
@@ -388,7 +388,7 @@ def test_stale_record_is_mentioned(server: Server, target: Path) -> None:
     get(server, target)
     target.unlink()
     server.play(status(404))
-    fails(server, target, "(and remove w.pdparams.sha256 beside it)")
+    fails(server, target, "(and remove w.pdparams.sha256 next to it)")
     target.with_name("w.pdparams.sha256").unlink()
     target.write_bytes(OTHER)
     assert get(server, target).read_bytes() == OTHER
@@ -508,7 +508,7 @@ def test_refresh_offline(
 
 def test_a_304_nobody_asked_for(server: Server, target: Path) -> None:
     server.play(status(304))
-    fails(server, target, "the server answers 304")
+    fails(server, target, "the server responds 304")
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -529,7 +529,7 @@ def test_deadline_of_a_server_that_trickles(server: Server, target: Path, chunke
 
 def test_deadline_leaves_no_time_to_ask_again(server: Server, target: Path) -> None:
     server.play(status(503, Retry_After="30"))
-    fails(server, target, "it takes longer than 5 s; the server answers 503", deadline=5.0)
+    fails(server, target, "it takes longer than 5 s; the server responds 503", deadline=5.0)
     assert len(server.seen) == 1
 
 
@@ -547,7 +547,7 @@ def test_offline(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, 
     """F76: the message names the address and the file."""
     monkeypatch.setenv("MASKLINE_OFFLINE", word)
     assert offline()
-    fails(server, target, "MASKLINE_OFFLINE forbids the network")
+    fails(server, target, "MASKLINE_OFFLINE forbids network access")
     assert not server.seen and not target.parent.exists()
     target.parent.mkdir()
     target.write_bytes(OTHER)

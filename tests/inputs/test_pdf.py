@@ -115,7 +115,7 @@ def test_scale(monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
 @pytest.mark.parametrize("name", ["MASKLINE_PDF_SCALE", "PADDLE_PDX_PDF_MIN_RENDER_SCALE"])
 def test_scales_that_make_no_sense(monkeypatch: pytest.MonkeyPatch, name: str, given: str) -> None:
     monkeypatch.setenv(name, given)
-    with pytest.raises(ParameterError, match=f"{name} is '{given}': expected pixels for a point"):
+    with pytest.raises(ParameterError, match=f"{name} is '{given}': expected pixels per point"):
         list(expand(pdf((60, 40)), on_error="skip"))
 
 
@@ -126,7 +126,7 @@ def test_large_pages_are_rendered_smaller(monkeypatch: pytest.MonkeyPatch, caplo
     assert first.pixels.shape == (80, 120, 3) and 9_600 < second.pixels[..., 0].size <= 10_000
     assert len(caplog.messages) == 1 and "page 1 is 100 x 101 points" in caplog.messages[0]
     with pytest.raises(
-        InputError, match=r"page 0: 2000 x 2000 points: over 10000 pixels even at the least scale, 0\.1"
+        InputError, match=r"page 0: 2000 x 2000 points: over 10000 pixels even at the minimum scale, 0\.1"
     ):
         list(expand(pdf((2000, 2000))))
     monkeypatch.setenv("MASKLINE_PDF_MIN_SCALE", "0.01")
@@ -160,7 +160,7 @@ def encrypted() -> bytes:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (encrypted(), "it is encrypted: save it without a password and give that"),
+        (encrypted(), "it is encrypted: save a copy without a password and use that"),
         (b"%PDF-1.7\n", "damaged, cut short or has no pages"),
         (b"%PDF-1.7\n" + bytes(range(256)) * 20, "damaged, cut short or has no pages"),
         (pdf((60, 40))[:60], "damaged, cut short or has no pages"),
@@ -183,7 +183,7 @@ def test_a_file_cut_short(caplog: pytest.LogCaptureFixture) -> None:
     data = pdf((60, 40), (30, 50))
     assert [image.page for image in expand(data + b"\n\0\0")] == [0, 1] and not caplog.messages
     assert [image.page for image in expand(data.replace(b"%%EOF", b""))] == [0, 1]
-    assert "has no end mark (%%EOF): it may be cut short" in caplog.messages[0]
+    assert "has no end marker (%%EOF): it may be cut short" in caplog.messages[0]
 
 
 def test_pages_are_rendered_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

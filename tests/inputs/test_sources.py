@@ -58,7 +58,7 @@ def test_folder_prefix_is_kept_as_given(tmp_path: Path, monkeypatch: pytest.Monk
 def test_folder_without_images(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", b"text")
     write(tmp_path / "a.mp4", b"film")
-    with pytest.raises(InputError, match="holds no image"):
+    with pytest.raises(InputError, match="has no images"):
         list(expand(tmp_path))
 
 
@@ -141,13 +141,13 @@ def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path, caplog: pytest.Log
     assert len(paths(tmp_path)) == 1
     assert caplog.messages == [
         f"{str(tmp_path)!r}: 7 files were not predicted: 2 .heic, 1 .bak, 1 .gif, 1 .jpg_large, 1 .mp4, "
-        "1 without a suffix (give a video by its own path, save an image as JPEG or PNG)"
+        "1 without a suffix (name a video by its own path, save an image as JPEG or PNG)"
     ]
 
 
 def test_a_folder_of_nothing_else(tmp_path: Path) -> None:
     write(tmp_path / "b.heic", b"whatever it is")
-    with pytest.raises(InputError, match=r"holds no image: expected .* tif, pdf; 1 file was not predicted: 1 \.heic$"):
+    with pytest.raises(InputError, match=r"has no images: expected .* tif, pdf; 1 file was not predicted: 1 \.heic$"):
         list(expand(tmp_path))
     assert left_out([str(tmp_path)]) == {".heic": 1}
 
@@ -265,7 +265,7 @@ def test_other_types_are_refused(given: object) -> None:
 def test_files_of_other_kinds(tmp_path: Path, name: str) -> None:
     """B14: one error that names the file, whether it is there or not."""
     file = write(tmp_path / name, encoded("png"))
-    with pytest.raises(InputError, match=rf"{name}' is a file of another kind: expected .* suffix bmp, dib, .*, mp4"):
+    with pytest.raises(InputError, match=rf"{name}' has an unsupported suffix: expected .* suffix bmp, dib, .*, mp4"):
         list(expand(file))
     with pytest.raises(InputNotFoundError, match=rf"missing_{name}': no such file"):
         list(expand(str(tmp_path / f"missing_{name}")))
@@ -396,5 +396,5 @@ def test_a_list_that_holds_itself() -> None:
     endless: list[object] = []
     endless.append(endless)
     assert count(endless) is None
-    with pytest.raises(InputTypeError, match="does a list hold itself"):
+    with pytest.raises(InputTypeError, match="does a list contain itself"):
         list(expand(endless))

@@ -68,7 +68,7 @@ def test_the_content_wins_over_the_suffix(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.heic' is a GIF image"):
         list(expand(file))
     file = write(tmp_path / "b.heic", encoded("jpg"))
-    with pytest.raises(InputError, match=r"b\.heic' is a file of another kind: .*; it holds an image: rename it"):
+    with pytest.raises(InputError, match=r"b\.heic' has an unsupported suffix: .*; its content is an image: rename it"):
         list(expand(file))
 
 

@@ -71,7 +71,7 @@ def test_names_that_look_like_patterns_or_addresses(
 
 
 def test_bytes_of_a_video(mp4: bytes) -> None:
-    with pytest.raises(InputError, match="a video given as bytes: save it to a file and give its path"):
+    with pytest.raises(InputError, match="a video given as bytes: save it to a file and pass its path"):
         list(expand(mp4))
 
 
@@ -265,7 +265,7 @@ def test_camera_is_released_when_forgotten(camera: type[FakeCapture]) -> None:
 def test_camera_that_is_unplugged(camera: type[FakeCapture], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(camera, "frames", 3)
     numbers = []
-    with pytest.raises(InputError, match="camera 0 gives no more frames"):
+    with pytest.raises(InputError, match="camera 0 stopped sending frames"):
         numbers.extend(image.page for image in expand(0))
     assert numbers == [0, 1, 2] and camera.log[-1] == "release"
 
@@ -291,9 +291,9 @@ def test_stream(camera: type[FakeCapture], monkeypatch: pytest.MonkeyPatch, capl
     monkeypatch.setattr(camera, "frames", 2)
     assert paths("rtsp://me:secret@cam/live") == ["rtsp://cam/live"] * 2
     assert camera.log[0] == "open rtsp://me:secret@cam/live" and camera.log[-1] == "release"
-    assert caplog.messages == ["rtsp://cam/live gives no more frames"]
+    assert caplog.messages == ["rtsp://cam/live stopped sending frames"]
     monkeypatch.setattr(camera, "frames", 0)
-    with pytest.raises(InputError, match="'RTSP://cam/live' gives no frames"):
+    with pytest.raises(InputError, match="'RTSP://cam/live' sends no frames"):
         list(expand("RTSP://me:secret@cam/live"))
 
 

@@ -418,7 +418,7 @@ def test_redirects_are_checked(place: str, dialled: list[str]) -> None:
             policy = site.policy(*hosts, networks=["127.0.0.1/32"])
             error = await refusal(site.at("0", "images.example"), policy, known)
             assert error.kind == "url_not_allowed"
-            assert str(error) == "the URL redirects to where this service may not fetch from"
+            assert str(error) == "the URL redirects to a target that this service may not fetch"
             assert dialled == ["127.0.0.1"] and site.connections == 1
 
     run(work())
@@ -435,7 +435,7 @@ def test_redirects_without_end() -> None:
 
     run(work())
     nowhere = outcome(answer("302 Found", b""))
-    assert nowhere.kind == "url_redirects" and "without saying where to" in str(nowhere)
+    assert nowhere.kind == "url_redirects" and "without a target" in str(nowhere)
 
 
 # ---------------------------------------------------------------- answers that are refused
@@ -446,7 +446,7 @@ def test_the_status_is_told(status: int) -> None:
     """F40: the client learns what the image's server said."""
     error = outcome(answer(f"{status} Words", b"", length=None if status in (204, 304) else -1))
     assert (error.kind, error.status) == ("url_status", status)
-    assert str(error) == f"the URL answers with status {status}"
+    assert str(error) == f"the URL responds with status {status}"
 
 
 async def endless(path: str, writer: asyncio.StreamWriter) -> None:
@@ -709,7 +709,7 @@ def test_hosts_that_are_none(host: str) -> None:
 
 @pytest.mark.parametrize("network", ["10.0.0.1/8", "10.0.0.0/33", "example.org", "", "10.0.0.0-10.0.0.9"])
 def test_networks_that_are_none(network: str) -> None:
-    with pytest.raises(ParameterError, match="is not a network of addresses"):
+    with pytest.raises(ParameterError, match="is not a network"):
         UrlPolicy.of(["*"], [network])
 
 

@@ -1,8 +1,8 @@
-"""Inputs: from paths, URLs, folders, arrays, bytes, PDF files, videos and cameras to a stream of images.
+"""Inputs: paths, URLs, folders, arrays, bytes, PDF files, videos and cameras as a stream of images.
 
-`sources` knows what a user may give and calls the reader it needs: `images` with `tiff` and `avif` (encoded images;
-`orientation` says how they are turned), `arrays`, `pdf`, `video` (with `containers`), and `web`, which downloads first.
-`files` tells kinds of files apart and lists folders; `unread` names what is not read.
+`sources` dispatches on the type of input to a reader: `images` with `tiff` and `avif` (encoded images; `orientation`
+reads their orientation), `arrays`, `pdf`, `video` (with `containers`), and `web`, which downloads first. `files`
+recognizes file types and lists folders; `unread` names unsupported formats.
 """
 
 from maskline.inputs.files import FOLDER_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES, not_predicted, not_read
