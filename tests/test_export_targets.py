@@ -138,7 +138,7 @@ def test_sizes_that_a_model_cannot_have() -> None:
         ({"size": "640"}, "size is '640': expected HEIGHTxWIDTH in pixels, such as 640x640"),
         ({"size": 640}, "size is 640: expected height and width"),
         ({"size": (640,)}, "expected height and width"),
-        ({"size": ("640", "640")}, "a side of size is '640': expected a whole number"),
+        ({"size": ("640", "640")}, "a side of size is '640': expected an integer"),
         ({"format": None}, "unknown format 'none'"),
         ({"size": (16, 640)}, "size is 16x640: expected sides from 32 to 4096 pixels"),
         ({"batch": 4}, "batch is 4: expected 1, or 'dynamic'"),

@@ -1,4 +1,4 @@
-"""Checks of values that come from outside, each with one message wherever the value is from."""
+"""Validation of user-supplied values, with the same message wherever they come from."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from maskline.errors import ParameterError, UnknownNameError
 
 
 def check_score(value: object, name: str = "threshold") -> float:
-    """A number from 0 to 1, not a bool. Raises ParameterError naming it."""
+    """Return a number from 0 to 1, not a bool. Raises ParameterError with its name."""
     if not isinstance(value, bool) and isinstance(value, numbers.Real) and 0 <= value <= 1:  # type: ignore[operator]
         return float(value)
     raise ParameterError(f"{name} is {reprlib.repr(value)}: expected a number from 0 to 1")
 
 
 def check_threshold(value: object, name: str = "threshold") -> float | dict[int | str, float]:
-    """A score (see `check_score`), or a mapping from class index or name to one. Raises ParameterError naming it."""
+    """Return a score (see `check_score`), or a mapping from class index or name to score. Raises ParameterError."""
     if not isinstance(value, Mapping):
         return check_score(value, name)
     for key in value:
@@ -28,14 +28,14 @@ def check_threshold(value: object, name: str = "threshold") -> float | dict[int 
 
 
 def check_count(value: object, name: str, most: int = 1 << 20) -> int:
-    """A whole number from 1 to ``most``, not a bool. Raises ParameterError naming it."""
+    """Return an integer from 1 to ``most``, not a bool. Raises ParameterError with its name."""
     if not isinstance(value, bool) and isinstance(value, numbers.Integral) and 1 <= int(value) <= most:
         return int(value)
-    raise ParameterError(f"{name} is {value!r}: expected a whole number from 1 to {most}")
+    raise ParameterError(f"{name} is {value!r}: expected an integer from 1 to {most}")
 
 
 def environment_switch(name: str) -> bool:
-    """Whether a variable of the environment says yes; not set, or empty, is no. Raises ParameterError naming it."""
+    """Whether an environment variable is true; unset or empty is false. Raises ParameterError with its name."""
     given = os.environ.get(name, "").strip().lower()
     if given in ("1", "true", "yes", "on"):
         return True
@@ -45,7 +45,7 @@ def environment_switch(name: str) -> bool:
 
 
 def refuse_unknown(given: Iterable[object], known: Iterable[str], where: str) -> None:
-    """Raise UnknownNameError for the first key that is not known."""
+    """Raise UnknownNameError for the first unknown key."""
     names = list(known)
     for key in given:
         if key not in names:

@@ -1,4 +1,4 @@
-"""From a catalog name to a model directory: fetched and exported once, then taken from the cache."""
+"""Model directories by catalog name: downloaded and exported once, then cached."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from maskline.errors import MissingDependencyError
 from maskline.fetching.download import fetch, home
 from maskline.runtime.model_dir import GRAPH_FILES
 
-#: The model that is part of the package: trained on microscopy, see MODEL_CARD.md there.
+#: The model shipped with the package, trained on microscopy; see MODEL_CARD.md there.
 EMBEDDED = ASSETS / "embedded"
 WEIGHTS_FILE = "weights.safetensors"
 
 
 def model_dir(name: str) -> Path:
-    """The directory of an official model, made on first use: its weights are downloaded and exported.
+    """Return the directory of an official model; on first use, its weights are downloaded and exported.
 
     Raises: as `make_model_dir`.
     """
@@ -27,7 +27,7 @@ def model_dir(name: str) -> Path:
         return EMBEDDED
     folder = home() / "models" / spec.name
     if not (folder / GRAPH_FILES["onnx"]).is_file():
-        with status(f"first use of {spec.name}: fetching and exporting it takes minutes"):
+        with status(f"first use of {spec.name}: downloading and exporting it takes minutes"):
             make_model_dir(spec.name, folder)
     return folder
 
@@ -61,7 +61,7 @@ def make_model_dir(
     from maskline.exporting import ExportOptions, export, read_labels
 
     labels = None if labels_file is None else read_labels(labels_file)
-    if weights is None:  # a wrong option is to be told before anything is downloaded
+    if weights is None:  # reject invalid options before the download
         ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8).check(spec)
         weights = weights_file(spec)
     return export(
@@ -80,7 +80,7 @@ def make_model_dir(
 
 
 def weights_file(spec: catalog.Model) -> Path:
-    """The official weights of a model, downloaded on first use; of our own model, those that are installed."""
+    """Return the official weights of a model, downloaded on first use; for our own model, those shipped with it."""
     if spec.ours:
         return EMBEDDED / WEIGHTS_FILE
     name = spec.pretrained_url.rpartition("/")[2]

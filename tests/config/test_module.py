@@ -266,10 +266,10 @@ def test_unknown_names_name_the_nearest(override: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("Train.epochs_iters=0", "Train.epochs_iters is 0: expected a whole number from 1"),
-        ("Train.epochs_iters=1.5", "Train.epochs_iters is 1.5: expected a whole number"),
-        ("Train.num_classes=True", "Train.num_classes is True: expected a whole number"),
-        ("Train.batch_size=two", "Train.batch_size is 'two': expected a whole number"),
+        ("Train.epochs_iters=0", "Train.epochs_iters is 0: expected an integer from 1"),
+        ("Train.epochs_iters=1.5", "Train.epochs_iters is 1.5: expected an integer"),
+        ("Train.num_classes=True", "Train.num_classes is True: expected an integer"),
+        ("Train.batch_size=two", "Train.batch_size is 'two': expected an integer"),
         ("Train.learning_rate=0", "Train.learning_rate is 0: expected a number above 0"),
         ("Train.learning_rate=1e999", "Train.learning_rate is inf: expected a number above 0"),
         ("Train.learning_rate=[1]", r"Train.learning_rate is \[1\]: expected a number above 0"),

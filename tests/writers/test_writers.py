@@ -142,7 +142,7 @@ def test_what_a_writer_refuses(kind: type[Writer], tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="is closed"):
         writer.add(make("b.jpg"))
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="is a file; give a folder"):
+    with pytest.raises(OutputError, match="is a file; name a folder"):
         kind.open(tmp_path / "file")
 
 
