@@ -65,7 +65,7 @@ def create_model(
         model_dir: an exported model, see `maskline.runtime.model_dir.open_model_dir`; None: the official model,
             downloaded and exported on first use.
         device, threshold, batch_size, grow_boxes: see `Predictor`.
-        threads, use_hpip, hpi_config, engine, engine_config: see `maskline.runtime.acceleration.choose`.
+        threads, use_hpip, hpi_config, engine, engine_config: see `maskline.runtime.acceleration.parse_acceleration`.
         cpu_fallback: use the CPU, with a warning, if the device is missing, rather than raise an error. The environment
             variable ``MASKLINE_DEVICE_FALLBACK``, if set, takes precedence.
         ignored: arguments for Paddle only, see `PaddleOnly`; logged as a warning.
@@ -75,7 +75,7 @@ def create_model(
         DownloadError, MissingDependencyError: the official model can't be downloaded or exported here.
         ModelError, DeviceError, ParameterError: see `Predictor`.
     """
-    chosen = acceleration.choose(
+    chosen = acceleration.parse_acceleration(
         use_hpip=use_hpip, hpi_config=hpi_config, engine=engine, engine_config=engine_config, threads=threads
     )
     chosen = replace(chosen, cpu_fallback=cpu_fallback)
@@ -92,7 +92,7 @@ def create_model(
     name = None if model_name is None else catalog.get(model_name).name
     if model_dir is None:
         assert name is not None
-        device = device_text(opening.settle(device, chosen))  # before any download
+        device = device_text(opening.choose_devices(device, chosen))  # before any download
         model_dir = hub.model_dir(name)
     return Predictor(
         model_dir,

@@ -302,14 +302,14 @@ def test_compressed_bodies(service: Service, image: str, coding: str) -> None:
     [
         ("br", b"\x0b\x02\x80{}\x03", 415, "'br': expected deflate, gzip, x-gzip or none"),
         ("gzip, gzip", gzip.compress(gzip.compress(b"{}")), 415, "expected deflate, gzip"),
-        ("gzip", b'{"image": "QUJD"}', 400, "not whole gzip data.*incorrect header"),
-        ("gzip", b"", 400, "not whole gzip data.*cut short"),
-        ("gzip", gzip.compress(b"{}" * 999)[:-9], 400, "not whole gzip data.*cut short"),
-        ("gzip", gzip.compress(b"{}" * 999)[:-8] + bytes(8), 400, "not whole gzip data.*incorrect data check"),
-        ("gzip", gzip.compress(b"{}") * 2, 400, "not whole gzip data.*bytes follow its end"),
-        ("gzip", gzip.compress(bytes(1 << 18)) + b"x", 400, "not whole gzip data.*bytes follow its end"),
-        ("deflate", gzip.compress(b"{}"), 400, "not whole deflate data"),
-        ("deflate", zlib.compress(bytes(range(256)) * 99)[:200], 400, "not whole deflate data.*cut short"),
+        ("gzip", b'{"image": "QUJD"}', 400, "not valid gzip data.*incorrect header"),
+        ("gzip", b"", 400, "not valid gzip data.*cut short"),
+        ("gzip", gzip.compress(b"{}" * 999)[:-9], 400, "not valid gzip data.*cut short"),
+        ("gzip", gzip.compress(b"{}" * 999)[:-8] + bytes(8), 400, "not valid gzip data.*incorrect data check"),
+        ("gzip", gzip.compress(b"{}") * 2, 400, "not valid gzip data.*data follows its end"),
+        ("gzip", gzip.compress(bytes(1 << 18)) + b"x", 400, "not valid gzip data.*data follows its end"),
+        ("deflate", gzip.compress(b"{}"), 400, "not valid deflate data"),
+        ("deflate", zlib.compress(bytes(range(256)) * 99)[:200], 400, "not valid deflate data.*cut short"),
     ],
 )
 def test_bodies_that_can_t_be_decompressed(service: Service, coding: str, body: bytes, status: int, told: str) -> None:
@@ -618,7 +618,7 @@ def test_a_service_that_is_not_ready_says_so(image: str) -> None:
                     continue
                 told = response.json()
                 assert response.status_code == 503 and int(response.headers["Retry-After"]) > 0
-                assert "no worker has its model open" in told.pop("error")
+                assert "no worker is ready" in told.pop("error")
                 assert told == body | {"ready": False}
         finally:
             os.kill(worker, signal.SIGCONT)
