@@ -1,18 +1,18 @@
-"""ONNX Runtime beside OpenVINO: time, and how far results are apart.
+"""Time and agreement of ONNX Runtime and OpenVINO.
 
     python benchmarks/backends.py [--model-dir DIR ...] [--threads 1] [--rounds 9] [--precision fp32 bf16] [--json FILE]
 
-The embedded model always takes part. Both run the same photo in turns, in one process, so that what else the machine
-does hits both; a run that follows one of the other backend doesn't count. Shown are medians of the network alone, by
-the clock and in processor time (which others on the machine disturb least), and what opening takes.
+The embedded model is always included. Both backends run the same photo alternately in one process, so that other load
+on the machine affects both; the first run after a switch is discarded. The table shows medians of the network alone, in
+wall time and CPU time (which other processes disturb least), and the time to open a model.
 
-Then how far results are apart: "unequal" is the number of rows of the graphs' outputs, of both sides together, without
-an equal within the tolerances of an export (`maskline.exporting.verify`). For what a user gets, detections above a
-threshold: how many there are, how many of both sides together have no partner of the same class with a box IoU of at
-least 0.5, and among pairs the largest differences of scores and boxes (pixels of the image) and the least IoU of masks.
+For agreement, "unequal" is the number of rows of both graphs' outputs without an equal row on the other side, within
+the tolerances of an export (`maskline.exporting.verify`). Detections above a threshold are compared as well: their
+number, the number without a counterpart of the same class with a box IoU of at least 0.5, and among pairs the largest
+differences of scores and boxes (pixels of the image) and the lowest mask IoU.
 
-`FASTER_BY_OPENVINO` in `maskline.runtime.opening` has the models for which OpenVINO is faster by more than `MARGIN` in
-fp32. Weights don't change the time of a graph, but of what follows detections: stand-ins will do.
+`FASTER_BY_OPENVINO` in `maskline.runtime.opening` lists models for which OpenVINO is faster by more than `MARGIN` in
+fp32. The time of a graph does not depend on weights, except for the steps after detection: random weights are enough.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ from maskline.runtime.model_dir import open_model_dir
 from maskline.runtime.postprocess import to_instances
 
 ASSETS = hub.EMBEDDED.parent
-LOW = 0.3  # score of a detection that counts
+LOW = 0.3  # lowest score of a detection
 PAIR = 0.5  # IoU of the boxes of one object
-MARGIN = 0.05  # of time, that a choice must bring
+MARGIN = 0.05  # minimum relative gain for a choice
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A graph and what it took to open it."""
+    """A graph and the time to open it."""
 
     graph: Graph
     seconds: float
 
 
 class Difference(NamedTuple):
-    """Between detections of two backends on one photo."""
+    """Differences between detections of two backends on one photo."""
 
     found: int
     alone: int
     score: float
     box: float  # pixels of the image
-    iou: float  # the least of masks
+    iou: float  # lowest mask IoU
 
 
 def main() -> None:
@@ -67,8 +67,10 @@ def main() -> None:
     parser.add_argument("--model-dir", type=Path, action="append", default=[], metavar="DIR")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--precision", nargs="+", default=["fp32"], help="of OpenVINO; ONNX Runtime's is fp32")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument(
+        "--precision", nargs="+", default=["fp32"], help="precisions of OpenVINO; ONNX Runtime uses fp32"
+    )
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     rows = []
     for folder in (hub.EMBEDDED, *options.model_dir):
@@ -80,7 +82,7 @@ def main() -> None:
 
 
 def model_rows(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row for each precision of OpenVINO."""
+    """One row per precision of OpenVINO."""
     plain = opened(path, Acceleration("onnxruntime", threads=options.threads))
     photo = read_image(ASSETS / ("nuclei.png" if path.parent == hub.EMBEDDED else "ski.jpg"))
     rows = []
@@ -97,8 +99,8 @@ def model_rows(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
                 "ONNX Runtime ms": round(ours),
                 "OpenVINO ms": round(theirs),
                 "ratio": f"{theirs / ours:.2f}",
-                "processor ms": f"{our_cpu:.0f}, {their_cpu:.0f}",
-                "its ratio": f"{their_cpu / our_cpu:.2f}",
+                "CPU ms": f"{our_cpu:.0f}, {their_cpu:.0f}",
+                "CPU ratio": f"{their_cpu / our_cpu:.2f}",
                 "open s": f"{plain.seconds:.1f}, {other.seconds:.1f}",
                 "rows, unequal": f"{len(raws[0].scores)}, {without_partner(*raws)}",
                 "detections": found.found,
@@ -118,9 +120,9 @@ def opened(path: Path, options: Acceleration) -> Opened:
 
 
 def paired(graphs: list[Graph], pixels: np.ndarray, rounds: int) -> list[tuple[float, float]]:
-    """Median milliseconds of each, by the clock and the processor.
+    """Median milliseconds of each, in wall time and CPU time.
 
-    The graphs take turns of two runs, of which the first doesn't count.
+    The graphs alternate in turns of two runs, of which the first is discarded.
     """
     times: list[list[tuple[float, float]]] = [[] for _ in graphs]
     for _ in range(rounds):
@@ -134,7 +136,7 @@ def paired(graphs: list[Graph], pixels: np.ndarray, rounds: int) -> list[tuple[f
 
 
 def detected(graph: Graph, photo: np.ndarray) -> Instances:
-    """What a user gets, above `LOW`."""
+    """Detections above `LOW`."""
     record = graph.record
     pixels, frame = record.preprocess.apply(photo)
     thresholds = np.full(len(record.labels), LOW, np.float32)
@@ -143,7 +145,7 @@ def detected(graph: Graph, photo: np.ndarray) -> Instances:
 
 
 def difference(ours: Instances, theirs: Instances) -> Difference:
-    """Detections are paired best first, each with the free one of the same class whose box overlaps most."""
+    """Detections are paired best first, each with the unpaired one of the same class whose box overlaps most."""
     free = set(range(len(theirs)))
     pairs = []
     for i in range(len(ours)):

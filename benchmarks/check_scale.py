@@ -1,9 +1,9 @@
-"""`maskline check`, `convert` and `split` on large data sets: time and peak memory by images, and by objects per image.
+"""Time and peak memory of `maskline check`, `convert` and `split` on large data sets, by images and objects per image.
 
     python benchmarks/check_scale.py [--images 2500 10000] [--objects 2000 20000] [--commands check convert split]
 
-The images are 64 x 64 with ten objects each; those with very many objects are 2048 x 2048. Each run is a process of its
-own; seconds are those of the processor. Linux only. 100,000 images need 2 GB of disk and about 20 minutes.
+Images are 64 x 64 with ten objects each; those with many objects are 2048 x 2048. Each run is a separate process;
+seconds are CPU time. Linux only. 100,000 images need 2 GB of disk and about 20 minutes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from maskline.cli import main
 try:
     main()
 finally:
-    with open("/proc/self/status") as file:  # getrusage would start from the memory of this program's parent
+    with open("/proc/self/status") as file:  # getrusage would include the parent's memory
         peak = next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
     print(time.process_time(), peak, file=sys.stderr)
 """
@@ -41,7 +41,7 @@ finally:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", nargs="*", type=int, default=[2_500, 10_000])
-    parser.add_argument("--objects", nargs="*", type=int, default=[2_000, 20_000], help="in one image")
+    parser.add_argument("--objects", nargs="*", type=int, default=[2_000, 20_000], help="objects in one image")
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def make(root: Path, images: int, per_image: int, side: int) -> Path:
-    """A data set, four fifths of it for training, of images that all differ."""
+    """A data set of distinct images, four fifths of them for training."""
     rng = np.random.default_rng(0)
     for name in ("images", "annotations"):
         (root / name).mkdir(parents=True)
@@ -95,7 +95,7 @@ def annotations(rng: np.random.Generator, images: int, per_image: int, side: int
 
 
 def measured(command: str, root: Path) -> tuple[str, str]:
-    """Seconds of the processor, and the peak of resident memory."""
+    """CPU seconds and peak resident memory."""
     with tempfile.TemporaryDirectory() as out:
         arguments = [part.format(set=root, out=Path(out) / "out") for part in COMMANDS[command]]
         done = subprocess.run([sys.executable, "-c", RUN, *arguments], capture_output=True, text=True, check=True)

@@ -1,7 +1,7 @@
-"""Reading annotations: time and memory of a COCO file of many, beside pycocotools.
+"""Time and memory to read a large COCO file, compared with pycocotools.
 
-Each way runs in a process of its own, in turns; the table has the best time of the turns and the memory that reading
-added at its peak (beyond the imports). Linux only.
+Each method runs in its own process, alternately; the table shows the best time and the peak memory added by reading
+(beyond the imports). Linux only.
 
     python benchmarks/data.py [--annotations 100000] [--turns 3]
 """
@@ -22,16 +22,16 @@ SHARE_RLE = 0.2
 
 PREFIX = """
 import sys, time
-def peak():  # in MiB; getrusage would start from the peak of the process that started this one
+def peak():  # in MiB; getrusage would include the parent's peak
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
 """
 WAYS = {
     "maskline: Dataset, all records checked": """
 from pathlib import Path
-from maskline.data import coco
+from maskline.data.formats.coco import coco_json
 before, start = peak(), time.perf_counter()
-dataset, faults, _ = coco.read(Path(sys.argv[1]), Path(), "train")
+dataset, faults, _ = coco_json.read(Path(sys.argv[1]), Path(), "train")
 assert not faults and len(dataset.annotations) == int(sys.argv[2])
 """,
     "pycocotools: COCO, nothing checked": """
@@ -54,7 +54,7 @@ SUFFIX = "\nprint(time.perf_counter() - start, peak() - before)"
 
 
 def make(path: Path, annotations: int) -> None:
-    """Polygons and run lengths of the size of COCO's, seven to an image."""
+    """Polygons and RLE of the size of COCO's, seven per image."""
     from maskline.masks import place_rle
 
     rng = np.random.default_rng(0)

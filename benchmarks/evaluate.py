@@ -1,9 +1,9 @@
-"""COCO's figures from detections: ours and pycocotools', in turns in one process, and how far they are apart.
+"""Time of COCO metrics from detections in maskline and pycocotools, alternately in one process, and their difference.
 
     python benchmarks/evaluate.py DATASET DETECTIONS [--split val] [--copies 1 10] [--rounds 3]
 
-DETECTIONS is a folder of `maskline evaluate`; with ``--copies`` the split counts so many times over. Times: matching
-and accumulating masks; reading, and turning polygons into run lengths, comes before.
+DETECTIONS is an output folder of `maskline evaluate`; ``--copies`` repeats the split. Times cover matching and
+accumulation for masks, but not reading and the conversion of polygons to RLE.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from maskline.evaluate import load_split
-from maskline.evaluate.average_precision import metrics
+from maskline.evaluate.average_precision import coco_metrics
 from maskline.evaluate.classes import match_classes
 from maskline.evaluate.detections import ImageDetections, Truth, read, rle_objects, truth_of
-from maskline.evaluate.matching import rank
+from maskline.evaluate.matching import rank_detections
 
 MOST = 100
 
@@ -33,7 +33,7 @@ def ours(truths: list[Truth], found: list[ImageDetections], classes: int) -> Cal
     """Mask AP by `maskline.evaluate`."""
 
     def measure() -> float:
-        value = metrics(rank(truths, found, classes, "mask", MOST), MOST)["AP"]
+        value = coco_metrics(rank_detections(truths, found, classes, "mask", MOST), MOST)["AP"]
         assert value is not None
         return value
 
@@ -83,7 +83,7 @@ def main() -> None:
     classes = match_classes(dataset)
     truths = [truth_of(dataset, image, classes) for image in dataset.images]
     found = list(read(arguments.detections, dataset, classes).values())
-    print("| images | objects | detections | ours s | pycocotools s | times faster | AP apart |")
+    print("| images | objects | detections | maskline s | pycocotools s | times faster | AP difference |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     for copies in arguments.copies:
         pair = [how(truths * copies, found * copies, len(classes.names)) for how in (ours, theirs)]

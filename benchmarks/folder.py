@@ -1,12 +1,12 @@
-"""Memory and rate over a large folder: every image predicted, and saved in every form, one after the other.
+"""Memory and throughput for a large folder: every image is predicted and saved in every format.
 
     python benchmarks/folder.py [--images 2000] [--naive 300] [--side 192 256] [--model-dir DIR] [--json FILE]
 
-The images are crops of the packaged photo of nuclei, mirrored and turned, so that each is another; they are made in a
-temporary folder. The naive way keeps all results in a list and saves them then. Each way runs in a process of its own,
-one after the other, with the embedded model unless another is named.
+The images are crops of the packaged photo of nuclei, mirrored and rotated so that all are distinct, in a temporary
+folder. The naive method keeps all results in a list before saving them. Each method runs in its own process, one after
+the other, with the embedded model unless another is given.
 
-Memory is what the process holds (RSS) beyond what it held after its first image.
+Memory is the process's RSS in addition to that after its first image.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from maskline.outputs.formats import WRITERS, open_writers
 from maskline.outputs.result import Result
 
 PHOTO = Path(maskline.__file__).with_name("assets") / "nuclei.png"
-STEPS = 20  # of the row of figures
+STEPS = 20  # columns of the memory table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--naive", type=int, default=300, help="images of the naive way")
+    parser.add_argument("--naive", type=int, default=300, help="images for the naive method")
     parser.add_argument("--side", type=int, nargs=2, default=(192, 256), metavar=("FROM", "TO"), help="pixels")
-    parser.add_argument("--model-dir", help="an exported model, instead of the embedded one")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--model-dir", help="an exported model; default: the embedded one")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         images, few = Path(folder, "images"), Path(folder, "few")
@@ -54,7 +54,7 @@ def main() -> None:
             "naive": in_process(naive, few, Path(folder, "naive"), options.model_dir),
         }
     for name, figures in report.items():
-        print(f"{name}: {figures['images per second']} images a second, {figures['instances']} instances")
+        print(f"{name}: {figures['images per second']} images per second, {figures['instances']} instances")
         print("| images | " + " | ".join(str(count) for count, _ in figures["MiB"]) + " |")
         print("| MiB | " + " | ".join(f"{mib:+.1f}" for _, mib in figures["MiB"]) + " |\n")
     if options.json:
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def make_images(folder: Path, count: int, side: tuple[int, int]) -> None:
-    """Write ``count`` different PNG files, in sub-folders of 100."""
+    """Write ``count`` distinct PNG files, in sub-folders of 100."""
     photo, rng = cv2.imread(str(PHOTO)), np.random.default_rng(0)
     for number in range(count):
         height, width = (min(int(rng.integers(side[0], side[1] + 1)), limit) for limit in photo.shape[:2])
@@ -74,7 +74,7 @@ def make_images(folder: Path, count: int, side: tuple[int, int]) -> None:
 
 
 def in_process(way: Any, images: Path, output: Path, model_dir: str | None) -> dict[str, Any]:
-    """Run one way in a fresh process."""
+    """Run one method in a new process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=run, args=(theirs, way, images, output, model_dir))
@@ -90,7 +90,7 @@ def run(pipe: Connection, way: Any, images: Path, output: Path, model_dir: str |
 
 
 class Gauge:
-    """The memory of this process as images go by."""
+    """The memory of this process over the images."""
 
     def __init__(self, total: int) -> None:
         self.total, self.count, self.instances = total, 0, 0

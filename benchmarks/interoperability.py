@@ -1,12 +1,12 @@
-"""What other tools read of the data sets that maskline writes: instances, and how many of them pixel for pixel.
+"""Data sets written by maskline and read by other tools: number of instances, and of pixel-identical ones.
 
     python benchmarks/interoperability.py write DATASET FOLDER [--split val]
     python benchmarks/interoperability.py read FOLDER
 
-``write`` needs maskline. It converts DATASET to every format, and notes what maskline reads back. ``read`` needs numpy
-and one of the other tools, and prints a table with a row for each format that the installed tools read; as they do not
-all go into one environment, run it in several: pycocotools, supervision, datumaro (Intel's, or CVAT's fork), labelme,
-fiftyone (its importers, without a database), ultralytics.
+``write`` needs maskline. It converts DATASET to every format and records what maskline reads back. ``read`` needs numpy
+and one of the other tools, and prints a table with a row per format that the installed tools read. The tools can't all
+be installed in one environment, so run it in several: pycocotools, supervision, datumaro (Intel's, or CVAT's fork),
+labelme, fiftyone (its importers, without a database), ultralytics.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ READERS: dict[tuple[str, str, str], Callable[[Path, str, dict[str, tuple[int, in
 
 
 def reader(module: str, name: str, *formats: str) -> Callable[[Any], Any]:
-    """Register a reader of some formats, which a module that may be installed offers."""
+    """Register a reader of some formats that an optional module provides."""
 
     def register(function: Any) -> Any:
         READERS.update({(module, name, form): function for form in formats})
@@ -43,10 +43,10 @@ def reader(module: str, name: str, *formats: str) -> Callable[[Any], Any]:
 
 
 def write(source: Path, folder: Path, only: str | None) -> None:
-    """Convert a data set to every format; ``FORMAT.json`` has the masks that maskline reads of it."""
+    """Convert a data set to every format; ``FORMAT.json`` has the masks that maskline reads from it."""
     from maskline._files import new_folder
     from maskline.data import convert
-    from maskline.data.merge import unify_categories
+    from maskline.data.categories import unify_categories
     from maskline.data.shapes import to_rle
     from maskline.masks import rle_runs
 
@@ -74,7 +74,7 @@ def write(source: Path, folder: Path, only: str | None) -> None:
 
 
 def coco_file(folder: Path, split: str) -> Path:
-    """The annotation file of a split, by COCO's or by PaddleX's name."""
+    """The annotation file of a split, with COCO's or PaddleX's name."""
     (path,) = (folder / "annotations").glob(f"instance*_{split}.json")
     return path
 
@@ -102,7 +102,7 @@ def with_supervision(folder: Path, split: str, sizes: dict[str, tuple[int, int]]
     else:
         dataset = Dataset.from_coco(str(folder / "images"), str(coco_file(folder, split)), force_masks=True)
     for path, _image, found in dataset:
-        if Path(path).stem not in sizes:  # LabelMe's folder is read whole
+        if Path(path).stem not in sizes:  # LabelMe's folder is read as a whole
             continue
         masks = [] if found.mask is None else found.mask
         yield Path(path).stem, [(dataset.classes[k], np.asarray(m)) for k, m in zip(found.class_id, masks, strict=True)]
@@ -118,7 +118,7 @@ def with_datumaro(folder: Path, split: str, sizes: dict[str, tuple[int, int]]) -
     dataset.transform("polygons_to_masks")
     labels = dataset.categories()[AnnotationType.label]
     for item in dataset:
-        # CVAT's fork takes the file's name for the subset
+        # CVAT's fork uses the file name as the subset
         if item.subset not in (split, "annotations") or Path(item.id).name not in sizes:
             continue
         groups: dict[Any, list[Any]] = {}
@@ -199,7 +199,7 @@ def with_ultralytics(folder: Path, split: str, _: Any) -> Found:
         yield Path(label["im_file"]).stem, found
 
 
-# ---- comparing
+# ---- comparison
 
 
 def decode(runs: list[int], size: tuple[int, int]) -> Mask:
@@ -207,7 +207,7 @@ def decode(runs: list[int], size: tuple[int, int]) -> Mask:
 
 
 def overlaps(masks: list[tuple[str, Mask]], others: list[tuple[str, Mask]]) -> Iterator[tuple[float, int, int]]:
-    """IoU and places of each two masks of one class that meet."""
+    """IoU and indices of all overlapping pairs of masks of one class."""
     boxes = [[box(mask) for _, mask in found] for found in (masks, others)]
     for i, (name, mask) in enumerate(masks):
         for j, (other_name, other) in enumerate(others):
@@ -224,7 +224,7 @@ def box(mask: Mask) -> tuple[int, int, int, int]:
 
 
 def compare(found: Iterable[tuple[str, list[tuple[str, Mask]]]], truth: dict[str, Any]) -> tuple[int, list[float]]:
-    """How many instances were read, and the IoU of each true one with its match, 0 without."""
+    """The number of instances read, and the IoU of each true one with its match, 0 without."""
     count, scores = 0, []
     left = dict(truth)
     for stem, instances in found:
@@ -246,7 +246,7 @@ def sizes_of(records: dict[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def read(folder: Path) -> None:
-    """Print a row for each format and each reader that is installed."""
+    """Print a row per format and installed reader."""
     os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
     logging.disable(logging.WARNING)
     print("| format | reader | read | of | identical | mean IoU |\n| --- | --- | --- | --- | --- | --- |")
@@ -278,8 +278,8 @@ if __name__ == "__main__":
     writing = commands.add_parser("write", help="convert DATASET to every format")
     writing.add_argument("dataset", type=Path)
     writing.add_argument("folder", type=Path)
-    writing.add_argument("--split", help="only this one")
-    reading = commands.add_parser("read", help="read what was written with the tools installed here")
+    writing.add_argument("--split", help="only this split")
+    reading = commands.add_parser("read", help="read the written data sets with the installed tools")
     reading.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "write":

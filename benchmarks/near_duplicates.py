@@ -1,10 +1,10 @@
-"""Finding the same and nearly the same images: time, and on real images what is found and what is wrongly found.
+"""Search for identical and near-duplicate images: time, and recall and false pairs on real images.
 
     python benchmarks/near_duplicates.py DATASET [DATASET ...] [--most 100000] [--tile 128]
 
-Each data set (in COCO's form) is taken three ways: as it is, where what is found is listed for a look; with an altered
-copy of every image, each kind of alteration for itself; and cut into tiles, which are much harder than images: many
-hold a single object, one straight edge or next to nothing.
+Each data set (in COCO format) is used in three ways: unchanged, with all pairs listed for inspection; with an altered
+copy of every image, separately for each alteration; and cut into tiles, which are much harder than whole images: many
+show a single object, one straight edge or almost nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from maskline.data.check.near_duplicates import SIDE, Fingerprint, fingerprint, pairs
-from maskline.data.reading import load
+from maskline.data.check.near_duplicates import SIDE, Fingerprint, find_pairs, fingerprint
+from maskline.data.reading import load_splits
 from maskline.inputs import read_image
 from maskline.instances import ByteArray
 
@@ -30,7 +30,7 @@ COUNTS = (1_000, 10_000, 100_000)
 
 
 def jpeg(quality: int) -> Alter:
-    """Compressed and decoded again."""
+    """Compressed and decoded."""
     return lambda pixels: cv2.imdecode(
         cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR
     )
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def fingerprint_rows() -> Iterator[list[str]]:
-    """Time by size of the image."""
+    """Time by image size."""
     rng = np.random.default_rng(0)
     for height, width in SIZES:
         pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
@@ -121,14 +121,14 @@ def fingerprint_rows() -> Iterator[list[str]]:
 
 
 def time_rows(most: int) -> Iterator[list[str]]:
-    """Time by number and kind: all different, and three kinds that tempt a search to compare all with all."""
+    """Time by number and kind: all different, and three kinds that may lead a search to compare all pairs."""
     rng = np.random.default_rng(0)
     for count in [count for count in COUNTS if count <= most]:
-        films = [("nearly the same", film)] if count <= COUNTS[1] else []
+        films = [("near-duplicates", film)] if count <= COUNTS[1] else []
         for name, make in [("different", different), ("black", black), ("black, noise", noise), *films]:
             prints = make(count, rng)
             start = time.perf_counter()
-            found = len(pairs(prints))
+            found = len(find_pairs(prints))
             yield [f"{count:,}", name, f"{time.perf_counter() - start:.2f} s", f"{found:,}"]
 
 
@@ -161,19 +161,19 @@ def film(count: int, rng: np.random.Generator) -> list[Fingerprint]:
 
 
 def of_thumbnail(values: np.ndarray, span: tuple[float, float], rng: np.random.Generator) -> Fingerprint:
-    """A fingerprint of an image that was never there."""
+    """The fingerprint of a synthetic image."""
     return Fingerprint(rng.bytes(16), np.clip(np.rint(values), 0, 255).astype(np.uint8).tobytes(), *span, 1.5)
 
 
 def report(root: Path, side: int) -> None:
-    """Print what is found in a data set, in altered copies and in tiles."""
+    """Print the pairs found in a data set, in altered copies and in tiles."""
     named = [
         (f"{split}/{image.file_name}", read_image(dataset.path(image)))
-        for split, dataset in load(root).items()
+        for split, dataset in load_splits(root).items()
         for image in dataset.images
     ]
     prints = [fingerprint(pixels) for _, pixels in named]
-    found = pairs(prints)
+    found = find_pairs(prints)
     print(f"{root.name}: {len(named)} images, {len(found)} pairs found")
     for pair in found:
         print(
@@ -183,16 +183,16 @@ def report(root: Path, side: int) -> None:
     images = [pixels for _, pixels in named]
     print(table(["alteration", "recall", "exact", "false pairs"], recall_rows(images, prints, own)))
     tiles = [fingerprint(tile) for pixels in images for tile in cut(pixels, side)]
-    wrong = len(pairs(list({found.digest: found for found in tiles}.values())))
+    wrong = len(find_pairs(list({found.digest: found for found in tiles}.values())))
     total = len(tiles) * (len(tiles) - 1) // 2
     print(f"{len(tiles)} distinct tiles of {side} pixels: {wrong} pairs found of {total:,}\n")
 
 
 def recall_rows(images: list[ByteArray], prints: list[Fingerprint], own: set[tuple[int, int]]) -> Iterator[list[str]]:
-    """How many altered copies are found; ``own``: pairs that are there without any alteration."""
+    """Recall of altered copies; ``own``: pairs that exist without any alteration."""
     count = len(images)
     for name, alter in ALTERATIONS.items():
-        found = pairs(prints + [fingerprint(alter(pixels)) for pixels in images])
+        found = find_pairs(prints + [fingerprint(alter(pixels)) for pixels in images])
         right = [pair for pair in found if pair.second - pair.first == count]
         places = {(min(ends), max(ends)) for pair in found if (ends := (pair.first % count, pair.second % count))}
         wrong = len({ends for ends in places if ends[0] != ends[1]} - own)

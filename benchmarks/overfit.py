@@ -1,12 +1,12 @@
-"""Whether a model can learn a few images by heart, as a check of the whole of training: loss, loop, evaluation.
+"""Whether a model can memorize a few images, as a test of the whole training: loss, loop, evaluation.
 
     python benchmarks/overfit.py DATASET [--model Mask-RT-DETR-S] [--images 8] [--side 320] [--epochs 400]
         [--batch-size 4] [--learning-rate 5e-4] [--clip-norm G] [--weights scratch] [--points 3136]
         [--grids 20,18,12,8,6] [--output output/overfit]
 
-The images with the fewest objects of the train split are both trained on, from scratch and without augmentation, and
-evaluated. Prints mask AP after each tenth of the run. With the weights of such a run it goes on as fine-tuning does,
-with what the model's recipe freezes.
+The images with the fewest objects of the train split are used for training, from scratch and without augmentation, and
+for evaluation. Prints mask AP after each tenth of the run. With the weights of such a run, training continues as in
+fine-tuning, with the recipe's frozen layers.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from pathlib import Path
 from maskline import catalog
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.data.formats import coco
-from maskline.data.reading import load
+from maskline.data.reading import load_splits
 from maskline.models.mask_rtdetr import network
 from maskline.models.mask_rtdetr.loss import LossConfig
 from maskline.models.solov2 import network as solov2
 from maskline.training import TrainSettings, checkpoint, train
 from maskline.training.augment import Augment
 
-SMALLEST = 0.01  # of an image: the least that all its objects cover
+SMALLEST = 0.01  # minimum area of all objects, relative to the image
 
 
 def chosen(dataset: Dataset, number: int) -> list[ImageRecord]:
-    """The images with the fewest objects, crowds and tiny objects left out."""
+    """The images with the fewest objects, without crowds and tiny objects."""
 
     def objects(image: ImageRecord) -> int:
         return len(dataset.instances(image))
@@ -54,10 +54,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--clip-norm", type=float, help="the gradient's largest norm")
-    parser.add_argument("--weights", default="scratch", help="what to start from")
-    parser.add_argument("--points", type=int, default=3136, help="of the mask loss of Mask-RT-DETR")
-    parser.add_argument("--grids", help="of SOLOv2, coarser ones for small images: 40,36,24,16,12 are for 800 pixels")
+    parser.add_argument("--clip-norm", type=float, help="maximum gradient norm")
+    parser.add_argument("--weights", default="scratch", help="initial weights")
+    parser.add_argument("--points", type=int, default=3136, help="points of Mask-RT-DETR's mask loss")
+    parser.add_argument("--grids", help="grids of SOLOv2, coarser for small images: 40,36,24,16,12 are for 800 pixels")
     parser.add_argument("--output", type=Path, default=Path("output/overfit"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -70,7 +70,7 @@ def main() -> None:
     if arguments.grids is not None:
         grids = tuple(map(int, arguments.grids.split(",")))
         solov2.CONFIGS[spec.name] = replace(solov2.CONFIGS[spec.name], grids=grids)
-    dataset = load(arguments.data)["train"]
+    dataset = load_splits(arguments.data)["train"]
     few = dataset.select(chosen(dataset, arguments.images))
     data = arguments.output / "data"
     shutil.rmtree(data, ignore_errors=True)

@@ -1,16 +1,16 @@
-"""Masks of Mask R-CNN, 28 x 28 over their boxes, brought into the image: ours beside the reference's way.
+"""Pasting Mask R-CNN masks, 28 x 28 over their boxes, into the image: maskline compared with PaddleX's method.
 
     OMP_NUM_THREADS=1 python benchmarks/paste.py [--rounds 9] [--most-gib 4]
 
-The reference samples every kept mask at every pixel of the image (`grid_sample`) and compares with 0.5; it knows the
-box only by the sampling points. Ours computes the pixels of the box. Boxes are drawn, sides log-uniform from 4 % to
-60 % of the image, masks are ellipses with a wavy border.
+PaddleX samples every kept mask at every pixel of the image (`grid_sample`) and compares with 0.5; the box only defines
+the sampling points. maskline computes only the pixels of the box. Boxes are random, with sides log-uniform from 4 % to
+60 % of the image; masks are ellipses with a wavy border.
 
-Before anything is measured, both must give the same pixels (but where the probability is within 1e-5 of 0.5, which is
-float32's own rounding; such pixels are counted). For the time both run in turns of three, in one process; medians are
-shown. Memory is what a process of its own has more at its peak than before, so this part is Linux only. Where sampling
-all masks at once would take more than ``--most-gib``, the reference's way gets as many as fit at a time, which is
-kinder than the reference is: the last column has what it would need.
+Before measuring, both methods must give the same pixels (except where the probability is within 1e-5 of 0.5, the
+rounding error of float32; these pixels are counted). Both alternate in turns of three in one process; the table shows
+medians. Memory is the peak added in a separate process, so this part is Linux only. If sampling all masks at once would
+take more than ``--most-gib``, PaddleX's method gets as many masks as fit at a time, which favours it: the last column
+gives the memory it would need.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from maskline.runtime.postprocess import to_instances
 
 CELLS = 28
 TIE = 1e-5
-BYTES = 2 * 4 + 4  # a pixel of a mask: where to sample (x, y), and what was found
+BYTES = 2 * 4 + 4  # per mask pixel: sampling point (x, y) and value
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def row(case: int, size: tuple[int, int], kept: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One size of image and number of masks."""
+    """One image size and number of masks."""
     raw = drawn(size, kept)
     group = at_once(size, options.most_gib)
     found = ours(raw, size)
@@ -66,18 +66,18 @@ def row(case: int, size: tuple[int, int], kept: int, options: argparse.Namespace
         "image": name(size),
         "masks": kept,
         "boxes, share of image": f"{sum(m.size for m in found.masks) / (size[0] * size[1]):.2f}",
-        "pixels apart": apart,
-        "ours ms": round(our_ms, 2),
-        "reference's way ms": round(naive_ms, 1),
+        "pixels different": apart,
+        "maskline ms": round(our_ms, 2),
+        "PaddleX's method ms": round(naive_ms, 1),
         "times faster": round(naive_ms / our_ms),
-        "ours MiB": round(our_mib, 1),
-        "reference's way MiB": round(naive_mib),
+        "maskline MiB": round(our_mib, 1),
+        "PaddleX's method MiB": round(naive_mib),
         "if all at once MiB": round(kept * size[0] * size[1] * BYTES / 2**20),
     }
 
 
 def drawn(size: tuple[int, int], kept: int) -> Raw:
-    """What a graph gives for an image of ``size``: 100 rows, of which so many have a score."""
+    """What a graph gives for an image of ``size``: 100 rows, of which ``kept`` have a score."""
     rng = np.random.default_rng(0)
     sides = np.exp(rng.uniform(np.log(0.04), np.log(0.6), (ROWS, 2)))
     corner = rng.uniform(0, 1 - sides)
@@ -92,7 +92,7 @@ def drawn(size: tuple[int, int], kept: int) -> Raw:
 
 
 def ours(raw: Raw, size: tuple[int, int]) -> Instances:
-    """As the predictor does it."""
+    """As in the predictor."""
     return to_instances(raw, Frame(size, size), size, np.full(1, 0.5, np.float32), mask_frame="box")
 
 
@@ -119,41 +119,41 @@ def sampled(raw: Raw, rows: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
 
 
 def different(found: Instances, raw: Raw, size: tuple[int, int]) -> int:
-    """Pixels that differ, all of which must be ties; over the whole image, so also beyond the boxes."""
+    """Different pixels, all of which must be ties; over the whole image, including beyond the boxes."""
     apart = 0
     for index, kept in enumerate(np.flatnonzero(raw.scores > 0.5)):
         probability = sampled(raw, np.array([kept]), size)[0].numpy()
         other = found.full_mask(index) != (probability >= 0.5)
-        assert (np.abs(probability[other] - 0.5) < TIE).all(), "the two ways must give the same masks"
+        assert (np.abs(probability[other] - 0.5) < TIE).all(), "both methods must give the same masks"
         apart += int(other.sum())
     return apart
 
 
 def at_once(size: tuple[int, int], most_gib: float) -> int:
-    """How many masks the reference's way may take at a time."""
+    """The number of masks that PaddleX's method may process at a time."""
     return max(int(most_gib * 2**30 / (size[0] * size[1] * BYTES)), 1)
 
 
 def in_process(way: str, case: int, most_gib: float) -> float:
-    """Memory of one way, in a new process."""
+    """Memory of one method, in a new process."""
     command = [sys.executable, __file__, "--one", way, str(case), "--most-gib", str(most_gib)]
     return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def added_mib(way: str, size: tuple[int, int], kept: int, most_gib: float) -> float:
-    """What this process has more at its peak after one run; a tiny run before it loads what is loaded on first use."""
+    """Peak memory added by one run, after a tiny run that triggers lazy loading."""
     group = at_once(size, most_gib)
     run = {"ours": ours, "naive": partial(naive, group=group)}[way]
     run(drawn((8, 8), 1), (8, 8))
     raw = drawn(size, kept)
-    Path("/proc/self/clear_refs").write_text("5")  # what follows finds the peak at what is in use now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current usage
     before = peak_mib()
     run(raw, size)
     return peak_mib() - before
 
 
 def peak_mib() -> float:
-    """Of this process; getrusage would start from the peak of the process that started this one."""
+    """Peak memory of this process; getrusage would include the parent's peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 

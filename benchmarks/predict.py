@@ -1,19 +1,18 @@
-"""What each stage of prediction costs, in time and memory, beside the naive way to make masks.
+"""Time and memory of each stage of prediction, compared with the naive method of computing masks.
 
     python benchmarks/predict.py --model-dir output/model [--image 640x480 ...] [--rounds 5] [--json FILE]
 
-First the whole way of a photo, from the file to JSON and image, as a program goes it, and the peak of this process so
-far. What is detected depends on the weights; the threshold is 0.05, so that there is something to write.
+The first table covers a photo from file to JSON and image, and the peak memory of this process so far. Detections
+depend on the weights; the threshold is 0.05, so that there is something to write.
 
-Decode, preprocess and network are those of a real photo, enlarged, and of the model given. For the masks, detections of
-typical size are drawn (ellipses, sides log-uniform from 4 % to 60 % of the image), because a model's own depend on its
-weights; with ``--own-masks`` the model's are taken. The naive way resizes the masks of all 100 rows to the image with
-OpenCV, one byte a pixel (the reference takes four), and then drops what is under the score threshold. Masks that lie
-over their boxes (Mask R-CNN) come from `paste.py`, which says what their naive way is, the reference's, and measures
-its memory, which is not numpy's.
+Decode, preprocess and network are measured on an enlarged real photo with the given model. For masks, detections of
+typical size are generated (ellipses, sides log-uniform from 4 % to 60 % of the image), because a model's own depend on
+its weights; ``--own-masks`` uses the model's. The naive method resizes the masks of all 100 rows to the image with
+OpenCV, one byte per pixel (PaddleX uses four), and then applies the score threshold. For masks over their boxes (Mask
+R-CNN), `paste.py` defines the naive method, which is PaddleX's, and measures its memory outside NumPy.
 
-Both ways run in turns of three, in one process; medians are shown. Memory is the peak of what Python and numpy allocate
-during a stage, measured in a run of its own.
+Both methods alternate in turns of three in one process; the tables show medians. Memory is the peak that Python and
+NumPy allocate during a stage, measured in a separate run.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ from maskline.runtime.graph import Graph, Raw
 from maskline.runtime.postprocess import to_instances
 
 PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
-LOW = 0.05  # a threshold that something passes
-MOST_GIB = 4.0  # that the naive way may take for masks over boxes
+LOW = 0.05  # a threshold with detections above it
+MOST_GIB = 4.0  # limit of the naive method for masks over boxes
 
 
 def main() -> None:
@@ -51,8 +50,8 @@ def main() -> None:
     parser.add_argument("--model-dir", default="output/model")
     parser.add_argument("--image", type=size_of, nargs="+", default=SIZES, metavar="WxH", help="sizes of the photo")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--own-masks", action="store_true", help="take the model's masks instead of drawn ones")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--own-masks", action="store_true", help="use the model's masks instead of generated ones")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     graph = Graph(Path(options.model_dir) / "inference.onnx", Device("cpu"))
     print(f"{graph.record.model}, ONNX Runtime on CPU, median of {options.rounds} rounds, milliseconds and MiB\n")
@@ -62,7 +61,7 @@ def main() -> None:
     print(table(stages), "\n")
     masks = [mask_row(graph, size, n, options) for size in options.image for n in KEPT]
     print(table(masks), "\n")
-    print(f"peak memory of this whole process, the naive way included: {process_mib():.0f} MiB")
+    print(f"peak memory of this whole process, including the naive method: {process_mib():.0f} MiB")
     if options.json:
         options.json.write_text(json.dumps({"whole": whole, "stages": stages, "masks": masks}, indent=1))
 
@@ -110,7 +109,7 @@ def stage_row(graph: Graph, size: tuple[int, int], rounds: int) -> dict[str, Any
 
 
 def mask_row(graph: Graph, size: tuple[int, int], kept: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Masks ours and naive, and saving, for one number of kept instances."""
+    """maskline's and naive masks, and saving, for one number of kept instances."""
     preprocess = graph.record.preprocess
     mask_frame = graph.record.mask_frame
     image = enlarged(size)
@@ -154,11 +153,11 @@ def mask_row(graph: Graph, size: tuple[int, int], kept: int, options: argparse.N
 
 
 def naive_way(instances: Instances, raw: Raw, frame: Frame, threshold: float, mask_frame: str) -> Callable[[], Any]:
-    """The same masks made naively. Raises AssertionError if they are not the same."""
+    """The same masks by the naive method. Raises AssertionError if they differ."""
     if mask_frame != "box":
         naive = partial(naive_masks, raw, frame, threshold, twice=mask_frame == "twice")
         same = equal(instances, *naive(), tight=mask_frame == "tight")
-        assert same, "the two ways must give the same masks (of padded inputs they don't: choose another --image)"
+        assert same, "both methods must give the same masks (for padded inputs they don't: choose another --image)"
         return naive
     import paste  # which needs torch
 
@@ -171,7 +170,7 @@ def naive_way(instances: Instances, raw: Raw, frame: Frame, threshold: float, ma
 
 
 def drawn(input_size: tuple[int, int], mask_frame: str, cells: int = 160) -> Raw:
-    """100 detections of typical size: ellipses with a wavy border, in boxes that hold them."""
+    """100 detections of typical size: ellipses with a wavy border, in boxes that contain them."""
     if mask_frame == "box":
         import paste  # which needs torch
 
@@ -204,14 +203,14 @@ def naive_masks(raw: Raw, frame: Frame, threshold: float, *, twice: bool = False
 
 
 def cut_in_input(mask: np.ndarray, box: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
-    """A mask enlarged to the input's pixels, background outside its box: the first of two steps."""
+    """A mask upsampled to the input's pixels, background outside its box: the first of two steps."""
     y, x = np.ogrid[: input_size[0], : input_size[1]]
     inside = (y >= box[1]) & (y < box[3]) & (x >= box[0]) & (x < box[2])
     return np.where(inside, cv2.resize(mask, input_size[::-1]), np.float32(-0.5))
 
 
 def equal(instances: Any, full: np.ndarray, boxes: np.ndarray, *, tight: bool = False) -> bool:
-    """Whether our masks are the naive ones, cut at the boxes, and if ``tight`` then at their own pixels."""
+    """Whether maskline's masks equal the naive ones, cropped to the boxes, or to their own pixels if ``tight``."""
     boxes = np.clip(boxes, 0, np.array(instances.size[::-1] * 2, np.float32))
     real = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     windows = [pixel_window(box, instances.size) for box in boxes[real]]
@@ -238,7 +237,7 @@ def peak_mib(way: Callable[[], Any]) -> float:
 
 
 def process_mib() -> float:
-    """The most memory that this process has had."""
+    """The peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,17 +1,16 @@
-"""The service under load, beside a service that takes one request at a time.
+"""The service under load, compared with a service that handles one request at a time.
 
     python benchmarks/serve.py [--model-dir DIR] [--seconds 10] [--clients 1 8 64] [--rounds 3] [--json FILE]
     python benchmarks/serve.py --soak MINUTES [--model-dir DIR] [--clients 8]
 
-Ours is ``maskline serve`` with its default settings, unless ``--options`` has others. The peer has the same model and
-gives the same answers, but does what PaddleX's basic server does: an event loop that decodes and encodes images
-itself, one thread for the model, and a queue without an end. Both run all the time and are loaded in turns; medians of
-the rounds are shown.
+The first service is ``maskline serve`` with its default settings, or with ``--options``. The other has the same model
+and gives the same responses, but works like PaddleX's basic server: an event loop that decodes and encodes images
+itself, one thread for the model, and an unbounded queue. Both run all the time and are loaded alternately; the table
+shows medians over the rounds.
 
-The load comes from a process of its own: each client sends a request, an image of nuclei unless another is named, as
-soon as it has its answer, or when it has waited as long as a 429 tells it. Meanwhile another client asks for
-``/health``. Throughput and times are those of answers with 200. Memory is the most that a service and its workers hold
-together (RSS) in a round.
+The load comes from a separate process: each client sends a request, by default an image of nuclei, as soon as it has
+the previous response, or after the delay that a 429 asks for. Meanwhile another client requests ``/health``. Throughput
+and latency cover responses with status 200. Memory is the peak RSS of a service and its workers together in a round.
 """
 
 from __future__ import annotations
@@ -55,14 +54,16 @@ ROWS = 20  # of the soak's table
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model-dir", help="an exported model, instead of the embedded one")
-    parser.add_argument("--image", type=Path, default=IMAGE, help="what is sent")
+    parser.add_argument("--model-dir", help="an exported model; default: the embedded one")
+    parser.add_argument("--image", type=Path, default=IMAGE, help="the image to send")
     parser.add_argument("--clients", type=int, nargs="+", help="default: 1 8 64; 8 for --soak")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a round")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of a round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--soak", type=float, metavar="MINUTES", help="ours alone, for so long: memory over time")
-    parser.add_argument("--options", default="", help="of ours, such as --options='--workers 2'")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument(
+        "--soak", type=float, metavar="MINUTES", help="only maskline's service, for this long: memory over time"
+    )
+    parser.add_argument("--options", default="", help="options of maskline's service, such as --options='--workers 2'")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--load", metavar="URL", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -78,9 +79,9 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Both services in turns."""
+    """Both services, alternately."""
     with started(own_command(options)) as ours, started(peer_command(options)) as theirs:
-        services = {"ours": ours, "one at a time": theirs}
+        services = {"maskline": ours, "one at a time": theirs}
         for service in services.values():
             loaded(service, options, 1, WARM_SECONDS)
         rows = []
@@ -91,19 +92,19 @@ def compare(options: argparse.Namespace) -> None:
                     rounds[name].append(loaded(services[name], options, clients, options.seconds))
             rows += [{"clients": clients, "service": name, **middle(rounds[name])} for name in services]
     print(f"{os.cpu_count()} cores, median of {options.rounds} rounds of {options.seconds:g} s, load average", end=" ")
-    print(f"{os.getloadavg()[2]:.1f} in the last quarter of an hour\n\n{table(rows)}")
+    print(f"{os.getloadavg()[2]:.1f} over 15 minutes\n\n{table(rows)}")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 
 
 def middle(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The median of each figure; statuses are added up."""
+    """The median of each value; statuses are summed."""
     statuses: Counter[str] = Counter()
     for one in rounds:
         statuses.update(one["statuses"])
     figures = {key: statistics.median(one[key] for one in rounds) for key in rounds[0] if key != "statuses"}
-    told = ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))
-    return {key: round(value, 1) for key, value in figures.items()} | {"statuses": told}
+    summary = ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))
+    return {key: round(value, 1) for key, value in figures.items()} | {"statuses": summary}
 
 
 def own_command(options: argparse.Namespace) -> list[str]:
@@ -129,14 +130,14 @@ class Started:
     """A service that is ready.
 
     Attributes:
-        url: where.
+        url: address of the service.
     """
 
     def __init__(self, process: subprocess.Popen[str], url: str) -> None:
         self.url, self._process = url, psutil.Process(process.pid)
 
     def mib(self) -> list[float]:
-        """What its processes hold: that with the socket first."""
+        """Memory of its processes, the one with the socket first."""
         processes = [self._process, *self._process.children()]
         return [process.memory_info().rss / 2**20 for process in processes]
 
@@ -157,7 +158,7 @@ def started(command: list[str]) -> Iterator[Started]:
 
 
 def loaded(service: Started, options: argparse.Namespace, clients: int, seconds: float) -> dict[str, Any]:
-    """The figures of one round."""
+    """The measurements of one round."""
     command = [sys.executable, __file__, "--load", service.url, "--clients", str(clients), "--seconds", str(seconds)]
     process = subprocess.Popen([*command, "--image", str(options.image)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -173,7 +174,7 @@ def loaded(service: Started, options: argparse.Namespace, clients: int, seconds:
 
 
 async def load(url: str, image: Path, clients: int, seconds: float) -> dict[str, Any]:
-    """Closed-loop clients for so many seconds; what has been asked by then is waited for."""
+    """Closed-loop clients for the given seconds; pending requests are completed."""
     body = json.dumps({"image": base64.b64encode(image.read_bytes()).decode()}).encode()
     times: list[float] = []
     health: list[float] = []
@@ -214,7 +215,7 @@ async def load(url: str, image: Path, clients: int, seconds: float) -> dict[str,
 
 
 async def peer(model_dir: str | None) -> None:
-    """Serve as the reference does, until SIGTERM."""
+    """Serve as PaddleX does, until SIGTERM."""
     app, thread, loop = FastAPI(), ThreadPoolExecutor(1), asyncio.get_running_loop()
     model = maskline.create_model(model_dir=model_dir)
 
@@ -239,7 +240,7 @@ async def peer(model_dir: str | None) -> None:
 
 
 def soak(options: argparse.Namespace) -> None:
-    """Memory of ours over time, and its slope after the first third."""
+    """Memory of maskline's service over time, and its slope after the first third."""
     seconds, clients, rows = options.soak * 60, (options.clients or [8])[0], []
     with started(own_command(options)) as service, ThreadPoolExecutor(1) as pool:
         loaded(service, options, 1, WARM_SECONDS)
@@ -255,7 +256,7 @@ def soak(options: argparse.Namespace) -> None:
     print(
         table([{"minutes": round(t / 60, 1), "front MiB": round(a, 1), "worker MiB": round(b, 1)} for t, a, b in shown])
     )
-    print(f"\nslope after the first third: front {slopes[0]:+.1f}, worker {slopes[1]:+.1f} MiB an hour")
+    print(f"\nslope after the first third: front {slopes[0]:+.1f}, worker {slopes[1]:+.1f} MiB per hour")
     print(table([{"clients": clients, **middle([figures.result()])}]))
 
 

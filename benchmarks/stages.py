@@ -1,19 +1,19 @@
-"""Stages of Mask R-CNN: what each costs in ONNX Runtime and in PyTorch, on the CPU.
+"""Stages of Mask R-CNN: time of each in ONNX Runtime and in PyTorch, on the CPU.
 
     python benchmarks/stages.py [--threads 2] [--processor-time] [--rounds 9] [--only NAME]
 
-The network is MaskRCNN-ResNet50-FPN with weights drawn at random, batch norm folded, at 800 x 1333. Each stage is
-exported as a graph of its own, as the whole network is. Behind the convolutions stages get what a trained network would
-give them: scores and boxes as twenty objects make them, and regions whose sides are log-uniform from 4 % to 60 % of the
-image's. "Many" is what a badly calibrated network gives: thousands of scores above the threshold.
+The network is MaskRCNN-ResNet50-FPN with random weights and folded batch norm, at 800 x 1333. Each stage is exported as
+a graph of its own, as is the whole network. After the convolutions, stages receive typical inputs of a trained network:
+scores and boxes as for twenty objects, and regions with sides log-uniform from 4 % to 60 % of the image. "Many" is the
+input from a badly calibrated network: thousands of scores above the threshold.
 
-Both sides get the same inputs, and before anything is measured must give the same: numbers but for 1e-4 of the largest;
-boxes of suppression but for one in a hundred, because a pair whose IoU is the threshold, but for rounding, may fall
-either way. They run in turns of three, in one process; medians are shown. On a machine that has other work,
-``--threads 1 --processor-time`` measures what a clock on the wall does not.
+Both sides get the same inputs and must agree before measuring: values within 1e-4 of the largest; boxes after NMS
+except for one in a hundred, because rounding decides for a pair whose IoU equals the threshold. They alternate in turns
+of three in one process; the tables show medians. On a shared machine, ``--threads 1 --processor-time`` excludes other
+processes.
 
-The second table has our RoIAlign in PyTorch beside one `grid_sample` for each region, and our suppression beside
-the loop over boxes.
+The second table compares maskline's RoIAlign in PyTorch with one `grid_sample` per region, and its NMS with the loop
+over boxes.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ class Stage(NamedTuple):
     Attributes:
         run: tensors in, tensors out, nested as they like.
         inputs: tensors.
-        boxes: the first output has boxes (..., 4), of which those count that the last output is positive or true for;
-            in any order.
+        boxes: the first output has boxes (..., 4), in any order, compared where the last output is positive or true.
     """
 
     name: str
@@ -70,7 +69,7 @@ class Stage(NamedTuple):
 
 
 class Part(nn.Module):
-    """A stage as a module, which an exporter wants; it has all weights of the network, used or not."""
+    """A stage as a module, as required for export; it has all weights of the network, used or not."""
 
     def __init__(self, network: nn.Module, run: Callable[..., Any]) -> None:
         super().__init__()
@@ -82,10 +81,12 @@ class Part(nn.Module):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of either side (default: all)")
-    parser.add_argument("--processor-time", action="store_true", help="of all threads, waiting ones included")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each side (default: all)")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="measure CPU time of all threads, including waiting ones"
+    )
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", default="", help="stages whose name has this in it")
+    parser.add_argument("--only", default="", help="only stages whose name contains this")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -109,7 +110,7 @@ def main() -> None:
                 print(table(rows), "\n")
         raw = paste.drawn(SIZE, DETECTIONS)
         (paste_ms,) = measure([lambda: paste.ours(raw, SIZE)])
-        print(f"after the network, bringing {DETECTIONS} masks into the image (numpy): {paste_ms:.1f} ms")
+        print(f"after the network, pasting {DETECTIONS} masks into the image (NumPy): {paste_ms:.1f} ms")
 
 
 def row(stage: Stage, network: nn.Module, threads: int, measure: Measure) -> dict[str, Any]:
@@ -127,12 +128,12 @@ def row(stage: Stage, network: nn.Module, threads: int, measure: Measure) -> dic
         "ONNX Runtime ms": round(onnx_ms, 1),
         "PyTorch ms": round(torch_ms, 1),
         "ONNX Runtime / PyTorch": round(onnx_ms / torch_ms, 2),
-        "apart": f"{apart:.0e}",
+        "difference": f"{apart:.0e}",
     }
 
 
 def exported(part: nn.Module, inputs: Sequence[Tensor], threads: int) -> Any:
-    """A session of ONNX Runtime, of a graph as `maskline.exporting` writes it, but for the fixed size."""
+    """A session of ONNX Runtime, for a graph as `maskline.exporting` writes it, except for the fixed size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -161,23 +162,23 @@ def flat(nested: Any) -> list[Tensor]:
 
 
 def values_apart(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """The largest difference of any output, as a share of its largest value."""
+    """The largest difference in any output, relative to its largest value."""
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
 def boxes_apart(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """Share of boxes that are not among the other side's, to a hundredth of a pixel."""
+    """Fraction of boxes missing on the other side, within a hundredth of a pixel."""
     a, b = (found[0][found[-1] > 0] for found in (ours, theirs))
     distance = (a[:, None] - b).abs().amax(dim=2)
     alone = sum(int((distance.amin(dim=dim) > 0.01).sum()) for dim in (0, 1))
     return alone / (len(a) + len(b))
 
 
-# ---- stages, and what they get
+# ---- stages and their inputs
 
 
 def stages(network: MaskRCNN) -> list[Stage]:
-    """In the order of the network; then what C4 does instead."""
+    """In the order of the network, followed by those of C4."""
     image = torch.randn(1, 3, *SIZE)
     levels = network.features(image)
     anchors = network.rpn(levels).anchors
@@ -214,7 +215,7 @@ def stages(network: MaskRCNN) -> list[Stage]:
         Stage(f"best of {REGIONS} x {CLASSES}, many: {above(many)}", best, many, boxes=True),
         Stage(f"RoIAlign 14 x 14, {DETECTIONS}", partial(roi_features, 14), [*few, *levels]),
         Stage(f"mask head, {DETECTIONS}", network.mask_head, [mask_features, labels]),
-        Stage("C4: suppression of 6000", suppressed, ranked(6000), boxes=True),
+        Stage("C4: NMS of 6000", suppressed, ranked(6000), boxes=True),
         Stage("C4: RoIAlign 14 x 14 of 1024 channels, 300", pooled, [*c4, c4_map]),
     ]
 
@@ -235,7 +236,7 @@ def zeros(number: int) -> Tensor:
 
 
 def drawn(number: int, seed: int = 0) -> Tensor:
-    """Boxes (number, 4) in the image, sides log-uniform from 4 % to 60 % of its."""
+    """Boxes (number, 4) in the image, with sides log-uniform from 4 % to 60 % of the image's."""
     random = torch.Generator().manual_seed(seed)
     sides = 0.04 * 15 ** torch.rand(number, 2, generator=random)
     corner = torch.rand(number, 2, generator=random) * (1 - sides)
@@ -243,7 +244,7 @@ def drawn(number: int, seed: int = 0) -> Tensor:
 
 
 def near_objects(number: int) -> tuple[Tensor, Tensor]:
-    """Boxes (number, 4) as proposals are: half of them around objects; and of which object each is, -1 for none."""
+    """Boxes (number, 4) like proposals, half of them around objects, and the object index of each, -1 for none."""
     which = torch.randint(OBJECTS, (number,))
     boxes = drawn(OBJECTS, seed=1)[which]
     moved = boxes + torch.randn(number, 4) * 0.08 * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
@@ -258,7 +259,7 @@ def answers(anchors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def classified(certainty: float) -> tuple[Tensor, Tensor]:
-    """What a box head makes of `near_objects`: boxes (1, N, classes, 4) and scores (1, N, classes)."""
+    """Outputs of a box head for `near_objects`: boxes (1, N, classes, 4) and scores (1, N, classes)."""
     boxes, which = near_objects(REGIONS)
     each = boxes[:, None] + 3 * torch.randn(REGIONS, CLASSES, 4)
     logits = 1.5 * torch.randn(REGIONS, CLASSES + 1)
@@ -276,11 +277,11 @@ def ranked(number: int) -> tuple[Tensor, Tensor]:
     return near_objects(number)[0][None], torch.rand(1, 1, number)
 
 
-# ---- other ways to do the same in PyTorch
+# ---- other implementations in PyTorch
 
 
 def other_ways() -> list[tuple[str, Callable[[], Any], str, Callable[[], Any]]]:
-    """Name, ours, what the other is, and that."""
+    """Name, maskline's function, the name of the other, and that function."""
     regions, cells = drawn(300), torch.rand(1, 256, 200, 336)
     wide = torch.rand(1, 1024, 50, 84)
     boxes, scores = ranked(6000)
@@ -305,13 +306,13 @@ def other_ways() -> list[tuple[str, Callable[[], Any], str, Callable[[], Any]]]:
             lambda: sampled(wide, regions, 16, 14),
         ),
         (
-            "suppression of 6000 boxes",
+            "NMS of 6000 boxes",
             lambda: nms.batched_nms(boxes, scores, iou_threshold=0.7, max_detections=6000)[0, 0],
             "loop over boxes",
             lambda: looped(boxes[0], scores[0, 0], 0.7),
         ),
         (
-            f"suppression of {above(many)} boxes in {CLASSES} classes",
+            f"NMS of {above(many)} boxes in {CLASSES} classes",
             lambda: nms.batched_nms(groups, rows, score_threshold=0.05, iou_threshold=0.5, max_detections=REGIONS)[
                 :, 0
             ],
@@ -326,11 +327,11 @@ def compared(
 ) -> dict[str, Any]:
     """One row of the second table."""
     a, b = ours().float(), other().float()
-    assert (a - b).abs().max() < 1e-3, f"{name}: the two ways must give the same"
+    assert (a - b).abs().max() < 1e-3, f"{name}: both methods must give the same result"
     our_ms, other_ms = measure([ours, other])
     return {
         "in PyTorch": name,
-        "ours ms": round(our_ms, 1),
+        "maskline ms": round(our_ms, 1),
         "other way": way,
         "other ms": round(other_ms, 1),
         "times faster": round(other_ms / our_ms, 1),
@@ -338,7 +339,7 @@ def compared(
 
 
 def sampled(cells: Tensor, boxes: Tensor, stride: int, side: int) -> Tensor:
-    """RoIAlign region by region: bilinear interpolation at the points of all bins, then the mean of each bin's."""
+    """RoIAlign region by region: bilinear interpolation at the points of all bins, then the mean of each bin."""
     size = torch.tensor(cells.shape[:1:-1])  # width, height
     features = []
     for low, high in boxes.div(stride).view(-1, 2, 2):
@@ -354,7 +355,7 @@ def sampled(cells: Tensor, boxes: Tensor, stride: int, side: int) -> Tensor:
 
 
 def looped(boxes: Tensor, scores: Tensor, overlap: float, score: float = nms.LOWEST) -> Tensor:
-    """Greedy suppression as it is defined: the best box stays, what it overlaps goes, and so on. (N,) bool."""
+    """Greedy NMS by definition: keep the best box, remove those it overlaps, repeat. (N,) bool."""
     stays = torch.zeros(len(boxes), dtype=torch.bool)
     rest = torch.nonzero(scores > score).flatten()
     rest = rest[scores[rest].argsort(descending=True, stable=True)]

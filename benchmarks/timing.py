@@ -1,4 +1,4 @@
-"""What the benchmarks share: the cases, timings paired in one run, and the table that is printed."""
+"""Shared code of the benchmarks: cases, alternating timings, and the printed table."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ROWS = 100  # detections
 def paired(ways: list[Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter) -> list[float]:
     """Median milliseconds of each.
 
-    The ways take turns; in a turn one runs four times, of which the first doesn't count, because it pays for the state
-    that the other way left memory in.
+    The functions alternate; each turn has four runs, of which the first is discarded, because it pays for the memory
+    state left by the other function.
     """
     times: list[list[float]] = [[] for _ in ways]
     for _ in range(max(rounds // 3, 1)):

@@ -1,12 +1,12 @@
-"""Training throughput and memory, each configuration in a process of its own, in turns.
+"""Training throughput and memory; each configuration in its own process, interleaved.
 
     python benchmarks/train.py DATASET [--models PP-YOLOE_seg-N Mask-RT-DETR-S] [--batch-size 2] [--side 320 640]
         [--device cpu] [--precision fp32 bf16] [--processes 1 2] [--rounds 3]
 
-A row tells images a second of whole steps (images read and augmented as in the recipe, network, loss, gradients,
-optimizer, running average), the share of that time spent waiting for images, and the most memory of the process. Of 40
-steps the last 20 count, because the first are several times slower. With several processes the batch is of each, the
-memory the first's.
+Each row gives images per second over whole steps (images read and augmented as in the recipe, network, loss, gradients,
+optimizer, EMA), the fraction of that time spent waiting for images, and the peak memory of the process. Only the last
+20 of 40 steps count, because the first are several times slower. With several processes, the batch size is per process,
+and the memory is that of the first.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pathlib import Path
 from maskline import catalog
 from maskline.data.dataset import Dataset
 from maskline.data.formats import coco
-from maskline.data.reading import load
+from maskline.data.reading import load_splits
 from maskline.training import TrainSettings, train
 from maskline.training.logger import RECENT
 from maskline.training.settings import AUGMENT
 
-STEPS = 2 * RECENT  # of which the log's means reach back over the last half
+STEPS = 2 * RECENT  # the log's means cover the last half
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class Case:
 
 
 def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
-    """Train for some steps on as many images as they need; print rates and memory as JSON."""
+    """Train for some steps on the number of images they need; print rates and memory as JSON."""
     spec = catalog.get(case.model)
     with tempfile.TemporaryDirectory() as scratch:
         few = Path(scratch, "data")
         few.mkdir()
         images = STEPS * batch_size * case.processes
-        coco.write({"train": enough(load(data)["train"], images)}, few)
+        coco.write({"train": enough(load_splits(data)["train"], images)}, few)
         settings = TrainSettings(
             model=case.model,
             data=few,
@@ -71,7 +71,7 @@ def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
 
 
 def enough(dataset: Dataset, images: int) -> Dataset:
-    """So many images of a split. Raises SystemExit if it has fewer."""
+    """The first ``images`` images of a split. Raises SystemExit if it has fewer."""
     if len(dataset.images) < images:
         sys.exit(
             f"{dataset.source} has {len(dataset.images)} training images, {images} are needed: a smaller --batch-size"
@@ -80,7 +80,7 @@ def enough(dataset: Dataset, images: int) -> Dataset:
 
 
 def read_log(text: str, images: int) -> dict[str, float]:
-    """What the last line says, whose costs are means over the last steps."""
+    """The values of the last line, whose costs are means over the last steps."""
     lines = re.findall(r"batch_cost: (\S+) data_cost: (\S+) .*max_mem_reserved: (\d+)", text)
     spent, waited, memory = map(float, lines[-1])
     return {"rate": images / spent, "waiting": waited / spent, "memory": memory}
@@ -120,15 +120,15 @@ def main() -> None:
         measure(next(cases(arguments)), arguments.data, arguments.batch_size, arguments.device)
         return
     found: dict[Case, list[dict[str, float]]] = {case: [] for case in cases(arguments)}
-    for _ in range(arguments.rounds):  # in turns, so that what else goes on meets all alike
+    for _ in range(arguments.rounds):  # interleaved, so that other load affects all alike
         for case, rounds in found.items():
             rounds.append(in_process(case, arguments))
     print("| model | side | precision | processes | images/s | waiting for images | memory MB |")
     print("|---|---:|---|---:|---:|---:|---:|")
     for case, rounds in found.items():
         rate, waiting, memory = (statistics.median(r[key] for r in rounds) for key in ("rate", "waiting", "memory"))
-        told = f"| {case.model} | {case.side} | {case.precision} | {case.processes} "
-        print(f"{told}| {rate:.2f} | {waiting:.0%} | {memory:.0f} |")
+        row = f"| {case.model} | {case.side} | {case.precision} | {case.processes} "
+        print(f"{row}| {rate:.2f} | {waiting:.0%} | {memory:.0f} |")
 
 
 if __name__ == "__main__":

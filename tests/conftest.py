@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
-import stand_in
+from fixtures import stand_in
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # some tests import ONNX Runtime themselves
@@ -42,7 +39,7 @@ def pdparams(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model of three classes: real in every part, but tiny and untrained."""
-    import tiny
+    from fixtures import tiny
 
     from maskline.exporting import export_network
 

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import pytest
 import requests
-from service import running
+from fixtures.service import running
 
 from maskline import create_model, hub
 from maskline.masks import rle_encode
@@ -390,9 +390,9 @@ def malformed(**change: object) -> dict[str, object]:
         (Reply({"logId": "a", "errorCode": 500, "errorMsg": "two\nlines"}, 500), r"500: two lines \(logId a\)"),
         (Reply(answer(size=...)), "unexpected answer: "),
         (Reply(malformed(mask=...)), "unexpected answer: "),
-        (Reply(malformed(bbox=[-1, 0, 1, 2])), "unexpected answer: a mask leaves the image"),
-        (Reply(malformed(mask={"rleResult": "05", "size": [2, 2]})), "unexpected answer: run lengths"),
-        (Reply(malformed(mask={"rleResult": "o" * 40, "size": [2, 2]})), "unexpected answer: run lengths"),
+        (Reply(malformed(bbox=[-1, 0, 1, 2])), "unexpected answer: a mask exceeds the image"),
+        (Reply(malformed(mask={"rleResult": "05", "size": [2, 2]})), "unexpected answer: RLE does not match"),
+        (Reply(malformed(mask={"rleResult": "o" * 40, "size": [2, 2]})), "unexpected answer: RLE does not match"),
     ],
 )
 def test_answers_that_make_no_sense_are_told(
@@ -420,7 +420,7 @@ def test_requests_of_the_references_own_clients(service: str, content_type: str 
 
 
 def test_every_client_is_described() -> None:
-    """F51: the guide beside them tells of each how it is run."""
+    """F51: their guide describes how to run each."""
     guide = (CLIENTS / "README.md").read_text("utf-8")
     folders = {path.name for path in CLIENTS.iterdir() if path.is_dir()}
     assert folders == set(TOOLCHAINS)

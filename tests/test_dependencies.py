@@ -10,15 +10,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import service
-import sets
+from fixtures import service, sets
 
 import maskline
 from maskline.errors import MissingDependencyError
 from maskline.runtime import providers
 
 PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
-FIXTURES = Path(__file__).parent / "fixtures"
+TESTS = Path(__file__).parent
 
 #: Loaded by every Python of a test: writes down each host that is asked for or connected to, but this machine.
 WATCH = """
@@ -40,7 +39,7 @@ LEFT_TO_PACKAGES = ("XDG_", "ORT_", "MPL", "MASKLINE_", "PADDLE_", "LOCALAPPDATA
 EXPORT = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import tiny
+from fixtures import tiny
 from maskline.exporting import ExportOptions, export_network
 target = ExportOptions.of("openvino", int8=sys.argv[3])
 export_network(tiny.network(), tiny.SPEC, sys.argv[2], labels=tiny.CLASSES, target=target)
@@ -99,7 +98,7 @@ def test_serving_sends_and_leaves_nothing(nothing_left: Callable[[], None]) -> N
 @pytest.mark.slow
 def test_exporting_sends_and_leaves_nothing(tmp_path: Path, nothing_left: Callable[[], None]) -> None:
     """With all that an export can need: torch's exporter, ONNX Runtime, its quantization, OpenVINO."""
-    run("-c", EXPORT, FIXTURES, tmp_path / "model", sets.make(tmp_path / "set") / "images")
+    run("-c", EXPORT, TESTS, tmp_path / "model", sets.make(tmp_path / "set") / "images")
     nothing_left()
 
 

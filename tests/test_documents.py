@@ -15,8 +15,7 @@ from pathlib import Path
 import click
 import onnx
 import pytest
-import service
-import sets
+from fixtures import service, sets
 
 import maskline
 from maskline import catalog, cli
@@ -177,7 +176,7 @@ def code(text: str) -> list[list[str]]:
 def test_which_model_to_choose_is_told_of_each() -> None:
     """F71, F72."""
     text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-    advice = text.partition("| you want | take |")[2]
+    advice = text.partition("| you need | use |")[2]
     assert all(f"| {spec.name} |" in text for spec in catalog.MODELS.values())
     for family in ("Mask-RT-DETR-L", "Cascade Mask R-CNN", "MaskRCNN-ResNeXt101-vd-FPN", "SOLOv2", "PP-YOLOE_seg-S"):
         assert family in advice

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from closed import close
+from fixtures.closed import close
 from hypothesis import given
 from hypothesis import strategies as st
 

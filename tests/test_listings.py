@@ -20,7 +20,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
-from service import IMAGE, Service, running
+from fixtures.service import IMAGE, Service, running
 
 DOCUMENTS = "PADDLEX_DOCUMENTS"
 FIXTURES = Path(__file__).parent / "fixtures" / "listings"

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import sets
-from terminal import on_terminal
+from fixtures import sets
+from fixtures.terminal import on_terminal
 
 import maskline
 from maskline._progress import track

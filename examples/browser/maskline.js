@@ -1,5 +1,4 @@
-// A model that maskline has exported, in a browser: from a picture to instances. The decisions are those of the Python
-// package, and so are the numbers. `page.js` shows them.
+// Inference with an exported maskline model in a browser. Results match those of the Python package. `page.js` shows them.
 
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 
@@ -24,7 +23,7 @@ export async function openModel(url) {
   const pre = record.preprocess;
   const known = ["linear", "cubic"].includes(pre.interpolation) && MASK_FRAMES.includes(record.mask_frame);
   if (pre.float_resize || !known) {
-    throw new Error(`${record.model} can't be run by this page, only Mask-RT-DETR and PP-YOLOE_seg`);
+    throw new Error(`${record.model} is not supported by this page, only Mask-RT-DETR and PP-YOLOE_seg`);
   }
   return { session: await ort.InferenceSession.create(bytes), record };
 }
@@ -36,10 +35,10 @@ function readRecord(bytes, url) {
   } catch {
     // not even a protocol buffer
   }
-  throw new Error(`no maskline model at ${url}: expected a whole inference.onnx, as \`maskline export\` makes it`);
+  throw new Error(`no maskline model at ${url}: expected a complete inference.onnx, as written by \`maskline export\``);
 }
 
-/** The metadata of an ONNX file, which onnxruntime-web does not hand out: the fields of a protocol buffer, in turn. */
+/** The metadata of an ONNX file, which onnxruntime-web does not expose: the fields of a protocol buffer, in order. */
 export function metadata(bytes) {
   const found = {};
   for (const [number, entry] of fields(bytes)) {
@@ -59,40 +58,40 @@ function* fields(bytes) {
       value += (byte & 127) * factor;
       if (byte < 128) return value;
     }
-    throw new RangeError("a number goes on behind the end");
+    throw new RangeError("a number exceeds the file");
   };
   while (at < bytes.length) {
     const tag = varint();
-    const kind = tag & 7; // 0: varint, 1: 8 bytes, 2: a length and so many bytes, 5: 4 bytes
+    const kind = tag & 7; // 0: varint, 1: 8 bytes, 2: a length and that many bytes, 5: 4 bytes
     if (kind === 0) {
       varint();
       continue;
     }
     const length = kind === 2 ? varint() : kind === 1 ? 8 : kind === 5 ? 4 : NaN;
-    if (!(at + length <= bytes.length)) throw new RangeError(`a field of kind ${kind} goes on behind the end`);
+    if (!(at + length <= bytes.length)) throw new RangeError(`a field of kind ${kind} exceeds the file`);
     yield [Math.floor(tag / 8), bytes.subarray(at, at + length)];
     at += length;
   }
 }
 
 /**
- * The pixels of a picture (a File or Blob), as they are in the file, but turned as it says, and all opaque: as Python,
+ * The pixels of an image (a File or Blob), as they are in the file, but turned as it says, and all opaque: as Python,
  * which reads the colours of transparent pixels too.
  *
  * @param {Blob} file
  * @returns {Promise<ImageData>}
  */
-export async function readPicture(file) {
+export async function readImage(file) {
   const bitmap = await createImageBitmap(file, AS_STORED);
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(bitmap, 0, 0);
-  const picture = context.getImageData(0, 0, bitmap.width, bitmap.height);
-  for (let i = 3; i < picture.data.length; i += 4) {
-    if (picture.data[i] < 255) return transparent(file, bitmap);
+  const image = context.getImageData(0, 0, bitmap.width, bitmap.height);
+  for (let i = 3; i < image.data.length; i += 4) {
+    if (image.data[i] < 255) return transparent(file, bitmap);
   }
-  return picture;
+  return image;
 }
 
 /** A 2d canvas multiplies colours by alpha, for good. WebGL need not, but browsers may, at least when they turn. */
@@ -140,14 +139,14 @@ function colours(bitmap) {
 }
 
 /**
- * Run the network on a picture.
+ * Run the network on an image.
  *
  * @param {{session: ort.InferenceSession, record: object}} model
- * @param {ImageData} picture
+ * @param {ImageData} image
  * @returns {Promise<object>} what `decode` takes, at any threshold
  */
-export async function run(model, picture) {
-  const { pixels, height, width, resized } = prepare(picture, model.record.preprocess);
+export async function run(model, image) {
+  const { pixels, height, width, resized } = prepare(image, model.record.preprocess);
   const outputs = await model.session.run({ image: new ort.Tensor("uint8", pixels, [1, height, width, 3]) });
   const [, count, rows, columns] = outputs.masks.dims;
   return {
@@ -159,14 +158,14 @@ export async function run(model, picture) {
     twice: model.record.mask_frame === "twice",
     input: [height, width],
     resized,
-    size: [picture.height, picture.width],
+    size: [image.height, image.width],
   };
 }
 
-/** A picture as the network takes it, RGB: scaled as the record says, then zeros right and below. */
-export function prepare(picture, pre) {
-  const resized = resizedSize(picture.height, picture.width, pre);
-  const small = resize(picture, ...resized, pre.interpolation === "cubic");
+/** An image as the network takes it, RGB: scaled as the record says, then zeros right and below. */
+export function prepare(image, pre) {
+  const resized = resizedSize(image.height, image.width, pre);
+  const small = resize(image, ...resized, pre.interpolation === "cubic");
   const stride = Math.max(pre.pad_stride, 1);
   const [height, width] = resized.map((side) => Math.ceil(side / stride) * stride);
   const pixels = new Uint8Array(height * width * 3);
@@ -240,7 +239,7 @@ function taps(from, to, cubic) {
  * @param {object} raw of `run`
  * @param {number} threshold a score in [0, 1]
  * @returns {Array<{label: number, score: number, box: number[], window: number[], mask: Uint8Array, area: number}>}
- *   box: x1 y1 x2 y2 in pixels of the picture; window: top, bottom, left, right, the pixels that the mask (0 or 1) covers
+ *   box: x1 y1 x2 y2 in pixels of the image; window: top, bottom, left, right, the pixels that the mask (0 or 1) covers
  */
 export function decode(raw, threshold) {
   const [height, width] = raw.size;
@@ -269,7 +268,7 @@ export function decode(raw, threshold) {
  *
  * @param {ReturnType<typeof decode>} found
  * @param {string[]} labels of the model's record
- * @param {string} path what the picture is called
+ * @param {string} path the name of the image
  * @returns {string[]} in pieces: masks are rows of 0 and 1 over their windows, and a string has an end
  */
 export function toJson(found, labels, path) {

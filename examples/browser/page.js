@@ -1,14 +1,14 @@
-// What the page shows: a picture, the instances on it, and a list of them.
+// The page: an image with its instances, and a list of them.
 
-import { decode, openModel, readPicture, run, toJson } from "./maskline.js";
+import { decode, openModel, readImage, run, toJson } from "./maskline.js";
 
 const COLOURS = ["#e6194b", "#0aa5ff", "#2fbf4a", "#f58231", "#a15bff", "#00b3a4", "#e83ec0", "#c9a400"];
 const at = (id) => document.getElementById(id);
 const state = {
   model: null,
   threshold: 0.5, // the model's own until the slider is moved, which would round it
-  ticket: 0, // of the latest picture
-  shown: null, // { picture, raw, name }, which belong together
+  ticket: 0, // of the latest image
+  shown: null, // { image, raw, name }, which belong together
   found: [], // of `shown`, above the threshold
 };
 
@@ -28,28 +28,28 @@ async function start() {
   showThreshold();
 }
 
-/** Show what is in a picture, unless another one is chosen meanwhile; one that can't be used changes nothing. */
+/** Segment an image and show the result, unless another one is chosen meanwhile; an unusable image changes nothing. */
 async function take(file) {
   if (!file || !state.model) return;
   const ticket = ++state.ticket;
   const latest = () => ticket === state.ticket;
-  tell("Looking …");
+  report("Processing …");
   try {
-    const picture = await readPicture(file);
+    const image = await readImage(file);
     await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
     if (!latest()) return;
     const begin = performance.now();
-    const raw = await run(state.model, picture);
+    const raw = await run(state.model, image);
     if (!latest()) return;
-    state.shown = { picture, raw, name: file.name };
-    tell(`${picture.width} × ${picture.height}, ${Math.round(performance.now() - begin)} ms`);
+    state.shown = { image, raw, name: file.name };
+    report(`${image.width} × ${image.height}, ${Math.round(performance.now() - begin)} ms`);
     show();
   } catch (error) {
-    if (latest()) tell(`${file.name} can't be used: ${error.message}`, "error");
+    if (latest()) report(`${file.name} can't be used: ${error.message}`, "error");
   }
 }
 
-function tell(text, kind = "") {
+function report(text, kind = "") {
   at("status").textContent = text;
   at("status").className = kind;
 }
@@ -61,18 +61,18 @@ function show() {
   at("canvas").hidden = false;
   draw(null);
   at("drop").classList.add("small");
-  for (const id of ["save-picture", "save-json"]) at(id).disabled = false;
+  for (const id of ["save-image", "save-json"]) at(id).disabled = false;
 }
 
 function draw(chosen) {
   const canvas = at("canvas");
-  const { picture } = state.shown;
-  [canvas.width, canvas.height] = [picture.width, picture.height];
+  const { image } = state.shown;
+  [canvas.width, canvas.height] = [image.width, image.height];
   const context = canvas.getContext("2d");
-  const image = new ImageData(new Uint8ClampedArray(picture.data), canvas.width, canvas.height);
+  const pixels = new ImageData(new Uint8ClampedArray(image.data), canvas.width, canvas.height);
   const line = Math.max(1, Math.round(Math.max(canvas.width, canvas.height) / 400));
-  if (at("masks").checked) state.found.forEach((one, i) => paint(image, one, colour(i), chosen === null || chosen === i));
-  context.putImageData(image, 0, 0);
+  if (at("masks").checked) state.found.forEach((one, i) => paint(pixels, one, colour(i), chosen === null || chosen === i));
+  context.putImageData(pixels, 0, 0);
   state.found.forEach((one, i) => {
     const [x1, y1, x2, y2] = one.box;
     context.strokeStyle = colour(i);
@@ -85,8 +85,8 @@ function draw(chosen) {
   if (at("names").checked) state.found.forEach((one, i) => i !== chosen && write(context, one, i, size, taken));
 }
 
-/** Blend a mask into the picture; its outline, the pixels beside background, stays plain colour. */
-function paint(image, { window: [top, bottom, left, right], mask }, hex, strong) {
+/** Blend a mask into the image; its outline, the pixels next to background, stays plain colour. */
+function paint(pixels, { window: [top, bottom, left, right], mask }, hex, strong) {
   const rgb = [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
   const width = right - left;
   const inside = (y, x) => y >= 0 && x >= 0 && y < bottom - top && x < width && mask[y * width + x];
@@ -95,15 +95,15 @@ function paint(image, { window: [top, bottom, left, right], mask }, hex, strong)
       if (!mask[y * width + x]) continue;
       const edge = !(inside(y - 1, x) && inside(y + 1, x) && inside(y, x - 1) && inside(y, x + 1));
       const share = edge ? 1 : strong ? 0.45 : 0.15;
-      const pixel = 4 * ((top + y) * image.width + left + x);
-      for (let c = 0; c < 3; c++) image.data[pixel + c] += share * (rgb[c] - image.data[pixel + c]);
+      const pixel = 4 * ((top + y) * pixels.width + left + x);
+      for (let c = 0; c < 3; c++) pixels.data[pixel + c] += share * (rgb[c] - pixels.data[pixel + c]);
     }
   }
 }
 
-/** Write a label above its box, or leave it out where it would cover that of a better instance. */
+/** Write a label above its box, or omit it if it would cover that of a better instance. */
 function write(context, one, i, size, taken) {
-  const text = told(one);
+  const text = labelOf(one);
   context.font = `600 ${size}px system-ui, sans-serif`;
   const [width, height] = [context.measureText(text).width + size / 2, 1.3 * size];
   const x = Math.max(0, Math.min(one.box[0], context.canvas.width - width));
@@ -138,7 +138,7 @@ function list() {
 }
 
 const colour = (i) => COLOURS[i % COLOURS.length];
-const told = (one) => `${state.model.record.labels[one.label]} ${one.score.toFixed(2)}`;
+const labelOf = (one) => `${state.model.record.labels[one.label]} ${one.score.toFixed(2)}`;
 
 function showThreshold() {
   const short = state.threshold.toFixed(2);
@@ -146,7 +146,7 @@ function showThreshold() {
 }
 
 function save(blob, suffix) {
-  if (!blob) return tell(`${state.shown.name} can't be saved: the browser has no room for it`, "error");
+  if (!blob) return report(`${state.shown.name} can't be saved: it is too large for this browser`, "error");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = `${state.shown.name.replace(/\.[^.]*$/, "")}_res.${suffix}`;
@@ -154,7 +154,7 @@ function save(blob, suffix) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // browsers may begin to read it later
 }
 
-function savePicture() {
+function saveImage() {
   draw(null);
   at("canvas").toBlob((blob) => save(blob, "png"));
 }
@@ -171,7 +171,7 @@ at("threshold").addEventListener("input", () => {
   show();
 });
 for (const id of ["masks", "boxes", "names"]) at(id).addEventListener("change", () => state.shown && draw(null));
-at("save-picture").addEventListener("click", savePicture);
+at("save-image").addEventListener("click", saveImage);
 at("save-json").addEventListener("click", saveJson);
 for (const event of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(event, (happened) => {

@@ -1,10 +1,10 @@
-// Instance segmentation on the device itself: a model that maskline has exported, OpenVINO, and nothing else.
+// Instance segmentation on edge devices: an exported maskline model and OpenVINO, without other dependencies.
 //
-//   maskline_edge MODEL PICTURE.ppm [OUTPUT.ppm]
+//   maskline_edge MODEL IMAGE.ppm [OUTPUT.ppm]
 //
 // MODEL is inference.xml (`maskline export --format openvino`) or inference.onnx of a Mask-RT-DETR or PP-YOLOE_seg. A
 // line is printed for each instance, the best first: score x1 y1 x2 y2 pixels label, with tabs between, the box in
-// pixels of the picture. OUTPUT is the picture with masks in colour. For other pictures than PPM, replace read_ppm.
+// pixels of the image. OUTPUT is the image with masks in colour. To read other formats than PPM, replace read_ppm.
 
 #include <openvino/openvino.hpp>
 
@@ -21,17 +21,17 @@
 #include <utility>
 #include <vector>
 
-struct Picture {  // RGB, row by row from the top
+struct Image {  // RGB, row by row from the top
     int height = 0, width = 0;
     std::vector<uint8_t> pixels;
     size_t at(int y, int x) const { return 3 * (size_t(y) * width + x); }  // where a pixel begins
 };
 
-struct Record {  // what a model file says about itself, as far as it is needed here
+struct Record {  // the metadata of a model file, as far as needed here
     std::vector<std::string> labels;
     int height, width, pad_stride;
     bool keep_ratio, cubic;
-    bool twice;  // masks are enlarged to the input's pixels, cut at the box, and enlarged to the picture's
+    bool twice;  // masks are enlarged to the input's pixels, cut at the box, and enlarged to the image's
     float threshold;
 };
 
@@ -39,11 +39,11 @@ struct Instance {
     float score;
     std::array<float, 4> box;  // x1 y1 x2 y2
     int64_t label;
-    int top, left, height, width;  // of the mask, in pixels of the picture
+    int top, left, height, width;  // of the mask, in pixels of the image
     std::vector<uint8_t> mask;     // 0 or 1
 };
 
-Picture read_ppm(const std::string& path) {
+Image read_ppm(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     if (!file) throw std::runtime_error(path + " can't be opened");
     std::string magic, comment;
@@ -55,19 +55,19 @@ Picture read_ppm(const std::string& path) {
     }
     file.get();
     if (!file || magic != "P6" || width < 1 || height < 1 || highest != 255)
-        throw std::runtime_error(path + " is no PPM file of 8 bits (P6): make one with `convert PICTURE NAME.ppm`");
+        throw std::runtime_error(path + " is no PPM file of 8 bits (P6): make one with `convert IMAGE NAME.ppm`");
     const auto start = file.tellg();
     const auto left = file.seekg(0, std::ios::end).tellg() - start;
     if (height > left / 3 / width) throw std::runtime_error(path + " is cut short");
-    Picture picture{int(height), int(width), std::vector<uint8_t>(size_t(3) * height * width)};
-    file.seekg(start).read(reinterpret_cast<char*>(picture.pixels.data()), std::streamsize(picture.pixels.size()));
-    return picture;
+    Image image{int(height), int(width), std::vector<uint8_t>(size_t(3) * height * width)};
+    file.seekg(start).read(reinterpret_cast<char*>(image.pixels.data()), std::streamsize(image.pixels.size()));
+    return image;
 }
 
-void write_ppm(const std::string& path, const Picture& picture) {
+void write_ppm(const std::string& path, const Image& image) {
     std::ofstream file(path, std::ios::binary);
-    file << "P6\n" << picture.width << " " << picture.height << "\n255\n";
-    file.write(reinterpret_cast<const char*>(picture.pixels.data()), std::streamsize(picture.pixels.size()));
+    file << "P6\n" << image.width << " " << image.height << "\n255\n";
+    file.write(reinterpret_cast<const char*>(image.pixels.data()), std::streamsize(image.pixels.size()));
     if (!file) throw std::runtime_error(path + " can't be written");
 }
 
@@ -87,17 +87,17 @@ std::string text_at(const std::string& json, size_t& at) {  // `at` goes from th
     return ++at, text;
 }
 
-// OpenVINO itself would try all its formats on a file that is no model, and print what each of them says.
+// OpenVINO itself would try all its formats on a file that is not a model, and print the error of each.
 std::shared_ptr<ov::Model> read_model(ov::Core& core, const std::string& path) try {
     std::ifstream file(path, std::ios::binary);
     if (!file) throw std::runtime_error(path + " can't be opened");
     std::string head(64, ' '), suffix = path.substr(std::min(path.rfind('.'), path.size()));
     file.read(&head[0], 64);
     if (!(suffix == ".onnx" && head[0] == 8) && !(suffix == ".xml" && head.find("<net ") != std::string::npos))
-        throw std::runtime_error(path + " is no model: give inference.onnx or inference.xml of `maskline export`");
+        throw std::runtime_error(path + " is not a model: expected inference.onnx or inference.xml of `maskline export`");
     return core.read_model(path);
 } catch (const ov::Exception&) {
-    throw std::runtime_error(path + " can't be read: the file, or the .bin beside it, is cut short or missing");
+    throw std::runtime_error(path + " can't be read: the file, or the .bin file next to it, is truncated or missing");
 }
 
 Record read_record(const ov::Model& model) {
@@ -142,7 +142,7 @@ std::vector<Tap> taps(int in, int out, bool cubic) {
 }
 
 // As OpenCV does it, linear in whole numbers: a network notices if all pixels are a little brighter.
-Picture resize(const Picture& in, int height, int width, bool cubic) {
+Image resize(const Image& in, int height, int width, bool cubic) {
     const auto rows = taps(in.height, height, cubic), columns = taps(in.width, width, cubic);
     const size_t line = size_t(3) * width;
     std::vector<double> across(line * in.height, 0);
@@ -150,7 +150,7 @@ Picture resize(const Picture& in, int height, int width, bool cubic) {
         for (size_t i = 0; i < line; ++i)
             for (int k = 0; k < 4; ++k)
                 across[y * line + i] += columns[i / 3].weight[k] * in.pixels[in.at(y, columns[i / 3].from[k]) + i % 3];
-    Picture out{height, width, std::vector<uint8_t>(line * height)};
+    Image out{height, width, std::vector<uint8_t>(line * height)};
     for (int y = 0; y < height; ++y)
         for (size_t i = 0; i < line; ++i) {
             double sum = 0;
@@ -164,24 +164,24 @@ Picture resize(const Picture& in, int height, int width, bool cubic) {
     return out;
 }
 
-Picture resized(const Picture& picture, const Record& record) {
-    double ratio_y = double(record.height) / picture.height, ratio_x = double(record.width) / picture.width;
+Image resized(const Image& image, const Record& record) {
+    double ratio_y = double(record.height) / image.height, ratio_x = double(record.width) / image.width;
     if (record.keep_ratio) {
         const auto [low, high] = std::minmax(record.height, record.width);
-        const auto [short_side, long_side] = std::minmax(picture.height, picture.width);
+        const auto [short_side, long_side] = std::minmax(image.height, image.width);
         ratio_y = ratio_x = std::min(double(low) / short_side, double(high) / long_side);
     }
     const auto side = [](double pixels) { return std::max(int(std::nearbyint(pixels)), 1); };
-    return resize(picture, side(picture.height * ratio_y), side(picture.width * ratio_x), record.cubic);
+    return resize(image, side(image.height * ratio_y), side(image.width * ratio_x), record.cubic);
 }
 
-ov::Tensor to_input(const Picture& picture, int stride) {  // zeros right and below, to a multiple of `stride`
+ov::Tensor to_input(const Image& image, int stride) {  // zeros right and below, to a multiple of `stride`
     const auto padded = [n = std::max(stride, 1)](int side) { return (side + n - 1) / n * n; };
-    const size_t height = padded(picture.height), width = padded(picture.width), row = size_t(3) * picture.width;
+    const size_t height = padded(image.height), width = padded(image.width), row = size_t(3) * image.width;
     ov::Tensor input(ov::element::u8, {1, height, width, 3});
     std::fill_n(input.data<uint8_t>(), input.get_size(), uint8_t(0));
-    for (int y = 0; y < picture.height; ++y)
-        std::copy_n(&picture.pixels[row * y], row, input.data<uint8_t>() + 3 * width * y);
+    for (int y = 0; y < image.height; ++y)
+        std::copy_n(&image.pixels[row * y], row, input.data<uint8_t>() + 3 * width * y);
     return input;
 }
 
@@ -204,8 +204,8 @@ void fill_mask(Instance& found, const Cell& cell, int rows, int columns, double 
                                                               (found.left + x + 0.5) * step_x - 0.5) > 0;
 }
 
-std::vector<Instance> find(ov::CompiledModel& model, const Record& record, const Picture& picture) {
-    const Picture small = resized(picture, record);
+std::vector<Instance> find(ov::CompiledModel& model, const Record& record, const Image& image) {
+    const Image small = resized(image, record);
     const ov::Tensor input = to_input(small, record.pad_stride);
     ov::InferRequest request = model.create_infer_request();
     request.set_input_tensor(input);
@@ -215,7 +215,7 @@ std::vector<Instance> find(ov::CompiledModel& model, const Record& record, const
     const float* scores = request.get_tensor("scores").data<float>();
     const int64_t* labels = request.get_tensor("labels").data<int64_t>();
     const int count = int(masks.get_shape()[1]), rows = int(masks.get_shape()[2]), columns = int(masks.get_shape()[3]);
-    const double scale_y = double(picture.height) / small.height, scale_x = double(picture.width) / small.width;
+    const double scale_y = double(image.height) / small.height, scale_x = double(image.width) / small.width;
     const int height = int(input.get_shape()[1]), width = int(input.get_shape()[2]);
     const double step_y = rows / double(height), step_x = columns / double(width);  // for a pixel of the input
     std::vector<Instance> found;
@@ -224,10 +224,10 @@ std::vector<Instance> find(ov::CompiledModel& model, const Record& record, const
         Instance one{scores[i], {}, labels[i], 0, 0, 0, 0, {}};
         for (int k = 0; k < 4; ++k)
             one.box[k] = std::clamp(boxes[4 * i + k] * float(k % 2 ? scale_y : scale_x), 0.0f,
-                                    float(k % 2 ? picture.height : picture.width));
+                                    float(k % 2 ? image.height : image.width));
         if (!(one.box[2] > one.box[0] && one.box[3] > one.box[1])) continue;
         const auto edge = [&](int k) { return int(std::nearbyint(one.box[k])); };  // half to even
-        one.left = std::min(edge(0), picture.width - 1), one.top = std::min(edge(1), picture.height - 1);
+        one.left = std::min(edge(0), image.width - 1), one.top = std::min(edge(1), image.height - 1);
         one.width = std::max(edge(2), one.left + 1) - one.left, one.height = std::max(edge(3), one.top + 1) - one.top;
         one.mask.resize(size_t(one.height) * one.width);
         const float *grid = masks.data<float>() + size_t(i) * rows * columns, *box = boxes + 4 * i;
@@ -243,29 +243,29 @@ std::vector<Instance> find(ov::CompiledModel& model, const Record& record, const
     return found;
 }
 
-void paint(Picture& picture, const std::vector<Instance>& found) {
+void paint(Image& image, const std::vector<Instance>& found) {
     constexpr uint8_t colours[][3] = {{230, 60, 60}, {60, 160, 230}, {60, 190, 90}, {240, 170, 40}, {170, 90, 220}};
     for (size_t i = 0; i < found.size(); ++i)
         for (int y = 0; y < found[i].height; ++y)
             for (int x = 0; x < found[i].width; ++x) {
-                uint8_t* pixel = &picture.pixels[picture.at(found[i].top + y, found[i].left + x)];
+                uint8_t* pixel = &image.pixels[image.at(found[i].top + y, found[i].left + x)];
                 if (found[i].mask[size_t(y) * found[i].width + x])
                     for (int c = 0; c < 3; ++c) pixel[c] = uint8_t((pixel[c] + colours[i % 5][c]) / 2);
             }
 }
 
 int main(int argc, char** argv) try {
-    if (argc < 3 || argc > 4) return std::cerr << "usage: maskline_edge MODEL PICTURE.ppm [OUTPUT.ppm]\n", 2;
+    if (argc < 3 || argc > 4) return std::cerr << "usage: maskline_edge MODEL IMAGE.ppm [OUTPUT.ppm]\n", 2;
     ov::Core core;
     const auto network = read_model(core, argv[1]);
     const Record record = read_record(*network);
     auto model = core.compile_model(network, "CPU", ov::hint::inference_precision(ov::element::f32));
-    Picture picture = read_ppm(argv[2]);
-    const auto found = find(model, record, picture);
+    Image image = read_ppm(argv[2]);
+    const auto found = find(model, record, image);
     for (const Instance& one : found)
         std::printf("%.6f\t%.3f\t%.3f\t%.3f\t%.3f\t%d\t%s\n", one.score, one.box[0], one.box[1], one.box[2], one.box[3],
                     int(std::count(one.mask.begin(), one.mask.end(), 1)), record.labels.at(one.label).c_str());
-    if (argc == 4) paint(picture, found), write_ppm(argv[3], picture);
+    if (argc == 4) paint(image, found), write_ppm(argv[3], image);
 } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << "\n";
     return 1;

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parent))
-import features
+from fixtures import features
 
 
 def test_every_promise_and_fault_is_shown_or_said_not_to_be() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sets
+from fixtures import sets
 
 from maskline import cli
 from maskline.data.convert import convert

@@ -13,20 +13,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import sets
+from fixtures import sets
 from pycocotools import mask as coco
 
 from maskline._files import new_folder, replace_file
 from maskline.data.convert import Converted, convert, convert_in_place
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.data.image_files import bring_in
-from maskline.data.reading import FORMATS, get, load
-from maskline.data.reading import read as read_any
+from maskline.data.reading import FORMATS, format_module, load_splits
+from maskline.data.reading import read_dataset as read_any
 from maskline.data.shapes import to_rle
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError, OutputError, UnknownNameError
 
-WRITTEN = [name for name in FORMATS if hasattr(get(name), "write")]
+WRITTEN = [name for name in FORMATS if hasattr(format_module(name), "write")]
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 #: What a format loses by its nature, on the sets used here.
@@ -65,8 +65,8 @@ def test_masks_survive_any_two_conversions(tmp_path: Path, first: str, second: s
     assert read_any(tmp_path / "a").format == first
     convert(tmp_path / "a", tmp_path / "b", second)
     convert(tmp_path / "b", tmp_path / "c", "coco", second)
-    for split, dataset in load(root).items():
-        assert masks_of(load(tmp_path / "c")[split]) == masks_of(dataset)
+    for split, dataset in load_splits(root).items():
+        assert masks_of(load_splits(tmp_path / "c")[split]) == masks_of(dataset)
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
@@ -92,11 +92,11 @@ def test_names_as_long_as_can_be(
     target = tmp_path / ("t" * 250)
     convert(root, target, format_)
     splits = read_any(target).splits
-    for split, dataset in load(root).items():
+    for split, dataset in load_splits(root).items():
         assert masks_of(splits[split]) == masks_of(dataset)
     assert max(len(os.fsencode(path.name)) for path in target.rglob("*")) <= 255
     if format_ != "yolo":
-        assert "too long for the files of a data set, and cut; the first: '" in caplog.text
+        assert "too long for a data set's files and truncated; the first: '" in caplog.text
 
 
 def test_a_path_too_long_to_exist_is_a_missing_image(tmp_path: Path) -> None:
@@ -127,14 +127,16 @@ def test_coco_files_are_named_as_other_tools_expect(tmp_path: Path, source: str)
     convert(root, tmp_path / "new", "coco")
     names = sorted(path.name for path in (tmp_path / "new" / "annotations").iterdir())
     assert names == ["instances_train.json", "instances_val.json"]
-    before, after = load(tmp_path / "set"), load(tmp_path / "new")
+    before, after = load_splits(tmp_path / "set"), load_splits(tmp_path / "new")
     assert {split: masks_of(d) for split, d in after.items()} == {split: masks_of(d) for split, d in before.items()}
 
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_crowds_are_kept_or_spoken_of(tmp_path: Path, name: str) -> None:
     done = convert(sets.make(tmp_path / "set"), tmp_path / "new", name)
-    crowds = sum(a.crowd for d in get(name).read(Source.of(tmp_path / "new")).splits.values() for a in d.annotations)
+    crowds = sum(
+        a.crowd for d in format_module(name).read(Source.of(tmp_path / "new")).splits.values() for a in d.annotations
+    )
     assert crowds == (5 if name in CROWD_KEPT else 0)
     assert name in CROWD_KEPT or any("crowd" in note for note in done.notes)
 
@@ -204,10 +206,10 @@ def test_labelme_in_place_as_the_reference_does(tmp_path: Path) -> None:
     root = in_labelme(tmp_path)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     convert_in_place(root, "LabelMe")
-    splits = load(root)
+    splits = load_splits(root)
     assert [len(splits[name].images) for name in ("train", "val")] == [8, 2]
     assert splits["train"].categories == splits["val"].categories
-    for split, dataset in load(tmp_path / "set").items():
+    for split, dataset in load_splits(tmp_path / "set").items():
         assert masks_of(splits[split]) == masks_of(dataset)
     assert {path: path.read_bytes() for path in before} == before
     convert_in_place(root, "LabelMe")
@@ -221,11 +223,11 @@ def test_without_a_val_list_it_is_divided(tmp_path: Path) -> None:
     lists[0].write_text(lists[0].read_text() + lists[1].read_text())
     lists[1].unlink()
     convert_in_place(root, "LabelMe")
-    splits = load(root)
+    splits = load_splits(root)
     assert [len(splits[name].images) for name in ("train", "val")] == [8, 2]
     val = [image.file_name for image in splits["val"].images]
     convert_in_place(root, "LabelMe")
-    assert [image.file_name for image in load(root)["val"].images] == val
+    assert [image.file_name for image in load_splits(root)["val"].images] == val
 
 
 def test_what_is_divided_leaves_test_out(tmp_path: Path) -> None:
@@ -233,17 +235,17 @@ def test_what_is_divided_leaves_test_out(tmp_path: Path) -> None:
     (root / "annotations" / "instance_val.json").rename(root / "annotations" / "instance_test.json")
     convert(root, tmp_path / "yolo", "yolo")
     convert_in_place(tmp_path / "yolo", "yolo")
-    splits = load(tmp_path / "yolo")
+    splits = load_splits(tmp_path / "yolo")
     assert {name: len(dataset.images) for name, dataset in splits.items()} == {"train": 3, "val": 1, "test": 3}
-    assert masks_of(splits["test"]) == masks_of(load(root)["test"])
+    assert masks_of(splits["test"]) == masks_of(load_splits(root)["test"])
 
 
 def test_images_elsewhere_are_copied_in(tmp_path: Path) -> None:
     convert(without_crowds(sets.make(tmp_path / "set")), tmp_path / "voc", "voc")
     convert_in_place(tmp_path / "voc", "VOC")
     assert (tmp_path / "voc" / "JPEGImages").is_dir()
-    for split, dataset in load(tmp_path / "set").items():
-        assert masks_of(load(tmp_path / "voc")[split]) == masks_of(dataset)
+    for split, dataset in load_splits(tmp_path / "set").items():
+        assert masks_of(load_splits(tmp_path / "voc")[split]) == masks_of(dataset)
 
 
 def contents(root: Path) -> dict[Path, bytes]:
@@ -273,8 +275,8 @@ def test_in_place_again_and_again(tmp_path: Path, name: str, relative: bool, mon
     monkeypatch.chdir(tmp_path)
     for number in range(3):
         convert_in_place(Path(root.name) if relative else root, name)
-        for split, dataset in load(root).items():
-            assert masks_of(dataset) == masks_of(load(tmp_path / "set")[split])
+        for split, dataset in load_splits(root).items():
+            assert masks_of(dataset) == masks_of(load_splits(tmp_path / "set")[split])
         if number == 0:
             images = sorted((root / "images").rglob("*.*"))
     assert {path: path.read_bytes() for path in before} == before
@@ -291,13 +293,13 @@ def test_an_image_of_another_s_name_gets_one_of_its_own(tmp_path: Path) -> None:
     before = contents(root)
     for _ in range(2):
         convert_in_place(root, "VOC")
-        assert load(root)["train"].images[0].file_name == "train/train0.png"
-        assert masks_of(load(root)["train"]) == masks_of(load(tmp_path / "set")["train"])
+        assert load_splits(root)["train"].images[0].file_name == "train/train0.png"
+        assert masks_of(load_splits(root)["train"]) == masks_of(load_splits(tmp_path / "set")["train"])
     assert {path: path.read_bytes() for path in before} == before and len(list((root / "images").rglob("*.png"))) == 8
 
 
 def test_images_that_can_not_be_brought_in_leave_nothing_behind(tmp_path: Path) -> None:
-    splits = load(sets.make(tmp_path / "set"))
+    splits = load_splits(sets.make(tmp_path / "set"))
     (tmp_path / "set" / "images" / "val2.png").unlink()
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "old.txt").write_text("")
@@ -327,8 +329,8 @@ def test_round_trip_on_real_masks(tmp_path: Path, source: str, name: str) -> Non
     kept = [annotation for annotation in dataset.annotations if not annotation.crowd]
     splits = {"val": Dataset("val", dataset.folder, dataset.images, kept, dataset.categories)}
     (tmp_path / "new").mkdir()
-    get(name).write(splits, tmp_path / "new")
-    again = get(name).read(Source.of(tmp_path / "new"))
+    format_module(name).write(splits, tmp_path / "new")
+    again = format_module(name).read(Source.of(tmp_path / "new"))
     assert not again.errors
     ious = np.asarray(_ious(splits["val"], again.splits["val"]))
     # an image of indices holds each pixel once: where objects of COCO overlap, the larger one loses
@@ -368,7 +370,7 @@ def test_missing_images_are_left_out_only_when_asked_to(tmp_path: Path, name: st
         convert(tmp_path / "a", tmp_path / "b", "coco")
     done = convert(tmp_path / "a", tmp_path / "b", "coco", skip_errors=True)
     assert [fault.code for fault in done.faults] == ["image-missing"]
-    assert [len(load(tmp_path / "b")[split].images) for split in ("train", "val")] == [3, 3]
+    assert [len(load_splits(tmp_path / "b")[split].images) for split in ("train", "val")] == [3, 3]
 
 
 def test_what_was_done_is_told(tmp_path: Path) -> None:

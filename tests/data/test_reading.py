@@ -10,19 +10,19 @@ from pathlib import Path
 
 import cv2
 import pytest
-import sets
 from click.testing import CliRunner
-from closed import close
+from fixtures import sets
+from fixtures.closed import close
 
 from maskline.cli import cli
 from maskline.data.convert import convert
 from maskline.data.faults import Reading
-from maskline.data.reading import FORMATS, get, read
+from maskline.data.reading import FORMATS, format_module, read_dataset
 from maskline.data.shapes import to_rle
 from maskline.errors import DatasetError, DatasetNotFoundError
 from maskline.evaluate import load_split
 
-WRITTEN = [name for name in FORMATS if hasattr(get(name), "write")]
+WRITTEN = [name for name in FORMATS if hasattr(format_module(name), "write")]
 LINE = "0 0.2 0.2 0.5 0.2 0.5 0.6 0.2 0.6\n"
 
 
@@ -55,10 +55,10 @@ def coco(path: Path, *names: str, annotated: int | None = None) -> None:
 @pytest.mark.parametrize("side", ["classes.txt", "obj.names", "notes.json", "data.txt"])
 def test_a_side_file_makes_no_format(tmp_path: Path, name: str, side: str) -> None:
     convert(sets.make(tmp_path / "set"), tmp_path / "new", name)
-    before = read(tmp_path / "new")
+    before = read_dataset(tmp_path / "new")
     notes = {"categories": [{"id": 0, "name": "cat"}], "info": {"year": 2026}}
     (tmp_path / "new" / side).write_text(json.dumps(notes) if side.endswith("json") else "cat\ndog\n")
-    after = read(tmp_path / "new")
+    after = read_dataset(tmp_path / "new")
     assert after.format == before.format == name
     assert masks(after) == masks(before) and len(masks(after)) == 25 - 5 * (name == "voc")
     assert after.faults == before.faults
@@ -69,16 +69,16 @@ def test_of_two_formats_the_one_with_more_instances_is_read_and_the_other_named(
     convert(sets.make(tmp_path / "set"), tmp_path / "yolo", "yolo")
     root = tmp_path / "yolo"
     coco(root / "few.json", "train0.png", annotated=2)
-    reading = read(root)
+    reading = read_dataset(root)
     assert reading.format == "yolo"
     (fault,) = [fault for fault in reading.faults if fault.code.startswith("file")]
     assert (fault.code, fault.file, fault.lost) == ("file-repeated", "few.json", 0)
     assert fault.what == "2 instances in 1 image, in COCO format"
-    reading = read(root, "coco")
+    reading = read_dataset(root, "coco")
     assert reading.format == "coco" and len(masks(reading)) == 2
     image(root / "extra" / "other.png", seed=77)
     coco(root / "few.json", "other.png", annotated=2)
-    (fault,) = read(root).errors
+    (fault,) = read_dataset(root).errors
     assert (fault.code, fault.lost) == ("file-unread", 2)
 
 
@@ -86,14 +86,14 @@ def test_what_paddlex_made_of_labelme_files_is_what_counts(tmp_path: Path) -> No
     convert(sets.make(tmp_path / "set"), tmp_path / "new", "labelme")
     root = tmp_path / "new"
     coco(root / "annotations" / "instance_train.json", "train0.png", annotated=2)
-    reading = read(root)
+    reading = read_dataset(root)
     assert reading.format == "coco" and len(masks(reading)) == 2
     (fault,) = (fault for fault in reading.faults if fault.code.startswith("file"))
     assert (fault.code, fault.lost) == ("file-unread", 25)  # of images that its file does not have
     for path in sorted(root.rglob("*.json")):
         if path.stem not in ("train0", "instance_train"):
             path.unlink()
-    (fault,) = (fault for fault in read(root).faults if fault.code.startswith("file"))
+    (fault,) = (fault for fault in read_dataset(root).faults if fault.code.startswith("file"))
     assert (fault.code, fault.what, fault.lost) == ("file-repeated", "1 file in LabelMe format", 0)
 
 
@@ -109,22 +109,27 @@ def test_a_damaged_file_is_an_error_where_annotations_are_expected(
     path = tmp_path / "new" / side
     path.parent.mkdir(exist_ok=True)
     path.touch()
-    assert [fault.code for fault in read(tmp_path / "new").faults if fault.file == side] == [code]
+    assert [fault.code for fault in read_dataset(tmp_path / "new").faults if fault.file == side] == [code]
     path.write_text("{}" if side.endswith("json") else "a,b\n1,2\n")  # something else
-    assert read(tmp_path / "new").faults == []
+    assert read_dataset(tmp_path / "new").faults == []
 
 
 def test_a_file_of_another_format_that_is_broken_is_an_error(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "set")
     (root / "a.json").write_text('{"shapes": [], "imagePath": "a.png", "imageData": ')
     (root / "project.json").write_text('{"_via_img_metadata": ')
-    assert {(fault.code, fault.file) for fault in read(root).errors} == {("record", "a.json"), ("file", "project.json")}
+    assert {(fault.code, fault.file) for fault in read_dataset(root).errors} == {
+        ("record", "a.json"),
+        ("file", "project.json"),
+    }
 
 
 def test_a_second_coco_file_that_is_broken_is_an_error(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "set")
     (root / "annotations" / "instances_train2.json").write_text('{"images": [')
-    assert [(fault.code, fault.file) for fault in read(root).errors] == [("file", "annotations/instances_train2.json")]
+    assert [(fault.code, fault.file) for fault in read_dataset(root).errors] == [
+        ("file", "annotations/instances_train2.json")
+    ]
 
 
 def test_what_can_t_be_opened_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +137,7 @@ def test_what_can_t_be_opened_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     (root / "annotations" / "a.json").write_text("{}")
     (root / "locked").mkdir()
     close(monkeypatch, "locked", "a.json")
-    errors = read(root).errors
+    errors = read_dataset(root).errors
     assert {(fault.code, Path(fault.file).name) for fault in errors} == {("file", "a.json"), ("file", "locked")}
     assert all("Permission denied" in fault.what for fault in errors)
 
@@ -151,7 +156,7 @@ def test_images_are_beside_the_folder_of_annotations_that_is_named(tmp_path: Pat
     image(tmp_path / "set" / "images" / "a.png")
     coco(tmp_path / "set" / file, "a.png")
     coco(tmp_path / "set" / "other" / "y.json", "a.png")  # not named
-    reading = read(tmp_path / "set" / named)
+    reading = read_dataset(tmp_path / "set" / named)
     assert reading.faults == [] and reading.files == (file,) and len(masks(reading)) == 5
 
 
@@ -159,7 +164,7 @@ def test_a_data_set_in_a_folder_called_labels_is_all_in_it(tmp_path: Path) -> No
     image(tmp_path / "labels" / "images" / "a.png")
     image(tmp_path / "other" / "a.png", seed=3)
     coco(tmp_path / "labels" / "x.json", "a.png")
-    (dataset,) = read(tmp_path / "labels").splits.values()
+    (dataset,) = read_dataset(tmp_path / "labels").splits.values()
     assert dataset.path(dataset.images[0]) == tmp_path / "labels" / "images" / "a.png"
 
 
@@ -170,7 +175,7 @@ def test_links_to_one_folder_are_read_under_every_name_and_circles_once(tmp_path
     for name in ("other", "train"):
         (tmp_path / "set" / "images" / name).symlink_to(tmp_path / "pool")
     (tmp_path / "pool" / "loop").symlink_to(tmp_path / "set" / "images")
-    reading = read(tmp_path / "set")
+    reading = read_dataset(tmp_path / "set")
     assert [fault.code for fault in reading.faults if fault.code != "image-unlisted"] == []
     (dataset,) = reading.splits.values()
     assert [dataset.path(i).resolve() for i in dataset.images] == [tmp_path / "pool" / "a.png"]
@@ -179,9 +184,9 @@ def test_links_to_one_folder_are_read_under_every_name_and_circles_once(tmp_path
 def test_files_that_links_show_twice_count_once(tmp_path: Path) -> None:
     for name in ("coco", "yolo", "labelme"):
         convert(sets.make(tmp_path / f"{name}_set"), tmp_path / name / "v1", name)
-        before = read(tmp_path / name)
+        before = read_dataset(tmp_path / name)
         (tmp_path / name / "latest").symlink_to(tmp_path / name / "v1")
-        after = read(tmp_path / name)
+        after = read_dataset(tmp_path / name)
         assert masks(after) == masks(before) and len(after.faults) == len(before.faults) == 0
 
 
@@ -196,7 +201,7 @@ def _both_folders(root: Path, *, missing: str = "") -> Path:
 def test_another_folder_never_takes_the_place_of_images_unnoticed(tmp_path: Path) -> None:
     root = _both_folders(tmp_path, missing="images/2")
     coco(root / "annotations" / "instances_train.json", "0.png", "1.png", "2.png")
-    reading = read(root)
+    reading = read_dataset(root)
     (dataset,) = reading.splits.values()
     assert [i.file_name for i in dataset.images] == ["images/0.png", "images/1.png", "depth/2.png"]
     assert [f.code for f in reading.faults if f.code != "image-unlisted"] == ["image-moved"]
@@ -218,7 +223,7 @@ def test_an_image_that_lies_elsewhere_is_reported(tmp_path: Path, name: str) -> 
         region = {"shape_attributes": {"name": "polygon", "all_points_x": [1, 9, 9], "all_points_y": [1, 1, 9]}}
         files = {n: {"filename": f"{n}.png", "size": 1, "regions": [region], "file_attributes": {}} for n in "01"}
         (tmp_path / "via.json").write_text(json.dumps(files))
-    assert "image-moved" in [fault.code for fault in read(tmp_path).faults]
+    assert "image-moved" in [fault.code for fault in read_dataset(tmp_path).faults]
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -233,15 +238,19 @@ def test_every_command_reads_the_same_format(tmp_path: Path, name: str) -> None:
     assert converted.exit_code == 0 and f"from {name} to coco" in converted.output
     divided = run(cli, ["split", root, "--output", str(tmp_path / "divided")])
     assert divided.exit_code == 0, divided.output
-    assert masks(read(tmp_path / "back")) == masks(read(tmp_path / "divided")) == masks(read(tmp_path / "new"))
+    assert (
+        masks(read_dataset(tmp_path / "back"))
+        == masks(read_dataset(tmp_path / "divided"))
+        == masks(read_dataset(tmp_path / "new"))
+    )
     assert len(load_split(tmp_path / "new").images) == 3
 
 
 @pytest.mark.parametrize(("name", "file"), [("yolo", "data.yaml"), ("cvat", "annotations.xml")])
 def test_a_file_is_taken_wherever_a_folder_is(tmp_path: Path, name: str, file: str) -> None:
     convert(sets.make(tmp_path / "set"), tmp_path / "new", name)
-    reading = read(tmp_path / "new" / file)
-    assert reading.format == name and masks(reading) == masks(read(tmp_path / "new"))
+    reading = read_dataset(tmp_path / "new" / file)
+    assert reading.format == name and masks(reading) == masks(read_dataset(tmp_path / "new"))
     checked = CliRunner().invoke(cli, ["check", str(tmp_path / "new" / file), "--output", str(tmp_path / "report")])
     assert checked.exit_code == 0 and "train: 4 images" in checked.output
 
@@ -254,7 +263,7 @@ def test_the_folder_with_the_images_can_be_named(tmp_path: Path) -> None:
     done = convert(root, tmp_path / "new", "yolo", images=tmp_path / "elsewhere")
     assert [len(dataset.images) for dataset in done.splits.values()] == [4, 3]
     with pytest.raises(DatasetNotFoundError, match="not a folder"):
-        read(root, images=tmp_path / "none")
+        read_dataset(root, images=tmp_path / "none")
 
 
 @pytest.mark.parametrize("place", ["images/default", "data", "img", "a/b/c", "images", "photos of me", "."])
@@ -262,7 +271,7 @@ def test_the_folder_of_the_images_may_have_any_name(tmp_path: Path, place: str) 
     image(tmp_path / place / "a.png", 1)
     image(tmp_path / place / "b.png", 2)
     coco(tmp_path / "annotations" / "instances_default.json", "a.png", "b.png")
-    reading = read(tmp_path)
+    reading = read_dataset(tmp_path)
     assert not reading.faults and len(reading.splits["all"].annotations) == 5
     assert all(dataset.path(i).is_file() for dataset in reading.splits.values() for i in dataset.images)
 
@@ -271,7 +280,7 @@ def test_subsets_of_cvat_with_capital_letters(tmp_path: Path) -> None:
     for subset, seed in (("Train", 1), ("Validation", 2)):
         image(tmp_path / "images" / subset / "1.png", seed)
         coco(tmp_path / "annotations" / f"instances_{subset}.json", "1.png")
-    reading = read(tmp_path)
+    reading = read_dataset(tmp_path)
     assert not reading.faults
     assert {split: d.folder.name for split, d in reading.splits.items()} == {"train": "Train", "val": "Validation"}
 
@@ -282,7 +291,7 @@ def test_lvis_names_images_by_url_only(tmp_path: Path) -> None:
     del content["images"][0]["file_name"]
     content["images"][0]["coco_url"] = "http://images.cocodataset.org/val2017/000000000001.jpg"
     (tmp_path / "lvis_v1_val.json").write_text(json.dumps(content))
-    reading = read(tmp_path)
+    reading = read_dataset(tmp_path)
     assert not reading.faults and len(reading.splits["val"].annotations) == 5
 
 
@@ -290,10 +299,10 @@ def test_a_file_for_another_task_is_read_only_alone(tmp_path: Path) -> None:
     image(tmp_path / "val2017" / "a.png")
     for name in ("instances", "person_keypoints", "captions"):
         coco(tmp_path / "annotations" / f"{name}_val2017.json", "a.png")
-    assert read(tmp_path).files == ("annotations/instances_val2017.json",) and not read(tmp_path).faults
+    assert read_dataset(tmp_path).files == ("annotations/instances_val2017.json",) and not read_dataset(tmp_path).faults
     (tmp_path / "annotations" / "instances_val2017.json").unlink()
     (tmp_path / "annotations" / "captions_val2017.json").unlink()
-    assert read(tmp_path).files == ("annotations/person_keypoints_val2017.json",)
+    assert read_dataset(tmp_path).files == ("annotations/person_keypoints_val2017.json",)
 
 
 # ---- pairing
@@ -306,7 +315,7 @@ def test_yolo_labels_are_paired_across_spellings(tmp_path: Path) -> None:
         image(tmp_path / name, seed)
         (tmp_path / "Labels").mkdir(exist_ok=True)
         (tmp_path / f"{label}.txt").write_text(LINE)
-    reading = read(tmp_path)
+    reading = read_dataset(tmp_path)
     assert reading.format == "yolo" and not reading.faults
     assert len(reading.splits["all"].images) == len(reading.splits["all"].annotations) == 4
 
@@ -318,7 +327,7 @@ def test_yolo_images_may_lie_in_any_folder_beside_the_labels(tmp_path: Path, fol
         (tmp_path / split / "labels").mkdir()
         (tmp_path / split / "labels" / "1.txt").write_text(LINE)
     (tmp_path / "data.yaml").write_text(f"train: train/{folder}\nval: val/{folder}\nnames: [a]\n")
-    reading = read(tmp_path)
+    reading = read_dataset(tmp_path)
     assert not reading.faults and [len(d.annotations) for d in reading.splits.values()] == [1, 1]
 
 
@@ -328,13 +337,13 @@ def test_labels_that_belong_to_no_image_are_errors_with_numbers(tmp_path: Path) 
     (tmp_path / "labels").mkdir()
     for name in ("a", "b", "phone"):
         (tmp_path / "labels" / f"{name}.txt").write_text(LINE * 2)
-    reading = read(tmp_path)
+    reading = read_dataset(tmp_path)
     assert [(f.code, f.file, f.what, f.lost) for f in reading.errors] == [
-        ("label-unmatched", "labels/b.txt", "2 lines; no image has its name", 2),
+        ("label-unmatched", "labels/b.txt", "2 lines; there is no image with its name", 2),
         (
             "label-unmatched",
             "labels/phone.txt",
-            "2 lines; its image images/phone.heic is of a format that is not read",
+            "2 lines; its image images/phone.heic has an unsupported format",
             2,
         ),
     ]
@@ -346,7 +355,7 @@ def test_labels_that_belong_to_no_image_are_errors_with_numbers(tmp_path: Path) 
 def test_a_yolo_set_without_any_label_file_is_an_error(tmp_path: Path) -> None:
     image(tmp_path / "images" / "train" / "a.jpg")
     (tmp_path / "data.yaml").write_text("train: images/train\nnames: [a]\n")
-    (fault,) = read(tmp_path).errors
+    (fault,) = read_dataset(tmp_path).errors
     assert fault.code == "no-labels" and fault.what == "1 image, and no label file, such as labels/train/a.txt"
 
 
@@ -355,7 +364,7 @@ def test_masks_of_voc_that_no_list_names_are_reported(tmp_path: Path) -> None:
     lists = tmp_path / "new" / "ImageSets" / "Segmentation"
     lines = (lists / "train.txt").read_text().splitlines()
     (lists / "train.txt").write_text("\n".join(lines[1:]) + "\n")
-    (fault,) = [fault for fault in read(tmp_path / "new").faults if fault.code == "file-unlisted"]
+    (fault,) = [fault for fault in read_dataset(tmp_path / "new").faults if fault.code == "file-unlisted"]
     assert fault.what == "1 file with 4 instances: train0"
 
 
@@ -440,7 +449,7 @@ def test_annotations_in_are_annotations_out_and_annotations_reported(
     for path in chance.sample(sorted((root / "images").rglob("*.png")), 2):
         path.rename(path.with_suffix(chance.choice([".PNG", ".heic", ".gone"])))
     try:
-        reading = read(root, name)
+        reading = read_dataset(root, name)
     except DatasetError:
         return
     out = sum(len(dataset.annotations) for dataset in reading.splits.values())
@@ -453,7 +462,7 @@ def test_annotations_in_are_annotations_out_and_annotations_reported(
     result = CliRunner().invoke(cli, ["convert", str(root), str(tmp_path / "back"), "--from", name, "--to", "coco"])
     assert result.exit_code == 1 or not any(fault.lost for fault in reading.faults if fault.kind.severity == "error")
     if result.exit_code == 0:
-        assert len(masks(read(tmp_path / "back"))) <= out
+        assert len(masks(read_dataset(tmp_path / "back"))) <= out
 
 
 def test_annotations_of_a_format_that_is_not_read_are_reported(tmp_path: Path) -> None:
@@ -463,18 +472,18 @@ def test_annotations_of_a_format_that_is_not_read_are_reported(tmp_path: Path) -
     isat = json.dumps({"info": {"description": "ISAT"}, "objects": []})
     (tmp_path / "isat").mkdir()
     (tmp_path / "isat" / "a.json").write_text(isat)
-    assert read(tmp_path).errors == []
+    assert read_dataset(tmp_path).errors == []
     (tmp_path / "isat" / "b.json").write_text(isat)
-    assert [(fault.code, "ISAT" in fault.what) for fault in read(tmp_path).errors] == [("file-unread", True)]
+    assert [(fault.code, "ISAT" in fault.what) for fault in read_dataset(tmp_path).errors] == [("file-unread", True)]
 
 
 def test_a_split_that_only_a_file_of_another_task_has_is_reported(tmp_path: Path) -> None:
     image(tmp_path / "val2017" / "a.png", 1), image(tmp_path / "train2017" / "b.png", 2)
     coco(tmp_path / "annotations" / "instances_val2017.json", "a.png")
     coco(tmp_path / "annotations" / "person_keypoints_train2017.json", "b.png")
-    assert [(fault.code, fault.lost) for fault in read(tmp_path).errors] == [("file-unread", 5)]
+    assert [(fault.code, fault.lost) for fault in read_dataset(tmp_path).errors] == [("file-unread", 5)]
     coco(tmp_path / "annotations" / "instances_train2017.json", "b.png")
-    assert read(tmp_path).errors == []
+    assert read_dataset(tmp_path).errors == []
 
 
 def test_a_test_split_without_annotations_is_a_split(tmp_path: Path) -> None:
@@ -484,7 +493,7 @@ def test_a_test_split_without_annotations_is_a_split(tmp_path: Path) -> None:
     content = sets.content(["b.png"])
     del content["annotations"]
     (tmp_path / "test.json").write_text(json.dumps(content))
-    reading = read(tmp_path)
+    reading = read_dataset(tmp_path)
     assert reading.errors == [] and {s: len(d.annotations) for s, d in reading.splits.items()} == {
         "train": 5,
         "test": 0,
@@ -495,7 +504,7 @@ def test_statistics_of_instances_are_no_annotations(tmp_path: Path) -> None:
     image(tmp_path / "images" / "a.png")
     coco(tmp_path / "labels.json", "a.png")
     (tmp_path / "instances_per_class.json").write_text('{"cat": 3}')
-    reading = read(tmp_path)
+    reading = read_dataset(tmp_path)
     assert reading.files == ("labels.json",) and reading.errors == []
 
 
@@ -505,12 +514,12 @@ def test_images_are_above_annotations_though_masks_of_another_task_are_inside(tm
     image(tmp_path / "annotations" / "panoptic_val2017" / "a.png", 2)
     coco(tmp_path / "annotations" / "instances_val2017.json", "a.png")
     (tmp_path / "annotations" / "panoptic_val2017.json").write_text('{"annotations": [{"segments_info": []}]}')
-    (dataset,) = read(tmp_path / named, "coco").splits.values()
+    (dataset,) = read_dataset(tmp_path / named, "coco").splits.values()
     assert dataset.path(dataset.images[0]) == tmp_path / "val2017" / "a.png"
 
 
 def test_a_broken_export_of_cvat_beside_a_good_one_is_an_error(tmp_path: Path) -> None:
     convert(sets.make(tmp_path / "set"), tmp_path / "new", "cvat")
     (tmp_path / "new" / "second.xml").write_text("<annotations><image>")
-    reading = read(tmp_path / "new")
+    reading = read_dataset(tmp_path / "new")
     assert len(masks(reading)) == 25 and [(f.code, f.file) for f in reading.errors] == [("file", "second.xml")]

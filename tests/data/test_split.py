@@ -10,13 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import sets
+from fixtures import sets
 from hypothesis import given
 from hypothesis import strategies as st
 
 from maskline.data import split
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
-from maskline.data.reading import load
+from maskline.data.reading import load_splits
 from maskline.data.split import SplitConfig, merge, split_dataset, split_in_place, split_into
 from maskline.errors import DatasetError, ParameterError
 
@@ -121,7 +121,7 @@ def test_in_place_images_that_are_not_there_are_told(tmp_path: Path, caplog: pyt
     (root / "images" / "val0.png").unlink()
     split_in_place(root, SplitConfig(50))
     assert "1 image file is missing, the first: val0.png" in caplog.text
-    assert sum(len(dataset.images) for dataset in load(root).values()) == 7
+    assert sum(len(dataset.images) for dataset in load_splits(root).values()) == 7
 
 
 def test_one_large_group_and_small_ones() -> None:
@@ -136,7 +136,7 @@ def test_images_that_look_alike_stay_together(tmp_path: Path) -> None:
     for i in range(0, 12, 2):
         first, second = (root / "images" / f"{'sub/' if n == 1 else ''}train{n}.png" for n in (i, i + 1))
         cv2.imwrite(str(second), cv2.convertScaleAbs(cv2.imread(str(first)), alpha=0.95, beta=4))
-    dataset = load(root)["train"]
+    dataset = load_splits(root)["train"]
     for seed in range(4):
         for part in split_dataset(dataset, SplitConfig(50, seed, group="similar")).values():
             pairs = Counter(int(image.file_name.rpartition("train")[2][:-4]) // 2 for image in part.images)
@@ -162,7 +162,7 @@ def test_merge_keeps_ids_that_are_free_and_lists_no_image_twice(tmp_path: Path) 
     root = sets.make(tmp_path)
     content = sets.content(["val0.png", "train0.png", "val2.png"], first_id=1)  # ids of train, and one of its images
     sets.save(root, "val", content)
-    merged = merge(load(root))
+    merged = merge(load_splits(root))
     assert [image.id for image in merged.images[:4]] == [1, 2, 3, 4] and len(merged.images) == 6
     assert len({image.id for image in merged.images}) == 6
     assert len({annotation.id for annotation in merged.annotations}) == len(merged.annotations) == 15 + 5
@@ -183,7 +183,7 @@ def test_an_image_in_two_splits_keeps_the_annotations_of_both(
     parts = split_into(tmp_path / "new", root, SplitConfig(50)) if into else split_in_place(root, SplitConfig(50))
     told = "2 images listed again in another split: 4 identical annotations kept once, 7 different ones added"
     assert told in caplog.text
-    found = load(tmp_path / "new" if into else root)
+    found = load_splits(tmp_path / "new" if into else root)
     assert sum(len(part.images) for part in found.values()) == 5
     assert sum(len(part.annotations) for part in parts.values()) == 15 + 7
     counts = {
@@ -215,7 +215,7 @@ def test_in_place_keeps_every_earlier_state(tmp_path: Path) -> None:
         states.append({p.name: p.read_text() for p in folder.glob("instance_*.json")})
         parts = split_in_place(root, SplitConfig(50, seed))
         assert len(parts["train"].images) == len(parts["val"].images) == 4
-        again = load(root)
+        again = load_splits(root)
         assert [i.file_name for i in again["val"].images] == [i.file_name for i in parts["val"].images]
     for number, state in enumerate(states):
         for name, text in state.items():
@@ -249,7 +249,7 @@ def test_in_place_files_keep_their_names(tmp_path: Path, only_train: bool) -> No
     split_in_place(root, SplitConfig(50))
     assert sorted(path.name for path in (root / "annotations").iterdir()) == names
     count = 3 if only_train else 4
-    assert {split: len(d.images) for split, d in load(root).items()} == {"train": count, "val": count}
+    assert {split: len(d.images) for split, d in load_splits(root).items()} == {"train": count, "val": count}
 
 
 @pytest.mark.parametrize("prefix", ["instance", "instances"])
@@ -284,7 +284,7 @@ def test_a_failure_while_writing_leaves_the_originals(tmp_path: Path, monkeypatc
             raise KeyboardInterrupt
         path.write_text("{}")
 
-    monkeypatch.setattr(split.coco, "write", write)
+    monkeypatch.setattr(split.coco_json, "write", write)
     with pytest.raises(KeyboardInterrupt):
         split_in_place(root, SplitConfig())
     assert {p.name: p.read_bytes() for p in (root / "annotations").iterdir()} == before
@@ -298,7 +298,7 @@ def test_into_a_new_folder(tmp_path: Path) -> None:
     before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
     split_into(tmp_path / "new", root, SplitConfig(50))
     assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
-    new = load(tmp_path / "new")
+    new = load_splits(tmp_path / "new")
     assert [len(new[name].images) for name in ("train", "val", "test")] == [2, 2, 3]
 
 

@@ -58,7 +58,7 @@ def test_from_weights_to_images(model_dir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_graph_is_the_network_on_the_reference_images(model_dir: Path, pdparams: Path) -> None:
-    import det_weights
+    from fixtures import det_weights
 
     graph, network = Graph(model_dir / "inference.onnx", Device("cpu")), load_network("Mask-RT-DETR-S", pdparams)
     preprocess = graph.record.preprocess

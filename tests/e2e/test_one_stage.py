@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import tiny_solov2
-from discs import make_discs
+from fixtures import tiny_solov2
+from fixtures.discs import make_discs
 
 import maskline
 from maskline import catalog, create_model

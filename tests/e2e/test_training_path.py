@@ -12,8 +12,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-import service
-import sets
+from fixtures import service, sets
 
 import maskline
 from maskline.data.convert import convert

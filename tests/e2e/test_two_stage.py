@@ -12,9 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import tiny_rcnn
 import torch
-from discs import make_discs, without_val
+from fixtures import tiny_rcnn
+from fixtures.discs import make_discs, without_val
 from safetensors.torch import load_file
 
 from maskline import catalog, create_model

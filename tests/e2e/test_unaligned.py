@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
-import tiny_rcnn
-from discs import make_discs
+from fixtures import tiny, tiny_rcnn
+from fixtures.discs import make_discs
 
 from maskline import catalog, models
 from maskline.errors import ParameterError

@@ -6,18 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import made
 import numpy as np
 import pytest
+from fixtures import made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
-from maskline.data.reading import load
-from maskline.evaluate.average_precision import averages, metrics, precisions
+from maskline.data.reading import load_splits
+from maskline.evaluate.average_precision import averages, coco_metrics, precisions
 from maskline.evaluate.classes import match_classes
-from maskline.evaluate.detections import ImageDetections, mask_areas, nothing, truth_of
-from maskline.evaluate.matching import Ranking, _take, bit, rank
+from maskline.evaluate.detections import ImageDetections, mask_areas, no_detections, truth_of
+from maskline.evaluate.matching import Ranking, _take, bit, rank_detections
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 KINDS: tuple[Literal["mask", "box"], ...] = ("mask", "box")
@@ -27,8 +27,8 @@ TOLERANCE = 1e-12
 def figures(data: Dataset, found: dict, kind: str, cap: int = 100) -> dict[str, float | None]:
     classes = match_classes(data)
     truths = [truth_of(data, image, classes) for image in data.images]
-    rankings = rank(truths, [found[image.id] for image in data.images], len(classes.names), kind, cap)
-    return metrics(rankings, cap)
+    rankings = rank_detections(truths, [found[image.id] for image in data.images], len(classes.names), kind, cap)
+    return coco_metrics(rankings, cap)
 
 
 def some_detections(data: Dataset, seed: int, junk: int = 4) -> dict:
@@ -51,11 +51,11 @@ def assert_same(ours: dict[str, float | None], theirs: dict[str, float | None]) 
 def test_equal_to_pycocotools_on_real_sets(name: str, cap: int) -> None:
     if not (SHARED / name).exists():
         pytest.skip(f"needs {SHARED / name}")
-    data = load(SHARED / name)["val"]
+    data = load_splits(SHARED / name)["val"]
     some = data.select([image for image in data.images if len(data.of(image)) < 150][:10])
     found = some_detections(some, seed=3, junk=130)
     assert len(found) < len(data.images) and max(map(len, found.values())) > 100
-    everything = {image.id: found.get(image.id, nothing(image.size)) for image in data.images}
+    everything = {image.id: found.get(image.id, no_detections(image.size)) for image in data.images}
     for kind in KINDS:
         theirs = made.reference(SHARED / name / "annotations" / "instance_val.json", data, found, kind, cap)
         assert_same(figures(data, everything, kind, cap), theirs)
@@ -112,7 +112,7 @@ def ranking(tmp_path: Path, seed: int, images: int = 6) -> Ranking:
     data = made.dataset(tmp_path, seed, images)
     classes = match_classes(data)
     truths = [truth_of(data, image, classes) for image in data.images]
-    return rank(truths, list(some_detections(data, seed).values()), 3, "mask", 100)[0]
+    return rank_detections(truths, list(some_detections(data, seed).values()), 3, "mask", 100)[0]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -141,7 +141,10 @@ def test_weights_repeat_images(tmp_path: Path) -> None:
     theirs = made.reference(made.coco_file(more), more, repeated, "mask")
     classes = match_classes(data)
     truths = [truth_of(data, image, classes) for image in data.images]
-    ours = [averages(r, weights[None].astype(float))[0] for r in rank(truths, list(found.values()), 3, "mask", 100)]
+    ours = [
+        averages(r, weights[None].astype(float))[0]
+        for r in rank_detections(truths, list(found.values()), 3, "mask", 100)
+    ]
     known = [values.mean() for values in ours if not np.isnan(values).any()]
     assert np.mean(known) == pytest.approx(theirs["AP"], abs=TOLERANCE)
 
@@ -154,12 +157,12 @@ def test_nothing_to_find_is_none_not_zero(tmp_path: Path) -> None:
         )
     }
     assert set(figures(data, found, "mask").values()) == {None}
-    assert set(figures(data, {1: nothing((60, 80))}, "box").values()) == {None}
+    assert set(figures(data, {1: no_detections((60, 80))}, "box").values()) == {None}
 
 
 def test_objects_without_detections_are_zero(tmp_path: Path) -> None:
     data = made.dataset(tmp_path, 0)
-    values = figures(data, {image.id: nothing(image.size) for image in data.images}, "mask")
+    values = figures(data, {image.id: no_detections(image.size) for image in data.images}, "mask")
     assert values["AP"] == values["AR100"] == 0
 
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import made
 import numpy as np
 import pytest
+from fixtures import made
 
 from maskline.data.dataset import Dataset
 from maskline.errors import DatasetError, InputError, InputNotFoundError, ParameterError
@@ -122,10 +122,10 @@ RECORD = {"image_id": 1, "category_id": 0, "score": 0.5, "segmentation": {"size"
     ("content", "told"),
     [
         ("{", "not readable JSON"),
-        ('{"a": 1}', "holds no list"),
+        ('{"a": 1}', "is not a list"),
         ([1], "record 0 can't be used"),
         ([{}], "record 0 can't be used: it has no 'image_id'"),
-        ([RECORD | {"image_id": 99}], "no image with the id 99; was it another split"),
+        ([RECORD | {"image_id": 99}], "no image with the id 99; is it from another split"),
         ([RECORD | {"image_id": [1]}], "record 0"),
         ([RECORD | {"category_id": 7}], "no category with the id 7"),
         ([RECORD | {"score": "x"}], "record 0"),

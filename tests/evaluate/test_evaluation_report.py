@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import made
 import numpy as np
 import pytest
-from browser import needs_browser, opened, show
+from fixtures import made
+from fixtures.browser import needs_browser, opened, show
 
 from maskline.data.dataset import Annotation, Category, Dataset
 from maskline.evaluate import evaluate

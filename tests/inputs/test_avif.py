@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from encoded import by_pillow, encoded, scene, write
+from fixtures.encoded import by_pillow, encoded, scene, write
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from encoded import GREY_ONLY, LOSSLESS, READABLE, by_pillow, encoded, pages, paths, scene, write
+from fixtures.encoded import GREY_ONLY, LOSSLESS, READABLE, by_pillow, encoded, pages, paths, scene, write
 from PIL import Image
 
 from maskline.errors import InputError, InputNotFoundError

@@ -10,10 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from encoded import Array, scene
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from oriented import (
+from fixtures.encoded import Array, scene
+from fixtures.oriented import (
     BYTE,
     CARRIERS,
     FIXED,
@@ -35,9 +33,11 @@ from oriented import (
     webp,
     xmp,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from maskline.data.sources import image_size, orientation_of
+from maskline.data.image_headers import image_size, orientation_of
 from maskline.errors import InputError
 from maskline.inputs import can_be_set, expand, header_size, orientation, read_image, set_upright
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoded import Array, paths, scene, write
+from fixtures.encoded import Array, paths, scene, write
 from PIL import Image
 
 from maskline.errors import InputError, MissingDependencyError, ParameterError

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from closed import close
-from encoded import READABLE, Array, encoded, pages, paths, scene, write
+from fixtures.closed import close
+from fixtures.encoded import READABLE, Array, encoded, pages, paths, scene, write
 from PIL import Image
 
 from maskline.errors import InputError, InputNotFoundError, InputTypeError, ParameterError

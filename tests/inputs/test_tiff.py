@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoded import by_pillow, scene, write
+from fixtures.encoded import by_pillow, scene, write
+from fixtures.tiffs import noise, tiff
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import II, OPEN_INFO
-from tiffs import noise, tiff
 
 from maskline.errors import InputError
 from maskline.inputs import Levels, expand, header_size, read_image, read_input_image

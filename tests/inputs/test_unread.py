@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from encoded import READABLE, by_pillow, encoded, paths, write
+from fixtures.encoded import READABLE, by_pillow, encoded, paths, write
 from PIL import Image
 
 from maskline.errors import InputError

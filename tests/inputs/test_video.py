@@ -17,8 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from encoded import Array, encoded, paths, scene, write
-from films import CODECS, fast_start, film, frame, number_of
+from fixtures.encoded import Array, encoded, paths, scene, write
+from fixtures.films import CODECS, fast_start, film, frame, number_of
 
 from maskline.errors import InputError, InputNotFoundError
 from maskline.inputs import VIDEO_SUFFIXES, count, expand

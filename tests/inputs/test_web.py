@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoded import encoded, pages, paths, scene, write
-from films import film
+from fixtures.encoded import encoded, pages, paths, scene, write
+from fixtures.films import film
+from fixtures.web_server import Scene, Server, running, serve, status
 from PIL import Image
-from web_server import Scene, Server, running, serve, status
 
 from maskline.errors import DownloadError, InputError, InputNotFoundError
 from maskline.fetching import download

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 import torch.nn.functional as F
+from fixtures import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

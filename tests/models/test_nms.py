@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import graphs
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from fixtures import graphs
 from torch import Tensor, nn
 
 from maskline.models.iou import box_iou

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import graphs
 import numpy as np
 import pytest
 import torch
+from fixtures import graphs
 from torch import Tensor, nn
 
 from maskline.models.padding import pad_to_multiple

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-import tiny_rcnn
 import torch
 import torch.nn.functional as F
+from fixtures import tiny_rcnn
 from torch import Tensor
 
 from maskline.models.iou import box_iou

@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import stand_in
-import tiny_rcnn
 import torch
 import torch.nn.functional as F
+from fixtures import stand_in, tiny_rcnn
 from torch import Tensor, nn
 
 from maskline import models

@@ -6,11 +6,10 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import det_weights
 import numpy as np
 import pytest
-import stand_in
 import torch
+from fixtures import det_weights, stand_in
 from torch import Tensor, nn
 
 from maskline.models.backbones.resnet import STRIDES, ResNet, ResNetConfig

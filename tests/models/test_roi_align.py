@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import graphs
 import numpy as np
 import pytest
 import torch
+from fixtures import graphs
 from torch import Tensor, nn
 
 from maskline.models.roi_align import Regions, roi_align

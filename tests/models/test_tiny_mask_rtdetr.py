@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
+from fixtures import tiny
 
 from maskline import catalog, models
 from maskline.errors import ParameterError, UnknownNameError

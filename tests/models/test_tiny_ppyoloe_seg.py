@@ -7,12 +7,11 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import graphs
 import numpy as np
 import pytest
-import stand_in
 import torch
 import torch.nn.functional as F
+from fixtures import graphs, stand_in
 from torch import Tensor, nn
 
 from maskline import catalog

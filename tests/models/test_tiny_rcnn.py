@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import stand_in
-import tiny_rcnn
 import torch
+from fixtures import stand_in, tiny_rcnn
 from torch import Tensor, nn
 
 from maskline import catalog, models

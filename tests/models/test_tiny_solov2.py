@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import stand_in
 import torch
 import torch.nn.functional as F
-from tiny_solov2 import CONFIG, NAMES
-from tiny_solov2 import network as tiny
+from fixtures import stand_in
+from fixtures.tiny_solov2 import CONFIG, NAMES
+from fixtures.tiny_solov2 import network as tiny
 from torch import Tensor, nn
 
 from maskline import catalog

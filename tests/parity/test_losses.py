@@ -18,11 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import det_weights
 import numpy as np
 import pytest
-import stand_in
 import torch
+from fixtures import det_weights, stand_in
 from torch import Tensor, nn
 
 from maskline.models.layers import box_xyxy_to_cxcywh

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
-import det_weights
 import numpy as np
 import pytest
-import stand_in
 import torch
 import torch.nn.functional as F
+from fixtures import det_weights, stand_in
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import json
 
-import det_weights
 import numpy as np
 import pytest
-import stand_in
 import torch
-from reference import Case, pair
+from fixtures import det_weights, stand_in
+from fixtures.reference import Case, pair
 from torch import Tensor
 
 from maskline import catalog

@@ -9,14 +9,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
-import det_weights
 import numpy as np
 import pytest
-import stand_in
 import torch
 import torch.nn.functional as F
+from fixtures import det_weights, stand_in
+from fixtures.reference import Case, pair
 from pycocotools import mask as coco
-from reference import Case, pair
 from torch import Tensor
 
 from maskline.models.fpn import MULTIPLE

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import det_weights
 import numpy as np
 import pytest
-import stand_in
 import torch
 import torch.nn.functional as F
-from reference import Case
+from fixtures import det_weights, stand_in
+from fixtures.reference import Case
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 

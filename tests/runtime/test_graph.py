@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import tiny
 import yaml
+from fixtures import tiny
 
 from maskline.errors import InputNotFoundError, ModelError
 from maskline.runtime.device import Device

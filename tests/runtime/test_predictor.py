@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import tiny
+from fixtures import tiny
 
 import maskline
 from maskline import Predictor, Result, create_model, create_pipeline

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoded import READABLE
+from fixtures.encoded import READABLE
+from fixtures.service import IMAGE, encoded
+from fixtures.tiffs import tiff
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from service import IMAGE, encoded
-from tiffs import tiff
 
 from maskline import Predictor, create_model
 from maskline.errors import InputError, ModelError

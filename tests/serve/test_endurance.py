@@ -16,15 +16,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import hostile
 import numpy as np
 import psutil
 import pytest
 import requests
-from encoded import encoded as file_of
-from encoded import scene
-from service import Service, running
-from stub_service import DEADLY_IMAGE, FAULTY_IMAGE, INSTANT_IMAGE, SLOW_IMAGE, stub
+from fixtures import hostile
+from fixtures.encoded import encoded as file_of
+from fixtures.encoded import scene
+from fixtures.service import Service, running
+from fixtures.stub_service import DEADLY_IMAGE, FAULTY_IMAGE, INSTANT_IMAGE, SLOW_IMAGE, stub
 
 MB = 1 << 20
 HEAD = b"POST /instance-segmentation HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "

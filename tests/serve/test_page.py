@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import needs_browser, opened
-from page_service import EXAMPLE, Reply, Service, success
+from fixtures.browser import needs_browser, opened
+from fixtures.page_service import EXAMPLE, Reply, Service, success
+from fixtures.service import running
 from PIL import Image
-from service import running
 
 from maskline import create_model
 from maskline.errors import InputError
@@ -142,7 +142,7 @@ def saved(page: Any, button: str) -> bytes:
 
 
 def saved_pixels(page: Any) -> np.ndarray:
-    """(H, W, 3) uint8, RGB, of the picture that the page saves."""
+    """(H, W, 3) uint8, RGB, of the image that the page saves."""
     return np.asarray(Image.open(io.BytesIO(saved(page, "save-png"))).convert("RGB"))
 
 
@@ -258,7 +258,7 @@ def view(page: Any) -> Any:
 
 
 def active(page: Any) -> list[int]:
-    """Numbers of the rows that stand out, checked against the picture, where something is drawn if and only if."""
+    """Numbers of the rows that stand out, checked against the image, where something is drawn if and only if."""
     drawn = page.execute_script(
         "const c = document.querySelectorAll('#view canvas')[2];"
         "return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((value) => value)"
@@ -283,7 +283,7 @@ def centre(one: dict[str, Any]) -> tuple[float, float]:
 
 
 def test_pointing_finds_the_instance(page: Any, expected: list[dict[str, Any]]) -> None:
-    """Mouse in the picture and in the list; a click pins, another one, or Escape, unpins."""
+    """Mouse in the image and in the list; a click pins, another one, or Escape, unpins."""
     from selenium.webdriver.common.keys import Keys
 
     give(page, EXAMPLE)
@@ -324,7 +324,7 @@ def test_keys_work_from_the_start_and_from_the_list(page: Any) -> None:
 
 
 def test_the_keyboard_reaches_everything(page: Any) -> None:
-    """Arrow keys in the picture and in the list; zoom; every control has a name and a visible focus."""
+    """Arrow keys in the image and in the list; zoom; every control has a name and a visible focus."""
     from selenium.webdriver.common.keys import Keys
 
     give(page, EXAMPLE)
@@ -352,7 +352,7 @@ def test_the_keyboard_reaches_everything(page: Any) -> None:
         reached.append(element.get_attribute("id") or element.tag_name)
         assert element.accessible_name, reached[-1]
     side = ["threshold", "masks", "boxes", "labels", "li", "save-png", "save-json"]
-    assert reached == ["view", "zoom-in", *side]  # the picture fits: the other two of the zoom are disabled
+    assert reached == ["view", "zoom-in", *side]  # the image fits: the other two of the zoom are disabled
 
 
 def tab(page: Any) -> Any:
@@ -371,7 +371,7 @@ def tab(page: Any) -> Any:
 
 
 def test_what_is_saved_is_what_is_seen(page: Any, expected: list[dict[str, Any]]) -> None:
-    """F81: JSON is the service's answer above the threshold; PNG has the picture's size, marked where instances are."""
+    """F81: JSON is the service's answer above the threshold; PNG has the image's size, marked where instances are."""
     give(page, EXAMPLE)
     slide(page, 0.7)
     above = [one for one in expected if one["score"] > 0.7]
@@ -390,7 +390,7 @@ def test_what_is_saved_is_what_is_seen(page: Any, expected: list[dict[str, Any]]
     assert np.array_equal(saved_pixels(page), plain)
 
 
-def picture(form: str) -> bytes:
+def image_bytes(form: str) -> bytes:
     """A slope in each direction, so that whoever turns it is found out."""
     y, x = np.mgrid[:60, :100]
     pixels = np.stack([2 * x, 4 * y, 0 * x + 90], axis=2).astype(np.uint8)
@@ -412,8 +412,8 @@ def picture(form: str) -> bytes:
     "form", ["turned.jpg", "half.jpg", "turned.png", "half.png", "half.webp", "clear.png", "scan.tif"]
 )
 def test_pixels_are_those_that_the_service_sees(page: Any, tmp_path: Path, form: str) -> None:
-    """Turned as EXIF data say, opaque, TIFF too: where browsers differ, the picture is one that the service draws."""
-    data = picture(form)
+    """Turned as EXIF data say, opaque, TIFF too: where browsers differ, the image is one that the service draws."""
+    data = image_bytes(form)
     give_bytes(page, tmp_path, form, data)
     found = next(iter(decode(data, form, None)))
     assert not isinstance(found, InputError)
@@ -421,15 +421,15 @@ def test_pixels_are_those_that_the_service_sees(page: Any, tmp_path: Path, form:
     pixels = saved_pixels(page)
     assert pixels.shape == found.pixels.shape
     assert np.abs(pixels - found.pixels[..., ::-1].astype(int)).mean() < 3
-    assert ("as the service sees it" in text(page, "facts")) == (not form.endswith("jpg"))
+    assert ("rendered by the service" in text(page, "facts")) == (not form.endswith("jpg"))
 
 
-def test_an_older_answer_never_replaces_a_newer_picture(page: Any, service: Service, tmp_path: Path) -> None:
+def test_an_older_answer_never_replaces_a_newer_image(page: Any, service: Service, tmp_path: Path) -> None:
     gate = threading.Event()
     service.replies.append(Reply(200, success([], (520, 696)), gate=gate))
     page.find_element("id", "file").send_keys(str(EXAMPLE))
     wait(page, "document.getElementById('facts').textContent.startsWith('nuclei.png')")
-    give_bytes(page, tmp_path, "newer.jpg", picture("newer.jpg"))
+    give_bytes(page, tmp_path, "newer.jpg", image_bytes("newer.jpg"))
     gate.set()
     assert text(page, "facts").startswith("newer.jpg · 60 × 100 · ")
     page.execute_async_script("setTimeout(arguments[0], 200)")
@@ -446,7 +446,7 @@ def test_waiting_can_be_stopped(page: Any, service: Service) -> None:
         service.replies.append(Reply(200, success([], (520, 696)), gate=gate))
         page.find_element("id", "file").send_keys(str(EXAMPLE))
         wait(page, "document.getElementById('facts').textContent.startsWith('nuclei.png')")
-        assert text(page, "elapsed").startswith("Looking … 0.")
+        assert text(page, "elapsed").startswith("Processing … 0.")
         stop()
         gate.set()
         assert text(page, "notice-title") == "Stopped" and not page.find_element("id", "busy").is_displayed()
@@ -464,20 +464,20 @@ def refused(page: Any, service: Service, *replies: Reply) -> str:
 
 def test_refusals_are_told(page: Any, service: Service, tmp_path: Path) -> None:
     """F81: in the service's own words, which are never taken for HTML."""
-    give_bytes(page, tmp_path, "notes.txt", b"no picture")
-    assert text(page, "notice-title") == "notes.txt can't be used" and text(page, "notice-text").startswith(
+    give_bytes(page, tmp_path, "notes.txt", b"no image")
+    assert text(page, "notice-title") == "notes.txt can't be processed" and text(page, "notice-text").startswith(
         "not an image"
     )
     faults = json.dumps([{"type": "x", "loc": "body.image", "msg": word} for word in ("<b>one</b>", "two")])
     broken = success([{"bbox": [0, 0, 3, 4], "score": 0.9, "mask": {"rleResult": "0Z", "size": [4, 3]}}], (520, 696))
     for reply, words in (
-        (Reply.refusal(422, faults), "nuclei.png can't be used: <b>one</b>; two"),
-        (Reply.refusal(413, "at most 20 MB"), "nuclei.png can't be used: at most 20 MB"),
-        (Reply.refusal(500, "Internal server error"), "nuclei.png can't be used: Internal server error"),
-        (Reply.refusal(504, "after 30 s"), "It took too long: after 30 s"),
-        (Reply(502, "<html>Bad gateway"), "nuclei.png can't be used: It answered 502 Bad Gateway"),
-        (Reply(200, "{}"), "nuclei.png can't be used: It answered something else than instances."),
-        (Reply(200, broken), "nuclei.png can't be used: The answer can't be used: the mask's run lengths are damaged."),
+        (Reply.refusal(422, faults), "nuclei.png can't be processed: <b>one</b>; two"),
+        (Reply.refusal(413, "at most 20 MB"), "nuclei.png can't be processed: at most 20 MB"),
+        (Reply.refusal(500, "Internal server error"), "nuclei.png can't be processed: Internal server error"),
+        (Reply.refusal(504, "after 30 s"), "The request timed out: after 30 s"),
+        (Reply(502, "<html>Bad gateway"), "nuclei.png can't be processed: Status 502 Bad Gateway"),
+        (Reply(200, "{}"), "nuclei.png can't be processed: The response contains no instances."),
+        (Reply(200, broken), "nuclei.png can't be processed: Invalid response: the mask's RLE is invalid."),
     ):
         assert refused(page, service, reply) == words
         assert page.find_element("id", "retry").is_displayed() == (reply.status >= 500 or reply.status == 200)
@@ -491,7 +491,7 @@ def test_a_busy_service_is_asked_again_later(page: Any, service: Service) -> Non
     retry = page.find_element("id", "retry")
     assert told == "The service is not ready: no worker" and retry.text == "Try again" and retry.is_enabled()
     told = refused(page, service, Reply.refusal(429, "64 wait", Retry_After="1"))
-    assert told == "The service has too much to do: 64 wait"
+    assert told == "The service is busy: 64 wait"
     assert retry.text == "Try again in 1 s" and not retry.is_enabled()
     wait(page, "!document.getElementById('retry').disabled")
     retry.click()
@@ -500,12 +500,12 @@ def test_a_busy_service_is_asked_again_later(page: Any, service: Service) -> Non
 
 def test_a_key_is_asked_for(page: Any, service: Service) -> None:
     """It lives in the session's storage, and goes with every request."""
-    assert refused(page, service, Reply.refusal(401, "a key, please")).startswith("The service needs a key")
+    assert refused(page, service, Reply.refusal(401, "a key, please")).startswith("The service requires an API key")
     field = page.switch_to.active_element
     assert field.accessible_name == "API key" and field.get_attribute("type") == "password"
     service.replies.append(Reply.refusal(401, "not this one"))
     field.send_keys("wrong\n")
-    wait(page, "document.getElementById('notice-title').textContent.includes('refuses')")
+    wait(page, "document.getElementById('notice-title').textContent.includes('Invalid')")
     page.switch_to.active_element.send_keys("right\n")
     wait(page, "document.getElementById('count').textContent.startsWith('22')")
     assert [asked["key"] for asked in service.asked] == [None, "wrong", "right"]
@@ -517,11 +517,11 @@ def test_nothing_found_is_told(page: Any, service: Service, tmp_path: Path) -> N
     """F80, F81: no instances at all, or none above the threshold."""
     give(page, EXAMPLE)
     slide(page, 0.95)
-    assert text(page, "none-text") == "None above 0.95. The best has a score of 0.84."
+    assert text(page, "none-text") == "No instances above 0.95. The best score is 0.84."
     page.find_element("id", "lower").click()
     assert len(rows(page)) >= 1 and not page.find_element("id", "none").is_displayed()
     refused(page, service, Reply(200, success([], (520, 696))))
-    assert text(page, "none-text") == "No instances found. This model finds: nucleus."
+    assert text(page, "none-text") == "No instances found. Classes of this model: nucleus."
     assert json.loads(saved(page, "save-json"))["result"]["instances"] == []
 
 
@@ -538,7 +538,7 @@ fetch("page/example.png").then(async (response) => {
 
 
 @pytest.mark.parametrize(("way", "name"), [("drop", "given.png"), ("paste", "pasted.png"), ("example", "example.png")])
-def test_pictures_come_in_every_way(page: Any, way: str, name: str) -> None:
+def test_images_come_in_every_way(page: Any, way: str, name: str) -> None:
     if way == "example":
         page.find_element("id", "example").click()
     else:
@@ -548,7 +548,7 @@ def test_pictures_come_in_every_way(page: Any, way: str, name: str) -> None:
 
 
 def test_a_service_that_tells_little(browser: Any, service: Service, address: str) -> None:
-    """No example, no model's name, an answer without the picture's size: as of the system we are compatible with."""
+    """No example, no model's name, an answer without the image's size: as of the system we are compatible with."""
     service.has_example = service.model_known = False
     browser.get(address)
     browser.execute_async_script("setTimeout(arguments[0], 200)")
@@ -618,7 +618,7 @@ const frame = () => new Promise(requestAnimationFrame);
 """
 
 
-def test_large_pictures_stay_fluid(page: Any, service: Service, tmp_path: Path) -> None:
+def test_large_images_stay_fluid(page: Any, service: Service, tmp_path: Path) -> None:
     """12 megapixels, 100 instances of half a megapixel: the slider and pointing take frames, without a GPU too."""
     y, x = np.mgrid[:3000, :4000]
     Image.fromarray(((x // 8 + y // 8) % 256).astype(np.uint8)).save(tmp_path / "large.jpg")

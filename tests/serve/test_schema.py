@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import schemathesis
+from fixtures.service import Service, encoded, png, running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import negative_data_rejection
-from service import Service, encoded, png, running
 
 FILE = png(24, 32, 128)
 IMAGE = encoded(FILE)

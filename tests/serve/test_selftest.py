@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from service import IMAGE
+from fixtures.service import IMAGE
 
 
 def selftest(*arguments: str) -> subprocess.CompletedProcess[str]:

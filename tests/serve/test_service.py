@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+from fixtures.service import IMAGE, Service, counted, encoded, png, ready, running
 from PIL import Image
 from pycocotools import mask as coco
-from service import IMAGE, Service, counted, encoded, png, ready, running
 
 from maskline import Predictor, Result, __version__, create_model
 from maskline._cpu import cores

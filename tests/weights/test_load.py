@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import stand_in
 import torch
+from fixtures import stand_in
 from safetensors.torch import load_file
 from torch import nn
 

@@ -1,4 +1,4 @@
-// Sends a picture to `maskline serve`; writes the masks of its instances and the rendered picture.
+// Sends an image to `maskline serve`; writes the masks of its instances and the rendered image.
 
 #include <algorithm>
 #include <chrono>
@@ -30,14 +30,14 @@ namespace fs = std::filesystem;
 
 constexpr int attempts = 5;   // to reach a busy server
 constexpr int max_wait = 60;  // seconds between two of them
-constexpr std::int64_t max_pixels = 1 << 30;  // of a picture
+constexpr std::int64_t max_pixels = 1 << 30;  // of an image
 constexpr std::string_view alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 constexpr std::string_view usage =
     "usage: client [OPTIONS] IMAGE OUTPUT_FOLDER\n"
     "  --url URL      of the server (default http://127.0.0.1:8080)\n"
     "  --threshold T  lowest score, 0 to 1\n"
-    "  --no-image     don't have the picture rendered\n"
+    "  --no-image     do not render the image\n"
     "  --timeout S    seconds (default 60)\n"
     "MASKLINE_API_KEY in the environment is sent as the API key.\n";
 
@@ -57,9 +57,9 @@ double number(const std::string& text, double low, double high) {
     std::istringstream stream(text);
     double value = 0;
     if (stream >> value && stream.eof() && low <= value && value <= high) return value;
-    std::ostringstream told;
-    told << "'" << text << "' is no number from " << low << " to " << high;
-    throw Usage(told.str());
+    std::ostringstream message;
+    message << "'" << text << "' is not a number from " << low << " to " << high;
+    throw Usage(message.str());
 }
 
 Options command_line(const std::vector<std::string>& arguments) {
@@ -121,7 +121,7 @@ std::string from_base64(std::string_view text) {
     int bits = 0;
     for (const char character : text) {
         const auto value = alphabet.find(character);
-        if (value == std::string_view::npos) throw std::runtime_error("unexpected answer: the image is no Base64");
+        if (value == std::string_view::npos) throw std::runtime_error("unexpected answer: the image is not valid Base64");
         held = held << 6 | static_cast<unsigned>(value);
         bits += 6;
         if (bits < 8) continue;
@@ -131,30 +131,30 @@ std::string from_base64(std::string_view text) {
     return bytes;
 }
 
-// How long to wait; also if the header is missing, or a date.
+// Seconds to wait, with a default if the header is missing or a date.
 int seconds(const std::string& retry_after) {
     if (!std::regex_match(retry_after, std::regex("[0-9]{1,9}"))) return 1;
     return std::min(std::stoi(retry_after), max_wait);
 }
 
-// The answer's result, if it is one of success.
+// The answer's result, if successful.
 json checked(const std::string& url, const httplib::Response& response) {
     const auto answer = json::parse(response.body, nullptr, false);
     const auto status = std::to_string(response.status);
     if (!answer.is_object()) throw std::runtime_error(url + " answered " + status + " without a JSON object");
     if (response.status != 200 || answer.value("errorCode", -1) != 0) {
-        const auto told = answer.value("errorMsg", ""), log_id = answer.value("logId", "");
-        throw std::runtime_error(status + ": " + told + " (logId " + log_id + ")");
+        const auto message = answer.value("errorMsg", ""), log_id = answer.value("logId", "");
+        throw std::runtime_error(status + ": " + message + " (logId " + log_id + ")");
     }
     return answer.at("result");
 }
 
-// The result in the server's answer. A busy server (429, 503) is asked again when it says.
+// The result in the server's answer. If it is busy (429, 503), the request is repeated after Retry-After.
 json ask(const Options& options, const std::string& body) {
     const auto base = std::regex_replace(options.url, std::regex("/+$"), "");
     std::smatch parts;
     if (!std::regex_match(base, parts, std::regex("(https?://[^/]+)(/.*)?")))
-        throw Usage("'" + options.url + "' is no URL of a server");
+        throw Usage("'" + options.url + "' is not the URL of a server");
     const auto path = parts[2].str() + "/instance-segmentation", url = parts[1].str() + path;
     const auto timeout = std::chrono::milliseconds(std::llround(options.timeout * 1000));
     httplib::Client client(parts[1].str());
@@ -175,7 +175,7 @@ json ask(const Options& options, const std::string& body) {
     }
 }
 
-// A mask's pixels, row by row, from COCO's compressed run lengths.
+// A mask's pixels, row by row, from COCO's compressed RLE.
 //
 // Runs of background and foreground in turn, background first, go down the columns. From the fourth on, the difference
 // to the run two places earlier is written. A number comes in groups of five bits, lowest first, the last one's highest
@@ -199,56 +199,56 @@ std::vector<char> decode_rle(const std::string& counts, std::int64_t rows, std::
         value = shift = 0;
     }
     if (at != total || shift)
-        throw std::runtime_error("unexpected answer: run lengths are not those of " + std::to_string(rows) + " x " +
+        throw std::runtime_error("unexpected answer: RLE does not match " + std::to_string(rows) + " x " +
                                  std::to_string(cols) + " pixels");
     return mask;
 }
 
-struct Picture {
+struct Image {
     std::int64_t height, width;
     std::vector<std::uint16_t> labels;  // row by row
 };
 
 // Number the pixels of an instance that are still 0; returns how many pixels its mask has.
-std::int64_t place(const json& instance, std::uint16_t number, Picture& picture) {
+std::int64_t place(const json& instance, std::uint16_t number, Image& image) {
     const auto box = instance.at("bbox").get<std::vector<double>>();
     const auto size = instance.at("mask").at("size").get<std::vector<std::int64_t>>();
-    // Half to even, as the server does: std::round would go away from zero.
+    // Half to even, as the server does: std::round rounds away from zero.
     const double top = std::nearbyint(box.at(1)), left = std::nearbyint(box.at(0));
     const auto rows = size.at(0), cols = size.at(1);
-    if (top < 0 || left < 0 || rows < 0 || cols < 0 || top > picture.height - rows || left > picture.width - cols)
-        throw std::runtime_error("unexpected answer: a mask leaves the image");
+    if (top < 0 || left < 0 || rows < 0 || cols < 0 || top > image.height - rows || left > image.width - cols)
+        throw std::runtime_error("unexpected answer: a mask exceeds the image");
     const auto mask = decode_rle(instance.at("mask").at("rleResult").get<std::string>(), rows, cols);
-    const auto first = static_cast<std::int64_t>(top) * picture.width + static_cast<std::int64_t>(left);
+    const auto first = static_cast<std::int64_t>(top) * image.width + static_cast<std::int64_t>(left);
     for (std::int64_t at = 0; at < rows * cols; ++at) {
-        auto& label = picture.labels[first + at / cols * picture.width + at % cols];
+        auto& label = image.labels[first + at / cols * image.width + at % cols];
         if (mask[at] && label == 0) label = number;
     }
     return std::count(mask.begin(), mask.end(), 1);
 }
 
 // Print the instances, best first, and number their pixels 1, 2, ...
-Picture label_image(const json& result) {
+Image label_image(const json& result) {
     const auto size = result.at("size").get<std::vector<std::int32_t>>();
-    Picture picture{size.at(0), size.at(1), {}};
-    if (picture.height < 0 || picture.width < 0 || picture.height * picture.width > max_pixels)
-        throw std::runtime_error("unexpected answer: a picture of that size can't be");
-    picture.labels.resize(picture.height * picture.width);
+    Image image{size.at(0), size.at(1), {}};
+    if (image.height < 0 || image.width < 0 || image.height * image.width > max_pixels)
+        throw std::runtime_error("unexpected answer: invalid image size");
+    image.labels.resize(image.height * image.width);
     std::uint16_t number = 0;
     for (const auto& instance : result.at("instances")) {
-        const auto pixels = place(instance, ++number, picture);
+        const auto pixels = place(instance, ++number, image);
         std::printf("%.4f", instance.at("score").get<double>());
         for (const auto& side : instance.at("bbox")) std::printf("\t%.1f", side.get<double>());
         const auto name = instance.at("categoryName").get<std::string>();
         std::printf("\t%lld\t%s\n", static_cast<long long>(pixels), name.c_str());
     }
-    return picture;
+    return image;
 }
 
 // 16 bits a pixel, high byte first.
-std::string as_pgm(const Picture& picture) {
-    auto content = "P5\n" + std::to_string(picture.width) + " " + std::to_string(picture.height) + "\n65535\n";
-    for (const auto label : picture.labels) {
+std::string as_pgm(const Image& image) {
+    auto content = "P5\n" + std::to_string(image.width) + " " + std::to_string(image.height) + "\n65535\n";
+    for (const auto label : image.labels) {
         content += static_cast<char>(label >> 8);
         content += static_cast<char>(label & 255);
     }

@@ -1,4 +1,4 @@
-// Sends a picture to `maskline serve`; writes the masks of its instances and the rendered picture.
+// Sends an image to `maskline serve`; writes the masks of its instances and the rendered image.
 // .NET or Mono, with Newtonsoft.Json.
 
 using System;
@@ -13,7 +13,7 @@ using System.Threading.Tasks;
 using Newtonsoft.Json;
 using Newtonsoft.Json.Linq;
 
-/// <summary>Told in one line.</summary>
+/// <summary>An error reported in one line.</summary>
 class Fault : Exception
 {
     public Fault(string message) : base(message) { }
@@ -33,7 +33,7 @@ class Options
     public string Image, Folder;
 }
 
-// Json.NET fills these by name; all that is marked must be there.
+// Json.NET fills these by name; marked fields are required.
 class Result
 {
     [JsonProperty(Required = Required.Always)] public List<Instance> Instances { get; set; }
@@ -63,7 +63,7 @@ static class Client
     const string Usage = @"usage: client [OPTIONS] IMAGE OUTPUT_FOLDER
   --url URL      of the server (default http://127.0.0.1:8080)
   --threshold T  lowest score, 0 to 1
-  --no-image     don't have the picture rendered
+  --no-image     do not render the image
   --timeout S    seconds (default 60)
 MASKLINE_API_KEY in the environment is sent as the API key.";
 
@@ -115,7 +115,7 @@ MASKLINE_API_KEY in the environment is sent as the API key.";
     static double Number(string text, double low, double high) =>
         double.TryParse(text, out var value) && low <= value && value <= high
             ? value
-            : throw new UsageFault($"'{text}' is no number from {low} to {high}");
+            : throw new UsageFault($"'{text}' is not a number from {low} to {high}");
 
     static async Task Run(Options options)
     {
@@ -156,13 +156,13 @@ MASKLINE_API_KEY in the environment is sent as the API key.";
         }
     }
 
-    /// <summary>The server's answer. A busy one (429, 503) is asked again when it says.</summary>
+    /// <summary>The server's answer. If it is busy (429, 503), the request is repeated after Retry-After.</summary>
     static async Task<JObject> Ask(Options options, string body)
     {
         var url = options.Url.TrimEnd('/') + "/instance-segmentation";
         for (var attempt = 1; ; attempt++)
         {
-            // A client for each attempt: on Mono another request by the same one fails now and then.
+            // A client for each attempt: on Mono, reusing one sometimes fails.
             using (var client = new HttpClient { Timeout = TimeSpan.FromSeconds(options.Timeout) })
             using (var response = await Post(client, url, body))
             {
@@ -199,7 +199,7 @@ MASKLINE_API_KEY in the environment is sent as the API key.";
         }
     }
 
-    /// <summary>The answer, if it is one of success.</summary>
+    /// <summary>The answer, if successful.</summary>
     static JObject Checked(string url, int status, string text)
     {
         JObject answer;
@@ -230,7 +230,7 @@ MASKLINE_API_KEY in the environment is sent as the API key.";
             double left = Math.Round(one.Bbox[0]), top = Math.Round(one.Bbox[1]); // half to even, as the server does
             int rows = one.Mask.Size[0], cols = one.Mask.Size[1];
             if (top < 0 || left < 0 || rows < 0 || cols < 0 || top + rows > height || left + cols > width)
-                throw new FormatException("a mask leaves the image");
+                throw new FormatException("a mask exceeds the image");
             var mask = DecodeRle(one.Mask.RleResult, rows, cols);
             for (var at = 0; at < mask.Length; at++)
             {
@@ -245,7 +245,7 @@ MASKLINE_API_KEY in the environment is sent as the API key.";
         return pgm;
     }
 
-    /// <summary>The mask, row by row, that COCO's compressed run lengths stand for.</summary>
+    /// <summary>The mask, row by row, decoded from COCO's compressed RLE.</summary>
     /// <remarks>
     /// Runs of background and foreground in turn, background first, go down the columns. From the fourth on, the
     /// difference to the run two places earlier is written. A number comes in groups of five bits, lowest first, the
@@ -271,7 +271,7 @@ MASKLINE_API_KEY in the environment is sent as the API key.";
             value = shift = 0;
         }
         if (at != mask.Length || shift != 0)
-            throw new FormatException($"run lengths are not those of {rows} x {cols} pixels");
+            throw new FormatException($"RLE does not match {rows} x {cols} pixels");
         return mask;
     }
 }

@@ -1,4 +1,4 @@
-// Sends a picture to `maskline serve`; writes the masks of its instances and the rendered picture.
+// Sends an image to `maskline serve`; writes the masks of its instances and the rendered image.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 const (
 	attempts  = 5       // to reach a busy server
 	maxWait   = 60      // seconds between two of them
-	maxPixels = 1 << 30 // of a picture
+	maxPixels = 1 << 30 // of an image
 )
 
 type options struct {
@@ -78,12 +78,12 @@ func commandLine() options {
 			"MASKLINE_API_KEY in the environment is sent as the API key.")
 		flag.PrintDefaults()
 	}
-	flag.StringVar(&o.url, "url", "http://127.0.0.1:8080", "of the server")
+	flag.StringVar(&o.url, "url", "http://127.0.0.1:8080", "URL of the server")
 	flag.Func("threshold", "lowest score, 0 to 1", func(text string) (err error) {
 		o.threshold, err = number(text, 0, 1)
 		return err
 	})
-	flag.BoolVar(&o.noImage, "no-image", false, "don't have the picture rendered")
+	flag.BoolVar(&o.noImage, "no-image", false, "do not render the image")
 	flag.Func("timeout", "seconds (default 60)", func(text string) (err error) {
 		o.timeout, err = number(text, 0.001, 86400)
 		return err
@@ -106,11 +106,11 @@ func number(text string, low, high float64) (*float64, error) {
 }
 
 func run(o options) error {
-	picture, err := os.ReadFile(o.image)
+	content, err := os.ReadFile(o.image)
 	if err != nil {
 		return fmt.Errorf("%s can't be read: %w", o.image, err)
 	}
-	body, err := json.Marshal(request{picture, o.threshold, !o.noImage})
+	body, err := json.Marshal(request{content, o.threshold, !o.noImage})
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func run(o options) error {
 	return write(o.folder, found, labels)
 }
 
-// ask gives the server's answer. A busy one (429, 503) is asked again when it says.
+// ask returns the server's answer. If it is busy (429, 503), the request is repeated after Retry-After.
 func ask(url string, body []byte, timeout time.Duration) (*result, error) {
 	client := http.Client{Timeout: timeout}
 	for attempt := 1; ; attempt++ {
@@ -163,7 +163,7 @@ func post(client *http.Client, url string, body []byte) (*http.Response, []byte,
 	return response, text, err
 }
 
-// seconds tells how long to wait; also if the header is missing, or a date.
+// seconds returns the time to wait, with a default if the header is missing or a date.
 func seconds(retryAfter string) int {
 	wait, err := strconv.Atoi(retryAfter)
 	if err != nil || wait < 0 {
@@ -175,7 +175,7 @@ func seconds(retryAfter string) int {
 	return wait
 }
 
-// checked gives the result, if the answer is one of success.
+// checked returns the result, if the answer is successful.
 func checked(url string, status int, text []byte) (*result, error) {
 	var found *answer
 	err := json.Unmarshal(text, &found)
@@ -198,7 +198,7 @@ func checked(url string, status int, text []byte) (*result, error) {
 // labelImage prints the instances, best first, and numbers their pixels 1, 2, ... in an image of height x width.
 func labelImage(found *result) ([]uint16, error) {
 	if len(found.Size) != 2 || found.Size[0] < 0 || found.Size[1] < 0 || found.Size[0]*found.Size[1] > maxPixels {
-		return nil, fmt.Errorf("the picture's size is %v", found.Size)
+		return nil, fmt.Errorf("the image's size is %v", found.Size)
 	}
 	height, width := found.Size[0], found.Size[1]
 	labels := make([]uint16, height*width)
@@ -210,7 +210,7 @@ func labelImage(found *result) ([]uint16, error) {
 		top, left := int(math.RoundToEven(one.Bbox[1])), int(math.RoundToEven(one.Bbox[0]))
 		rows, cols := one.Mask.Size[0], one.Mask.Size[1]
 		if min(top, left, rows, cols) < 0 || top > height-rows || left > width-cols {
-			return nil, errors.New("a mask leaves the image")
+			return nil, errors.New("a mask exceeds the image")
 		}
 		mask, err := decodeRle(one.Mask.RleResult, rows, cols)
 		if err != nil {
@@ -242,7 +242,7 @@ func min(first int, others ...int) int {
 	return first
 }
 
-// decodeRle gives the mask, row by row, that COCO's compressed run lengths stand for.
+// decodeRle returns the mask, row by row, decoded from COCO's compressed RLE.
 //
 // Runs of background and foreground in turn, background first, go down the columns. From the fourth on, the difference
 // to the run two places earlier is written. A number comes in groups of five bits, lowest first, the last one's highest
@@ -272,7 +272,7 @@ func decodeRle(counts string, rows, cols int) ([]bool, error) {
 		value, shift = 0, 0
 	}
 	if at != int64(len(mask)) || shift != 0 {
-		return nil, fmt.Errorf("run lengths are not those of %d x %d pixels", rows, cols)
+		return nil, fmt.Errorf("RLE does not match %d x %d pixels", rows, cols)
 	}
 	return mask, nil
 }

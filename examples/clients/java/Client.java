@@ -1,4 +1,4 @@
-// Sends a picture to `maskline serve`; writes the masks of its instances and the rendered picture.
+// Sends an image to `maskline serve`; writes the masks of its instances and the rendered image.
 // Java 11 or newer with Gson.
 
 import com.google.gson.Gson;
@@ -31,11 +31,11 @@ public final class Client {
         "usage: Client [OPTIONS] IMAGE OUTPUT_FOLDER",
         "  --url URL      of the server (default http://127.0.0.1:8080)",
         "  --threshold T  lowest score, 0 to 1",
-        "  --no-image     don't have the picture rendered",
+        "  --no-image     do not render the image",
         "  --timeout S    seconds (default 60)",
         "MASKLINE_API_KEY in the environment is sent as the API key.");
 
-    /** Told in one line. */
+    /** An error reported in one line. */
     private static final class Fault extends Exception {
         Fault(String message) {
             super(message);
@@ -57,7 +57,7 @@ public final class Client {
         Path folder;
     }
 
-    // Gson fills these by name; what the answer lacks stays null.
+    // Gson fills these by name; missing fields stay null.
     private static final class Result {
         List<Instance> instances;
         String image;
@@ -137,7 +137,7 @@ public final class Client {
             value = Double.NaN;
         }
         if (!(low <= value && value <= high)) {
-            throw new Usage("'" + text + "' is no number from " + low + " to " + high);
+            throw new Usage("'" + text + "' is not a number from " + low + " to " + high);
         }
         return value;
     }
@@ -170,11 +170,11 @@ public final class Client {
         try {
             return Base64.getDecoder().decode(text);
         } catch (IllegalArgumentException fault) {
-            throw new Fault("unexpected answer: the image is no Base64");
+            throw new Fault("unexpected answer: the image is not valid Base64");
         }
     }
 
-    /** The server's answer. A busy one (429, 503) is asked again when it says. */
+    /** The server's answer. If it is busy (429, 503), the request is repeated after Retry-After. */
     private static JsonObject ask(Options options, String body) throws Fault, InterruptedException {
         String url = options.url.replaceAll("/+$", "") + "/instance-segmentation";
         HttpClient client = HttpClient.newHttpClient();
@@ -221,12 +221,12 @@ public final class Client {
         }
     }
 
-    /** How long to wait; also if the header is missing, or a date. */
+    /** Seconds to wait, with a default if the header is missing or a date. */
     private static int seconds(String retryAfter) {
         return retryAfter.matches("\\d{1,9}") ? Math.min(Integer.parseInt(retryAfter), MAX_WAIT) : 1;
     }
 
-    /** The answer, if it is one of success. */
+    /** The answer, if successful. */
     private static JsonObject checked(String url, HttpResponse<String> response) throws Fault {
         int status = response.statusCode();
         JsonObject answer;
@@ -278,7 +278,7 @@ public final class Client {
             double top = Math.rint(one.bbox[1]), left = Math.rint(one.bbox[0]); // half to even, as the server does
             int rows = one.mask.size[0], cols = one.mask.size[1];
             if (Math.min(top, left) < 0 || top + rows > height || left + cols > width) {
-                throw new Fault("unexpected answer: a mask leaves the image");
+                throw new Fault("unexpected answer: a mask exceeds the image");
             }
             boolean[] mask = decodeRle(one.mask.rleResult, rows, cols);
             int pixels = 0;
@@ -298,7 +298,7 @@ public final class Client {
     }
 
     /**
-     * The mask, row by row, that COCO's compressed run lengths stand for.
+     * The mask, row by row, decoded from COCO's compressed RLE.
      *
      * <p>Runs of background and foreground in turn, background first, go down the columns. From the fourth on, the
      * difference to the run two places earlier is written. A number comes in groups of five bits, lowest first, the
@@ -329,7 +329,7 @@ public final class Client {
             value = shift = 0;
         }
         if (at != mask.length || shift != 0) {
-            throw new Fault("unexpected answer: run lengths are not those of " + rows + " x " + cols + " pixels");
+            throw new Fault("unexpected answer: RLE does not match " + rows + " x " + cols + " pixels");
         }
         return mask;
     }

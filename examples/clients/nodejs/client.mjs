@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// Sends a picture to `maskline serve`; writes the masks of its instances and the rendered picture.
+// Sends an image to `maskline serve`; writes the masks of its instances and the rendered image.
 // Node.js 18.3 or newer; no packages.
 
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
@@ -13,7 +13,7 @@ const MAX_WAIT = 60; // seconds between two of them
 const USAGE = `usage: client.mjs [OPTIONS] IMAGE OUTPUT_FOLDER
   --url URL      of the server (default http://127.0.0.1:8080)
   --threshold T  lowest score, 0 to 1
-  --no-image     don't have the picture rendered
+  --no-image     do not render the image
   --timeout S    seconds (default 60)
 MASKLINE_API_KEY in the environment is sent as the API key.`;
 
@@ -42,15 +42,15 @@ function commandLine() {
 
 function number(text, low, high) {
   const value = text.trim() === '' ? NaN : Number(text);
-  if (!(low <= value && value <= high)) throw new Usage(`'${text}' is no number from ${low} to ${high}`);
+  if (!(low <= value && value <= high)) throw new Usage(`'${text}' is not a number from ${low} to ${high}`);
   return value;
 }
 
 async function run({ url, threshold, visualize, timeout, image, folder }) {
-  const picture = await readFile(image).catch((fault) => {
+  const content = await readFile(image).catch((fault) => {
     throw new Error(`${image} can't be read: ${fault.message}`);
   });
-  const request = { image: picture.toString('base64'), threshold, visualize }; // what is undefined is not sent
+  const request = { image: content.toString('base64'), threshold, visualize }; // undefined values are not sent
   const answer = await ask(`${url.replace(/\/+$/, '')}/instance-segmentation`, request, timeout);
   let pgm, rendered;
   try {
@@ -64,7 +64,7 @@ async function run({ url, threshold, visualize, timeout, image, folder }) {
   if (rendered) await writeFile(path.join(folder, 'rendered.jpg'), rendered);
 }
 
-/** The server's answer. A busy one (429, 503) is asked again when it says. */
+/** The server's answer. If it is busy (429, 503), the request is repeated after Retry-After. */
 async function ask(url, request, timeout) {
   const headers = { 'Content-Type': 'application/json' };
   const key = process.env.MASKLINE_API_KEY;
@@ -88,12 +88,12 @@ async function post(url, headers, body, timeout) {
   }
 }
 
-/** How long to wait; also if the header is missing, or a date. */
+/** Seconds to wait, with a default if the header is missing or a date. */
 function seconds(retryAfter) {
   return /^\d+$/.test(retryAfter ?? '') ? Math.min(Number(retryAfter), MAX_WAIT) : 1;
 }
 
-/** The answer, if it is one of success. */
+/** The answer, if successful. */
 function checked(url, status, text) {
   let answer;
   try {
@@ -116,7 +116,7 @@ function labelImage({ instances, size: [height, width] }) {
   for (const [i, { bbox, categoryName, score, mask: { rleResult, size: [rows, cols] } }] of instances.entries()) {
     const top = roundHalfEven(bbox[1]), left = roundHalfEven(bbox[0]);
     if (!(Math.min(top, left, rows, cols) >= 0 && top + rows <= height && left + cols <= width)) {
-      throw new Error('a mask leaves the image');
+      throw new Error('a mask exceeds the image');
     }
     const mask = decodeRle(rleResult, rows, cols);
     let pixels = 0;
@@ -141,7 +141,7 @@ function roundHalfEven(value) {
 }
 
 /**
- * The mask, row by row, that COCO's compressed run lengths stand for.
+ * The mask, row by row, decoded from COCO's compressed RLE.
  *
  * Runs of background and foreground in turn, background first, go down the columns. From the fourth on, the difference
  * to the run two places earlier is written. A number comes in groups of five bits, lowest first, the last one's highest
@@ -163,7 +163,7 @@ function decodeRle(counts, rows, cols) {
     runs.push(value);
     [value, unit] = [0, 1];
   }
-  if (at !== mask.length || unit !== 1) throw new Error(`run lengths are not those of ${rows} x ${cols} pixels`);
+  if (at !== mask.length || unit !== 1) throw new Error(`RLE does not match ${rows} x ${cols} pixels`);
   return mask;
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env php
 <?php
 
-// Sends a picture to `maskline serve`; writes the masks of its instances and the rendered picture.
+// Sends an image to `maskline serve`; writes the masks of its instances and the rendered image.
 // PHP 8.1 or newer with the curl extension.
 
 declare(strict_types=1);
@@ -13,7 +13,7 @@ const USAGE = <<<'TEXT'
     usage: client.php [OPTIONS] IMAGE OUTPUT_FOLDER
       --url URL      of the server (default http://127.0.0.1:8080)
       --threshold T  lowest score, 0 to 1
-      --no-image     don't have the picture rendered
+      --no-image     do not render the image
       --timeout S    seconds (default 60)
     MASKLINE_API_KEY in the environment is sent as the API key.
 
@@ -50,16 +50,16 @@ function commandLine(array $arguments): array
 function number(string $text, float $low, float $high): float
 {
     $value = is_numeric($text) ? (float) $text : NAN;
-    return $low <= $value && $value <= $high ? $value : throw new Usage("'$text' is no number from $low to $high");
+    return $low <= $value && $value <= $high ? $value : throw new Usage("'$text' is not a number from $low to $high");
 }
 
 function run(array $options): void
 {
-    $picture = is_file($options['image']) ? @file_get_contents($options['image']) : false;
-    if ($picture === false) {
+    $content = is_file($options['image']) ? @file_get_contents($options['image']) : false;
+    if ($content === false) {
         throw new RuntimeException("{$options['image']} can't be read");
     }
-    $request = ['image' => base64_encode($picture), 'visualize' => $options['visualize']];
+    $request = ['image' => base64_encode($content), 'visualize' => $options['visualize']];
     if ($options['threshold'] !== null) {
         $request['threshold'] = $options['threshold'];
     }
@@ -81,7 +81,7 @@ function run(array $options): void
     }
 }
 
-/** The server's answer. A busy one (429, 503) is asked again when it says. */
+/** The server's answer. If it is busy (429, 503), the request is repeated after Retry-After. */
 function ask(string $url, string $body, float $timeout): array
 {
     for ($attempt = 1; ; $attempt++) {
@@ -125,7 +125,7 @@ function post(string $url, string $body, float $timeout): array
     return [curl_getinfo($curl, CURLINFO_RESPONSE_CODE), $text, $retryAfter];
 }
 
-/** The answer, if it is one of success. */
+/** The answer, if successful. */
 function checked(string $url, int $status, string $text): array
 {
     $answer = json_decode($text, true);
@@ -133,9 +133,9 @@ function checked(string $url, int $status, string $text): array
         throw new RuntimeException("$url answered $status without a JSON object");
     }
     if ($status !== 200 || ($answer['errorCode'] ?? null) !== 0) {
-        $told = $answer['errorMsg'] ?? '';
+        $reported = $answer['errorMsg'] ?? '';
         $logId = $answer['logId'] ?? '';
-        throw new RuntimeException("$status: $told (logId $logId)");
+        throw new RuntimeException("$status: $reported (logId $logId)");
     }
     return $answer;
 }
@@ -151,7 +151,7 @@ function labelImage(array $instances, int $height, int $width): string
         $top = (int) round($box[1], 0, PHP_ROUND_HALF_EVEN);
         $left = (int) round($box[0], 0, PHP_ROUND_HALF_EVEN);
         if (min($top, $left, $rows, $cols) < 0 || $top + $rows > $height || $left + $cols > $width) {
-            throw new RuntimeException('a mask leaves the image');
+            throw new RuntimeException('a mask exceeds the image');
         }
         $mask = decodeRle($counts, $rows, $cols);
         $label = pack('n', $i + 1);
@@ -169,7 +169,7 @@ function labelImage(array $instances, int $height, int $width): string
 }
 
 /**
- * The mask that COCO's compressed run lengths stand for: a byte a pixel, row by row.
+ * The mask decoded from COCO's compressed RLE: a byte a pixel, row by row.
  *
  * Runs of background and foreground in turn, background first, go down the columns. From the fourth on, the difference
  * to the run two places earlier is written. A number comes in groups of five bits, lowest first, the last one's highest
@@ -202,7 +202,7 @@ function decodeRle(string $counts, int $rows, int $cols): string
         $value = $shift = 0;
     }
     if ($at !== $total || $shift) {
-        throw new RuntimeException("run lengths are not those of $rows x $cols pixels");
+        throw new RuntimeException("RLE does not match $rows x $cols pixels");
     }
     return $mask;
 }

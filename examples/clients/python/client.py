@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Send a picture to `maskline serve`; write the masks of its instances and the rendered picture.
+"""Send an image to `maskline serve`; write the masks of its instances and the rendered image.
 
 Needs Python 3.10 or newer, and: pip install numpy requests
 """
@@ -24,7 +24,7 @@ MAX_WAIT = 60  # seconds between two of them
 
 
 class ClientError(Exception):
-    """Told in one line."""
+    """An error reported in one line."""
 
 
 def main() -> int:
@@ -42,15 +42,15 @@ def command_line() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="MASKLINE_API_KEY in the environment is sent as the API key.")
     parser.add_argument("image", type=Path)
     parser.add_argument("output_folder", type=Path)
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="of the server")
+    parser.add_argument("--url", default="http://127.0.0.1:8080", help="URL of the server")
     parser.add_argument("--threshold", type=number(0, 1), help="lowest score, 0 to 1")
-    parser.add_argument("--no-image", action="store_true", help="don't have the picture rendered")
+    parser.add_argument("--no-image", action="store_true", help="do not render the image")
     parser.add_argument("--timeout", type=number(0.001, 86400), default=60, help="seconds")
     return parser.parse_args()
 
 
 def number(low: float, high: float) -> Callable[[str], float]:
-    """What argparse takes for the type of an option."""
+    """An argparse type for numbers within a range."""
 
     def parse(text: str) -> float:
         try:
@@ -58,7 +58,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
         except ValueError:
             value = math.nan
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"'{text}' is no number from {low} to {high}")
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {low} to {high}")
         return value
 
     return parse
@@ -66,10 +66,10 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
 def run(options: argparse.Namespace) -> None:
     try:
-        picture = options.image.read_bytes()
+        content = options.image.read_bytes()
     except OSError as fault:
         raise ClientError(f"{options.image} can't be read: {fault.strerror}") from None
-    request: dict[str, Any] = {"image": base64.b64encode(picture).decode(), "visualize": not options.no_image}
+    request: dict[str, Any] = {"image": base64.b64encode(content).decode(), "visualize": not options.no_image}
     if options.threshold is not None:
         request["threshold"] = options.threshold
     answer = ask(options.url.rstrip("/") + "/instance-segmentation", request, options.timeout)
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def ask(url: str, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-    """The server's answer. A busy one (429, 503) is asked again when it says."""
+    """The server's answer. If it is busy (429, 503), the request is repeated after Retry-After."""
     key = os.environ.get("MASKLINE_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     for attempt in range(1, ATTEMPTS + 1):
@@ -102,12 +102,12 @@ def ask(url: str, request: dict[str, Any], timeout: float) -> dict[str, Any]:
 
 
 def seconds(retry_after: str) -> int:
-    """How long to wait; also if the header is missing, or a date."""
+    """Seconds to wait, with a default if the header is missing or a date."""
     return min(int(retry_after), MAX_WAIT) if retry_after.isdecimal() else 1
 
 
 def checked(response: requests.Response) -> dict[str, Any]:
-    """The answer, if it is one of success."""
+    """The answer, if successful."""
     try:
         answer = response.json()
     except requests.JSONDecodeError:
@@ -128,7 +128,7 @@ def label_image(result: dict[str, Any]) -> np.ndarray:
         rows, cols = instance["mask"]["size"]
         top, left = round(y0), round(x0)  # half to even, as the server does
         if min(top, left, rows, cols) < 0 or top + rows > height or left + cols > width:
-            raise ClientError("unexpected answer: a mask leaves the image")
+            raise ClientError("unexpected answer: a mask exceeds the image")
         mask = decode_rle(instance["mask"]["rleResult"], rows, cols)
         window = labels[top : top + rows, left : left + cols]
         window[mask & (window == 0)] = number
@@ -138,7 +138,7 @@ def label_image(result: dict[str, Any]) -> np.ndarray:
 
 
 def decode_rle(counts: str, rows: int, cols: int) -> np.ndarray:
-    """The mask (rows, cols) that COCO's compressed run lengths stand for.
+    """The mask (rows, cols) decoded from COCO's compressed RLE.
 
     Runs of background and foreground in turn, background first, go down the columns. From the fourth on, the difference
     to the run two places earlier is written. A number comes in groups of five bits, lowest first, the last one's
@@ -156,7 +156,7 @@ def decode_rle(counts: str, rows: int, cols: int) -> np.ndarray:
         runs.append(value + runs[-2] if len(runs) > 2 else value)
         value = shift = 0
     if sum(runs) != rows * cols or min(runs, default=0) < 0:
-        raise ClientError(f"unexpected answer: run lengths are not those of {rows} x {cols} pixels")
+        raise ClientError(f"unexpected answer: RLE does not match {rows} x {cols} pixels")
     foreground = np.arange(len(runs)) % 2 == 1
     return np.repeat(foreground, runs).reshape(cols, rows).T
 

@@ -1,4 +1,4 @@
-"""Data sets: read, checked, fixed, converted, divided, and looked at. COCO is the hub; no torch.
+"""Read, check, fix, convert, split and visualise data sets. COCO is the hub format; no torch.
 
 Needs the extra ``data``; without it, importing this raises MissingDependencyError.
 """

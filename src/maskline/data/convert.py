@@ -1,4 +1,4 @@
-"""From any format to any other: a star around COCO."""
+"""Convert data sets between formats, with COCO as the hub."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import cast
 from maskline._files import new_folder
 from maskline._progress import status
 from maskline.data import crowds, reading
+from maskline.data.categories import unify_categories
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading, ordered
+from maskline.data.file_tree import UNSPLIT
 from maskline.data.formats.coco.layout import paddlex_name
 from maskline.data.image_files import bring_in, is_available
-from maskline.data.merge import unify_categories
 from maskline.data.reading import FORMATS, WritableFormat
 from maskline.data.split import SplitConfig, merge, split_dataset, write_in_place
-from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, UnknownNameError
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What a conversion did.
+    """Result of a conversion.
 
     Attributes:
         source_format: its key in `FORMATS`.
         splits: as written.
-        faults: what was wrong with the source; what could not be read is not in ``splits``.
-        notes: what the new format can't hold, and what was done because it was asked for.
+        faults: of the source; what could not be read is not in ``splits``.
+        notes: what the new format can't hold, and what was done on request.
     """
 
     source_format: str
@@ -39,11 +39,11 @@ class Converted:
 
 
 def writer_of(name: str) -> WritableFormat:
-    """The module of a format that can be written. Raises UnknownNameError."""
-    writable = [key for key in FORMATS if hasattr(reading.get(key), "write")]
+    """The module of a writable format. Raises UnknownNameError."""
+    writable = [key for key in FORMATS if hasattr(reading.format_module(key), "write")]
     if name.lower() not in writable:
         raise UnknownNameError.of("format to write", name, writable)
-    return cast("WritableFormat", reading.get(name))
+    return cast("WritableFormat", reading.format_module(name))
 
 
 def convert(
@@ -56,25 +56,25 @@ def convert(
     skip_errors: bool = False,
     crowd: Crowd | None = None,
 ) -> Converted:
-    """Convert a data set; its images are copied. The source is only read.
+    """Convert a data set and copy its images. The source is not modified.
 
     Args:
         source: the folder, or the annotation file.
         target: a new folder, complete or not there at all afterwards.
         to, from_: keys of `FORMATS`; None recognizes the format.
         images: the folder with the images, if they are not below ``source``.
-        skip_errors: leave out what can't be read, instead of refusing the whole.
-        crowd: what crowd regions are; None refuses them if they seem to be single objects.
+        skip_errors: leave out what can't be read, instead of raising.
+        crowd: how to read crowd regions; None raises if they seem to be single objects.
 
     Raises:
-        UnknownNameError: there is no such format, or it can't be written.
-        DatasetError: the source can't be read, or parts of it without ``skip_errors``, or no image is left, or the
-            format can't hold it.
-        OutputError: the target exists, or can't be written.
+        UnknownNameError: unknown format, or one that can't be written.
+        DatasetError: the source has errors (without ``skip_errors``), no images are left, or the format can't hold
+            them.
+        OutputError: the target exists or can't be written.
     """
     writer = writer_of(to)
     with status(f"reading {source}"):
-        found = reading.read(source, from_, images, crowd)
+        found = reading.read_dataset(source, from_, images, crowd)
     if crowd is None:
         found = replace(found, faults=[*found.faults, *crowds.faults(found.splits)])
     reading.refuse_files(found)
@@ -92,14 +92,14 @@ def convert(
 
 
 def without_missing(found: Reading) -> Reading:
-    """Without the images whose files do not exist; each is a fault."""
+    """Leave out images whose files do not exist, with a fault each."""
     splits, faults = {}, list(found.faults)
     for split, dataset in found.splits.items():
-        there = [image for image in dataset.images if is_available(dataset, image)]
-        splits[split] = dataset.select(there)
-        told = {fault.image_id for fault in faults if fault.code == "image-missing" and fault.split == split}
+        available = [image for image in dataset.images if is_available(dataset, image)]
+        splits[split] = dataset.select(available)
+        known = {fault.image_id for fault in faults if fault.code == "image-missing" and fault.split == split}
         for image in dataset.images:
-            if not is_available(dataset, image) and image.id not in told:
+            if not is_available(dataset, image) and image.id not in known:
                 what = f"there is no file {dataset.folder.name}/{image.file_name}"
                 lost = len(dataset.of(image))
                 faults.append(Fault("image-missing", split, image.file_name, what, image.id, lost=lost))
@@ -107,16 +107,16 @@ def without_missing(found: Reading) -> Reading:
 
 
 def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset]:
-    """Write COCO annotations, with PaddleX's names, into a data set of another format; existing ones become ``.bak``.
+    """Write COCO annotations, with PaddleX's file names, into a data set of another format.
 
-    Images stay where they are if that is below ``images``, else they are copied there, once: it can be done again,
-    which makes ``.bak2`` and so on. Without a ``val`` split the set is split at random, with `SplitConfig`'s defaults.
+    Existing annotation files become ``.bak``, ``.bak2`` and so on. Images below ``images`` stay in place, others are
+    copied there. Without a ``val`` split the data set is split at random, with `SplitConfig`'s defaults.
 
     Raises:
-        UnknownNameError: there is no such format.
-        DatasetError: nothing could be read, or something not; nothing has changed then.
+        UnknownNameError: unknown format.
+        DatasetError: the source has errors; nothing has changed then.
     """
-    found = reading.read(root, from_)
+    found = reading.read_dataset(root, from_)
     reading.refuse_errors(found, "correct them, or leave them out with `maskline convert --skip-errors`")
     splits = bring_in(unify_categories(found.splits), root / "images")
     if "val" not in splits:

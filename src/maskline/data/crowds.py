@@ -1,7 +1,7 @@
-"""Crowd regions, and masks of single objects that carry their mark: CVAT exports every brush or SAM mask as one.
+"""Crowd regions, and single objects wrongly marked as such: CVAT exports every brush or SAM mask as a crowd.
 
-COCO marks regions of many objects with ``iscrowd: 1`` and gives them as RLE. They are about 1 % of its annotations, at
-most one for each class in an image; they are neither learned from nor counted against a prediction.
+COCO marks regions of many objects with ``iscrowd: 1`` and stores them as RLE. They are about 1 % of its annotations, at
+most one per class and image, and are ignored in training and evaluation.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeAlias
 
 from maskline._wording import counted
 from maskline.data.dataset import Dataset
-from maskline.data.faults import NAMES_TOLD, Fault
+from maskline.data.faults import MAX_NAMES, Fault
 
-#: What masks marked as crowds are: ``instances``, each an object of its own, or ``regions`` of many objects.
+#: How to read masks marked as crowds: as ``instances``, one object each, or as ``regions`` of many objects.
 Crowd: TypeAlias = Literal["instances", "regions"]
 
 #: Names of the flag (LabelMe) or attribute (CVAT) that marks a crowd region; the first is the one written.
@@ -23,9 +23,9 @@ NAMES = ("iscrowd", "is_crowd", "crowd")
 TRUE = ("1", "true", "yes", "y", "t", "on")
 FALSE = ("0", "false", "no", "n", "f", "off", "")
 
-LEAST = 5  # marked masks that tell a habit
-HABIT = 0.9  # of the RLE masks of a class
-SHARE = 0.2  # of all annotations of a class; COCO's classes have up to 5 %
+LEAST = 5  # marked masks, below which nothing is concluded
+HABIT = 0.9  # share of a class's RLE masks that are marked
+SHARE = 0.2  # share of all annotations of a class; COCO's classes have up to 5 %
 
 
 def is_marked(values: Mapping[str, Any]) -> bool:
@@ -34,7 +34,7 @@ def is_marked(values: Mapping[str, Any]) -> bool:
 
 
 def unmarked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags or attributes without those that `is_marked` goes by."""
+    """Flags or attributes without those that mark crowd regions."""
     marks = zip(values, _spelled(values), strict=True)
     return {key: values[key] for key, (name, text) in marks if name not in NAMES or text not in (*TRUE, *FALSE)}
 
@@ -44,7 +44,7 @@ def _spelled(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def as_instances(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    """The same data sets with every crowd region as an instance."""
+    """The data sets with every crowd region as an instance."""
     return {
         split: replace(dataset, annotations=[replace(a, crowd=False) if a.crowd else a for a in dataset.annotations])
         for split, dataset in splits.items()
@@ -52,16 +52,16 @@ def as_instances(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
 
 
 def count(dataset: Dataset) -> int:
-    """How many crowd regions there are."""
+    """The number of crowd regions."""
     return sum(annotation.crowd for annotation in dataset.annotations)
 
 
 def faults(splits: Mapping[str, Dataset]) -> Iterator[Fault]:
-    """One fault for each split that has masks of single objects marked as crowds, as far as can be told.
+    """One fault for each split whose crowd regions seem to be single objects.
 
-    They are taken for such if nearly all RLE masks are marked and either are a larger share of all annotations than
-    regions of many objects ever are, or come several to an image; of all classes together, else of each class. A split
-    in which everything is a crowd region is told whatever its masks look like.
+    They do if nearly all RLE masks are marked, and either their share of all annotations is larger than that of real
+    crowd regions, or most images have several; over all classes together, else per class. A split that consists of
+    crowd regions only is always reported.
     """
     whole, classes = _tallies(splits)
     suspects = {name for name, tally in classes.items() if whole.is_habit or tally.is_habit}
@@ -74,15 +74,15 @@ def faults(splits: Mapping[str, Dataset]) -> Iterator[Fault]:
                 if every or (name in suspects and isinstance(annotation.segmentation, str)):
                     crowds[name] += 1
         if crowds:
-            some = ", ".join(f"{number} {name!r}" for name, number in crowds.most_common(NAMES_TOLD))
-            more = ", ..." if len(crowds) > NAMES_TOLD else ""
+            some = ", ".join(f"{number} {name!r}" for name, number in crowds.most_common(MAX_NAMES))
+            more = ", ..." if len(crowds) > MAX_NAMES else ""
             what = f"{crowds.total()} of {counted(total, 'annotation')} with iscrowd 1 ({some}{more})"
             yield Fault("crowd-only", split, dataset.source.name, what)
 
 
 @dataclass
 class _Tally:
-    """Annotations of a class, or of all."""
+    """Counts of annotations of one class, or of all."""
 
     marked: int = 0  # RLE masks marked as crowds
     plain: int = 0  # other RLE masks
@@ -98,7 +98,7 @@ class _Tally:
 
 
 def _tallies(splits: Mapping[str, Dataset]) -> tuple[_Tally, dict[str, _Tally]]:
-    """Of all annotations, and by class name."""
+    """Tallies over all annotations, and by class name."""
     whole, classes = _Tally(), defaultdict[str, _Tally](_Tally)
     for split, dataset in splits.items():
         by_id = {category.id: classes[category.name] for category in dataset.categories}

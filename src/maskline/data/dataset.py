@@ -1,7 +1,7 @@
-"""A data set of one split in memory: images, annotations, categories. What COCO's JSON holds, made small and sound.
+"""One split of a data set in memory: images, annotations, categories, as in COCO's JSON but validated.
 
-Whatever a file looked like, a `Dataset` keeps these promises: ids of images, annotations and categories are unique,
-every annotation belongs to a known image and a known category, and every segmentation can be turned into pixels.
+A `Dataset` guarantees: ids of images, annotations and categories are unique, every annotation belongs to a known image
+and category, and every segmentation can be rasterised.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NOTHING: Extra = {}
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A class. Its index for a network is its place in `Dataset.categories`, whatever its id."""
+    """A class. Its label in a network is its index in `Dataset.categories`, not its id."""
 
     id: Id
     name: str
@@ -34,11 +34,11 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """An image of the set, as listed; the file is not looked at.
+    """An image as listed; the file is not opened.
 
     Attributes:
-        file_name: relative to `Dataset.folder`, with forward slashes; may lead through sub-folders, never out.
-        width, height: pixels, as the image is seen after its EXIF orientation is applied.
+        file_name: relative to `Dataset.folder`, with forward slashes; never outside that folder.
+        width, height: pixels, with the EXIF orientation applied.
         embedded: the annotation file that holds the image, if it has no file of its own.
     """
 
@@ -60,10 +60,10 @@ class Annotation:
     """One instance.
 
     Attributes:
-        segmentation: polygons or run lengths over the whole image, see `maskline.data.shapes`.
-        box: ``x y width height`` in pixels as the file states it, None where it does not. Masks have the last word.
-        area: in pixels, as stated; likewise.
-        crowd: a region of many objects: neither learned from nor counted against a prediction.
+        segmentation: polygons, or RLE over the whole image; see `maskline.data.shapes`.
+        box: ``x y width height`` in pixels as stated in the file, or None. The mask is authoritative.
+        area: in pixels as stated in the file, or None.
+        crowd: a region of many objects, ignored in training and evaluation.
     """
 
     id: Id
@@ -81,10 +81,10 @@ class Dataset:
     """One split.
 
     Attributes:
-        split: ``train``, ``val``, ``test``; or ``all`` where a set has not been split.
-        folder: where the images' file names start from.
+        split: ``train``, ``val``, ``test``; or ``all`` if the data set is not split.
+        folder: the folder that image file names are relative to.
         source: the file or folder it was read from.
-        info: what else the file held at its top, such as ``info`` and ``licenses``.
+        info: other top-level keys of the file, such as ``info`` and ``licenses``.
     """
 
     split: str
@@ -110,7 +110,7 @@ class Dataset:
 
     @cached_property
     def labels(self) -> dict[Id, int]:
-        """From a category's id to its index."""
+        """Labels by category id."""
         return {category.id: index for index, category in enumerate(self.categories)}
 
     @cached_property
@@ -120,15 +120,15 @@ class Dataset:
 
     @property
     def names(self) -> list[str]:
-        """Class names, in the order of their indices."""
+        """Class names in the order of their labels."""
         return [category.name for category in self.categories]
 
     def path(self, image: ImageRecord) -> Path:
-        """Where the file should be."""
+        """The expected path of an image."""
         return self.folder / image.file_name
 
     def of(self, image: ImageRecord) -> Sequence[Annotation]:
-        """The annotations of an image, in the order of the file; none for a background image."""
+        """The annotations of an image in the order of the file; empty for a background image."""
         return self._by_image.get(image.id, ())
 
     @cached_property
@@ -139,10 +139,10 @@ class Dataset:
         return found
 
     def instances(self, image: ImageRecord, *, crowd: bool = True) -> Instances:
-        """The masks of an image as arrays, in the order of the file, with scores of 1; empty masks are left out.
+        """The masks of an image as arrays in the order of the file, with scores of 1; empty masks are left out.
 
         Args:
-            crowd: also crowd regions.
+            crowd: include crowd regions.
         """
         boxes, labels, masks = [], [], []
         for annotation in self.of(image):
@@ -162,7 +162,7 @@ class Dataset:
         )
 
     def select(self, images: Iterable[ImageRecord], split: str | None = None) -> Dataset:
-        """A part: these images, in this order, with their annotations; all categories stay."""
+        """A subset: these images in this order with their annotations, and all categories."""
         kept = tuple(images)
         annotations = tuple(annotation for image in kept for annotation in self.of(image))
         return replace(self, split=split or self.split, images=kept, annotations=annotations)

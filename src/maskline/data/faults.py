@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: THE TABLE of kinds, and one fault found.
+"""Faults of data sets: THE TABLE of kinds, and `Fault`.
 
 An *error* makes training or its figures wrong, or loses data; a *warning* is worth a look. ``maskline check`` fails on
 errors.
@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from maskline.data.dataset import Dataset, Id
 from maskline.instances import IntArray
 
-NAMES_TOLD = 5  # of many, in a message
+MAX_NAMES = 5  # of many, in a message
 
 Severity: TypeAlias = Literal["error", "warning"]
 
@@ -167,7 +167,7 @@ _ROWS = (
 )
 # fmt: on
 
-#: Errors of a whole file: leaving out records does not mend them.
+#: Errors of a whole file, which leaving out records does not fix.
 WHOLE_FILE = ("crowd-only", "polygon-unit")
 LEAKS = ("leak", "leak-near")
 #: By code, in the order of the table.
@@ -175,7 +175,7 @@ KINDS = {row.code: row for row in _ROWS}
 
 
 def ordered(faults: Iterable[Fault]) -> list[Fault]:
-    """As they are told: what spoils the evaluation first, then errors, then warnings, in the order of the table."""
+    """Sort faults for reports: leaks first, then errors, then warnings, in the order of the table."""
     places = {
         code: (code not in LEAKS, kind.severity != "error", place) for place, (code, kind) in enumerate(KINDS.items())
     }
@@ -183,24 +183,24 @@ def ordered(faults: Iterable[Fault]) -> list[Fault]:
 
 
 def markdown_table() -> str:
-    """The table as the documents have it."""
+    """The table as Markdown, for the documents."""
     rows = [f"| {kind.severity} | `{kind.code}` | {kind.title} | {kind.fix or ''} |\n" for kind in KINDS.values()]
     return "| | code | what | `--fix` |\n| --- | --- | --- | --- |\n" + "".join(rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong.
+    """One thing wrong with a data set.
 
     Attributes:
         code: its kind, a key of `KINDS`.
         split: the split concerned.
         file: the file concerned: an annotation file, or an image by the name it is listed under.
-        what: what was found, in a sentence without a full stop; names ids where there are any.
-        image_id, annotation_id: of the record concerned.
-        others: further images concerned, as ``(split, file name)``: the twin of an image, or one that is not in the
+        what: description, in a sentence without a full stop, with ids if there are any.
+        image_id, annotation_id: the record concerned.
+        others: other images concerned, as ``(split, file name)``: the duplicate of an image, or one that is not in the
             `Dataset` because its record could not be used.
-        lost: the number of annotations that are not in the `Dataset` because of it.
+        lost: the number of annotations missing from the `Dataset` because of it.
     """
 
     code: str
@@ -239,7 +239,7 @@ class Fault:
 
 
 class UnusableError(Exception):
-    """A record that gives nothing: the code of its fault, and what is wrong. For readers, within themselves."""
+    """An unusable record: the code of its fault, and what is wrong. Internal to readers."""
 
     def __init__(self, code: str, what: str) -> None:
         super().__init__(what)
@@ -247,7 +247,7 @@ class UnusableError(Exception):
 
 
 class Count(NamedTuple):
-    """How much there is of a split."""
+    """Number of images and annotations of a split."""
 
     images: int
     annotations: int
@@ -255,16 +255,16 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a reader of a format gives: everything that could be used, and what could not.
+    """Result of a reader: everything usable, and faults for the rest.
 
     Attributes:
-        splits: data sets by split (``train``, ``val``, ``test``, or ``all``), sound as `Dataset` promises.
-        faults: in the order met.
+        splits: data sets by split (``train``, ``val``, ``test``, or ``all``).
+        faults: in the order found.
         listed: images and annotations by split, including those that could not be used: an annotation of a split is
             either in its `Dataset` or counted in a fault's ``lost``.
         format: its key in `maskline.data.reading.FORMATS`.
         files: the annotation files that were read, relative to the folder of the data set.
-        notes: what was done because it was asked for.
+        notes: what was done on request.
         areas: pixels of each annotation's mask by split, in the order of `Dataset.annotations`; only after a check.
     """
 
@@ -278,10 +278,10 @@ class Reading:
 
     @property
     def errors(self) -> list[Fault]:
-        """Faults that are not mere warnings."""
+        """Faults that are errors."""
         return [fault for fault in self.faults if fault.kind.severity == "error"]
 
     def count(self, split: str) -> Count:
-        """What a split has, as far as is known with what could not be used."""
+        """Images and annotations of a split, including those that could not be used, if known."""
         dataset = self.splits[split]
         return self.listed.get(split) or Count(len(dataset.images), len(dataset.annotations))

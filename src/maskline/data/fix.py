@@ -1,4 +1,4 @@
-"""A corrected copy of a data set; the original is not touched."""
+"""Write a corrected copy of a data set; the original is not modified."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from typing import Any, Literal, NamedTuple
 
 from maskline._files import new_folder, replace_file
 from maskline._wording import counted
-from maskline.data import scale
-from maskline.data.check.sizes import Shown, of_sizes
+from maskline.data import units
+from maskline.data.categories import unify_categories
+from maskline.data.check.sizes import ActualSize, size_findings
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading
+from maskline.data.file_tree import SPLITS
 from maskline.data.formats.coco.layout import write_annotations
 from maskline.data.image_files import place_images
-from maskline.data.merge import unify_categories
+from maskline.data.image_headers import orientation_of
+from maskline.data.safe_json import dump_json, encode_json
 from maskline.data.shapes import clip, crop, from_mask
-from maskline.data.sources import orientation_of
-from maskline.data.texts import dump, encode
-from maskline.data.tree import SPLITS
 from maskline.inputs import can_be_set, read_image, set_upright
 
 LOG = "fixes.json"
 
 
-class Done(NamedTuple):
-    """What was done about a fault, and how: fixed with all data kept, left out with its data, or left to the user."""
+class FixOutcome(NamedTuple):
+    """What was done about a fault: fixed with all data kept, left out with its data, or left to the user."""
 
     outcome: Literal["fixed", "left out", "left"]
     how: str
 
 
 @dataclass(frozen=True)
-class Fixed:
-    """What `fix` did.
+class FixResult:
+    """Result of `fix`.
 
     Attributes:
-        done: for each fault, in their order.
-        counts: by split, what the original has and what the copy has.
-        notes: what was done because it was asked for.
+        done: for each fault, in the same order.
+        counts: by split, the counts of the original and of the copy.
+        notes: what was done on request.
     """
 
     faults: Sequence[Fault]
-    done: Sequence[Done]
+    done: Sequence[FixOutcome]
     counts: Mapping[str, tuple[Count, Count]]
     notes: Sequence[str] = ()
 
     def number(self, outcome: str) -> int:
-        """Of faults."""
+        """The number of faults with this outcome."""
         return sum(done.outcome == outcome for done in self.done)
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,22 +64,22 @@ class Fixed:
         }
 
 
-def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
-    """Write a copy in our layout without any fault that has a ``fix`` in `KINDS`, and a list of what was done.
+def fix(reading: Reading, target: Path, source: Path | None = None) -> FixResult:
+    """Write a copy in our layout with every fault corrected that has a ``fix`` in `KINDS`, and a log of the changes.
 
     Args:
         reading: from `maskline.data.check.run.check`.
-        target: a new folder; `fixes.json` in it tells for each fault what was done, and how much each split has.
-        source: the folder of the original; the new one may not lie inside.
+        target: a new folder; its ``fixes.json`` lists what was done about each fault, and the counts of each split.
+        source: the folder of the original, which must not contain ``target``.
 
     Raises:
-        OutputError: the folder is there already, or can't be written; nothing is left of it then.
+        OutputError: the folder already exists or can't be written; nothing of it remains then.
     """
     splits = {split: _fixed(dataset, reading.faults) for split, dataset in reading.splits.items()}
     unclear = {(fault.split, fault.image_id) for fault in reading.faults if fault.code == "image-rotation"}
-    done = [_done(fault, reading.splits, splits, unclear) for fault in reading.faults]
+    done = [_outcome(fault, reading.splits, splits, unclear) for fault in reading.faults]
     counts = {s: (reading.count(s), Count(len(new.images), len(new.annotations))) for s, new in splits.items()}
-    result = Fixed(reading.faults, done, counts, reading.notes)
+    result = FixResult(reading.faults, done, counts, reading.notes)
     with new_folder(target, source) as folder:
         placed = place_images(unify_categories(splits), folder / "images")
         for dataset in placed.values():
@@ -89,7 +89,7 @@ def fix(reading: Reading, target: Path, source: Path | None = None) -> Fixed:
                     with dataset.path(image).open("r+b") as file:
                         set_upright(file)
         write_annotations(placed, folder)
-        data = encode(dump(result.as_dict(), indent=1))
+        data = encode_json(dump_json(result.as_dict(), indent=1))
         replace_file(folder / LOG, lambda file: file.write_bytes(data))
     return result
 
@@ -99,9 +99,9 @@ def _of(dataset: Dataset, faults: Sequence[Fault]) -> list[Fault]:
 
 
 def _fixed(dataset: Dataset, faults: Sequence[Fault]) -> Dataset:
-    """A split without what can't be used, and with annotations mended; its images are still the old ones."""
+    """A split with annotations fixed and unusable records left out; it still refers to the original image files."""
     own = _of(dataset, faults)
-    dataset = scale.in_pixels(dataset)
+    dataset = units.in_pixels(dataset)
     unusable = {image.id for image in _unusable(dataset, own)}
     dropped = unusable | _leaked(dataset, faults)
     misfits = _with(dataset, own, "image-size", "image-turned", "image-rotation")
@@ -115,29 +115,29 @@ def _fixed(dataset: Dataset, faults: Sequence[Fault]) -> Dataset:
         codes.setdefault(fault.annotation_id, set()).add(fault.code)
     annotations: list[Annotation] = []
     for image in images:
-        if image.id in unclear:  # what was told of its masks may have been told of another frame
+        if image.id in unclear:  # faults of its masks may refer to the wrong size
             annotations += kept.of(image)
             continue
-        mended = (_mended(annotation, image, codes.get(annotation.id, set())) for annotation in kept.of(image))
-        annotations += [annotation for annotation in mended if annotation is not None]
+        repaired = (_repaired(annotation, image, codes.get(annotation.id, set())) for annotation in kept.of(image))
+        annotations += [annotation for annotation in repaired if annotation is not None]
     return replace(kept, annotations=annotations)
 
 
 def _with(dataset: Dataset, faults: Sequence[Fault], *codes: str) -> list[ImageRecord]:
-    """The images that have a fault of these kinds."""
+    """The images with a fault of these codes."""
     found = {fault.image_id for fault in faults if fault.code in codes}
     return [image for image in dataset.images if image.id in found]
 
 
 def _as_drawn(dataset: Dataset, images: Iterable[ImageRecord]) -> dict[Id, ImageRecord | None]:
-    """Those of images that are not of the size listed, by id; see `Finding.drawn`."""
+    """`SizeFinding.drawn` of each image whose size differs from the record, by id."""
     paths = ((image, dataset.path(image)) for image in images)
-    found = [Shown(image, read_image(path).shape[:2], orientation_of(path)) for image, path in paths]
-    return {finding.image.id: finding.drawn for finding in of_sizes(dataset, found)}
+    found = [ActualSize(image, read_image(path).shape[:2], orientation_of(path)) for image, path in paths]
+    return {finding.image.id: finding.drawn for finding in size_findings(dataset, found)}
 
 
 def _unusable(dataset: Dataset, faults: Sequence[Fault]) -> list[ImageRecord]:
-    """The images whose files can't be used."""
+    """The images whose files can't be used or corrected."""
 
     def stays_turned(image: ImageRecord) -> bool:
         with dataset.path(image).open("rb") as file:
@@ -148,14 +148,14 @@ def _unusable(dataset: Dataset, faults: Sequence[Fault]) -> list[ImageRecord]:
 
 
 def _leaked(dataset: Dataset, faults: Sequence[Fault]) -> set[Id]:
-    """The images of a split that are also in one for evaluation and stay there; none if that would leave no other."""
+    """The images of a split that are kept in an evaluation split instead; empty if the split would become empty."""
     ids = {image.file_name: image.id for image in dataset.images}
     leaked = {ids[name] for split, name in map(_leak, faults) if split == dataset.split}
     return leaked if len(leaked) < len(ids) else set()
 
 
 def _leak(fault: Fault) -> tuple[str, str]:
-    """The split and the name of the image that a leak can do without; nothing for other faults."""
+    """The split and file name of the image to drop for a leak; empty strings for other faults."""
     if fault.code != "leak":
         return "", ""
     rank = {split: place for place, split in enumerate(SPLITS)}
@@ -163,56 +163,56 @@ def _leak(fault: Fault) -> tuple[str, str]:
     return min(pairs, key=lambda pair: rank.get(pair[0], -1))
 
 
-# ---- what was done
+# ---- outcomes
 
 
 _OF_MASKS = ("polygon-crossing", "mask-empty", "mask-outside", "box-mismatch", "area-mismatch", "annotation-twice")
 
 
-def _done(
+def _outcome(
     fault: Fault,
     before: Mapping[str, Dataset],
     after: Mapping[str, Dataset],
     unclear: Set[tuple[str, Id | None]],
-) -> Done:
-    """What became of a fault, as the data sets before and after show it.
+) -> FixOutcome:
+    """The outcome of a fault, from the data sets before and after.
 
     Args:
-        unclear: splits and ids of images of which it is not known on which size their masks were drawn.
+        unclear: ``(split, id)`` of images for which it is unknown what size their masks were drawn on.
     """
     if (fault.split, fault.image_id) in unclear and fault.code in ("image-rotation", *_OF_MASKS):
-        return Done("left", "left as it is: the masks do not show on which size they were drawn")
+        return FixOutcome("left", "left as it is: the masks do not show which size they were drawn on")
     if fault.kind.fix is None:
-        return Done("left", "nothing")
-    if fault.code == "polygon-unit" and scale.unit_of(before[fault.split]) is None:
-        return Done("left", "nothing: only some of the polygons are so")
+        return FixOutcome("left", "nothing")
+    if fault.code == "polygon-unit" and units.unit_of(before[fault.split]) is None:
+        return FixOutcome("left", "nothing: only some of the polygons are affected")
     split, name = _leak(fault) if fault.code == "leak" else (fault.split, fault.file)
     old, new = before.get(split), after.get(split)
     if old is None or new is None:
-        return Done("left out" if fault.kind.loses else "fixed", fault.kind.fix)
+        return FixOutcome("left out" if fault.kind.loses else "fixed", fault.kind.fix)
     key = next((i.id for i in old.images if i.file_name == name), None) if fault.code == "leak" else fault.image_id
     if key is not None and key not in old.by_id:
-        return Done("left out", "the image is left out with its annotations")
+        return FixOutcome("left out", "the image is left out with its annotations")
     if fault.code == "leak" and key in new.by_id:
-        return Done("left", f"nothing: {split} would have no other images")
+        return FixOutcome("left", f"nothing: {split} would have no other images")
     if key is not None and key not in new.by_id:
         image = old.by_id[key]
-        told = f"image {image.file_name} of {split} is left out with its {counted(len(old.of(image)), 'annotation')}"
-        return Done("left out", told)
+        how = f"image {image.file_name} of {split} is left out with its {counted(len(old.of(image)), 'annotation')}"
+        return FixOutcome("left out", how)
     if fault.annotation_id is not None and fault.annotation_id not in new.annotation_ids:
-        return Done("left out", "the annotation is left out")
+        return FixOutcome("left out", "the annotation is left out")
     if fault.code == "image-size" and key is not None:
-        return Done("fixed", f"width and height are now {new.by_id[key].width} and {new.by_id[key].height}")
+        return FixOutcome("fixed", f"width and height are now {new.by_id[key].width} and {new.by_id[key].height}")
     if fault.code == "image-turned":
-        return Done("fixed", "the orientation in the copied file is 1")
-    return Done("left out" if fault.kind.loses else "fixed", fault.kind.fix)
+        return FixOutcome("fixed", "the orientation in the copied file is 1")
+    return FixOutcome("left out" if fault.kind.loses else "fixed", fault.kind.fix)
 
 
 # ---- annotations
 
 
-def _mended(annotation: Annotation, image: ImageRecord, codes: set[str]) -> Annotation | None:
-    """An annotation after all its faults; None where it is left out."""
+def _repaired(annotation: Annotation, image: ImageRecord, codes: set[str]) -> Annotation | None:
+    """An annotation with its faults fixed; None if it is left out."""
     if codes & {"annotation-twice", "mask-empty"}:
         return None
     shape = annotation.segmentation

@@ -1,4 +1,4 @@
-"""Images of a data set copied, under names that no other image has."""
+"""Copy the images of a data set under unique names."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from maskline._files import NAME_BYTES, cut_name, replace_file
 from maskline._progress import track
 from maskline._wording import counted, short
 from maskline.data.dataset import Dataset, Id, ImageRecord
-from maskline.data.sources import embedded_image, is_file
+from maskline.data.file_access import is_file
+from maskline.data.image_headers import embedded_image
 from maskline.errors import DatasetError
 
-_LONGEST_SUFFIX = ".json"  # of files that are named like an image
+_LONGEST_SUFFIX = ".json"  # of files named after an image
 
 logger = logging.getLogger("maskline")
 
@@ -29,11 +30,11 @@ def copy_images(dataset: Dataset, folder: Path, names: Mapping[Id, str] | None =
     """Copy a split's images.
 
     Args:
-        folder: where to; sub-folders are made as the names say.
+        folder: destination; sub-folders in names are created.
         names: new names by image id, with forward slashes; None keeps the names.
 
     Returns:
-        The same data set, with the images where they now are.
+        The data set with the new image paths.
 
     Raises:
         DatasetError: an image is missing or can't be read.
@@ -50,12 +51,12 @@ def copy_images(dataset: Dataset, folder: Path, names: Mapping[Id, str] | None =
 
 
 def is_available(dataset: Dataset, image: ImageRecord) -> bool:
-    """Whether an image has a file, or is in its annotation file."""
+    """Whether an image has a file or is embedded in its annotation file."""
     return image.embedded is not None or is_file(dataset.path(image))
 
 
 def _copy(dataset: Dataset, image: ImageRecord) -> Callable[[Path], object]:
-    """What writes an image to a path. Raises DatasetError if there is none."""
+    """A function that writes an image to a path. Raises DatasetError if the image is missing."""
     if image.embedded is None:
         return partial(shutil.copyfile, _readable(dataset.path(image)))
     data = embedded_image(image.embedded)
@@ -69,13 +70,13 @@ def _readable(path: Path) -> Path:
 
 
 def bring_in(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Dataset]:
-    """Have all images in a folder that may be there already and have some of them in it, or copies of them.
+    """Bring all images into a folder, which may exist and already contain some of them or copies.
 
-    Those below it stay where they are; of the others those are copied that are not there yet, under their own names
-    where no other image has those. If one can't be copied, nothing stays of the others either.
+    Images below the folder stay in place. Others are copied unless an identical copy exists, under their own names if
+    those are free. If one can't be copied, all copies are removed.
 
     Returns:
-        The data sets with their file names from the folder.
+        The data sets with file names relative to the folder.
 
     Raises:
         DatasetError: an image is missing or can't be read.
@@ -111,19 +112,19 @@ def _absolute(path: Path) -> Path:
 
 
 def _names_within(dataset: Dataset, folder: Path) -> dict[Id, str]:
-    """By image id, the names from a folder of those images that lie below it."""
+    """Names of images below a folder, relative to it, by image id."""
     paths = {image.id: _absolute(dataset.path(image)) for image in dataset.images}
     return {key: path.relative_to(folder).as_posix() for key, path in paths.items() if path.is_relative_to(folder)}
 
 
 def _fits(folder: Path, path: Path, name: str) -> bool:
-    """Whether an image can have a name in a folder: nothing has it there, or the same image."""
-    there = folder / name
-    return not there.exists() or (there.is_file() and is_file(path) and filecmp.cmp(there, path, shallow=False))
+    """Whether a name in a folder is free, or already that of an identical image."""
+    target = folder / name
+    return not target.exists() or (target.is_file() and is_file(path) and filecmp.cmp(target, path, shallow=False))
 
 
 def _copy_all(copies: Mapping[Path, Callable[[Path], object]], folder: Path) -> None:
-    """Copy images, each to its new name below a folder; all of them or none."""
+    """Copy images to their new paths below a folder; all or none."""
     with ExitStack() as undo:
         if not folder.exists():
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -134,18 +135,18 @@ def _copy_all(copies: Mapping[Path, Callable[[Path], object]], folder: Path) -> 
 
 
 def place_images(splits: Mapping[str, Dataset], folder: Path) -> dict[str, Dataset]:
-    """Copy the images of all splits into one folder, under their names where those are not taken by another."""
+    """Copy the images of all splits to one folder, under their own names if those are free."""
     names = unique_names(splits)
     return {split: copy_images(dataset, folder, names[split]) for split, dataset in splits.items()}
 
 
 def unique_names(splits: Mapping[str, Dataset], *, flat: bool = False) -> dict[str, dict[Id, str]]:
-    """Names under which the images of all splits can lie in one folder: by split, by image id.
+    """Unique names for the images of all splits in one folder: by split, by image id.
 
-    Where a name leaves no room for the suffix of an annotation file, it is cut, and a warning counts these.
+    Names too long for the suffix of an annotation file are truncated, with a warning.
 
     Args:
-        flat: without sub-folders, and no two alike but for their suffix, as formats need that go by the bare name.
+        flat: without sub-folders and with unique stems, for formats that identify images by stem.
     """
     taken: dict[str, Path] = {}
     found: dict[str, dict[Id, str]] = {}
@@ -157,8 +158,8 @@ def unique_names(splits: Mapping[str, Dataset], *, flat: bool = False) -> dict[s
         parts = ((image.file_name, *_parts(image, flat=flat)) for image in dataset.images)
         long += [name for name, stem, suffix in parts if _cut(stem, suffix) != stem]
     if long:
-        told = counted(len(long), "name of an image is", "names of images are")
-        logger.warning("%s too long for the files of a data set, and cut; the first: %s", told, short(long[0]))
+        which = counted(len(long), "image name is", "image names are")
+        logger.warning("%s too long for a data set's files and truncated; the first: %s", which, short(long[0]))
     return found
 
 
@@ -171,7 +172,7 @@ def _free_name(
     flat: bool = False,
     fits: Callable[[str], bool] = lambda _: True,
 ) -> str:
-    """A name that is not taken by another image, and that fits."""
+    """A name that no other image has and that ``fits`` accepts."""
     stem, suffix = _parts(image, flat=flat)
     prefixed = f"{split}_{stem}" if flat else f"{split}/{stem}"
     numbered = (_cut(prefixed, suffix, f"_{number}") for number in count(2))
@@ -180,7 +181,7 @@ def _free_name(
         if taken.get(key, path) == path and fits(name + suffix):
             taken[key] = path
             return name + suffix
-    raise AssertionError("names came to an end")
+    raise AssertionError("no name is free")
 
 
 def _parts(image: ImageRecord, *, flat: bool) -> tuple[str, str]:
@@ -190,6 +191,6 @@ def _parts(image: ImageRecord, *, flat: bool) -> tuple[str, str]:
 
 
 def _cut(stem: str, suffix: str, ending: str = "") -> str:
-    """A stem with an ending, its last part cut so that the image and each file named like it can have the name."""
+    """A stem with an ending, truncated so that the image and files named after it can have the name."""
     folder, slash, name = stem.rpartition("/")
     return folder + slash + cut_name(name, ending, NAME_BYTES - max(len(suffix.encode()), len(_LONGEST_SUFFIX)))

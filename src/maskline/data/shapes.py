@@ -1,7 +1,7 @@
-"""The shape of an annotation in its two forms, and the ways between them and pixels.
+"""Convert segmentations between polygons, RLE and pixels.
 
 Coordinates are COCO's: pixel ``(x, y)`` covers ``[x, x + 1) x [y, y + 1)``, so the rectangle from ``0 0`` to ``5 5`` is
-25 pixels. What is inside a polygon is decided by COCO's own code (pycocotools), pixel for pixel.
+25 pixels. Polygons are rasterised by COCO's own code (pycocotools).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Window: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right in pix
 Boxes: TypeAlias = npt.NDArray[np.float64]  # (N, 4) x y width height in pixels
 Rle: TypeAlias = dict[str, Any]  # as in pycocotools: size (height, width) and compressed counts
 
-CLIP_MARGIN = 1  # pixels around the image that a polygon keeps before it is rasterized
+CLIP_MARGIN = 1  # pixels around the image within which a polygon is kept for rasterising
 
 
 def rles(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> list[Rle]:
-    """Run lengths of many shapes over one image of ``(height, width)``; what lies outside is cut."""
+    """RLE of several shapes over an image of ``(height, width)``, clipped to it."""
     rings = [ring for shape in segmentations if not isinstance(shape, str) for ring in shape]
     if rings and not _is_within(np.concatenate(rings), size, CLIP_MARGIN):
         rings = [clip(ring, size, CLIP_MARGIN) for ring in rings]
@@ -50,7 +50,7 @@ def _empty(size: tuple[int, int]) -> Rle:
 
 
 def to_rle(segmentation: Segmentation, size: tuple[int, int]) -> str:
-    """Compressed run lengths over an image of ``(height, width)``; what lies outside is cut."""
+    """Compressed RLE over an image of ``(height, width)``, clipped to it."""
     if isinstance(segmentation, str):
         return segmentation
     counts = rles([segmentation], size)[0]["counts"]
@@ -58,12 +58,12 @@ def to_rle(segmentation: Segmentation, size: tuple[int, int]) -> str:
 
 
 def area(segmentation: Segmentation, size: tuple[int, int]) -> int:
-    """Pixels inside."""
+    """The number of pixels of a shape."""
     return int(coco.area({"size": size, "counts": to_rle(segmentation, size)}))
 
 
 def crop(segmentation: Segmentation, size: tuple[int, int]) -> tuple[ByteArray, Window] | None:
-    """The pixels of a shape within the smallest window that holds them; None if it has none.
+    """The mask of a shape in its smallest window; None if it is empty.
 
     Returns:
         (h, w) uint8, 0 or 1, and its window in the image of ``(height, width)``.
@@ -72,10 +72,10 @@ def crop(segmentation: Segmentation, size: tuple[int, int]) -> tuple[ByteArray, 
 
 
 def place(mask: Mask, top: int, left: int, size: tuple[int, int]) -> str:
-    """Run lengths over an image of ``(height, width)`` of a mask whose first pixel lies at ``top left``, cut at it.
+    """RLE over an image of ``(height, width)`` of a mask with its first pixel at ``top left``, clipped to the image.
 
     Args:
-        mask: (h, w); it may lie outside in part, or altogether.
+        mask: (h, w); may be partly or completely outside.
     """
     inside = mask[max(0, -top) : max(0, size[0] - top), max(0, -left) : max(0, size[1] - left)]
     if not inside.size:
@@ -85,7 +85,7 @@ def place(mask: Mask, top: int, left: int, size: tuple[int, int]) -> str:
 
 
 def is_rectangle(segmentation: Segmentation) -> bool:
-    """Whether it is a single polygon of four corners with sides along the axes."""
+    """Whether a shape is a single axis-aligned rectangle."""
     if isinstance(segmentation, str) or len(segmentation) != 1 or len(segmentation[0]) != 4:
         return False
     (ax, ay), (bx, by), (cx, cy), (dx, dy) = segmentation[0].tolist()
@@ -93,7 +93,7 @@ def is_rectangle(segmentation: Segmentation) -> bool:
 
 
 def union(parts: Sequence[Segmentation], size: tuple[int, int]) -> Segmentation:
-    """Shapes as one, over an image of ``(height, width)``: polygons if all are, else run lengths."""
+    """Union of shapes over an image of ``(height, width)``: polygons if all are, else RLE."""
     if len(parts) == 1:
         return parts[0]
     rings = [part for part in parts if not isinstance(part, str)]
@@ -103,7 +103,7 @@ def union(parts: Sequence[Segmentation], size: tuple[int, int]) -> Segmentation:
 
 
 def less(outer: Ring, holes: Sequence[Ring], size: tuple[int, int]) -> Segmentation:
-    """A polygon less its holes: with its vertices where there are none, else run lengths over ``(height, width)``."""
+    """A polygon minus its holes: unchanged without holes, else RLE over ``(height, width)``."""
     if not holes:
         return (outer,)
     kept = [_inverted(to_rle((hole,), size), size) for hole in holes]
@@ -112,27 +112,27 @@ def less(outer: Ring, holes: Sequence[Ring], size: tuple[int, int]) -> Segmentat
 
 
 def _inverted(rle: str, size: tuple[int, int]) -> str:
-    """Run lengths of the background."""
+    """RLE of the background."""
     runs = rle_runs(rle, size)
     return runs_rle(runs[1:] if runs[0] == 0 else np.append(0, runs))
 
 
 def from_mask(mask: Mask, window: Window, size: tuple[int, int]) -> Segmentation:
-    """The form that keeps every pixel: polygons where there are no holes, else run lengths.
+    """A mask without loss: polygons if it has no holes, else RLE.
 
     Args:
         mask: (bottom - top, right - left), not empty.
-        window: where it lies in the image of ``(height, width)``.
+        window: its position in the image of ``(height, width)``.
     """
     outer, holes = outlines(mask, (window[2], window[0]))
     return place_rle(mask, window, size) if holes else tuple(map(_ring, outer))
 
 
 def to_polygons(segmentation: Segmentation, size: tuple[int, int]) -> Segmentation | None:
-    """The same pixels as polygons: polygons as they are, run lengths redrawn where they have no holes.
+    """Convert RLE without holes to polygons of the same pixels; polygons are unchanged.
 
     Returns:
-        Run lengths where there are holes; None where there is no pixel.
+        Polygons; RLE if there are holes; None if there are no pixels.
     """
     if not isinstance(segmentation, str):
         return segmentation
@@ -145,10 +145,9 @@ def _ring(flat: list[float]) -> Ring:
 
 
 def clip(ring: Ring, size: tuple[int, int], margin: float = 0) -> Ring:
-    """The part of a ring inside an image of ``(height, width)``, or within ``margin`` pixels of it; may be empty.
+    """Clip a ring to an image of ``(height, width)`` plus ``margin`` pixels; the result may be empty.
 
-    Sutherland and Hodgman, *Reentrant polygon clipping* (1974): a part that falls into several stays one ring, joined
-    along the border.
+    Sutherland and Hodgman, *Reentrant polygon clipping* (1974): several parts remain one ring, joined along the border.
     """
     if _is_within(ring, size, margin):
         return ring
@@ -162,12 +161,12 @@ def clip(ring: Ring, size: tuple[int, int], margin: float = 0) -> Ring:
         share = depth_before / np.where(crossing, depth_before - depth, 1)
         met = before + share[:, None] * (ring - before)
         met[:, axis] = limit
-        both = np.stack([met, ring], axis=1)  # (V, 2, x y): where the edge is cut, then the vertex
+        both = np.stack([met, ring], axis=1)  # (V, 2, x y): the intersection, then the vertex
         ring = cast("Ring", both[np.stack([crossing, depth >= 0], axis=1)])
     return ring
 
 
 def _is_within(ring: Ring, size: tuple[int, int], margin: float) -> bool:
-    """Whether a ring lies inside an image of ``(height, width)``, or within ``margin`` pixels of it."""
+    """Whether a ring is inside an image of ``(height, width)`` plus ``margin`` pixels."""
     x, y = ring[:, 0], ring[:, 1]
     return bool(min(x.min(), y.min()) >= -margin and x.max() <= size[1] + margin and y.max() <= size[0] + margin)

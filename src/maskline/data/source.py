@@ -1,4 +1,4 @@
-"""What a user named as a data set: a folder or an annotation file, and where its images are looked for."""
+"""A data set as given by the user: a folder or annotation file, and the folder to search for images."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from maskline.data.kinds import kind_of
-from maskline.data.tree import Tree
+from maskline.data.file_kinds import kind_of
+from maskline.data.file_tree import FileTree
 from maskline.errors import DatasetNotFoundError
 
-_ANNOTATION_FOLDERS = ("annotations", "labels")  # the images are beside these, not in them
+_ANNOTATION_FOLDERS = ("annotations", "labels")  # the images are next to these, not in them
 
 
 @dataclass(frozen=True)
 class Located:
-    """Where the images of a split are.
+    """Locations of the images of a split, by their names in the annotations.
 
     Attributes:
-        folder: the folder below which all of them lie.
-        paths: by the name in the annotations, the path below the folder. A name without a file is not a key.
-        moved: by the name, the path of those of which only the end of the name fits.
-        rivals: by the name, the files that fit it equally well, so that none of them is meant.
+        folder: the common folder of all images.
+        paths: paths below the folder; names without a file are left out.
+        moved: paths of those images for which only the end of the name matches.
+        rivals: for ambiguous names, the files that match equally well.
     """
 
     folder: Path
@@ -36,19 +36,19 @@ class Located:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set to be read.
+    """A data set to read.
 
     Attributes:
-        given: the folder or file as named by the user.
+        given: the folder or file given by the user.
         tree: the files of the data set.
-        images: the files among which images are looked for; the same, unless another folder was named.
-        file: the annotation file that was named, relative to ``tree.root``; None for a folder.
-        folder: the folder of annotations that was named, likewise, with a trailing slash unless it is the root.
+        images: the files to search for images; ``tree`` unless another folder is given.
+        file: the annotation file given, relative to ``tree.root``; None for a folder.
+        folder: the folder given, likewise, with a trailing slash unless it is the root.
     """
 
     given: Path
-    tree: Tree
-    images: Tree
+    tree: FileTree
+    images: FileTree
     file: str | None = None
     folder: str = ""
 
@@ -58,7 +58,7 @@ class Source:
 
         Args:
             path: a folder or an annotation file.
-            images: the folder with the images, if it is another.
+            images: the folder with the images, if different.
 
         Raises:
             DatasetNotFoundError: one of them does not exist, or ``images`` is not a folder.
@@ -69,11 +69,11 @@ class Source:
             raise DatasetNotFoundError(f"{images} is not a folder: expected the folder with the images")
         whole = Path(os.path.abspath(path))  # noqa: PTH100 (links stay)
         folder = whole if path.is_dir() else whole.parent
-        tree = Tree.of(folder)
+        tree = FileTree.of(folder)
         if not any(_is_image(tree, path) for path in tree.images) and (above := _above_annotations(folder)) is not None:
-            tree = Tree.of(above)
+            tree = FileTree.of(above)
         inside = whole.relative_to(tree.root).as_posix()
-        looked_in = tree if images is None else Tree.of(Path(os.path.abspath(images)))  # noqa: PTH100
+        looked_in = tree if images is None else FileTree.of(Path(os.path.abspath(images)))  # noqa: PTH100
         if path.is_dir():
             return cls(path, tree, looked_in, folder="" if inside == "." else f"{inside}/")
         return cls(path, tree, looked_in, inside)
@@ -85,17 +85,17 @@ class Source:
 
     @cached_property
     def files(self) -> Sequence[str]:
-        """The files that may hold annotations: those in the folder that was named, or the one file."""
+        """The files that may contain annotations: those in the folder given, or the one file."""
         if self.file is not None:
             return (self.file,)
         return [path for path in self.tree.files if path.startswith(self.folder)]
 
     def of_kind(self, kind: str) -> list[str]:
-        """The annotation files of a kind of `maskline.data.kinds`."""
+        """The annotation files of a kind of `maskline.data.file_kinds`."""
         return self._by_kind.get(kind, [])
 
     def locate(self, names: Collection[str], split: str | None = None, near: str = "") -> Located:
-        """Find the images that names in annotations mean, see `Finder`.
+        """Find the images that names in annotations refer to, see `Finder`.
 
         Args:
             near: the folder of the annotations, with a trailing slash unless empty.
@@ -127,12 +127,12 @@ class Source:
 
 
 def _above_annotations(folder: Path) -> Path | None:
-    """The folder above one named ``annotations`` or ``labels``, be it a folder itself or the one around it."""
+    """The parent of a folder named ``annotations`` or ``labels``; ``folder`` is that folder or a child of it."""
     named = (part.parent for part in (folder, folder.parent) if part.name.lower() in _ANNOTATION_FOLDERS)
     return next(named, None)
 
 
-def _is_image(tree: Tree, path: str) -> bool:
-    """Whether an image is not a mask of COCO's panoptic files: those lie in a folder named as the JSON file."""
+def _is_image(tree: FileTree, path: str) -> bool:
+    """Whether an image is not a mask of COCO panoptic: those are in a folder named like the JSON file."""
     folder = posixpath.dirname(path)
     return not folder or f"{folder}.json" not in tree.file_set

@@ -1,4 +1,4 @@
-"""Divide a data set into one to train with and one to evaluate with: nothing lost, nothing twice, always alike."""
+"""Split a data set into train and val, reproducibly, without losing or repeating images."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from maskline._files import back_up, new_folder, replace_file
 from maskline._progress import status, track
 from maskline._wording import counted, short
 from maskline.data import reading
+from maskline.data.categories import unify_categories
 from maskline.data.check import near_duplicates
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
+from maskline.data.file_access import is_file
+from maskline.data.file_tree import UNSPLIT
 from maskline.data.formats.coco import coco_json
 from maskline.data.formats.coco.layout import annotation_name, write_annotations
 from maskline.data.image_files import place_images
-from maskline.data.merge import unify_categories
-from maskline.data.sources import is_file
-from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError, ParameterError
 from maskline.inputs import read_image
 
 logger = logging.getLogger("maskline")
 
 TRAIN, VAL = "train", "val"
-BY_FOLDER, BY_LOOK, BY_KEY = "folder", "similar", "key:"
+BY_FOLDER, BY_SIMILARITY, BY_KEY = "folder", "similar", "key:"
 
 
 def merge(splits: Mapping[str, Dataset]) -> Dataset:
-    """All splits as one, named ``all``, with one list of categories.
+    """Merge all splits to one named ``all``, with one list of categories.
 
-    Ids are kept where they are free, else they are new numbers. An image that several splits list comes once, with all
-    of its annotations: identical ones once, others side by side. A warning gives the numbers.
+    Ids are kept if free, otherwise renumbered. An image listed in several splits is kept once with all of its
+    annotations, without identical ones, and a warning gives the numbers.
 
     Raises:
-        DatasetError: an image has another size in another split, so that its masks can't be put together.
+        DatasetError: an image has different sizes in two splits, so its masks can't be merged.
     """
     parts = list(unify_categories(splits).values())
     folder = Path(os.path.commonpath([dataset.folder.absolute() for dataset in parts]))
@@ -86,12 +86,12 @@ def _check_same_size(first: ImageRecord, image: ImageRecord, dataset: Dataset) -
     if image.size != first.size:
         raise DatasetError(
             f"{dataset.source}: image {short(image.file_name)} is {image.width} x {image.height}, but "
-            f"{first.width} x {first.height} in another split: correct one, `maskline check` says which"
+            f"{first.width} x {first.height} in another split: correct one; `maskline check` shows which"
         )
 
 
 def _unlike(annotations: Iterable[Annotation], present: Iterable[Annotation]) -> list[Annotation]:
-    """Those annotations that have no identical partner, one each, among those present."""
+    """Annotations without an identical one among those present; each of the latter is used once."""
     partners = Counter(map(_content, present))
     found = []
     for annotation in annotations:
@@ -104,44 +104,44 @@ def _unlike(annotations: Iterable[Annotation], present: Iterable[Annotation]) ->
 
 
 def _content(annotation: Annotation) -> Hashable:
-    """What makes annotations of one image identical: all but ids, and the box and area that the mask determines."""
+    """Key for identical annotations of an image: everything except ids, box and area."""
     shape = annotation.segmentation
     outline = shape if isinstance(shape, str) else tuple(ring.tobytes() for ring in shape)
     return annotation.category_id, annotation.crowd, outline, json.dumps(annotation.extra, sort_keys=True, default=repr)
 
 
 class _Ids:
-    """Ids given out so far."""
+    """Allocates unique ids."""
 
     def __init__(self) -> None:
         self._taken: set[Id] = set()
         self._numbers = count(1)
 
-    def free(self, wanted: Id) -> Id:
-        """The id wanted, or a new number if that is taken."""
-        while wanted in self._taken:
-            wanted = next(self._numbers)
-        self._taken.add(wanted)
-        return wanted
+    def free(self, key: Id) -> Id:
+        """The id itself, or a new number if it is taken."""
+        while key in self._taken:
+            key = next(self._numbers)
+        self._taken.add(key)
+        return key
 
 
 @dataclass(frozen=True, slots=True)
 class SplitConfig:
-    """How to divide.
+    """How to split.
 
     Attributes:
-        val_percent: share of the images to evaluate with, 0 to 100; rounded half up to whole images, but where it is
-            neither 0 nor 100 each part gets one at least. With groups it is met as nearly as the groups allow.
-        seed: the same images with the same seed are divided alike, whatever their order.
-        stratify: give each class its share in both parts, the rarest first (Sechidis et al., *On the stratification of
+        val_percent: percentage of images in val, 0 to 100, rounded half up to a number of images; unless it is 0 or
+            100, both splits get at least one image. With groups, the nearest percentage that the groups allow.
+        seed: of the random split, which does not depend on the order of the images.
+        stratify: split each class in proportion, the rarest first (Sechidis et al., *On the stratification of
             multi-label data*, 2011).
-        group: images that belong together and so into one part: ``folder``: those of a sub-folder; ``similar``: those
-            that look nearly the same, found as the check finds leaks; ``key:NAME``: those whose image records have the
-            same value under a key; anything else is a regular expression, searched in the file name: images with the
-            same match, of its first bracket if it has one.
+        group: which images must stay in one split: ``folder``: images of a sub-folder; ``similar``: near-duplicates,
+            found as in the check for leaks; ``key:NAME``: images with the same value for a key of the image record;
+            otherwise a regular expression searched in the file name: images with the same match of its first group,
+            or of the whole expression if it has none.
 
     Raises:
-        ParameterError: the share is not from 0 to 100, or the group is not a regular expression.
+        ParameterError: the percentage is out of range, or the group is not a valid regular expression.
     """
 
     val_percent: float = 20
@@ -155,31 +155,31 @@ class SplitConfig:
         try:
             re.compile(self.group or "")
         except re.error as error:
-            known = f"{BY_FOLDER}, {BY_LOOK}, {BY_KEY}NAME or a regular expression"
+            known = f"{BY_FOLDER}, {BY_SIMILARITY}, {BY_KEY}NAME or a regular expression"
             raise ParameterError(f"group is {self.group!r}: expected {known} ({error})") from None
 
 
 def split_dataset(dataset: Dataset, how: SplitConfig) -> dict[str, Dataset]:
-    """Divide at random: ``val`` has the images that ``train`` has not.
+    """Split at random into ``train`` and ``val``.
 
-    Where a part gets no image, or only some of the images have a group, this is told by a warning.
+    Logs a warning if a split gets no images, or if only some of the images have a group.
 
     Raises:
         DatasetError: there are fewer than two images, or all are in one group.
-        ParameterError: no image has a group of the kind asked for.
+        ParameterError: no image has a group of the requested kind.
     """
     images = sorted(dataset.images, key=lambda image: image.file_name)
-    units = _units(dataset, images, how.group)
+    units = _groups(dataset, images, how.group)
     if 0 < how.val_percent < 100 and len(units) < 2:
         given = counted(len(images), "image") + (f" in {counted(len(units), 'group')}" if how.group else "")
-        raise DatasetError(f"{dataset.source} has {given}: expected two or more, to divide")
-    wanted = _val_count(len(images), how.val_percent)
+        raise DatasetError(f"{dataset.source} has {given}: expected at least two, to split")
+    num_val = _val_count(len(images), how.val_percent)
     Random(how.seed).shuffle(units)
-    chosen = _stratified(dataset, units, wanted) if how.stratify else _at_random(units, wanted)
+    chosen = _stratified(dataset, units, num_val) if how.stratify else _at_random(units, num_val)
     val = {image.id for number in chosen for image in units[number]}
     for part, size in ((TRAIN, len(images) - len(val)), (VAL, len(val))):
         if not size:
-            logger.warning("%s has no images: the check and the training need some", part)
+            logger.warning("%s has no images: check and training need some", part)
     return {
         TRAIN: dataset.select((image for image in dataset.images if image.id not in val), TRAIN),
         VAL: dataset.select((image for image in dataset.images if image.id in val), VAL),
@@ -187,10 +187,10 @@ def split_dataset(dataset: Dataset, how: SplitConfig) -> dict[str, Dataset]:
 
 
 def split_in_place(root: Path, how: SplitConfig) -> dict[str, Dataset]:
-    """Divide a data set of our layout anew; its annotation files are replaced, and kept as ``.bak``.
+    """Split a data set in our layout again; its annotation files are replaced, and kept as ``.bak``.
 
-    ``train`` and ``val`` are put together first, whichever of them are there; ``test`` stays as it is. Images are not
-    needed for that; those that are not there are told by a warning.
+    Existing ``train`` and ``val`` are merged first; ``test`` is unchanged. Image files are not needed; missing ones are
+    reported by a warning.
 
     Returns:
         The new splits.
@@ -199,36 +199,36 @@ def split_in_place(root: Path, how: SplitConfig) -> dict[str, Dataset]:
         DatasetError: there is no data set in our layout, or it has errors. Nothing has changed then.
     """
     with status(f"reading {root}"):
-        splits = reading.load(root)
+        splits = reading.load_splits(root)
     splits.pop("test", None)
     folder = _our_root(splits)
     merged = merge(splits)
-    divided = split_dataset(merged, how)
+    new_splits = split_dataset(merged, how)
     missing = [image.file_name for d in splits.values() for image in d.images if not is_file(d.path(image))]
     if missing:
-        told = counted(len(missing), "image file is", "image files are")
-        logger.warning("%s missing, the first: %s; `maskline check` lists all", told, missing[0])
-    files = {split: folder / annotation_name(split, merged.source) for split in divided}
-    files |= {split: dataset.source for split, dataset in splits.items() if split in divided}
-    write_in_place(divided, files)
-    return divided
+        which = counted(len(missing), "image file is", "image files are")
+        logger.warning("%s missing, the first: %s; `maskline check` lists all", which, missing[0])
+    files = {split: folder / annotation_name(split, merged.source) for split in new_splits}
+    files |= {split: dataset.source for split, dataset in splits.items() if split in new_splits}
+    write_in_place(new_splits, files)
+    return new_splits
 
 
 def split_into(
     target: Path, root: Path, how: SplitConfig, format_: str | None = None, images: Path | None = None
 ) -> dict[str, Dataset]:
-    """As `split_in_place`, but into a new folder, images copied, and from any format that `reading.read` reads."""
+    """As `split_in_place`, but to a new folder with copies of the images, and from any supported format."""
     with status(f"reading {root}"):
-        splits = reading.load(root, format_, images)
+        splits = reading.load_splits(root, format_, images)
     test = {split: splits.pop(split) for split in ("test",) if split in splits}
-    divided = split_dataset(merge(splits), how)
+    new_splits = split_dataset(merge(splits), how)
     with new_folder(target, root) as folder:
-        write_annotations(place_images(divided | test, folder / "images"), folder)
-    return divided
+        write_annotations(place_images(new_splits | test, folder / "images"), folder)
+    return new_splits
 
 
 def write_in_place(splits: Mapping[str, Dataset], files: Mapping[str, Path]) -> None:
-    """Write or replace the annotation file of each split; those that are there become ``.bak`` first."""
+    """Write or replace the annotation file of each split; existing ones are kept as ``.bak``."""
     new = {split: file.with_name(f".{file.name}.new") for split, file in files.items()}
     try:
         for split, path in new.items():
@@ -252,40 +252,40 @@ def _our_root(splits: Mapping[str, Dataset]) -> Path:
 
 
 def _val_count(images: int, val_percent: float) -> int:
-    wanted = images - int(images * (100 - val_percent) / 100 + 0.5)
-    return wanted if val_percent in (0, 100) or images < 2 else min(max(wanted, 1), images - 1)
+    num_val = images - int(images * (100 - val_percent) / 100 + 0.5)
+    return num_val if val_percent in (0, 100) or images < 2 else min(max(num_val, 1), images - 1)
 
 
 # ---- groups
 
 
-def _units(dataset: Dataset, images: Sequence[ImageRecord], group: str | None) -> list[list[ImageRecord]]:
-    """Images that stay together. Each that has no group is alone. Raises ParameterError if none has one."""
+def _groups(dataset: Dataset, images: Sequence[ImageRecord], group: str | None) -> list[list[ImageRecord]]:
+    """Groups of images; images without a group form one each. Raises ParameterError if no image has a group."""
     if group is None:
         return [[image] for image in images]
     found: dict[Hashable, list[ImageRecord]] = defaultdict(list)
-    alone: list[list[ImageRecord]] = []
+    ungrouped: list[list[ImageRecord]] = []
     key = _group_key(dataset, images, group)
     for image in images:
         name = key(image)
         if name is None:
-            alone.append([image])
+            ungrouped.append([image])
         else:
             found[name].append(image)
     if images and not found:
         what = f"an entry {group.removeprefix(BY_KEY)!r}" if group.startswith(BY_KEY) else "a file name that matches"
         raise ParameterError(f"group is {group!r}: none of {counted(len(images), 'image')} has {what}")
-    if alone:
-        told = f"{len(alone)} of {counted(len(images), 'image')}"
-        logger.warning("%s without a group by %r: each is on its own", told, group)
-    return [*found.values(), *alone]
+    if ungrouped:
+        which = f"{len(ungrouped)} of {counted(len(images), 'image')}"
+        logger.warning("%s without a group by %r: each forms a group of its own", which, group)
+    return [*found.values(), *ungrouped]
 
 
 def _group_key(dataset: Dataset, images: Sequence[ImageRecord], group: str) -> Callable[[ImageRecord], Hashable | None]:
-    """What tells an image's group; None if it has none."""
+    """A function from an image to the key of its group, or None."""
     if group == BY_FOLDER:
         return lambda image: image.file_name.rpartition("/")[0]
-    if group == BY_LOOK:
+    if group == BY_SIMILARITY:
         looks = _similar(dataset, images)
         return lambda image: looks[image.id]
     if group.startswith(BY_KEY):
@@ -301,29 +301,29 @@ def _group_key(dataset: Dataset, images: Sequence[ImageRecord], group: str) -> C
 
 
 def _similar(dataset: Dataset, images: Sequence[ImageRecord]) -> dict[Id, int]:
-    """By image id, the number of the group of images that look nearly the same."""
+    """The group number of each image among near-duplicates, by image id."""
     tracked = track(images, "images", len(images))
     prints = [near_duplicates.fingerprint(read_image(dataset.path(image))) for image in tracked]
-    roots = list(range(len(images)))  # a forest: each image points at another of its group, the first at itself
+    roots = list(range(len(images)))  # union-find: each image points to another of its group, the first to itself
 
     def root(number: int) -> int:
         while roots[number] != number:
             roots[number] = number = roots[roots[number]]
         return number
 
-    for pair in near_duplicates.pairs(prints):
+    for pair in near_duplicates.find_pairs(prints):
         first, second = sorted((root(pair.first), root(pair.second)))
         roots[second] = first
     return {image.id: root(number) for number, image in enumerate(images)}
 
 
-# ---- choosing; units are groups of images, in random order; the answer is which of them are to evaluate with
+# ---- selection; units are groups of images in random order; returned are the indices of those for val
 
 
-def _at_random(units: Sequence[Sequence[ImageRecord]], wanted: int) -> list[int]:
-    """Units one after the other as long as they fit, and one more if that comes nearer."""
+def _at_random(units: Sequence[Sequence[ImageRecord]], num_val: int) -> list[int]:
+    """Take units in order while they fit, and one more if that is closer to ``num_val`` images."""
     chosen: list[int] = []
-    room = wanted
+    room = num_val
     for number, unit in enumerate(units):
         if len(unit) <= room:
             chosen.append(number)
@@ -334,15 +334,15 @@ def _at_random(units: Sequence[Sequence[ImageRecord]], wanted: int) -> list[int]
     return chosen
 
 
-def _stratified(dataset: Dataset, units: Sequence[Sequence[ImageRecord]], wanted: int) -> list[int]:
-    """Iterative stratification: the rarest class first, each unit to the part that lacks most of that class."""
+def _stratified(dataset: Dataset, units: Sequence[Sequence[ImageRecord]], num_val: int) -> list[int]:
+    """Iterative stratification: the rarest class first, each unit to the split that lacks most of that class."""
     present = _class_counts(dataset, units)
     sizes = np.asarray([len(unit) for unit in units])
-    shares = np.asarray([sizes.sum() - wanted, wanted]) / max(sizes.sum(), 1)  # of train, of val
+    shares = np.asarray([sizes.sum() - num_val, num_val]) / max(sizes.sum(), 1)  # of train, of val
     lacking = shares[:, None] * present.sum(axis=0)  # (2, classes), in images
     room = shares * sizes.sum()
     part = np.full(len(units), -1)
-    open_units = (present > 0).sum(axis=0).astype(float)  # with each class, not yet in a part
+    open_units = (present > 0).sum(axis=0).astype(float)  # units with each class that are not assigned yet
     while open_units.any():
         rarest = int(np.where(open_units > 0, open_units, np.inf).argmin())
         for number in np.flatnonzero((part < 0) & (present[:, rarest] > 0)).tolist():
@@ -357,12 +357,12 @@ def _stratified(dataset: Dataset, units: Sequence[Sequence[ImageRecord]], wanted
 
 
 def _neediest(lacking: npt.NDArray[np.float64], room: npt.NDArray[np.float64]) -> int:
-    """The part that lacks most of a class among those with room, the emptier one of equals."""
+    """The split that lacks most of a class among those with room; ties go to the emptier one."""
     return max((0, 1), key=lambda k: (room[k] > 0, lacking[k], room[k]))
 
 
 def _class_counts(dataset: Dataset, units: Sequence[Sequence[ImageRecord]]) -> npt.NDArray[np.int64]:
-    """(units, classes): how many images of a unit have the class."""
+    """Number of images with each class: (units, classes)."""
     counts = np.zeros((len(units), len(dataset.categories)), np.int64)
     for number, unit in enumerate(units):
         for image in unit:

@@ -1,4 +1,4 @@
-"""What is in a split, in numbers: counts, areas, sizes. One pass over the annotations."""
+"""Statistics of a split: counts, areas, sizes, in one pass over the annotations."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SIZE_CLASSES = ("small", "medium", "large")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Statistics:
-    """The numbers of one split. Crowd regions are counted apart and are in no other number.
+    """Statistics of one split. Crowd regions are counted separately and excluded from all other numbers.
 
     Attributes:
         split: its name.
         images: as listed.
         background: images without any annotation.
         crowds: crowd regions.
-        names: class names by index; may hold a name twice if the set does.
-        class_images: (C,) int64, images in which a class occurs.
-        labels: (N,) int64, class index of each instance, in the order of the file.
-        areas: (N,) int64, pixels of its mask; 0 for a mask without pixels.
+        names: class names by label; may repeat a name if the data set does.
+        class_images: (C,) int64, images with each class.
+        labels: (N,) int64, label of each instance, in the order of the file.
+        areas: (N,) int64, pixels of each mask.
         per_image: (images,) int64, instances of each image.
         image_sizes: images by ``(width, height)``, the most frequent first.
-        run_lengths: instances whose mask is given as run lengths; the others are polygons.
+        run_lengths: instances with an RLE mask; the others are polygons.
         several_parts: instances of two or more polygons.
     """
 
@@ -52,7 +52,7 @@ class Statistics:
 
     @property
     def instances(self) -> int:
-        """N."""
+        """N, the number of instances."""
         return len(self.areas)
 
     @property
@@ -67,7 +67,7 @@ class Statistics:
         return dict(zip(SIZE_CLASSES, counts.tolist(), strict=True))
 
     def by_name(self) -> dict[str, tuple[int, int]]:
-        """``(instances, images)`` by class name. Of classes that share one, the sums."""
+        """``(instances, images)`` by class name, summed over classes with the same name."""
         found: dict[str, tuple[int, int]] = {}
         counts = zip(self.class_instances.tolist(), self.class_images.tolist(), strict=True)
         for name, (instances, images) in zip(self.names, counts, strict=True):
@@ -95,11 +95,11 @@ class Statistics:
 
 
 def statistics(dataset: Dataset, areas: IntArray | None = None) -> Statistics:
-    """Count what is in a split.
+    """Compute the statistics of a split.
 
     Args:
         dataset: the split.
-        areas: pixels of each annotation's mask, if they are known; to count them takes most of the time.
+        areas: (annotations,) pixels of each mask, if known; computing them takes most of the time.
     """
     if areas is None:
         sizes_of = dataset.by_id
@@ -132,7 +132,7 @@ def class_names(splits: Iterable[Statistics]) -> list[str]:
 
 
 def by_frequency(splits: Mapping[str, Statistics], names: Sequence[str]) -> list[str]:
-    """Class names by their instances in ``train``, falling; then by those in all splits; then as given."""
+    """Class names by descending instances in ``train``, then in all splits, then as given."""
     counts = {split: numbers.by_name() for split, numbers in splits.items()}
 
     def key(name: str) -> tuple[int, int]:
@@ -155,7 +155,7 @@ def _counts(values: Iterable[int], length: int) -> IntArray:
 
 
 def _spread(values: IntArray) -> dict[str, float]:
-    """Smallest, middle, mean and largest; zeros where there is no value."""
+    """Minimum, median, mean and maximum; zeros if there are no values."""
     if not len(values):
         return {"min": 0, "median": 0, "mean": 0, "max": 0}
     median, mean = round(float(np.median(values)), 2), round(float(values.mean()), 2)

@@ -1,12 +1,13 @@
-"""Evaluation: how well anything that finds instances does on a data set. COCO's measure to the last digit; no torch.
+"""Evaluate instance segmentation on a data set, with COCO's metrics exactly; no torch.
 
-`evaluate` takes a function from an image to `Instances`, `evaluate_stream` one from many to many, and `evaluate_model`
-an exported model; `maskline.evaluate.compare` tells whether one of two is better than chance explains.
+`evaluate` takes a function from an image to `Instances`, `evaluate_stream` one from an iterator of images to their
+instances, and `evaluate_model` an exported model; `maskline.evaluate.compare` tests two models for a significant
+difference.
 
 Needs the extra ``data``; without it, importing this raises MissingDependencyError.
 """
 
-import maskline.data  # noqa: F401 (first, because it names the extra where it is missing)
+import maskline.data  # noqa: F401 (first, because it names a missing extra)
 from maskline.evaluate.evaluation import ClassResult, Counts, Evaluation, Skipped
 from maskline.evaluate.run import evaluate, evaluate_model, evaluate_stream, load_split
 

@@ -1,7 +1,7 @@
 """Average precision and recall as COCO defines them (https://cocodataset.org/#detection-eval), from matched detections.
 
-The numbers are those of ``pycocotools.cocoeval``, which the tests compare with. The same steps serve the figures, the
-curves, and the bootstrap, which weighs images.
+Results equal those of ``pycocotools.cocoeval``, as the tests verify. The same steps serve the metrics, the curves, and
+the bootstrap, which weights images.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from maskline.evaluate.matching import AREAS, IOUS, Ranking, bit
 
 Metrics: TypeAlias = dict[str, float | None]
 
-RECALLS = np.linspace(0, 1, 101)  # at which precision is read off
-FEW = (1, 10)  # detections in an image for which recall is given too
+RECALLS = np.linspace(0, 1, 101)  # at which precision is sampled
+FEW = (1, 10)  # further limits of detections per image for average recall
 SUFFIXES = {"small": "_s", "medium": "_m", "large": "_l"}
 
 _TINY = float(np.spacing(1))  # COCO's, against division by zero
 
 
 def precisions(ranking: Ranking, area: str = "all") -> Floats:
-    """Precision by recall: at each of `RECALLS` the best that is reached at that recall or beyond.
+    """Interpolated precision at each of `RECALLS`: the best at that recall or a higher one.
 
     Args:
         ranking: of one class.
-        area: of `AREAS`.
+        area: a key of `AREAS`.
 
     Returns:
-        (IoUs, recalls), 0 where the recall is not reached; NaN where there is no object to find.
+        (IoUs, recalls), 0 if the recall is not reached; all NaN if there are no objects.
     """
     number = list(AREAS).index(area)
     if not ranking.objects[number].any():
@@ -45,24 +45,24 @@ def precisions(ranking: Ranking, area: str = "all") -> Floats:
 
 
 def averages(ranking: Ranking, weights: Floats) -> Floats:
-    """The mean over recalls of `precisions`, of all areas, with images that count more or less.
+    """Average precision over all areas with weighted images, the mean of `precisions` over recalls.
 
     Args:
-        weights: (R, images), R times how often each image counts: 0, 1, 2 ...
+        weights: (R, images), the multiplicity of each image in R resamples: 0, 1, 2 ...
 
     Returns:
-        (R, IoUs), NaN where there is no object to find.
+        (R, IoUs), NaN if there are no objects.
     """
     result = np.zeros((len(weights), len(IOUS)))
     for iou, (recall, precision) in enumerate(_steps(ranking, 0, weights)):
-        reached = np.searchsorted(RECALLS, recall, side="right")  # how many of them
+        reached = np.searchsorted(RECALLS, recall, side="right")  # number of recalls reached
         result[:, iou] = (precision * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
     result[weights @ ranking.objects[0] == 0] = np.nan
     return result
 
 
 def _steps(ranking: Ranking, area: int, weights: Floats) -> Iterator[tuple[Floats, Floats]]:
-    """For each IoU: recall at each hit, and the best precision there or at a later one; both (R, hits)."""
+    """For each IoU threshold: recall at each hit, and the best precision there or later; both (R, hits)."""
     totals = np.maximum(weights @ ranking.objects[area], 1)
     counted, seen = np.zeros(0, np.bool_), np.zeros((len(weights), 0))
     for iou in range(len(IOUS)):
@@ -77,7 +77,7 @@ def _steps(ranking: Ranking, area: int, weights: Floats) -> Iterator[tuple[Float
 
 
 def recalls(ranking: Ranking, area: str = "all", most: int | None = None) -> Floats:
-    """(IoUs,) the share of objects that is found, with at most so many detections in an image; NaN without objects."""
+    """Recall with at most ``most`` detections per image: (IoUs,), NaN if there are no objects."""
     number = list(AREAS).index(area)
     total = int(ranking.objects[number].sum())
     if not total:
@@ -88,8 +88,8 @@ def recalls(ranking: Ranking, area: str = "all", most: int | None = None) -> Flo
     return np.asarray([np.count_nonzero(hits & bit(number, iou)) / total for iou in range(len(IOUS))])
 
 
-def metrics(rankings: Sequence[Ranking], max_detections: int) -> Metrics:
-    """COCO's figures over all classes that have objects: AP…, AR…; None for those that nothing can be said of."""
+def coco_metrics(rankings: Sequence[Ranking], max_detections: int) -> Metrics:
+    """COCO's AP and AR over all classes with objects; None if there are none."""
     whole = np.asarray([precisions(ranking) for ranking in rankings]).reshape(-1, len(IOUS), len(RECALLS))
     found: Metrics = {"AP": mean(whole), "AP50": mean(whole[:, 0]), "AP75": mean(whole[:, 5])}
     for area, suffix in SUFFIXES.items():
@@ -102,11 +102,11 @@ def metrics(rankings: Sequence[Ranking], max_detections: int) -> Metrics:
 
 
 def detections_counted(max_detections: int) -> tuple[int, ...]:
-    """The numbers of detections in an image for which recall is given."""
+    """The limits of detections per image for which average recall is reported."""
     return (*(few for few in FEW if few < max_detections), max_detections)
 
 
 def mean(values: Floats) -> float | None:
-    """Of those that are numbers; None if there are none."""
+    """Mean of the values that are not NaN; None if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else None

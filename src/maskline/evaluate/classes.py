@@ -1,4 +1,4 @@
-"""From a model's class names to a data set's: by name, never by number."""
+"""Match a model's classes to a data set's, by name, never by index."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from maskline.data.dataset import Dataset
 from maskline.errors import ParameterError
 from maskline.instances import IntArray
 
-NAMES_TOLD = 12  # of a list, in a message
+MAX_NAMES = 12  # in a message
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a data set, each name once, and how a model's labels lead to them.
+    """The classes of a data set, each name once, and their mapping from a model's labels.
 
     Attributes:
-        names: of the data set, in the order of its categories; categories that share a name are one class.
+        names: class names of the data set, in category order; categories with the same name are one class.
         categories: (categories,) the class of each category, by the category's index.
-        labels: (model's classes,) the class of each of the model's labels, -1 where the data set has none of its name.
-        absent: classes of the data set that the model does not know: all their objects are missed.
-        foreign: classes of the model that the data set does not have: their detections are left out.
+        labels: (model's classes,) the class of each of the model's labels, -1 if the data set lacks it.
+        absent: classes of the data set that the model lacks: all their objects are missed.
+        foreign: classes of the model that the data set lacks: their detections are left out.
     """
 
     names: tuple[str, ...]
@@ -41,14 +41,14 @@ class Classes:
 
 
 def match_classes(dataset: Dataset, labels: Sequence[str] | None = None) -> Classes:
-    """Pair the classes of a data set with those of a model.
+    """Match the classes of a data set with those of a model.
 
     Args:
-        labels: the model's class names in the order of its labels; None: its labels are indices of the data set's
+        labels: the model's class names in the order of its labels; None if its labels are indices of the data set's
             categories.
 
     Raises:
-        ParameterError: no name is in both lists, or the model has one twice.
+        ParameterError: no name is in both lists, or the model has a name twice.
     """
     names = tuple(dict.fromkeys(dataset.names))
     places = {name: place for place, name in enumerate(names)}
@@ -71,22 +71,23 @@ def match_classes(dataset: Dataset, labels: Sequence[str] | None = None) -> Clas
 
 
 def nearest(name: str, names: Sequence[str]) -> str | None:
-    """The name of a list that is most like another, if any is near."""
+    """The most similar name of a list, if any is similar enough."""
     lowered = {known.lower().strip(): known for known in names}
     near = difflib.get_close_matches(name.lower().strip(), list(lowered), n=1, cutoff=0.6)
     return lowered[near[0]] if near else None
 
 
 def _nothing_in_common(labels: Sequence[str], names: Sequence[str]) -> str:
-    pairs = [(name, near) for name in names if (near := nearest(name, labels)) is not None][:NAMES_TOLD]
-    hints = "".join(f"; {near!r} may be meant for {name!r}" for name, near in pairs)
+    pairs = [(name, near) for name in names if (near := nearest(name, labels)) is not None][:MAX_NAMES]
+    hints = "".join(f"; is {near!r} meant for {name!r}?" for name, near in pairs)
     advice = "give both the same names, in the data set or in the model's label list"
     if len(labels) == len(names):
         advice += "; their number is the same, but classes are never matched by their order"
-    return f"the model knows {told(labels)}, the data set has {told(names)}: no class in common{hints}; {advice}"
+    both = f"the model knows {join_names(labels)}, the data set has {join_names(names)}"
+    return f"{both}: no class in common{hints}; {advice}"
 
 
-def told(names: Sequence[str]) -> str:
-    """A list of names as it may stand in a message."""
-    more = f" and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
-    return ", ".join(map(repr, names[:NAMES_TOLD])) + more
+def join_names(names: Sequence[str]) -> str:
+    """Format a list of names for a message, truncated to `MAX_NAMES`."""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(map(repr, names[:MAX_NAMES])) + more

@@ -1,9 +1,8 @@
-"""Whether one of two models is better than chance explains: a paired bootstrap over images.
+"""Compare two models for a significant difference: a paired bootstrap over images.
 
 Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), chapters 12 and 13 (percentile intervals): images are
-drawn anew with replacement, as many as there are, and both models are measured on the same draw, again and again. The
-spread of the differences tells what another set of images of this kind could have shown. Detections are matched once;
-each draw only weighs images.
+resampled with replacement, and both models are measured on the same resamples. The spread of the differences estimates
+that over other images of the same kind. Detections are matched once; each resample only weights images.
 """
 
 from __future__ import annotations
@@ -22,25 +21,25 @@ from maskline.evaluate import detections
 from maskline.evaluate.average_precision import averages
 from maskline.evaluate.classes import match_classes
 from maskline.evaluate.detections import Floats, ImageDetections, truth_of
-from maskline.evaluate.matching import Kind, Ranking, rank
+from maskline.evaluate.matching import Kind, Ranking, rank_detections
 from maskline.evaluate.metrics import STANDARD_DETECTIONS
 
 METRICS = ("AP", "AP50", "AP75", "bbox_AP")
-LEVEL = 95  # percent of the resamples lie in the interval
-AT_ONCE = 4_000_000  # numbers in the largest array
+LEVEL = 95  # percent of the resamples inside the interval
+AT_ONCE = 4_000_000  # elements of the largest array
 MOST_RESAMPLES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One figure of two models.
+    """One metric of two models.
 
     Attributes:
-        name: of `METRICS`.
-        a, b: on the data set as it is; None where there is no object.
+        name: one of `METRICS`.
+        a, b: values on the original data set; None if there are no objects.
         difference: b - a.
-        low, high: between them lie the differences of 95 % of the resamples.
-        b_better: share of the resamples in which b is better; those in which both are equal count half.
+        low, high: 95 % confidence interval of the difference.
+        b_better: share of the resamples in which b is better; ties count half.
     """
 
     name: str
@@ -53,7 +52,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """In a word or two."""
+        """The conclusion in a few words."""
         if self.low is None or self.high is None:
             return "nothing to measure"
         return "B is better" if self.low > 0 else "A is better" if self.high < 0 else "no clear difference"
@@ -65,12 +64,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two models on one data set.
+    """Comparison of two models on one data set.
 
     Attributes:
-        differences: a row for each of `METRICS`.
-        images: in the data set, all of which count.
-        resamples, seed: how the intervals were drawn.
+        differences: one for each of `METRICS`.
+        images: number of images in the data set.
+        max_detections: per class and image.
+        resamples, seed: of the bootstrap.
     """
 
     differences: tuple[Difference, ...]
@@ -111,16 +111,15 @@ def compare(
     """Compare the detections of two models on a data set.
 
     Args:
-        a, b: the file ``detections.json`` that an evaluation keeps, or the folder it is in; or any file in COCO's
-            results format with masks.
-        dataset: on which both were made.
-        resamples: more make the ends of the interval steadier; 1000 are usual.
-        seed: of the draws; the same gives the same numbers.
-        max_detections: of a class in an image, as in `maskline.evaluate.evaluate`.
+        a, b: the ``detections.json`` of an evaluation, or its folder; or any file in COCO's results format with masks.
+        dataset: the data set of both.
+        resamples: bootstrap resamples; more make the interval more precise, 1000 are usual.
+        seed: of the resamples.
+        max_detections: per class and image, as in `maskline.evaluate.evaluate`.
 
     Raises:
-        InputError: a file is not what is expected, or was made on other images or classes.
-        DatasetError: the data set has no image.
+        InputError: a file is invalid, or from different images or classes.
+        DatasetError: the data set has no images.
         ParameterError: a number is out of range.
     """
     check_count(resamples, "resamples", MOST_RESAMPLES)
@@ -132,7 +131,7 @@ def compare(
     both = [list(detections.read(path, dataset, classes).values()) for path in (a, b)]
 
     def ranked(found: Sequence[ImageDetections], kind: Kind) -> list[Ranking]:
-        return rank(truths, found, len(classes.names), kind, max_detections)
+        return rank_detections(truths, found, len(classes.names), kind, max_detections)
 
     weights = np.concatenate([np.ones((1, len(truths))), _draws(len(truths), resamples, seed)])
     figures = [np.stack([*_figures([ranked(found, "mask"), ranked(found, "box")], weights)]) for found in both]
@@ -141,19 +140,19 @@ def compare(
 
 
 def _draws(images: int, resamples: int, seed: int) -> Floats:
-    """(resamples, images) how often each image is drawn."""
+    """Multiplicity of each image in each resample: (resamples, images)."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(images, np.full(images, 1 / images), size=resamples).astype(np.float64)
 
 
 def _figures(rankings: Sequence[Sequence[Ranking]], weights: Floats) -> Iterator[Floats]:
-    """(R,) of each of `METRICS`, NaN where no object is drawn."""
+    """Values of each of `METRICS`: (R,), NaN for resamples without objects."""
     masks, boxes = (_class_means(of_kind, weights) for of_kind in rankings)
     yield from (masks[0], masks[1], masks[2], boxes[0])
 
 
 def _class_means(rankings: Sequence[Ranking], weights: Floats) -> Floats:
-    """(3, R) AP, AP50 and AP75: means over the classes of which objects are drawn."""
+    """AP, AP50 and AP75 as means over classes with objects in the resample: (3, R)."""
     total, known = np.zeros((3, len(weights))), np.zeros(len(weights))
     for ranking in rankings:
         rows = max(1, AT_ONCE // max(1, len(ranking.scores)))
@@ -167,7 +166,7 @@ def _class_means(rankings: Sequence[Ranking], weights: Floats) -> Floats:
 
 
 def _difference(name: str, a: Floats, b: Floats) -> Difference:
-    """From the figures of the whole set, first, and those of the resamples."""
+    """Difference from values of the original data set (index 0) and of the resamples."""
     if np.isnan(a[0]):
         return Difference(name, None, None, None, None, None, None)
     differences = (b - a)[1:]

@@ -1,4 +1,4 @@
-"""Precision against recall, and the score threshold that balances them best."""
+"""Precision-recall curves, and the score threshold with the best F1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maskline.evaluate.average_precision import RECALLS, precisions
 from maskline.evaluate.detections import Floats
 from maskline.evaluate.matching import IOUS, Ranking, bit
 
-#: IoUs that are shown, with their numbers in `IOUS`.
+#: IoU thresholds shown, with their indices in `IOUS`.
 SHOWN = {"0.50": 0, "0.75": 5}
 DIGITS = 6
 
@@ -21,11 +21,11 @@ Curve: TypeAlias = dict[str, tuple[float, ...]]  # precision at each of `RECALLS
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """The threshold with the highest F1 at an IoU of 0.5.
+    """The score threshold with the highest F1 at an IoU of 0.5.
 
     Attributes:
-        threshold: of the score: detections above it are kept.
-        precision, recall, f1: with what is kept.
+        threshold: detections with a score above it are kept.
+        precision, recall, f1: of the detections kept.
     """
 
     threshold: float
@@ -38,23 +38,23 @@ class OperatingPoint:
         return {"threshold": self.threshold, "precision": self.precision, "recall": self.recall, "f1": self.f1}
 
 
-def curve(ranking: Ranking) -> Curve | None:
-    """Precision by recall, as average precision sees it; None where there is no object."""
+def class_curve(ranking: Ranking) -> Curve | None:
+    """Interpolated precision-recall curve of a class; None without objects."""
     values = precisions(ranking)
     return None if np.isnan(values).any() else _curve(values)
 
 
 def mean_curve(rankings: Sequence[Ranking]) -> Curve | None:
-    """The mean over the classes that have objects."""
+    """Mean curve over the classes with objects; None if there are none."""
     values = np.asarray([precisions(ranking) for ranking in rankings]).reshape(-1, len(IOUS), len(RECALLS))
     values = values[~np.isnan(values).any(axis=(1, 2))]
     return _curve(values.mean(axis=0)) if len(values) else None
 
 
 def best_threshold(rankings: Sequence[Ranking]) -> OperatingPoint | None:
-    """One threshold for some classes, all their detections taken together; None where nothing is hit.
+    """The best threshold for all detections of several classes together; None without true positives.
 
-    It lies halfway between the last score that is kept and the first that is not.
+    It is halfway between the lowest score kept and the highest score dropped.
     """
     scores = np.concatenate([np.zeros(0), *(ranking.scores for ranking in rankings)])
     order = np.argsort(-scores, kind="stable")
@@ -66,7 +66,7 @@ def best_threshold(rankings: Sequence[Ranking]) -> OperatingPoint | None:
     objects = sum(int(ranking.objects[0].sum()) for ranking in rankings)
     if not hits.any():
         return None
-    last = np.append(np.diff(scores) != 0, True)  # of those with its score: they are kept or dropped together
+    last = np.append(np.diff(scores) != 0, True)  # last of equal scores, which are kept or dropped together
     found, kept = np.cumsum(hits), np.cumsum(counted)
     f1 = np.where(last, 2 * found / (kept + objects), 0)
     best = int(f1.argmax())

@@ -1,6 +1,6 @@
-"""Truth and detections in the terms of COCO's measure, and the file that keeps detections.
+"""Ground truth and detections for COCO's metrics, and the file of detections.
 
-Masks are compressed run lengths over the whole image (`maskline.masks`): no array of an image's size is built or kept.
+Masks are compressed RLE over the whole image (`maskline.masks`): no full-size arrays are created or kept.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from maskline.masks import place_rle, rle_runs
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 FILE_NAME = "detections.json"
-AT_ONCE = 255  # masks: pycocotools 2.0.11 can't tell the areas of more at once with NumPy 2
+AT_ONCE = 255  # masks; with NumPy 2, pycocotools 2.0.11 fails to compute more areas at once
 BOX_DECIMALS = 3  # a thousandth of a pixel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Truth:
-    """The objects of one image.
+    """Ground truth of one image, with G objects.
 
     Attributes:
         labels: (G,) int64, class.
-        boxes: (G, 4) float64, ``x y width height`` in pixels: as the file states them, else those of the masks.
-        areas: (G,) float64, in pixels: as the file states them, else those of the masks.
-        crowd: (G,) bool: a region of many objects, which counts neither for nor against.
-        masks: G run lengths over the image.
+        boxes: (G, 4) float64, ``x y width height`` in pixels: as stated in the file, else those of the masks.
+        areas: (G,) float64, in pixels: as stated in the file, else those of the masks.
+        crowd: (G,) bool: crowd regions, which are ignored.
+        masks: G compressed RLE over the image.
         size: ``(height, width)`` of the image.
     """
 
@@ -54,13 +54,13 @@ class Truth:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageDetections:
-    """What was found in one image, best first.
+    """Detections of one image, by descending score.
 
     Attributes:
         labels: (D,) int64, class.
-        boxes: (D, 4) float64, ``x y width height`` in pixels, to a thousandth.
-        scores: (D,) float64, falling.
-        masks: D run lengths over the image.
+        boxes: (D, 4) float64, ``x y width height`` in pixels, rounded to 1/1000.
+        scores: (D,) float64, descending.
+        masks: D compressed RLE over the image.
         size: ``(height, width)`` of the image.
     """
 
@@ -74,28 +74,28 @@ class ImageDetections:
         return len(self.scores)
 
     def above(self, threshold: float) -> ImageDetections:
-        """Those with a score above a threshold."""
+        """The detections with a score above a threshold."""
         return self.select(np.flatnonzero(self.scores > threshold))
 
     def select(self, kept: IntArray) -> ImageDetections:
-        """Some of them, by their places."""
+        """The detections with these indices."""
         masks = tuple(self.masks[place] for place in kept.tolist())
         return ImageDetections(self.labels[kept], self.boxes[kept], self.scores[kept], masks, self.size)
 
 
 def rle_objects(masks: Sequence[str], size: tuple[int, int]) -> list[dict[str, Any]]:
-    """Run lengths as pycocotools wants them."""
+    """RLE objects for pycocotools."""
     return [{"size": list(size), "counts": counts} for counts in masks]
 
 
 def mask_areas(masks: Sequence[str], size: tuple[int, int]) -> Floats:
-    """(N,) float64, pixels of each mask."""
+    """Pixels of each mask: (N,) float64."""
     parts = (masks[start : start + AT_ONCE] for start in range(0, len(masks), AT_ONCE))
     return np.concatenate([np.zeros(0), *(coco.area(rle_objects(part, size)) for part in parts)])
 
 
 def truth_of(dataset: Dataset, image: ImageRecord, classes: Classes) -> Truth:
-    """The objects of an image, in the order of the file. Masks without pixels stay: they are missed."""
+    """Ground truth of an image, in the order of the file, including empty masks, which are always missed."""
     annotations = dataset.of(image)
     masks = tuple(to_rle(annotation.segmentation, image.size) for annotation in annotations)
     boxes, areas = _stated(annotations, masks, image.size)
@@ -105,7 +105,7 @@ def truth_of(dataset: Dataset, image: ImageRecord, classes: Classes) -> Truth:
 
 
 def _stated(annotations: Sequence[Annotation], masks: Sequence[str], size: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Boxes and areas as COCO's own code takes them: the file's word, else that of the mask."""
+    """Boxes and areas as in COCO's own code: as stated in the file, else from the mask."""
     boxes = coco.toBbox(rle_objects(masks, size)).reshape(-1, 4).tolist() if masks else []
     areas = mask_areas(masks, size).tolist()
     for place, annotation in enumerate(annotations):
@@ -115,15 +115,20 @@ def _stated(annotations: Sequence[Annotation], masks: Sequence[str], size: tuple
 
 
 def detections_of(instances: Instances, classes: Classes) -> tuple[ImageDetections, int]:
-    """A prediction in the classes of the data set, and how many instances are of other classes and left out.
+    """Convert a prediction to the classes of the data set.
+
+    Returns:
+        The detections, and the number of instances of other classes, which are left out.
 
     Raises:
-        ParameterError: a label is not one of the model's, a score is not a number, or a mask does not fill its box.
+        ParameterError: a label is out of range, a score is not finite, or a mask does not fit its box.
     """
     labels = np.asarray(instances.labels, np.int64)
     wrong = labels[(labels < 0) | (labels >= len(classes.labels))]
     if len(wrong):
-        raise ParameterError(f"a prediction has the label {wrong[0]}: expected 0 to {len(classes.labels) - 1}, a class")
+        raise ParameterError(
+            f"a prediction has the label {wrong[0]}: expected a class from 0 to {len(classes.labels) - 1}"
+        )
     if not np.isfinite(instances.scores).all():
         raise ParameterError("a prediction has a score that is not a number: the network's output is NaN or infinite")
     own = classes.labels[labels]
@@ -133,14 +138,14 @@ def detections_of(instances: Instances, classes: Classes) -> tuple[ImageDetectio
     found = ImageDetections(
         own[kept],
         np.stack([x1, y1, x2 - x1, y2 - y1], axis=1).round(BOX_DECIMALS),
-        instances.scores[kept].astype("U").astype(np.float64),  # 0.9, where widening would give 0.8999999761581421
+        instances.scores[kept].astype("U").astype(np.float64),  # 0.9, not 0.8999999761581421
         tuple(place_rle(instances.masks[i], instances.window(i), instances.size) for i in kept.tolist()),
         instances.size,
     )
     return found, len(labels) - len(kept)
 
 
-def nothing(size: tuple[int, int]) -> ImageDetections:
+def no_detections(size: tuple[int, int]) -> ImageDetections:
     """No detections in an image of ``(height, width)``."""
     return ImageDetections(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0), (), size)
 
@@ -149,17 +154,17 @@ def nothing(size: tuple[int, int]) -> ImageDetections:
 
 
 def write(path: Path, detections: Mapping[Id, ImageDetections], category_ids: Sequence[Id]) -> Path:
-    """Write detections in COCO's results format, which other tools read too.
+    """Write detections in COCO's results format.
 
-    Mind that COCO's own code takes an object's area from ``bbox`` where a result has one, also for masks, and so gives
-    other figures for small, medium and large masks than ours, which go by the mask as those of others do.
+    Note that COCO's own code takes a detection's area from ``bbox``, if present, even for masks, so its metrics for
+    small, medium and large masks differ from ours, which use the mask.
 
     Args:
-        detections: by image.
+        detections: by image id.
         category_ids: of each class.
 
     Raises:
-        OutputError: it can't be written.
+        OutputError: the file can't be written.
     """
     records = (record for image, found in detections.items() for record in _records(image, found, category_ids))
     text = "[\n" + ",\n".join(json.dumps(record, separators=(",", ":")) for record in records) + "\n]\n"
@@ -182,23 +187,23 @@ def _records(image: Id, found: ImageDetections, category_ids: Sequence[Id]) -> l
 
 
 def read(path: Path, dataset: Dataset, classes: Classes) -> dict[Id, ImageDetections]:
-    """Read detections made on a data set, from the file or from the folder of an evaluation.
+    """Read detections for a data set, from a file or from the folder of an evaluation.
 
     Returns:
-        By image, of all images of the data set.
+        Detections of all images of the data set, by image id.
 
     Raises:
         InputNotFoundError: there is no such file.
-        InputError: it is not COCO's results format with masks, or speaks of images or categories that the set lacks.
+        InputError: it is not COCO's results format with masks, or has unknown images or categories.
     """
-    path = find(path)
+    path = find_detections(path)
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"{path} is not readable JSON ({reason})") from None
     if not isinstance(content, list):
-        raise InputError(f"{path} holds no list: expected COCO's results format, as `maskline evaluate` writes it")
+        raise InputError(f"{path} is not a list: expected COCO's results format, as `maskline evaluate` writes it")
     rows: dict[Id, list[_Row]] = {image.id: [] for image in dataset.images}
     for number, record in enumerate(content):
         try:
@@ -209,8 +214,8 @@ def read(path: Path, dataset: Dataset, classes: Classes) -> dict[Id, ImageDetect
     return {image.id: _of_rows(rows[image.id], image.size) for image in dataset.images}
 
 
-def find(path: Path) -> Path:
-    """The file of detections that a path stands for: itself, or within the folder of an evaluation.
+def find_detections(path: Path) -> Path:
+    """Find the file of detections: the path itself, or inside the folder of an evaluation.
 
     Raises InputNotFoundError.
     """
@@ -226,13 +231,13 @@ _Row: TypeAlias = tuple[int, tuple[float, ...], float, str]  # class, box, score
 def _row(record: Any, dataset: Dataset, classes: Classes) -> tuple[Id, _Row]:
     image, category, shape = record["image_id"], record["category_id"], record["segmentation"]
     if image not in dataset.by_id:
-        raise ValueError(f"the data set has no image with the id {image!r}; was it another split?")
+        raise ValueError(f"the data set has no image with the id {image!r}; is it from another split?")
     if category not in dataset.labels:
         raise ValueError(f"the data set has no category with the id {category!r}")
     size, counts, score = dataset.by_id[image].size, shape["counts"], float(record["score"])
     if tuple(shape["size"]) != size or not isinstance(counts, str):
-        raise ValueError(f"its mask is of {shape['size']}: expected compressed run lengths of {list(size)}")
-    rle_runs(counts, size)  # raises ParameterError for what pycocotools would read as it pleases
+        raise ValueError(f"its mask has the size {shape['size']}: expected compressed RLE of {list(size)}")
+    rle_runs(counts, size)  # raises ParameterError for input that pycocotools would misread
     if not math.isfinite(score):
         raise ValueError(f"its score is {score}")
     box = record.get("bbox") or coco.toBbox(rle_objects([counts], size))[0].tolist()

@@ -1,4 +1,4 @@
-"""What went wrong in images: an image with what is there, and with what was found, in the colours of verdicts."""
+"""Draw the ground truth and the detections of an image, coloured by verdict."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from maskline.inputs import read_image
 from maskline.instances import ByteArray
 from maskline.masks import outlines, rle_window
 
-Shapes: TypeAlias = Sequence[tuple[str, Verdict]]  # run lengths over the image, and what became of them
+Shapes: TypeAlias = Sequence[tuple[str, Verdict]]  # compressed RLE over the image, and verdicts
 Points: TypeAlias = npt.NDArray[np.int32]
 
-#: Told apart also by those who see no red or green (Okabe and Ito, 2008).
+#: Safe for colour blindness (Okabe and Ito, 2008).
 COLOURS: dict[Verdict, str] = {
     "found": "#00b386",
     "poor": "#f0b400",
@@ -32,9 +32,9 @@ COLOURS: dict[Verdict, str] = {
 DARK = (20, 16, 14)  # BGR
 EDGE = 520  # pixels of an image's longer side
 MOST_ENLARGED = 3
-TINT = 0.42  # share of the colour, in what is wrong
+TINT = 0.42  # opacity of the colour inside errors
 SHIFT = 4  # OpenCV's lines have vertices in sixteenths of a pixel
-LAST = ("found", "crowd")  # drawn first, so that errors lie on top
+LAST = ("found", "crowd")  # drawn first, so that errors are on top
 QUALITY = 78
 
 
@@ -48,7 +48,7 @@ class DrawnImage:
 
 
 def draw_both(path: str, size: tuple[int, int], truth: Shapes, found: Shapes) -> tuple[DrawnImage, DrawnImage] | None:
-    """The image with what is there, and with what was found; None if it can't be read any more.
+    """Draw the ground truth and the detections; None if the image can't be read or its size has changed.
 
     Args:
         size: ``(height, width)`` of the image.
@@ -68,7 +68,7 @@ def draw_both(path: str, size: tuple[int, int], truth: Shapes, found: Shapes) ->
 
 
 def _draw(tile: ByteArray, size: tuple[int, int], shapes: Shapes) -> ByteArray:
-    """A copy with outlines, and a tint within those of errors."""
+    """A copy with outlines, and errors tinted."""
     scale = np.asarray([tile.shape[1] / size[1], tile.shape[0] / size[0]])
     ordered = sorted(shapes, key=lambda shape: shape[1] not in LAST)
     paths = [(list(_paths(counts, size, scale)), verdict) for counts, verdict in ordered]
@@ -86,7 +86,7 @@ def _draw(tile: ByteArray, size: tuple[int, int], shapes: Shapes) -> ByteArray:
 
 
 def _paths(counts: str, size: tuple[int, int], scale: npt.NDArray[np.float64]) -> Iterator[Points]:
-    """The rings of a mask in pixels of the tile, in the fixed point of `SHIFT`; pixel centres are at whole numbers."""
+    """Rings of a mask in tile pixels, in fixed point with `SHIFT` bits; pixel centres are at integers."""
     found = rle_window(counts, size)
     if found is None:
         return

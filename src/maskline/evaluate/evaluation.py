@@ -1,4 +1,4 @@
-"""What an evaluation found out, for programs, for the terminal, and for ``evaluate_result.json``."""
+"""Result of an evaluation, as an object, as a summary, and as ``evaluate_result.json``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from maskline.evaluate.curves import Curve, OperatingPoint, curves_dict
 from maskline.evaluate.outcomes import MATCHED, ImageOutcome, confusions
 from maskline.instances import IntArray
 
-CLASSES_TOLD = 20  # in the summary
+CLASSES_SHOWN = 20  # in the summary
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An image that was left out, with its truth, and why."""
+    """An image that was left out with its ground truth, and the reason."""
 
     file: str
     reason: str
@@ -28,17 +28,17 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What was looked at. Images that were skipped, and what is in them, count nowhere else.
+    """Counts without skipped images.
 
     Attributes:
-        images: looked at, with those without objects.
-        background_images: of these, those without any annotation.
-        instances: objects to be found, without crowd regions.
-        crowd_regions: these.
-        predictions: detections of classes the data set has.
-        foreign_predictions: of others, left out.
+        images: evaluated images, including those without objects.
+        background_images: images without annotations.
+        instances: objects, without crowd regions.
+        crowd_regions: crowd regions.
+        predictions: detections of classes in the data set.
+        foreign_predictions: detections of other classes, left out.
         crowded_images: images with more objects of a class than ``max_detections``.
-        beyond_reach: objects of these that can't be found because of it.
+        beyond_reach: objects that can't be found because of that.
     """
 
     images: int
@@ -53,8 +53,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Seconds spent on prediction (without reading images, with the model's own pre- and postprocessing), and on
-    matching and counting."""
+    """Seconds spent on prediction (with pre- and postprocessing, without reading images) and on evaluation."""
 
     predict: float
     evaluate: float
@@ -62,14 +61,14 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class ClassResult:
-    """One class.
+    """Results of one class.
 
     Attributes:
-        metrics: AP, AP50, AP75 of masks, and bbox_AP; None where there is no object.
-        instances, images: objects to be found, and in how many images.
-        predictions: detections.
-        best: the threshold with the best F1 for this class; None where nothing is hit.
-        curve: precision by recall of masks; None where there is no object.
+        metrics: AP, AP50 and AP75 of masks, and bbox_AP; None without objects.
+        instances, images: number of objects, and of images with them.
+        predictions: number of detections.
+        best: the threshold with the best F1 for this class; None without true positives.
+        curve: precision by recall, of masks; None without objects.
     """
 
     name: str
@@ -89,27 +88,26 @@ class ClassResult:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """How well a model does on a data set.
+    """Results of a model on a data set.
 
     Attributes:
-        metrics: COCO's figures over all classes that have objects, in [0, 1]; None where there is nothing to measure.
-            Of masks: ``AP`` (mean over IoUs of 0.5 to 0.95), ``AP50``, ``AP75``, ``AP_s``, ``AP_m``, ``AP_l`` (by the
-            area of the object: below 32², to 96², above, in pixels), ``AR1``, ``AR10``, ``AR100`` (recall with so many
-            detections), ``AR_s``, ``AR_m``, ``AR_l``. Of boxes: the same with ``bbox_`` before.
-        max_detections: of a class in an image, beyond which the weakest are not looked at. With 100, figures compare
-            with all that is published on COCO's measure. Where images hold more objects than that, recall and so AP
-            can't reach 1; with more detections the figures tell what a model can do, but compare only with others made
-            so.
-        classes: one for each name of the data set, in its order.
-        best: the threshold with the best F1 over all classes together; None where nothing is hit.
-        threshold: at which objects and errors were counted: ``best``'s unless asked otherwise.
+        metrics: COCO's metrics over all classes with objects, in [0, 1]; None if not measurable. For masks: ``AP``
+            (mean over IoU thresholds from 0.5 to 0.95), ``AP50``, ``AP75``, ``AP_s``, ``AP_m``, ``AP_l`` (by object
+            area in pixels: below 32², up to 96², above), ``AR1``, ``AR10``, ``AR100`` (with at most this number of
+            detections), ``AR_s``, ``AR_m``, ``AR_l``. For boxes: the same with the prefix ``bbox_``.
+        max_detections: per class and image; lower scores are ignored. With 100, results are comparable with published
+            ones. If images have more objects, recall and so AP can't reach 1; with more detections, results show what a
+            model can do, but are comparable only at the same limit.
+        classes: one for each class of the data set, in order.
+        best: the threshold with the best F1 over all classes together; None without true positives.
+        threshold: for counting objects and errors; that of ``best`` unless given.
         curve: mean precision by recall over classes, of masks.
-        confusion: (classes + 1, classes + 1) int64 at the threshold, IoU of masks 0.5: rows are what objects are,
-            columns what they were taken for; the last row is false positives, the last column missed objects.
-        worst: the images with the lowest quality at the threshold, the worst first.
+        confusion: (classes + 1, classes + 1) int64 at the threshold, with mask IoU of at least 0.5: rows are true
+            classes, columns predicted ones; the last row is false positives, the last column missed objects.
+        worst: the images with the lowest quality at the threshold, worst first.
         skipped: images that were left out.
-        notes: what a reader of the figures must know, in sentences.
-        files: what was written, by what it is: paths relative to the output.
+        notes: caveats of the results, in sentences.
+        files: files written, by kind: paths relative to the output.
     """
 
     metrics: Metrics
@@ -128,7 +126,7 @@ class Evaluation:
 
     @property
     def ap(self) -> float:
-        """Mask AP; 0 where there is nothing to measure."""
+        """Mask AP; 0 if not measurable."""
         return self.metrics["AP"] or 0.0
 
     @property
@@ -137,8 +135,10 @@ class Evaluation:
         return [result.name for result in self.classes]
 
     def to_dict(self) -> dict[str, Any]:
-        """For ``evaluate_result.json``; numbers that can't be told are None, cells of the confusion matrix that are 0
-        are left out, and None stands for background in it."""
+        """For ``evaluate_result.json``; unmeasurable values are None.
+
+        The confusion matrix lists nonzero cells only, with None for background.
+        """
         return {
             "metrics": self.metrics,
             "max_detections": self.max_detections,
@@ -163,9 +163,9 @@ class Evaluation:
         }
 
     def summary(self) -> str:
-        """The figures as a text of some lines for a terminal."""
-        told = [self._table(), "", *self._class_table(), self._counted(), *(f"note: {note}" for note in self.notes)]
-        return "\n".join(told)
+        """A summary for a terminal, of several lines."""
+        lines = [self._table(), "", *self._class_table(), self._counted(), *(f"note: {note}" for note in self.notes)]
+        return "\n".join(lines)
 
     def _speed(self) -> dict[str, float | None]:
         rate = self.counts.images / self.speed.predict if self.speed.predict > 0 else None
@@ -180,7 +180,9 @@ class Evaluation:
         width = [max(6, len(name)) for name in names]
         lines = [["", *(name.rjust(w) for name, w in zip(names, width, strict=True))]]
         for title, prefix in (("masks", ""), ("boxes", "bbox_")):
-            values = (_told(self.metrics[prefix + name]).rjust(w) for name, w in zip(names, width, strict=True))
+            values = (
+                _format_figure(self.metrics[prefix + name]).rjust(w) for name, w in zip(names, width, strict=True)
+            )
             lines.append([title, *values])
         return "\n".join(" ".join([line[0].ljust(5), *line[1:]]) for line in lines)
 
@@ -189,28 +191,28 @@ class Evaluation:
         if len(self.classes) < 2:
             return []
         known = [result for result in self.classes if result.metrics["AP"] is not None]
-        weakest = sorted(known, key=lambda result: (result.metrics["AP"] or 0, result.name))[:CLASSES_TOLD]
+        weakest = sorted(known, key=lambda result: (result.metrics["AP"] or 0, result.name))[:CLASSES_SHOWN]
         wide = max([5, *(len(_printable(result.name)) for result in weakest)])
         lines = [f"{'class':{wide}}     AP   AP50  objects  predictions"]
         for result in weakest:
-            values = f"{_told(result.metrics['AP']):>6} {_told(result.metrics['AP50']):>6}"
+            values = f"{_format_figure(result.metrics['AP']):>6} {_format_figure(result.metrics['AP50']):>6}"
             lines.append(f"{_printable(result.name):{wide}} {values} {result.instances:8} {result.predictions:12}")
         more = len(self.classes) - len(weakest)
         return [*lines, *([f"and {more} more with a higher AP or without objects"] if more else []), ""]
 
     def _counted(self) -> str:
         counts, best = self.counts, self.best
-        told = f"images: {counts.images} ({counts.background_images} background"
-        told += f", {len(self.skipped)} skipped" if self.skipped else ""
-        told += f"), objects: {counts.instances}, predictions: {counts.predictions}"
+        text = f"images: {counts.images} ({counts.background_images} background"
+        text += f", {len(self.skipped)} skipped" if self.skipped else ""
+        text += f"), objects: {counts.instances}, predictions: {counts.predictions}"
         if best is None:
-            return told
+            return text
         return (
-            f"{told}; best threshold: {best.threshold:.3f} (precision {best.precision:.3f}, recall {best.recall:.3f})"
+            f"{text}; best threshold: {best.threshold:.3f} (precision {best.precision:.3f}, recall {best.recall:.3f})"
         )
 
 
-def _told(value: float | None) -> str:
+def _format_figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 

@@ -1,10 +1,10 @@
-"""Which detection hits which object: COCO's rule, for all thresholds of IoU and all ranges of area at once.
+"""Match detections to objects by COCO's rule, for all IoU thresholds and area ranges at once.
 
-The rule is that of COCO's own code (``pycocotools.cocoeval``, which the tests compare with): in each image, class by
-class and best first, a detection takes the free object with which its IoU is highest, if that reaches the threshold;
-objects outside the range of area, and crowd regions, are only taken where no other can be, and a detection that takes
-one counts neither for nor against, as does one that hits nothing and is itself outside the range. pycocotools computes
-the IoUs; its matching is plain Python over every pair, 40 times, and ours a few bit operations on pairs that overlap.
+The rule is that of ``pycocotools.cocoeval``, as the tests verify: per image and class, by descending score, a detection
+matches the free object with the highest IoU, if that reaches the threshold. Objects outside the area range and crowd
+regions are matched only if no other object can be, and such detections are ignored, as are unmatched detections outside
+the area range. pycocotools computes the IoUs; its matching is plain Python over every pair, 40 times, ours a few bit
+operations on overlapping pairs.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from pycocotools import mask as coco
 from maskline.evaluate.detections import Floats, ImageDetections, Truth, mask_areas, rle_objects
 from maskline.instances import IntArray
 
-Kind: TypeAlias = Literal["mask", "box"]  # what the IoU is of
+Kind: TypeAlias = Literal["mask", "box"]  # whose IoU is computed
 Bits: TypeAlias = npt.NDArray[np.uint64]
 
-IOUS = np.linspace(0.5, 0.95, 10)  # as COCO computes them: 0.6 is 0.6, 0.7 is 0.7 less a rounding
+IOUS = np.linspace(0.5, 0.95, 10)  # with COCO's rounding: 0.6 exactly, 0.7 slightly less
 AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 
 _REACHED = np.minimum(IOUS, 1 - 1e-10)
 _EACH_AREA = sum(1 << len(IOUS) * area for area in range(len(AREAS)))  # the lowest bit of each area
 _ALL_IOUS = (1 << len(IOUS)) - 1
 _EVERYTHING = _EACH_AREA * _ALL_IOUS
-#: Of a detection; but for the label, as in `Ranking`.
+#: Fields of a detection: its label, and those of `Ranking`.
 _COLUMNS = np.dtype(
     [("label", "i8"), ("scores", "f8"), ("images", "i8"), ("ranks", "i8"), ("hits", "u8"), ("ignored", "u8")]
 )
 
 
 def bit(area: int, iou: int) -> Bits:
-    """The place of a range of area and a threshold of IoU, by their numbers, in `Ranking`'s bits: () uint64."""
+    """The bit of an area range and an IoU threshold, by their indices, in `Ranking`'s bit sets: () uint64."""
     return np.asarray(1 << len(IOUS) * area + iou, np.uint64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
-    """The detections of one class in all images, best first, and what became of them.
+    """The detections of one class in all images, by descending score, and their matches.
 
     Attributes:
-        scores: (N,) float64, falling; those of one image in its order, equal ones in the order of images.
-        images: (N,) int64, number of the image.
-        ranks: (N,) int64, place among the detections of the class in its image, from 0.
-        hits: (N,) uint64, a `bit` for each area and IoU: it takes an object.
-        ignored: (N,) uint64, likewise: it counts neither for nor against.
-        objects: (areas, images) int64: objects to be found.
+        scores: (N,) float64, descending; ties in the order of images, and within an image in its order.
+        images: (N,) int64, index of the image.
+        ranks: (N,) int64, rank among the detections of the class in its image, from 0.
+        hits: (N,) uint64, a `bit` for each area and IoU: matched to an object.
+        ignored: (N,) uint64, likewise: neither a true nor a false positive.
+        objects: (areas, images) int64, number of objects.
     """
 
     scores: Floats
@@ -63,18 +63,18 @@ class Ranking:
     objects: IntArray
 
 
-def rank(
+def rank_detections(
     truths: Sequence[Truth], found: Sequence[ImageDetections], classes: int, kind: Kind, max_detections: int
 ) -> list[Ranking]:
     """Match the detections of all images.
 
     Args:
         truths, found: of the same images, in the same order.
-        classes: their number.
-        max_detections: of a class in an image, the best of which are looked at.
+        classes: number of classes.
+        max_detections: per class and image; lower scores are ignored.
 
     Returns:
-        One for each class.
+        One ranking per class.
     """
     objects = np.zeros((classes, len(AREAS), len(truths)), np.int64)
     parts = [np.zeros(0, _COLUMNS)]
@@ -88,7 +88,7 @@ def rank(
 
 
 def ious(truth: Truth, detections: ImageDetections, kind: Kind) -> Floats:
-    """(D, G) float64; with a crowd region, the share of the detection that lies in it."""
+    """IoU of detections and objects: (D, G) float64; for a crowd region, the share of the detection inside it."""
     if not len(truth.labels) or not len(detections):
         return np.zeros((len(detections), len(truth.labels)))
     crowd = truth.crowd.astype(np.uint8).tolist()
@@ -101,7 +101,7 @@ def ious(truth: Truth, detections: ImageDetections, kind: Kind) -> Floats:
 def _match(
     image: int, truth: Truth, detections: ImageDetections, kind: Kind, max_detections: int
 ) -> npt.NDArray[np.void]:
-    """The records (D,) of the detections of one image; of each class no more than the best ``max_detections``."""
+    """Records of the detections of one image, at most the best ``max_detections`` per class: (D,)."""
     ranks = _ranks(detections.labels)
     if (ranks >= max_detections).any():
         kept = np.flatnonzero(ranks < max_detections)
@@ -118,7 +118,7 @@ def _match(
 
 
 def _ranks(labels: IntArray) -> IntArray:
-    """(D,) the place of each detection among those of its class."""
+    """Rank of each detection among those of its class: (D,)."""
     order = np.argsort(labels, kind="stable")
     ordered = labels[order]
     ranks = np.empty_like(labels)
@@ -127,15 +127,15 @@ def _ranks(labels: IntArray) -> IntArray:
 
 
 def _take(overlap: Floats, uncounted: Sequence[int], crowd: Sequence[bool]) -> tuple[Bits, Bits]:
-    """Let each detection, best first, take an object.
+    """Match detections to objects, in order.
 
     Args:
-        overlap: (D, G) IoUs.
-        uncounted: G sets of bits: where an object does not count.
-        crowd: G: whether it can be taken again and again.
+        overlap: (D, G) IoU.
+        uncounted: G bit sets: the areas and IoUs for which an object is ignored.
+        crowd: G flags: whether an object can be matched repeatedly.
 
     Returns:
-        (D,) hits, and (D,) those that took an object which does not count.
+        (D,) hits, and (D,) matches with ignored objects.
     """
     hits, ignored = [0] * len(overlap), [0] * len(overlap)
     free = [_EVERYTHING] * len(crowd)
@@ -153,10 +153,10 @@ def _take(overlap: Floats, uncounted: Sequence[int], crowd: Sequence[bool]) -> t
 
 
 def _candidates(overlap: Floats) -> list[tuple[int, int, int]]:
-    """Pairs that reach some threshold, by detection, and the best first; of equal IoUs the later, as in COCO's code.
+    """Pairs that reach the lowest threshold, by detection and descending IoU; ties by descending object, as in COCO.
 
     Returns:
-        For each: detection, object, the bits of the thresholds it reaches.
+        For each: detection, object, the bits of the thresholds reached.
     """
     rows, columns = np.nonzero(overlap >= _REACHED[0])
     values = overlap[rows, columns]
@@ -167,13 +167,13 @@ def _candidates(overlap: Floats) -> list[tuple[int, int, int]]:
 
 
 def _outside(areas: Floats) -> npt.NDArray[np.bool_]:
-    """(areas, N) whether each lies outside of each range; both ends belong to it."""
+    """Whether each area is outside each range, whose ends are inclusive: (areas, N)."""
     low, high = np.asarray(list(AREAS.values())).T[..., None]
     return np.asarray((areas < low) | (areas > high), np.bool_)
 
 
 def _spread(flags: npt.NDArray[np.bool_]) -> Bits:
-    """(areas, N) flags as N sets of bits, the same for all IoUs."""
+    """Convert flags (areas, N) to N bit sets, the same for all IoUs."""
     places = np.asarray([_ALL_IOUS << len(IOUS) * area for area in range(len(AREAS))], np.uint64)
     return np.asarray(places @ flags, np.uint64)
 

@@ -1,4 +1,4 @@
-"""From truth and detections to an evaluation."""
+"""Compute an evaluation from ground truth and detections."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from maskline.evaluate.average_precision import Metrics, metrics
-from maskline.evaluate.classes import Classes, nearest, told
-from maskline.evaluate.curves import best_threshold, curve, mean_curve
+from maskline.evaluate.average_precision import Metrics, coco_metrics
+from maskline.evaluate.classes import Classes, join_names, nearest
+from maskline.evaluate.curves import best_threshold, class_curve, mean_curve
 from maskline.evaluate.evaluation import ClassResult, Counts, Evaluation, Speed
-from maskline.evaluate.matching import Ranking, rank
-from maskline.evaluate.outcomes import confusion_matrix, outcome, pair, worst
+from maskline.evaluate.matching import Ranking, rank_detections
+from maskline.evaluate.outcomes import confusion_matrix, image_outcome, match_detections, worst_images
 from maskline.evaluate.predict import Predicted
 
 STANDARD_DETECTIONS = 100  # COCO's
 WORST = 20  # images
-DEFAULT_THRESHOLD = 0.5  # where nothing is hit, and so none is best
+DEFAULT_THRESHOLD = 0.5  # without true positives, when no threshold is best
 
 
 def compute_metrics(
@@ -26,27 +26,29 @@ def compute_metrics(
     max_detections: int = STANDARD_DETECTIONS,
     threshold: float | None = None,
 ) -> Evaluation:
-    """Measure what was predicted.
+    """Evaluate predictions.
 
     Args:
-        max_detections: of a class in an image: see `Evaluation`.
-        threshold: of the score, at which objects and errors are counted; None takes that with the best F1.
+        max_detections: per class and image, see `Evaluation`.
+        threshold: score above which objects and errors are counted; None selects the one with the best F1.
     """
     start = time.perf_counter()
     number = len(classes.names)
-    masks = rank(predicted.truths, predicted.found, number, "mask", max_detections)
-    boxes = rank(predicted.truths, predicted.found, number, "box", max_detections)
+    masks = rank_detections(predicted.truths, predicted.found, number, "mask", max_detections)
+    boxes = rank_detections(predicted.truths, predicted.found, number, "box", max_detections)
     best = best_threshold(masks)
     if threshold is None:
         threshold = DEFAULT_THRESHOLD if best is None else best.threshold
     kept = [found.above(threshold) for found in predicted.found]
-    pairs = [pair(truth, found) for truth, found in zip(predicted.truths, kept, strict=True)]
+    pairs = [match_detections(truth, found) for truth, found in zip(predicted.truths, kept, strict=True)]
     cases = list(zip(predicted.truths, kept, pairs, strict=True))
-    outcomes = [outcome(image.id, image.file_name, *case) for image, case in zip(predicted.images, cases, strict=True)]
+    outcomes = [
+        image_outcome(image.id, image.file_name, *case) for image, case in zip(predicted.images, cases, strict=True)
+    ]
     counts = _counts(predicted, masks, max_detections)
-    figures = metrics(masks, max_detections)
+    figures = coco_metrics(masks, max_detections)
     return Evaluation(
-        metrics=figures | {f"bbox_{name}": value for name, value in metrics(boxes, max_detections).items()},
+        metrics=figures | {f"bbox_{name}": value for name, value in coco_metrics(boxes, max_detections).items()},
         max_detections=max_detections,
         classes=tuple(map(_class_result, classes.names, masks, boxes)),
         counts=counts,
@@ -54,7 +56,7 @@ def compute_metrics(
         threshold=threshold,
         curve=mean_curve(masks),
         confusion=confusion_matrix(cases, number),
-        worst=tuple(worst(outcomes, WORST)),
+        worst=tuple(worst_images(outcomes, WORST)),
         skipped=predicted.skipped,
         notes=(*class_notes(classes, counts.foreign_predictions), *_notes(predicted, counts, max_detections)),
         speed=Speed(predicted.seconds, time.perf_counter() - start),
@@ -62,18 +64,18 @@ def compute_metrics(
 
 
 def class_notes(classes: Classes, foreign: int | None = None) -> Iterator[str]:
-    """What to say of classes that only one side has.
+    """Notes on classes that only the model or only the data set has.
 
     Args:
-        foreign: detections of classes that the data set does not have, once that is known.
+        foreign: number of detections of classes that the data set lacks, if known.
     """
     if classes.absent:
         pairs = ((name, nearest(name, classes.foreign)) for name in classes.absent)
         hints = "".join(f"; is {near!r} meant for {name!r}?" for name, near in pairs if near is not None)
-        yield f"the model does not know {told(classes.absent)}, so all their objects are missed{hints}"
+        yield f"the model does not know {join_names(classes.absent)}, so all their objects are missed{hints}"
     if classes.foreign:
         count = "" if foreign is None else f" ({foreign} of them)"
-        yield f"the data set has no {told(classes.foreign)}: detections of these are left out{count}"
+        yield f"the data set has no {join_names(classes.foreign)}: detections of these are left out{count}"
 
 
 def _notes(predicted: Predicted, counts: Counts, max_detections: int) -> Iterator[str]:
@@ -83,8 +85,8 @@ def _notes(predicted: Predicted, counts: Counts, max_detections: int) -> Iterato
     if counts.crowded_images:
         share = counts.beyond_reach / counts.instances
         yield (
-            f"images with more than {max_detections} objects of a class: {counts.crowded_images}; as no more than "
-            f"{max_detections} detections of a class in an image count, {share:.1%} of all objects can't be found; "
+            f"images with more than {max_detections} objects of a class: {counts.crowded_images}; as at most "
+            f"{max_detections} detections per class and image count, {share:.1%} of all objects can't be found; "
             "more detections (max_detections) show what the model can do"
         )
     if not counts.instances:
@@ -107,11 +109,11 @@ def _counts(predicted: Predicted, rankings: Sequence[Ranking], max_detections: i
 
 
 def _class_result(name: str, masks: Ranking, boxes: Ranking) -> ClassResult:
-    own = metrics([masks], STANDARD_DETECTIONS)
+    own = coco_metrics([masks], STANDARD_DETECTIONS)
     values: Metrics = {key: own[key] for key in ("AP", "AP50", "AP75")}
-    values["bbox_AP"] = metrics([boxes], STANDARD_DETECTIONS)["AP"]
+    values["bbox_AP"] = coco_metrics([boxes], STANDARD_DETECTIONS)["AP"]
     objects = masks.objects[0]
     best = best_threshold([masks])
     return ClassResult(
-        name, values, int(objects.sum()), int((objects > 0).sum()), len(masks.scores), best, curve(masks)
+        name, values, int(objects.sum()), int((objects > 0).sum()), len(masks.scores), best, class_curve(masks)
     )

@@ -1,4 +1,4 @@
-"""What became of each object and each detection at one threshold: for the confusion matrix and the worst images."""
+"""Verdicts on objects and detections at one threshold, for the confusion matrix and the worst images."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from maskline.evaluate.detections import Floats, ImageDetections, Truth
 from maskline.evaluate.matching import ious
 from maskline.instances import IntArray
 
-MATCHED = 0.5  # IoU from which a detection stands for an object
-GOOD = 0.75  # IoU below which its mask is poor
+MATCHED = 0.5  # least IoU of a match
+GOOD = 0.75  # least IoU of a good mask
 NOTHING = -1
 
-#: Of an object: found, found with a poor mask, taken for another class, missed, or a crowd region. Of a detection: the
-#: same of its object; false where it has none; crowd where it lies in such a region.
+#: For an object: found, found with a poor mask, detected as another class, missed, or a crowd region. For a detection:
+#: that of its object; false without an object; crowd inside a crowd region.
 Verdict: TypeAlias = Literal["found", "poor", "confused", "missed", "false", "crowd"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """Who stands for whom in one image.
+    """Matches of detections and objects in one image.
 
     Attributes:
-        objects: (D,) int64, the object of each detection, -1 where it has none.
-        overlap: (D,) float64, IoU with it, 0 where it has none.
-        excused: (D,) bool: it has none but lies in a crowd region of its class, which counts neither for nor against.
+        objects: (D,) int64, the object of each detection, -1 if unmatched.
+        overlap: (D,) float64, IoU with it, 0 if unmatched.
+        excused: (D,) bool: unmatched but inside a crowd region of its class, so ignored.
     """
 
     objects: IntArray
@@ -41,16 +41,16 @@ class Matches:
 
 @dataclass(frozen=True, slots=True)
 class ImageOutcome:
-    """One image at the threshold.
+    """Outcome of one image at the threshold.
 
     Attributes:
         found: objects with a detection of their class and a good mask (IoU of 0.75 or more).
         poor: the same with a poor one (0.5 to 0.75).
         confused: objects whose detection is of another class.
         missed: objects without a detection.
-        false: detections without an object, but for those in crowd regions.
-        quality: panoptic quality (Kirillov et al., 2019, with all classes as one): the sum of the IoUs of those found
-            over found + half of the errors; 1 where there is nothing to find and nothing found.
+        false: detections without an object, except in crowd regions.
+        quality: panoptic quality (Kirillov et al., 2019, with all classes as one): the sum of IoUs of objects found,
+            over their number plus half the errors; 1 without objects and detections.
     """
 
     image_id: Id
@@ -64,7 +64,7 @@ class ImageOutcome:
 
     @property
     def errors(self) -> int:
-        """Objects and detections that are wrong; poor masks are not among them."""
+        """Number of wrong objects and detections, not counting poor masks."""
         return 2 * self.confused + self.missed + self.false
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,11 +72,11 @@ class ImageOutcome:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def pair(truth: Truth, detections: ImageDetections) -> Matches:
-    """Pair detections with objects by the IoU of their masks, 0.5 or more, the best score first.
+def match_detections(truth: Truth, detections: ImageDetections) -> Matches:
+    """Match detections with objects by mask IoU of at least 0.5, by descending score.
 
-    Detections first take objects of their own class; those that found none then take what is left of any class. So a
-    second detection of another class is a false positive and not a confusion.
+    Detections first match objects of their own class; the rest then match remaining objects of any class. So a second
+    detection of an object as another class is a false positive, not a confusion.
     """
     overlap = ious(truth, detections, "mask")
     same = detections.labels[:, None] == truth.labels
@@ -93,7 +93,7 @@ def pair(truth: Truth, detections: ImageDetections) -> Matches:
 
 
 def verdicts(truth: Truth, detections: ImageDetections, pairs: Matches) -> tuple[list[Verdict], list[Verdict]]:
-    """What became of each object, and of each detection."""
+    """The verdict on each object, and on each detection."""
     ours: list[Verdict] = []
     theirs: list[Verdict] = ["crowd" if crowd else "missed" for crowd in truth.crowd]
     rows = zip(pairs.objects.tolist(), pairs.overlap.tolist(), pairs.excused.tolist(), strict=True)
@@ -107,8 +107,8 @@ def verdicts(truth: Truth, detections: ImageDetections, pairs: Matches) -> tuple
     return theirs, ours
 
 
-def outcome(image_id: Id, file: str, truth: Truth, detections: ImageDetections, pairs: Matches) -> ImageOutcome:
-    """Count what became of one image."""
+def image_outcome(image_id: Id, file: str, truth: Truth, detections: ImageDetections, pairs: Matches) -> ImageOutcome:
+    """Count the verdicts of one image."""
     theirs, ours = verdicts(truth, detections, pairs)
     right = np.asarray([verdict in ("found", "poor") for verdict in ours], np.bool_)
     counts, false = Counter(theirs), ours.count("false")
@@ -120,7 +120,7 @@ def outcome(image_id: Id, file: str, truth: Truth, detections: ImageDetections, 
 
 
 def confusion_matrix(cases: Sequence[tuple[Truth, ImageDetections, Matches]], classes: int) -> IntArray:
-    """(classes + 1, classes + 1) int64: rows are what objects are, columns what they were taken for; last: nothing."""
+    """Confusion matrix, (classes + 1, classes + 1) int64: rows are true, columns predicted classes, background last."""
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     for truth, detections, pairs in cases:
         paired = pairs.objects != NOTHING
@@ -131,14 +131,14 @@ def confusion_matrix(cases: Sequence[tuple[Truth, ImageDetections, Matches]], cl
     return matrix
 
 
-def worst(outcomes: Sequence[ImageOutcome], number: int) -> list[ImageOutcome]:
-    """The images with errors or poor masks whose quality is lowest; of equal ones those with more errors."""
+def worst_images(outcomes: Sequence[ImageOutcome], number: int) -> list[ImageOutcome]:
+    """Images with errors or poor masks, lowest quality first; ties by number of errors."""
     bad = (outcome for outcome in outcomes if outcome.errors or outcome.poor)
     return sorted(bad, key=lambda outcome: (outcome.quality, -outcome.errors))[:number]
 
 
 def confusions(matrix: IntArray, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The cells of a confusion matrix that are not 0, the largest first; None stands for nothing."""
+    """Nonzero cells of a confusion matrix, largest first; None stands for background."""
     labels = [*names, None]
     rows, columns = np.nonzero(matrix)
     for place in np.argsort(-matrix[rows, columns], kind="stable").tolist():
@@ -147,5 +147,5 @@ def confusions(matrix: IntArray, names: Sequence[str]) -> Iterator[dict[str, Any
 
 
 def _padded(overlap: Floats) -> Floats:
-    """With a column of zeros at the end, which -1 picks."""
+    """Append a column of zeros, which index -1 selects."""
     return np.pad(overlap, ((0, 0), (0, 1)))

@@ -1,4 +1,4 @@
-"""Predict a data set: its images in, one after the other, truth and detections out. No image is kept."""
+"""Predict the images of a data set one by one; collects ground truth and detections, without keeping images."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PredictStream: TypeAlias = Callable[[Iterator[ByteArray]], Iterable[Instances]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predicted:
-    """Truth and detections of the images that could be read, in the order of the data set.
+    """Ground truth and detections of the readable images, in the order of the data set.
 
     Attributes:
         images, truths, found: of the same length.
         skipped: images that could not be used.
-        foreign: detections of classes that the data set does not have.
-        seconds: spent on predicting, without reading images.
+        foreign: number of detections of classes that the data set lacks.
+        seconds: time of prediction, without reading images.
     """
 
     images: tuple[ImageRecord, ...]
@@ -46,8 +46,8 @@ def predict_dataset(predict: PredictStream, dataset: Dataset, classes: Classes) 
     """Predict every image.
 
     Raises:
-        DatasetError: there is no image that can be used.
-        ParameterError: a prediction is not of its image's size, or there are more or fewer than images.
+        DatasetError: there are no usable images.
+        ParameterError: a prediction does not have its image's size, or the number of predictions is wrong.
     """
     source = _Images(dataset)
     images, found, foreign = [], [], 0
@@ -73,12 +73,12 @@ def predict_dataset(predict: PredictStream, dataset: Dataset, classes: Classes) 
 
 @dataclass(slots=True, eq=False)
 class _Images:
-    """The images of a data set, read one by one as they are asked for.
+    """Iterates over the images of a data set, reading them on demand.
 
     Attributes:
-        given: the images given out whose prediction is still to come.
-        skipped: what could not be used.
-        seconds: spent on reading.
+        given: images whose predictions are pending.
+        skipped: images that could not be used.
+        seconds: time of reading.
     """
 
     dataset: Dataset
@@ -96,7 +96,7 @@ class _Images:
                 yield pixels
 
     def next_given(self, instances: Instances) -> ImageRecord:
-        """The image that a prediction is of. Raises ParameterError if it can't be."""
+        """The image of the next prediction. Raises ParameterError if it does not fit."""
         if not self.given:
             raise ParameterError("predict gave more results than it got images")
         image = self.given.popleft()

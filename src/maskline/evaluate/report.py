@@ -1,4 +1,4 @@
-"""The report on an evaluation: one HTML file that needs nothing else, with figures, curves and the worst images."""
+"""Write the report on an evaluation: a self-contained HTML file with metrics, curves and the worst images."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from maskline.evaluate.curves import SHOWN, Curve
 from maskline.evaluate.detections import ImageDetections, Truth
 from maskline.evaluate.drawings import COLOURS, DrawnImage, draw_both
 from maskline.evaluate.evaluation import ClassResult, Evaluation
-from maskline.evaluate.outcomes import ImageOutcome, Matches, Verdict, pair, verdicts
+from maskline.evaluate.outcomes import ImageOutcome, Matches, Verdict, match_detections, verdicts
 from maskline.evaluate.predict import Predicted
 
 IMAGES_SHOWN = 12
-NAMES_TOLD = 6  # in a line of an image
-TABLE_CLASSES = 12  # up to which the confusion matrix has numbers
-MATRIX_CLASSES = 150  # up to which it is drawn at all
+MAX_NAMES = 6  # in a line of an image
+TABLE_CLASSES = 12  # most classes of a confusion matrix with numbers
+MATRIX_CLASSES = 150  # most classes of a confusion matrix
 CONFUSIONS_SHOWN = 20
-CLASSES_SHOWN = 100  # rows before the rest is folded
+CLASSES_SHOWN = 100  # rows; the rest is collapsed
 SKIPPED_SHOWN = 20
 
-#: What the legend says.
+#: Texts of the legend.
 LEGEND: dict[Verdict, str] = {
     "found": "found",
     "poor": "found, but with a poor mask (IoU below 0.75)",
-    "confused": "taken for another class",
+    "confused": "predicted as another class",
     "missed": "missed",
     "false": "false positive",
     "crowd": "crowd region, not counted",
 }
-#: What stands before the classes concerned.
+#: Headings of the classes concerned.
 HEADS: dict[Verdict, str] = {
     "missed": "missed",
     "false": "false positives",
-    "confused": "taken for another class",
+    "confused": "predicted as another class",
     "poor": "poor masks",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Bad:
+class WorstImage:
     """One of the worst images."""
 
     outcome: ImageOutcome
@@ -60,7 +60,7 @@ class Bad:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Of the confusion matrix: ``share`` is of its row, ``place`` the number of its column."""
+    """A cell of the confusion matrix: ``share`` is relative to its row, ``place`` is its column."""
 
     row: str
     column: str
@@ -70,16 +70,16 @@ class Cell:
     right: bool
 
 
-def write(evaluation: Evaluation, predicted: Predicted, dataset: Dataset, path: Path, *, title: str) -> None:
+def write_report(evaluation: Evaluation, predicted: Predicted, dataset: Dataset, path: Path, *, title: str) -> None:
     """Write the report.
 
     Args:
-        predicted: what was evaluated; its worst images are read once more.
-        path: the HTML file; its folder is made where missing.
-        title: what the model is called.
+        predicted: the evaluated predictions; the worst images are read again.
+        path: the HTML file; its folder is created if missing.
+        title: name of the model.
 
     Raises:
-        OutputError: it can't be written.
+        OutputError: the file can't be written.
     """
     known = sorted((result for result in evaluation.classes if result.curve is not None), key=_weakest_first)
     text = template("maskline.evaluate", "report.html", {"figure": _figure, "score": _score}).render(
@@ -107,11 +107,13 @@ def write(evaluation: Evaluation, predicted: Predicted, dataset: Dataset, path: 
         colours=COLOURS,
         skipped_shown=SKIPPED_SHOWN,
     )
-    replace_file(path, lambda file: file.write_bytes(text.encode("utf-8", "replace")))  # JSON can hold half characters
+    replace_file(
+        path, lambda file: file.write_bytes(text.encode("utf-8", "replace"))
+    )  # JSON can contain lone surrogates
 
 
 def _figure(value: float | None) -> str:
-    """In percent."""
+    """Format a metric in percent."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
@@ -124,9 +126,9 @@ def _weakest_first(result: ClassResult) -> tuple[float, str]:
 
 
 def _meanings(max_detections: int) -> list[str]:
-    """What each figure is, in the order of `maskline.evaluate.average_precision.metrics`."""
+    """Descriptions of the metrics, in the order of `maskline.evaluate.average_precision.coco_metrics`."""
     sizes = ("small objects", "medium objects", "large objects")
-    found = (f"recall, {most} in an image" for most in detections_counted(max_detections))
+    found = (f"recall, {most} per image" for most in detections_counted(max_detections))
     return ["", "at an IoU of 0.5", "at an IoU of 0.75", *sizes, *found, *(f"recall, {size}" for size in sizes)]
 
 
@@ -134,12 +136,12 @@ def _meanings(max_detections: int) -> list[str]:
 
 
 def _lines(curve: Curve | None) -> dict[str, str]:
-    """The mean curves as points of an SVG of 400 x 260, by IoU."""
+    """The mean curves as points in an SVG of 400 x 260, by IoU."""
     return {} if curve is None else {iou: _polyline(curve, iou, 400, 260) or "" for iou in SHOWN}
 
 
 def _polyline(curve: Curve | None, iou: str, width: int, height: int) -> str | None:
-    """Points of an SVG: recall to the right, precision upwards."""
+    """Points in an SVG: recall to the right, precision upwards."""
     if curve is None:
         return None
     values = np.asarray(curve[iou])
@@ -151,7 +153,7 @@ def _polyline(curve: Curve | None, iou: str, width: int, height: int) -> str | N
 
 
 def _cells(evaluation: Evaluation) -> list[list[Cell]]:
-    """The matrix by rows; background is the last of each but for its own cell, of which nothing is known."""
+    """The confusion matrix by rows, with background last, without the undefined last cell."""
     names, matrix = [*evaluation.names, "background"], evaluation.confusion
     totals = np.maximum(matrix.sum(axis=1), 1)
     return [
@@ -165,7 +167,7 @@ def _cells(evaluation: Evaluation) -> list[list[Cell]]:
 
 
 def _confusions(evaluation: Evaluation) -> list[Cell]:
-    """Pairs of classes that were confused, the most frequent first."""
+    """Pairs of confused classes, most frequent first."""
     inner = [cell for row in _cells(evaluation)[:-1] for cell in row[:-1] if cell.count and not cell.right]
     return sorted(inner, key=lambda cell: -cell.count)[:CONFUSIONS_SHOWN]
 
@@ -173,13 +175,13 @@ def _confusions(evaluation: Evaluation) -> list[Cell]:
 # ---- images
 
 
-def _worst(evaluation: Evaluation, predicted: Predicted, dataset: Dataset) -> Iterator[Bad]:
+def _worst(evaluation: Evaluation, predicted: Predicted, dataset: Dataset) -> Iterator[WorstImage]:
     places = {image.id: place for place, image in enumerate(predicted.images)}
     for outcome in evaluation.worst[:IMAGES_SHOWN]:
         place = places[outcome.image_id]
         image, truth = predicted.images[place], predicted.truths[place]
         found = predicted.found[place].above(evaluation.threshold)
-        pairs = pair(truth, found)
+        pairs = match_detections(truth, found)
         theirs, ours = verdicts(truth, found, pairs)
         images = draw_both(
             str(dataset.path(image)),
@@ -188,11 +190,11 @@ def _worst(evaluation: Evaluation, predicted: Predicted, dataset: Dataset) -> It
             list(zip(found.masks, ours, strict=True)),
         )
         if images is not None:
-            yield Bad(outcome, *images, tuple(_words(truth, found, pairs, evaluation.names)))
+            yield WorstImage(outcome, *images, tuple(_words(truth, found, pairs, evaluation.names)))
 
 
 def _words(truth: Truth, found: ImageDetections, pairs: Matches, names: Sequence[str]) -> Iterator[tuple[Verdict, str]]:
-    """What is wrong in an image, kind by kind, with the classes concerned."""
+    """Errors of an image by kind, with the classes concerned."""
     theirs, ours = verdicts(truth, found, pairs)
     labels: dict[Verdict, list[str]] = {verdict: [] for verdict in HEADS}
     for verdict, label in zip(theirs, truth.labels.tolist(), strict=True):
@@ -209,8 +211,8 @@ def _words(truth: Truth, found: ImageDetections, pairs: Matches, names: Sequence
 
 
 def _counted(names: Sequence[str]) -> str:
-    """``3 × dog, 1 × cat``: the most frequent first."""
+    """Count names: ``3 × dog, 1 × cat``, most frequent first."""
     counts = Counter(names).most_common()
-    told = ", ".join(f"{count} × {name}" for name, count in counts[:NAMES_TOLD])
-    more = sum(count for _, count in counts[NAMES_TOLD:])
-    return f"{told} and {more} more" if more else told
+    text = ", ".join(f"{count} × {name}" for name, count in counts[:MAX_NAMES])
+    more = sum(count for _, count in counts[MAX_NAMES:])
+    return f"{text} and {more} more" if more else text

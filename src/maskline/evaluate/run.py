@@ -1,4 +1,4 @@
-"""Evaluate: images in, predictions out, matched with the truth; then figures, and files to look at."""
+"""Run an evaluation: predict, match with the ground truth, compute metrics, write files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from maskline._checks import check_count, check_score
 from maskline.data import reading
 from maskline.data.dataset import Dataset
-from maskline.data.tree import UNSPLIT
+from maskline.data.file_tree import UNSPLIT
 from maskline.errors import UnknownNameError
 from maskline.evaluate import detections
 from maskline.evaluate.classes import Classes, match_classes
@@ -40,23 +40,23 @@ def evaluate(
     threshold: float | None = None,
     title: str = "model",
 ) -> Evaluation:
-    """Measure any function that finds instances in an image.
+    """Evaluate any function that predicts the instances of an image.
 
-    All images count, also those without objects. Images that can't be read, or are not of the size they are listed
-    with, are left out with their truth, told of, and counted.
+    All images count, including those without objects. Images that can't be read, or whose size differs from the record,
+    are skipped with their ground truth, and reported.
 
     Args:
-        predict: from an image, (H, W, 3) uint8 BGR, to what is in it. It should return also what it is little sure
-            of: AP needs every score.
+        predict: from an image, (H, W, 3) uint8 BGR, to its instances. It should return detections with low scores too,
+            which AP needs.
         dataset: with its images; see `load_split`.
-        output: gets ``evaluate/report.html`` and ``evaluate/detections.json``; None writes nothing.
-        labels: class names of the predictions' labels; None: they are indices of the data set's categories.
-        max_detections: of a class in an image: see `Evaluation`.
-        threshold: of the score, at which objects and errors are counted; None takes that with the best F1.
-        title: what the model is called in the report.
+        output: folder for ``evaluate/report.html`` and ``evaluate/detections.json``; None writes nothing.
+        labels: class names of the predictions' labels; None if they are indices of the data set's categories.
+        max_detections: per class and image, see `Evaluation`.
+        threshold: score above which objects and errors are counted; None selects the one with the best F1.
+        title: name of the model in the report.
 
     Raises:
-        DatasetError: there is no image, or none that can be read.
+        DatasetError: there are no readable images.
         ParameterError: the model and the data set have no class in common; a prediction does not fit its image.
         OutputError: the files can't be written.
     """
@@ -81,13 +81,13 @@ def evaluate_model(
     score_from: float = 0.0,
     batch_size: int | None = None,
 ) -> Evaluation:
-    """Measure an exported model as users run it: with its preprocessing, and masks cut at their boxes if it does so.
+    """Evaluate an exported model as users run it, with its preprocessing and mask options.
 
     Args:
-        predictor: as `maskline.create_model` makes it.
+        predictor: from `maskline.create_model`.
         dataset, output, max_detections, threshold: as in `evaluate`.
-        score_from: only detections with a score above it are looked at; more than 0 is faster and lowers AP.
-        batch_size: images in one run of the network; None: the predictor's own.
+        score_from: ignore detections up to this score; values above 0 are faster and lower AP.
+        batch_size: images per run of the network; None for the predictor's own.
 
     Raises:
         As `evaluate`.
@@ -118,12 +118,12 @@ def evaluate_stream(
     threshold: float | None = None,
     title: str = "model",
 ) -> Evaluation:
-    """Measure a function that takes images one after the other and gives their instances in the same order.
+    """Evaluate a function that takes an iterator of images and yields their instances in the same order.
 
-    So it may take several at a time to predict them in a batch; it must give as many as it takes.
+    It may take several images ahead to predict them in a batch, and must yield one result per image.
 
     Args:
-        predict: from an iterator of images to one of instances.
+        predict: from an iterator of images to an iterable of instances.
         dataset, output, labels, max_detections, threshold, title: as in `evaluate`.
 
     Raises:
@@ -141,17 +141,17 @@ def evaluate_stream(
 
 
 def load_split(folder: Path, split: str = "val", format_: str | None = None, images: Path | None = None) -> Dataset:
-    """A split of a data set in any format that maskline reads; of one that is not divided, all of it.
+    """Load a split of a data set in any supported format; of an unsplit data set, all of it.
 
     Args:
-        folder, format_, images: as for `maskline.data.reading.read`.
+        folder, format_, images: as for `maskline.data.reading.read_dataset`.
         split: its name.
 
     Raises:
         DatasetError: there is no data set, or it has errors.
-        UnknownNameError: it has no such split.
+        UnknownNameError: there is no such split.
     """
-    splits = reading.load(folder, format_, images)
+    splits = reading.load_splits(folder, format_, images)
     if split not in splits and list(splits) == [UNSPLIT]:
         return splits[UNSPLIT]
     if split not in splits:
@@ -162,8 +162,8 @@ def load_split(folder: Path, split: str = "val", format_: str | None = None, ima
 def _save(
     evaluation: Evaluation, predicted: Predicted, dataset: Dataset, classes: Classes, output: Path, title: str
 ) -> Evaluation:
-    """Write the files of an evaluation; returns it with their paths, which are relative to ``output``."""
-    from maskline.evaluate.report import write as write_report  # draws and renders, which few evaluations need
+    """Write the files of an evaluation; returns it with their paths, relative to ``output``."""
+    from maskline.evaluate.report import write_report  # imports drawing and templates, needed for files only
 
     found = {image.id: found for image, found in zip(predicted.images, predicted.found, strict=True)}
     categories = [dataset.categories[place].id for place in classes.first_category]

@@ -97,7 +97,7 @@ def _can_be_read(path: Path) -> bool:
 
 
 def _splits(source: Path) -> dict[str, Dataset]:
-    return reading.load(source) if reading.is_dataset(source) else {}
+    return reading.load_splits(source) if reading.is_dataset(source) else {}
 
 
 def _spread(paths: Sequence[Path], most: int) -> tuple[Path, ...]:

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from maskline._files import replace_file
+from maskline.data.categories import unify_categories
 from maskline.data.check.run import check
 from maskline.data.convert import convert_in_place
 from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Reading
-from maskline.data.formats.coco.layout import find
-from maskline.data.merge import unify_categories
+from maskline.data.formats.coco.layout import find_annotation_files
 from maskline.data.report import charts, demo, page
+from maskline.data.safe_json import dump_json, encode_json
 from maskline.data.source import Source
 from maskline.data.split import SplitConfig, split_in_place
 from maskline.data.stats import class_names, statistics
-from maskline.data.texts import dump, encode
 from maskline.errors import DatasetError, DatasetNotFoundError
 
 # The reference's words, to the letter: people's scripts look for them.
@@ -75,7 +75,7 @@ def check_dataset(
         split_in_place(dataset_dir, split)
         logger.info(DIVIDED)
     source = Source.of(dataset_dir)
-    found = find(source)
+    found = find_annotation_files(source)
     for name in ("train", "val"):
         if name not in found:
             root = (source.root / next(iter(found.values()))).parent
@@ -120,8 +120,8 @@ def examine(
     measured = {split: statistics(dataset, reading.areas[split]) for split, dataset in reading.splits.items()}
     classes = class_names(measured.values())
     charts.histogram(measured, classes, folder / "histogram.png")
-    page.write(reading, folder / "report.html", title=root.resolve().name, numbers=measured, strict=strict)
-    data = encode(dump([fault.as_dict() for fault in reading.faults], indent=1))
+    page.write_report(reading, folder / "report.html", title=root.resolve().name, numbers=measured, strict=strict)
+    data = encode_json(dump_json([fault.as_dict() for fault in reading.faults], indent=1))
     replace_file(folder / "faults.json", lambda file: file.write_bytes(data))
     passed = not (reading.faults if strict else reading.errors)
     return reading, _result(root, reading, samples, passed=passed)

@@ -13,10 +13,10 @@ from maskline import catalog
 from maskline._progress import status
 from maskline._wording import counted
 from maskline.data import reading
+from maskline.data.categories import unify_categories
 from maskline.data.crowds import count
 from maskline.data.dataset import Dataset
-from maskline.data.merge import unify_categories
-from maskline.data.tree import UNSPLIT
+from maskline.data.file_tree import UNSPLIT
 from maskline.errors import DatasetError, ExportError, MasklineError, ParameterError
 from maskline.exporting import export_network
 from maskline.outputs.paths import check_folder
@@ -55,7 +55,7 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     chosen = devices.choose(settings.device, settings.processes)
     if settings.resume is not None:
         settings = as_before(settings, checkpoint.find(settings.resume))
-    splits = unify_categories(reading.load(settings.data, settings.data_format, settings.images))
+    splits = unify_categories(reading.load_splits(settings.data, settings.data_format, settings.images))
     job = prepare(replace(settings, processes=processes.count(chosen.processes)), splits)
     check_folder(job.settings.output)
     chosen.select()

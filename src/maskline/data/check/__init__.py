@@ -1,1 +1,1 @@
-"""Checks of a data set: its images, its masks, what lies in two splits."""
+"""Checks of a data set: images, masks, and leaks between splits."""

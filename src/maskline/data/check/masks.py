@@ -1,4 +1,4 @@
-"""The masks of a data set: sound polygons, inside the image, in agreement with box and area, and each there once."""
+"""Check masks: valid polygons inside the image, boxes and areas that match, no object annotated twice."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from maskline.data.faults import Fault
 from maskline.data.shapes import Boxes, Ring, Rle, rles
 from maskline.instances import IntArray
 
-OUTSIDE = 1.0  # pixels that a vertex may lie outside the image
-BOX_SLACK = (2.0, 0.05)  # a side of the box may be off by this many pixels, or this share of the box
-AREA_SLACK = 0.1  # share of the area, beyond half of the box's perimeter: outlines cut pixels in two
-CROSSING = (1.0, 0.01)  # pixels, and share of the area, that crossing itself must add to or take from a polygon
-SAME = 0.95  # IoU of two masks from which they are taken for one object
+OUTSIDE = 1.0  # pixels that a vertex may be outside the image
+BOX_SLACK = (2.0, 0.05)  # tolerance of a box side: pixels, or share of the box
+AREA_SLACK = 0.1  # share of the area, in addition to half of the box's perimeter: outlines cut pixels
+CROSSING = (1.0, 0.01)  # pixels and share of the area by which a self-crossing must change the area
+SAME = 0.95  # least IoU of two masks of one object
 
 _AREAS_AT_ONCE = 255  # pycocotools 2.0.11 fails on more
-_BOXES_AT_ONCE = 16  # whose pairs with all others are in memory
+_BOXES_AT_ONCE = 16  # boxes whose pairs with all others are in memory
 _MASKS_AT_ONCE = 32  # compared with one, at most
 
 Floats = npt.NDArray[np.float64]
-Found = defaultdict[int, list[tuple[str, str]]]  # codes and what was found, by the annotation's place
+Found = defaultdict[int, list[tuple[str, str]]]  # fault codes and descriptions, by the annotation's index
 
 
-class Look(NamedTuple):
-    """What the annotations of one image showed."""
+class MaskCheck(NamedTuple):
+    """Findings about the annotations of one image."""
 
     faults: list[Fault]
     areas: IntArray  # (n,) pixels of each mask, in the order of `Dataset.of`
 
 
-def look(dataset: Dataset, image: ImageRecord) -> Look:
+def check_masks(dataset: Dataset, image: ImageRecord) -> MaskCheck:
     """Check the annotations of an image."""
     annotations = dataset.of(image)
     if not annotations:
-        return Look([], np.zeros(0, np.int64))
+        return MaskCheck([], np.zeros(0, np.int64))
     masks = rles([annotation.segmentation for annotation in annotations], image.size)
     areas, boxes = _areas(masks), np.asarray(coco.toBbox(masks), np.float64)
     found: Found = defaultdict(list)
@@ -50,11 +50,11 @@ def look(dataset: Dataset, image: ImageRecord) -> Look:
         _check_polygons(rings, image, found)
     _check_numbers(annotations, rings, image, areas, boxes, found)
     use = np.asarray([place for place, a in enumerate(annotations) if areas[place] and not a.crowd], np.int64)
-    for later, earlier in _twins([masks[place] for place in use], areas[use], boxes[use]):
+    for later, earlier in _duplicates([masks[place] for place in use], areas[use], boxes[use]):
         other = annotations[use[earlier]]
         what = f"the same mask as annotation {other.id!r} ({_class_name(dataset, other)})"
         found[int(use[later])].append(("annotation-twice", what))
-    return Look(list(_faults(dataset, image, annotations, found)), areas)
+    return MaskCheck(list(_faults(dataset, image, annotations, found)), areas)
 
 
 def _faults(dataset: Dataset, image: ImageRecord, annotations: Sequence[Annotation], found: Found) -> Iterator[Fault]:
@@ -78,18 +78,18 @@ def _areas(masks: Sequence[Rle]) -> IntArray:
 
 
 class _Rings(NamedTuple):
-    """All polygons of an image's annotations; R of them, with V vertices in all."""
+    """All polygons of an image's annotations: R rings with V vertices in total."""
 
     rings: list[Ring]
     vertices: Floats  # (V, 2) x y
     starts: IntArray  # (R,) the first vertex of each
-    owners: IntArray  # (R,) the place of its annotation
+    owners: IntArray  # (R,) index of its annotation
     low: Floats  # (R, 2) x y
     high: Floats
 
     @classmethod
     def of(cls, annotations: Sequence[Annotation]) -> _Rings | None:
-        """None if all masks are run lengths."""
+        """Collect the polygons; None if all masks are RLE."""
         shapes = [(place, a.segmentation) for place, a in enumerate(annotations) if not isinstance(a.segmentation, str)]
         if not shapes:
             return None
@@ -123,9 +123,9 @@ def _check_polygons(rings: _Rings, image: ImageRecord, found: Found) -> None:
 
 
 def _crosses(invalid: shapely.Polygon) -> bool:
-    """Whether a ring crosses itself so that its area depends on who fills it.
+    """Whether a ring crosses itself so that its area depends on the fill rule.
 
-    A ring that only touches itself, or goes to a hole and back on one line, encloses the same area for everyone.
+    A ring that only touches itself, or reaches a hole over a bridge, has the same area under every rule.
     """
     filled, enclosed = shapely.make_valid(invalid).area, invalid.area
     return abs(filled - enclosed) > max(CROSSING[0], CROSSING[1] * filled)
@@ -142,11 +142,11 @@ def _check_numbers(
     boxes: Floats,
     found: Found,
 ) -> None:
-    """Compare what annotations state with the pixels of their masks; ``boxes`` (n, 4) x y width height."""
+    """Compare stated boxes and areas with those of the masks; ``boxes`` (n, 4) ``x y width height`` of the masks."""
     stated_boxes = np.asarray([a.box or (np.nan,) * 4 for a in annotations], np.float64)
     stated_areas = np.asarray([np.nan if a.area is None else a.area for a in annotations], np.float64)
     box_is_off = ~(_agree(stated_boxes, boxes) | np.isnan(stated_boxes[:, 0]))
-    if rings is not None and box_is_off.any():  # a box may also be that of the vertices
+    if rings is not None and box_is_off.any():  # the bounding box of the vertices is right too
         places, first = np.unique(rings.owners, return_index=True)
         limit = (image.width, image.height)
         low = np.clip(np.minimum.reduceat(rings.low, first), 0, limit)
@@ -156,7 +156,7 @@ def _check_numbers(
     area_is_off = np.abs(stated_areas - areas) > slack
     for place in np.flatnonzero((areas == 0) | box_is_off | area_is_off).tolist():
         if not areas[place]:
-            found[place].append(("mask-empty", "it has no pixel in the image"))
+            found[place].append(("mask-empty", "it has no pixels in the image"))
             continue
         if box_is_off[place]:
             given, real = _numbers(stated_boxes[place]), _numbers(boxes[place])
@@ -167,7 +167,7 @@ def _check_numbers(
 
 
 def _agree(stated: Boxes, real: Boxes) -> npt.NDArray[np.bool_]:
-    """Whether boxes are the same but for `BOX_SLACK`: (N,) for two times (N, 4) x y width height."""
+    """Whether boxes agree within `BOX_SLACK`: (N,) from two arrays (N, 4) of ``x y width height``."""
     corners = [np.concatenate([box[:, :2], box[:, :2] + box[:, 2:]], axis=1) for box in (stated, real)]
     slack = np.maximum(BOX_SLACK[0], BOX_SLACK[1] * np.tile(real[:, 2:], 2))
     agree: npt.NDArray[np.bool_] = (np.abs(corners[0] - corners[1]) <= slack).all(axis=1)
@@ -181,10 +181,10 @@ def _numbers(values: Floats) -> str:
 # ---- one object annotated twice
 
 
-def _twins(masks: Sequence[Rle], areas: IntArray, boxes: Floats) -> Iterator[tuple[int, int]]:
-    """Places of masks that are the same as an earlier one, each with the first such; none of them is empty.
+def _duplicates(masks: Sequence[Rle], areas: IntArray, boxes: Floats) -> Iterator[tuple[int, int]]:
+    """Indices of masks that repeat an earlier one, each with the first such. No mask may be empty.
 
-    Masks are compared only where their areas and boxes leave an IoU of `SAME` possible.
+    Masks are compared only if their areas and boxes allow an IoU of `SAME`.
     """
     rectangles = shapely.box(*boxes[:, :2].T, *(boxes[:, :2] + boxes[:, 2:]).T)
     tree = shapely.STRtree(rectangles)
@@ -204,7 +204,7 @@ def _twins(masks: Sequence[Rle], areas: IntArray, boxes: Floats) -> Iterator[tup
 
 
 def _highest_iou(a: IntArray, b: IntArray, areas: IntArray, boxes: Floats) -> Floats:
-    """What the IoU of masks can be at most, by their areas and the overlap of their boxes: (P,) for pairs of places."""
+    """Upper bound on the IoU of masks from their areas and boxes: (P,) for P pairs of indices."""
     low = np.maximum(boxes[a, :2], boxes[b, :2])
     high = np.minimum(boxes[a, :2] + boxes[a, 2:], boxes[b, :2] + boxes[b, 2:])
     shared = np.minimum(np.maximum(high - low, 0).prod(axis=1), np.minimum(areas[a], areas[b]))

@@ -1,14 +1,13 @@
-"""Duplicates and near-duplicates of images: a sign that images of the training split are evaluated on.
+"""Find duplicate and near-duplicate images, which leak between splits.
 
-Of each image a digest of its pixels is kept, which finds the same image in other files, and a grey thumbnail of
-32 x 32 pixels. Thumbnails are compared in two steps:
+A fingerprint of an image is a digest of its pixels, which finds exact copies, and a grey thumbnail of 32 x 32 pixels.
+Thumbnails are compared in two steps:
 
-1. All with all by their lowest frequencies (a cosine transform, as in perceptual hashes), which JPEG, scaling and
-   slight cropping hardly change. These are products of matrices: quadratic, and yet for 100,000 images far quicker
-   than decoding them; nothing is missed, as it would be by tables of hashes.
-2. Those that are alike are laid over each other (Lucas and Kanade's registration, 1981, for a shift and a scale of each
-   axis), then compared place by place, as SSIM does (Wang et al., 2004). So a bright border, or a background that a
-   whole series has in common, does not outweigh what differs.
+1. All pairs by their lowest frequencies (a cosine transform, as in perceptual hashes), which JPEG, scaling and slight
+   cropping hardly change. These are matrix products: quadratic, yet far faster than decoding up to 100,000 images, and
+   exhaustive, unlike hash tables.
+2. Similar pairs are registered (Lucas and Kanade, 1981, with shift and scale per axis), then compared locally, as SSIM
+   does (Wang et al., 2004). So a bright border, or a background shared by a series, does not hide differences.
 """
 
 from __future__ import annotations
@@ -25,39 +24,39 @@ import numpy.typing as npt
 from maskline.instances import ByteArray, FloatArray, IntArray
 
 SIDE = 32  # pixels of a thumbnail, both ways
-REDUCED = 256  # pixels; larger images are first brought to this, in whole grey levels
+REDUCED = 256  # pixels; larger images are first resized to this, in integer grey levels
 
 FREQUENCIES = 8  # lowest ones compared, both ways
-ALIKE = 0.75  # correlation of these, for a closer look; images cropped by 3 % have 0.82 and more
-SYMMETRIC = 0.01  # correlation that mirrored images have less of than as they are, for them to be called mirrored
-MOST_ALIKE = 4  # images before it, and after it, that one is compared with, where it is like very many
-BLOCK = 1024  # images compared with as many at once
+ALIKE = 0.75  # least correlation of these for the second step; images cropped by 3 % have 0.82 and more
+SYMMETRIC = 0.01  # least gain in correlation by mirroring for a pair to be called mirrored
+MOST_ALIKE = 4  # best matches kept per image, before it and after it, where very many are similar
+BLOCK = 1024  # images per side of a block of products
 
 STEPS = 3  # of registration
-FARTHEST = 1.6  # pixels of a thumbnail that registration may shift or stretch: 5 %; less where little is shown
-MARGIN = 2  # pixels at the border that are not compared, since a crop may lack them
-WINDOW = 7  # pixels of a place, both ways
-SURROUNDINGS = 9  # pixels, both ways, of which a pixel shows a difference
-NOISE = 3.0  # grey levels: a place with less contrast counts less
+FARTHEST = 1.6  # largest shift or stretch in thumbnail pixels: 5 %; less where there is little detail
+MARGIN = 2  # border pixels left out, since a crop may lack them
+WINDOW = 7  # side of the comparison window, in pixels
+SURROUNDINGS = 9  # side of the neighbourhood that a pixel is compared with, in pixels
+NOISE = 3.0  # grey levels; windows with less contrast weigh less
 SAME_SHAPE = 1.08  # ratio of two aspect ratios
-#: Similarity from which two images are nearly the same, by the share of the thumbnail that shows anything. Images
-#: with little in them, such as one cell on black ground, look alike by chance.
+#: Least similarity of near-duplicates, by the share of the thumbnail that has detail. Images with little detail, such
+#: as one cell on a black background, are similar by chance.
 SHARES, BARS = (0.0, 0.3), (0.98, 0.88)
-LEAST_SHARE = 0.01  # with less in it, an image is compared by its pixels only
-AT_ONCE = 512  # pairs looked at closely
+LEAST_SHARE = 0.01  # images with less detail are compared by digest only
+AT_ONCE = 512  # pairs per batch of the second step
 
 INNER = slice(MARGIN, SIDE - MARGIN)
-ACROSS = np.linspace(-1, 1, SIDE, dtype=np.float32)  # pixels' places along a line
+ACROSS = np.linspace(-1, 1, SIDE, dtype=np.float32)  # pixel positions along an axis
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What is kept of an image, 1.3 KB.
+    """Fingerprint of an image, 1.3 KB.
 
     Attributes:
         digest: of its size and pixels.
-        thumbnail: (32, 32) uint8, row by row: grey, its darkest pixel 0 and its brightest 255.
-        darkest, brightest: the grey levels these two stand for, 0 to 255.
+        thumbnail: (32, 32) uint8, row by row: grey, scaled so that its darkest pixel is 0 and its brightest 255.
+        darkest, brightest: the grey levels of these two pixels, 0 to 255.
         aspect: width / height.
     """
 
@@ -70,13 +69,13 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Pair:
-    """Two images that are the same, or nearly.
+    """Two images that are duplicates or near-duplicates.
 
     Attributes:
-        first, second: their places in the list given, ``first < second``.
+        first, second: their indices in the list, ``first < second``.
         exact: all pixels are equal.
         similarity: from 0 to 1; 1 if exact.
-        mirrored: one is nearly the other with left and right swapped.
+        mirrored: one is nearly the mirror image of the other.
     """
 
     first: int
@@ -87,7 +86,7 @@ class Pair:
 
 
 def fingerprint(pixels: ByteArray) -> Fingerprint:
-    """What `pairs` needs to know of an image. 1 ms for 640 x 480 pixels; threads may call it at once.
+    """Compute the fingerprint of an image: 1 ms for 640 x 480 pixels. Thread-safe.
 
     Args:
         pixels: (H, W, 3) uint8, BGR.
@@ -104,16 +103,16 @@ def fingerprint(pixels: ByteArray) -> Fingerprint:
     return Fingerprint(digest.digest(), levels.tobytes(), darkest, brightest, width / height)
 
 
-def pairs(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
-    """The images of a list that are the same or nearly so, in the order of ``first``, then ``second``.
+def find_pairs(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
+    """Find duplicates and near-duplicates, sorted by ``first``, then ``second``.
 
-    Of images that are all the same each is paired with **the last** only, and only that one is compared with others:
-    the rest follows. So in a list in the order train, val, test, each image that should go names the one to keep.
+    Each of several exact copies is paired with **the last** only, and only that one is compared with other images. So
+    in a list in the order train, val, test, each image to remove is paired with the one to keep.
 
-    Nearly the same are images of which one was saved as JPEG (of quality 30 or better), resized, made grey, slightly
-    brighter or darker, cropped by up to 3 %, mirrored, or several of these. Images with next to nothing in them are
-    compared by their pixels only. An image like very many others (a film of a scene without motion) is paired with the
-    most alike, so that work and memory stay bounded.
+    Near-duplicates differ by JPEG compression (quality 30 or better), resizing, conversion to grey, slight changes of
+    brightness, cropping by up to 3 %, mirroring, or several of these. Images with almost no detail are compared by
+    digest only. An image similar to very many others (a video of a static scene) is paired with the most similar, so
+    that time and memory stay bounded.
     """
     exact, places = _same(fingerprints)
     near = _near([fingerprints[place] for place in places])
@@ -127,7 +126,7 @@ def pairs(fingerprints: Sequence[Fingerprint]) -> list[Pair]:
 
 
 def _same(fingerprints: Sequence[Fingerprint]) -> tuple[list[Pair], list[int]]:
-    """Pairs with equal pixels, and the places of images that differ."""
+    """Pairs with equal pixels, and the indices of the distinct images."""
     last = {found.digest: place for place, found in enumerate(fingerprints)}
     partners = ((place, last[found.digest]) for place, found in enumerate(fingerprints))
     exact = [Pair(first, second, True, 1.0) for first, second in partners if first != second]
@@ -135,7 +134,7 @@ def _same(fingerprints: Sequence[Fingerprint]) -> tuple[list[Pair], list[int]]:
 
 
 def _near(fingerprints: Sequence[Fingerprint]) -> Iterator[tuple[int, int, float, bool]]:
-    """First, second, similarity and whether mirrored, in any order."""
+    """Near-duplicates in any order: first, second, similarity, mirrored."""
     shapes = np.log([found.aspect for found in fingerprints])
     worth, even, odd = _descriptors(fingerprints)
     places, correlations = _candidates(even, odd)
@@ -155,23 +154,23 @@ def _parts(total: int) -> Iterator[slice]:
 
 
 def _thumbnails(fingerprints: Sequence[Fingerprint]) -> FloatArray:
-    """(N, 32, 32), grey levels."""
+    """Thumbnails in grey levels: (N, 32, 32)."""
     levels = np.frombuffer(b"".join(found.thumbnail for found in fingerprints), np.uint8).reshape(-1, SIDE, SIDE)
     darkest = np.asarray([found.darkest for found in fingerprints], np.float32)[:, None, None]
     brightest = np.asarray([found.brightest for found in fingerprints], np.float32)[:, None, None]
     return np.add(levels * ((brightest - darkest) / 255), darkest, dtype=np.float32)
 
 
-# ---- all with all, by their lowest frequencies
+# ---- first step: all pairs, by their lowest frequencies
 
 
 def _descriptors(fingerprints: Sequence[Fingerprint]) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Vectors whose product is the correlation of two images: what is even from left to right, and what is odd.
+    """Vectors whose dot products give the correlation of two images, as an even and an odd part along x.
 
-    The even part plus the odd compares two images as they are; minus, one with the other mirrored.
+    Even plus odd compares two images as they are; even minus odd compares one with the mirror image of the other.
 
     Returns:
-        (M,) the places of those that show enough, then their vectors, (M, 31) and (M, 32).
+        (M,) the indices of images with enough detail, then their vectors, (M, 31) even and (M, 32) odd.
     """
     spectra = np.zeros((len(fingerprints), FREQUENCIES**2), np.float32)
     shown = np.zeros(len(fingerprints), np.float32)
@@ -184,9 +183,9 @@ def _descriptors(fingerprints: Sequence[Fingerprint]) -> tuple[IntArray, FloatAr
 
 
 def _spectra(thumbnails: FloatArray) -> FloatArray:
-    """The lowest frequencies of the cosine transform: (N, 64), row by row, of length 1, but for the mean, which is 0.
+    """The lowest frequencies of the cosine transform: (N, 64), row by row, of length 1, with the mean set to 0.
 
-    Lower frequencies, which are stronger in every image, are weighed down.
+    Lower frequencies, which are stronger in every image, are weighted down.
     """
     waves = np.cos(np.pi * (np.arange(SIDE)[:, None] + 0.5) * np.arange(FREQUENCIES) / SIDE).astype(np.float32)
     waves[:, 0] /= np.sqrt(2)
@@ -196,16 +195,16 @@ def _spectra(thumbnails: FloatArray) -> FloatArray:
 
 
 def _shown(thumbnails: FloatArray) -> FloatArray:
-    """(N,) shares of the places of a thumbnail that show anything."""
+    """Share of each thumbnail that has detail: (N,), from 0 to 1."""
     inner = _detail(thumbnails)
     return cast("FloatArray", _weights(_covariance(inner, inner), NOISE).mean((1, 2)))
 
 
 def _candidates(even: FloatArray, odd: FloatArray) -> tuple[IntArray, FloatArray]:
-    """Pairs of images that are roughly alike, as they are or mirrored.
+    """Pairs of roughly similar images, as they are or mirrored.
 
     Returns:
-        (P, 2) places, the first lower than the second, and (P,) correlations, below 0 for mirrored.
+        (P, 2) indices, the first lower than the second, and (P,) correlations, negative for mirrored pairs.
     """
     found = [(np.zeros((0, 2), np.int64), np.zeros(0, np.float32))]
     for top in range(0, len(even), BLOCK):
@@ -220,19 +219,19 @@ def _candidates(even: FloatArray, odd: FloatArray) -> tuple[IntArray, FloatArray
 
 
 def _peaks(even: FloatArray, odd: FloatArray, *, diagonal: bool) -> tuple[IntArray, FloatArray]:
-    """Where a block of products is high, its two parts added or subtracted; of very many, the highest of each line.
+    """The high values of a block of products, even plus or minus odd; if there are very many, the highest per line.
 
     Args:
         diagonal: rows and columns are the same images.
 
     Returns:
-        (P, 2) rows and columns, and (P,) correlations, below 0 for mirrored.
+        (P, 2) rows and columns, and (P,) correlations, negative for mirrored pairs.
     """
     highest = np.abs(odd)
     highest += even
     if diagonal:
         highest[np.tri(len(highest), dtype=np.bool_)] = 0
-    places = np.flatnonzero(highest > ALIKE)  # much quicker than nonzero, if there is little
+    places = np.flatnonzero(highest > ALIKE)  # much faster than nonzero if there are few
     if len(places) > MOST_ALIKE * sum(highest.shape):
         by_row = np.argpartition(highest, -MOST_ALIKE, axis=1)[:, -MOST_ALIKE:]
         by_column = np.argpartition(highest, -MOST_ALIKE, axis=0)[-MOST_ALIKE:]
@@ -245,7 +244,7 @@ def _peaks(even: FloatArray, odd: FloatArray, *, diagonal: bool) -> tuple[IntArr
 
 
 def _most_alike(found: Sequence[tuple[IntArray, FloatArray]]) -> tuple[IntArray, FloatArray]:
-    """Of pairs and their correlations those that are among the highest of their first or their second image."""
+    """Keep the pairs whose correlation is among the highest of their first or their second image."""
     places = np.concatenate([places for places, _ in found])
     correlations = np.concatenate([correlations for _, correlations in found])
     ranks = [_ranks(image, np.abs(correlations)) for image in places.T]
@@ -254,7 +253,7 @@ def _most_alike(found: Sequence[tuple[IntArray, FloatArray]]) -> tuple[IntArray,
 
 
 def _ranks(keys: IntArray, values: FloatArray) -> IntArray:
-    """The place of each value among those of its key, 0 for the highest."""
+    """The rank of each value among those of its key, 0 for the highest."""
     order = np.lexsort((-values, keys))
     starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
     ranks = np.empty_like(keys)
@@ -262,17 +261,17 @@ def _ranks(keys: IntArray, values: FloatArray) -> IntArray:
     return ranks
 
 
-# ---- one with one, place by place
+# ---- second step: registered pairs, window by window
 
 
 def _likeness(a: FloatArray, b: FloatArray, mirrored: npt.NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
-    """How alike images are, in [-1, 1], and the share of places where they show anything, in [0, 1]: (N,) both.
+    """Similarity of image pairs in [-1, 1], and the share of windows with detail in [0, 1]: (N,) both.
 
-    A place tells how well its contents agree, in structure and in contrast; where there is no contrast it has no say.
+    Each window measures agreement in structure and contrast, weighted by its contrast.
 
     Args:
         a, b: (N, 32, 32) grey levels.
-        mirrored: whether ``b`` is to be taken mirrored.
+        mirrored: (N,) whether ``b`` is mirrored first.
     """
     a, b = _smooth(a), _smooth(np.where(mirrored[:, None, None], b[:, :, ::-1], b))
     shown = np.minimum(_shown(a), _shown(b))
@@ -286,10 +285,10 @@ def _likeness(a: FloatArray, b: FloatArray, mirrored: npt.NDArray[np.bool_]) -> 
 
 
 def _registered(fixed: FloatArray, moved: FloatArray, farthest: FloatArray) -> FloatArray:
-    """``moved`` laid over ``fixed``, by a shift and a stretch of each axis: (N, 32, 32) all.
+    """Register ``moved`` to ``fixed`` by a shift and a stretch of each axis: (N, 32, 32) all.
 
-    ``farthest``, (N, 1), is the most pixels these may be: where little is shown, so that one object is not laid over
-    any other. Each step solves for brightness, contrast, shifts and stretches at once, in which change is about linear.
+    ``farthest``, (N, 1), bounds both in pixels, so that with little detail one object is not registered to a different
+    one. Each step solves for brightness, contrast, shifts and stretches at once, linearised.
     """
     target = _centred(fixed[:, INNER, INNER]).reshape(len(fixed), -1, 1)
     motion = np.zeros((len(fixed), 4), np.float32)  # pixels: shift and stretch across, shift and stretch down
@@ -305,7 +304,7 @@ def _registered(fixed: FloatArray, moved: FloatArray, farthest: FloatArray) -> F
 
 
 def _least_squares(terms: FloatArray, target: FloatArray) -> FloatArray:
-    """(N, T) factors of the (N, T, P) terms whose sum comes nearest to the (N, P, 1) target."""
+    """Solve (N, T, P) terms for the (N, P, 1) target in least squares: (N, T) factors, slightly regularised."""
     normal = terms @ terms.transpose(0, 2, 1)
     scale = np.einsum("nii->n", normal)[:, None, None]
     ridge = np.eye(terms.shape[1], dtype=np.float32) * (1e-5 * scale + 1e-6)
@@ -313,39 +312,39 @@ def _least_squares(terms: FloatArray, target: FloatArray) -> FloatArray:
 
 
 def _resampling(motion: FloatArray) -> FloatArray:
-    """(N, 32, 32) matrices that resample lines of 32 pixels: shifted, and stretched about their middle."""
+    """(N, 32, 32) matrices that resample lines of 32 pixels: shifted, and stretched about their centre."""
     places = np.clip(np.arange(SIDE, dtype=np.float32) + motion[:, :1] + motion[:, 1:] * ACROSS, 0, SIDE - 1)
     return cast("FloatArray", np.maximum(0, 1 - np.abs(places[:, :, None] - np.arange(SIDE, dtype=np.float32))))
 
 
 def _smooth(thumbnails: FloatArray) -> FloatArray:
-    """Without the finest detail, which scaling changes."""
+    """Remove the finest detail, which scaling changes."""
     return _filtered(thumbnails, (0.25, 0.5, 0.25))
 
 
 def _centred(images: FloatArray) -> FloatArray:
-    """With a mean of 0."""
+    """Subtract the mean of each image."""
     return cast("FloatArray", images - images.mean((1, 2), keepdims=True))
 
 
 def _detail(thumbnails: FloatArray) -> FloatArray:
-    """(N, 28, 28): what stands out from its surroundings, without slopes such as a clear sky or uneven light."""
+    """(N, 28, 28) local detail, without gradients such as a clear sky or uneven light."""
     return (thumbnails - _filtered(thumbnails, [1 / SURROUNDINGS] * SURROUNDINGS))[:, INNER, INNER]
 
 
 def _covariance(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Of two images, around each of their pixels."""
+    """Local covariance of two images around each pixel."""
     box = [1 / WINDOW] * WINDOW
     return _filtered(a * b, box) - _filtered(a, box) * _filtered(b, box)
 
 
 def _weights(variance: FloatArray, noise: float | FloatArray) -> FloatArray:
-    """From 0 for places that show nothing but noise, to 1."""
+    """Weights from 0, for windows of pure noise, to 1."""
     return cast("FloatArray", variance / (variance + noise * noise))
 
 
 def _filtered(images: FloatArray, kernel: Sequence[float]) -> FloatArray:
-    """(N, S, S) images convolved with a kernel of odd length, both ways; borders repeat."""
+    """(N, S, S) images convolved with a kernel of odd length along both axes; borders repeat."""
     lines, reach = np.arange(images.shape[-1]), len(kernel) // 2
     matrix = np.zeros((len(lines), len(lines)), np.float32)
     for offset, weight in enumerate(kernel, -reach):

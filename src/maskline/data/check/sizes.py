@@ -1,4 +1,4 @@
-"""Width and height as listed against those of the file, and which of the two the masks were drawn on."""
+"""Compare listed image sizes with the files, and determine which of the two the masks were drawn on."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
 from maskline.data.faults import Fault
 from maskline.inputs import SIDEWAYS, UPRIGHT
 
-CLEARLY = 0.02  # of the longer side: a mask that leaves an image by more was not drawn on it
+CLEARLY = 0.02  # share of the longer side; a mask that extends further beyond an image was not drawn on it
 
 Frame: TypeAlias = Literal["listed", "file"]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """How the file of an image is shown.
+class ActualSize:
+    """Size and orientation of an image file.
 
     Attributes:
-        size: ``(height, width)`` as read, that is upright.
-        orientation: what the file states, 1 to 8.
+        size: ``(height, width)`` as read, with its EXIF orientation applied.
+        orientation: in EXIF, 1 to 8.
     """
 
     image: ImageRecord
@@ -33,16 +33,16 @@ class Shown:
 
     @property
     def is_swapped(self) -> bool:
-        """Whether width and height are listed the wrong way round."""
+        """Whether width and height are swapped in the record."""
         return self.size != self.image.size and self.size == self.image.size[::-1]
 
 
-class Finding(NamedTuple):
-    """What is wrong with the size or orientation of an image.
+class SizeFinding(NamedTuple):
+    """A fault in the size or orientation of an image.
 
     Attributes:
-        drawn: the image with the size on which its masks were drawn; None if that is neither the size listed, with the
-            pixels as they are stored, nor that of the file.
+        drawn: the image with the size that its masks were drawn on; None if that is neither the listed size (with the
+            pixels as stored) nor the file's.
     """
 
     image: ImageRecord
@@ -50,8 +50,8 @@ class Finding(NamedTuple):
     drawn: ImageRecord | None
 
 
-def of_sizes(dataset: Dataset, found: Sequence[Shown]) -> Iterator[Finding]:
-    """The images of a split that are not of the size listed, or state an orientation."""
+def size_findings(dataset: Dataset, found: Sequence[ActualSize]) -> Iterator[SizeFinding]:
+    """Findings for images whose size differs from the record, or with an EXIF orientation."""
     frames = drawn_on(dataset, [shown.image for shown in found if shown.is_swapped])
     for shown in found:
         image, turned = shown.image, shown.orientation
@@ -72,25 +72,24 @@ def of_sizes(dataset: Dataset, found: Sequence[Shown]) -> Iterator[Finding]:
             code, what = "image-turned", f"{rotated}; the masks were drawn without it"
         else:
             code, what = "image-rotation", f"{rotated}; the masks may have been drawn with or without it"
-        yield Finding(image, Fault(code, dataset.split, image.file_name, what, image.id), drawn)
+        yield SizeFinding(image, Fault(code, dataset.split, image.file_name, what, image.id), drawn)
 
 
-def _resized(shown: Shown) -> ImageRecord:
+def _resized(shown: ActualSize) -> ImageRecord:
     return replace(shown.image, width=shown.size[1], height=shown.size[0])
 
 
-def _drawn_on_file(dataset: Dataset, shown: Shown, frame: Frame | None) -> ImageRecord | None:
+def _drawn_on_file(dataset: Dataset, shown: ActualSize, frame: Frame | None) -> ImageRecord | None:
     """The image with the size of its file; None unless the masks show that they were drawn on that.
 
-    They do if they leave the size listed but not the file's. Where the two are swapped, it is enough that they fit the
-    file's, if no other mask speaks against it. An image that was resized or cropped gives no such sign: nothing tells
-    what became of its masks then.
+    They do if they extend beyond the listed size but not the file's. Where the two are swapped, it is enough that they
+    fit the file's and no other mask contradicts. For a resized or cropped image this can't be determined.
     """
     annotations = dataset.of(shown.image)
     if not annotations:
         return _resized(shown)
     if any(isinstance(annotation.segmentation, str) for annotation in annotations):
-        return None  # run lengths are of the size listed
+        return None  # RLE masks have the listed size
     if frame is None:
         fits = all(_beyond(annotation, shown.size) <= OUTSIDE for annotation in annotations)
         leaves = any(_beyond(annotation, shown.image.size) > OUTSIDE for annotation in annotations)
@@ -99,11 +98,11 @@ def _drawn_on_file(dataset: Dataset, shown: Shown, frame: Frame | None) -> Image
 
 
 def drawn_on(dataset: Dataset, images: Iterable[ImageRecord]) -> dict[Id, Frame | None]:
-    """For images whose width and height are listed the wrong way round: on which size their masks were drawn.
+    """For images whose width and height are swapped: which size their masks were drawn on; None if unknown.
 
-    It is the size as listed, which goes with the pixels as they are stored or once were, or that of the file as it is
-    shown. A mask tells if it fits one of them and clearly leaves the other. Where none of an image does, those of the
-    other images decide if all agree, because one tool wrote the file. None: that can't be told.
+    Either the listed size, which belongs to the pixels as stored, or that of the file with its orientation applied. A
+    mask decides if it fits one of them and clearly extends beyond the other. If no mask of an image does, those of the
+    other images decide if they all agree, because one tool wrote the file.
     """
     votes = {image.id: {vote for a in dataset.of(image) if (vote := _vote(a, image))} for image in images}
     of_all = {vote for own in votes.values() for vote in own}
@@ -115,7 +114,7 @@ def _only(votes: set[Frame]) -> Frame | None:
 
 
 def _vote(annotation: Annotation, image: ImageRecord) -> Frame | None:
-    """The one size that a mask can have been drawn on. Run lengths are of the size listed."""
+    """The only size that a mask can have been drawn on, if there is one. RLE masks have the listed size."""
     if isinstance(annotation.segmentation, str):
         return "listed"
     clearly = max(OUTSIDE, CLEARLY * max(image.size))
@@ -126,7 +125,7 @@ def _vote(annotation: Annotation, image: ImageRecord) -> Frame | None:
 
 
 def _beyond(annotation: Annotation, size: tuple[int, int]) -> float:
-    """Pixels by which polygons leave an image of ``(height, width)``; 0 for run lengths."""
+    """Pixels by which polygons extend beyond an image of ``(height, width)``; 0 for RLE."""
     if isinstance(annotation.segmentation, str):
         return 0.0
     points = np.concatenate(annotation.segmentation)

@@ -1,1 +1,1 @@
-"""Formats beside COCO, each with what `maskline.data.convert.Format` asks for."""
+"""Data set formats, each a module that implements `maskline.data.reading.Format`."""

@@ -1,4 +1,4 @@
-"""A data set being put together from annotation files that name images: what readers of such formats share."""
+"""Assemble a data set from annotation files that name images; shared by the readers of such formats."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from maskline._wording import counted, short
 from maskline.data import accounting
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError
+from maskline.data.file_tree import SPLITS, UNSPLIT, Finder, parts_of, split_of, suffix_of
+from maskline.data.image_headers import image_size
 from maskline.data.shapes import Segmentation
 from maskline.data.source import Source
-from maskline.data.sources import image_size
-from maskline.data.tree import SPLITS, UNSPLIT, Finder, parts_of, split_of, suffix_of
 from maskline.errors import DatasetError, InputError
 from maskline.inputs import MAX_PIXELS, SUFFIXES
 
-OBJECT = "object"  # the class where annotations name none
+OBJECT = "object"  # class name for annotations without one
 
 
 @dataclass(slots=True)
 class _Part:
-    """A split.
+    """A split being assembled.
 
     Attributes:
-        images: by their path, from the images' root.
-        owners: the annotation file that an image was read from, by its path.
-        numbers: of annotations, by the id of their image.
-        unused: how many images could not be used.
-        repeated: by annotation file, the code of a fault and the numbers of annotations of each image that was read
-            from another file.
+        images: by their path below the images' root.
+        owners: the annotation file that each image was read from, by the image's path.
+        numbers: of annotations, by image id.
+        unused: number of images that could not be used.
+        repeated: by annotation file and fault code, the numbers of annotations of images that were read from another
+            file.
     """
 
     files: dict[str, None] = field(default_factory=dict)
@@ -57,10 +57,10 @@ class Assembly:
         self._parts: dict[str, _Part] = {}
 
     def sheet(self, file: str, *, of_one_image: bool = False) -> Sheet:
-        """An annotation file. It belongs to the split that its name or a folder of it mentions.
+        """Add an annotation file; its split is the one that its name or one of its folders mentions.
 
         Args:
-            of_one_image: the file is named after its image, which says nothing about the split.
+            of_one_image: the file is named after its image, so only its folders are considered.
         """
         parts = file.split("/")[: -1 if of_one_image else None]
         split = next((split for part in reversed(parts) if (split := split_of(part))), UNSPLIT)
@@ -69,18 +69,18 @@ class Assembly:
         return Sheet(self, part, split, file)
 
     def declare(self, names: Iterable[str]) -> None:
-        """Classes in their order, whether or not there are annotations of them."""
+        """Add classes in this order, with or without annotations."""
         for name in names:
             self.ids.setdefault(name, len(self.ids) + 1)
 
     def find(
         self, names: Iterable[str], split: str, but: Collection[str] = (), *, remote: bool = False
     ) -> dict[str, str]:
-        """The image files that names mean, as paths from the images' root; a name without a suffix fits any.
+        """Find the image files that names refer to, as paths below the images' root. Names may lack a suffix.
 
         Args:
-            but: files of the data set that are something else, such as masks.
-            remote: the names are addresses on a server, of which only the end is expected to fit.
+            but: files to exclude, such as masks.
+            remote: the names are URLs, so a match by their end is expected and not a fault.
         """
         given = list(names)
         tree = self.source.images
@@ -92,22 +92,22 @@ class Assembly:
         found |= stems.find_all([name for name in given if suffix_of(name) not in SUFFIXES], split)
         file = next(iter(self._parts[split].files), "") if split in self._parts else ""
         if not remote:
-            self.faults += accounting.moved(split, file, {name: m.path for name, m in found.items() if m.moved})
+            self.faults += accounting.moved_faults(split, file, {name: m.path for name, m in found.items() if m.moved})
         return {name: match.path for name, match in found.items()}
 
     def reading(self, expected: str) -> Reading:
-        """All of it. Raises DatasetError if there are no annotation files, or none could be read.
+        """The complete reading. Raises DatasetError if there are no annotation files, or none can be read.
 
         Args:
-            expected: what should have been there, for the message.
+            expected: the files that were expected, for the message.
         """
         if not self._parts:
             raise DatasetError(f"no annotations in {self.source.given}: expected {expected}")
         for split, part in self._parts.items():
             for (file, code), numbers in part.repeated.items():
-                told = f"{counted(sum(numbers), 'annotation')} of {counted(len(numbers), 'image')}"
+                which = f"{counted(sum(numbers), 'annotation')} of {counted(len(numbers), 'image')}"
                 others = "that have fewer in" if code == "file-unread" else "that were read from"
-                self.faults.append(Fault(code, split, file, f"{told} {others} another file", lost=sum(numbers)))
+                self.faults.append(Fault(code, split, file, f"{which} {others} another file", lost=sum(numbers)))
         unread = [fault for fault in self.faults if fault.code == "file"]
         if unread and not any(part.images or part.unused for part in self._parts.values()):
             raise DatasetError(f"{self.source.root / unread[0].file} {unread[0].what}: expected {expected}")
@@ -125,7 +125,7 @@ class Assembly:
         return Count(len(part.images) + part.unused, len(part.annotations) + lost)
 
     def _dataset(self, split: str, part: _Part, categories: tuple[Category, ...]) -> Dataset:
-        """A split, its images named from the deepest folder that has all of them."""
+        """A split, its image names relative to the deepest common folder."""
         root = self.source.images.root
         common = posixpath.commonpath([posixpath.dirname(path) for path in part.images] or [""])
         prefix = f"{common}/" if common else ""
@@ -136,7 +136,7 @@ class Assembly:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """An annotation file of a split, by which images, annotations and faults get into the assembly."""
+    """An annotation file of a split, through which images, annotations and faults are added to the assembly."""
 
     assembly: Assembly
     part: _Part
@@ -144,19 +144,19 @@ class Sheet:
     file: str
 
     def json(self) -> Any:
-        """What it holds. Raises UnusableError."""
+        """Parse the file. Raises UnusableError."""
         return json_of(self.assembly.source.root / self.file)
 
     def image(
         self, name: str, path: str | None, *, annotations: int, size: tuple[int, int] | None = None
     ) -> ImageRecord | None:
-        """The record of an image, or None where it can't be used or was read from another file, which becomes a fault.
+        """Add an image. Returns None, and adds a fault, if it can't be used or was read from another file.
 
         Args:
-            name: as the file has it.
-            path: of the image, from the images' root; None where there is none.
-            annotations: the number of those that are lost with it.
-            size: ``(height, width)`` as stated; where that is not a size, it is read from the image.
+            name: as in the file.
+            path: of the image below the images' root; None if it was not found.
+            annotations: number of annotations lost without it.
+            size: ``(height, width)`` as stated; if that is not valid, it is read from the image.
         """
         key = path or "/".join(parts_of(name))
         images = self.part.images
@@ -187,9 +187,9 @@ class Sheet:
             raise UnusableError("image-unreadable", str(error)) from None
 
     def leave_out(self, error: UnusableError, annotations: int) -> None:
-        """An image that can't be used, and the number of annotations that are lost with it."""
-        told = f"; {counted(annotations, 'annotation')} of it left out" if annotations else ""
-        self.fault(error.code, f"{error}{told}", lost=annotations)
+        """Add a fault for an unusable image, with the number of annotations lost with it."""
+        lost = f"; {counted(annotations, 'annotation')} of it left out" if annotations else ""
+        self.fault(error.code, f"{error}{lost}", lost=annotations)
         self.part.unused += 1
 
     def add(
@@ -201,20 +201,20 @@ class Sheet:
         crowd: bool = False,
         extra: Extra = NOTHING,
     ) -> None:
-        """An annotation of the class with this name."""
+        """Add an annotation of the class with this name."""
         self.assembly.declare([name])
         annotations, category = self.part.annotations, self.assembly.ids[name]
         self.part.numbers[image.id] += 1
         annotations.append(Annotation(len(annotations) + 1, image.id, category, segmentation, crowd=crowd, extra=extra))
 
     def fault(self, code: str, what: str, image: ImageRecord | None = None, *, lost: int = 0) -> None:
-        """Something wrong, and the number of annotations lost by it."""
+        """Add a fault, with the number of annotations lost by it."""
         image_id: Id | None = None if image is None else image.id
         self.assembly.faults.append(Fault(code, self.split, self.file, what, image_id, lost=lost))
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Turns an UnusableError into a fault of the whole file."""
+        """Turn an UnusableError into a fault of the whole file."""
         try:
             yield
         except UnusableError as error:
@@ -222,7 +222,7 @@ class Sheet:
 
     @contextmanager
     def losing(self, what: str, image: ImageRecord) -> Iterator[None]:
-        """Turns an UnusableError into a fault by which an annotation, ``what``, is lost."""
+        """Turn an UnusableError into a fault that loses one annotation, ``what``."""
         try:
             yield
         except UnusableError as error:
@@ -230,10 +230,10 @@ class Sheet:
 
 
 def located(assembly: Assembly, names: Mapping[str, str]) -> Iterator[tuple[Sheet, str, str | None]]:
-    """The annotation files of one image each: with the name of the image, and its path from the images' root if found.
+    """Add annotation files of one image each; yields each with the image's name and, if found, path.
 
     Args:
-        names: of the images, by the annotation file.
+        names: of the images, by annotation file.
     """
     by_split: dict[str, list[Sheet]] = {}
     for file in names:
@@ -246,7 +246,7 @@ def located(assembly: Assembly, names: Mapping[str, str]) -> Iterator[tuple[Shee
 
 
 def json_of(path: Path) -> Any:
-    """What a file holds. Raises UnusableError."""
+    """Parse a JSON file. Raises UnusableError."""
     try:
         return read_json(path)
     except OSError as error:
@@ -256,7 +256,7 @@ def json_of(path: Path) -> Any:
 
 
 def as_dict(value: Any, what: str) -> Mapping[str, Any]:
-    """A JSON object. Raises UnusableError if it is something else."""
+    """Check that a value is a JSON object. Raises UnusableError."""
     if isinstance(value, dict):
         return value
     raise UnusableError("record", f"{what} is {short(value)}: expected an object")

@@ -1,9 +1,8 @@
-"""Cityscapes: ``gtFine/<split>/<city>`` with maps of instances, ``leftImg8bit/<split>/<city>`` with their images.
+"""Cityscapes: instance maps in ``gtFine/<split>/<city>``, images in ``leftImg8bit/<split>/<city>``.
 
 The map of ``<stem>_leftImg8bit.png`` is ``<stem>_gtFine_instanceIds.png``, or ``<stem>_gtCoarse_instanceIds.png``. A
-value of 1000 and more is an instance: 1000 times its class, and a number. A smaller one is a class: of a thing it is a
-group that could not be taken apart, which becomes a crowd. ``instanceTrainIds`` has the same with other numbers for the
-classes. https://github.com/mcordts/cityscapesScripts
+value of 1000 or more is an instance: 1000 times its class, plus a number. A smaller one is a class: for a thing, a
+group of inseparable instances, which becomes a crowd. ``instanceTrainIds`` is the same with other class numbers. https://github.com/mcordts/cityscapesScripts
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ import numpy as np
 
 from maskline._wording import counted
 from maskline.data.faults import Fault, Reading, UnusableError
+from maskline.data.file_tree import UNSPLIT
 from maskline.data.formats.assembly import Assembly, Sheet, located
 from maskline.data.formats.pngs import masks_of, read_png
 from maskline.data.source import Source
-from maskline.data.tree import UNSPLIT
 from maskline.errors import InputError
 
 TITLE = "Cityscapes"
 
-#: Classes whose instances the benchmark counts, by their id.
+#: Classes whose instances the benchmark evaluates, by id.
 THINGS = {
     24: "person",
     25: "rider",
@@ -38,20 +37,20 @@ THINGS = {
 }
 _TRAIN_IDS = dict(enumerate(THINGS.values(), 11))
 _UNCOUNTED = {29: "caravan", 30: "trailer"}
-_INSTANCES = 1000  # values from here on
+_INSTANCES = 1000  # lowest value of an instance
 _FILE = re.compile(r"(?P<stem>.+?)(?:_gt[A-Za-z]+)?_instance(?:Train)?Ids\.png")
 
 
 def detect(source: Source) -> list[str]:
-    """The maps of instances."""
+    """The instance maps."""
     return [path for path in source.files if _FILE.fullmatch(PurePosixPath(path).name)]
 
 
 def read(source: Source) -> Reading:
-    """Read all of them, for each image the finest; it belongs to the split that its folder mentions.
+    """Read the finest map of each image; its split is the one that its folder mentions.
 
     Raises:
-        DatasetError: there are none.
+        DatasetError: there are no maps.
     """
     assembly = Assembly(source)
     assembly.declare(THINGS.values())
@@ -70,7 +69,7 @@ def read(source: Source) -> Reading:
 
 
 def _rank(path: str) -> tuple[bool, bool]:
-    """Of several maps of an image, the one with the lowest counts."""
+    """Sort key of the maps of an image; the lowest is read."""
     return "_gtCoarse_" in path, _has_train_ids(path)
 
 
@@ -83,7 +82,7 @@ def _read_map(sheet: Sheet, name: str, path: str | None) -> None:
     try:
         mode, values = read_png(sheet.assembly.source.root / sheet.file)
         if values.ndim != 2:
-            raise InputError(f"pixels of the kind {mode}: expected numbers of 16 bits")
+            raise InputError(f"pixels of the mode {mode}: expected 16-bit integers")
     except InputError as error:
         sheet.leave_out(UnusableError("rle-broken", str(error)), 0)
         return

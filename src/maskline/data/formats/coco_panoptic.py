@@ -1,4 +1,4 @@
-"""COCO panoptic: a JSON file of segments, and PNG files whose colors number them: red + 256 green + 65536 blue.
+"""COCO panoptic: a JSON file of segments, and PNG files whose colors are segment ids, red + 256 green + 65536 blue.
 
 Things become instances; stuff (``isthing`` is 0) is left out. https://cocodataset.org/#format-data
 """
@@ -16,11 +16,11 @@ import numpy as np
 from maskline._wording import short
 from maskline.data.dataset import Id, ImageRecord
 from maskline.data.faults import Reading, UnusableError
+from maskline.data.file_tree import Finder
 from maskline.data.formats.assembly import Assembly, Sheet, as_dict
-from maskline.data.formats.coco.values import get, identity, whole
+from maskline.data.formats.coco.values import as_integer, id_of, value_of
 from maskline.data.formats.pngs import Numbers, masks_of, read_png
 from maskline.data.source import Source
-from maskline.data.tree import Finder
 from maskline.errors import InputError
 
 TITLE = "COCO panoptic"
@@ -29,15 +29,15 @@ _MAX_NUMBERS = 5  # in one message
 
 
 def detect(source: Source) -> list[str]:
-    """The JSON files of segments; none beside COCO's files of instances, whose masks they repeat."""
+    """The JSON files of segments; none if there are COCO instance files, whose masks they repeat."""
     return [] if source.of_kind("coco") else source.of_kind("panoptic")
 
 
 def read(source: Source) -> Reading:
-    """Read all of them; each belongs to the split that its name or folder mentions.
+    """Read all files; the split of each is the one that its name or folder mentions.
 
     Raises:
-        DatasetError: there are none, or none can be read.
+        DatasetError: there are no files, or none can be read.
     """
     assembly = Assembly(source)
     maps = Finder(source.tree.with_suffix("png"))
@@ -52,8 +52,8 @@ class _File:
     """One JSON file of segments.
 
     Attributes:
-        things, stuff: names of classes by their id.
-        ignored: how many segments of stuff there are, by name.
+        things, stuff: class names by id.
+        ignored: number of stuff segments by class name.
     """
 
     sheet: Sheet
@@ -63,24 +63,24 @@ class _File:
     ignored: Counter[str] = field(default_factory=Counter)
 
     def read(self, maps: Finder) -> None:
-        """Raises UnusableError."""
+        """Read the file. Raises UnusableError."""
         images, records, categories = map(self.records, ("images", "annotations", "categories"))
         for category in categories:
-            key, name = identity(category, "id"), get(category, "name")
+            key, name = id_of(category, "id"), value_of(category, "name")
             if key is not None and isinstance(name, str) and name.strip():
                 (self.things if category.get("isthing", 1) else self.stuff)[key] = name.strip()
         self.sheet.assembly.declare(self.things.values())
         folder = posixpath.splitext(self.sheet.file)[0]
-        pngs = maps.find_all((f"{folder}/{get(record, 'file_name')}" for record in records), self.sheet.split)
+        pngs = maps.find_all((f"{folder}/{value_of(record, 'file_name')}" for record in records), self.sheet.split)
         but = {match.path for match in pngs.values()}
-        found = self.sheet.assembly.find((str(get(image, "file_name")) for image in images), self.sheet.split, but)
+        found = self.sheet.assembly.find((str(value_of(image, "file_name")) for image in images), self.sheet.split, but)
         by_image: dict[Id | None, list[Any]] = {}
         for record in records:
-            by_image.setdefault(identity(record, "image_id"), []).append(record)
+            by_image.setdefault(id_of(record, "image_id"), []).append(record)
         for image in images:
-            name = str(get(image, "file_name"))
-            for record in by_image.pop(identity(image, "id"), [None]):
-                png = pngs.get(f"{folder}/{get(record, 'file_name')}")
+            name = str(value_of(image, "file_name"))
+            for record in by_image.pop(id_of(image, "id"), [None]):
+                png = pngs.get(f"{folder}/{value_of(record, 'file_name')}")
                 self.image(image, record, found.get(name), None if png is None else png.path)
         for key, left in by_image.items():
             number = sum(map(len, map(_segments, left)))
@@ -91,21 +91,21 @@ class _File:
             self.sheet.fault("shape-ignored", what, lost=self.ignored.total())
 
     def image(self, given: Any, record: Any, path: str | None, png: str | None) -> None:
-        """An image and its things.
+        """Add an image and its things.
 
         Args:
-            given: its record.
-            record: that of its segments; None where it has none.
-            path: of the image.
-            png: path of the file that numbers its segments.
+            given: record of the image.
+            record: annotation record with its segments, or None.
+            path: of the image file, or None.
+            png: path of the PNG file with its segment ids, or None.
         """
         segments = _segments(record)
-        size = whole(get(given, "height")) or 0, whole(get(given, "width")) or 0
+        size = as_integer(value_of(given, "height")) or 0, as_integer(value_of(given, "width")) or 0
         try:
-            name = get(given, "file_name")
+            name = value_of(given, "file_name")
             if not isinstance(name, str):
                 raise UnusableError("record", f"the image {short(given)} has no file_name")
-            ids = None if record is None else self.ids(get(record, "file_name"), png, size)
+            ids = None if record is None else self.ids(value_of(record, "file_name"), png, size)
         except UnusableError as error:
             self.sheet.leave_out(error, len(segments))
             return
@@ -114,20 +114,20 @@ class _File:
             self.segments(segments, ids, image)
 
     def records(self, key: str) -> list[Any]:
-        """One of the three lists. Raises UnusableError."""
+        """One of the lists ``images``, ``annotations`` and ``categories``. Raises UnusableError."""
         found = self.content.get(key)
         if isinstance(found, list):
             return found
         raise UnusableError("file", f"{key} is {short(found)}: expected a list")
 
     def ids(self, name: Any, png: str | None, size: tuple[int, int]) -> Numbers:
-        """The number of each pixel's segment, in an image of ``(height, width)``, 0 if not stated.
+        """The segment id of each pixel. ``size``: of the image, ``(height, width)``, 0 if not stated.
 
         Raises UnusableError.
         """
         try:
             if png is None:
-                raise InputError("not there")
+                raise InputError("missing")
             _, values = read_png(self.sheet.assembly.source.root / png)
             if 0 not in size and values.shape[:2] != size:
                 raise InputError(f"{values.shape[1]} x {values.shape[0]} pixels, the image has {size[1]} x {size[0]}")
@@ -143,7 +143,7 @@ class _File:
         masks = dict(masks_of(ids, ids != 0))
         for place, segment in enumerate(segments):
             with self.sheet.losing(f"image {image.file_name}: segment {place}", image):
-                category, number = identity(segment, "category_id"), whole(get(segment, "id"))
+                category, number = id_of(segment, "category_id"), as_integer(value_of(segment, "id"))
                 if number is None or category is None:
                     raise UnusableError("record", f"it is {short(segment)}: expected an id and a category_id")
                 mask = masks.pop(number, None)
@@ -152,7 +152,7 @@ class _File:
                 elif category not in self.things:
                     raise UnusableError("unknown-category", f"it has category {category!r}")
                 elif mask is None:
-                    raise UnusableError("mask-empty", f"no pixel has its id, {number}")
+                    raise UnusableError("mask-empty", f"no pixels have its id, {number}")
                 else:
                     crowd = segment.get("iscrowd") in (1, True)
                     self.sheet.add(image, self.things[category], mask, crowd=crowd)
@@ -163,5 +163,5 @@ class _File:
 
 
 def _segments(record: Any) -> list[Any]:
-    segments = get(record, "segments_info")
+    segments = value_of(record, "segments_info")
     return segments if isinstance(segments, list) else []

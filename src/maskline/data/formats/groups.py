@@ -1,4 +1,4 @@
-"""Shapes with one group id: the parts of one object."""
+"""Shapes with the same group id: the parts of one object."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import numpy.typing as npt
 from maskline.data.faults import Fault
 from maskline.data.shapes import Segmentation, crop, is_rectangle, union
 
-SLACK = (1.0, 0.02)  # a side of a box may be off by this many pixels, or this share of what it bounds
+SLACK = (1.0, 0.02)  # tolerance of a box side: pixels, or share of the bounded extent
 
 Corners: TypeAlias = npt.NDArray[np.float64]  # (2, 2) x y
 
 
 @dataclass
 class Groups:
-    """The groups of a split.
+    """Merges the groups of a split.
 
     Attributes:
-        boxes: left out so far.
+        boxes: number of boxes left out so far.
     """
 
     boxes: int = 0
 
     def union(self, parts: Sequence[tuple[Segmentation, bool]], size: tuple[int, int]) -> Segmentation:
-        """The parts of an object as one, without boxes that only bound the others: many tools write both.
+        """Merge the parts of an object, without boxes that only bound the other parts: many tools write both.
 
         Args:
-            parts: a segmentation, and whether it was drawn as a box.
+            parts: segmentations, and whether each was drawn as a box.
             size: ``(height, width)`` of the image.
         """
         others = [shape for shape, is_box in parts if not (is_box and is_rectangle(shape))]
@@ -48,14 +48,14 @@ class Groups:
         return union(kept, size)
 
     def faults(self, split: str, file: str) -> Iterator[Fault]:
-        """One, with the number of boxes left out."""
+        """At most one fault, with the number of boxes left out."""
         if self.boxes:
             what = f"boxes left out because they only bound the other shapes of their group: {self.boxes}"
             yield Fault("shape-ignored", split, file, what)
 
 
 def _extent(shapes: Sequence[Segmentation], size: tuple[int, int]) -> Corners | None:
-    """The upper left and the lower right corner of shapes together; None if they have no pixel."""
+    """Upper left and lower right corner of the union of shapes; None if it is empty."""
     corners = []
     for shape in shapes:
         if not isinstance(shape, str):

@@ -1,8 +1,8 @@
-"""Kaggle's run lengths: a CSV file with an object in each row, given as ``start length start length ...``.
+"""Kaggle's RLE: a CSV file with one object per row, as ``start length start length ...``.
 
-Pixels are numbered from 1, down the columns; in some competitions (Sartorius, UW-Madison) along the rows. Objects hang
-together in one of the two only, so the runs themselves tell; for square images it is what the column's name implies.
-A row without run lengths lists an image without objects.
+Pixels are numbered from 1, down the columns; in some competitions (Sartorius, UW-Madison) along the rows. Objects are
+connected in one of the two orders only, so the order is inferred from the runs; for square images, from the column
+name. A row without run lengths lists an image without objects.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from maskline._wording import short
 from maskline.data.faults import Fault, Reading, UnusableError
+from maskline.data.file_access import read_text_file
+from maskline.data.file_kinds import rle_columns
+from maskline.data.file_tree import UNSPLIT
 from maskline.data.formats.assembly import OBJECT, Assembly, Sheet
-from maskline.data.kinds import rle_columns
 from maskline.data.source import Source
-from maskline.data.sources import text_of
-from maskline.data.tree import UNSPLIT
 from maskline.errors import DatasetError
 from maskline.masks import place_rle, rle_window, runs_rle
 
@@ -39,15 +39,15 @@ _MAX_CELL = 1 << 30  # characters
 
 
 def detect(source: Source) -> list[str]:
-    """The CSV files with a column of images and one of run lengths, but for submissions."""
+    """The CSV files with image and RLE columns, without submissions."""
     return [file for file in source.of_kind("kaggle") if not _is_submission(file)]
 
 
 def read(source: Source) -> Reading:
-    """Read all of them; each belongs to the split that its name or folder mentions.
+    """Read all files; the split of each is the one that its name or folder mentions.
 
     Raises:
-        DatasetError: there are none, or none can be read.
+        DatasetError: there are no files, or none can be read.
     """
     assembly = Assembly(source)
     for sheet in map(assembly.sheet, detect(source)):
@@ -67,8 +67,8 @@ class _Row:
     """A row of the file.
 
     Attributes:
-        label: the class; None where there is no such column.
-        size: ``(height, width)``; None where there are no such columns.
+        label: the class; None without such a column.
+        size: ``(height, width)``; None without such columns.
     """
 
     number: int
@@ -79,10 +79,10 @@ class _Row:
 
 
 def _rows(source: Source, file: str) -> tuple[str, list[_Row]]:
-    """The name of the column of run lengths, and the rows. Raises UnusableError."""
+    """The name of the RLE column, and the rows. Raises UnusableError."""
     limit = csv.field_size_limit(_MAX_CELL)
     try:
-        table = csv.reader(io.StringIO(text_of(source.root / file), newline=""))
+        table = csv.reader(io.StringIO(read_text_file(source.root / file), newline=""))
         header = [name.strip().lower() for name in next(table, [])]
         columns = rle_columns(header)
         if columns is None:
@@ -124,7 +124,7 @@ def _read_file(sheet: Sheet) -> None:
                 continue
             with sheet.losing(f"row {row.number}", image):
                 if row.label == "":
-                    raise UnusableError("record", "it names no class")
+                    raise UnusableError("record", "it has no class name")
                 usable.append((image, row.label or OBJECT, _parse(row.runs, image.width * image.height)))
     votes = sum(_vote(runs, image.size) for image, _, runs in usable)
     along_rows = votes < 0 or (votes == 0 and column in _ALONG_ROWS)
@@ -133,11 +133,11 @@ def _read_file(sheet: Sheet) -> None:
 
 
 def _parse(text: str, pixels: int) -> _Runs:
-    """Raises UnusableError."""
+    """Parse the runs in an image of ``pixels``, sorted. Raises UnusableError."""
     try:
         numbers = np.array([int(number) for number in text.split()], np.int64)
     except (ValueError, OverflowError):
-        raise UnusableError("rle-broken", f"run lengths are {short(text)}: expected whole numbers") from None
+        raise UnusableError("rle-broken", f"run lengths are {short(text)}: expected integers") from None
     if len(numbers) % 2:
         raise UnusableError("rle-broken", f"{len(numbers)} numbers: expected pairs of start and length")
     starts, lengths = numbers[::2] - 1, numbers[1::2]
@@ -151,7 +151,7 @@ def _parse(text: str, pixels: int) -> _Runs:
 
 
 def _vote(runs: _Runs, size: tuple[int, int]) -> int:
-    """How many runs touch the next one if they go down the columns, less how many do if they go along the rows."""
+    """Number of runs that touch the next one in column order, minus the number in row order."""
     return _touching(runs, size[0]) - _touching(runs, size[1])
 
 
@@ -162,7 +162,7 @@ def _touching(runs: _Runs, stride: int) -> int:
 
 
 def _rle(runs: _Runs, size: tuple[int, int]) -> str:
-    """Compressed run lengths over ``(height, width)``, down the columns. Runs may overlap."""
+    """Compressed RLE over ``(height, width)`` from runs in column order, which may overlap."""
     starts, ends = runs[:, 0], np.maximum.accumulate(runs[:, 1])
     apart = starts[1:] > ends[:-1]
     edges = np.stack([starts[np.append(True, apart)], ends[np.append(apart, True)]], axis=1).ravel()

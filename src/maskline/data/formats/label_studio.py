@@ -1,8 +1,8 @@
-"""Label Studio: JSON and JSON-MIN, a file of tasks, each with an image and what annotators drew on it.
+"""Label Studio: JSON and JSON-MIN, a file of tasks, each with an image and its annotations.
 
-Coordinates are percent of the image as shown. Brushes are run lengths of Label Studio's own; bitmasks are PNG files in
-base64. Of several annotations of a task, one counts: the ground truth, else the latest; those that were cancelled, and
-predictions, do not. https://labelstud.io/guide/export
+Coordinates are percent of the image as displayed. Brushes have Label Studio's own run-length encoding; bitmasks are PNG
+files in base64. One annotation of each task is read: the ground truth, else the latest; cancelled ones and predictions
+are not. https://labelstud.io/guide/export
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ import numpy as np
 from maskline._wording import short
 from maskline.data.dataset import NOTHING, ImageRecord
 from maskline.data.faults import Reading, UnusableError
+from maskline.data.file_tree import suffix_of
 from maskline.data.formats.assembly import Assembly, Sheet
-from maskline.data.formats.coco.values import is_number, whole
-from maskline.data.formats.outlines import closed, ellipse, points
+from maskline.data.formats.coco.values import as_integer, is_number
+from maskline.data.formats.outlines import closed_ring, ellipse, parse_points
 from maskline.data.formats.pngs import mask_of
 from maskline.data.shapes import Ring, Segmentation
 from maskline.data.source import Source
-from maskline.data.tree import suffix_of
 from maskline.errors import InputError
 from maskline.inputs import MAX_PIXELS, SUFFIXES, UNREAD_SUFFIXES
 from maskline.masks import Mask, rle_encode
 
 TITLE = "Label Studio"
 
-_IMAGE_KEYS = ("image", "img", "image_url", "url", "file")  # of a task's data, where no value ends as an image does
-_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=[^/]+$)")  # before the name of a file that was uploaded
+_IMAGE_KEYS = ("image", "img", "image_url", "url", "file")  # keys of a task's data, if no value has an image suffix
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=[^/]+$)")  # prefix of uploaded files
 _DRAWN = re.compile(
     "[a-z]*labels|polygon|brush|bitmask|ellipse|rectangle|keypoint|vector|magicwand"
 )  # types of results
-_GRID = 6  # decimals of a pixel
-#: What a value has that is a region: its tool by a key.
+_GRID = 6  # decimals of pixel coordinates
+#: Drawing tools, by a key that identifies a region's value.
 _TOOLS = {
     "rle": "brush",
     "imageDataURL": "bitmask",
@@ -58,10 +58,10 @@ def detect(source: Source) -> list[str]:
 
 
 def read(source: Source) -> Reading:
-    """Read all of them; each belongs to the split that its name or folder mentions.
+    """Read all files; the split of each is the one that its name or folder mentions.
 
     Raises:
-        DatasetError: there are none, or none can be read.
+        DatasetError: there are no files, or none can be read.
     """
     assembly = Assembly(source)
     for sheet in map(assembly.sheet, detect(source)):
@@ -75,7 +75,7 @@ def read(source: Source) -> Reading:
 
 @dataclass(slots=True)
 class _Region:
-    """What several results with one id say about one region."""
+    """A region, merged from all results with its id."""
 
     result: Mapping[str, Any]
     tool: str = ""
@@ -86,10 +86,10 @@ class _Region:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What one annotator did with a task.
+    """One annotator's work on a task.
 
     Attributes:
-        rank: of several, the one with the highest counts.
+        rank: sort key; the highest of a task is read.
     """
 
     regions: Sequence[_Region]
@@ -102,8 +102,8 @@ class _Task:
     """A task.
 
     Attributes:
-        images: names of images by their key in the data.
-        predictions: their number, with drafts.
+        images: image names, by their key in the data.
+        predictions: number of predictions and drafts.
     """
 
     name: str
@@ -124,7 +124,7 @@ def _tasks(content: Any) -> list[_Task]:
             works = [_work(work) for work in _dicts(record.get("annotations", record.get("completions")))]
             predictions = len(_dicts(record.get("predictions"))) + len(_dicts(record.get("drafts")))
             found[place] = _Task(key, _images(record["data"]), works, predictions)
-        else:  # JSON-MIN: an annotation in each record
+        else:  # JSON-MIN: one annotation per record
             task = found.setdefault(("min", key), _Task(key, _images(record), []))
             task.works.append(_min_work(record))
     return list(found.values())
@@ -135,7 +135,7 @@ def _dicts(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _images(data: Mapping[str, Any]) -> dict[str, str]:
-    """The images of a task, by their keys."""
+    """The images of a task, by key."""
     texts = {key: value for key, value in data.items() if isinstance(value, str) and value}
     names = {key: text.partition("?")[0] if re.match("https?:", text) else text for key, text in texts.items()}
     found = {key: name for key, name in names.items() if suffix_of(name) in (*SUFFIXES, *UNREAD_SUFFIXES)}
@@ -155,7 +155,7 @@ def _min_work(record: Mapping[str, Any]) -> _Work:
 
 
 def _regions(results: Sequence[Mapping[str, Any]]) -> list[_Region]:
-    """Regions in the order in which they were drawn; results that are none, such as relations, are left out."""
+    """Regions in drawing order, without other results such as relations."""
     found: dict[Any, _Region] = {}
     for place, result in enumerate(results):
         given = result.get("value")
@@ -195,12 +195,12 @@ def _read_file(sheet: Sheet) -> None:
         aside["predictions and drafts"] += task.predictions
         if works:
             _read_task(sheet, task, works[-1].regions, found)
-    if told := ", ".join(f"{number} {what}" for what, number in aside.items() if number):
-        sheet.fault("set-aside", told, lost=lost)
+    if counts := ", ".join(f"{number} {what}" for what, number in aside.items() if number):
+        sheet.fault("set-aside", counts, lost=lost)
 
 
 def _find(sheet: Sheet, names: Sequence[str]) -> dict[str, str]:
-    """The files of images; Label Studio puts a code before the names of those that were uploaded to it."""
+    """Find image files, with and without the prefix that Label Studio adds to uploaded files."""
     found = sheet.assembly.find(names, sheet.split, remote=True)
     own = {name: _UPLOADED.sub("", name) for name in names if name not in found}
     more = sheet.assembly.find(own.values(), sheet.split, but=set(found.values()), remote=True)
@@ -208,7 +208,7 @@ def _find(sheet: Sheet, names: Sequence[str]) -> dict[str, str]:
 
 
 def _read_task(sheet: Sheet, task: _Task, regions: Sequence[_Region], found: Mapping[str, str]) -> None:
-    """Add the regions of a task to its image, or to the images that they name."""
+    """Add the regions of a task to its image, or to the images that they refer to."""
     by_image: dict[str, list[_Region]] = {name: [] for name in task.images.values()} if len(task.images) == 1 else {}
     strays = 0
     for region in regions:
@@ -231,7 +231,7 @@ def _read_task(sheet: Sheet, task: _Task, regions: Sequence[_Region], found: Map
 
 
 def _image_of(task: _Task, region: _Region) -> str | None:
-    """The only image; of several the one whose key is the name of the tag that the region belongs to."""
+    """The only image of a task, or the one whose key is the region's ``to_name``."""
     if len(task.images) == 1:
         return next(iter(task.images.values()))
     return task.images.get(str(region.result.get("to_name")))
@@ -243,7 +243,7 @@ def _add(sheet: Sheet, image: ImageRecord, region: _Region) -> None:
         what = f"a {region.tool}" if region.tool else "it"
         raise UnusableError("no-mask", f"{what} encloses no pixels of its own: expected {', '.join(_READERS)}")
     if region.result.get("image_rotation"):
-        raise UnusableError("record", "it was drawn on the image turned in Label Studio: turn it back there")
+        raise UnusableError("record", "it was drawn on an image rotated in Label Studio: undo the rotation there")
     labels = region.labels or (region.choices if len(region.choices) == 1 else [])
     if not labels:
         raise UnusableError("record", "it has no label")
@@ -258,7 +258,7 @@ def _polygon(result: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
     value = result["value"]
     if value.get("closed") is False:
         raise UnusableError("polygon-broken", "the polygon is not closed")
-    return (closed(_pixels(points(value["points"]), size)),)
+    return (closed_ring(_pixels(parse_points(value["points"]), size)),)
 
 
 def _ellipse(result: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
@@ -266,7 +266,7 @@ def _ellipse(result: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
     given = [value.get(key) for key in ("x", "y", "radiusX", "radiusY", "rotation")]
     if not all(map(is_number, given)):
         raise UnusableError("polygon-broken", f"x, y, radiusX, radiusY are {short(given)}: expected numbers")
-    (x, y), (radius_x, radius_y) = _pixels(points([given[:2], given[2:4]]), size).tolist()
+    (x, y), (radius_x, radius_y) = _pixels(parse_points([given[:2], given[2:4]]), size).tolist()
     return (ellipse(x, y, radius_x, radius_y, float(value["rotation"])),)
 
 
@@ -279,7 +279,7 @@ def _brush(result: Mapping[str, Any], size: tuple[int, int]) -> str:
     given, (height, width) = result["value"]["rle"], _stated_size(result) or size
     try:
         if not min(height, width) > 0 or height * width > MAX_PIXELS:
-            raise ValueError(f"they are of {width} x {height} pixels")
+            raise ValueError(f"their size is {width} x {height} pixels")
         alpha = _decode(bytes(given), height * width)
     except (ValueError, TypeError) as error:
         raise UnusableError("rle-broken", f"its run lengths {short(given)} can't be used: {error}") from None
@@ -310,38 +310,38 @@ _READERS: dict[str, Callable[[Mapping[str, Any], tuple[int, int]], Segmentation]
 
 
 def _stated_size(result: Mapping[str, Any]) -> tuple[int, int] | None:
-    height, width = (whole(result.get(key)) for key in ("original_height", "original_width"))
+    height, width = (as_integer(result.get(key)) for key in ("original_height", "original_width"))
     return None if height is None or width is None else (height, width)
 
 
 def _decode(data: bytes, pixels: int) -> Mask:
-    """The opaque pixels of an RGBA image in Label Studio's run lengths, row by row: (pixels,).
+    """Decode the opaque pixels of an RGBA image from Label Studio's run lengths, row by row: (pixels,) bool.
 
-    After a head, each group of bits is: a flag; which of four widths its length has; the length less 1; then one value
-    that is repeated if the flag is set, else as many values as the length says.
+    After a header, each group of bits is: a flag; the index of one of four bit widths; the length minus 1 in that
+    width; then one value to repeat if the flag is set, else ``length`` values.
 
     Raises:
-        ValueError: these are not run lengths of so many pixels.
+        ValueError: not valid run lengths of this number of pixels.
     """
     numbers = _Numbers(bin(int.from_bytes(b"\1" + data, "big"))[3:])
     total, word = numbers.take(32), numbers.take(5) + 1
     widths = [numbers.take(4) + 1 for _ in range(4)]
     if total != 4 * pixels:
-        raise ValueError(f"they are of {total} values, expected {4 * pixels}")
+        raise ValueError(f"they have {total} values, expected {4 * pixels}")
     values = np.zeros(total, np.bool_)
     start = 0
     while start < total:
         repeated = numbers.take(1)
         stop = start + 1 + numbers.take(widths[numbers.take(2)])
         if stop > total:
-            raise ValueError("a run leaves the image")
+            raise ValueError("a run extends beyond the image")
         values[start:stop] = numbers.take(word) != 0 if repeated else numbers.nonzero(word, stop - start)
         start = stop
     return values[3::4]
 
 
 class _Numbers:
-    """A text of bits, read from its start."""
+    """Reader of a bit string."""
 
     def __init__(self, bits: str) -> None:
         self.bits, self.position = bits, 0
@@ -349,14 +349,14 @@ class _Numbers:
     def _next(self, width: int) -> str:
         start, self.position = self.position, self.position + width
         if self.position > len(self.bits):
-            raise ValueError("they are cut short")
+            raise ValueError("they are truncated")
         return self.bits[start : self.position]
 
     def take(self, width: int) -> int:
-        """The next number, of so many bits."""
+        """The next integer of ``width`` bits."""
         return int(self._next(width), 2)
 
     def nonzero(self, width: int, count: int) -> Mask:
-        """Which of the next numbers are not 0: (count,)."""
+        """Whether each of the next ``count`` integers is nonzero: (count,) bool."""
         digits = np.frombuffer(self._next(width * count).encode("ascii"), np.uint8)
         return np.asarray((digits == ord("1")).reshape(count, width).any(axis=1))

@@ -1,4 +1,4 @@
-"""PNG files whose pixels are masks, or numbers of what they belong to."""
+"""Read PNG files of masks, and of instance or segment ids."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Numbers: TypeAlias = npt.NDArray[np.int32]
 
 
 def read_png(source: Path | io.BytesIO, *, alpha: bool = False) -> tuple[str, npt.NDArray[Any]]:
-    """The mode that Pillow has for a PNG file, and its pixels: (H, W), or (H, W, channels).
+    """Pillow's mode of a PNG file, and its pixels: (H, W) or (H, W, channels).
 
     Args:
-        alpha: give the pixels of a palette that has transparent colors as RGBA.
+        alpha: convert palette images with transparent colors to RGBA.
 
     Raises:
         InputError: not a complete PNG file, or one of more than `MAX_PIXELS`.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about sizes below our own limit and odd EXIF
+            warnings.simplefilter("ignore")  # Pillow warns about sizes below our own limit, and odd EXIF
             with Image.open(source, formats=("PNG",)) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise InputError(f"{image.width} x {image.height} pixels: expected at most {MAX_PIXELS}")
@@ -44,7 +44,7 @@ def read_png(source: Path | io.BytesIO, *, alpha: bool = False) -> tuple[str, np
 
 
 def mask_of(data: bytes) -> npt.NDArray[np.bool_]:
-    """(H, W): the pixels of a PNG that are not transparent; if it has no transparency, those that are not 0.
+    """Mask of a PNG, (H, W) bool: pixels that are not transparent, or without alpha those that are not 0.
 
     Raises:
         InputError: as `read_png`.
@@ -56,16 +56,16 @@ def mask_of(data: bytes) -> npt.NDArray[np.bool_]:
 
 
 def masks_of(values: Numbers, kept: npt.NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
-    """The mask of each value in a map, in time that goes with its pixels, however many values there are.
+    """The mask of each value in a map, in time linear in its pixels, whatever the number of values.
 
     Args:
         values: (H, W).
-        kept: (H, W); the values of other pixels do not count.
+        kept: (H, W); other pixels are ignored.
 
     Returns:
-        In ascending order: the value, and its mask as compressed run lengths.
+        In ascending order: the value, and its mask as compressed RLE.
     """
-    down = values.T.ravel()  # down the columns, as run lengths go
+    down = values.T.ravel()  # column by column, as in RLE
     pixels = np.flatnonzero(kept.T.ravel())
     pixels = pixels[np.argsort(down[pixels], kind="stable")]
     numbers, starts = np.unique(down[pixels], return_index=True)
@@ -74,7 +74,7 @@ def masks_of(values: Numbers, kept: npt.NDArray[np.bool_]) -> Iterator[tuple[int
 
 
 def _rle(pixels: npt.NDArray[np.intp], total: int) -> str:
-    """Pixels, numbered down the columns and sorted, as compressed run lengths of an image of ``total``."""
+    """Compressed RLE from sorted pixel indices in column order, in an image of ``total`` pixels."""
     gaps = np.flatnonzero(np.diff(pixels) > 1)
     edges = np.stack([pixels[np.append(0, gaps + 1)], pixels[np.append(gaps, -1)] + 1], axis=1).ravel()
     runs = np.diff(edges, prepend=0, append=total)

@@ -1,7 +1,6 @@
-"""QuPath: a GeoJSON file for each image, with the same name, whose features are annotations, detections and cells.
+"""QuPath: a GeoJSON file per image, with the same name, whose features are annotations, detections and cells.
 
-Coordinates are pixels of the full image. The class of an object is its classification; one without is called by its
-type. https://qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html
+Coordinates are pixels of the full image. The class of an object is its classification, or without one its type. https://qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from maskline.data.source import Source
 
 TITLE = "QuPath GeoJSON"
 
-_NO_OBJECTS = ("tile", "tma_core", "root")  # types of objects that only divide an image
-_IGNORED = "*"  # how names of classes end that QuPath ignores, such as Ignore*
+_NO_OBJECTS = ("tile", "tma_core", "root")  # types of objects that only partition an image
+_IGNORED = "*"  # suffix of class names that QuPath ignores, such as Ignore*
 
 
 def detect(source: Source) -> list[str]:
@@ -30,10 +29,10 @@ def detect(source: Source) -> list[str]:
 
 
 def read(source: Source) -> Reading:
-    """Read all of them; each belongs to the split that its folder mentions. An image without a file is not read.
+    """Read all files; the split of each is the one that its folder mentions. Images without a file are not read.
 
     Raises:
-        DatasetError: there are none, or none can be read.
+        DatasetError: there are no files, or none can be read.
     """
     assembly = Assembly(source)
     names = {file: str(PurePosixPath(file).with_suffix("")) for file in detect(source)}
@@ -85,7 +84,7 @@ def _add(sheet: Sheet, image: ImageRecord, feature: Mapping[str, Any], propertie
 
 
 def _class_of(properties: Mapping[str, Any]) -> str:
-    """The name of the classification, or nothing."""
+    """The name of the classification, or an empty string."""
     found = properties.get("classification")
     if isinstance(found, dict):
         names = found.get("names")

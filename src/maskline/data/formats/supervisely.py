@@ -1,7 +1,7 @@
 """Supervisely: images in ``<dataset>/img``, a JSON file for each in ``<dataset>/ann``, the classes in ``meta.json``.
 
-A figure is a polygon with holes, several of them, or a bitmap: a PNG in zlib in base64, whose first pixel lies at
-``origin``. https://developer.supervisely.com/getting-started/supervisely-annotation-format
+A figure is a polygon with holes, several of them, or a bitmap: a PNG, compressed with zlib, in base64, with its first
+pixel at ``origin``. https://developer.supervisely.com/getting-started/supervisely-annotation-format
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from maskline._wording import short
 from maskline.data.faults import Reading, UnusableError
 from maskline.data.formats.assembly import Assembly, Sheet, as_dict, json_of, located
-from maskline.data.formats.coco.values import whole
+from maskline.data.formats.coco.values import as_integer
 from maskline.data.formats.outlines import with_holes
 from maskline.data.formats.pngs import mask_of
 from maskline.data.shapes import Segmentation, place, union
@@ -25,7 +25,7 @@ from maskline.inputs import MAX_PIXELS
 
 TITLE = "Supervisely"
 
-_REGIONS = ("polygon", "multipolygon", "bitmap", "any")  # geometry types of classes that may have pixels of their own
+_REGIONS = ("polygon", "multipolygon", "bitmap", "any")  # geometry types of classes that may have masks
 _MAX_PNG = 4 * MAX_PIXELS  # bytes
 
 
@@ -35,7 +35,7 @@ def detect(source: Source) -> list[str]:
 
 
 def read(source: Source) -> Reading:
-    """Read a project, or a dataset of one; the split is what the dataset's name mentions.
+    """Read a project or one of its datasets; the split is the one that the dataset's name mentions.
 
     Raises:
         DatasetError: there are no annotation files, or none can be read.
@@ -50,21 +50,21 @@ def read(source: Source) -> Reading:
 
 
 def _image_name(file: str) -> str:
-    """``ds/img/a.jpg`` for ``ds/ann/a.jpg.json``; without a suffix where the annotation file states none."""
+    """``ds/img/a.jpg`` for ``ds/ann/a.jpg.json``; without a suffix if the annotation file's name has none."""
     path = PurePosixPath(file).with_suffix("")
     folder = path.parent.parent / "img" if path.parent.name.lower() == "ann" else path.parent
     return str(folder / path.name)
 
 
 def _classes(source: Source) -> Iterator[str]:
-    """The classes of ``meta.json`` that may have pixels, in their order."""
+    """The classes of ``meta.json`` that may have masks, in order."""
     for file in source.tree.files:
         if PurePosixPath(file).name != "meta.json":
             continue
         try:
             listed = as_dict(json_of(source.root / file), "the content").get("classes")
         except UnusableError:
-            continue  # it only adds classes without instances, and their order
+            continue  # the file only adds the class order, and classes without instances
         for record in listed if isinstance(listed, list) else ():
             title = record.get("title") if isinstance(record, dict) else None
             if isinstance(title, str) and title.strip() and record.get("shape") in _REGIONS:
@@ -78,7 +78,9 @@ def _read_file(sheet: Sheet, name: str, path: str | None) -> None:
     if not isinstance(figures, list):
         raise UnusableError("file", f"has no list of objects: {short(figures)}")
     stated = content.get("size")
-    height, width = (whole(stated.get(key)) or 0 for key in ("height", "width")) if isinstance(stated, dict) else (0, 0)
+    height, width = (
+        (as_integer(stated.get(key)) or 0 for key in ("height", "width")) if isinstance(stated, dict) else (0, 0)
+    )
     image = sheet.image(name, path, annotations=len(figures), size=(height, width))
     if image is None:
         return
@@ -93,7 +95,7 @@ def _read_file(sheet: Sheet, name: str, path: str | None) -> None:
 
 def _region(figure: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
     """Raises UnusableError."""
-    kind = figure.get("geometryType") or ("bitmap" if figure.get("bitmap") else "polygon")  # old exports don't state it
+    kind = figure.get("geometryType") or ("bitmap" if figure.get("bitmap") else "polygon")  # absent in old exports
     if kind == "bitmap":
         return _bitmap(as_dict(figure.get("bitmap"), "bitmap"), size)
     if kind == "polygon":
@@ -109,7 +111,7 @@ def _region(figure: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
 def _bitmap(bitmap: Mapping[str, Any], size: tuple[int, int]) -> str:
     """Raises UnusableError."""
     data, origin = bitmap.get("data"), bitmap.get("origin")
-    corner = [whole(value) for value in origin] if isinstance(origin, list) else []
+    corner = [as_integer(value) for value in origin] if isinstance(origin, list) else []
     if len(corner) != 2 or None in corner or not isinstance(data, str):
         raise UnusableError("rle-broken", f"its bitmap is {short(bitmap)}: expected data and origin")
     left, top = (value or 0 for value in corner)

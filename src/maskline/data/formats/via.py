@@ -1,7 +1,7 @@
 """VGG Image Annotator (VIA) 1 and 2: a project or an export, in JSON or CSV, that lists images with their regions.
 
-Coordinates are pixels. The size of an image is not stated, so its file is needed. A region has attributes that the
-user named: the class is the value of the one called ``class``, ``name``, ``label`` and so on, or of the only one.
+Coordinates are pixels. Image sizes are not stated, so the files are needed. Regions have user-defined attributes: the
+class is the value of the one called ``class``, ``name``, ``label`` and so on, or of the only one.
 https://www.robots.ox.ac.uk/~vgg/software/via/
 """
 
@@ -19,13 +19,13 @@ from typing import Any
 from maskline._wording import counted, short
 from maskline.data.dataset import NOTHING
 from maskline.data.faults import Reading, UnusableError
+from maskline.data.file_access import read_text_file
+from maskline.data.file_tree import suffix_of
 from maskline.data.formats.assembly import OBJECT, Assembly, Sheet, as_dict
 from maskline.data.formats.coco.values import is_number
-from maskline.data.formats.outlines import closed, ellipse, points
+from maskline.data.formats.outlines import closed_ring, ellipse, parse_points
 from maskline.data.shapes import Ring
 from maskline.data.source import Source
-from maskline.data.sources import text_of
-from maskline.data.tree import suffix_of
 from maskline.errors import DatasetError
 
 TITLE = "VIA"
@@ -40,10 +40,10 @@ def detect(source: Source) -> list[str]:
 
 
 def read(source: Source) -> Reading:
-    """Read all of them; each belongs to the split that its name or folder mentions.
+    """Read all files; the split of each is the one that its name or folder mentions.
 
     Raises:
-        DatasetError: there are none, or none can be read.
+        DatasetError: there are no files, or none can be read.
     """
     assembly = Assembly(source)
     listed: list[tuple[Sheet, list[_Entry]]] = []
@@ -59,7 +59,7 @@ def read(source: Source) -> Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An image that a file lists."""
+    """An image listed in a file."""
 
     name: str
     regions: Sequence[Any]
@@ -69,7 +69,7 @@ class _Entry:
 
 
 def _entries(content: Any) -> Iterator[_Entry]:
-    """Of a project, or of an export. Raises UnusableError."""
+    """The images of a JSON project or export. Raises UnusableError."""
     images = as_dict(content, "the content").get("_via_img_metadata", content)
     for key, record in as_dict(images, "_via_img_metadata").items():
         if key.startswith("_via_"):
@@ -83,11 +83,11 @@ def _entries(content: Any) -> Iterator[_Entry]:
 
 
 def _csv_entries(source: Source, file: str) -> Iterator[_Entry]:
-    """Of a CSV file, with one row for each region, or one for an image without any. Raises UnusableError."""
+    """The images of a CSV file, with a row per region, or one for an image without any. Raises UnusableError."""
     images: dict[str, list[Any]] = {}
     limit = csv.field_size_limit(_MAX_CELL)
     try:
-        for row in csv.DictReader(io.StringIO(text_of(source.root / file).lstrip("#"), newline="")):
+        for row in csv.DictReader(io.StringIO(read_text_file(source.root / file).lstrip("#"), newline="")):
             regions = images.setdefault(row.get("filename") or "", [])
             if (row.get("region_count") or "").strip() != "0":
                 shape, attributes = (row.get(key) for key in ("region_shape_attributes", "region_attributes"))
@@ -100,7 +100,7 @@ def _csv_entries(source: Source, file: str) -> Iterator[_Entry]:
 
 
 def _cell(text: str | None) -> Any:
-    """A cell that holds JSON; the text itself where it does not."""
+    """A cell parsed as JSON; the string itself if it is not JSON."""
     try:
         return json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -139,14 +139,16 @@ def _outline(region: Mapping[str, Any]) -> Ring:
     kind = str(shape.get("name"))
     if kind not in _OUTLINES:
         raise UnusableError("no-mask", f"a {kind} encloses no pixels of its own: expected {', '.join(_OUTLINES)}")
-    return closed(_OUTLINES[kind](shape))
+    return closed_ring(_OUTLINES[kind](shape))
 
 
 def _polygon(shape: Mapping[str, Any]) -> Ring:
     xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
     if isinstance(xs, list) and isinstance(ys, list) and len(xs) == len(ys):
-        return points([[x, y] for x, y in zip(xs, ys, strict=True)])
-    raise UnusableError("polygon-broken", f"all_points_x and all_points_y are {short((xs, ys))}: expected equally many")
+        return parse_points([[x, y] for x, y in zip(xs, ys, strict=True)])
+    raise UnusableError(
+        "polygon-broken", f"all_points_x and all_points_y are {short((xs, ys))}: expected lists of equal length"
+    )
 
 
 def _circle(shape: Mapping[str, Any]) -> Ring:
@@ -178,7 +180,7 @@ def _numbers(shape: Mapping[str, Any], *keys: str) -> list[float]:
 
 
 def _class_attribute(regions: Sequence[Any]) -> str | None:
-    """The attribute that names the class: one that is called so, or the only one that has values."""
+    """The class attribute: one with a usual name, or the only one with values."""
     counts: Counter[str] = Counter()
     for region in regions:
         attributes = region.get("region_attributes") if isinstance(region, dict) else None
@@ -193,12 +195,12 @@ def _class_of(attributes: Mapping[str, Any], attribute: str) -> str:
     """Raises UnusableError."""
     name = _value(attributes.get(attribute))
     if not name:
-        raise UnusableError("record", f"its attribute {attribute!r} names no class: {short(attributes)}")
+        raise UnusableError("record", f"its attribute {attribute!r} does not name a class: {short(attributes)}")
     return name
 
 
 def _value(value: Any) -> str:
-    """A text; of a group of check boxes the one that is ticked, or nothing where that is not one."""
+    """An attribute's value as a string; for check boxes the only ticked one, else an empty string."""
     if isinstance(value, dict):
         ticked = [name for name, on in value.items() if on]
         value = ticked[0] if len(ticked) == 1 else ""

@@ -1,1 +1,1 @@
-"""What a data set looks like: a page, a chart, images with their masks."""
+"""Visualise a data set: HTML report, chart, annotated images."""

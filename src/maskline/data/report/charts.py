@@ -1,4 +1,4 @@
-"""Charts: the class histogram as an image, and the distributions of the report as columns in percent."""
+"""Charts: the class histogram as an image, and the report's distributions as columns in percent."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from maskline.render import FONT_VARIABLES, SYSTEM_FONTS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Colours of splits, told apart also by those who see no red or green. Others take them in turn.
+#: Colours of splits, safe for red-green colour blindness. Other splits cycle through them.
 SPLIT_COLOURS = {"train": "#3b76d6", "val": "#e8950c", "test": "#2a9d78", "all": "#3b76d6"}
 
-HEIGHT, SMALLEST_WIDTH, CLASSES_PER_INCH, DPI = 5, 8, 5, 120  # inches; the reference's
-MOST_CLASSES = 1500  # in one image: 36,000 pixels wide
-FEWEST_SLOTS = 5  # room is kept for as many classes, so that the bars of one or two do not become walls
+HEIGHT, SMALLEST_WIDTH, CLASSES_PER_INCH, DPI = 5, 8, 5, 120  # inches; as in PaddleX
+MOST_CLASSES = 1500  # in one image, 36,000 pixels wide
+FEWEST_SLOTS = 5  # least number of class slots, so that the bars of one or two classes are not too wide
 LONGEST_NAME = 24  # characters
-MOST_EXACT = 12  # instances per image up to which each number has a column of its own
+MOST_EXACT = 12  # instances per image up to which each number has its own column
 
 
 # ---- the image
 
 
 def histogram(statistics: Mapping[str, Statistics], names: Sequence[str], path: Path) -> None:
-    """Draw how many instances each class has, as PNG: a bar per split, classes by their count in ``train``, falling.
+    """Draw the instances per class as a PNG: a bar per split, classes by descending count in ``train``.
 
-    Of more than 1500 classes those with the most instances are shown.
+    Only the 1500 classes with the most instances are shown.
 
     Args:
         statistics: by split.
-        names: of the classes, each once.
-        path: the file; its folder is made where missing.
+        names: class names, each once.
+        path: the file; its folder is created if missing.
 
     Raises:
         OutputError: the file can't be written.
@@ -75,7 +75,7 @@ def _bars(axes: Axes, statistics: Mapping[str, Statistics], order: Sequence[str]
 
 
 def split_colour(split: str, number: int) -> str:
-    """The colour of a split, the ``number``-th of its set, as ``#rrggbb``."""
+    """The colour of a split, the ``number``-th of the data set, as ``#rrggbb``."""
     return SPLIT_COLOURS.get(split) or list(SPLIT_COLOURS.values())[number % 3]
 
 
@@ -99,7 +99,7 @@ def _name_classes(axes: Axes, order: Sequence[str], indices: Mapping[str, int]) 
 
 
 def _text_and_font(name: str, index: int) -> tuple[str, str]:
-    """A name in one short line and a font that has its characters; as in images, without one the class's number."""
+    """A name on one short line and a font that has its characters; as in images, the label without such a font."""
     short = " ".join(name.split())
     if len(short) > LONGEST_NAME:
         short = f"{short[: LONGEST_NAME - 1]}…"
@@ -120,10 +120,10 @@ class Column:
     """One bin of a distribution.
 
     Attributes:
-        label: the values it holds, in words.
-        tick: the first of them, or nothing where there is no room for it.
+        label: its range of values, in words.
+        tick: the first value, or empty if there is no room.
         counts: by split.
-        shares: by split, in percent of all that the split has.
+        shares: by split, in percent of the split's total.
     """
 
     label: str
@@ -134,14 +134,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """A distribution, split by split.
+    """A distribution by split.
 
     Attributes:
         columns: from left to right.
-        top: the share in percent at which the chart ends.
-        lines: shares in percent at which it has a line.
-        marks: names and places, in percent of the width, of limits within it.
-        exact: whether a column holds a single value, which its tick names; else that is where it begins.
+        top: upper end of the y axis, in percent.
+        lines: grid lines, in percent.
+        marks: names and positions, in percent of the width, of limits on the x axis.
+        exact: whether each column is a single value, given by its tick; else the tick is the start of its range.
     """
 
     columns: tuple[Column, ...]
@@ -152,7 +152,7 @@ class Columns:
 
 
 def size_columns(statistics: Mapping[str, Statistics]) -> Columns | None:
-    """Instances by the side of a square of their area, in half octaves of pixels; None if there is no mask."""
+    """Instances by the square root of their area, in half octaves of pixels; None without masks."""
     sides = {split: np.sqrt(numbers.areas[numbers.areas > 0]) for split, numbers in statistics.items()}
     everything = np.concatenate([*sides.values(), np.zeros(0)])
     if not len(everything):
@@ -169,7 +169,7 @@ def size_columns(statistics: Mapping[str, Statistics]) -> Columns | None:
 
 
 def crowding_columns(statistics: Mapping[str, Statistics]) -> Columns | None:
-    """Images by their number of instances: one by one where there are few, else in octaves; None without images."""
+    """Images by their number of instances: exact for small numbers, else in octaves; None without images."""
     most = max((int(numbers.per_image.max(initial=0)) for numbers in statistics.values()), default=0)
     if not any(numbers.images for numbers in statistics.values()):
         return None
@@ -208,7 +208,7 @@ def _percent(counts: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
 
 
 def _scale(highest: float) -> tuple[float, tuple[float, ...]]:
-    """Where a chart of percents ends, and up to four round shares for its lines."""
+    """Upper end of a percent axis, and up to four round values for its grid lines."""
     step = next((step for step in (1, 2, 5, 10, 20) if step * 4 >= highest), 25)
     count = max(1, math.ceil(highest / step - 1e-6))
     return float(step * count), tuple(float(step * number) for number in range(1, count + 1))

@@ -1,4 +1,4 @@
-"""Images of a data set with its annotations drawn in."""
+"""Draw annotated images of a data set."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ logger = logging.getLogger("maskline")
 def demo_images(dataset: Dataset, folder: Path, most: int = 10) -> list[str]:
     """Draw the first images of a split with their masks, boxes and class names.
 
-    Images that can't be read, or are not of the size they are listed with, are passed over.
+    Images that can't be read, or whose size differs from the record, are skipped.
 
     Args:
-        folder: gets ``<split>/<file_name>``, or ``<split>/<file_name>.png`` where that format can't be written in
+        folder: destination of ``<split>/<file_name>``, with ``.png`` appended if that format can't be written in
             colour. Sub-folders are kept.
-        most: images to draw.
+        most: largest number of images to draw.
 
     Returns:
         The files, relative to ``folder``, with forward slashes.
@@ -62,7 +62,7 @@ def _save(image: PilImage, file: Path, kind: str) -> None:
 
 
 def _writable(name: str) -> tuple[str, str]:
-    """A name whose suffix is that of a format that can be written in colour, and Pillow's name of the format."""
+    """A file name in a format that can be written in colour, and Pillow's name of the format."""
     from PIL import Image
 
     Image.init()

@@ -1,4 +1,4 @@
-"""The report on a data set: one HTML file that needs nothing else, with numbers, faults and masks to look at."""
+"""Write the report on a data set: a self-contained HTML file with statistics, faults and sample masks."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from maskline._files import replace_file
 from maskline._templates import template
 from maskline.data.dataset import Annotation, Dataset, ImageRecord
 from maskline.data.faults import KINDS, LEAKS, Fault, Kind, Reading, ordered
+from maskline.data.file_access import relative_name
 from maskline.data.report import charts
 from maskline.data.report.thumbnails import FAULTY, Shot, Thumbnail, thumbnails
-from maskline.data.sources import relative_name
 from maskline.data.stats import SIZE_CLASSES, Statistics, by_frequency, class_names, statistics
 from maskline.render import PALETTE
 
 FAULTS_SHOWN = 20  # of a kind
-OTHERS_SHOWN = 3  # images beside that of a fault
-CLASSES_SHOWN = 120  # rows of the class chart before the rest is folded
+OTHERS_SHOWN = 3  # other images of a fault
+CLASSES_SHOWN = 120  # rows of the class chart; the rest is collapsed
 MOST_SAMPLES = 100  # of a class
-SAMPLES_IN_ALL = 640  # of sets with very many classes each gets fewer samples, but one at least
-SAMPLE_PIXELS = 13_000_000  # of all samples together: 3 MB
+SAMPLES_IN_ALL = 640  # with very many classes, fewer samples per class, but at least one
+SAMPLE_PIXELS = 13_000_000  # of all samples in total: 3 MB
 SAMPLE_EDGES = 96, 320  # pixels: smallest, largest
 FAULT_EDGE = 224  # pixels
 COMMON_SIZES = 3  # image sizes named in the summary
 
-#: Kinds that tell of an image which can't be relied on: no samples are taken from those.
+#: Faults that make an image unreliable: it is not used for samples.
 _UNRELIABLE = ("image-missing", "image-unreadable", "image-size", "image-turned", "image-rotation")
-#: Kinds for which an image is shown with all its masks as they are listed.
+#: Faults shown with all masks of the image as listed.
 _MISPLACED = ("image-size", "image-turned", "image-rotation", "image-exif")
 
 Names: TypeAlias = Mapping[str, Dataset]
@@ -62,7 +62,7 @@ class ClassRow:
 
 @dataclass(frozen=True, slots=True)
 class InstanceSample:
-    """An instance shown: its size is that of its box, in pixels."""
+    """A sample instance; ``pixels`` is the area of its mask."""
 
     thumbnail: Thumbnail
     split: str
@@ -82,7 +82,7 @@ class Gallery:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A fault shown, with its image and those of its twins, each with what it is of."""
+    """A fault with its images and those of duplicates, each with a caption."""
 
     fault: Fault
     images: tuple[tuple[Thumbnail, str], ...]
@@ -98,7 +98,7 @@ class FaultGroup:
 
     @property
     def hidden(self) -> int:
-        """How many are not shown."""
+        """Number of faults that are not shown."""
         return self.count - len(self.cards)
 
 
@@ -122,7 +122,7 @@ class Summary:
     more_sizes: int
 
 
-def write(
+def write_report(
     reading: Reading,
     path: Path,
     *,
@@ -134,11 +134,11 @@ def write(
     """Write the report.
 
     Args:
-        reading: the set and its faults.
-        path: the HTML file; its folder is made where missing.
-        title: what the set is called.
-        samples_per_class: instances shown of a class at most, 1 to 100.
-        numbers: of all splits, if they are known already.
+        reading: the data set and its faults.
+        path: the HTML file; its folder is created if missing.
+        title: name of the data set.
+        samples_per_class: largest number of sample instances per class, 1 to 100.
+        numbers: statistics of all splits, if already known.
         strict: warnings fail the check too.
 
     Raises:
@@ -168,11 +168,13 @@ def write(
         clean=[kind.title for kind in KINDS.values() if kind.code not in {fault.code for fault in reading.faults}],
         galleries=_galleries(reading, numbers, names, order, samples_per_class),
     )
-    replace_file(path, lambda file: file.write_bytes(text.encode("utf-8", "replace")))  # JSON can hold half characters
+    replace_file(
+        path, lambda file: file.write_bytes(text.encode("utf-8", "replace"))
+    )  # JSON can contain lone surrogates
 
 
 def _percent(share: float) -> str:
-    """A share in percent in few digits, never 0 for what is there."""
+    """A percentage in few digits; only 0 becomes ``0%``."""
     return f"{share:.0f}%" if share >= 10 or not share else "<1%" if share < 1 else f"{share:.1f}%".replace(".0%", "%")
 
 
@@ -199,7 +201,7 @@ def _class_rows(numbers: Mapping[str, Statistics], names: Sequence[str], order: 
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:
-    """The colours classes have in all images, as ``#rrggbb``."""
+    """Class colours, the same in all images, as ``#rrggbb``."""
     return {name: "#{:02x}{:02x}{:02x}".format(*PALETTE[place % len(PALETTE)]) for place, name in enumerate(names)}
 
 
@@ -216,7 +218,7 @@ class _Candidate:
 def _galleries(
     reading: Reading, numbers: Mapping[str, Statistics], names: Sequence[str], order: Sequence[str], samples: int
 ) -> list[Gallery]:
-    """For each class that has any, instances of all sizes from as many images as can be, largest first."""
+    """Sample instances of all sizes for each class, from different images if possible, largest first."""
     samples = min(samples, max(1, SAMPLES_IN_ALL // max(1, len(names))))
     candidates = _candidates(reading, numbers)
     chosen = {name: _spread(candidates.get(name, []), samples) for name in order}
@@ -238,7 +240,7 @@ def _galleries(
 
 
 def _candidates(reading: Reading, numbers: Mapping[str, Statistics]) -> dict[str, list[_Candidate]]:
-    """By class name: the instances with pixels in images without known faults."""
+    """Non-empty instances in reliable images, by class name."""
     bad = {(fault.split, fault.image_id) for fault in reading.faults if fault.code in _UNRELIABLE}
     found: dict[str, list[_Candidate]] = {}
     for split, dataset in reading.splits.items():
@@ -251,7 +253,7 @@ def _candidates(reading: Reading, numbers: Mapping[str, Statistics]) -> dict[str
 
 
 def _spread(candidates: Sequence[_Candidate], samples: int) -> list[_Candidate]:
-    """One of each of ``samples`` groups by size, near the group's middle: of images and splits not seen yet, if any."""
+    """One candidate per size quantile, near its middle, preferably from a new image and split."""
     by_size = sorted(candidates, key=lambda candidate: -candidate.pixels)
     groups = np.array_split(np.arange(len(by_size)), max(1, min(samples, len(by_size))))
     used: set[object] = set()
@@ -284,7 +286,7 @@ def _sample_shot(dataset: Dataset, candidate: _Candidate, edge: int, colour: str
 
 
 def _fault_groups(reading: Reading) -> list[FaultGroup]:
-    """In the order in which faults are told."""
+    """Faults by kind, in the order of reports."""
     by_code: dict[str, list[Fault]] = {}
     for fault in ordered(reading.faults):
         by_code.setdefault(fault.code, []).append(fault)
@@ -305,7 +307,7 @@ def _cards(splits: Names, faults: Sequence[Fault]) -> Iterator[Card]:
 
 
 def _fault_shots(splits: Names, fault: Fault) -> Iterator[tuple[Shot, str]]:
-    """What to show of a fault, and what it is of: its image, and those of its twins."""
+    """The shots of a fault with captions: its image, and those of duplicates."""
     dataset = splits.get(fault.split)
     if dataset is None or fault.code in ("image-missing", "image-unreadable"):
         return

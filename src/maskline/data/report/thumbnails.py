@@ -1,4 +1,4 @@
-"""Thumbnails for the report: a cut-out of an image with an annotation drawn in, others faintly round it."""
+"""Thumbnails for the report: a crop of an image with one annotation highlighted and others faint."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ View: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right in pixel
 Windows: TypeAlias = dict[int, Window | None]  # by id() of an annotation
 
 THREADS = min(4, cores())  # each holds one image
-CONTEXT = 1.5  # side of a view over that of what it shows
-FAR = 0.1  # of its side: how much of a shape must be outside for a view of the whole image
-SMALLEST_VIEW = 64  # pixels: smaller things keep their surroundings
+CONTEXT = 1.5  # side of a view relative to that of its object
+FAR = 0.1  # share of a shape's side outside the image from which the whole image is shown
+SMALLEST_VIEW = 64  # pixels; smaller objects get more context
 FAULTY, STATED, PADDING = (80, 0, 255), (255, 255, 0), (128, 128, 128)  # BGR
 DARK, LIGHT = (24, 18, 16), (255, 255, 255)
 TINT, FAINT_TINT, FAINT_LINE = 0.45, 0.12, 0.45  # share of the colour
 WEBP_QUALITY, JPEG_QUALITY = 78, 80
-MASK_LEVEL = 100  # of 255: share of a tile's pixel that a mask must cover
+MASK_LEVEL = 100  # of 255: least coverage of a tile's pixel by a mask
 SHIFT = 4  # OpenCV's lines have vertices in sixteenths of a pixel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shot:
-    """What a thumbnail is to show.
+    """Content of a thumbnail.
 
     Attributes:
         path: the image.
         edge: pixels of the thumbnail's longer side.
-        image: as listed; None for an image that is not.
+        image: the record; None for an unlisted image.
         focus: the annotation to show with its surroundings; None for the whole image.
-        others: further annotations to draw faintly: all if ``focus`` is None.
+        others: other annotations, drawn faintly unless ``focus`` is None.
         colour: of ``focus``, BGR.
-        fault: ``focus`` is what is wrong: its polygons are drawn line by line, even outside the image.
-        box: what ``focus`` states as its box, to be drawn too, ``x y width height``.
+        fault: ``focus`` is faulty: its polygons are drawn as lines, even outside the image.
+        box: stated box of ``focus`` to draw too, ``x y width height``.
     """
 
     path: Path
@@ -71,11 +71,11 @@ class Thumbnail:
 
 
 def thumbnails(shots: Sequence[Shot]) -> list[Thumbnail | None]:
-    """Draw in threads; every image is decoded once, and at most one a thread is in memory.
+    """Draw in threads; every image is decoded once, and each thread holds at most one.
 
     Returns:
-        One for each shot, in order; None where the image can't be read, or where a good annotation is to be shown in
-        an image that is not of the size it is listed with.
+        One thumbnail per shot, in order; None if the image can't be read, or if ``focus`` is not faulty and the size of
+        the image differs from the record.
     """
     places: dict[Path, list[int]] = {}
     for place, shot in enumerate(shots):
@@ -93,7 +93,7 @@ def _of_image(shots: Sequence[Shot]) -> list[Thumbnail | None]:
     """The thumbnails of one image."""
     try:
         pixels = read_image(shots[0].path)
-    except InputError:  # which is itself a fault, and told
+    except InputError:  # reported as a fault already
         return [None] * len(shots)
     windows: Windows = {}
     tiles = (_tile(pixels, shot, windows) for shot in shots)
@@ -117,7 +117,7 @@ def _tile(pixels: ByteArray, shot: Shot, windows: Windows) -> ByteArray | None:
 
 
 def _bounds(shot: Shot, size: tuple[int, int]) -> Bounds:
-    """What a view must hold: mask, and of a fault also polygons and stated box, as far as half an image outside."""
+    """Extent of a view: the mask, and for a fault its polygons and stated box, up to half an image outside."""
     height, width = size
     focus = cast("Annotation", shot.focus)
     corners: list[tuple[float, float]] = []
@@ -137,7 +137,7 @@ def _bounds(shot: Shot, size: tuple[int, int]) -> Bounds:
 
 
 def _around(bounds: Bounds, size: tuple[int, int]) -> View:
-    """A square about ``bounds`` with some context, within the image; all of it if they go far beyond."""
+    """A square around ``bounds`` with context, inside the image; the whole image if they extend far beyond it."""
     height, width = size
     left, top, right, bottom = bounds
     if max(-left, -top, right - width, bottom - height) > FAR * max(right - left, bottom - top):
@@ -149,7 +149,7 @@ def _around(bounds: Bounds, size: tuple[int, int]) -> View:
 
 
 def _interval(start: float, end: float, length: float, limit: int) -> tuple[int, int]:
-    """``length`` pixels about the middle of ``start`` to ``end``, within 0 to ``limit`` or what these need beyond."""
+    """``length`` pixels around the middle of ``start`` to ``end``, within 0 to ``limit`` or the extent these need."""
     margin = 0.1 * (end - start) + 4
     lowest = start - margin if start < 0 else 0
     highest = end + margin if end > limit else limit
@@ -160,12 +160,12 @@ def _interval(start: float, end: float, length: float, limit: int) -> tuple[int,
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Canvas:
-    """A view being drawn.
+    """A canvas for one view.
 
     Attributes:
-        tile: (h, w, 3) uint8 BGR, drawn into.
-        view: what it shows of the image.
-        scale: its pixels over those of the image.
+        tile: (h, w, 3) uint8 BGR, modified in place.
+        view: the part of the image that is shown.
+        scale: tile pixels per image pixel.
     """
 
     tile: ByteArray
@@ -174,7 +174,7 @@ class _Canvas:
 
     @classmethod
     def of(cls, pixels: ByteArray, view: View, edge: int) -> _Canvas:
-        """An image's part, grey where there is no image."""
+        """A view of an image, grey outside the image."""
         top, bottom, left, right = view
         scale = edge / max(bottom - top, right - left)
         size = max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))
@@ -184,7 +184,11 @@ class _Canvas:
         return canvas
 
     def paste(self, source: ByteArray, window: Window, target: ByteArray) -> bool:
-        """Scale what a view shows of a source that covers ``window`` into a target of the tile's size, if anything."""
+        """Scale the visible part of a source that covers ``window`` into a target of the tile's size.
+
+        Returns:
+            Whether any of it is visible.
+        """
         upper, lower = max(window[0], self.view[0]), min(window[1], self.view[1])
         first, last = max(window[2], self.view[2]), min(window[3], self.view[3])
         if upper >= lower or first >= last:
@@ -197,15 +201,15 @@ class _Canvas:
         return True
 
     def mask(self, found: tuple[ByteArray, Window] | None) -> ByteArray | None:
-        """A mask over the tile: (h, w) uint8, 0 or 255; None if the view shows none of it."""
+        """A mask over the tile: (h, w) uint8, 0 or 255; None if it is not visible."""
         whole = np.zeros(self.tile.shape[:2], np.uint8)
         if found is None or not self.paste(found[0] * np.uint8(255), found[1], whole):
             return None
         return np.asarray(cv2.threshold(whole, MASK_LEVEL, 255, cv2.THRESH_BINARY)[1], np.uint8)
 
     def path(self, rings: Polygons) -> list[cv2.typing.MatLike]:
-        """Rings in pixels of the tile, in the fixed point of `SHIFT`."""
-        limit = 1 << 14  # of the tile's pixels: far outside of any
+        """Rings in tile pixels, in fixed point with `SHIFT` bits."""
+        limit = 1 << 14  # tile pixels, far outside any tile
         corner = self.view[2], self.view[0]
         points = ((np.clip(ring, -MAX_PIXELS, MAX_PIXELS) - corner) * self.scale - 0.5 for ring in rings)
         return [np.rint(np.clip(ring, -limit, limit) * (1 << SHIFT)).astype(np.int32) for ring in points]
@@ -217,7 +221,7 @@ class _Canvas:
 
 
 def _draw_others(canvas: _Canvas, shot: Shot, size: tuple[int, int], windows: Windows) -> None:
-    """Strongly if they are all there is to see, else faintly."""
+    """Draw other annotations, faintly unless there is no focus."""
     strong = shot.focus is None
     colour, share, line = (shot.colour, TINT, 1.0) if strong else (LIGHT, FAINT_TINT, FAINT_LINE)
     for annotation in shot.others:
@@ -232,7 +236,7 @@ def _draw_others(canvas: _Canvas, shot: Shot, size: tuple[int, int], windows: Wi
 
 
 def _is_in(view: View, annotation: Annotation, size: tuple[int, int], windows: Windows) -> bool:
-    """Whether a view may show any of a mask; windows found once are kept."""
+    """Whether a mask may be visible in a view; its window is cached in ``windows``."""
     if id(annotation) not in windows:
         found = crop(annotation.segmentation, size)
         windows[id(annotation)] = None if found is None else found[1]
@@ -270,7 +274,7 @@ def _contours(mask: ByteArray) -> Sequence[cv2.typing.MatLike]:
 
 
 def _stroke(tile: ByteArray, lines: Iterable[cv2.typing.MatLike], colour: Colour, shift: int = 0) -> None:
-    """A coloured line that is seen on any ground: it lies on a wider dark one."""
+    """Draw a coloured line over a wider dark one, visible on any background."""
     lines = list(lines)
     for thickness, ink in ((3 if shift else 4, DARK), (2, colour)):
         cv2.polylines(tile, lines, True, ink, thickness, cv2.LINE_AA, shift)
@@ -283,7 +287,7 @@ def _encode(tile: ByteArray) -> Thumbnail:
 
 
 def _encoders() -> Iterator[tuple[str, str, list[int]]]:
-    """What this build of OpenCV can write, the smallest first: suffix, media type, options."""
+    """Encoders of this OpenCV build, smallest output first: suffix, media type, options."""
     if cv2.haveImageWriter("a.webp"):
         yield ".webp", "webp", [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY]
     yield ".jpg", "jpeg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]

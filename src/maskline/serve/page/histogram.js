@@ -1,8 +1,8 @@
-// How scores are distributed, above the slider that divides them.
+// The distribution of scores, above the threshold slider.
 
 const BINS = 38; // from 0.05 to 1, each 0.025
 
-/** Bars in an SVG element: as high as the root of their count, so that few are seen beside many. */
+/** Bars in an SVG element: as high as the root of their count, so that small counts stay visible. */
 export class Histogram {
   #bars;
   #from;
@@ -31,7 +31,7 @@ export class Histogram {
     });
   }
 
-  divide(threshold) {
+  split(threshold) {
     const first = this.#bin(threshold);
     this.#bars.forEach((bar, i) => bar.classList.toggle("above", i >= first));
   }

@@ -10,7 +10,7 @@ export const MOST = 300; // more than anyone looks at, and few enough to be draw
  * The best instances of an answer, best first. A colour goes with the place, so it stays as the threshold moves.
  *
  * @param {object[]} found `result.instances`
- * @param {[number, number]} size height and width of the picture
+ * @param {[number, number]} size height and width of the image
  * @returns {Instance[]}
  * @throws {RangeError} a mask is damaged
  */
@@ -19,7 +19,7 @@ export function readInstances(found, size) {
   return order.slice(0, MOST).map((index, place) => new Instance(found[index], place, size));
 }
 
-/** One instance; `box` is x1 y1 x2 y2 in pixels of the picture. */
+/** One instance; `box` is x1 y1 x2 y2 in pixels of the image. */
 class Instance {
   #rings = null;
   #paths = []; // for a whole pixel, half of one, a quarter …
@@ -39,9 +39,9 @@ class Instance {
   }
 
   /**
-   * The outline in pixels of the picture, to be filled by the even-odd rule; made when it is first needed.
+   * The outline in pixels of the image, to be filled by the even-odd rule; made when it is first needed.
    *
-   * @param {number} scale pixels to be drawn for one of the picture: where these are few, fewer points will do
+   * @param {number} scale pixels to be drawn for one of the image: where these are few, fewer points will do
    */
   path(scale) {
     const level = Math.max(0, Math.floor(-Math.log2(scale)));
@@ -54,7 +54,7 @@ class Instance {
     return level ? this.#rings.map((ring) => straighten(ring, TOLERANCE * 2 ** level)) : this.#rings;
   }
 
-  /** Whether a point of the picture lies on the mask. */
+  /** Whether a point of the image lies on the mask. */
   covers(x, y) {
     return covers(this.ends, this.size, Math.floor(x) - this.left, Math.floor(y) - this.top);
   }
@@ -65,7 +65,7 @@ class Instance {
   }
 }
 
-/** Where a mask begins: at its box, rounded half to even, but inside the picture; so one of the whole picture fits. */
+/** Where a mask begins: at its box, rounded half to even, but inside the image; so one of the whole image fits. */
 function origin(corner, last) {
   const down = Math.floor(corner);
   const rounded = corner - down === 0.5 ? down + (down % 2) : Math.round(corner);

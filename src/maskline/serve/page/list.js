@@ -1,4 +1,4 @@
-// The list of instances. One row can have the focus, one can be pinned, and one stands out in the picture.
+// The list of instances. One row can have the focus, one can be pinned, and one stands out in the image.
 
 const KEYS = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -Infinity, End: Infinity };
 
@@ -29,7 +29,7 @@ export class InstanceList {
     this.#lead(0);
   }
 
-  /** Show the first so many. */
+  /** Show the first `count` instances. */
   limit(count) {
     this.#rows.forEach((row, index) => (row.hidden = index >= count));
     this.#shown = count;

@@ -1,4 +1,4 @@
-// What went wrong, in words, and what can be done about it.
+// Error messages, and what can be done about them.
 
 import { hasKey, Refusal, useKey } from "./service.js";
 
@@ -6,7 +6,7 @@ const at = (id) => document.getElementById(id);
 const BUSY = new Set([429, 503]);
 const FINAL = new Set([400, 404, 405, 413, 422]); // asking again gives the same
 
-/** The notice above the picture. */
+/** The notice above the image. */
 export class Notice {
   #again = () => {};
   #timer = null;
@@ -28,8 +28,8 @@ export class Notice {
     at("notice").hidden = true;
   }
 
-  /** Say why a picture was not looked into; `again` is what asking again does. */
-  tell(error, name, again) {
+  /** Say why an image was not processed; `again` repeats the request. */
+  report(error, name, again) {
     const { status = 0, retryAfter = null } = error;
     this.#show(title(error, name), text(error), status === 401 && !hasKey() ? "" : "fault", again);
     at("key-form").hidden = status !== 401;
@@ -43,12 +43,12 @@ export class Notice {
 
   /** Say that the user has stopped it. */
   stopped(name, again) {
-    this.#show("Stopped", `${name} was not looked into.`, "", again);
+    this.#show("Stopped", `${name} was not processed.`, "", again);
     at("key-form").hidden = true;
     at("retry").hidden = false;
   }
 
-  /** Say what is not a fault of the service's, and can't be helped by asking again. */
+  /** Report an error that is not the service's, and that repeating the request would not solve. */
   warn(heading, words) {
     this.#show(heading, words, "fault", () => {});
     at("key-form").hidden = at("retry").hidden = true;
@@ -85,15 +85,15 @@ export class Notice {
 }
 
 function title({ status }, name) {
-  if (status === 401) return hasKey() ? "The service refuses this key" : "The service needs a key";
-  if (status === 429) return "The service has too much to do";
+  if (status === 401) return hasKey() ? "Invalid API key" : "The service requires an API key";
+  if (status === 429) return "The service is busy";
   if (status === 503) return "The service is not ready";
-  if (status === 504 || status === 408) return "It took too long";
-  return `${name} can't be used`;
+  if (status === 504 || status === 408) return "The request timed out";
+  return `${name} can't be processed`;
 }
 
 function text(error) {
-  if (error.status === 401) return "It is kept in this tab only, and sent to this service only.";
+  if (error.status === 401) return "The key is kept in this tab only and sent to this service only.";
   if (error instanceof Refusal) return error.message;
-  return `The answer can't be used: ${error.message}.`;
+  return `Invalid response: ${error.message}.`;
 }

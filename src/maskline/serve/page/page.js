@@ -1,22 +1,22 @@
-// What the page does: a picture is taken, the service looks into it, and what it finds is shown.
+// The page: an image is taken, the service processes it, and the result is shown.
 
 import { Histogram } from "./histogram.js";
 import { above, readInstances } from "./instances.js";
 import { InstanceList } from "./list.js";
 import { Notice } from "./notice.js";
-import { agreeing, open } from "./picture.js";
+import { agreeing, open } from "./image.js";
 import { answerAbove, saveJson, savePng } from "./save.js";
 import { describe, example, segment } from "./service.js";
 import { View } from "./view.js";
 
 const at = (id) => document.getElementById(id);
 const FLOOR = 0.05; // the service is asked once, for all that the slider can show
-const SILENCE = 500; // milliseconds after which what has changed is said
+const SILENCE = 500; // milliseconds before a change is announced
 const TICK = 100; // milliseconds
-const CLASSES_TOLD = 12;
+const MAX_LISTED_CLASSES = 12;
 
 const state = {
-  work: null, // { controller, name, again } of the picture being looked into
+  work: null, // { controller, name, again } of the image being processed
   shown: null, // { name, answer, instances, scores }, which belong together; only the name while the rest is awaited
   count: 0, // of the instances, best first, that are above the threshold
   hovered: null,
@@ -30,7 +30,7 @@ const list = new InstanceList(at("list"), { hover: pointTo("hovered"), focus: po
 const histogram = new Histogram(at("histogram"), FLOOR);
 const notice = new Notice(showModel);
 
-/** Look into a picture. It replaces the one before as soon as it can be shown, and the next one replaces it. */
+/** Process an image. It replaces the one before as soon as it can be shown, and the next one replaces it. */
 async function take(blob, name) {
   state.work?.controller.abort();
   const work = (state.work = { controller: new AbortController(), name, again: () => take(blob, name) });
@@ -43,7 +43,7 @@ async function take(blob, name) {
     if (bitmap) show({ name }, bitmap, [bitmap.height, bitmap.width]);
     await look(blob, name, bitmap, signal);
   } catch (error) {
-    if (!signal.aborted) notice.tell(error, name, work.again);
+    if (!signal.aborted) notice.report(error, name, work.again);
   } finally {
     clearInterval(timer);
     if (state.work === work) rest();
@@ -55,24 +55,24 @@ async function look(blob, name, bitmap, signal) {
   const begin = performance.now();
   const answer = await segment(blob, { threshold: FLOOR, visualize: false }, signal);
   const took = performance.now() - begin;
-  const picture = await agreeing(blob, bitmap, answer.result.size ?? null, signal);
+  const image = await agreeing(blob, bitmap, answer.result.size ?? null, signal);
   signal.throwIfAborted();
-  const size = answer.result.size ?? (picture.bitmap && [picture.bitmap.height, picture.bitmap.width]);
-  if (!size) throw new RangeError("it does not tell the picture's size");
+  const size = answer.result.size ?? (image.bitmap && [image.bitmap.height, image.bitmap.width]);
+  if (!size) throw new RangeError("the image size is missing");
   const instances = readInstances(answer.result.instances, size);
-  show({ name, answer, instances, scores: instances.map(({ score }) => score) }, picture.bitmap, size);
+  show({ name, answer, instances, scores: instances.map(({ score }) => score) }, image.bitmap, size);
   if (!document.querySelector("aside:focus-within")) at("view").focus({ preventScroll: true }); // arrow keys go on from here
-  at("facts").textContent = `${facts(name, size)} · ${duration(took)}${origin(picture)}`;
+  at("facts").textContent = `${facts(name, size)} · ${duration(took)}${origin(image)}`;
 }
 
-/** Nothing is being looked into any more. */
+/** Nothing is being processed. */
 function rest() {
   state.work = null;
   at("busy").hidden = true;
   update();
 }
 
-/** Leave the picture that is being looked into; one that comes later is not affected. */
+/** Stop processing the current image; a later one is not affected. */
 function stop() {
   const { controller, name, again } = state.work;
   controller.abort();
@@ -80,7 +80,7 @@ function stop() {
   rest();
 }
 
-/** Show a picture and, if they are known, its instances. */
+/** Show an image and, if they are known, its instances. */
 function show(shown, bitmap, size) {
   Object.assign(state, { shown, hovered: null, focused: null, pinned: null });
   document.querySelector("main").dataset.state = "open";
@@ -100,7 +100,7 @@ function update() {
   const threshold = Number(at("threshold").value);
   at("above").textContent = threshold.toFixed(2);
   at("threshold").style.setProperty("--share", (threshold - FLOOR) / (at("threshold").max - FLOOR));
-  histogram.divide(threshold);
+  histogram.split(threshold);
   if (!shown) return;
   const { instances = [], scores = [] } = shown;
   state.count = above(scores, threshold);
@@ -109,10 +109,10 @@ function update() {
   list.limit(state.count);
   for (const kind of ["hovered", "focused", "pinned"]) if (state[kind]?.number > state.count) state[kind] = null;
   highlight();
-  tellCount(threshold);
+  showCount(threshold);
 }
 
-function tellCount(threshold) {
+function showCount(threshold) {
   const { name, answer, instances = [], scores = [] } = state.shown;
   const all = answer?.result.instances.length ?? 0;
   const of = all > instances.length ? `the best ${instances.length} of ${all}` : all;
@@ -121,7 +121,7 @@ function tellCount(threshold) {
   at("none-text").textContent = noneText(scores, threshold);
   const best = Math.floor(100 * (scores[0] ?? 0) - 1) / 100;
   at("lower").hidden = state.count > 0 || best < FLOOR;
-  at("lower").textContent = `Lower it to ${best.toFixed(2)}`;
+  at("lower").textContent = `Lower the threshold to ${best.toFixed(2)}`;
   at("lower").value = best;
   at("view").ariaLabel = answer ? `${name}, ${state.count} instances marked` : name;
   if (answer) say(state.count ? `${name}: ${at("count").textContent}` : at("none-text").textContent);
@@ -129,11 +129,11 @@ function tellCount(threshold) {
 
 /** Why the list is empty. */
 function noneText(scores, threshold) {
-  if (state.work && !state.shown.answer) return "Looking …";
+  if (state.work && !state.shown.answer) return "Processing …";
   if (!state.shown.answer) return "No result.";
-  if (scores.length) return `None above ${threshold.toFixed(2)}. The best has a score of ${scores[0].toFixed(2)}.`;
+  if (scores.length) return `No instances above ${threshold.toFixed(2)}. The best score is ${scores[0].toFixed(2)}.`;
   const { classes } = state;
-  const names = classes && classes.length <= CLASSES_TOLD ? ` This model finds: ${classes.join(", ")}.` : "";
+  const names = classes && classes.length <= MAX_LISTED_CLASSES ? ` Classes of this model: ${classes.join(", ")}.` : "";
   return `No instances found.${names}`;
 }
 
@@ -164,13 +164,13 @@ function unpin() {
   highlight();
 }
 
-/** Tell how long it has been, until the timer that this returns is cleared. */
+/** Show the elapsed time, until the returned timer is cleared. */
 function showBusy(name) {
   const begin = performance.now();
-  const tick = () => (at("elapsed").textContent = `Looking … ${((performance.now() - begin) / 1000).toFixed(1)} s`);
+  const tick = () => (at("elapsed").textContent = `Processing … ${((performance.now() - begin) / 1000).toFixed(1)} s`);
   at("busy").hidden = false;
   tick();
-  say(`Looking into ${name}`);
+  say(`Processing ${name}`);
   return setInterval(tick, TICK);
 }
 
@@ -179,7 +179,7 @@ function showZoom(scale, fits) {
   at("zoom-out").disabled = at("fit").disabled = fits;
 }
 
-/** Say something to those who don't see the page, once it has stopped changing. */
+/** Announce a text to screen readers, once the page has stopped changing. */
 function say(text) {
   clearTimeout(say.timer);
   say.timer = setTimeout(() => (at("status").textContent = text), SILENCE);
@@ -219,8 +219,8 @@ const facts = (name, [height, width]) => `${name} · ${width}\u00a0×\u00a0${hei
 const duration = (took) => (took < 10_000 ? `${Math.round(took)}\u00a0ms` : `${(took / 1000).toFixed(1)}\u00a0s`);
 
 function origin({ bitmap, drawn }) {
-  if (drawn) return " · as the service sees it: this browser shows it differently, or not at all";
-  return bitmap ? "" : " · this browser can't show it";
+  if (drawn) return " · rendered by the service, because this browser can't show it faithfully";
+  return bitmap ? "" : " · this browser can't display it";
 }
 
 /** Take what was dropped, pasted or chosen, if it is a file. Returns whether it was. */
@@ -230,7 +230,7 @@ function takeFirst(files, name = files[0]?.name) {
   return true;
 }
 
-function listenForPictures() {
+function listenForImages() {
   at("file").addEventListener("change", ({ target }) => {
     takeFirst(target.files);
     target.value = ""; // so that the same file can be chosen again
@@ -266,7 +266,7 @@ function listenForControls() {
   });
   at("save-png").addEventListener("click", async () => {
     const { name } = state.shown;
-    if (!(await savePng(name, view.paintWhole()))) notice.warn(`${name} can't be saved`, "The browser has no room for it.");
+    if (!(await savePng(name, view.paintWhole()))) notice.warn(`${name} can't be saved`, "The image is too large for this browser.");
   });
 }
 
@@ -293,7 +293,7 @@ function listenForKeys() {
   });
 }
 
-listenForPictures();
+listenForImages();
 listenForControls();
 listenForKeys();
 update();

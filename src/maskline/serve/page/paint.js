@@ -1,6 +1,6 @@
 // Masks, outlines, boxes and labels on a canvas. Lines and letters are as wide on the screen at any zoom.
 //
-// A frame says where the picture lies: `scale` CSS pixels for a pixel of it, its corner at (`x`, `y`) CSS pixels, `ratio`
+// A frame says where the image lies: `scale` CSS pixels for a pixel of it, its corner at (`x`, `y`) CSS pixels, `ratio`
 // pixels of the canvas for a CSS pixel, and its `width` and `height` in its own pixels.
 
 const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Noto Sans CJK SC', sans-serif";
@@ -15,7 +15,7 @@ export function drawingOrder(instances) {
   return [...instances].sort((a, b) => b.area - a.area || b.number - a.number);
 }
 
-/** The topmost instance at a point of the picture, null if there is none. */
+/** The topmost instance at a point of the image, null if there is none. */
 export function topmost(order, looks, x, y) {
   const hit = looks.masks || !looks.boxes ? (one) => one.covers(x, y) : (one) => one.boxCovers(x, y);
   return order.findLast(hit) ?? null;
@@ -27,7 +27,7 @@ export function paintAll(context, order, looks, frame, sprites = null, hurried =
     const sprite = looks.masks ? sprites?.of(one, frame, paintMask, hurried) : null;
     if (sprite) paste(context, sprite, frame);
     else if (looks.masks) paintMask(context, one, frame);
-    toPicture(context, frame);
+    toImage(context, frame);
     if (looks.boxes) box(context, one, (looks.masks ? 1 : 2) * (LINE.box / frame.scale));
   }
   if (looks.labels) paintLabels(context, order, frame);
@@ -35,7 +35,7 @@ export function paintAll(context, order, looks, frame, sprites = null, hurried =
 
 /** Draw one that stands out: the others in the shade, its label in any case. */
 export function paintChosen(context, one, looks, frame) {
-  toPicture(context, frame);
+  toImage(context, frame);
   context.lineJoin = "round";
   const rest = new Path2D();
   rest.rect(0, 0, frame.width, frame.height);
@@ -50,7 +50,7 @@ export function paintChosen(context, one, looks, frame) {
 }
 
 function paintMask(context, one, frame) {
-  toPicture(context, frame);
+  toImage(context, frame);
   context.lineJoin = "round";
   fill(context, one, FILL.all, path(one, frame));
   outline(context, path(one, frame), one.colour, LINE.outline / frame.scale);
@@ -61,7 +61,7 @@ function paste(context, sprite, { ratio, x, y }) {
   context.drawImage(sprite.canvas, sprite.x, sprite.y);
 }
 
-function toPicture(context, { ratio, scale, x, y }) {
+function toImage(context, { ratio, scale, x, y }) {
   context.setTransform(ratio * scale, 0, 0, ratio * scale, ratio * x, ratio * y);
 }
 
@@ -101,9 +101,9 @@ function paintLabels(context, instances, frame) {
   }
 }
 
-/** Above the box, or in it where there is no room above; kept within the picture at the sides. */
-function labelPlace([x1, y1], width, { scale, x, y, width: pictureWidth }) {
-  const right = x + pictureWidth * scale - width;
+/** Above the box, or in it where there is no room above; kept within the image at the sides. */
+function labelPlace([x1, y1], width, { scale, x, y, width: imageWidth }) {
+  const right = x + imageWidth * scale - width;
   const left = Math.max(x, Math.min(x + x1 * scale - 1, right));
   const top = y + y1 * scale - LABEL.height - 2;
   return { left, top: top < y ? y + y1 * scale + 2 : top, width };

@@ -4,7 +4,7 @@
 const FIRST_CHARACTER = 48;
 const MORE = 32; // more groups of the number follow
 const SIGN = 16; // in the last group of a number
-const MOST_GROUPS = 6; // 30 bits, beyond any picture
+const MOST_GROUPS = 6; // 30 bits, beyond any image
 
 /**
  * Where the runs end, as numbers of pixels from the first. Between the ends 2k and 2k + 1 lies foreground.
@@ -20,7 +20,7 @@ export function runEnds(counts, [height, width]) {
   let end = 0;
   for (let i = 0; i < lengths.length; i++) {
     if (i > 2) lengths[i] += lengths[i - 2];
-    if (lengths[i] < 0) throw new RangeError("a run of the mask is shorter than nothing");
+    if (lengths[i] < 0) throw new RangeError("the mask has a negative run length");
     ends[i] = end += lengths[i];
   }
   if (end !== height * width) throw new RangeError(`the mask has ${end} pixels instead of ${height} × ${width}`);
@@ -36,7 +36,7 @@ function differences(counts) {
     let code;
     do {
       code = counts.charCodeAt(at++) - FIRST_CHARACTER;
-      if (!(code >= 0 && code < 64) || groups === MOST_GROUPS) throw new RangeError("the mask's run lengths are damaged");
+      if (!(code >= 0 && code < 64) || groups === MOST_GROUPS) throw new RangeError("the mask's RLE is invalid");
       value |= (code & 31) << (5 * groups++);
     } while (code & MORE);
     found.push(code & SIGN ? value - 2 ** (5 * groups) : value);

@@ -1,4 +1,4 @@
-// Files to keep: the answer as JSON, the picture as PNG.
+// Files to keep: the answer as JSON, the image as PNG.
 
 const LAST_READ = 60_000; // milliseconds; browsers may begin to read a file later than the click
 

@@ -1,11 +1,11 @@
-// The service: what is asked of it, and how it refuses. Addresses are relative, as the page may lie behind a prefix.
+// Requests to the service, and its errors. URLs are relative, since the page may be behind a prefix.
 
 const ROUTE = "instance-segmentation";
 const KEY = "maskline.apiKey"; // in the session's storage, which ends with the tab
 const EXAMPLE = "page/example.png";
 let key = stored();
 
-/** An answer that is no result. `status` is HTTP's, 0 where there was none; `retryAfter` in seconds, or null. */
+/** A response without a result. `status` is HTTP's, 0 where there was none; `retryAfter` in seconds, or null. */
 export class Refusal extends Error {
   constructor(message, status = 0, retryAfter = null) {
     super(message);
@@ -14,25 +14,25 @@ export class Refusal extends Error {
 }
 
 /**
- * Ask what is in a picture.
+ * Segment an image.
  *
- * @param {Blob} picture an encoded image
+ * @param {Blob} image an encoded image
  * @param {{threshold: number, visualize: boolean}} options
  * @param {AbortSignal} signal
  * @returns {Promise<object>} the whole answer
  * @throws {Refusal}
  */
-export async function segment(picture, options, signal) {
-  const body = JSON.stringify({ image: await base64(picture), ...options });
+export async function segment(image, options, signal) {
+  const body = JSON.stringify({ image: await base64(image), ...options });
   signal.throwIfAborted();
   const response = await reach(ROUTE, { method: "POST", headers: { "Content-Type": "application/json" }, body, signal });
   const answer = await readAnswer(response);
   if (!response.ok) throw new Refusal(reason(answer, response), response.status, retryAfter(response));
-  if (!Array.isArray(answer?.result?.instances)) throw new Refusal("It answered something else than instances.");
+  if (!Array.isArray(answer?.result?.instances)) throw new Refusal("The response contains no instances.");
   return answer;
 }
 
-/** Name and classes of the model, each null where the service does not tell. */
+/** Name and classes of the model, each null if the service does not provide it. */
 export async function describe() {
   try {
     const { parameters } = await (await reach(`v2/models/${ROUTE}`)).json();
@@ -43,7 +43,7 @@ export async function describe() {
   }
 }
 
-/** A picture to begin with, where the service has one; else null. */
+/** An image to begin with, where the service has one; else null. */
 export async function example() {
   try {
     const response = await reach(EXAMPLE);
@@ -53,7 +53,7 @@ export async function example() {
   }
 }
 
-/** Keep the key for this tab, to be sent with what is asked from now on. */
+/** Keep the key for this tab, and send it with all further requests. */
 export function useKey(text) {
   key = text;
   try {
@@ -78,7 +78,7 @@ async function reach(address, { headers = {}, ...options } = {}) {
     return await fetch(address, { ...options, headers: key ? { ...headers, "X-API-Key": key } : headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refusal(key && !isHeader(key) ? "The key has characters that no key has." : "It can't be reached.");
+    throw new Refusal(key && !isHeader(key) ? "The key contains invalid characters." : "The service can't be reached.");
   }
 }
 
@@ -94,7 +94,7 @@ function base64(blob) {
   });
 }
 
-/** What the body says, null if it is no JSON, as that of a proxy in between. */
+/** The body as JSON, null if it is not, such as that of a proxy in between. */
 async function readAnswer(response) {
   try {
     return await response.json();
@@ -107,7 +107,7 @@ async function readAnswer(response) {
 /** The reason in words. That of a wrong request is a list, as text. */
 function reason(answer, { status, statusText }) {
   const text = answer?.errorMsg;
-  if (typeof text !== "string") return `It answered ${status} ${statusText}`.trim();
+  if (typeof text !== "string") return `Status ${status} ${statusText}`.trim();
   try {
     const faults = JSON.parse(text).map((fault) => String(fault.msg));
     return faults.join("; ") || text;

@@ -1,7 +1,7 @@
 // Masks as they have been drawn, to be drawn again at once while only the threshold moves, or, enlarged and blurred for
-// the moment, while the picture is being zoomed.
+// the moment, while the image is being zoomed.
 
-const MOST_PIXELS = 16e6; // of all together; the rest is drawn anew each time
+const MOST_PIXELS = 16e6; // of all together; the rest is redrawn each time
 const MARGIN = 4; // CSS pixels, more than half an outline
 
 /** Small canvases, one for each instance, for one scale. */
@@ -16,7 +16,7 @@ export class Sprites {
   }
 
   /**
-   * What `draw` draws of an instance, and where it lies in pixels from the picture's corner, to be enlarged by a
+   * What `draw` draws of an instance, and where it lies in pixels from the image's corner, to be enlarged by a
    * factor, which is not 1 only if `hurried`; null where there is no room to keep it.
    */
   of(one, frame, draw, hurried) {

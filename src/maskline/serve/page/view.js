@@ -1,12 +1,12 @@
-// The picture on the screen, with what is drawn over it: it can be zoomed, moved and pointed at.
+// The image on the screen, with what is drawn over it: it can be zoomed, moved and pointed at.
 //
-// Three canvases lie on each other, each with the screen's own pixels: the picture, all instances, the chosen one.
+// Three canvases lie on each other, each with the screen's own pixels: the image, all instances, the chosen one.
 // So pointing at an instance draws only that one, and the browser dims the others.
 
 import { drawingOrder, paintAll, paintChosen, topmost } from "./paint.js";
 import { Sprites } from "./sprites.js";
 
-const MOST_ENLARGED = 8; // to fit: screen pixels for one of a small picture
+const MOST_ENLARGED = 8; // to fit: screen pixels for one of a small image
 const MOST_ZOOMED = 40;
 const SHOW_PIXELS = 3; // from this scale on pixels are squares, not smoothed
 const STEP = 1.5;
@@ -14,7 +14,7 @@ const SLOP = 4; // CSS pixels that a pointer may move and still click
 const WHEEL = 0.002; // of a doubling, for a pixel
 const LINE_HEIGHT = 16; // of wheels that count in lines
 const SETTLED = 120; // milliseconds without a movement
-const LARGE = 4e6; // pixels; such a picture has a smaller copy, to be drawn fast where it fits
+const LARGE = 4e6; // pixels; such an image has a smaller copy, to be drawn fast where it fits
 
 export class View {
   #root;
@@ -31,14 +31,14 @@ export class View {
   #pointers = new Map();
   #travelled = 0;
   #due = null;
-  #moved = false; // so that the picture itself has to be drawn again
+  #moved = false; // so that the image itself has to be drawn again
   #moving = null; // the timer while it is being zoomed or moved, when speed matters more than smoothness
   #events;
 
   /**
    * @param {HTMLElement} root with three canvases
    * @param {{hover: Function, choose: Function, zoom: Function}} events hover and choose get an instance or null, zoom
-   *   the scale and whether the picture fits
+   *   the scale and whether the image fits
    */
   constructor(root, events) {
     this.#root = root;
@@ -55,7 +55,7 @@ export class View {
     root.addEventListener("pointerleave", () => this.#events.hover(null));
   }
 
-  /** Show a picture, without instances; null: an empty one of `size`, height and width. */
+  /** Show an image, without instances; null: an empty one of `size`, height and width. */
   show(bitmap, [height, width]) {
     const other = width !== this.#frame.width || height !== this.#frame.height;
     Object.assign(this.#frame, { width, height });
@@ -102,7 +102,7 @@ export class View {
     this.#zoom(1 / STEP);
   }
 
-  /** Everything in the picture's own pixels, lines as wide in proportion as where it fits on the screen. */
+  /** Everything in the image's own pixels, lines as wide in proportion as where it fits on the screen. */
   paintWhole() {
     const { width, height } = this.#frame;
     const canvas = Object.assign(document.createElement("canvas"), { width, height });
@@ -157,7 +157,7 @@ export class View {
     this.#place(x - (x - frame.x) * grown, y - (y - frame.y) * grown);
   }
 
-  /** Move the picture's corner, but leave no room beside it that it could fill. */
+  /** Move the image's corner, but leave no gap next to it that it could fill. */
   #place(x, y) {
     const { scale, ratio, width, height } = this.#frame;
     const within = (at, extent, size) => (size <= extent ? (extent - size) / 2 : Math.min(0, Math.max(at, extent - size)));
@@ -177,14 +177,14 @@ export class View {
   #drawNow() {
     if (this.#due) cancelAnimationFrame(this.#due);
     this.#due = null;
-    if (this.#moved) this.#drawPicture();
+    if (this.#moved) this.#drawImage();
     this.#moved = false;
     const marks = clear(this.#contexts[1]);
     if (this.#frame.width) paintAll(marks, this.#order, this.#looks, this.#frame, this.#sprites, this.#moving !== null);
     this.#drawChosen();
   }
 
-  #drawPicture() {
+  #drawImage() {
     const context = clear(this.#contexts[0]);
     const { scale, x, y, ratio, width, height } = this.#frame;
     if (!this.#bitmap) return;
@@ -264,7 +264,7 @@ export class View {
   }
 }
 
-/** Have the size told, now and whenever it changes, in pixels of the screen if the browser can. */
+/** Observe the size, now and whenever it changes, in pixels of the screen if the browser can. */
 function watch(observer, element) {
   observer.unobserve(element);
   try {
@@ -274,10 +274,10 @@ function watch(observer, element) {
   }
 }
 
-/** What the browser says, unless that is beside the point, as where a developer tries another density. */
-function screenPixels(length, told) {
+/** The size that the browser reports, unless it is implausible, as when a developer emulates another density. */
+function screenPixels(length, reported) {
   const expected = length * devicePixelRatio;
-  return Math.abs(told - expected) < 1 ? told : Math.round(expected);
+  return Math.abs(reported - expected) < 1 ? reported : Math.round(expected);
 }
 
 function clear(context) {

@@ -1,4 +1,4 @@
-"""COCO: the format that data sets are converted through."""
+"""COCO, the hub format of all conversions."""
 
 from maskline.data.formats.coco.layout import TITLE, detect, read, write
 

@@ -1,8 +1,8 @@
-"""COCO's layouts: which JSON files of a folder are the data set, and which split each of them is.
+"""COCO's layouts: which JSON files of a folder form the data set, and which split each of them is.
 
-Found are PaddleX's (``annotations/instance_train.json`` and ``images/``), COCO's own (``instances_train2017.json`` and
-``train2017/``), a folder for each split with its JSON inside, a single file for a set that is not split, and those of
-CVAT, Datumaro, FiftyOne, Label Studio and Roboflow, which differ in the names of folders only.
+Supported are PaddleX's (``annotations/instance_train.json`` and ``images/``), COCO's own (``instances_train2017.json``
+and ``train2017/``), a folder per split with its JSON inside, a single file for an unsplit set, and those of CVAT,
+Datumaro, FiftyOne, Label Studio and Roboflow, which differ in folder names only.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from maskline._wording import counted
-from maskline.data.accounting import code_of_unread
+from maskline.data.accounting import unread_code
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Count, Fault, Reading
+from maskline.data.file_kinds import OTHER_COCO
+from maskline.data.file_tree import SPLITS, UNSPLIT, key_of, split_of
 from maskline.data.formats.coco import coco_json, values
 from maskline.data.image_files import place_images
-from maskline.data.kinds import OTHER_COCO
 from maskline.data.source import Source
-from maskline.data.tree import SPLITS, UNSPLIT, key_of, split_of
 from maskline.errors import DatasetError, DatasetNotFoundError
 
 TITLE = "COCO"
@@ -34,7 +34,7 @@ def annotation_name(split: str, source: Path | None = None) -> str:
     """The annotation file of a split in our layout, relative to the root.
 
     Args:
-        source: the file it is made from; if that has PaddleX's name, so has this one. Otherwise it has COCO's.
+        source: the original file; if that has PaddleX's name, the result has too, otherwise COCO's.
     """
     if source is not None and source.name.startswith("instance_"):
         return paddlex_name(split)
@@ -47,27 +47,27 @@ def paddlex_name(split: str) -> str:
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
-    """Write a data set in our layout into an empty folder, images copied. COCO loses nothing: no notes."""
+    """Write a data set in our layout into an empty folder and copy its images. Nothing is lost, so no notes."""
     for split, dataset in place_images(splits, folder / "images").items():
         coco_json.write(dataset, folder / annotation_name(split))
     return []
 
 
 def write_annotations(splits: Mapping[str, Dataset], root: Path) -> None:
-    """Write the annotation files of our layout, each named like the one it is made from (`annotation_name`)."""
+    """Write the annotation files of our layout, named after the originals (`annotation_name`)."""
     for split, dataset in splits.items():
         coco_json.write(dataset, root / annotation_name(split, dataset.source))
 
 
 def detect(source: Source) -> list[str]:
-    """The files in COCO's form below a folder, also those that are not the data set itself."""
+    """All COCO files below a folder, including those that are not the data set itself."""
     return source.of_kind("coco") or source.of_kind(OTHER_COCO)
 
 
-def find(source: Source) -> dict[str, str]:
+def find_annotation_files(source: Source) -> dict[str, str]:
     """The annotation file of each split, in the order train, val, test; or one for ``all``.
 
-    Of several folders with annotation files the outermost counts, of several files for a split the one that is named
+    Among several folders with annotation files, the outermost wins; among several files for a split, the one named
     ``instance_...`` or ``instances_...``, otherwise the one with the most instances.
 
     Raises:
@@ -96,13 +96,13 @@ def find(source: Source) -> dict[str, str]:
 
 
 def read(source: Source) -> Reading:
-    """Read all splits. A file that can't be read is a fault if another one can; files not chosen are faults too.
+    """Read all splits. Unreadable files and files that were not chosen are faults.
 
     Raises:
-        DatasetError: as `find`; or none of the files can be read.
+        DatasetError: as `find_annotation_files`; or none of the files can be read.
     """
     splits, faults, listed, unread = dict[str, Dataset](), list[Fault](), dict[str, Count](), list[DatasetError]()
-    files = find(source)
+    files = find_annotation_files(source)
     for split, path in files.items():
         try:
             locate = partial(source.locate, split=split, near=_home(path))
@@ -123,13 +123,13 @@ def read(source: Source) -> Reading:
 
 
 def _in_our_layout(source: Source) -> list[str]:
-    """What has the name of PaddleX's annotation file, even if it is not a file."""
+    """Existing paths with the names of our annotation files, even if they are not files."""
     names = (name(split) for split in SPLITS for name in (paddlex_name, annotation_name))
     return [] if source.file is not None else [name for name in names if (source.root / name).exists()]
 
 
 def _home(path: str) -> str:
-    """The folder of the data set that a file belongs to, with a trailing slash unless empty."""
+    """The data set folder that a file belongs to, with a trailing slash unless empty."""
     parts = list(PurePosixPath(path).parent.parts)
     while parts and (key_of(parts[-1]) == "annotations" or split_of(parts[-1]) is not None):
         parts.pop()
@@ -146,7 +146,7 @@ def _depth(home: str) -> int:
 
 
 class _Summary(NamedTuple):
-    """How many annotations a file has, those with masks by the name of their image."""
+    """Numbers of annotations in a file; ``images`` counts those with masks by image name."""
 
     instances: int
     without_mask: int
@@ -154,7 +154,7 @@ class _Summary(NamedTuple):
 
 
 def _best(source: Source, files: Sequence[str]) -> str:
-    """The one of several files for a split that is the data set."""
+    """The file to read among several for a split."""
     if len(files) == 1:
         return files[0]
 
@@ -176,16 +176,15 @@ def _instances(source: Source, path: str) -> int:
 
 
 def _summary(source: Source, path: str) -> _Summary:
-    """Counts of a file without checking it. Raises DatasetError."""
-    content = values.parse(source.root / path)
+    """Count the annotations of a file without checking them. Raises DatasetError."""
+    content = values.parse_json(source.root / path)
     images, annotations = content.get("images"), content.get("annotations")
     names = {
-        values.identity(image, "id"): coco_json.file_name(image)
-        for image in (images if isinstance(images, list) else [])
+        values.id_of(image, "id"): coco_json.file_name(image) for image in (images if isinstance(images, list) else [])
     }
     records = annotations if isinstance(annotations, list) else []
-    masks = [record for record in records if values.get(record, "segmentation")]
-    found = Counter(names.get(values.identity(record, "image_id")) or "" for record in masks)
+    masks = [record for record in records if values.value_of(record, "segmentation")]
+    found = Counter(names.get(values.id_of(record, "image_id")) or "" for record in masks)
     return _Summary(len(masks), len(records) - len(masks), found)
 
 
@@ -203,7 +202,7 @@ def _not_chosen(source: Source, files: Sequence[str], splits: dict[str, Dataset]
         if summary.without_mask:
             what += f", and {counted(summary.without_mask, 'annotation')} without mask"
         if summary.instances or summary.without_mask:
-            code = code_of_unread(images, splits.values())
+            code = unread_code(images, splits.values())
             lost = summary.instances + summary.without_mask if code == "file-unread" else 0
             faults.append(Fault(code, _split(path), path, what, lost=lost))
     return faults

@@ -1,4 +1,4 @@
-"""The format of CVAT."""
+"""CVAT's XML, the format 'CVAT for images 1.1'."""
 
 from maskline.data.formats.cvat.format import TITLE, detect, read, write
 

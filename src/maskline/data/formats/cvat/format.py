@@ -1,9 +1,9 @@
-"""CVAT for images 1.1: one ``annotations.xml`` for all images, which lie in ``images`` beside it.
+"""CVAT for images 1.1: one ``annotations.xml`` for all images, with the images in ``images`` next to it.
 
-Exports of projects put them in ``images/<subset>`` and give the subset of each: those named as a split are read as one.
-Coordinates are COCO's, as CVAT hands polygons on to COCO unchanged; a mask counts whole pixels, its run lengths go row
-by row through the box of ``left``, ``top``, ``width`` and ``height``. An object in several parts is several shapes of
-one label with one ``group_id``. CVAT has no crowd: an attribute ``iscrowd`` or ``crowd`` stands for it.
+Project exports put them in ``images/<subset>`` and state the subset of each; subsets named like a split become splits.
+Coordinates are COCO's, as CVAT exports polygons to COCO unchanged. Masks are run lengths, row by row in the box of
+``left``, ``top``, ``width`` and ``height``. An object of several parts is several shapes with the same label and
+``group_id``. CVAT has no crowds; an attribute ``iscrowd`` or ``crowd`` marks them.
 https://docs.cvat.ai/docs/dataset_management/formats/xml_format/
 """
 
@@ -25,17 +25,18 @@ from defusedxml.ElementTree import ParseError, iterparse
 from maskline._files import replace_file
 from maskline._wording import short
 from maskline.data import accounting, crowds
+from maskline.data.categories import unify_categories
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError
+from maskline.data.file_access import relative_name
+from maskline.data.file_tree import SPLIT_WORDS, SPLITS, UNSPLIT, Match, split_of, suffix_of
+from maskline.data.formats.class_names import fit_names, one_line, renamed_note
 from maskline.data.formats.cvat.shapes import region
 from maskline.data.formats.groups import Groups
-from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.image_files import copy_images, unique_names
-from maskline.data.merge import unify_categories
+from maskline.data.image_headers import image_size
 from maskline.data.shapes import Segmentation, Window, crop, to_polygons
 from maskline.data.source import Source
-from maskline.data.sources import image_size, relative_name
-from maskline.data.tree import SPLIT_WORDS, SPLITS, UNSPLIT, Match, split_of, suffix_of
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.inputs import MAX_PIXELS, SUFFIXES
 from maskline.masks import Mask
@@ -52,8 +53,8 @@ _CROWD_LISTED = (
     f"<attribute><name>{crowds.NAMES[0]}</name><mutable>False</mutable><input_type>checkbox</input_type>"
     "<default_value>false</default_value><values></values></attribute>"
 )
-_NO_REGION = ("tag", "points", "polyline", "cuboid", "skeleton")  # types of labels that no region has
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML can't hold
+_NO_REGION = ("tag", "points", "polyline", "cuboid", "skeleton")  # label types without a region
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that are invalid in XML
 
 
 def detect(source: Source) -> list[str]:
@@ -62,7 +63,7 @@ def detect(source: Source) -> list[str]:
 
 
 def read(source: Source) -> Reading:
-    """Read all splits of an export, of several in a folder, or of an XML file; missing images are faults.
+    """Read all splits of an export, of several exports in a folder, or of an XML file; missing images are faults.
 
     Raises:
         DatasetNotFoundError: there is no such file.
@@ -85,13 +86,13 @@ def read(source: Source) -> Reading:
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
-    """Fill an empty folder as CVAT exports a project, with a subset for each split; a set not divided as a task.
+    """Write a data set to an empty folder like a CVAT project export, with a subset per split; unsplit as a task.
 
-    Polygons keep all their digits. Run lengths become polygons that cover the same pixels, or, where they have holes,
-    shapes of type ``mask``, which CVAT has from version 2.3 on, but not every reader of its files.
+    Polygons keep all their digits. RLE masks become polygons of the same pixels, or, with holes, shapes of type
+    ``mask``, which CVAT supports since version 2.3, but not every reader of its files.
 
     Returns:
-        What was lost, a line each with counts.
+        What was lost, one line each with counts.
 
     Raises:
         DatasetError: an image is missing.
@@ -113,9 +114,9 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
 
 
 def _elements(path: Path) -> Iterator[Element]:
-    """The elements right below ``<annotations>``, each complete, and forgotten afterwards.
+    """Stream the children of ``<annotations>``, each complete, and free each after use.
 
-    Raises DatasetError if the file can't be read, is not XML, or defines entities, as an attack would.
+    Raises DatasetError if the file can't be read, is not XML, or defines entities (a known attack).
     """
     depth, root = 0, None
     try:
@@ -128,7 +129,11 @@ def _elements(path: Path) -> Iterator[Element]:
                     root.clear()
     except OSError as error:
         raise DatasetError(f"{path} can't be read: {error.strerror}") from error
-    except (ParseError, ValueError, LookupError) as error:  # the latter two: encodings, and what defusedxml forbids
+    except (
+        ParseError,
+        ValueError,
+        LookupError,
+    ) as error:  # the latter two: encodings, and constructs forbidden by defusedxml
         raise DatasetError(f"{path} is not readable XML ({' '.join(str(error).split())})") from None
 
 
@@ -137,11 +142,11 @@ class _Part:
     """A split being read.
 
     Attributes:
-        source: the file it was met in first.
-        images: by path from the folder of the images.
-        starts: the folders that the names of images start from, with a trailing slash unless empty.
-        refused: images that can't be used.
-        lost: shapes that can't be used.
+        source: the first file with this split.
+        images: by path below the images' root.
+        starts: the folders that image names are relative to, with a trailing slash unless empty.
+        refused: number of unusable images.
+        lost: number of unusable shapes.
     """
 
     source: Path
@@ -154,7 +159,7 @@ class _Part:
 
 
 class _Reader:
-    """Files being read: the splits and classes so far, and the faults."""
+    """Reader of all files: the splits, classes and faults so far."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -163,7 +168,7 @@ class _Reader:
         self.faults: list[Fault] = []
 
     def read_file(self, path: str) -> None:
-        later: list[tuple[Element, str, Match]] = []  # images that are not where they should be
+        later: list[tuple[Element, str, Match]] = []  # images that are not at their expected path
         for element in _elements(self.source.root / path):
             if element.tag == "meta":
                 for name in _label_names(element):
@@ -178,21 +183,21 @@ class _Reader:
                         later.append((element, split, match))
                     else:
                         self.read_image(element, path, split, match.path)
-        usual = any(part.images for part in self.parts.values())  # some images are where CVAT puts them
+        usual = any(part.images for part in self.parts.values())  # some images are at their expected path
         moved: defaultdict[str, dict[str, str]] = defaultdict(dict)
         for element, split, match in later:
             with self.refusing(element, path, split):
                 if any(match.path in part.images for part in self.parts.values()):
-                    raise UnusableError("image-missing", f"there is only {match.path}, which is another image's")
+                    raise UnusableError("image-missing", f"the only candidate, {match.path}, belongs to another image")
                 if match.moved or usual:
                     moved[split][element.get("name", "")] = match.path
                 self.read_image(element, path, split, match.path)
         for split, paths in moved.items():
-            self.faults += accounting.moved(split, path, paths)
+            self.faults += accounting.moved_faults(split, path, paths)
 
     @contextmanager
     def refusing(self, element: Element, path: str, split: str) -> Iterator[None]:
-        """Make a fault of what is wrong with an image as a whole."""
+        """Turn an UnusableError into a fault of a whole image."""
         part = self.parts.setdefault(split, _Part(self.source.root / path))
         try:
             yield
@@ -207,28 +212,28 @@ class _Reader:
         return self.classes.setdefault(name, len(self.classes) + 1)
 
     def split(self, element: Element, path: str) -> str:
-        """By its subset; without one, by the name of the file or of its folder."""
+        """The split from the image's subset, else from the name of the file or its folder."""
         if subset := element.get("subset"):
             return _split_named(subset)
         return split_of(PurePosixPath(path).stem) or _split_named(PurePosixPath(path).parent.name)
 
     def read_image(self, element: Element, path: str, split: str, name: str) -> None:
-        """``name``: the path of the image. Raises UnusableError."""
+        """Read an image and its shapes; ``name`` is the path of its file. Raises UnusableError."""
         part = self.parts[split]
         height, width = _size(element, self.source.images.root / name)
         image = ImageRecord(len(part.images) + 1, name, width, height)
         part.starts.add(_base_of(name, element.get("name", "")))
         known = part.images.setdefault(name, image)
         if known is not image:
-            self.faults.append(Fault("image-listed-twice", split, path, f"image {name} is there twice", known.id))
+            self.faults.append(Fault("image-listed-twice", split, path, f"image {name} is listed twice", known.id))
         for label, found in self.objects(element, known, path, split):
             key = len(part.annotations) + 1
             part.annotations.append(replace(found, id=key, category_id=self.class_id(label)))
 
     def find_image(self, path: str, element: Element, split: str) -> tuple[Match, bool]:
-        """The file of an image, and whether it is where CVAT puts it.
+        """The file of an image, and whether it is at the path that CVAT gives it.
 
-        Frames of a video are listed without the suffix that their files have.
+        Video frames are listed without the suffix of their files.
 
         Raises UnusableError.
         """
@@ -251,9 +256,11 @@ class _Reader:
         raise UnusableError("image-missing", f"there is no such file in {images.root}")
 
     def objects(self, element: Element, image: ImageRecord, path: str, split: str) -> Iterator[tuple[str, Annotation]]:
-        """Label and annotation of each object; the ids of annotation and category are yet to be given."""
+        """Label and annotation of each object; annotation and category ids are still 0."""
         groups: dict[Any, list[tuple[Element, Segmentation]]] = {}
-        for number, shape in enumerate(shape for shape in element if shape.tag != "tag"):  # of the whole image
+        for number, shape in enumerate(
+            shape for shape in element if shape.tag != "tag"
+        ):  # a tag applies to the whole image
             try:
                 label, part = _label(shape), region(shape, image.size)
             except UnusableError as error:
@@ -284,7 +291,7 @@ class _Reader:
         return Reading(splits, self.faults, listed)
 
     def dataset(self, split: str, part: _Part, categories: tuple[Category, ...]) -> Dataset:
-        """The split, its images named as in the file if all of them start from one folder."""
+        """The split, with image names as in the file if all are relative to one folder."""
         start = next(iter(part.starts)) if len(part.starts) == 1 else ""
         images = tuple(replace(image, file_name=name.removeprefix(start)) for name, image in part.images.items())
         folder = self.source.images.root / start
@@ -292,7 +299,7 @@ class _Reader:
 
 
 def _base_of(path: str, name: str) -> str:
-    """The folder that a name starts from, without a suffix or not; that of the file if the name leads elsewhere."""
+    """The folder that a name, with or without suffix, is relative to; the file's own folder if the name differs."""
     for end in (PurePosixPath(path).suffix, ""):
         start = path.removesuffix(end).removesuffix(name.replace("\\", "/").removesuffix(end))
         if start != path.removesuffix(end) and (not start or start.endswith("/")):
@@ -301,7 +308,7 @@ def _base_of(path: str, name: str) -> str:
 
 
 def _label_names(meta: Element) -> Iterator[str]:
-    """The classes of a task, project or job: its labels but for those of joints of skeletons and of no region."""
+    """The classes of a task, project or job: its labels without skeleton joints and labels without a region."""
     for label in meta.iter("label"):
         name = (label.findtext("name") or "").strip()
         if name and not label.findtext("parent") and label.findtext("type", "any").strip() not in _NO_REGION:
@@ -309,12 +316,12 @@ def _label_names(meta: Element) -> Iterator[str]:
 
 
 def _split_named(subset: str) -> str:
-    """``Validation`` means ``val``; what names no split, such as CVAT's ``default``, that there is none."""
+    """The split of a subset: ``val`` for ``Validation``, `UNSPLIT` for other names such as CVAT's ``default``."""
     return next((s for s, word in SPLIT_WORDS.items() if re.fullmatch(word, subset.strip().lower())), UNSPLIT)
 
 
 def _size(element: Element, path: Path) -> tuple[int, int]:
-    """``(height, width)`` as stated, else as the image has it. Raises UnusableError."""
+    """``(height, width)`` as stated, else from the image file. Raises UnusableError."""
     stated = [element.get(key, "").strip() for key in ("height", "width")]
     height, width = (int(text) if re.fullmatch(r"\d{1,9}", text) else 0 for text in stated)
     if 0 < height * width <= MAX_PIXELS:
@@ -340,7 +347,7 @@ def _is_crowd(shape: Element) -> bool:
 
 
 def _extra(shape: Element) -> Extra:
-    """The attributes that people gave it."""
+    """User-defined attributes of a shape."""
     kept = {name: text for name, text in crowds.unmarked(_attributes(shape)).items() if name}
     return {"attributes": kept} if kept else NOTHING
 
@@ -349,26 +356,26 @@ def _extra(shape: Element) -> Extra:
 
 
 class _Writer:
-    """Splits being written: the labels of their classes, and what is lost, counted."""
+    """Writer of all splits: labels by class name, and counts of what is lost."""
 
     def __init__(self, splits: Mapping[str, Dataset], folder: Path) -> None:
         self.images = folder / "images"
         self.subsets = {split: None if set(splits) == {UNSPLIT} else split for split in splits}
-        self.labels = fitted((name for dataset in splits.values() for name in dataset.names), _as_xml)
+        self.labels = fit_names((name for dataset in splits.values() for name in dataset.names), _as_xml)
         self.groups, self.image_ids = count(1), count()
         self.crowds = self.attributes = self.masks = self.empty = 0
 
     def notes(self) -> list[str]:
-        told = [
+        lines = [
             (self.crowds, "crowd regions written with the attribute iscrowd, which CVAT shows as ordinary objects"),
             (self.attributes, "annotations that lose their attributes"),
             (self.masks, "masks with holes written as <mask> shapes, which FiftyOne and CVAT projects skip"),
             (self.empty, "annotations without pixels left out"),
         ]
-        return [f"{what}: {number}" for number, what in told if number] + renamed(self.labels, "to fit XML")
+        return [f"{what}: {number}" for number, what in lines if number] + renamed_note(self.labels, "to fit XML")
 
     def copy(self, split: str, dataset: Dataset) -> Dataset:
-        """The split with its images copied to the folder of its subset, under names that XML can hold."""
+        """Copy the images of a split to the folder of its subset, under names that are valid in XML."""
         names = unique_names({split: dataset})[split].items()
         safe = {key: _NOT_XML.sub(lambda found: f"%{ord(found[0]):02x}", name) for key, name in names}
         return copy_images(dataset, self.images / (self.subsets[split] or ""), safe)
@@ -376,8 +383,8 @@ class _Writer:
     def document(self, splits: Mapping[str, Dataset]) -> Iterator[str]:
         """The file in pieces.
 
-        Of a project, CVAT reads the labels and ``<subsets>``; Datumaro reads the subsets, and CVAT's fork of it the
-        labels, of the tasks in it.
+        In a project, CVAT reads the labels and ``<subsets>``; Datumaro reads the subsets of its tasks, and CVAT's fork
+        of Datumaro their labels.
         """
         yield '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n<meta>\n'
         labels = "".join(self.listed(splits))
@@ -400,7 +407,7 @@ class _Writer:
         yield "</annotations>\n"
 
     def listed(self, splits: Mapping[str, Dataset]) -> Iterator[str]:
-        """The list of labels. CVAT takes attributes of shapes only where their label lists them."""
+        """The list of labels. CVAT imports attributes of shapes only if their label declares them."""
         crowd = any(annotation.crowd for dataset in splits.values() for annotation in dataset.annotations)
         yield "<labels>\n"
         for number, label in enumerate(self.labels.values()):
@@ -428,26 +435,26 @@ class _Writer:
 
 
 def _as_xml(name: str) -> str:
-    """The name of a class as XML can hold it and as CVAT keeps it, without spaces around."""
+    """A class name that is valid in XML and unchanged by CVAT, without surrounding spaces."""
     return _NOT_XML.sub("\ufffd", one_line(name))
 
 
 def _mask(rle: str, size: tuple[int, int]) -> dict[str, object]:
-    """The attributes of a shape of type ``mask``, from run lengths over an image of ``(height, width)``, not empty."""
+    """Attributes of a ``mask`` shape from a non-empty RLE over an image of ``(height, width)``."""
     mask, (top, bottom, left, right) = cast("tuple[Mask, Window]", crop(rle, size))
     flat = np.concatenate([[False], mask.ravel() != 0, [False]])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
-    runs = np.diff(edges, prepend=0, append=mask.size)  # the last is 0 where the box ends with the mask's own pixel
+    runs = np.diff(edges, prepend=0, append=mask.size)  # the last is 0 if the last pixel of the box is foreground
     rle = ", ".join(map(str, runs[: len(runs) - (runs[-1] == 0)].tolist()))
     return {"rle": rle, "left": left, "top": top, "width": right - left, "height": bottom - top}
 
 
 def _digits(value: float) -> str:
-    """All digits of a number that it needs, and no more."""
+    """The shortest string that restores a number."""
     return repr(value).removesuffix(".0")
 
 
 def _start(tag: str, attributes: Mapping[str, object]) -> str:
-    """A start tag; attributes that are None are left out."""
+    """A start tag; attributes with value None are left out."""
     given = (f" {key}={quoteattr(str(value))}" for key, value in attributes.items() if value is not None)
     return f"<{tag}{''.join(given)}>"

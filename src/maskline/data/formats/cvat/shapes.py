@@ -1,4 +1,4 @@
-"""Shapes of CVAT's XML: outlines and masks of regions."""
+"""Parse shapes of CVAT's XML into polygons and masks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from maskline._wording import short
 from maskline.data.faults import UnusableError
-from maskline.data.formats.coco.values import FARTHEST
-from maskline.data.formats.outlines import closed, ellipse, points, turned
+from maskline.data.formats.coco.values import MAX_COORDINATE
+from maskline.data.formats.outlines import closed_ring, ellipse, parse_points, rotated
 from maskline.data.shapes import Ring, Segmentation, place
 from maskline.inputs import MAX_PIXELS
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 def region(shape: Element, size: tuple[int, int]) -> Segmentation:
-    """Outline or pixels of a shape in an image of ``(height, width)``. Raises UnusableError."""
+    """Polygon or RLE of a shape in an image of ``(height, width)``. Raises UnusableError."""
     if shape.tag == "mask":
         return _pixels(shape, size)
     if shape.tag not in _OUTLINES:
         raise UnusableError("no-mask", f"a {shape.tag} is not a region: expected {', '.join((*_OUTLINES, 'mask'))}")
-    return (closed(_OUTLINES[shape.tag](shape), shape.tag),)
+    return (closed_ring(_OUTLINES[shape.tag](shape), shape.tag),)
 
 
 def _polygon(shape: Element) -> Ring:
     given = shape.get("points", "")
     pairs = [pair.split(",") for pair in given.split(";") if pair.strip()]
     try:
-        return points([[float(x), float(y)] for x, y in pairs])
+        return parse_points([[float(x), float(y)] for x, y in pairs])
     except ValueError:
         raise UnusableError("polygon-broken", f"its points are {short(given)}: expected x,y;x,y;...") from None
 
@@ -41,7 +41,7 @@ def _box(shape: Element) -> Ring:
     left, top, right, bottom = numbers(shape, "xtl", "ytl", "xbr", "ybr")
     corners = np.asarray([[left, top], [right, top], [right, bottom], [left, bottom]])
     center = np.asarray([left + right, top + bottom]) / 2
-    return turned(corners - center, _rotation(shape)) + center
+    return rotated(corners - center, _rotation(shape)) + center
 
 
 def _ellipse(shape: Element) -> Ring:
@@ -58,7 +58,7 @@ _OUTLINES: dict[str, Callable[[Element], Ring]] = {"polygon": _polygon, "box": _
 
 
 def _pixels(shape: Element, size: tuple[int, int]) -> str:
-    """Run lengths over the image of a shape of type ``mask``, cut at the image. Raises UnusableError."""
+    """RLE over the image of a ``mask`` shape, clipped to the image. Raises UnusableError."""
     left, top, width, height = (int(value) for value in numbers(shape, "left", "top", "width", "height"))
     if min(width, height) <= 0 or width * height > MAX_PIXELS:
         raise UnusableError("rle-broken", f"a mask of {width} x {height} pixels")
@@ -66,22 +66,22 @@ def _pixels(shape: Element, size: tuple[int, int]) -> str:
     try:
         runs = [int(run) for run in given.split(",")]
     except ValueError:
-        raise UnusableError("rle-broken", f"its rle is {short(given)}: expected whole numbers") from None
+        raise UnusableError("rle-broken", f"its rle is {short(given)}: expected integers") from None
     if min(runs) < 0 or sum(runs) > width * height:
         raise UnusableError("rle-broken", f"its rle is {short(given)}: expected runs of {width * height} pixels in all")
-    runs += [0] * (len(runs) % 2) + [width * height - sum(runs)]  # some writers leave out background at the end
+    runs += [0] * (len(runs) % 2) + [width * height - sum(runs)]  # some writers omit trailing background
     mask = np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), runs).reshape(height, width)
     return place(mask, top, left, size)
 
 
 def numbers(element: Element, *keys: str) -> list[float]:
-    """Finite numbers of a size that drawings have. Raises UnusableError."""
+    """Finite attributes of at most `MAX_COORDINATE`. Raises UnusableError."""
     given = [element.get(key, "") for key in keys]
     try:
         values = [float(text) for text in given]
     except ValueError:
         values = [math.nan]
-    if all(abs(value) <= FARTHEST for value in values):
+    if all(abs(value) <= MAX_COORDINATE for value in values):
         return values
     code = "rle" if element.tag == "mask" else "polygon"
     raise UnusableError(f"{code}-broken", f"{', '.join(keys)} are {short(given)}: expected numbers of pixels")

@@ -1,9 +1,9 @@
-"""LabelMe: a JSON file for each image, as LabelMe and the tools that follow it write them.
+"""LabelMe: a JSON file per image, as written by LabelMe and compatible tools.
 
-Read are the layout of the system we are compatible with (``images/``, ``annotations/``, and lists of the JSON files of
-each split, ``train_anno_list.txt`` and so on) and any folder with such files in it or below. LabelMe has holes only in
-masks, a list of classes only in ``label.txt``, and no crowd: a flag ``iscrowd`` or ``crowd`` of a shape stands for it.
-An object in several parts is several shapes of one label with one ``group_id``. https://github.com/wkentaro/labelme
+Supported are PaddleX's layout (``images/``, ``annotations/``, and lists of each split's JSON files,
+``train_anno_list.txt`` and so on) and any folder tree with such files. LabelMe has holes only in masks, a class list
+only in ``label.txt``, and no crowds; a flag ``iscrowd`` or ``crowd`` of a shape marks them. An object of several parts
+is several shapes with the same label and ``group_id``. https://github.com/wkentaro/labelme
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from typing import Any
 from maskline._files import read_json, replace_file
 from maskline._wording import counted, short
 from maskline.data import accounting
-from maskline.data.accounting import some
-from maskline.data.classes import is_no_object
+from maskline.data.accounting import first_names
+from maskline.data.background_classes import is_background
 from maskline.data.dataset import NOTHING, Annotation, Category, Dataset, Extra, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError
+from maskline.data.file_tree import SPLIT_WORDS, UNSPLIT, Match, key_of, suffix_of
+from maskline.data.formats.class_names import fit_names, one_line, renamed_note
 from maskline.data.formats.groups import Groups
+from maskline.data.formats.labelme.files import LabelMeFiles, common_folder, is_blank, read_lines, split_folder
 from maskline.data.formats.labelme.shapes import (
     extra_of,
     holds_image,
@@ -31,14 +34,11 @@ from maskline.data.formats.labelme.shapes import (
     label_of,
     region,
 )
-from maskline.data.formats.labelme.tree import LabelMeFiles, common_folder, is_blank, lines, split_folder
-from maskline.data.formats.labels import fitted, one_line, renamed
 from maskline.data.image_files import copy_images, unique_names
+from maskline.data.image_headers import decode_base64, image_size
+from maskline.data.safe_json import dump_json, encode_json
 from maskline.data.shapes import Segmentation, crop
 from maskline.data.source import Source
-from maskline.data.sources import decode_base64, image_size
-from maskline.data.texts import dump, encode
-from maskline.data.tree import SPLIT_WORDS, UNSPLIT, Match, key_of, suffix_of
 from maskline.errors import DatasetError, InputError
 from maskline.inputs import MAX_PIXELS
 from maskline.outputs.labelme_json import VERSION, Json, document, exact_shapes
@@ -50,20 +50,20 @@ CLASS_LISTS = ("label.txt", "labels.txt")
 
 
 def detect(source: Source) -> list[str]:
-    """LabelMe's JSON files, and what the lists of the splits name."""
+    """LabelMe's JSON files; without any, the lists of the splits."""
     found = source.of_kind("labelme")
     return found or (list(_lists(source).values()) if source.file is None else [])
 
 
 def read(source: Source) -> Reading:
-    """Read a folder: the splits that lists name; or those of sub-folders ``train``, ``val``, ``test``; or ``all``.
+    """Read a folder: splits from lists, else from sub-folders ``train``, ``val``, ``test``, else one split ``all``.
 
-    Classes are in the order of ``label.txt``, then of first appearance over train, val, test; the same in all splits.
-    An image that is missing keeps its record. Sizes are those stated. The lists may also be in a sub-folder, if they
-    are in one only.
+    Classes are in the order of ``label.txt``, then of first appearance in train, val, test; the same in all splits.
+    Missing images keep their records. Sizes are those stated. The lists may also be in a sub-folder, if only one
+    contains lists.
 
     Raises:
-        DatasetError: there is no such JSON file, or a list can't be read.
+        DatasetError: there are no LabelMe files, or a list can't be read.
     """
     return _Reader(source).read()
 
@@ -72,15 +72,15 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
     """Write ``images/``, ``annotations/``, ``label.txt`` and the lists of the splits.
 
     Args:
-        splits: by name; a single one named ``all`` gets no list.
-        folder: an empty one.
+        splits: by name; a single split ``all`` gets no list.
+        folder: an empty folder.
 
     Returns:
-        What is lost or may surprise, a line each.
+        What is lost or represented differently, one line each.
 
     Raises:
         DatasetError: an image is missing or can't be read.
-        OutputError, OSError: it can't be written.
+        OutputError, OSError: a file can't be written.
     """
     return _Writer(splits, folder).write()
 
@@ -89,7 +89,7 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
 
 
 def _lists(source: Source) -> dict[str, str]:
-    """The lists that are there, by split: those of the folder itself, or of the one sub-folder that has some."""
+    """Existing lists by split: those of the folder itself, or of the only sub-folder with lists."""
     found = [PurePosixPath(path) for path in source.tree.files if PurePosixPath(path).name in LISTS.values()]
     folders = {path.parent for path in found}
     folder = folders.pop() if len(folders) == 1 else PurePosixPath()
@@ -102,10 +102,10 @@ class _Part:
 
     Attributes:
         source: its list, or the folder.
-        images: by path from the folder of the images.
+        images: by path below the images' root.
         groups: of shapes.
-        moved: images found elsewhere, by the path given.
-        lost: shapes that could not be used.
+        moved: images found elsewhere, by the stated path.
+        lost: number of unusable shapes.
     """
 
     split: str
@@ -117,12 +117,12 @@ class _Part:
     lost: int = 0
 
     def count(self) -> Count:
-        """With what could not be used."""
+        """Images and annotations, including those that could not be used."""
         return Count(len(self.images), len(self.annotations) + self.lost)
 
 
 class _Reader:
-    """A data set being read: its classes so far, and its faults."""
+    """Reader of a data set: its classes and faults so far."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -132,7 +132,7 @@ class _Reader:
 
     @staticmethod
     def sheets(source: Source) -> list[str]:
-        """The JSON files; also empty ones and those that a list names, so that what is wrong with them is reported."""
+        """The JSON files, including empty ones, so that they are reported."""
         empty = [path for path in source.files if suffix_of(path) == "json" and is_blank(source.root / path)]
         return sorted({*source.of_kind("labelme"), *empty})
 
@@ -158,8 +158,8 @@ class _Reader:
     def read_class_list(self, lists: Mapping[str, str]) -> None:
         folder = self.source.root / PurePosixPath(next(iter(lists.values()), "")).parent
         found = next((folder / name for name in CLASS_LISTS if (folder / name).is_file()), None)
-        for name in lines(found) if found else []:
-            if not is_no_object(name):
+        for name in read_lines(found) if found else []:
+            if not is_background(name):
                 self.class_id(name)
 
     def class_id(self, name: str) -> int:
@@ -168,12 +168,12 @@ class _Reader:
     def by_lists(self, lists: Mapping[str, str]) -> dict[str, list[str]]:
         plan = {split: self.listed(split, path) for split, path in lists.items()}
         named = {sheet for sheets in plan.values() for sheet in sheets}
-        self.tell_unlisted([sheet for sheet in self.files.sheets if sheet not in named], "named in no list")
+        self.report_unlisted([sheet for sheet in self.files.sheets if sheet not in named], "not in any list")
         return plan
 
     def listed(self, split: str, path: str) -> list[str]:
         found: dict[str, None] = {}
-        for line in lines(self.source.root / path):
+        for line in read_lines(self.source.root / path):
             sheet = self.files.listed_sheet(line) or self.any_file(line)
             if sheet is None:
                 self.faults.append(Fault("record", split, path, f"names {short(line)}, which does not exist"))
@@ -184,31 +184,32 @@ class _Reader:
         return list(found)
 
     def any_file(self, line: str) -> str | None:
-        """A JSON file that is not LabelMe's, so that this is reported."""
+        """A listed JSON file that is not LabelMe's, so that it is reported."""
         match = self.source.tree.all.find(line.strip("\"'"))
         return match.path if match is not None and suffix_of(match.path) == "json" else None
 
     def by_folders(self) -> dict[str, list[str]]:
-        """By the first folder on the way that is named as a split; all as one where that leaves no two splits."""
+        """JSON files by the first folder in their path named like a split; one split if there are fewer than two."""
         plan: dict[str, list[str]] = {}
         for sheet in self.files.sheets:
             plan.setdefault(split_folder(sheet), []).append(sheet)
         if UNSPLIT in plan and len(plan) < 3:
             return {UNSPLIT: self.files.sheets}
-        self.tell_unlisted(plan.pop(UNSPLIT, []), "in no folder of a split")
+        self.report_unlisted(plan.pop(UNSPLIT, []), "not in the folder of a split")
         return {split: plan[split] for split in LISTS if split in plan}
 
-    def tell_unlisted(self, sheets: Sequence[str], how: str) -> None:
+    def report_unlisted(self, sheets: Sequence[str], how: str) -> None:
         shapes = 0
         for sheet in sheets:
             with contextlib.suppress(UnusableError):
                 shapes += len(_parse(self.source.root / sheet)["shapes"])
         if sheets:
-            what = f"{counted(len(sheets), 'annotation file')} with {counted(shapes, 'shape')}, {how}: {some(sheets)}"
+            numbers = f"{counted(len(sheets), 'annotation file')} with {counted(shapes, 'shape')}"
+            what = f"{numbers}, {how}: {first_names(sheets)}"
             self.faults.append(Fault("file-unlisted", UNSPLIT, self.source.root.name, what))
 
     def parts(self, plan: Mapping[str, Sequence[str]], lists: Mapping[str, str]) -> list[_Part]:
-        """The splits. Images that are found by the end of a name only come last: they must not be others' images."""
+        """The splits. Images matched by the end of their name come last, so that they don't take others' images."""
         parts = [_Part(split, self.source.root / lists.get(split, "")) for split in plan]
         later = [
             (part, path)
@@ -219,15 +220,15 @@ class _Reader:
         for part, path in later:
             self.add(part, path, taken={name for other in parts for name in other.images})
         for part in parts:
-            self.faults += accounting.moved(part.split, part.source.name, part.moved)
+            self.faults += accounting.moved_faults(part.split, part.source.name, part.moved)
             self.faults.extend(part.groups.faults(part.split, part.source.name))
         return parts
 
     def add(self, part: _Part, path: str, taken: Set[str] | None = None) -> bool:
-        """Add a JSON file to a split; False if its image is moved and ``taken`` is None.
+        """Add a JSON file to a split; returns False, without adding, if its image is moved and ``taken`` is None.
 
         Args:
-            taken: the images that a moved one can't be.
+            taken: images that a moved one can't be.
         """
         try:
             content = _parse(self.source.root / path)
@@ -281,30 +282,30 @@ class _Sheet:
         return self.files.image(self.path, self.image_path)
 
     def image(self, known: dict[str, ImageRecord], found: str | None) -> ImageRecord:
-        """The image's record, which is put among those known. Raises UnusableError.
+        """Add the record of the image to those known. Raises UnusableError.
 
         Args:
-            found: its file.
+            found: its file, or None.
         """
         given = self.content.get("imagePath")
         name = found or self.files.name_of_missing(self.path, self.image_path)
         embedded = self.files.source.root / self.path if found is None and holds_image(self.content) else None
-        if embedded is not None and name in known:  # the file of another image had the same name
+        if embedded is not None and name in known:  # another image has this name
             name = str(PurePosixPath("images", self.path).with_suffix(PurePosixPath(name).suffix))
         if name in known:
-            self.fault("image-listed-twice", f"is of the image {name}, as an earlier file is", known[name].id)
+            self.fault("image-listed-twice", f"annotates the image {name}, as an earlier file does", known[name].id)
             return known[name]
         height, width = self.size(found)
         number = len(known) + 1
         if found is None:
-            code, where = ("image-missing", "nowhere") if embedded is None else ("image-embedded", "only in imageData")
+            code, where = ("image-missing", "missing") if embedded is None else ("image-embedded", "only in imageData")
             self.fault(code, f"its image, imagePath {short(given)}, is {where}", number)
         flags = self.content.get("flags")
         extra: Extra = {"flags": flags} if isinstance(flags, dict) and flags else NOTHING
         return known.setdefault(name, ImageRecord(number, name, width, height, extra, embedded))
 
     def size(self, found: str | None) -> tuple[int, int]:
-        """``(height, width)`` as stated, else as the image has it. Raises UnusableError."""
+        """``(height, width)`` as stated, else from the image. Raises UnusableError."""
         height, width = _whole(self.content.get("imageHeight")), _whole(self.content.get("imageWidth"))
         if min(height, width) > 0 and height * width <= MAX_PIXELS:
             return height, width
@@ -317,13 +318,13 @@ class _Sheet:
             raise UnusableError("image-missing" if found is None else "image-unreadable", what) from None
 
     def objects(self, image: ImageRecord) -> Iterator[tuple[str, Annotation]]:
-        """Label and annotation of each object; the ids of annotation and category are yet to be given."""
+        """Label and annotation of each object; annotation and category ids are still 0."""
         groups: dict[Any, list[tuple[Json, Segmentation]]] = {}
         for number, shape in enumerate(self.content["shapes"]):
             try:
                 label = label_of(shape)
-                if is_no_object(label):
-                    what = f"shape {number} is labelled {label}, which is the name of no object"
+                if is_background(label):
+                    what = f"shape {number} is labelled {label}, which does not name an object"
                     self.fault("shape-ignored", what, image.id, lost=1)
                     continue
                 part = region(shape, image.size)
@@ -340,7 +341,7 @@ class _Sheet:
 
 
 def _parse(path: Path) -> Json:
-    """The content of a JSON file that has a list of shapes. Raises UnusableError."""
+    """Parse a LabelMe JSON file. Raises UnusableError."""
     try:
         content = read_json(path)
     except OSError as error:
@@ -358,7 +359,7 @@ def _dataset(part: _Part, root: Path, folder: str, categories: tuple[Category, .
 
 
 def _whole(value: Any) -> int:
-    """A whole number, also as ``640.0``; else 0."""
+    """An integer, also as ``640.0``; 0 if invalid."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return 0
     return int(value) if isinstance(value, int) or value.is_integer() else 0
@@ -374,31 +375,31 @@ def _named(shape: Any) -> str:
 
 @dataclass(slots=True)
 class _Losses:
-    """What the notes tell, counted."""
+    """Counts for the notes."""
 
     crowd: int = 0
     empty: int = 0
     masks: int = 0
 
     def notes(self) -> list[str]:
-        """A line for each kind there is."""
-        told = [
+        """One line for each nonzero count."""
+        lines = [
             (self.crowd, "crowd regions written with the flag iscrowd, which other tools treat as ordinary objects"),
             (self.masks, "masks with holes written as shapes of the type mask, supported since LabelMe 5.4"),
             (self.empty, "annotations without pixels left out"),
         ]
-        return [f"{what}: {count}" for count, what in told if count]
+        return [f"{what}: {count}" for count, what in lines if count]
 
 
 class _Writer:
-    """Splits being written into a folder."""
+    """Writer of all splits to a folder."""
 
     def __init__(self, splits: Mapping[str, Dataset], folder: Path) -> None:
         self.splits = splits
         self.folder = folder
         self.losses = _Losses()
         names = (name for dataset in splits.values() for name in dataset.names)
-        self.labels = fitted(names, _label)  # by the name of the class
+        self.labels = fit_names(names, _label)  # by the name of the class
         self.taken: set[str] = set()  # keys of JSON files
 
     def write(self) -> list[str]:
@@ -410,10 +411,10 @@ class _Writer:
             sheets = [self.write_sheet(copied, image, classes) for image in copied.images]
             if set(self.splits) != {UNSPLIT}:
                 _write_text(self.folder / LISTS[split], _joined(sheets))
-        return self.losses.notes() + renamed(self.labels, f"to fit a line of {CLASS_LISTS[0]}")
+        return self.losses.notes() + renamed_note(self.labels, f"to fit a line of {CLASS_LISTS[0]}")
 
     def write_sheet(self, dataset: Dataset, image: ImageRecord, classes: Mapping[Id, str]) -> str:
-        """Write the JSON file of an image. Returns its path from the folder."""
+        """Write the JSON file of an image and return its relative path."""
         path = self.free_path(image.file_name)
         flags = image.extra.get("flags")
         content = {
@@ -425,11 +426,11 @@ class _Writer:
             "imageHeight": image.height,
             "imageWidth": image.width,
         }
-        _write_text(self.folder / path, document(content, dump))
+        _write_text(self.folder / path, document(content, dump_json))
         return path
 
     def free_path(self, file_name: str) -> str:
-        """Path of an image's JSON file: its stem, or its full name where two images differ only in the suffix."""
+        """Path of an image's JSON file: its stem, or its full name if two images differ only in the suffix."""
         stem = str(PurePosixPath(file_name).with_suffix(""))
         numbered = (f"{file_name}_{number}" for number in range(2, len(self.taken) + 3))
         path = next(name for name in (stem, file_name, *numbered) if key_of(name) not in self.taken)
@@ -450,7 +451,7 @@ class _Writer:
         return found
 
     def parts(self, segmentation: Segmentation, size: tuple[int, int]) -> list[Json]:
-        """What differs between the shapes of an object; none if it has no pixels."""
+        """The keys that differ between the shapes of an object; empty if it has no pixels."""
         if not isinstance(segmentation, str):
             return [{"points": ring.tolist()} for ring in segmentation]
         found = crop(segmentation, size)
@@ -463,13 +464,13 @@ class _Writer:
 
 
 def _label(name: str) -> str:
-    """The name of a class so that it comes back: on one line, and none of LabelMe's own words."""
+    """A class name that can be read back: on one line, and not reserved by LabelMe."""
     base = one_line(name)
-    return f"{base} class" if is_no_object(base) else base
+    return f"{base} class" if is_background(base) else base
 
 
 def _shape(annotation: Annotation, label: str, group: int | None) -> Json:
-    """What the shapes of an object have in common, in LabelMe's order of keys."""
+    """The keys that the shapes of an object have in common, in LabelMe's order."""
     extra = annotation.extra
     flags = extra.get("flags")
     shape: Json = {
@@ -489,4 +490,4 @@ def _joined(texts: Iterable[str]) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    replace_file(path, lambda temporary: temporary.write_bytes(encode(text)))
+    replace_file(path, lambda temporary: temporary.write_bytes(encode_json(text)))

@@ -1,7 +1,7 @@
-"""One shape of a LabelMe file as it is read: its label and its region.
+"""Parse shapes of a LabelMe file: labels and regions.
 
-Coordinates are COCO's: pixel ``(x, y)`` covers ``[x, x + 1) x [y, y + 1)``. Only a shape of type ``mask`` counts
-pixels: its two points are the first and the last pixel of the box that its image, a PNG in base64, fills.
+Coordinates are COCO's: pixel ``(x, y)`` covers ``[x, x + 1) x [y, y + 1)``. Only the two points of a ``mask`` shape are
+pixels: the first and the last one of the box that its image, a PNG in base64, fills.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from maskline._wording import short
 from maskline.data import crowds
 from maskline.data.dataset import NOTHING, Extra
 from maskline.data.faults import UnusableError
-from maskline.data.formats.outlines import closed, ellipse, points
+from maskline.data.formats.outlines import closed_ring, ellipse, parse_points
+from maskline.data.image_headers import decode_base64, image_size
 from maskline.data.shapes import Ring, Segmentation, place
-from maskline.data.sources import decode_base64, image_size
 from maskline.errors import InputError
 from maskline.inputs import expand
 from maskline.outputs.labelme_json import Json
 
-_KEPT = ("description", "flags", "attributes")  # of a shape, besides what makes it an object
+_KEPT = ("description", "flags", "attributes")  # further keys of a shape that are kept
 
 
-# ---- what a shape says
+# ---- labels and flags
 
 
 def label_of(shape: Any) -> str:
-    """The class. Raises UnusableError if it is not a shape or has none."""
+    """The class name. Raises UnusableError if there is none, or it is not a shape."""
     if not isinstance(shape, dict):
         raise UnusableError("record", f"is {short(shape)}: expected label, points and shape_type")
     label = shape.get("label")
@@ -40,18 +40,18 @@ def label_of(shape: Any) -> str:
 
 
 def is_crowd(shape: Json) -> bool:
-    """Whether one of its flags marks a crowd region."""
+    """Whether a flag marks a crowd region."""
     flags = shape.get("flags")
     return isinstance(flags, dict) and crowds.is_marked(flags)
 
 
 def is_box(shape: Json) -> bool:
-    """Whether it was drawn as a rectangle."""
+    """Whether a shape was drawn as a rectangle."""
     return str(shape.get("shape_type")).lower() == "rectangle"
 
 
 def extra_of(shape: Json) -> Extra:
-    """What else people note at a shape: description, flags, attributes; where there is any."""
+    """Description, flags and attributes of a shape, if present."""
     flags = shape.get("flags")
     if isinstance(flags, dict):
         shape = {**shape, "flags": crowds.unmarked(flags)}
@@ -62,14 +62,14 @@ def extra_of(shape: Json) -> Extra:
 
 
 def region(shape: Json, size: tuple[int, int]) -> Segmentation:
-    """Outline or pixels of a shape in an image of ``(height, width)``. Raises UnusableError."""
+    """Polygon or RLE of a shape in an image of ``(height, width)``. Raises UnusableError."""
     kind = str(shape.get("shape_type") or "polygon").lower()  # the first versions of LabelMe don't state it
     if kind == "mask":
         return _pixels(shape, size)
     if kind not in _OUTLINES:
         what = f"its shape_type {short(kind)} is not a region: expected {', '.join((*_OUTLINES, 'mask'))}"
         raise UnusableError("no-mask", what)
-    return (closed(_OUTLINES[kind](points(shape.get("points"))), kind),)
+    return (closed_ring(_OUTLINES[kind](parse_points(shape.get("points"))), kind),)
 
 
 def _polygon(vertices: Ring) -> Ring:
@@ -77,7 +77,7 @@ def _polygon(vertices: Ring) -> Ring:
 
 
 def _rectangle(vertices: Ring) -> Ring:
-    """From two opposite corners, or all four."""
+    """Corners from two opposite ones, or all four."""
     if len(vertices) != 2:
         return _corners(vertices)
     (x1, y1), (x2, y2) = vertices
@@ -85,12 +85,12 @@ def _rectangle(vertices: Ring) -> Ring:
 
 
 def _corners(vertices: Ring) -> Ring:
-    """All four, the first perhaps repeated; else nothing."""
+    """Four corners, perhaps with the first repeated; else an empty ring."""
     return vertices if len(vertices) in (4, 5) else vertices[:0]
 
 
 def _circle(vertices: Ring) -> Ring:
-    """From the centre and a point on the rim."""
+    """Outline from the centre and a point on the circle."""
     if len(vertices) != 2:
         return vertices[:0]
     radius = float(np.hypot(*(vertices[1] - vertices[0])))
@@ -98,7 +98,7 @@ def _circle(vertices: Ring) -> Ring:
     return ellipse(x, y, radius, radius) if radius else vertices[:0]
 
 
-# The last three are four corners each: of newer versions of LabelMe, and of X-AnyLabeling.
+# The last three have four corners each: newer versions of LabelMe, and X-AnyLabeling.
 _OUTLINES = {
     "polygon": _polygon,
     "rectangle": _rectangle,
@@ -110,8 +110,8 @@ _OUTLINES = {
 
 
 def _pixels(shape: Json, size: tuple[int, int]) -> str:
-    """Run lengths of a shape of type ``mask``, cut at the image. Raises UnusableError."""
-    corners = np.rint(points(shape.get("points")))
+    """RLE of a ``mask`` shape, clipped to the image. Raises UnusableError."""
+    corners = np.rint(parse_points(shape.get("points")))
     if len(corners) != 2:
         what = f"a mask with the points {short(shape.get('points'))}: expected two corners"
         raise UnusableError("rle-broken", what)
@@ -121,8 +121,10 @@ def _pixels(shape: Json, size: tuple[int, int]) -> str:
         data = decode_base64(shape.get("mask"))
         given = image_size(io.BytesIO(data))
         if given == size:
-            left, top = (left, top) if given == (height, width) else (0, 0)  # some tools give the whole frame
-        elif abs(given[0] - height) > 1 or abs(given[1] - width) > 1:  # some tools leave out the last pixel
+            left, top = (
+                (left, top) if given == (height, width) else (0, 0)
+            )  # some tools store a mask of the whole image
+        elif abs(given[0] - height) > 1 or abs(given[1] - width) > 1:  # some tools omit the last pixel
             raise InputError(f"it has {given[1]} x {given[0]} pixels, its points say {width} x {height}")
         pixels = np.any(next(expand(data)).pixels, axis=2)
     except InputError as error:
@@ -130,11 +132,11 @@ def _pixels(shape: Json, size: tuple[int, int]) -> str:
     return place(np.atleast_2d(pixels), top, left, size)
 
 
-# ---- images inside the JSON
+# ---- embedded images
 
 
 def holds_image(content: Json) -> bool:
-    """Whether ``imageData`` of a file is an image that can be read."""
+    """Whether ``imageData`` holds a readable image."""
     try:
         image_size(io.BytesIO(decode_base64(content.get("imageData"))))
     except InputError:

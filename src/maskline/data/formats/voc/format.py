@@ -1,12 +1,12 @@
-"""Pascal VOC's masks of instances: two PNG files for each image, in which a pixel's value is its instance or class.
+"""Pascal VOC instance segmentation: two PNG files per image, in which a pixel's value is its instance or class.
 
 ``SegmentationObject/<stem>.png`` numbers the instances, ``SegmentationClass/<stem>.png`` the classes, both from 1; 0 is
-background and 255 *void*: the border of objects, and what should not count. ``ImageSets/Segmentation`` lists the stems
-of each split; the images are in ``JPEGImages``. http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
+background and 255 *void*: borders of objects and regions to ignore. ``ImageSets/Segmentation`` lists the stems of each
+split; the images are in ``JPEGImages``. http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
 
-The values are those of a palette, or grey; 16-bit files, which are ours for more than 254 instances, have 65535 for
-void. Files in RGB, as CVAT and Datumaro write them, mean by the colour VOC's palette has for a value; for classes, by
-the colours of ``labelmap.txt``.
+Files have a palette or are grey; 16-bit files, our extension for more than 254 instances, have 65535 for void. In RGB
+files, as written by CVAT and Datumaro, a colour stands for its index in VOC's palette; for classes, in
+``labelmap.txt``.
 """
 
 from __future__ import annotations
@@ -23,23 +23,33 @@ import numpy.typing as npt
 
 from maskline._files import replace_file
 from maskline._wording import counted
-from maskline.data.accounting import moved, some
+from maskline.data.accounting import first_names, moved_faults
+from maskline.data.categories import unify_categories
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading
-from maskline.data.formats.labels import fitted, one_line, renamed
-from maskline.data.formats.voc.maps import VOID, VOID_16, Map, colour_numbers, instances, palette, read_map, save_map
+from maskline.data.file_access import read_text_file, relative_name
+from maskline.data.file_tree import SPLITS, UNSPLIT, Finder, key_of, split_of, suffix_of
+from maskline.data.formats.class_names import fit_names, one_line, renamed_note
+from maskline.data.formats.voc.maps import (
+    VOID,
+    VOID_16,
+    LabelMap,
+    colour_numbers,
+    palette,
+    read_map,
+    save_map,
+    separate_instances,
+)
 from maskline.data.image_files import copy_images, unique_names
-from maskline.data.merge import unify_categories
+from maskline.data.image_headers import image_size
 from maskline.data.shapes import crop
 from maskline.data.source import Source
-from maskline.data.sources import image_size, relative_name, text_of
-from maskline.data.tree import SPLITS, UNSPLIT, Finder, key_of, split_of, suffix_of
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.inputs import SUFFIXES
 
 TITLE = "Pascal VOC"
 
-#: The classes of the challenge, which a folder without a list of its own has.
+#: The classes of the challenge, used for a folder without a class list.
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
@@ -48,14 +58,14 @@ _Values: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 _IMAGES, _OBJECTS, _CLASSES = "JPEGImages", "SegmentationObject", "SegmentationClass"
 _KINDS = (_OBJECTS, _CLASSES)
 _LISTS = PurePosixPath("ImageSets", "Segmentation")
-_COLOUR_LIST = "labelmap.txt"  # CVAT, Datumaro, and what we write
+_COLOUR_LIST = "labelmap.txt"  # CVAT and Datumaro, and ours
 _NAME_FILES = (_COLOUR_LIST, "labels.txt", "class_names.txt", "classes.txt")  # maskline 0.1; LabelMe's converter
 _BACKGROUND = ("background", "_background_", "__background__")
-_IGNORED = "__ignore__"  # what the first line of LabelMe's lists says: the value -1, which no pixel has
+_IGNORED = "__ignore__"  # first line of LabelMe's lists: the value -1, which does not occur
 _ENTRY = re.compile(r"(?P<name>[^:]+):\s*(?:(?P<colour>\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3})\s*)?:[^:]*:[^:]*")
-_VOID_NAME = "ignored"  # of void in a labelmap, its last line
+_VOID_NAME = "ignored"  # name of void in a labelmap, on its last line
 _MOST_WRITTEN = VOID_16 - 2  # 255 and 65535 are void
-_WHOLE_SET = "trainval"  # what VOC calls the list of all
+_WHOLE_SET = "trainval"  # VOC's name for the list of all images
 
 
 def detect(source: Source) -> list[str]:
@@ -69,11 +79,11 @@ def read(source: Source) -> Reading:
     """Read all splits.
 
     Args:
-        source: the folder with ``SegmentationObject``, or one with ``VOCdevkit/VOC2012`` or the like inside.
+        source: the folder with ``SegmentationObject``, or a parent, such as of ``VOCdevkit/VOC2012``.
 
     Returns:
-        What could be used, with masks as run lengths. Category ids are the values in ``SegmentationClass``. A listed
-        image with neither of the two files is background. What was void is lost.
+        The usable part, with masks as RLE. Category ids are the values in ``SegmentationClass``. A listed image with
+        neither of the two files is background. Void regions are lost.
 
     Raises:
         DatasetNotFoundError: there are no masks or no images.
@@ -89,24 +99,24 @@ def read(source: Source) -> Reading:
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
-    """Fill an empty folder with all parts of a VOC data set and ``labelmap.txt``, which CVAT and Datumaro require.
+    """Write a complete VOC data set to an empty folder, with the ``labelmap.txt`` that CVAT and Datumaro require.
 
-    ``labelmap.txt`` gives the classes in the order of their values, background first and void last, each with its
-    colour in VOC's palette. Where instances overlap, the smaller lies on top. Crowd regions are void, as VOC has what
-    should not count. With more than 254 instances in an image its ``SegmentationObject`` is a 16-bit file, in which
-    255 is left free for readers that take it for void.
+    ``labelmap.txt`` lists the classes in the order of their values, background first and void last, with their colours
+    in VOC's palette. Overlapping instances are painted with the smaller on top. Crowd regions become void. With more
+    than 254 instances in an image, ``SegmentationObject`` is a 16-bit file, without the value 255, which readers may
+    take for void.
 
     Returns:
-        What was lost, a line each with counts.
+        What was lost, one line each with counts.
 
     Raises:
-        DatasetError: more classes or instances than values, or an image is missing.
+        DatasetError: there are more classes or instances than values, or an image is missing.
         OutputError, OSError: a file can't be written.
     """
     splits = unify_categories(splits)
     names = next((dataset.names for dataset in splits.values()), [])
     if len(names) >= VOID:
-        raise DatasetError(f"{len(names)} classes: a pixel of SegmentationClass can tell {VOID - 1} at most")
+        raise DatasetError(f"{len(names)} classes: SegmentationClass can hold at most {VOID - 1}")
     counts: Counter[str] = Counter()
     for split, new_names in unique_names(splits, flat=True).items():
         counts["renamed"] += sum(new_names[image.id] != image.file_name for image in splits[split].images)
@@ -117,10 +127,10 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
             save_map(objects, folder / _OBJECTS / f"{stem}.png")
             save_map(classes, folder / _CLASSES / f"{stem}.png")
         _save_lines(folder / _LISTS / f"{_WHOLE_SET if split == UNSPLIT else split}.txt", stems)
-    labels = fitted(names, _label)
+    labels = fit_names(names, _label)
     _save_lines(folder / _COLOUR_LIST, _labelmap(labels.values()))
     notes = [text.format(counts[key]) for key, text in _NOTES.items() if counts[key]]
-    return notes + renamed(labels, f"to fit a line of {_COLOUR_LIST}")
+    return notes + renamed_note(labels, f"to fit a line of {_COLOUR_LIST}")
 
 
 _NOTES = {
@@ -137,7 +147,7 @@ _NOTES = {
 
 
 def _base_of(path: str) -> str | None:
-    """The folder of the data set that a file of instances belongs to, with a trailing slash unless empty."""
+    """The data set folder that a file of instances belongs to, with a trailing slash unless empty."""
     match = re.fullmatch(rf"((?:.+/)?){_OBJECTS}(?:PNG)?/.+", path)
     return None if match is None else match[1]
 
@@ -146,9 +156,9 @@ class _Files:
     """The files of a data set.
 
     Attributes:
-        source: the folder as named.
+        source: the folder given by the user.
         base: the folder of the data set below it, with a trailing slash unless empty.
-        objects, classes: the files of both kinds.
+        objects, classes: the files of instances and of classes.
         images: finds images by their stems.
     """
 
@@ -166,7 +176,7 @@ class _Files:
 
     @classmethod
     def of(cls, source: Source) -> _Files:
-        """Raises DatasetError unless there is one data set."""
+        """Find the files. Raises DatasetError unless there is exactly one data set."""
         bases = {base for path in source.tree.with_suffix("png") if (base := _base_of(path)) is not None}
         if not bases:
             what = f"no {_OBJECTS} in {source.given}: Annotations (boxes) and {_CLASSES} have no instances"
@@ -182,21 +192,23 @@ class _Files:
         return files
 
     def _maps(self, name: str) -> list[str]:
-        """PNG files of a kind; LabelMe's converter has them in a folder of their own."""
+        """PNG files of instances or classes; LabelMe's converter puts them in a separate folder."""
         files = self.source.tree.with_suffix("png")
         own = [path for path in files if path.startswith(f"{self.base}{name}PNG/")]
         return own or [path for path in files if path.startswith(f"{self.base}{name}/")]
 
     def maps_of(self, stem: str) -> list[str | None]:
-        """The file of instances and the file of classes of an image, where they exist."""
+        """The files of instances and of classes of an image; None for a missing one."""
         matches = (finder.find(stem, local=True) for finder in (self._objects, self._classes))
         return [None if match is None else match.path for match in matches]
 
     def stems(self) -> dict[str, list[str]]:
-        """Which images each split has, by their stems; all that have a mask where no list tells."""
+        """The image stems of each split, from the lists; without lists, all images with masks."""
         by_split: defaultdict[str, list[str]] = defaultdict(list)
-        for path in sorted((self.source.root / self.base / _LISTS).glob("[!.]*.txt")):
-            by_split[split_of(path.stem) or UNSPLIT] += _listed(path)
+        folder = PurePosixPath(self.base, _LISTS)
+        for path in map(PurePosixPath, self.source.tree.with_suffix("txt")):
+            if path.parent == folder:
+                by_split[split_of(path.stem) or UNSPLIT] += _listed(self.source.root / path)
         if len(by_split) > 1:
             by_split.pop(UNSPLIT, None)  # trainval
         if by_split:
@@ -204,14 +216,14 @@ class _Files:
         return {UNSPLIT: sorted({self.stem(path) for path in (*self.objects, *self.classes)})}
 
     def stem(self, path: str) -> str:
-        """The path of a file of instances below its folder, without suffix."""
+        """The path of a file of instances relative to its folder, without suffix."""
         return str(PurePosixPath(path.removeprefix(self.base).partition("/")[2]).with_suffix(""))
 
 
 def _listed(path: Path) -> list[str]:
-    """The stems in a list, one a line; some tools put quotes round them, add the suffix, or a 1, 0 or -1 after them."""
+    """The stems in a list, one per line; some tools add quotes, the suffix, or a trailing 1, 0 or -1."""
     found = []
-    for line in text_of(path).splitlines():
+    for line in read_text_file(path).splitlines():
         stem = re.sub(r"\s+-?[01]$", "", line.strip()).strip("\"'")
         named = PurePosixPath(stem.replace("\\", "/"))
         found.append(str(named.with_suffix("")) if named.suffix[1:].lower() in SUFFIXES else str(named))
@@ -223,12 +235,12 @@ def _listed(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class _Labels:
-    """What values of ``SegmentationClass`` mean.
+    """The meaning of values in ``SegmentationClass``.
 
     Attributes:
-        names: by value, with background.
+        names: class names by value, including background.
         background: its value.
-        colours: values by the numbers of colours in RGB files, if a list of colours was given.
+        colours: values by colour number in RGB files, if the class list has colours.
     """
 
     names: Sequence[str]
@@ -239,29 +251,29 @@ class _Labels:
     def categories(self) -> tuple[Category, ...]:
         return tuple(Category(value, name) for value, name in enumerate(self.names) if value != self.background)
 
-    def ignored(self, classes: Map) -> set[int]:
-        """The values in a file that stand for no class."""
+    def ignored(self, classes: LabelMap) -> set[int]:
+        """The values in a file that are not classes."""
         if classes.coloured and self.colours:
             meant = {number for number, value in self.colours.items() if value != self.background}
             return {0, classes.void, *self.colours} - meant
         return {self.background, classes.void}
 
     def category(self, value: int, coloured: bool) -> int | None:
-        """The class that a value in a file means; None if it means none."""
+        """The class of a value in a file; None if it is not a class."""
         if coloured and self.colours:
             return self.colours.get(value)
         return value if value < len(self.names) else None
 
 
 def _read_labels(base: Path) -> _Labels:
-    """The class names, from the list in the folder or VOC's own. Raises DatasetError if the list can't be read."""
+    """The class names from the list in the folder, else VOC's. Raises DatasetError if the list can't be read."""
     path = next((base / name for name in _NAME_FILES if (base / name).is_file()), None)
     if path is None:
         return _Labels(CLASSES)
-    lines = [line.strip() for line in text_of(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text_file(path).splitlines() if line.strip()]
     if path.name == _COLOUR_LIST:
         entries = [_entry(line) for line in lines if not _is_comment(line)]
-    else:  # a class a line, whatever it is called: to take one for something else would shift all that follow
+    else:  # one class per line, whatever its name: skipping one would shift all that follow
         entries = [(line, None) for line in lines[lines[:1] == [_IGNORED] :]]
     if entries and entries[-1] == (_VOID_NAME, VOID):
         entries.pop()
@@ -273,12 +285,12 @@ def _read_labels(base: Path) -> _Labels:
 
 
 def _is_comment(line: str) -> bool:
-    """Such as the heading ``# label:color_rgb:parts:actions``; a class may be called ``# one`` and have a colour."""
+    """Whether a line is a comment, such as the header; a class with a colour may be called ``# one``."""
     return line.startswith("#") and _ENTRY.fullmatch(line) is None
 
 
 def _entry(line: str) -> tuple[str, int | None]:
-    """A line's class, and the number of its colour: ``person:192,128,128::`` or just a name."""
+    """The class name of a line and its colour number, from ``person:192,128,128::`` or only a name."""
     match = _ENTRY.fullmatch(line)
     if match is None:
         return line, None
@@ -287,10 +299,10 @@ def _entry(line: str) -> tuple[str, int | None]:
 
 
 class _Reader:
-    """A data set being read, and the faults so far.
+    """Reader of a data set, with the faults so far.
 
     Attributes:
-        listed: what each split has in all.
+        listed: images and annotations of each split, including unusable ones.
     """
 
     def __init__(self, files: _Files, labels: _Labels) -> None:
@@ -303,12 +315,12 @@ class _Reader:
         self.faults.append(Fault(code, split, path.removeprefix(self.files.base), what, image_id, lost=lost))
 
     def split(self, split: str, stems: Sequence[str]) -> Dataset:
-        """One split: the images whose files can all be used."""
+        """Read one split: the images whose files are all usable."""
         images: list[ImageRecord] = []
         annotations: list[Annotation] = []
         root = self.files.source.images.root
         found = self.files.images.find_all(stems, split, near=self.files.start)
-        self.faults += moved(split, _LISTS.as_posix(), {name: m.path for name, m in found.items() if m.moved})
+        self.faults += moved_faults(split, _LISTS.as_posix(), {name: m.path for name, m in found.items() if m.moved})
         before = sum(fault.lost for fault in self.faults)
         for stem in stems:
             if stem not in found:
@@ -333,12 +345,12 @@ class _Reader:
         return Dataset(split, folder, tuple(images), tuple(annotations), self.labels.categories, base)
 
     def instances_in(self, stem: str) -> int:
-        """The number of instances in the files of an image that can't be used."""
+        """The number of instances of an unusable image, 0 if unknown."""
         objects = self.files.maps_of(stem)[0]
         return 0 if objects is None else self.instances(objects)
 
     def instances(self, objects: str) -> int:
-        """The number of instances in a file; none if it can't be read."""
+        """The number of instances in a file, 0 if it can't be read."""
         try:
             found = read_map(self.files.source.root / objects)
         except InputError:
@@ -346,16 +358,16 @@ class _Reader:
         return len(set(np.unique(found.values).tolist()) - {0, found.void})
 
     def unlisted(self, stems: Set[str]) -> None:
-        """A fault for files of instances that no list names."""
+        """Add a fault for files of instances that are not listed."""
         known = set(map(key_of, stems))
         names = [stem for path in self.files.objects if key_of(stem := self.files.stem(path)) not in known]
         if names:
             number = sum(map(self.instances_in, names))
-            what = f"{counted(len(names), 'file')} with {counted(number, 'instance')}: {some(names)}"
+            what = f"{counted(len(names), 'file')} with {counted(number, 'instance')}: {first_names(names)}"
             self.fault("file-unlisted", UNSPLIT, f"{self.files.base}{_OBJECTS}", what)
 
     def unread(self) -> None:
-        """Faults for masks that are not PNG files, and for those of other data sets inside this one."""
+        """Add faults for masks that are not PNG files, and for those of nested data sets."""
         tree = self.files.source.tree
         folder = re.compile(rf"{re.escape(self.files.base)}({'|'.join(_KINDS)})/.+")
         if other := [
@@ -369,11 +381,11 @@ class _Reader:
             self.fault("file-unread", UNSPLIT, inner[0], what, lost=lost)
 
     def annotations(self, split: str, stem: str, image: ImageRecord, before: int) -> list[Annotation] | None:
-        """The instances of an image; None if its files can't be used. ``before``: how many the split has so far."""
+        """The instances of an image; None if its files are unusable. ``before``: annotations of the split so far."""
         paths = self.files.maps_of(stem)
         if paths == [None, None]:
             return []
-        maps: list[Map] = []
+        maps: list[LabelMap] = []
         for kind, path in zip(_KINDS, paths, strict=True):
             try:
                 maps.append(self.map(path, image.size))
@@ -385,7 +397,7 @@ class _Reader:
         file = str(paths[0])
         found: list[Annotation] = []
         try:
-            for number, rle, value in instances(objects, classes, self.labels.ignored(classes)):
+            for number, rle, value in separate_instances(objects, classes, self.labels.ignored(classes)):
                 category = None if value is None else self.labels.category(value, classes.coloured)
                 if category is None:
                     what = "is background or void" if value is None else f"has the value {value}, which is not a class,"
@@ -398,8 +410,8 @@ class _Reader:
             return None
         return found
 
-    def map(self, path: str | None, size: tuple[int, int]) -> Map:
-        """A file of an image of ``(height, width)``. Raises InputError if it can't be used."""
+    def map(self, path: str | None, size: tuple[int, int]) -> LabelMap:
+        """Read the map of an image of ``(height, width)``. Raises InputError if it is unusable."""
         if path is None:
             raise InputError("missing, though the image has the other of its two files")
         found = read_map(self.files.source.root / path)
@@ -414,7 +426,7 @@ class _Reader:
 
 
 def _paint(dataset: Dataset, image: ImageRecord, counts: Counter[str]) -> tuple[_Values, npt.NDArray[np.uint8]]:
-    """The two maps of an image, (H, W) each. ``counts``: how often what was lost, by the keys of `_NOTES`; added to.
+    """The two maps of an image, (H, W) each. Losses are added to ``counts``, by the keys of `_NOTES`.
 
     Raises DatasetError if there are more instances than values.
     """
@@ -447,7 +459,7 @@ def _paint(dataset: Dataset, image: ImageRecord, counts: Counter[str]) -> tuple[
 
 
 def _label(name: str) -> str:
-    """A class name that every reader of ``labelmap.txt`` reads back: one line, no colon, no ``#`` first, unique."""
+    """A class name that every reader of ``labelmap.txt`` restores: one line, no colon, no leading ``#``."""
     label = one_line(name.replace(":", "-")).lstrip("# ") or "class"
     return f"{label} class" if label in (CLASSES[0], _VOID_NAME) else label
 

@@ -1,4 +1,4 @@
-"""PNG files in which a pixel's value says what it belongs to: read as numbers, taken apart into masks, written."""
+"""Read, separate and write label maps: PNG files in which a pixel's value is its instance or class."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from maskline._files import replace_file
 from maskline.data.formats.pngs import Numbers, masks_of, read_png
 from maskline.errors import InputError
 
-VOID, VOID_16 = 255, 65535  # in files of 8 and 16 bits
-MOST = 65_535  # instances in one image; more are a photo, not a map
+VOID, VOID_16 = 255, 65535  # in 8-bit and 16-bit files
+MAX_INSTANCES = 65_535  # values in one image; with more it is a photo, not a map
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Map:
-    """What a file holds.
+class LabelMap:
+    """A label map.
 
     Attributes:
-        values: (H, W); of RGB files `colour_numbers`.
-        void: the value of pixels that belong to nothing and should not count.
-        coloured: it was an RGB file.
+        values: (H, W); for RGB files `colour_numbers`.
+        void: the value of pixels to ignore.
+        coloured: the file was RGB.
     """
 
     values: Numbers
@@ -34,27 +34,27 @@ class Map:
     coloured: bool
 
 
-def read_map(path: Path) -> Map:
+def read_map(path: Path) -> LabelMap:
     """Read a file: indices of a palette, grey of up to 16 bits, or RGB (alpha is dropped).
 
     Raises:
-        InputError: no whole PNG file, of another kind, or of more than `MAX_PIXELS`.
+        InputError: not a complete PNG file, an unsupported mode, or more than `MAX_PIXELS`.
     """
     mode, values = read_png(path)
     if mode in ("RGB", "RGBA"):
-        return Map(colour_numbers(values), VOID, True)
+        return LabelMap(colour_numbers(values), VOID, True)
     if mode in ("1", "L", "P", "LA", "PA"):
-        return Map((values if values.ndim == 2 else values[..., 0]).astype(np.int32), VOID, False)
+        return LabelMap((values if values.ndim == 2 else values[..., 0]).astype(np.int32), VOID, False)
     if mode.startswith("I"):
-        return Map(values.astype(np.int32), VOID_16, False)
-    raise InputError(f"pixels of the kind {mode}: expected a palette, grey, or RGB")
+        return LabelMap(values.astype(np.int32), VOID_16, False)
+    raise InputError(f"pixels of the mode {mode}: expected a palette, grey, or RGB")
 
 
 _SPREAD = np.asarray([sum((value >> (7 - bit) & 1) << 3 * bit for bit in range(8)) for value in range(256)], np.int32)
 
 
 def colour_numbers(colours: npt.NDArray[np.integer[Any]]) -> Numbers:
-    """The number that VOC's palette would have for each colour: one to one, over all 24 bits.
+    """The index of each colour in VOC's palette, extended to all 24-bit colours.
 
     Args:
         colours: (..., 3) or more channels, 0 to 255, red first.
@@ -65,7 +65,7 @@ def colour_numbers(colours: npt.NDArray[np.integer[Any]]) -> Numbers:
 
 
 def palette() -> npt.NDArray[np.uint8]:
-    """VOC's colours: (256, 3). The bits of a value go to red, green and blue in turn, the lowest to the highest."""
+    """VOC's palette, (256, 3) RGB: bits of the index go to R, G and B in turn, the lowest to the most significant."""
     values, colours = np.arange(256), np.zeros((256, 3), np.uint8)
     for bit in range(8):
         colours[:, bit % 3] |= ((values >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
@@ -80,23 +80,25 @@ def save_map(values: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], path: Path)
     replace_file(path, lambda temporary: image.save(temporary, format="PNG"))
 
 
-def instances(objects: Map, classes: Map, ignored: Collection[int]) -> Iterator[tuple[int, str, int | None]]:
-    """Take a map of instances apart, in time that goes with its pixels, however many instances there are.
+def separate_instances(
+    objects: LabelMap, classes: LabelMap, ignored: Collection[int]
+) -> Iterator[tuple[int, str, int | None]]:
+    """Separate the instances of a map, in time linear in its pixels, whatever the number of instances.
 
     Args:
-        classes: of the same size.
-        ignored: values of it that stand for no class.
+        classes: map of the same size.
+        ignored: values of ``classes`` that are not classes.
 
     Returns:
-        In the order of their values: value, mask as compressed run lengths, and the most frequent value among its
-        pixels in ``classes`` (of several the lowest; None if all are ignored).
+        In ascending order of values: value, mask as compressed RLE, and the most frequent value among its pixels in
+        ``classes`` (the lowest of equally frequent ones; None if all are ignored).
 
     Raises:
-        InputError: more than `MOST` values.
+        InputError: more than `MAX_INSTANCES` values.
     """
     kept = (objects.values != 0) & (objects.values != objects.void)
     numbers, owners = np.unique(objects.values[kept], return_inverse=True)
-    if len(numbers) > MOST:
+    if len(numbers) > MAX_INSTANCES:
         raise InputError(f"{len(numbers)} values: expected one for each instance (is it a photo?)")
     found = _most_frequent(owners, classes.values[kept], ignored)
     for place, (number, rle) in enumerate(masks_of(objects.values, kept)):
@@ -104,7 +106,7 @@ def instances(objects: Map, classes: Map, ignored: Collection[int]) -> Iterator[
 
 
 def _most_frequent(owners: npt.NDArray[np.intp], values: Numbers, ignored: Collection[int]) -> dict[int, int]:
-    """The value that each owner has most often, but for those ignored; of several the lowest."""
+    """The most frequent value of each owner, without ignored ones; the lowest of equally frequent ones."""
     counted = ~np.isin(values, np.asarray([*ignored], np.int32))
     kinds, kind = np.unique(values[counted], return_inverse=True)
     pairs, counts = np.unique(owners[counted] * max(len(kinds), 1) + kind, return_counts=True)

@@ -1,7 +1,7 @@
-"""Several rings as one polygon, for formats in which an instance is a single polygon; and back.
+"""Join several rings to one polygon, for formats with a single polygon per instance, and separate them again.
 
-The polygon goes round a ring, over a *bridge* to the next, round that, and back over the same bridge. Bridges have no
-width, and what counts as inside is even-odd, so the pixels are those of the parts less the holes.
+The polygon runs along a ring, over a *bridge* to the next, along that, and back over the same bridge. Bridges have zero
+width and the fill rule is even-odd, so the pixels are those of the parts minus the holes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from maskline.data.shapes import Ring, Segmentation, Window, area, to_rle
 from maskline.masks import Mask, outlines
 
-_ENDS = 2048  # vertices looked at for the shortest bridges: time goes with their square
+_ENDS = 2048  # vertices considered for the shortest bridges: time grows with their square
 
 
 def boundary(mask: Mask, window: Window) -> list[Ring]:
-    """All rings of a mask, round its regions and its holes, on pixels' corners: filled even-odd they are the mask.
+    """All rings of a mask, around regions and holes, on pixel corners; filled even-odd they give the mask.
 
     Args:
         mask: (bottom - top, right - left).
@@ -30,7 +30,7 @@ def boundary(mask: Mask, window: Window) -> list[Ring]:
 
 
 def apart(ring: Ring, size: tuple[int, int]) -> Segmentation:
-    """The shape of a polygon, free of bridges: its parts; or run lengths, where it has holes."""
+    """The shape of a polygon without bridges: its parts, or RLE if it has holes."""
     rings = _unbridged(ring)
     if len(rings) == 1 and len(rings[0]) == len(ring):
         return (ring,)
@@ -40,7 +40,7 @@ def apart(ring: Ring, size: tuple[int, int]) -> Segmentation:
 
 
 def _unbridged(ring: Ring) -> tuple[Ring, ...]:
-    """The rings that bridges join: what is left of a polygon without the edges it passes in both directions."""
+    """The rings of a bridged polygon: what remains without the edges that are traversed in both directions."""
     ends = list(map(tuple, ring.tolist()))
     if len(set(ends)) == len(ends):
         return (ring,)
@@ -52,7 +52,7 @@ def _unbridged(ring: Ring) -> tuple[Ring, ...]:
             done.add(edge)
             members.append(edge)
             edge = (edge + 1) % len(ends)
-            while edge in twins:  # on the far side of a bridge it has not yet crossed goes on what ended here
+            while edge in twins:  # the ring continues on the far side of a bridge
                 edge = (twins[edge] + 1) % len(ends)
         if len(members) >= 3:
             rings.append(ring[members])
@@ -60,7 +60,7 @@ def _unbridged(ring: Ring) -> tuple[Ring, ...]:
 
 
 def _twins(edges: Sequence[tuple[object, object]]) -> dict[int, int]:
-    """The edges that are passed in both directions, each with its way back."""
+    """Edges that are traversed in both directions, each with its reverse."""
     waiting: defaultdict[tuple[object, object], list[int]] = defaultdict(list)
     twins: dict[int, int] = {}
     for number, (start, end) in enumerate(edges):
@@ -73,17 +73,17 @@ def _twins(edges: Sequence[tuple[object, object]]) -> dict[int, int]:
 
 
 def bridged(rings: Sequence[Ring]) -> Ring:
-    """Rings as one: each is joined, by a short bridge, to one of those before it."""
+    """Join rings to one polygon: each gets a short bridge to an earlier one."""
     if len(rings) == 1:
         return rings[0]
-    after: list[int] = []  # of each vertex of the walk, the next
+    after: list[int] = []  # next vertex, by vertex of the walk
     for ring in rings:
         first = len(after)
         after += [*range(first + 1, first + len(ring)), first]
-    place = list(range(len(after)))  # of each vertex of the walk, its place among all points
+    place = list(range(len(after)))  # index among all points, by vertex of the walk
     before = np.argsort(after).tolist()
     for near, far in _bridges(rings):
-        back_far, back_near = len(after), len(after) + 1  # the bridge's ends once more, for the way back
+        back_far, back_near = len(after), len(after) + 1  # the ends of the bridge again, for the way back
         place += [far, near]
         after += [back_near, after[near]]
         after[before[far]], after[near] = back_far, far
@@ -95,14 +95,14 @@ def bridged(rings: Sequence[Ring]) -> Ring:
 
 
 def _bridges(rings: Sequence[Ring]) -> Iterator[tuple[int, int]]:
-    """A tree of bridges over all rings, the shortest next (Prim): each from a vertex joined already to one that is not.
+    """A minimum spanning tree of bridges over all rings (Prim): pairs of a joined vertex and a new one.
 
-    Vertices are numbered through all rings. Of many, only some are tried as the ends of bridges.
+    Vertices are numbered across all rings. If there are many, only a subset is considered.
     """
     owner = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
     first = np.flatnonzero(np.diff(owner, prepend=-1))
     ends = np.union1d(first, np.arange(0, len(owner), math.ceil(len(owner) / _ENDS)))
-    if len(first) > _ENDS:  # time goes with their square as well: then each ring is joined to the one before
+    if len(first) > _ENDS:  # time grows with their square too: join each ring to the one before
         yield from zip(first[:-1].tolist(), first[1:].tolist(), strict=True)
         return
     points, owner = np.concatenate(rings)[ends], owner[ends]

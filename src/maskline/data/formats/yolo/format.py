@@ -1,13 +1,12 @@
-"""YOLO's segmentation labels: a text file for each image, in it a line for each instance.
+"""YOLO segmentation labels: a text file per image, with one line per instance.
 
-A line is ``class x1 y1 x2 y2 ...``: the index of a class, and one polygon in shares of the image's width and height.
-``data.yaml`` names the classes and the images of each split; an image's labels are found by putting ``labels`` for
-the last ``images`` in its path. No file, or an empty one, is an image without instances.
+A line is ``class x1 y1 x2 y2 ...``: a class index, and one polygon as fractions of the image's width and height.
+``data.yaml`` names the classes and the images of each split; the label file of an image is found by replacing the last
+``images`` in its path with ``labels``. A missing or empty file means an image without instances.
 https://docs.ultralytics.com/datasets/segment/
 
-One polygon is all an instance can have, so parts and holes are joined to one: it goes round a ring, over a *bridge* to
-the next, round that, and back over the same bridge. Bridges have no width and what counts as inside is even-odd, so the
-pixels are those of the parts less the holes. `read` takes bridges out again, whoever put them in.
+An instance has only one polygon, so parts and holes are joined by *bridges* (`maskline.data.formats.yolo.bridges`).
+`read` removes bridges again, whatever tool added them.
 """
 
 from __future__ import annotations
@@ -29,71 +28,72 @@ from maskline._files import replace_file
 from maskline._progress import track
 from maskline._wording import counted
 from maskline.data import accounting
-from maskline.data.accounting import some
+from maskline.data.accounting import first_names
+from maskline.data.categories import unify_categories
 from maskline.data.dataset import Annotation, Category, Dataset, Id, ImageRecord
 from maskline.data.faults import Count, Fault, Reading, UnusableError
+from maskline.data.file_access import read_text_file
+from maskline.data.file_tree import UNSPLIT, FileTree, Finder, Match
 from maskline.data.formats.yolo.bridges import apart, boundary, bridged
-from maskline.data.formats.yolo.lines import GRID, brief, has_numbers, in_pixels, parse
-from maskline.data.formats.yolo.tree import (
+from maskline.data.formats.yolo.files import (
     SPLIT_KEYS,
     Config,
     class_lists,
-    configs,
+    find_configs,
     folders_of,
     image_name,
     images_at,
     label_files,
     listed_names,
-    pair,
-    resolve,
+    pair_labels,
+    resolve_path,
     split_of_path,
     start_of,
-    widened,
+    with_folders,
 )
+from maskline.data.formats.yolo.lines import GRID, brief, has_numbers, parse_line, to_pixels
 from maskline.data.image_files import copy_images
-from maskline.data.merge import unify_categories
+from maskline.data.image_headers import image_size
 from maskline.data.shapes import Ring, Segmentation, to_rle
 from maskline.data.source import Source
-from maskline.data.sources import image_size, text_of
-from maskline.data.tree import UNSPLIT, Finder, Match, Tree
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.masks import rle_window
 
 TITLE = "YOLO"
 
-_Place: TypeAlias = tuple[str, list[str]]  # of a split: the folder its file names start from, and its images
+_Place: TypeAlias = tuple[str, list[str]]  # of a split: the folder that its file names are relative to, and its images
 
-_MOST_CLASSES = 10_000  # a higher index is taken for a mistake
-_NONE = ("", "~", "null")  # how YAML writes nothing
+_MOST_CLASSES = 10_000  # a higher index is considered an error
+_NONE = ("", "~", "null")  # YAML's spellings of null
 
 
 def detect(source: Source) -> list[str]:
-    """The label files that belong to images; of a data set without any, the ``data.yaml`` that names its images."""
+    """The label files of images; without any, the ``data.yaml`` that lists the images."""
     try:
-        config = next(iter(configs(source)), None)
+        config = next(iter(find_configs(source)), None)
         if config is not None and config[1].keys() & SPLIT_KEYS.keys():
             return list(_Files.of(source, config).labels) or [config[0]]
     except (DatasetError, OSError):
         if source.file is not None:
             return []
-    return [] if source.file is not None else list(pair(label_files(source.tree), source.images))
+    return [] if source.file is not None else list(pair_labels(label_files(source.tree), source.images))
 
 
 def read(source: Source) -> Reading:
     """Read all splits.
 
     Args:
-        source: a folder, or a YAML file. Paths in that may be those of another machine. Without a YAML file the folders
-            of images and label files tell the splits, with classes named in ``classes.txt`` or numbered.
+        source: a folder, or a YAML file; its paths may be those of another machine. Without a YAML file, splits follow
+            from folder names, and classes from ``classes.txt`` or the indices in use.
 
     Returns:
-        What could be used. Category ids are YOLO's indices; images are numbered from 1, sorted by their paths.
+        The usable part. Category ids are YOLO's indices; images are numbered from 1, sorted by path.
 
     Raises:
-        DatasetNotFoundError: there are no images that belong to a split.
-        DatasetError: the YAML file can't be read, or is one of key points.
+        DatasetNotFoundError: there are no images in a split.
+        DatasetError: the YAML file can't be read, or is for key points.
     """
-    every = configs(source)
+    every = find_configs(source)
     config = every[0] if every else None
     if config is None and source.file is not None:
         raise DatasetError(f"{source.given} is not a data.yaml: expected one with names, train and val")
@@ -120,14 +120,13 @@ def read(source: Source) -> Reading:
 
 
 def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
-    """Fill an empty folder with ``data.yaml``, ``images/<split>/`` and ``labels/<split>/``; sub-folders are kept.
+    """Write ``data.yaml``, ``images/<split>/`` and ``labels/<split>/`` to an empty folder; sub-folders are kept.
 
-    `read` gives back every mask pixel for pixel. Polygons keep their vertices to 1/1000 pixel, but for those that
-    would not: what leaves the image, or parts that overlap. They are drawn anew along their pixels, as run lengths
-    are.
+    `read` restores every mask exactly. Polygons keep their vertices to 1/1000 pixel. Polygons that extend beyond the
+    image or overlap with each other are redrawn along their pixels, like RLE masks.
 
     Returns:
-        What was lost, a line each with counts.
+        What was lost, one line each with counts.
 
     Raises:
         DatasetError: an image is missing.
@@ -144,12 +143,12 @@ def write(splits: Mapping[str, Dataset], folder: Path) -> list[str]:
         for image in track(dataset.images, f"annotations of {split}", len(dataset.images)):
             path = (folder / "labels" / folders[split] / new_names[image.id]).with_suffix(".txt")
             _save(path, "".join(_lines(dataset, image, counts)))
-    # No "path": trainers look for a relative one below a folder of their own, but without it beside this file.
+    # No "path": trainers resolve a relative one against their own folder; without it, against this file.
     config = {**{name: f"images/{name}" for name in folders.values()}, "names": dict(enumerate(names))}
     _save(folder / "data.yaml", yaml.safe_dump(config, allow_unicode=True, sort_keys=False))
     notes = [text.format(counts[key]) for key, text in _NOTES.items() if counts[key]]
     if UNSPLIT in splits and "train" not in splits:
-        notes.append("the set is not split: all of it is written as train (`maskline split` makes val)")
+        notes.append("the set is not split: all of it is written as train (`maskline split` creates val)")
     return notes
 
 
@@ -157,7 +156,7 @@ _NOTES = {
     "empty": "annotations without pixels left out: {}",
     "crowd": "crowd regions written as ordinary objects: {}",
     "joined": "instances with holes or several parts written as one polygon, joined by bridges without width: {}",
-    "redrawn": "instances redrawn along their pixels, as their polygons overlap, leave the image or are too fine: {}",
+    "redrawn": "instances redrawn along their pixels, as polygons overlap, extend beyond the image or are too fine: {}",
     "renamed": "images renamed, as labels are found by the name without suffix and by the folder images: {}",
 }
 
@@ -170,14 +169,14 @@ class _Files:
     """The files of a data set.
 
     Attributes:
-        tree: all of them; also those outside the folder that ``data.yaml`` names.
-        images: the files among which images are looked for.
+        tree: all files, including folders outside the data set that ``data.yaml`` names.
+        images: the files to search for images.
         labels: label files with their images.
         unpaired: label files without an image.
     """
 
-    tree: Tree
-    images: Tree
+    tree: FileTree
+    images: FileTree
     labels: Mapping[str, Match]
     unpaired: Sequence[str]
 
@@ -190,28 +189,29 @@ class _Files:
             names = [name for entry in entries for name in (entry if isinstance(entry, list) else [entry])]
             found = (images_at(name, bases) for name in names if isinstance(name, str) and name not in _NONE)
             targets = [path for path in found if path is not None and path.is_dir()]
-        tree = widened(source.tree, targets)
+        tree = with_folders(source.tree, targets)
         images = tree if source.images is source.tree else source.images
         labels = label_files(tree)
-        paired = pair(labels, images)
+        paired = pair_labels(labels, images)
         return cls(tree, images, paired, [path for path in labels if path not in paired])
 
 
 def _bases(source: Source, config: tuple[str, Config]) -> list[Path]:
-    """The folders from which paths in ``data.yaml`` may start."""
+    """The folders that paths in ``data.yaml`` may be relative to."""
     folder = (source.root / config[0]).parent
     given = config[1].get("path")
-    base = resolve(given, [folder]) if isinstance(given, str) and given not in _NONE else None
+    base = resolve_path(given, [folder]) if isinstance(given, str) and given not in _NONE else None
     bases = [folder] if base is None or not base.is_dir() else [base, folder]
     return list(dict.fromkeys(Path(os.path.abspath(path)) for path in (*bases, source.images.root)))  # noqa: PTH100
 
 
 class _Reader:
-    """A data set being read: the faults so far, and the highest class met.
+    """Reader of a data set, with the faults so far.
 
     Attributes:
-        names: of classes; None where they are not known.
-        listed: what each split has in all.
+        names: class names; None if unknown.
+        listed: images and annotations of each split, including unusable ones.
+        highest: the highest class index so far.
     """
 
     def __init__(self, files: _Files) -> None:
@@ -226,16 +226,14 @@ class _Reader:
         self.faults.append(Fault(code, split, path, what, image_id, lost=lost))
 
     def categories(self) -> tuple[Category, ...]:
-        """Those that are named; else as many as there need to be."""
+        """The named classes; without names, as many as the highest index requires."""
         names = [f"class_{index}" for index in range(self.highest + 1)] if self.names is None else self.names
         return tuple(Category(index, name) for index, name in enumerate(names))
 
     def refuse_other_names(
         self, source: Source, config: tuple[str, Config], others: Iterable[tuple[str, Config]]
     ) -> None:
-        """Raise DatasetError if labels are of a folder beside that of ``config`` whose YAML file or list names other
-        classes.
-        """
+        """Raise DatasetError if labels belong to another folder whose YAML file or list names different classes."""
         names, own = _names(config[1]), PurePosixPath(config[0]).parent
         named = [(path, _names(content)) for path, content in others]
         named += [(path, list(lines)) for lines, path in class_lists(source).items()]
@@ -245,14 +243,14 @@ class _Reader:
                 continue
             if any(label.startswith(f"{folder}/") for label in self.files.labels):
                 what = f"{config[0]} and {path} in {source.given} name different classes"
-                raise DatasetError(f"{what}: read the data sets one by one")
+                raise DatasetError(f"{what}: read the data sets separately")
 
     # -- data.yaml
 
     def configured(self, path: Path, config: Config, bases: Sequence[Path]) -> dict[str, _Place]:
         """The splits a YAML file lists. Raises DatasetError."""
         if "kpt_shape" in config:
-            raise DatasetError(f"{path} is of key points: expected polygons (YOLO's labels for segmentation)")
+            raise DatasetError(f"{path} is for key points: expected polygons (YOLO segmentation labels)")
         self.names = self.class_names(path.name, config) or self.names
         places: dict[str, _Place] = {}
         for key, split in SPLIT_KEYS.items():
@@ -261,7 +259,7 @@ class _Reader:
         return places
 
     def class_names(self, path: str, config: Config) -> list[str] | None:
-        """From ``names``, a list or a mapping from index to name, and ``nc``; None if neither is of use."""
+        """Class names from ``names``, a list or a mapping from index to name, and ``nc``; None if neither is valid."""
         stated = _whole(config.get("nc"))
         names = _indexed(config.get("names", []))
         if names is None:
@@ -278,13 +276,13 @@ class _Reader:
         return found or None
 
     def place(self, split: str, path: Path, given: Any, bases: Sequence[Path]) -> dict[str, _Place]:
-        """Where a split's images are: by split, nothing if no folder or list is found."""
+        """The folder and images of a split, by split; empty if no folder or list is found."""
         found: dict[str, None] = {}
         starts: list[str] = []
         for entry in given if isinstance(given, list) else [given]:
             target = images_at(entry, bases) if isinstance(entry, str) else None
             if target is None or not (target.is_dir() or target.suffix.lower() == ".txt"):
-                what = f"{split} is {brief(entry)}: there is no such folder, or list of images"
+                what = f"{split} is {brief(entry)}: there is no such folder or list of images"
                 self.fault("record" if split == "train" else "split-missing", split, path.name, what)
                 continue
             inside = self.inside(target) if target.is_dir() else self.from_list(split, target)
@@ -300,16 +298,16 @@ class _Reader:
         return [path for path in self.files.images.images if path.startswith(prefix)]
 
     def start(self, folder: Path, inside: Sequence[str]) -> str:
-        """The folder, or the one named ``images`` in it if that has all of its images."""
+        """The folder, or its sub-folder ``images`` if that contains all of its images."""
         prefix = os.path.relpath(folder, self.files.images.root).replace(os.sep, "/")
         prefix = "" if prefix == "." else f"{prefix}/"
         inner = f"{prefix}images/"
         return inner if inside and all(path.startswith(inner) for path in inside) else prefix
 
     def from_list(self, split: str, path: Path) -> list[str]:
-        """The images that a text file lists, one a line."""
+        """The images listed in a text file, one per line."""
         try:
-            lines = [line.strip() for line in text_of(path).splitlines()]
+            lines = [line.strip() for line in read_text_file(path).splitlines()]
         except DatasetError as error:
             self.fault("record", split, path.name, str(error))
             return []
@@ -322,7 +320,7 @@ class _Reader:
     # -- labels
 
     def split(self, split: str, start: str, paths: Sequence[str]) -> Dataset:
-        """One split, still without categories."""
+        """Read one split, still without categories."""
         images: list[ImageRecord] = []
         annotations: list[Annotation] = []
         lines = 0
@@ -342,24 +340,24 @@ class _Reader:
         self.listed[split] = Count(len(paths), lines)
         own = {self.labels_of[path]: path for path in paths if path in self.labels_of}
         moved = {label: path for label, path in own.items() if self.files.labels[label].moved}
-        self.faults += accounting.moved(split, next(iter(moved), ""), moved)
+        self.faults += accounting.moved_faults(split, next(iter(moved), ""), moved)
         if paths and not any(path in self.labels_of for path in paths):
             code = "no-labels" if not self.files.labels else "no-annotations"
             expected = posixpath.splitext(paths[0].replace("images", "labels"))[0]
-            what = f"{counted(len(paths), 'image')}, and no label file, such as {expected}.txt"
+            what = f"{counted(len(paths), 'image')} without label files, such as {expected}.txt"
             self.fault(code, split, start.rstrip("/") or ".", what)
         return Dataset(split, root / start, tuple(images), tuple(annotations), (), self.files.tree.root)
 
     def lines(self, split: str, label: str) -> list[str]:
-        """The lines of a label file, without space around them."""
+        """The stripped lines of a label file."""
         try:
-            return [line.strip() for line in text_of(self.files.tree.root / label).splitlines()]
+            return [line.strip() for line in read_text_file(self.files.tree.root / label).splitlines()]
         except DatasetError as error:
             self.fault("record", split, label, str(error))
             return []
 
     def labels(self, split: str, label: str, lines: Sequence[str], image: ImageRecord, before: int) -> list[Annotation]:
-        """The instances of an image. ``before``: how many annotations the split has so far."""
+        """The instances of an image. ``before``: annotations of the split so far."""
         found: list[Annotation] = []
         for number, line in enumerate(lines, 1):
             if not line:
@@ -373,7 +371,7 @@ class _Reader:
         return found
 
     def unmatched(self, used: Set[str]) -> None:
-        """A fault for each label file whose image is missing, not read, or in no split; other texts say nothing."""
+        """Add a fault for each label file whose image is missing, unsupported, or not in a split."""
         unread = Finder(self.files.images.unread_images, stems=True)
         idle = [(label, match.path) for label, match in self.files.labels.items() if match.path not in used]
         for label, image in (*idle, *((label, "") for label in self.files.unpaired)):
@@ -382,7 +380,7 @@ class _Reader:
             lines = sum(map(bool, content))
             if not lines or not (image or any(map(has_numbers, content))):
                 continue
-            why = f"its image {image} is in no split" if image else self.why_unpaired(label, split, unread)
+            why = f"its image {image} is not in a split" if image else self.why_unpaired(label, split, unread)
             self.fault("label-unmatched", split, label, f"{counted(lines, 'line')}; {why}", lost=lines)
             before = self.listed.get(split, Count(0, 0))
             self.listed[split] = Count(before.images, before.annotations + lines)
@@ -393,33 +391,33 @@ class _Reader:
         if match := stems.find(name, split, local=True):
             return f"its image {match.path} has another label file, {self.labels_of.get(match.path)}"
         if rivals := stems.rivals(name, split):
-            return f"several images have its name: {some(rivals)}"
+            return f"several images have its name: {first_names(rivals)}"
         if match := unread.find(posixpath.splitext(label)[0], split):
-            return f"its image {match.path} is of a format that is not read"
-        return "no image has its name"
+            return f"its image {match.path} has an unsupported format"
+        return "there is no image with its name"
 
     def instance(self, line: str, size: tuple[int, int]) -> tuple[int, Segmentation]:
-        """A line's class and shape. Raises UnusableError."""
-        label, shares = parse(line)
+        """The class and shape of a line. Raises UnusableError."""
+        label, shares = parse_line(line)
         if self.names is not None and label >= len(self.names):
             raise UnusableError("unknown-category", f"class {label}: expected one from 0 to {len(self.names) - 1}")
         if label >= _MOST_CLASSES:
             raise UnusableError("unknown-category", f"class {label}: expected an index below {_MOST_CLASSES}")
         self.highest = max(self.highest, label)
-        ring = in_pixels(shares, size)
+        ring = to_pixels(shares, size)
         if len(ring) < 3 or not np.ptp(ring, axis=0).all():
             raise UnusableError("polygon-broken", f"the polygon has no area: {brief(line.strip())}")
         return label, apart(ring, size)
 
 
 def _names(config: Config) -> list[str]:
-    """The class names of a YAML file in the order of their indices; none where they are not right."""
+    """The class names of a YAML file in the order of their indices; empty if invalid."""
     found = _indexed(config.get("names", []))
     return [found[index] for index in sorted(found)] if found else []
 
 
 def _indexed(given: Any) -> dict[int, str] | None:
-    """Class names by index; None if they are not given as a list or mapping of texts."""
+    """Class names by index; None if they are not a list or mapping of strings."""
     if isinstance(given, list):
         given = {str(index): name for index, name in enumerate(given)}
     if not isinstance(given, dict):
@@ -431,7 +429,7 @@ def _indexed(given: Any) -> dict[int, str] | None:
 
 
 def _whole(given: Any) -> int | None:
-    """A number of classes or an index, as a text; None if it is something else."""
+    """A number of classes or an index, from a string; None if invalid."""
     good = isinstance(given, str) and re.fullmatch(r"[0-9]{1,6}", given) and int(given) <= _MOST_CLASSES
     return int(given) if good else None
 
@@ -440,7 +438,7 @@ def _whole(given: Any) -> int | None:
 
 
 def _lines(dataset: Dataset, image: ImageRecord, counts: Counter[str]) -> Iterator[str]:
-    """The lines of an image's labels. ``counts``: how often what was lost, by the keys of `_NOTES`; added to."""
+    """The label lines of an image. Losses are added to ``counts``, by the keys of `_NOTES`."""
     for annotation in dataset.of(image):
         shares, how = _polygon(annotation.segmentation, image.size)
         counts["crowd"] += annotation.crowd and shares is not None
@@ -450,7 +448,7 @@ def _lines(dataset: Dataset, image: ImageRecord, counts: Counter[str]) -> Iterat
 
 
 def _polygon(shape: Segmentation, size: tuple[int, int]) -> tuple[str | None, Iterable[str]]:
-    """A shape as the coordinates of a line, and what happened to it; None if it has no pixels."""
+    """The coordinates of a shape for a line, None if it has no pixels; and the changes, by the keys of `_NOTES`."""
     whole = to_rle(shape, size)
     found = rle_window(whole, size)
     if found is None:
@@ -458,7 +456,7 @@ def _polygon(shape: Segmentation, size: tuple[int, int]) -> tuple[str | None, It
     if not isinstance(shape, str):
         rings = [ring for ring in shape if ring.min() >= 0 and (ring <= size[::-1]).all()]
         text = _text(bridged(rings), size) if len(rings) == len(shape) else ""
-        if text and to_rle((in_pixels(_shares(text), size),), size) == whole:
+        if text and to_rle((to_pixels(_shares(text), size),), size) == whole:
             return text, ["joined"] if len(rings) > 1 else []
     rings = boundary(*found)
     how = ["joined"] if len(rings) > 1 else []
@@ -468,7 +466,7 @@ def _polygon(shape: Segmentation, size: tuple[int, int]) -> tuple[str | None, It
 
 
 def _text(ring: Ring, size: tuple[int, int]) -> str:
-    """Vertices in pixels as shares of the image, with the decimals that bring them back to 1/1000 pixel."""
+    """Vertices in pixels as fractions of the image, with enough decimals to restore them to 1/1000 pixel."""
     digits = math.ceil(math.log10(max(size))) + GRID
     return " ".join(f"{value:.{digits}f}" for value in (ring / size[::-1]).ravel().tolist())
 
@@ -478,7 +476,7 @@ def _shares(text: str) -> Ring:
 
 
 def _free_names(dataset: Dataset) -> dict[Id, str]:
-    """File names by image id, no two alike but for their suffix, and without a folder ``images`` on the way down."""
+    """File names by image id, with unique stems, and without folders named ``images``."""
     taken: set[str] = set()
     found: dict[Id, str] = {}
     for image in dataset.images:

@@ -1,0 +1,68 @@
+"""The list of keys: complete, in both languages, and the files written from it are what is read without a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from maskline import catalog
+from maskline.paddlex.module import WITHOUT_EFFECT, load
+from maskline.paddlex.pipeline import PipelineConfig, load_pipeline
+from maskline.paddlex.reference import KINDS, MEANINGS, PIPELINE_YAML, key_tables, keys, module_yaml, recipe_table
+
+#: SPEC 3.3's keys, as the reference's documents list them.
+_DOCUMENTED = """
+Global.model Global.mode Global.dataset_dir Global.device Global.output Global.export_with_pir
+CheckDataset.convert.enable CheckDataset.convert.src_dataset_type
+CheckDataset.split.enable CheckDataset.split.train_percent CheckDataset.split.val_percent
+Train.num_classes Train.epochs_iters Train.batch_size Train.learning_rate Train.pretrain_weight_path
+Train.warmup_steps Train.resume_path Train.log_interval Train.eval_interval Train.save_interval
+Train.dy2st Train.amp Train.dist_ips Train.basic_config_path Train.uniform_output_enabled
+Evaluate.weight_path Evaluate.log_interval Export.weight_path
+Predict.batch_size Predict.model_dir Predict.input Predict.threshold Predict.kernel_option.run_mode
+Predict.use_hpip Predict.hpi_config Predict.engine Predict.engine_config
+"""
+DOCUMENTED = _DOCUMENTED.split()
+
+
+def test_every_key_has_a_meaning_and_every_meaning_a_key() -> None:
+    """F74: also each documented key of the reference is there."""
+    names = [key.name for key in keys()]
+    assert sorted(names) == sorted(MEANINGS) and set(DOCUMENTED) <= set(names)
+    assert {key.check for key in keys()} == set(KINDS)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_tables_have_every_key_once(language: str) -> None:
+    """F74."""
+    tables = key_tables(language)  # type: ignore[arg-type]
+    assert all(tables.count(f"| `{name}` |") == 1 for name in MEANINGS)
+    assert all(f"| {spec.name} | {spec.recipe.batch_size} |" in recipe_table() for spec in catalog.MODELS.values())
+
+
+@pytest.mark.parametrize("name", list(catalog.MODELS))
+def test_a_written_file_is_the_model_s_defaults(name: str, tmp_path: Path) -> None:
+    """F26: a module file for each of the models."""
+    path = tmp_path / "config.yaml"
+    path.write_text(module_yaml(name), encoding="utf-8")
+    assert load(str(path)) == load(name)
+    text = path.read_text(encoding="utf-8")
+    assert all(f"{key.rpartition('.')[2]}:" in text for key in set(MEANINGS) - WITHOUT_EFFECT)
+
+
+def test_the_pipeline_s_file_is_the_reference_s() -> None:
+    """F04: the content that the reference's command writes."""
+    content = yaml.safe_load(PIPELINE_YAML)
+    module = {"module_name": "instance_segmentation", "model_name": "Mask-RT-DETR-S", "model_dir": None}
+    assert content == {
+        "pipeline_name": "instance_segmentation",
+        "SubModules": {"InstanceSegmentation": module | {"batch_size": 1, "threshold": 0.5}},
+    }
+    assert load_pipeline(content) == PipelineConfig("Mask-RT-DETR-S", None, 1, 0.5)
+
+
+def test_a_written_file_refers_to_nothing_beyond_it() -> None:
+    text = module_yaml("SOLOv2")
+    assert "see below" not in text and "images per device\n" in text and "](" not in text

@@ -1,0 +1,503 @@
+"""Runs of training: what they leave, that they go on where they stopped, and that processes agree."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from fixtures.discs import make_discs, unevaluated, without_val
+from safetensors.torch import load_file
+
+from maskline import create_model
+from maskline.data.reading import load_splits
+from maskline.errors import (
+    DatasetError,
+    DeviceError,
+    ExportError,
+    MasklineError,
+    ParameterError,
+    UnknownNameError,
+    WeightsError,
+)
+from maskline.training import TrainSettings, checkpoint, loop, processes, train
+from maskline.training.augment import Augment
+from maskline.training.run import prepare
+from maskline.training.settings import AUGMENT, as_augment
+from maskline.weights.load import labels_in_file, load_network
+
+
+def weights(folder: Path, name: str = "model_final") -> dict[str, torch.Tensor]:
+    return load_file(folder / name / f"{name}.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# What a run leaves
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, discs: Path) -> tuple[Path, dict[str, Any]]:
+    """A whole run, exported."""
+    settings = TrainSettings(
+        model="PP-YOLOE_seg-N", data=discs, output=tmp_path_factory.mktemp("run") / "out", epochs=3, batch_size=4,
+        weights="scratch", device="cpu", workers=1, log_interval=1, augment=Augment(jitter=(1, 1), sizes=(64,)),
+        keep=1,
+    )  # fmt: skip
+    return settings.output, train(settings)
+
+
+def test_files_of_a_run(finished: tuple[Path, dict[str, Any]]) -> None:
+    """F63, F84, B36, B37: every file that is listed is there."""
+    output, content = finished
+    assert content["done_flag"] is True and content["model_name"] == "PP-YOLOE_seg-N"
+    for name in ("train_result.json", "train_results.json"):
+        assert json.loads((output / name).read_text()) == content
+    best, last = content["models"]["best"], content["models"]["last_1"]
+    assert last["pdparams"] == "model_final/model_final.safetensors" and last["epoch"] == 2
+    assert best["onnx"] == "best_model/inference/inference.onnx" and 0 <= best["score"] <= 1
+    listed = [v for model in (best, last) for k, v in model.items() if k not in ("score", "epoch") and v]
+    assert len(listed) >= 10 and all((output / path).is_file() for path in listed)
+    config = yaml.safe_load((output / "config.yaml").read_text())
+    assert config["epochs"] == 3 and config["learning_rate"] > 0 and config["augment"]["sizes"]
+    assert cv2.imread(str(output / "curves.png")) is not None
+    assert [p.name for p in sorted((output / "samples").iterdir())] == [f"epoch_{i}.jpg" for i in range(3)]
+    assert list((output / "tensorboard").iterdir())
+    assert not list(output.rglob("*.tmp"))
+
+
+def test_log_has_the_reference_s_lines(finished: tuple[Path, dict[str, Any]]) -> None:
+    text = (finished[0] / "train.log").read_text()
+    assert "Epoch: [0] [1/2] learning_rate: 0." in text and "Epoch: [2] [2/2]" in text
+    assert text.count(" images/s, max_mem_reserved: ") == 6 and "eta: 0:00:00" in text
+    assert text.count("Best test mask ap is 0.") == 3 and "Save checkpoint: " in text
+
+
+def test_old_checkpoints_go(finished: tuple[Path, dict[str, Any]]) -> None:
+    assert sorted(p.name for p in finished[0].iterdir() if p.name.isdigit()) == ["1"]
+
+
+def test_the_best_predicts_with_the_data_s_names(finished: tuple[Path, dict[str, Any]], discs: Path) -> None:
+    """F69, F84."""
+    model = create_model(model_dir=finished[0] / "best_model" / "inference", threshold=0.0)
+    assert model.labels == ("disc", "ring") and model.model_name == "PP-YOLOE_seg-N"
+    (result,) = model.predict(discs / "images" / "val0.png")
+    assert result.instances.size == (64, 64)
+    assert labels_in_file(finished[0] / "best_model" / "best_model.safetensors") == ("disc", "ring")
+
+
+def test_another_run_in_its_folder_loses_nothing(settings: TrainSettings, tmp_path: Path) -> None:
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
+    train(settings)
+    first = weights(settings.output)
+    train(replace(settings, seed=1))
+    assert same(first, weights(settings.output / "earlier_run_1"))
+    assert not same(first, weights(settings.output))
+
+
+# Randomness and resuming
+
+
+def test_the_same_seed_gives_the_same_weights(settings: TrainSettings, tmp_path: Path) -> None:
+    """Whatever the number of workers; and however much is drawn elsewhere in between."""
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=2)
+    train(settings)
+    torch.rand(7)
+    train(replace(settings, output=tmp_path / "again", workers=2))
+    assert same(weights(settings.output), weights(tmp_path / "again"))
+
+
+def test_no_process_outlives_a_run(settings: TrainSettings, tmp_path: Path) -> None:
+    """Not until the garbage collector comes, nor where a run fails."""
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1, workers=2)
+    gc.disable()
+    try:
+        train(settings)
+        assert multiprocessing.active_children() == []
+        with pytest.raises(MasklineError, match="the loss became"):
+            train(replace(settings, learning_rate=1e30, epochs=2))
+        assert multiprocessing.active_children() == []
+    finally:
+        gc.enable()
+
+
+def test_killed_and_resumed_is_as_uninterrupted(settings: TrainSettings, tmp_path: Path) -> None:
+    """F64: to the last bit of weights, of the running average and of the optimizer, with evaluations in between."""
+    train(settings)
+    killed = replace(settings, output=tmp_path / "killed")
+    code = (
+        "import pickle, sys; from pathlib import Path; from maskline.training import train\n"
+        "if __name__ == '__main__': train(pickle.loads(Path(sys.argv[1]).read_bytes()))"
+    )
+    import pickle
+
+    (tmp_path / "settings.pickle").write_bytes(pickle.dumps(killed))
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "settings.pickle")])
+    deadline = time.monotonic() + 120
+    while not (killed.output / "0" / "0.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed.output / "model_final").exists()
+    train(replace(killed, resume=killed.output))
+    state = "model_final/model_final.state.safetensors"
+    assert same(load_file(settings.output / state), load_file(killed.output / state))
+    assert same(weights(settings.output), weights(killed.output))
+    ours, theirs = (checkpoint.read(s.output / "model_final") for s in (settings, killed))
+    assert ours.history == theirs.history and ours.losses == pytest.approx(theirs.losses, rel=1e-6)
+
+
+def test_a_resumed_run_keeps_its_settings(settings: TrainSettings, tmp_path: Path) -> None:
+    """They need not be said again, and can't be changed in passing."""
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=2, eval_interval=1, seed=5)
+    train(settings)
+    again = TrainSettings(
+        model=settings.model, data=settings.data, resume=settings.output / "0", device="cpu", export=False
+    )
+    train(again)
+    aside = settings.output / "earlier_run_1"
+    assert sorted(p.name for p in aside.iterdir()) == ["best_model", "model_final"]  # of more epochs than the first
+    assert same(weights(aside), weights(settings.output))
+    with pytest.raises(ParameterError, match="a run goes on where it is"):
+        train(replace(again, output=tmp_path / "elsewhere"))
+    with pytest.raises(ParameterError, match="epochs is 9, but the run to resume was begun with 2: leave it out"):
+        train(replace(again, epochs=9))
+
+
+def test_the_command_resumes_from_a_checkpoint_that_is_pruned_meanwhile(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says where the result is: in the folder of the run, not in the one for new runs."""
+    monkeypatch.setattr(checkpoint, "prune", lambda *_: None)
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=3)
+    train(settings)
+    first = settings.output / "0"
+    command = [sys.executable, "-m", "maskline", "train", settings.model, settings.data, "--resume", first]
+    done = subprocess.run([*map(str, command), "--device", "cpu"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{settings.output / 'best_model' / 'inference' / 'inference.onnx'}: ")
+
+
+def test_resuming_from_what_is_no_checkpoint(settings: TrainSettings, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nofile.pdparams"):  # the path as it was given is told
+        with pytest.raises(MasklineError, match=f"no checkpoint to resume at {path}: expected the output folder"):
+            train(replace(settings, resume=path))
+    folder = tmp_path / "3"
+    folder.mkdir()
+    (folder / "3.json").write_text('{"version": 1')
+    (folder / "3.state.safetensors").write_bytes(b"")
+    with pytest.raises(WeightsError, match="can't be used"):
+        train(replace(settings, resume=tmp_path))
+    (folder / "3.json").write_text('{"version": 1}')
+    with pytest.raises(WeightsError, match="can't be resumed"):
+        train(replace(settings, resume=folder / "3.pdparams", output=tmp_path))
+
+
+def test_another_data_set_is_no_way_to_go_on(settings: TrainSettings, tmp_path: Path) -> None:
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
+    train(settings)
+    other = without_val(make_discs(tmp_path / "more", train=9), tmp_path / "other")
+    with pytest.raises(ParameterError, match="other is not the data set that the run in .* was begun with"):
+        train(replace(settings, data=other, resume=settings.output))
+
+
+def test_a_start_that_fails_leaves_the_earlier_run(settings: TrainSettings, tmp_path: Path) -> None:
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
+    train(settings)
+    (settings.output / ".0123456789abcdef.tmp").mkdir()  # of a run that was killed
+    before = sorted(p.name for p in settings.output.iterdir())
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    state = settings.output / "model_final" / "model_final.state.safetensors"
+    for start in ("nowhere.pdparams", str(tmp_path / "junk.safetensors"), "backbone", str(state)):
+        with pytest.raises(MasklineError):
+            train(replace(settings, weights=start))
+        assert sorted(p.name for p in settings.output.iterdir()) == before
+    train(settings)
+    assert not list(settings.output.glob(".*"))
+
+
+# What goes wrong
+
+
+def test_a_full_disk_in_between_is_told(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save, calls = checkpoint._save_state, []
+
+    def full(state: checkpoint.State, path: Path) -> None:
+        calls.append(path.stem)
+        if len(calls) == 2:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(state, path)
+
+    monkeypatch.setattr(checkpoint, "_save_state", full)
+    settings = unevaluated(settings, tmp_path / "data")
+    with caplog.at_level(logging.WARNING):
+        train(settings)
+    assert "No space left on device; training goes on" in caplog.text
+    assert sorted(p.name for p in settings.output.iterdir() if p.is_dir()) == [
+        "0", "best_model", "model_final", "tensorboard",
+    ]  # fmt: skip
+    assert checkpoint.find(settings.output).name == "model_final"
+
+
+def test_a_full_disk_at_the_end_is_an_error(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(state: checkpoint.State, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "_save_state", full)
+    with pytest.raises(MasklineError, match="checkpoint .*model_final can't be written: No space left"):
+        train(replace(unevaluated(settings, tmp_path / "data"), epochs=1))
+
+
+def test_an_image_that_goes_bad_is_told(
+    settings: TrainSettings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(discs, broken)
+    (broken / "images" / "train2.png").write_bytes(b"\x89PNG no")
+    with caplog.at_level(logging.WARNING):
+        train(replace(settings, data=without_val(broken, tmp_path / "data"), epochs=2))
+    assert caplog.text.count("train2.png is left out") == 1 and "training goes on" in caplog.text
+    assert checkpoint.read(settings.output / "model_final").epochs == 2
+
+
+def test_a_val_image_that_can_t_be_read_is_told_once(
+    settings: TrainSettings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shutil
+
+    shutil.copytree(discs, tmp_path / "broken")
+    (tmp_path / "broken" / "images" / "val1.png").unlink()
+    with caplog.at_level(logging.WARNING):
+        train(replace(settings, data=tmp_path / "broken", epochs=2))
+    assert caplog.text.count("val1.png is left out of the evaluation") == 1
+    assert "val1.png is left out" in (settings.output / "train.log").read_text()
+
+
+def test_nothing_but_background_in_a_batch(settings: TrainSettings, tmp_path: Path) -> None:
+    """Batches of one image: the last of the set has no object."""
+    train(replace(unevaluated(settings, tmp_path / "data"), epochs=1, batch_size=1))
+    assert checkpoint.read(settings.output / "model_final").steps == 8
+
+
+def test_a_loss_that_is_no_number_ends_the_run(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        loop.LossModule, "forward", lambda self, i, t: {"loss": next(self.parameters()).sum() * torch.nan}
+    )
+    with pytest.raises(MasklineError, match="the loss became nan at step 0: lower the learning rate"):
+        train(unevaluated(settings, tmp_path / "data"))
+
+
+def test_early_stop(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.3, 0.2, 0.1])
+    monkeypatch.setattr(loop, "validate", lambda *_: ({"AP": next(scores)}, ()))
+    train(replace(settings, epochs=9, patience=2))
+    progress = checkpoint.read(settings.output / "model_final")
+    assert progress.epochs == 3 and progress.best == {"epoch": 0, "AP": 0.3}
+    assert checkpoint.read(settings.output / "best_model").epochs == 1
+
+
+def test_of_equal_evaluations_the_later_is_best() -> None:
+    history = tuple({"epoch": i, "AP": ap} for i, ap in enumerate((0.1, 0.4, 0.4, 0.2)))
+    progress = checkpoint.Progress(history=history)
+    assert progress.best == {"epoch": 2, "AP": 0.4} and progress.since_best == 1
+
+
+def test_a_refused_export_keeps_the_weights_and_says_how_to_go_on(
+    settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Told once on the terminal, where the error ends up, and in the log."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ExportError("the graph disagrees with the network; not written")
+
+    monkeypatch.setattr("maskline.training.run.export_network", refuse)
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1, export=True, output=tmp_path / "my run")
+    with caplog.at_level(logging.INFO), pytest.raises(ExportError) as caught:
+        train(settings)
+    weights = settings.output / "best_model" / "best_model.safetensors"
+    command = f"maskline export PP-YOLOE_seg-N --weights '{weights}' --output '{weights.with_name('inference')}'"
+    told = (
+        "not exported: the graph disagrees with the network; not written; the weights are kept: train longer, or try "
+        f"again by `{command}`"
+    )
+    assert str(caught.value) == told and caught.value.exit_code == 1 and weights.is_file()
+    assert (settings.output / "train.log").read_text().count(told) == 1
+    assert "not exported" not in caplog.text and "exporting the best weights" in caplog.text
+
+
+# What it starts from
+
+
+def test_classes_are_made_anew(
+    settings: TrainSettings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """F61, F65: weights of other classes are a start."""
+    three = make_discs(tmp_path / "three", classes=("ring", "b", "c"))
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
+    train(settings)
+    start = settings.output / "best_model" / "best_model.pdparams"  # as the documents have it
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "maskline"):
+        train(
+            replace(settings, data=without_val(three, tmp_path / "data3"), output=tmp_path / "next", weights=str(start))
+        )
+    assert "classes that the weights don't know, which are re-initialised: b, c" in caplog.text
+    assert "classes whose weights are taken over, by name: ring" in caplog.text
+    assert load_network("PP-YOLOE_seg-N", tmp_path / "next/best_model/best_model.safetensors").num_classes == 3
+
+
+def test_weights_of_another_network(settings: TrainSettings, pdparams: Path) -> None:
+    with pytest.raises(WeightsError, match=r"does not fit PP-YOLOE_seg-N|can't be read|called"):
+        train(replace(settings, weights=str(pdparams)))
+
+
+# Several processes
+
+
+def gradients(job: loop.TrainingJob) -> None:
+    """The gradients of the first batch of a run, written by the first process."""
+    run = loop.Run(job, loop.make_accelerator(job.settings))
+    loop.train_mode(run.network, run.frozen())
+    losses = run.gradients([next(iter(run.loader.epoch(0)))])
+    if run.is_first:
+        found = {name: p.grad for name, p in run.network.named_parameters() if p.grad is not None}
+        statistics = {name: b for name, b in run.network.named_buffers() if "running" in name}
+        torch.save((losses, found, statistics), job.settings.output / f"{job.settings.processes}.pt")
+
+
+def test_two_processes_give_the_gradients_of_one(settings: TrainSettings) -> None:
+    """F62: of the same global batch, one half of which has fewer objects than the other; and the norms' statistics."""
+    settings.output.mkdir()
+    splits = load_splits(settings.data)
+    for count, batch_size in ((1, 8), (2, 4)):
+        job = prepare(replace(settings, processes=count, batch_size=batch_size), splits)
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+        processes.run(gradients, job, count)
+    (loss, one, norms), (losses, two, shared) = (torch.load(settings.output / f"{n}.pt") for n in (1, 2))
+    assert losses == pytest.approx(loss, rel=1e-4)
+    assert one.keys() == two.keys() and len(one) > 100
+    for name, gradient in one.items():
+        torch.testing.assert_close(two[name], gradient, rtol=2e-3, atol=2e-4 * float(gradient.abs().max()) + 1e-6)
+    for name, tensor in norms.items():
+        torch.testing.assert_close(shared[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_train_and_write_once(settings: TrainSettings) -> None:
+    """F62."""
+    content = train(replace(settings, processes=2, batch_size=2, epochs=1, workers=1))
+    assert content["done_flag"] and (settings.output / "train.log").read_text().count("Epoch: [0] [2/2]") == 1
+
+
+def fails(job: str) -> None:
+    raise WeightsError(f"no {job}")
+
+
+def test_an_error_in_a_process_is_one_line() -> None:
+    with pytest.raises(WeightsError, match="no luck"):
+        processes.run(fails, "luck", 2)
+
+
+# TrainSettings
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        ({"epochs": 0}, ParameterError, "epochs is 0"),
+        ({"precision": "fp8"}, ParameterError, "expected one of fp32, bf16, fp16"),
+        ({"learning_rate": -1.0}, ParameterError, "learning_rate is -1.0"),
+        ({"learning_rate": float("inf")}, ParameterError, "learning_rate is inf"),
+        ({"warmup_steps": -1}, ParameterError, "warmup_steps is -1"),
+        ({"augment": {"flip": 0.5}}, ParameterError, "expected an Augment"),
+        ({"device": "tpu"}, ParameterError, "unknown device 'tpu'"),
+        ({"device": "npu:3"}, DeviceError, "device 'npu:3' is not available: torch has cpu.* here; install a build"),
+        ({"num_classes": 5}, ParameterError, "num_classes is 5, but .* has 2 classes"),
+        ({"model": "SOLOv3"}, UnknownNameError, "did you mean 'SOLOv2'"),
+        ({"data": Path("nowhere")}, DatasetError, "nowhere does not exist"),
+    ],
+)  # fmt: skip
+def test_what_can_t_be(settings: TrainSettings, change: dict[str, Any], error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told):
+        train(replace(settings, **change))
+    assert not settings.output.exists()
+
+
+def test_no_objects_to_learn_from(settings: TrainSettings, tmp_path: Path) -> None:
+    data = without_val(settings.data, tmp_path / "data")
+    file = data / "annotations" / "instance_train.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
+    with pytest.raises(DatasetError, match="no objects to learn from"):
+        train(replace(settings, data=data))
+
+
+def test_crowd_regions_are_told(settings: TrainSettings, tmp_path: Path) -> None:
+    """As CVAT marks masks of its brush: a run that learns nothing, or only part, says why."""
+    data = without_val(settings.data, tmp_path / "data")
+    file = data / "annotations" / "instance_train.json"
+    content = json.loads(file.read_text())
+    splits = load_splits(data)
+    assert not [note for note in prepare(replace(settings, data=data), splits).notes if "crowd regions" in note]
+    content["annotations"][0]["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    notes = prepare(replace(settings, data=data), load_splits(data)).notes
+    total = len(content["annotations"])
+    assert f"crowd regions are not learned from: 1 of {total} training annotations" in notes
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=f"no objects to learn from.*{total} annotations, only crowd regions"):
+        train(replace(settings, data=data))
+
+
+def test_augmentation_by_name() -> None:
+    recipe = AUGMENT["mask_rtdetr"]
+    assert as_augment({"copy_paste": 0.5, "sizes": [320]}, "Mask-RT-DETR-S") == replace(
+        recipe, copy_paste=0.5, sizes=(320,)
+    )
+    with pytest.raises(UnknownNameError, match="did you mean 'flip'"):
+        as_augment({"flop": 1}, "SOLOv2")
+    with pytest.raises(ParameterError, match="flip"):
+        as_augment({"flip": "often"}, "SOLOv2")
+
+
+def test_mixed_precision_learns_too(settings: TrainSettings, tmp_path: Path) -> None:
+    train(replace(unevaluated(settings, tmp_path / "data"), epochs=1, precision="bf16", accumulate=2))
+    assert checkpoint.read(settings.output / "model_final").steps == 1
+    assert all(np.isfinite(t.float().numpy()).all() for t in weights(settings.output).values())
+
+
+def test_from_scratch_nothing_is_frozen(settings: TrainSettings, tmp_path: Path) -> None:
+    """What the recipe freezes or slows down is what it takes from pretrained weights."""
+    job = prepare(
+        replace(unevaluated(settings, tmp_path / "data"), model="Mask-RT-DETR-S"), load_splits(tmp_path / "data")
+    )
+    run = loop.Run(job, loop.make_accelerator(job.settings))
+    assert run.frozen() == [] and all(p.requires_grad for p in run.network.parameters())
+    assert len({group["lr"] for group in run.state.optimizer.param_groups}) == 1
