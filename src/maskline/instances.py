@@ -1,4 +1,4 @@
-"""Instances: what was found in one image, as arrays."""
+"""`Instances`, the detected instances of one image as arrays."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ ByteArray = npt.NDArray[np.uint8]
 
 
 def pixel_window(box: npt.ArrayLike, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The pixels a box stands for: ``(top, bottom, left, right)``, half open, never empty, inside the image.
+    """Pixels covered by a box: ``(top, bottom, left, right)``, half open, never empty, inside the image.
 
-    Corners are rounded half to even (the rule of the system we are compatible with). A box so thin that rounding leaves
-    nothing gets one row or column.
+    Corners are rounded half to even, as in PaddleX. A box that would become empty gets one row or column.
 
     Args:
         box: ``x1 y1 x2 y2`` in pixels, ordered.

@@ -1,4 +1,4 @@
-"""A model file: a graph, in ONNX or OpenVINO's form, that follows the contract and describes itself.
+"""Model files: graphs in ONNX or OpenVINO format that follow the contract and describe themselves.
 
 The contract, the same for all families:
 
@@ -51,7 +51,7 @@ MASK_FRAMES = ("image", "within", "twice", "box", "tight")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a model file says about itself."""
+    """Description that a model file carries of itself."""
 
     model: str
     labels: tuple[str, ...]
@@ -66,7 +66,7 @@ class Record:
             raise ValueError(f"mask_frame is {self.mask_frame!r}: expected one of {', '.join(MASK_FRAMES)}")
 
     def to_json(self) -> str:
-        """The text kept in the graph's metadata."""
+        """Serialize for the graph's metadata."""
         return json.dumps(
             {
                 "version": 2 if self.mask_frame == "twice" else 1,
@@ -82,7 +82,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> Record:
-        """Read the text back. Raises ModelError if it is not such a record or of a newer version."""
+        """Parse the metadata. Raises ModelError if it is damaged or of a newer version."""
         try:
             values = json.loads(text)
             if values["version"] > RECORD_VERSION:
@@ -102,7 +102,7 @@ class Record:
 
 
 class Raw(NamedTuple):
-    """The graph's outputs, for a batch; see the contract."""
+    """Outputs of the graph for a batch; see the contract."""
 
     boxes: FloatArray
     scores: FloatArray
@@ -110,31 +110,32 @@ class Raw(NamedTuple):
     masks: FloatArray
 
     def image(self, index: int) -> Raw:
-        """The outputs of one image of the batch, without the first axis."""
+        """Outputs of one image of the batch, without the first axis."""
         return Raw(*(a[index] for a in self))
 
 
 class Graph:
-    """An opened model file on one device. Several threads may run it at once.
+    """An opened model file on one device. Thread-safe.
 
     Attributes:
-        record: what the file says about itself.
-        backend: what runs it, a name of `BACKENDS`.
-        precision: what arithmetic is in.
-        threads: processor threads of a run; None: as many as the backend takes.
-        batch: images in a run, where the file fixes it; None: any number.
+        record: the file's description of itself.
+        backend: key of `BACKENDS`.
+        precision: compute precision.
+        threads: CPU threads per run; None: the backend's default.
+        batch: batch size, if fixed by the file; None: any.
     """
 
     def __init__(self, path: Path, device: Device, options: Acceleration | None = None) -> None:
-        """Open a file and check that it keeps the contract.
+        """Open a file and check it against the contract.
 
         Args:
-            options: with what; ``best`` and ``strict`` are for `open_graph`. Default: ONNX Runtime, if it can.
+            options: backend and its options; ``best`` and ``strict`` apply to `open_graph`. Default: ONNX Runtime, if
+                it supports the file.
 
         Raises:
-            ModelError: the file is damaged, or no maskline model.
-            DeviceError: the device is not there, or in name only, or the backend named can't use it.
-            ParameterError: the backend named can't open such a file, or not in this precision.
+            ModelError: the file is damaged, or not a maskline model.
+            DeviceError: the device is missing, does not start, or is not supported by the named backend.
+            ParameterError: the named backend does not support the file or the precision.
             MissingDependencyError: the backend's library is not installed.
         """
         options = Acceleration() if options is None else options
@@ -152,7 +153,7 @@ class Graph:
         self.batch = self._backend.batch
 
     def run(self, images: npt.NDArray[Any]) -> Raw:
-        """(B, H, W, 3) to detections. Raises ModelError where the graph fails, for example for lack of memory."""
+        """Run on (B, H, W, 3). Raises ModelError if the graph fails, for example for lack of memory."""
         try:
             return Raw(*self._backend.run(images))
         except RunError as error:
@@ -160,7 +161,7 @@ class Graph:
 
 
 def backend_for(path: Path, device: Device) -> str:
-    """The backend that runs a file on a device where none is named: ONNX Runtime, or OpenVINO where only that can."""
+    """Default backend for a file and device: ONNX Runtime, or OpenVINO if only that supports it."""
     if path.suffix.lower() == ".xml":
         return "openvino"
     elsewhere = device.kind == "xpu" and "xpu" not in usable_kinds() and find_spec("openvino") is not None
@@ -168,7 +169,7 @@ def backend_for(path: Path, device: Device) -> str:
 
 
 def open_backend(name: str, path: Path, device: Device, options: Acceleration) -> Backend:
-    """Open a file, whatever its inputs and outputs are. Raises as `Graph` does."""
+    """Open a file with any inputs and outputs. Raises as `Graph` does."""
     reason = unfit(name, path, device, options.precision)
     if reason:
         raise ParameterError(reason)

@@ -1,4 +1,4 @@
-"""What a service is told when it starts."""
+"""Settings of the service."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MP = 1_000_000  # pixels
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address means this machine itself."""
+    """Whether a host name or address is the loopback."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -68,7 +68,7 @@ class ServiceSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
-            raise ParameterError(f"port is {self.port}: expected 1 to 65535, or 0 for any that is free")
+            raise ParameterError(f"port is {self.port}: expected 1 to 65535, or 0 for any free port")
         check_count(self.batch_size, "batch_size", 256)
         for name in ("timeout", "body_timeout", "drain"):
             value = getattr(self, name)
@@ -90,5 +90,5 @@ class ServiceSettings:
                 raise ParameterError(f"cors is {origin!r}: expected an origin such as https://example.org, or *")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
             raise ParameterError(
-                "the API key is empty, or has characters that can't stand in a header: give another, or none at all"
+                "the API key is empty or has characters not allowed in a header: use another one, or none"
             )
