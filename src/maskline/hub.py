@@ -9,7 +9,7 @@ from maskline import catalog
 from maskline._files import ASSETS
 from maskline._progress import status
 from maskline.errors import MissingDependencyError
-from maskline.fetching.download import fetch, home
+from maskline.fetching.download import cache_dir, download_file
 from maskline.runtime.model_dir import GRAPH_FILES
 
 #: The model shipped with the package, trained on microscopy; see MODEL_CARD.md there.
@@ -25,7 +25,7 @@ def model_dir(name: str) -> Path:
     spec = catalog.get(name)
     if spec.ours:
         return EMBEDDED
-    folder = home() / "models" / spec.name
+    folder = cache_dir() / "models" / spec.name
     if not (folder / GRAPH_FILES["onnx"]).is_file():
         with status(f"first use of {spec.name}: downloading and exporting it takes minutes"):
             make_model_dir(spec.name, folder)
@@ -84,4 +84,4 @@ def weights_file(spec: catalog.Model) -> Path:
     if spec.ours:
         return EMBEDDED / WEIGHTS_FILE
     name = spec.pretrained_url.rpartition("/")[2]
-    return fetch(spec.pretrained_url, home() / "weights" / name, sha256=spec.pretrained_sha256)
+    return download_file(spec.pretrained_url, cache_dir() / "weights" / name, sha256=spec.pretrained_sha256)

@@ -23,7 +23,7 @@ from fixtures.web_server import BODY, Request, Scene, Server, running, serve, st
 
 from maskline.errors import DownloadError, ParameterError
 from maskline.fetching import download, http
-from maskline.fetching.download import fetch, home, offline
+from maskline.fetching.download import cache_dir, download_file, is_offline
 
 OTHER = bytes(reversed(BODY))
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -60,7 +60,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def get(server: Server, target: Path, **options: Any) -> Path:
-    return fetch(server.url, target, **{"timeout": 0.2, "progress": False, **options})
+    return download_file(server.url, target, **{"timeout": 0.2, "progress": False, **options})
 
 
 def fails(server: Server, target: Path, *words: str, **options: Any) -> str:
@@ -294,7 +294,7 @@ def test_no_server(target: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(DownloadError, match=r"no connection: .*Connection refused \(tried 2 times\); download it"):
-        fetch(f"http://127.0.0.1:{port}/x", target, attempts=2, timeout=0.2)
+        download_file(f"http://127.0.0.1:{port}/x", target, attempts=2, timeout=0.2)
 
 
 def test_https_is_not_left() -> None:
@@ -311,7 +311,7 @@ def test_https_is_not_left() -> None:
 
 def test_https_needs_a_certificate(server: Server, target: Path) -> None:
     with pytest.raises(DownloadError, match="no secure connection"):
-        fetch(server.url.replace("http:", "https:"), target, timeout=0.5)
+        download_file(server.url.replace("http:", "https:"), target, timeout=0.5)
 
 
 @pytest.mark.parametrize("scene", [serve(), serve(length=None)], ids=["told", "not told"])
@@ -346,13 +346,13 @@ def test_places_that_can_not_be(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["ftp://x/y", "file:///etc/passwd", "w.pdparams", "", "http://[::"])
 def test_only_http(url: str, target: Path) -> None:
     with pytest.raises(ParameterError, match="expected an http:// or https:// URL"):
-        fetch(url, target)
+        download_file(url, target)
 
 
 @pytest.mark.parametrize("options", [{"attempts": 0}, {"sha256": "abc"}, {"sha256": ""}])
 def test_senseless_options(target: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
-        fetch("http://127.0.0.1/x", target, **options)
+        download_file("http://127.0.0.1/x", target, **options)
 
 
 # The cached copy
@@ -408,8 +408,8 @@ def test_threads_fetch_once(server: Server, target: Path, caplog: pytest.LogCapt
 
 SCRIPT = """
 import pathlib, sys
-from maskline.fetching.download import fetch
-fetch(sys.argv[1], pathlib.Path(sys.argv[2]))
+from maskline.fetching.download import download_file
+download_file(sys.argv[1], pathlib.Path(sys.argv[2]))
 """
 
 
@@ -546,7 +546,7 @@ def test_advice(server: Server, target: Path) -> None:
 def test_offline(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     """F76: the message names the address and the file."""
     monkeypatch.setenv("MASKLINE_OFFLINE", word)
-    assert offline()
+    assert is_offline()
     fails(server, target, "MASKLINE_OFFLINE forbids network access")
     assert not server.seen and not target.parent.exists()
     target.parent.mkdir()
@@ -558,14 +558,14 @@ def test_offline(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_online(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     """B71."""
     monkeypatch.setenv("MASKLINE_OFFLINE", word)
-    assert not offline()
+    assert not is_offline()
 
 
 def test_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     """B71: a variable is a yes or a no, by its word."""
     monkeypatch.setenv("MASKLINE_OFFLINE", "maybe")
     with pytest.raises(ParameterError, match="MASKLINE_OFFLINE is 'maybe': expected 1, true"):
-        offline()
+        is_offline()
 
 
 def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -573,17 +573,17 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("MASKLINE_HOME", "PADDLE_PDX_CACHE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert home() == tmp_path / ".cache" / "maskline"
+    assert cache_dir() == tmp_path / ".cache" / "maskline"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert home() == tmp_path / ".cache" / "maskline"
+    assert cache_dir() == tmp_path / ".cache" / "maskline"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert home() == tmp_path / "xdg" / "maskline"
+    assert cache_dir() == tmp_path / "xdg" / "maskline"
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", "~/pdx")
-    assert home() == tmp_path / "pdx"
+    assert cache_dir() == tmp_path / "pdx"
     monkeypatch.setenv("MASKLINE_HOME", "here")
-    assert home() == Path.cwd() / "here"
+    assert cache_dir() == Path.cwd() / "here"
     monkeypatch.setenv("MASKLINE_HOME", "")
-    assert home() == tmp_path / "pdx"
+    assert cache_dir() == tmp_path / "pdx"
     assert list(tmp_path.iterdir()) == []
 
 

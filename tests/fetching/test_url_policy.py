@@ -21,7 +21,7 @@ import pytest
 import maskline
 from maskline.errors import MasklineError, ParameterError
 from maskline.fetching import url_policy as module
-from maskline.fetching.url_policy import FetchError, LookUp, UrlPolicy, fetch, look_up
+from maskline.fetching.url_policy import FetchError, LookUp, UrlPolicy, fetch_url, look_up
 
 T = TypeVar("T")
 LOOPBACK = "127.0.0.0/8"
@@ -135,7 +135,7 @@ def names(**known: Sequence[str]) -> LookUp:
 
 async def refusal(url: str, policy: UrlPolicy, look_up: LookUp = look_up) -> FetchError:
     with pytest.raises(FetchError) as caught:
-        await fetch(url, policy, look_up=look_up)
+        await fetch_url(url, policy, look_up=look_up)
     error = caught.value
     assert isinstance(error, MasklineError) and error.http_status == 422
     assert "\n" not in str(error) and len(str(error)) < 400
@@ -165,7 +165,7 @@ def test_an_image(length: int | None) -> None:
 
     async def work() -> None:
         async with listening(answer(length=length)) as site:
-            assert await fetch(site.at("a b.png?x=1#part"), site.policy("127.0.0.1")) == IMAGE
+            assert await fetch_url(site.at("a b.png?x=1#part"), site.policy("127.0.0.1")) == IMAGE
             head = site.heads[0]
             assert head.startswith(f"GET /a%20b.png?x=1 HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\n")
             assert f"\r\nUser-Agent: maskline/{maskline.__version__}\r\n" in head
@@ -182,7 +182,7 @@ def test_chunks() -> None:
 
     async def work() -> bytes:
         async with listening(script) as site:
-            return await fetch(site.at(), site.policy(max_bytes=5))
+            return await fetch_url(site.at(), site.policy(max_bytes=5))
 
     assert run(work()) == b"abcde"
 
@@ -194,7 +194,7 @@ def test_a_name(host: str) -> None:
     async def work() -> None:
         async with listening(answer()) as site:
             known = names(images_example=["127.0.0.1"])
-            assert await fetch(site.at(host=host), site.policy("Images.example."), look_up=known) == IMAGE
+            assert await fetch_url(site.at(host=host), site.policy("Images.example."), look_up=known) == IMAGE
             assert f"\r\nHost: images.example:{site.port}\r\n" in site.heads[0]
 
     run(work())
@@ -207,7 +207,7 @@ def test_a_name_that_is_not_ascii() -> None:
         async with listening(answer()) as site:
             known = names(**{"xn--bcher-kva_example": ["127.0.0.1"]})
             for listed in ("Bücher.example", "xn--bcher-kva.example", "*.EXAMPLE"):
-                assert await fetch(site.at(host="bÜcher.example"), site.policy(listed), look_up=known) == IMAGE
+                assert await fetch_url(site.at(host="bÜcher.example"), site.policy(listed), look_up=known) == IMAGE
             assert await kind(site.at(host="bucher.example"), site.policy("bücher.example"), known) == "url_not_allowed"
 
     run(work())
@@ -222,7 +222,7 @@ def test_redirects_are_followed(status: str) -> None:
         async with listening(script) as site:
             known = names(a_example=["127.0.0.1"], b_example=["127.0.0.1"])
             policy = site.policy("a.example", "b.example")
-            assert await fetch(site.at("0", "a.example"), policy, look_up=known) == IMAGE
+            assert await fetch_url(site.at("0", "a.example"), policy, look_up=known) == IMAGE
             assert [head.split()[1] for head in site.heads] == ["/0", "/1", "/2", "/pic?x"]
             assert "cookie" not in (heads := "".join(site.heads).lower()) and "referer" not in heads
             assert known.asked == ["a.example", "a.example", "b.example", "a.example"]  # type: ignore[attr-defined]
@@ -237,7 +237,7 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
         async with listening(answer()) as site, listening(answer(body=b"proxy")) as proxy:
             for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
                 monkeypatch.setenv(name, proxy.at(""))
-            assert await fetch(site.at(), site.policy()) == IMAGE
+            assert await fetch_url(site.at(), site.policy()) == IMAGE
             assert proxy.connections == 0
 
     run(work())
@@ -301,7 +301,7 @@ def test_spelled_addresses(dialled: list[str]) -> None:
                 assert error.kind == "url_not_allowed", host
             assert not dialled and site.connections == 0
             for host in SPELLINGS[:12]:
-                assert await fetch(site.at(host=host), site.policy("127.0.0.1")) == IMAGE, host
+                assert await fetch_url(site.at(host=host), site.policy("127.0.0.1")) == IMAGE, host
             assert set(dialled) == {"127.0.0.1"}
 
     run(work())
@@ -386,7 +386,7 @@ def test_rebinding(dialled: list[str]) -> None:
         script = redirect("1")
         async with listening(script, host="127.0.0.2") as site, listening(answer(), port=site.port) as ours:
             policy = site.policy(networks=["127.0.0.2/32"])
-            assert await fetch(site.at(host="x.example"), policy, look_up=rebinding) == IMAGE
+            assert await fetch_url(site.at(host="x.example"), policy, look_up=rebinding) == IMAGE
             assert (len(answers), dialled) == (1, ["127.0.0.2"])
             answers.insert(0, ["127.0.0.2"])
             error = await refusal(site.at("0", "x.example"), policy, rebinding)
@@ -473,7 +473,7 @@ def test_sizes() -> None:
 
     async def work() -> bytes:
         async with listening(answer()) as site:
-            return await fetch(site.at(), site.policy(max_bytes=len(IMAGE)))
+            return await fetch_url(site.at(), site.policy(max_bytes=len(IMAGE)))
 
     assert run(work()) == IMAGE
 
@@ -489,7 +489,7 @@ def test_what_comes_after_the_said_length_is_no_part() -> None:
     async def work() -> bytes:
         async with listening(answer(length=10)) as site:
             with contextlib.suppress(FetchError):
-                return await fetch(site.at(), site.policy())
+                return await fetch_url(site.at(), site.policy())
         return IMAGE[:10]
 
     assert run(work()) == IMAGE[:10]
@@ -573,7 +573,7 @@ def test_the_deadline_covers_names() -> None:
 def test_a_caller_that_gives_up_ends_the_connection() -> None:
     async def work() -> None:
         async with listening(trickle) as site:
-            task = asyncio.create_task(fetch(site.at("body"), site.policy()))
+            task = asyncio.create_task(fetch_url(site.at("body"), site.policy()))
             while not site.heads:
                 await asyncio.sleep(0.01)
             task.cancel()
@@ -624,7 +624,7 @@ def test_tls_checks_the_name(trusted: Path) -> None:
         async with listening(redirect("x"), tls=secure(trusted)) as site:
             known = names(images_example=["127.0.0.1"], other_example=["127.0.0.1"])
             for host in ("images.example", "Images.example."):
-                assert await fetch(site.at("0", host, "https"), site.policy(), look_up=known) == IMAGE
+                assert await fetch_url(site.at("0", host, "https"), site.policy(), look_up=known) == IMAGE
             site.heads.clear()
             for host in ("other.example", "127.0.0.1"):
                 error = await refusal(site.at("x", host, "https"), site.policy(), known)

@@ -279,7 +279,7 @@ def test_coco_results_with_the_ids_of_a_data_set(tmp_path: Path, caplog: pytest.
     records = load(writer.path)
     assert [record["image_id"] for record in records] == [7, 7, "x", "x", 9, 9]
     assert [record["category_id"] for record in records] == [1, 17] * 3
-    assert "3 instances left out: the data set does not have their classes" in caplog.text
+    assert "3 instances skipped: the data set lacks their classes" in caplog.text
     writer = CocoResultsWriter(tmp_path / "found.json", annotations=tmp_path / "val.json")
     for result in (make("in/c.jpg"), make("b.jpg"), make()):
         with pytest.raises(InputError, match="lists no image for the input"):
@@ -290,7 +290,7 @@ def test_coco_results_with_the_ids_of_a_data_set(tmp_path: Path, caplog: pytest.
 def test_a_file_that_is_no_data_set(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "val.json").write_text(text)
-    with pytest.raises(InputError, match=r"val\.json is not a readable COCO data set") as caught:
+    with pytest.raises(InputError, match=r"val\.json is not a valid COCO data set") as caught:
         CocoResultsWriter(tmp_path / "found.json", annotations=tmp_path / "val.json")
     assert "\n" not in str(caught.value)
 

@@ -38,7 +38,7 @@ from maskline.fetching.http import (
     scheme,
 )
 
-__all__ = ["fetch", "home", "offline"]
+__all__ = ["cache_dir", "download_file", "is_offline"]
 
 if TYPE_CHECKING:
     import requests
@@ -52,7 +52,7 @@ _MAX_BYTES = 16 << 30
 _CONDITIONS = {"If-None-Match", "If-Modified-Since"}
 
 
-def home() -> Path:
+def cache_dir() -> Path:
     """Absolute path of the cache folder; not created here.
 
     ``MASKLINE_HOME``, else ``PADDLE_PDX_CACHE_HOME``, else ``maskline`` in ``XDG_CACHE_HOME``, else
@@ -66,12 +66,12 @@ def home() -> Path:
     return (caches if caches.is_absolute() else Path.home() / ".cache") / "maskline"
 
 
-def offline() -> bool:
+def is_offline() -> bool:
     """Whether ``MASKLINE_OFFLINE`` forbids network access. Raises ParameterError if its value is invalid."""
     return environment_switch("MASKLINE_OFFLINE")
 
 
-def fetch(
+def download_file(
     url: str,
     target: Path,
     *,
@@ -138,7 +138,7 @@ def fetch(
 
 @dataclass(frozen=True)
 class _Job:
-    """Arguments of `fetch`, and the paths it uses."""
+    """Arguments of `download_file`, and the paths it uses."""
 
     url: str
     target: Path
@@ -188,7 +188,7 @@ class _Version:
 def _fetch(job: _Job) -> Path:
     if not job.refresh and _is_good(job):
         return job.target
-    if offline():
+    if is_offline():
         if not job.refresh or not _is_good(job):
             raise job.failure("MASKLINE_OFFLINE forbids network access, and there is no valid copy in the cache")
         logger.warning("MASKLINE_OFFLINE is set: using the cached copy of %s", redacted(job.url))

@@ -265,7 +265,7 @@ async def look_up(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-async def fetch(url: str, policy: UrlPolicy, *, look_up: LookUp = look_up) -> bytes:
+async def fetch_url(url: str, policy: UrlPolicy, *, look_up: LookUp = look_up) -> bytes:
     """Fetch the bytes at a URL as sent; they need not be an image.
 
     Up to ``policy.max_bytes`` are held in memory: the caller must limit concurrent calls.
@@ -393,7 +393,7 @@ async def _answer(hop: _Hop) -> AsyncIterator[aiohttp.ClientResponse]:
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         headers=_HEADERS,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `fetch` has a total timeout
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `fetch_url` has a total timeout
         auto_decompress=False,
         trust_env=False,
     )

@@ -37,7 +37,7 @@ from maskline.inputs.unread import not_an_image, why_unread
 from maskline.inputs.video import camera_number, count_frames, is_stream, read_camera, read_stream, read_video
 from maskline.instances import ByteArray
 
-Source: TypeAlias = Any  # one of the types listed by `expand`, which checks it
+Source: TypeAlias = Any  # one of the types listed by `iter_images`, which checks it
 OnError: TypeAlias = str | Callable[[InputError | DownloadError], object]
 
 KEYS = ("input", "img", "img_path")  # accepted keys of an input dict
@@ -59,7 +59,7 @@ _NO_KIND = {
 logger = logging.getLogger("maskline")
 
 
-def expand(source: Source, *, on_error: OnError = "raise") -> Iterator[InputImage]:
+def iter_images(source: Source, *, on_error: OnError = "raise") -> Iterator[InputImage]:
     """Yield the images of ``source`` in order, each read only when needed.
 
     Args:
@@ -67,7 +67,7 @@ def expand(source: Source, *, on_error: OnError = "raise") -> Iterator[InputImag
             the path of a file (str or Path) whose suffix, in any case, is one of `SUFFIXES`, pdf, or one of
             `VIDEO_SUFFIXES`: an image, the images of a TIFF file, the pages of a PDF file, or the frames of a video;
             the path of a folder: all images and PDF files in it and its subfolders, sorted by full path; hidden ones
-            are skipped, and a warning counts other images and videos (`left_out`);
+            are skipped, and a warning counts other images and videos (`count_left_out`);
             a URL (str): http:// or https://, of any of these files, suffix optional; see `maskline.inputs.web`;
             a camera: its number, or the string ``camera:0``; or the address of a stream, such as ``rtsp://…``;
             a uint8 array: (H, W, 3) BGR, (H, W, 4) BGRA (alpha is dropped), (H, W) or (H, W, 1) grey;
@@ -90,11 +90,11 @@ def expand(source: Source, *, on_error: OnError = "raise") -> Iterator[InputImag
         ParameterError: ``on_error`` is invalid, or an environment variable is.
         MissingDependencyError: this installation can't read PDF files.
     """
-    return _expand(source, on_fault(on_error))
+    return _iter_images(source, error_handler(on_error))
 
 
-def on_fault(on_error: OnError) -> Callable[[InputError | DownloadError], object]:
-    """Turn the ``on_error`` argument of `expand` into a function. Raises ParameterError if it is invalid."""
+def error_handler(on_error: OnError) -> Callable[[InputError | DownloadError], object]:
+    """Turn the ``on_error`` argument of `iter_images` into a function. Raises ParameterError if it is invalid."""
     known: dict[OnError, Callable[[InputError | DownloadError], object]] = {"raise": _raise, "skip": log_skipped}
     if callable(on_error):
         return on_error
@@ -112,8 +112,8 @@ def log_skipped(error: InputError | DownloadError) -> None:
     logger.warning("skipped: %s", error)
 
 
-def count(source: Source) -> int | None:
-    """Number of images that `expand` yields if all can be read; None if unknown without reading them.
+def count_images(source: Source) -> int | None:
+    """Number of images that `iter_images` yields if all can be read; None if unknown without reading them.
 
     Unknown for iterators, TIFF files, cameras, streams, and URLs other than images. Only the headers of PDF files and
     videos are read (a video counts the frames its header states); nothing else is opened or checked, and inputs that
@@ -128,15 +128,15 @@ def count(source: Source) -> int | None:
     if parts is None:
         return _count_single(source)
     try:
-        counts = [count(part) for part in parts]
+        counts = [count_images(part) for part in parts]
     except RecursionError:  # a list that contains itself
         return None
     known = [n for n in counts if n is not None]
     return sum(known) if len(known) == len(counts) else None
 
 
-def left_out(inputs: Iterable[str]) -> Counter[str]:
-    """Count the images and videos that `expand` skips in the folders among ``inputs``, by suffix."""
+def count_left_out(inputs: Iterable[str]) -> Counter[str]:
+    """Count the images and videos that `iter_images` skips in the folders among ``inputs``, by suffix."""
     counts: Counter[str] = Counter()
     for name in filter(os.path.isdir, inputs):
         counts += Folder.of(name).left_out
@@ -166,8 +166,8 @@ def read_input_image(path: str | os.PathLike[str]) -> InputImage:
     raise found
 
 
-def _expand(source: Source, handle: Callable[[InputError | DownloadError], object]) -> Iterator[InputImage]:
-    """`expand` without checking ``on_error``."""
+def _iter_images(source: Source, handle: Callable[[InputError | DownloadError], object]) -> Iterator[InputImage]:
+    """`iter_images` without checking ``on_error``."""
     narrow = 0
     with closing(_read(source)) as reading:
         for found in reading:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from maskline.errors import InputError
-from maskline.fetching.download import fetch, home, offline
+from maskline.fetching.download import cache_dir, download_file, is_offline
 from maskline.inputs.files import VIDEO_SUFFIXES, suffix_of
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
@@ -53,7 +53,7 @@ def file_name(url: str) -> str:
 def place(url: str, folder: str) -> Path:
     """Path of the cached copy of a URL: a subfolder per URL, and a readable name."""
     digest = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return home() / folder / digest / file_name(url)
+    return cache_dir() / folder / digest / file_name(url)
 
 
 def download(url: str) -> Path:
@@ -74,11 +74,11 @@ def download(url: str) -> Path:
     if not host:
         raise InputError(f"{url!r} is not a valid URL: expected http:// or https://, a host and a path")
     target = place(url, FOLDER)
-    if target.parents[1] not in _tidied and not offline():
+    if target.parents[1] not in _tidied and not is_offline():
         _tidied.add(target.parents[1])
         _remove_old(target.parents[1], target.parent)
     limits = VIDEO_LIMITS if suffix_of(urlsplit(url).path) in VIDEO_SUFFIXES else LIMITS
-    return fetch(
+    return download_file(
         url,
         target,
         progress=False,  # the caller may already show a bar

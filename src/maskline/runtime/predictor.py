@@ -13,7 +13,7 @@ import numpy as np
 from maskline._checks import check_count
 from maskline._wording import counted
 from maskline.errors import MasklineError, ParameterError
-from maskline.inputs import InputImage, OnError, expand, on_fault
+from maskline.inputs import InputImage, OnError, error_handler, iter_images
 from maskline.instances import ByteArray, FloatArray, Instances
 from maskline.outputs.result import Result
 from maskline.runtime.backend import Acceleration
@@ -119,8 +119,8 @@ class Predictor:
 
         Args:
             input: path of an image, PDF file, video or folder, URL, array (H, W, 3) uint8 **BGR**, PIL image, bytes of
-                a file, camera number, or a (nested) list or iterator of these; see `maskline.inputs.expand`. ``x`` is
-                its old name.
+                a file, camera number, or a (nested) list or iterator of these; see `maskline.inputs.iter_images`.
+                ``x`` is its old name.
             batch_size: images per run of the network. Results do not depend on it.
             threshold: a score in [0, 1], or a mapping from class index or name to score (other classes use the model's
                 own). Instances with a score above it are returned.
@@ -143,12 +143,12 @@ class Predictor:
             raise ParameterError("predict() needs an input: a path, an array, or a list of them")
         size = self.batch_size if batch_size is None else check_count(batch_size, "batch_size")
         thresholds = self._thresholds(self.threshold if threshold is None else threshold)
-        on_error = on_fault(on_error)
+        on_error = error_handler(on_error)
         grow = self.grow_boxes if grow_boxes is None else grow_boxes
         if not isinstance(use_hpip, bool | None):
             raise ParameterError(f"use_hpip is {use_hpip!r}: expected True or False")
         graphs = self._graphs if device is None and not use_hpip else self._graphs_on(device, bool(use_hpip))
-        return self._results(graphs, expand(source, on_error=on_error), size, thresholds, grow)
+        return self._results(graphs, iter_images(source, on_error=on_error), size, thresholds, grow)
 
     __call__ = predict
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from maskline.fetching.url_policy import FetchError, fetch
+from maskline.fetching.url_policy import FetchError, fetch_url
 from maskline.serve import images, protocol
 from maskline.serve.admission import InferenceResult, Queue, QueuedImage
 from maskline.serve.coding import decompressed
@@ -237,6 +237,6 @@ class Service:
         with entry.timed("fetch"):
             async with self._fetches:
                 try:
-                    return await fetch(url, self.settings.urls)
+                    return await fetch_url(url, self.settings.urls)
                 except FetchError as error:
                     raise RefusalError.of_image(error.kind, str(error)) from None

@@ -24,25 +24,25 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
-    """How a service behaves; which model it serves is told apart.
+    """Settings of a service, apart from its model.
 
     Attributes:
-        host, port: where it listens. Port 0: any that is free.
-        batch_size: most images in one run of the network, which have together at most ``max_pixels``. Those that wait
-            are taken together; none is waited for.
-        visualize: whether answers hold a rendered image where a request does not say.
-        timeout: seconds from a request's last byte to its answer.
-        body_timeout: seconds that the bytes of a request may take to come.
-        drain: seconds that requests under way have once the service is told to end.
-        max_body: bytes of one request, as it comes and decompressed.
-        max_pixels: of one image, by its header.
-        queue_pixels: of all images that wait or are worked on. Each counts as a million at least.
-        api_key: what requests must carry; None: nothing.
-        trusted_hosts: names under which the service may be asked for besides this machine's own, where it listens on
-            loopback without a key; ``*`` is any. So a web page can't read it by having its own name lead here.
-        cors: origins of web pages that may call the service; ``*`` is any.
-        urls: which URLs are fetched for a client.
-        access_log: whether a line is written for each request.
+        host, port: address to listen on. Port 0: any free port.
+        batch_size: maximum images per run of the network, with at most ``max_pixels`` in total. Queued images are
+            batched; the service never waits to fill a batch.
+        visualize: default of a request's ``visualize``: whether to return a rendered image.
+        timeout: seconds from the last byte of a request to its response.
+        body_timeout: seconds to receive the body of a request.
+        drain: seconds for pending requests to finish when the service stops.
+        max_body: maximum bytes of a request, as sent and decompressed.
+        max_pixels: maximum pixels per image, by its header.
+        queue_pixels: maximum pixels of all images queued or being processed. Each counts at least as a million.
+        api_key: key required in requests; None: none.
+        trusted_hosts: host names accepted in addition to this machine's own if the service listens on the loopback
+            without a key; ``*``: any. This protects against web pages that point their own name here (DNS rebinding).
+        cors: origins of web pages that may call the service; ``*``: any.
+        urls: which URLs are fetched for clients.
+        access_log: log a line per request.
     """
 
     host: str = "127.0.0.1"
