@@ -31,12 +31,18 @@ def pixel_window(box: npt.ArrayLike, size: tuple[int, int]) -> tuple[int, int, i
 class Instances:
     """The instances of one image, best first.
 
+    >>> import maskline
+    >>> (result,) = maskline.create_model().predict("photo.jpg")  # doctest: +SKIP
+    >>> found = result.instances  # doctest: +SKIP
+    >>> found.boxes.shape, found.scores.max(), found.full_mask(0).sum()  # doctest: +SKIP
+    ((7, 4), 0.91, 812)
+
     Attributes:
         boxes: (N, 4) float32, ``x1 y1 x2 y2`` in pixels of the image, clipped to it, ``x1 < x2`` and ``y1 < y2``.
         scores: (N,) float32 in [0, 1], falling.
         labels: (N,) int64, index into the model's class names.
         masks: N arrays of uint8, 0 or 1. Mask ``i`` covers exactly ``pixel_window(boxes[i], size)``.
-        outside: (N,) float32 in [0, 1]: share of the mask's foreground that lies outside the box and so is not in
+        outside: (N,) float32 in [0, 1]: share of the mask's foreground that is outside the box and so not in
             ``masks``, measured on the network's mask grid. Zero where boxes were grown to their masks.
         size: ``(height, width)`` of the image.
     """
@@ -63,7 +69,7 @@ class Instances:
         return full
 
     def full_masks(self) -> npt.NDArray[np.bool_]:
-        """All masks over the whole image: (N, H, W) bool. N x H x W bytes: mind large images."""
+        """All masks over the whole image: (N, H, W) bool, that is N x H x W bytes."""
         full = np.zeros((len(self), *self.size), np.bool_)
         for i, mask in enumerate(self.masks):
             top, bottom, left, right = self.window(i)

@@ -302,7 +302,7 @@ def test_stream_that_nobody_sends(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"rtsp://me:secret@127.0.0.1:{closed.getsockname()[1]}/live"
-        with pytest.raises(InputError, match="can't be opened: no answer") as caught:
+        with pytest.raises(InputError, match="can't be opened: no response") as caught:
             list(iter_images(address))
     assert "secret" not in str(caught.value) and capfd.readouterr() == ("", "")
 
