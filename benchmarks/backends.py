@@ -141,7 +141,7 @@ def detected(graph: Graph, photo: np.ndarray) -> Instances:
     pixels, frame = record.preprocess.apply(photo)
     thresholds = np.full(len(record.labels), LOW, np.float32)
     size = (pixels.shape[0], pixels.shape[1])
-    return to_instances(graph.run(pixels[None]).image(0), frame, size, thresholds, mask_frame=record.mask_frame)
+    return to_instances(graph.run(pixels[None]).image(0), frame, size, thresholds, mask_layout=record.mask_layout)
 
 
 def difference(ours: Instances, theirs: Instances) -> Difference:

@@ -55,7 +55,7 @@ SUFFIX = "\nprint(time.perf_counter() - start, peak() - before)"
 
 def make(path: Path, annotations: int) -> None:
     """Polygons and RLE of the size of COCO's, seven per image."""
-    from maskline.masks import place_rle
+    from maskline.masks import Window, place_rle
 
     rng = np.random.default_rng(0)
     images = annotations // 7 + 1
@@ -73,7 +73,7 @@ def make(path: Path, annotations: int) -> None:
         if rng.random() < SHARE_RLE:
             blob = np.hypot(*np.ogrid[-20:20, -20:20]) < rng.uniform(8, 20)
             top, left = int(y), int(x)
-            counts = place_rle(blob, (top - 20, top + 20, left - 20, left + 20), (480, 640))
+            counts = place_rle(blob, Window(top - 20, top + 20, left - 20, left + 20), (480, 640))
             shape = {"size": [480, 640], "counts": counts}
         record = {"id": number, "image_id": number // 7, "category_id": number % 80, "segmentation": shape}
         content["annotations"].append(record | {"bbox": [x, y, 50, 50], "area": 2000.0, "iscrowd": 0})

@@ -32,8 +32,10 @@ from timing import KEPT, ROWS, SIZES, name, paired, table
 from maskline.instances import Instances
 from maskline.preprocess import Frame
 from maskline.runtime.graph import Raw
+from maskline.runtime.mask_layout import MaskLayout
 from maskline.runtime.postprocess import to_instances
 
+OVER_BOX = MaskLayout(over="box", beyond_boxes=False)
 CELLS = 28
 TIE = 1e-5
 BYTES = 2 * 4 + 4  # per mask pixel: sampling point (x, y) and value
@@ -93,7 +95,7 @@ def drawn(size: tuple[int, int], kept: int) -> Raw:
 
 def ours(raw: Raw, size: tuple[int, int]) -> Instances:
     """As in the predictor."""
-    return to_instances(raw, Frame(size, size), size, np.full(1, 0.5, np.float32), mask_frame="box")
+    return to_instances(raw, Frame(size, size), size, np.full(1, 0.5, np.float32), mask_layout=OVER_BOX)
 
 
 def naive(raw: Raw, size: tuple[int, int], group: int) -> torch.Tensor:

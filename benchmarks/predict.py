@@ -38,6 +38,7 @@ from maskline.outputs.result import Result
 from maskline.preprocess import Frame
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph, Raw
+from maskline.runtime.mask_layout import MaskLayout
 from maskline.runtime.postprocess import to_instances
 
 PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
@@ -76,8 +77,8 @@ def whole_row(graph: Graph, size: tuple[int, int], rounds: int) -> dict[str, Any
         def whole() -> int:
             image = read_image(path)
             pixels, frame = preprocess.apply(image)
-            raw, mask_frame = graph.run(pixels[None]).image(0), graph.record.mask_frame
-            instances = to_instances(raw, frame, pixels.shape[:2], thresholds, mask_frame=mask_frame)
+            raw, layout = graph.run(pixels[None]).image(0), graph.record.mask_layout
+            instances = to_instances(raw, frame, pixels.shape[:2], thresholds, mask_layout=layout)
             result = Result(instances, graph.record.labels, image)
             result.save_to_json(folder)
             result.save_to_img(f"{folder}/image.jpg")
@@ -111,19 +112,19 @@ def stage_row(graph: Graph, size: tuple[int, int], rounds: int) -> dict[str, Any
 def mask_row(graph: Graph, size: tuple[int, int], kept: int, options: argparse.Namespace) -> dict[str, Any]:
     """maskline's and naive masks, and saving, for one number of kept instances."""
     preprocess = graph.record.preprocess
-    mask_frame = graph.record.mask_frame
+    layout = graph.record.mask_layout
     image = enlarged(size)
     pixels, frame = preprocess.apply(image)
     input_size = pixels.shape[:2]
-    raw = graph.run(pixels[None]).image(0) if options.own_masks else drawn(input_size, mask_frame)
+    raw = graph.run(pixels[None]).image(0) if options.own_masks else drawn(input_size, layout)
     threshold = float(raw.scores[kept - 1 : kept + 1].mean()) if kept < ROWS else 0.0
     thresholds = np.full(len(graph.record.labels), threshold, np.float32)
 
     def ours() -> Any:
-        return to_instances(raw, frame, input_size, thresholds, mask_frame=mask_frame)
+        return to_instances(raw, frame, input_size, thresholds, mask_layout=layout)
 
     instances = ours()
-    naive = naive_way(instances, raw, frame, threshold, mask_frame)
+    naive = naive_way(instances, raw, frame, threshold, layout)
     our_ms, naive_ms = paired([ours, naive], options.rounds)
     result = Result(instances, graph.record.labels, image)
     with tempfile.TemporaryDirectory() as folder:
@@ -145,18 +146,18 @@ def mask_row(graph: Graph, size: tuple[int, int], kept: int, options: argparse.N
         "times faster": round(naive_ms / our_ms, 1),
         "masks MiB": round(peak_mib(ours), 1),
         "of that kept": round(boxes / 2**20, 1),
-        "naive MiB": "-" if mask_frame == "box" else round(peak_mib(naive), 1),
+        "naive MiB": "-" if layout.over == "box" else round(peak_mib(naive), 1),
         "JSON ms": round(list_ms, 1),
         "JSON RLE ms": round(rle_ms, 1),
         "image ms": round(image_ms, 1),
     }
 
 
-def naive_way(instances: Instances, raw: Raw, frame: Frame, threshold: float, mask_frame: str) -> Callable[[], Any]:
+def naive_way(instances: Instances, raw: Raw, frame: Frame, threshold: float, layout: MaskLayout) -> Callable[[], Any]:
     """The same masks by the naive method. Raises AssertionError if they differ."""
-    if mask_frame != "box":
-        naive = partial(naive_masks, raw, frame, threshold, twice=mask_frame == "twice")
-        same = equal(instances, *naive(), tight=mask_frame == "tight")
+    if layout.over != "box":
+        naive = partial(naive_masks, raw, frame, threshold, via_input=layout.via_input)
+        same = equal(instances, *naive(), from_masks=layout.boxes_from_masks)
         assert same, "both methods must give the same masks (for padded inputs they don't: choose another --image)"
         return naive
     import paste  # which needs torch
@@ -169,9 +170,9 @@ def naive_way(instances: Instances, raw: Raw, frame: Frame, threshold: float, ma
     return lambda: paste.naive(kept, frame.size, paste.at_once(frame.size, MOST_GIB))
 
 
-def drawn(input_size: tuple[int, int], mask_frame: str, cells: int = 160) -> Raw:
+def drawn(input_size: tuple[int, int], layout: MaskLayout, cells: int = 160) -> Raw:
     """100 detections of typical size: ellipses with a wavy border, in boxes that contain them."""
-    if mask_frame == "box":
+    if layout.over == "box":
         import paste  # which needs torch
 
         return paste.drawn(input_size, ROWS)
@@ -190,12 +191,12 @@ def drawn(input_size: tuple[int, int], mask_frame: str, cells: int = 160) -> Raw
     return Raw(boxes.astype(np.float32), scores.astype(np.float32), np.zeros(ROWS, np.int64), masks)
 
 
-def naive_masks(raw: Raw, frame: Frame, threshold: float, *, twice: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def naive_masks(raw: Raw, frame: Frame, threshold: float, *, via_input: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """All masks at full size, then the threshold: (kept, H, W) and the boxes."""
     height, width = frame.size
     full = np.empty((len(raw.masks), height, width), np.bool_)
     for mask, box, out in zip(raw.masks, raw.boxes, full, strict=True):
-        whole = cut_in_input(mask, box, frame.resized) if twice else mask
+        whole = cut_in_input(mask, box, frame.resized) if via_input else mask
         np.greater(cv2.resize(whole, (width, height)), 0, out=out)
     kept = raw.scores > threshold
     scale_y, scale_x = frame.scale
@@ -209,15 +210,13 @@ def cut_in_input(mask: np.ndarray, box: np.ndarray, input_size: tuple[int, int])
     return np.where(inside, cv2.resize(mask, input_size[::-1]), np.float32(-0.5))
 
 
-def equal(instances: Any, full: np.ndarray, boxes: np.ndarray, *, tight: bool = False) -> bool:
-    """Whether maskline's masks equal the naive ones, cropped to the boxes, or to their own pixels if ``tight``."""
+def equal(instances: Any, full: np.ndarray, boxes: np.ndarray, *, from_masks: bool = False) -> bool:
+    """Whether maskline's masks equal the naive ones, cropped to the boxes, or to their own pixels if ``from_masks``."""
     boxes = np.clip(boxes, 0, np.array(instances.size[::-1] * 2, np.float32))
     real = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     windows = [pixel_window(box, instances.size) for box in boxes[real]]
-    masks = [
-        whole[top:bottom, left:right] for whole, (top, bottom, left, right) in zip(full[real], windows, strict=True)
-    ]
-    if tight:
+    masks = [whole[window.slices] for whole, window in zip(full[real], windows, strict=True)]
+    if from_masks:
         masks = [cut_to_pixels(mask) for mask in masks if mask.any()]
     return all(np.array_equal(ours, theirs) for ours, theirs in zip(instances.masks, masks, strict=True))
 

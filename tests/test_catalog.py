@@ -131,11 +131,6 @@ def test_preprocess() -> None:
         assert prep.pad_stride == (32 if name == "SOLOv2" else 0)  # the R-CNNs pad by themselves
 
 
-def test_only_two_stage_models_align_regions() -> None:
-    assert {name for name in NAMES if catalog.get(name).roi_align_aligned is not None} == set(TWO_STAGE)
-    assert all(catalog.get(name).roi_align_aligned for name in TWO_STAGE)
-
-
 @pytest.mark.parametrize(("size", "factor"), [("S", 0.1), ("M", 0.1), ("L", 0.05), ("X", 0.01), ("H", 0.01)])
 def test_transformer_recipes(size: str, factor: float) -> None:
     recipe = catalog.get(f"Mask-RT-DETR-{size}").recipe

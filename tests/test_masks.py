@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco
 
 from maskline.errors import ParameterError
-from maskline.masks import has_holes, place_rle, polygons, rle_decode, rle_encode
+from maskline.masks import Window, has_holes, place_rle, polygons, rle_decode, rle_encode
 
 
 def oracle(mask: np.ndarray) -> str:
@@ -76,21 +76,23 @@ def test_a_placed_crop_is_the_whole_image(mask: np.ndarray, around: tuple[int, i
     above, below, before, after = around
     height, width = mask.shape
     full = np.pad(mask, ((above, below), (before, after)))
-    window = above, above + height, before, before + width
+    window = Window(above, above + height, before, before + width)
     assert place_rle(mask, window, full.shape) == oracle(full)
 
 
 def test_placing_does_not_build_the_image() -> None:
     mask = np.ones((100, 100), np.uint8)
     tracemalloc.start()
-    place_rle(mask, (1000, 1100, 2000, 2100), (6000, 8000))
+    place_rle(mask, Window(1000, 1100, 2000, 2100), (6000, 8000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000  # the image has 48,000,000 pixels
 
 
-@pytest.mark.parametrize("window", [(0, 2, 0, 2), (0, 3, 0, 3), (-1, 2, 0, 3), (8, 11, 0, 3), (0, 3, 8, 11)])
-def test_a_crop_must_fill_a_window_inside_the_image(window: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize(
+    "window", [Window(0, 2, 0, 2), Window(0, 3, 0, 3), Window(-1, 2, 0, 3), Window(8, 11, 0, 3), Window(0, 3, 8, 11)]
+)
+def test_a_crop_must_fill_a_window_inside_the_image(window: Window) -> None:
     mask = np.ones((3, 3), np.uint8)
     if window == (0, 3, 0, 3):
         assert place_rle(mask, window, (3, 3)) == "09"

@@ -5,7 +5,7 @@ import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 const RECORD_KEY = "maskline";
 const METADATA_PROPS = 14; // number of the field in ONNX's ModelProto
 const AS_STORED = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
-const MASK_FRAMES = ["image", "within", "twice"]; // how masks may lie, see runtime/graph.py of the Python package
+const EARLIER = { image: false, within: false, twice: true }; // by `mask_frame`, of records up to version 2
 const CLEAR_RED = // a PNG of one pixel, 255 0 0, its alpha 0
   "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP4z8DAAAAEAQEAmFjYzgAAAABJRU5ErkJggg==";
 
@@ -21,7 +21,10 @@ export async function openModel(url) {
   const bytes = new Uint8Array(await response.arrayBuffer());
   const record = readRecord(bytes, url);
   const pre = record.preprocess;
-  const known = ["linear", "cubic"].includes(pre.interpolation) && MASK_FRAMES.includes(record.mask_frame);
+  record.mask_layout ??= { over: "input", boxes_from_masks: false, via_input: EARLIER[record.mask_frame] };
+  const layout = record.mask_layout; // see runtime/mask_layout.py of the Python package
+  const read = layout.over === "input" && !layout.boxes_from_masks && typeof layout.via_input === "boolean";
+  const known = ["linear", "cubic"].includes(pre.interpolation) && read;
   if (pre.float_resize || !known) {
     throw new Error(`${record.model} is not supported by this page, only Mask-RT-DETR and PP-YOLOE_seg`);
   }
@@ -155,7 +158,7 @@ export async function run(model, image) {
     labels: outputs.labels.data,
     masks: outputs.masks.data,
     grid: { count, rows, columns },
-    twice: model.record.mask_frame === "twice",
+    viaInput: model.record.mask_layout.via_input,
     input: [height, width],
     resized,
     size: [image.height, image.width],
@@ -255,7 +258,7 @@ export function decode(raw, threshold) {
     });
     if (!(box[2] > box[0] && box[3] > box[1])) continue;
     const window = pixelWindow(box, height, width);
-    const grid = raw.twice ? inInput(raw, i) : maskGrid(raw, i);
+    const grid = raw.viaInput ? inInput(raw, i) : maskGrid(raw, i);
     const mask = upsample(grid, window, [grid.rows / (raw.input[0] * scaleY), grid.columns / (raw.input[1] * scaleX)]);
     const area = mask.reduce((sum, value) => sum + value, 0);
     found.push({ label: Number(raw.labels[i]), score: raw.scores[i], box, window, mask, area });

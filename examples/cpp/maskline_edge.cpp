@@ -31,7 +31,7 @@ struct Record {  // the metadata of a model file, as far as needed here
     std::vector<std::string> labels;
     int height, width, pad_stride;
     bool keep_ratio, cubic;
-    bool twice;  // masks are enlarged to the input's pixels, cut at the box, and enlarged to the image's
+    bool via_input;  // masks are enlarged to the input's pixels, cut at the box, and enlarged to the image's
     float threshold;
 };
 
@@ -108,12 +108,20 @@ Record read_record(const ov::Model& model) {
     const auto number = [&](const char* key) { return std::stod(json.substr(value_at(json, key))); };
     const auto text = [&](const char* key) { size_t at = value_at(json, key); return text_at(json, at); };
     const auto flag = [&](const char* key) { return json.compare(value_at(json, key), 4, "true") == 0; };
-    const std::string frame = text("mask_frame"), interpolation = text("interpolation");
-    const bool known = interpolation == "linear" || interpolation == "cubic";
-    if (flag("float_resize") || !known || (frame != "image" && frame != "within" && frame != "twice"))
+    const std::string interpolation = text("interpolation");
+    bool known = interpolation == "linear" || interpolation == "cubic", via_input;
+    if (json.find("\"mask_layout\": ") != std::string::npos) {
+        via_input = flag("via_input");
+        known = known && text("over") == "input" && !flag("boxes_from_masks");
+    } else {  // records up to version 2
+        const std::string frame = text("mask_frame");
+        via_input = frame == "twice";
+        known = known && (frame == "image" || frame == "within" || via_input);
+    }
+    if (flag("float_resize") || !known)
         throw std::runtime_error(text("model") + " can't be run by this program, only Mask-RT-DETR and PP-YOLOE_seg");
     Record record{{}, int(number("height")), int(number("width")), int(number("pad_stride")),
-                  flag("keep_ratio"), interpolation == "cubic", frame == "twice", float(number("threshold"))};
+                  flag("keep_ratio"), interpolation == "cubic", via_input, float(number("threshold"))};
     for (size_t at = value_at(json, "labels") + 1; json.at(at) != ']'; at += json.at(at) == ',' ? 2 : 0)
         record.labels.push_back(text_at(json, at));
     return record;
@@ -236,7 +244,7 @@ std::vector<Instance> find(ov::CompiledModel& model, const Record& record, const
             const bool inside = box[0] <= x && x < box[2] && box[1] <= y && y < box[3];
             return inside ? between(cell, rows, columns, (y + 0.5) * step_y - 0.5, (x + 0.5) * step_x - 0.5) : -0.5f;
         };
-        if (record.twice) fill_mask(one, pixel, height, width, 1 / scale_y, 1 / scale_x);
+        if (record.via_input) fill_mask(one, pixel, height, width, 1 / scale_y, 1 / scale_x);
         else fill_mask(one, cell, rows, columns, step_y / scale_y, step_x / scale_x);
         found.push_back(std::move(one));
     }

@@ -14,7 +14,6 @@ from typing import Literal, TypeAlias
 from maskline.errors import UnknownNameError
 from maskline.preprocess import Preprocess
 
-FamilyName: TypeAlias = Literal["mask_rtdetr", "rcnn", "solov2", "ppyoloe_seg"]
 StageFactors: TypeAlias = tuple[float, float, float, float]
 
 DEFAULT_MODEL = "Mask-RT-DETR-S"
@@ -27,26 +26,24 @@ _IMAGENET = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/legendary
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """What all models of a family share.
+class FamilyFacts:
+    """Common facts of a family's models; those that need torch are in `maskline.models.family.Family`.
 
     Attributes:
         title: common name.
         arch, min_subgraph_size: tags in ``inference.yml``.
-        mask_frame: how masks lie in the graph's output, see `maskline.runtime.graph.MASK_FRAMES`.
     """
 
     title: str
-    arch: Literal["DETR", "RCNN", "SOLOv2", "PPYOLOE"]
+    arch: str
     min_subgraph_size: int
-    mask_frame: str = "image"
 
 
-FAMILIES: dict[FamilyName, Family] = {
-    "mask_rtdetr": Family("Mask-RT-DETR", "DETR", 3),
-    "rcnn": Family("Mask R-CNN", "RCNN", 40, mask_frame="box"),
-    "solov2": Family("SOLOv2", "SOLOv2", 60, mask_frame="tight"),
-    "ppyoloe_seg": Family("PP-YOLOE-seg", "PPYOLOE", 3, mask_frame="twice"),
+FAMILIES = {
+    "mask_rtdetr": FamilyFacts("Mask-RT-DETR", "DETR", 3),
+    "rcnn": FamilyFacts("Mask R-CNN", "RCNN", 40),
+    "solov2": FamilyFacts("SOLOv2", "SOLOv2", 60),
+    "ppyoloe_seg": FamilyFacts("PP-YOLOE-seg", "PPYOLOE", 3),
 }
 
 
@@ -140,24 +137,19 @@ class Model:
     Attributes:
         mask_ap: published COCO val2017 mask AP at IoU 0.50:0.95, in percent; None: not trained on COCO.
         size_mb: published size of the official model in MB; for our own, size of the graph.
-        roi_align_aligned: two-stage models only: whether RoIAlign shifts boxes by half a pixel. The official weights
-            were trained with True.
         ours: not one of PaddleX's models: there are no official weights.
-        own_mask_frame: mask frame, if different from the rest of the family.
         pretrained_sha256, inference_sha256: digests of the official files; None: not published.
     """
 
     name: str
-    family: FamilyName
+    family: str  # a key of FAMILIES
     mask_ap: float | None
     gpu_ms: Times
     cpu_ms: Times
     size_mb: float
     preprocess: Preprocess
     recipe: Recipe
-    roi_align_aligned: bool | None = None
     ours: bool = False
-    own_mask_frame: str | None = None
     pretrained_sha256: str | None = None
     inference_sha256: str | None = None
 
@@ -165,11 +157,6 @@ class Model:
     def arch(self) -> str:
         """The architecture tag in ``inference.yml``."""
         return FAMILIES[self.family].arch
-
-    @property
-    def mask_frame(self) -> str:
-        """How masks lie in the graph's output, one of `maskline.runtime.graph.MASK_FRAMES`."""
-        return self.own_mask_frame or FAMILIES[self.family].mask_frame
 
     @property
     def min_subgraph_size(self) -> int:
@@ -246,7 +233,7 @@ def _rcnn(
 ) -> Model:
     recipe = replace(recipe, backbone_init=f"{_PADDLEDET}/pretrained/{init}_pretrained.pdparams")
     cpu = Times(c_hpi=cpu_hpi)
-    return Model(name, "rcnn", ap, gpu, cpu, mb, _RCNN, recipe, roi_align_aligned=True)
+    return Model(name, "rcnn", ap, gpu, cpu, mb, _RCNN, recipe)
 
 
 def _gpu(b: float, c: float) -> Times:
@@ -310,7 +297,7 @@ _ROWS = (
     Model("SOLOv2", "solov2", 35.5, Times(c=131.99, c_hpi=131.99), Times(c_hpi=2369.98), 179.1,
           _SOLOV2, _SOLOV2_RECIPE),
     Model("PP-YOLOE_seg-N", "ppyoloe_seg", None, Times(), Times(), 4.6,
-          _NANO, _NANO_RECIPE, ours=True, own_mask_frame="within"),
+          _NANO, _NANO_RECIPE, ours=True),
 )
 
 COCO_CLASSES = (  # in class-index order

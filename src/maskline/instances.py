@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from maskline.errors import ParameterError
+from maskline.masks import ByteArray, Window, outlines, place_rle, polygons
+
+__all__ = ["ByteArray", "FloatArray", "Instances", "IntArray", "Window", "pixel_window", "pixel_windows"]
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-ByteArray = npt.NDArray[np.uint8]
+Index: TypeAlias = "int | slice | Sequence[int] | Sequence[bool] | npt.NDArray[np.bool_] | npt.NDArray[np.integer]"
 
 
-def pixel_window(box: npt.ArrayLike, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Pixels covered by a box: ``(top, bottom, left, right)``, half open, never empty, inside the image.
+def pixel_window(box: npt.ArrayLike, size: tuple[int, int]) -> Window:
+    """Pixels covered by a box: never empty, inside the image.
 
     Corners are rounded half to even, as in PaddleX. A box that would become empty gets one row or column.
 
@@ -21,10 +28,16 @@ def pixel_window(box: npt.ArrayLike, size: tuple[int, int]) -> tuple[int, int, i
         box: ``x1 y1 x2 y2`` in pixels, ordered.
         size: ``(height, width)`` of the image.
     """
+    return pixel_windows(np.asarray(box)[None], size)[0]
+
+
+def pixel_windows(boxes: npt.ArrayLike, size: tuple[int, int]) -> tuple[Window, ...]:
+    """`pixel_window` of each of the boxes (N, 4)."""
     height, width = size
-    x1, y1, x2, y2 = (int(v) for v in np.rint(np.asarray(box, np.float64)))
-    top, left = min(max(y1, 0), height - 1), min(max(x1, 0), width - 1)
-    return top, min(max(y2, top + 1), height), left, min(max(x2, left + 1), width)
+    x1, y1, x2, y2 = np.rint(np.asarray(boxes, np.float64).reshape(-1, 4)).astype(np.int64).T
+    top, left = y1.clip(0, height - 1), x1.clip(0, width - 1)
+    bottom, right = np.maximum(y2, top + 1).clip(max=height), np.maximum(x2, left + 1).clip(max=width)
+    return tuple(map(Window, top.tolist(), bottom.tolist(), left.tolist(), right.tolist()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,9 +46,12 @@ class Instances:
 
     >>> import maskline
     >>> (result,) = maskline.create_model().predict("photo.jpg")  # doctest: +SKIP
-    >>> found = result.instances  # doctest: +SKIP
-    >>> found.boxes.shape, found.scores.max(), found.full_mask(0).sum()  # doctest: +SKIP
-    ((7, 4), 0.91, 812)
+    >>> confident = result.instances[result.instances.scores > 0.8]  # doctest: +SKIP
+    >>> confident.boxes.shape, confident.full_mask(0).sum()  # doctest: +SKIP
+    ((7, 4), 812)
+
+    ``instances[index]`` selects some of them as `Instances`: ``index`` is an integer (one instance), a slice, a list or
+    array of integers, in their order, or an array of N bools. Iteration yields one at a time. Masks are not copied.
 
     Attributes:
         boxes: (N, 4) float32, ``x1 y1 x2 y2`` in pixels of the image, clipped to it, ``x1 < x2`` and ``y1 < y2``.
@@ -45,6 +61,10 @@ class Instances:
         outside: (N,) float32 in [0, 1]: share of the mask's foreground that is outside the box and so not in
             ``masks``, measured on the network's mask grid. Zero where boxes were grown to their masks.
         size: ``(height, width)`` of the image.
+
+    Raises:
+        ParameterError: shapes, types, boxes or masks are not as above. The values of scores, labels, ``outside`` and
+            pixels are not checked.
     """
 
     boxes: FloatArray
@@ -53,25 +73,87 @@ class Instances:
     masks: tuple[ByteArray, ...]
     outside: FloatArray
     size: tuple[int, int]
+    _windows: tuple[Window, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        n = len(self.masks)
+        self._check("boxes", (n, 4), np.float32)
+        self._check("scores", (n,), np.float32)
+        self._check("labels", (n,), np.int64)
+        self._check("outside", (n,), np.float32)
+        self._check_boxes()
+        object.__setattr__(self, "_windows", pixel_windows(self.boxes, self.size))
+        for i, (mask, window) in enumerate(zip(self.masks, self._windows, strict=True)):
+            if mask.shape != window.size or mask.dtype != np.uint8:
+                raise ParameterError(
+                    f"mask {i} is {mask.dtype} of shape {mask.shape}: expected uint8 of {window.size}, the pixels of "
+                    f"its box {self.boxes[i].tolist()}"
+                )
+
+    def _check(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        array = getattr(self, name)
+        if array.shape != shape or array.dtype != dtype:
+            expected = f"{np.dtype(dtype)} of {shape}"
+            raise ParameterError(
+                f"{name} is {array.dtype} of shape {array.shape}: expected {expected} for {shape[0]} masks"
+            )
+
+    def _check_boxes(self) -> None:
+        height, width = self.size
+        if height < 1 or width < 1:
+            raise ParameterError(f"size is {self.size}: expected (height, width), both above 0")
+        x1, y1, x2, y2 = self.boxes.T
+        good = (x1 >= 0) & (x1 < x2) & (x2 <= width) & (y1 >= 0) & (y1 < y2) & (y2 <= height)  # False for NaN
+        if not good.all():
+            i = int(good.argmin())
+            raise ParameterError(
+                f"box {i} is {self.boxes[i].tolist()}: expected x1 < x2 and y1 < y2 inside the image, whose size is "
+                f"{height} x {width}"
+            )
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def window(self, index: int) -> tuple[int, int, int, int]:
-        """``(top, bottom, left, right)`` of mask ``index`` in the image."""
-        return pixel_window(self.boxes[index], self.size)
+    def __getitem__(self, index: Index) -> Instances:
+        """Select instances. Raises IndexError, as NumPy does, for indices out of range and wrong lengths."""
+        places = np.atleast_1d(np.arange(len(self))[index])
+        if places.ndim != 1:
+            raise IndexError(
+                f"{index!r} selects no instances: expected an int, a slice, or a list or array of one axis"
+            )
+        masks = tuple(self.masks[place] for place in places.tolist())
+        return Instances(
+            self.boxes[places], self.scores[places], self.labels[places], masks, self.outside[places], self.size
+        )
+
+    def __iter__(self) -> Iterator[Instances]:
+        return (self[i] for i in range(len(self)))
+
+    def window(self, index: int) -> Window:
+        """Window of mask ``index`` in the image."""
+        return self._windows[index]
+
+    def rle(self, index: int) -> str:
+        """Mask ``index`` as COCO's compressed counts over the whole image, see `maskline.masks.place_rle`."""
+        return place_rle(self.masks[index], self._windows[index], self.size)
+
+    def polygons(self, index: int) -> list[list[float]]:
+        """Mask ``index`` as COCO's polygons in pixels of the image, without holes, see `maskline.masks.polygons`."""
+        return polygons(self.masks[index], self._windows[index].origin)
+
+    def outlines(self, index: int) -> tuple[list[list[float]], list[list[float]]]:
+        """Rings around mask ``index`` and around its holes, see `maskline.masks.outlines`."""
+        return outlines(self.masks[index], self._windows[index].origin)
 
     def full_mask(self, index: int) -> npt.NDArray[np.bool_]:
         """Mask ``index`` over the whole image: (H, W) bool."""
-        top, bottom, left, right = self.window(index)
         full = np.zeros(self.size, np.bool_)
-        full[top:bottom, left:right] = self.masks[index]
+        full[self._windows[index].slices] = self.masks[index]
         return full
 
     def full_masks(self) -> npt.NDArray[np.bool_]:
         """All masks over the whole image: (N, H, W) bool, that is N x H x W bytes."""
         full = np.zeros((len(self), *self.size), np.bool_)
-        for i, mask in enumerate(self.masks):
-            top, bottom, left, right = self.window(i)
-            full[i, top:bottom, left:right] = mask
+        for part, window, mask in zip(full, self._windows, self.masks, strict=True):
+            part[window.slices] = mask
         return full

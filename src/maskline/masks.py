@@ -8,18 +8,90 @@ first, plus 32 if more groups follow, plus 48 to make it an ASCII character.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from maskline.errors import ParameterError
-from maskline.instances import ByteArray
 
+ByteArray = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.uint8] | npt.NDArray[np.bool_]
 Runs = npt.NDArray[np.int64]
 
 MAX_GROUPS = 12  # five-bit groups per number: 60 bits, which fit into int64
+
+
+class Window(NamedTuple):
+    """A rectangle of pixels: rows ``top`` to ``bottom - 1`` and columns ``left`` to ``right - 1`` of an image."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @classmethod
+    def whole(cls, size: tuple[int, int]) -> Window:
+        """The window of a whole image of ``(height, width)``."""
+        return cls(0, size[0], 0, size[1])
+
+    @property
+    def height(self) -> int:
+        """Number of rows; below 1 if the window is empty."""
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        """Number of columns; below 1 if the window is empty."""
+        return self.right - self.left
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(height, width)``."""
+        return self.height, self.width
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """``(top, bottom)``."""
+        return self.top, self.bottom
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """``(left, right)``."""
+        return self.left, self.right
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it contains no pixels."""
+        return self.height <= 0 or self.width <= 0
+
+    @property
+    def origin(self) -> tuple[int, int]:
+        """``(x, y)`` of its first pixel."""
+        return self.left, self.top
+
+    @property
+    def box_xyxy(self) -> tuple[int, int, int, int]:
+        """Corners ``x1 y1 x2 y2``."""
+        return self.left, self.top, self.right, self.bottom
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of an image (H, W, ...): row and column slices. Only for windows inside the image."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def intersection(self, other: Window) -> Window:
+        """Intersection of two windows, possibly empty."""
+        return Window(
+            max(self.top, other.top),
+            min(self.bottom, other.bottom),
+            max(self.left, other.left),
+            min(self.right, other.right),
+        )
+
+    def relative_to(self, other: Window) -> Window:
+        """The same pixels, relative to the first pixel of another window."""
+        return Window(self.top - other.top, self.bottom - other.top, self.left - other.left, self.right - other.left)
 
 
 def rle_encode(mask: Mask) -> str:
@@ -33,18 +105,17 @@ def rle_encode(mask: Mask) -> str:
     """
     if mask.ndim != 2:
         raise ParameterError(f"mask has shape {mask.shape}: expected (height, width)")
-    height, width = mask.shape
-    return place_rle(mask, (0, height, 0, width), (height, width))
+    return place_rle(mask, Window.whole(mask.shape), mask.shape)
 
 
-def place_rle(mask: Mask, window: tuple[int, int, int, int], size: tuple[int, int]) -> str:
+def place_rle(mask: Mask, window: Window, size: tuple[int, int]) -> str:
     """Encode a window of an otherwise empty image as compressed counts over the image.
 
     Time and memory are proportional to the window: the full mask is never built.
 
     Args:
         mask: (bottom - top, right - left), the pixels of the window.
-        window: ``(top, bottom, left, right)`` in pixels, half open, inside the image.
+        window: where it lies in the image.
         size: ``(height, width)`` of the image.
 
     Raises:
@@ -52,7 +123,8 @@ def place_rle(mask: Mask, window: tuple[int, int, int, int], size: tuple[int, in
     """
     (top, bottom, left, right), (height, width) = window, size
     if not (0 <= top <= bottom <= height and 0 <= left <= right <= width):
-        raise ParameterError(f"window (top, bottom, left, right) is {window}: expected one inside {height} x {width}")
+        given = f"({top}, {bottom}, {left}, {right})"
+        raise ParameterError(f"window (top, bottom, left, right) is {given}: expected one inside {height} x {width}")
     if mask.shape != (bottom - top, right - left):
         raise ParameterError(f"mask has shape {mask.shape}: expected {(bottom - top, right - left)}, as its window")
     edges = _edges(mask, start=left * height + top, stride=height)
@@ -98,11 +170,11 @@ def runs_rle(runs: npt.NDArray[np.integer[Any]]) -> str:
     return _to_text(runs.astype(np.int64))
 
 
-def rle_window(counts: str | bytes, size: tuple[int, int]) -> tuple[ByteArray, tuple[int, int, int, int]] | None:
+def rle_window(counts: str | bytes, size: tuple[int, int]) -> tuple[ByteArray, Window] | None:
     """Decode only the smallest window that contains the foreground, in time and memory proportional to its columns.
 
     Returns:
-        (h, w) uint8, 0 or 1, and ``(top, bottom, left, right)``; None for a mask without foreground.
+        (h, w) uint8, 0 or 1, and its window; None for a mask without foreground.
 
     Raises:
         ParameterError: as `rle_decode`.
@@ -118,7 +190,7 @@ def rle_window(counts: str | bytes, size: tuple[int, int]) -> tuple[ByteArray, t
     columns = _columns(np.diff(edges, prepend=0, append=(right - left) * height), (height, right - left))
     rows = np.flatnonzero(columns.any(axis=1))
     top, bottom = int(rows[0]), int(rows[-1]) + 1
-    return np.ascontiguousarray(columns[top:bottom]), (top, bottom, left, right)
+    return np.ascontiguousarray(columns[top:bottom]), Window(top, bottom, left, right)
 
 
 def _columns(runs: Runs, size: tuple[int, int]) -> ByteArray:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from maskline.errors import ParameterError
-from maskline.instances import ByteArray, Instances, IntArray
+from maskline.instances import ByteArray, Instances, IntArray, Window
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -113,13 +113,12 @@ def draw(
     worst_first = range(len(instances) - 1, -1, -1)
     for i in worst_first:
         colour = _colour(instances.labels[i])
-        top, bottom, left, right = instances.window(i)
-        _tint(canvas[top:bottom, left:right], instances.masks[i], colour, alpha)
-        if contour and min(bottom - top, right - left) >= SMALLEST_OUTLINED:
-            _outline(canvas[top:bottom, left:right], instances.masks[i], _ink(colour), max(1, line // 2))
+        window = instances.window(i)
+        _tint(canvas[window.slices], instances.masks[i], colour, alpha)
+        if contour and min(window.size) >= SMALLEST_OUTLINED:
+            _outline(canvas[window.slices], instances.masks[i], _ink(colour), max(1, line // 2))
     for i in worst_first:
-        top, bottom, left, right = instances.window(i)
-        _frame(canvas[top:bottom, left:right], _colour(instances.labels[i]), line)
+        _frame(canvas[instances.window(i).slices], _colour(instances.labels[i]), line)
     if labels:
         _write_labels(canvas, instances, names, scores)
     return canvas
@@ -180,29 +179,29 @@ def _write_labels(canvas: ByteArray, instances: Instances, names: Sequence[str],
     windows = np.array([instances.window(i) for i in range(len(instances))], np.int64).reshape(-1, 4)
     taken = np.zeros_like(windows)  # spots of the labels so far
     for i, label in enumerate(instances.labels.tolist()):
+        window = instances.window(i)
         score = f"{instances.scores[i]:.2f}" if scores else ""
-        made = _Label.of(names[label], label, score, _label_text_size(windows[i], instances.size), instances.size[1])
+        made = _Label.of(names[label], label, score, _label_text_size(window, instances.size), instances.size[1])
         high, wide = min(made.height, instances.size[0]), made.width
-        spot = _best_spot(_spots(windows[i].tolist(), (high, wide), instances.size), windows, taken[:i])
+        spot = _best_spot(_spots(window, (high, wide), instances.size), windows, taken[:i])
         if spot is not None:
             taken[i] = spot
-            canvas[spot[0] : spot[1], spot[2] : spot[3]] = made.tile(_colour(label))[:high]
+            canvas[Window(*spot.tolist()).slices] = made.tile(_colour(label))[:high]
 
 
-def _label_text_size(window: IntArray, size: tuple[int, int]) -> int:
+def _label_text_size(window: Window, size: tuple[int, int]) -> int:
     """Text height in pixels: `text_size` of the image, or half of that on small objects, but legible."""
-    top, bottom, left, right = window
     full = text_size(size[1], size[0])
-    return full if max(bottom - top, right - left) >= SMALL * full else max(SMALLEST_TEXT, full // 2)
+    return full if max(window.size) >= SMALL * full else max(SMALLEST_TEXT, full // 2)
 
 
-def _spots(window: Sequence[int], tile: tuple[int, int], size: tuple[int, int]) -> IntArray:
+def _spots(window: Window, tile: tuple[int, int], size: tuple[int, int]) -> IntArray:
     """Candidate positions of a label in the image, (S, 4) ``top bottom left right``, best first.
 
     Above its box, inside, below or next to it, aligned with one of its corners.
 
     Args:
-        window: ``(top, bottom, left, right)`` of the instance.
+        window: of the instance.
         tile, size: ``(height, width)`` of the label and of the image, which the label fits.
     """
     (top, bottom, left, right), (high, wide), (height, width) = window, tile, size
@@ -223,7 +222,8 @@ def _best_spot(spots: IntArray, windows: IntArray, taken: IntArray) -> IntArray 
     spots = spots[~_shared(spots, taken).any(axis=1)]
     if not len(spots):
         return None
-    area = (windows[:, 1] - windows[:, 0]) * (windows[:, 3] - windows[:, 2])
+    top, bottom, left, right = windows.T
+    area = (bottom - top) * (right - left)
     hidden = (_shared(spots, windows) / area).sum(axis=1)
     good = np.flatnonzero(hidden <= MOST_HIDDEN)
     return cast("IntArray", spots[good[0] if len(good) else hidden.argmin()])
@@ -231,9 +231,10 @@ def _best_spot(spots: IntArray, windows: IntArray, taken: IntArray) -> IntArray 
 
 def _shared(ours: IntArray, theirs: IntArray) -> IntArray:
     """Intersection areas (M, N), in pixels, of rectangles (M, 4) and (N, 4), ``top bottom left right``."""
-    ours = ours[:, None]
-    rows = np.minimum(ours[..., 1], theirs[:, 1]) - np.maximum(ours[..., 0], theirs[:, 0])
-    columns = np.minimum(ours[..., 3], theirs[:, 3]) - np.maximum(ours[..., 2], theirs[:, 2])
+    top, bottom, left, right = ours.T[..., None]
+    other_top, other_bottom, other_left, other_right = theirs.T
+    rows = np.minimum(bottom, other_bottom) - np.maximum(top, other_top)
+    columns = np.minimum(right, other_right) - np.maximum(left, other_left)
     return cast("IntArray", rows.clip(0) * columns.clip(0))
 
 

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
 from maskline.data import shapes
-from maskline.masks import place_rle, rle_decode, rle_encode, rle_window
+from maskline.masks import Window, place_rle, rle_decode, rle_encode, rle_window
 
 masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
     lambda size: arrays.arrays(np.uint8, size, elements=st.integers(0, 1))
@@ -23,7 +23,7 @@ rings = st.lists(points, min_size=3, max_size=12).map(lambda p: np.asarray(p, np
 
 @given(masks)
 def test_a_mask_survives_the_way_to_polygons_or_run_lengths_and_back(mask: np.ndarray) -> None:
-    window = (0, mask.shape[0], 0, mask.shape[1])
+    window = Window.whole(mask.shape)
     segmentation = shapes.from_mask(mask, window, mask.shape)
     np.testing.assert_array_equal(rle_decode(shapes.to_rle(segmentation, mask.shape), mask.shape), mask)
     found = shapes.crop(segmentation, mask.shape)
@@ -61,7 +61,7 @@ def test_cutting_at_the_border_changes_nothing_but_roundings(ring: np.ndarray) -
 
 def test_a_polygon_far_outside_costs_nothing_and_gives_nothing() -> None:
     far = np.asarray([[1e12, 1e12], [2e12, 1e12], [1e12, 2e12]])
-    assert shapes.to_rle((far,), (10, 10)) == place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), (10, 10))
+    assert shapes.to_rle((far,), (10, 10)) == place_rle(np.zeros((0, 0), np.uint8), Window(0, 0, 0, 0), (10, 10))
     around = np.asarray([[-1e15, -1e15], [1e15, -1e15], [1e15, 1e15], [-1e15, 1e15]])
     assert shapes.area((around,), (10, 10)) == 100
 
@@ -81,8 +81,8 @@ def test_parts_are_joined_not_cut_from_each_other() -> None:
 def test_holes_go_to_run_lengths() -> None:
     mask = np.ones((7, 7), np.uint8)
     mask[2:4, 2:4] = 0
-    assert isinstance(shapes.from_mask(mask, (0, 7, 0, 7), (7, 7)), str)
-    assert not isinstance(shapes.from_mask(np.ones((3, 3), np.uint8), (2, 5, 2, 5), (7, 7)), str)
+    assert isinstance(shapes.from_mask(mask, Window(0, 7, 0, 7), (7, 7)), str)
+    assert not isinstance(shapes.from_mask(np.ones((3, 3), np.uint8), Window(2, 5, 2, 5), (7, 7)), str)
 
 
 def test_agrees_with_filling_by_opencv_but_for_the_border() -> None:

@@ -15,7 +15,7 @@ import maskline
 from maskline import catalog, create_model
 from maskline.inputs import read_image
 from maskline.models.deployed import Deployed
-from maskline.models.solov2.network import CONFIGS
+from maskline.models.solov2.network import CONFIGS, SOLOv2
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
 from maskline.runtime.postprocess import to_instances
@@ -89,14 +89,14 @@ def test_a_batch_gives_what_its_images_give_one_by_one(predictor: Predictor) -> 
 
 def test_results_are_the_network_s(run: Path, predictor: Predictor) -> None:
     record = Graph(run / "best_model" / "inference" / "inference.onnx", Device("cpu")).record
-    assert record.preprocess.has_free_size and record.mask_frame == "tight"
+    assert record.preprocess.has_free_size and record.mask_layout == SOLOv2.mask_layout
     deployed = Deployed(load_network(NAME, run / "best_model" / "best_model.safetensors"), record.preprocess)
     images = photos()
     for image, result in zip(images, predictor.predict(images), strict=True):
         pixels, frame = record.preprocess.apply(image)
         assert pixels.dtype == np.float32
         raw = deployed.run(pixels[None]).image(0)
-        theirs = to_instances(raw, frame, pixels.shape[:2], np.zeros(3, np.float32), mask_frame="tight")
+        theirs = to_instances(raw, frame, pixels.shape[:2], np.zeros(3, np.float32), mask_layout=SOLOv2.mask_layout)
         np.testing.assert_array_equal(result.instances.labels, theirs.labels)
         np.testing.assert_allclose(result.instances.boxes, theirs.boxes, rtol=0, atol=0.02)
 

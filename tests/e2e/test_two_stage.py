@@ -25,7 +25,7 @@ from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
 from maskline.runtime.postprocess import to_instances
 from maskline.runtime.predictor import Predictor
-from maskline.training import TrainSettings, checkpoint, train
+from maskline.training import TrainResult, TrainSettings, checkpoint, train
 from maskline.training.augment import Augment
 from maskline.weights.load import load_network, save_weights
 
@@ -39,7 +39,7 @@ class Trained:
 
     name: str
     output: Path
-    content: dict[str, Any]  # what `train` returned
+    result: TrainResult
     start: dict[str, torch.Tensor]  # the weights it started from
     log: str
     network: MaskRCNN  # the best
@@ -85,10 +85,10 @@ def settings(name: str, data: Path, output: Path, start: Path, **changes: Any) -
 def trained(tiny: str, weights: Path, three: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Two steps, an evaluation and an export."""
     output = tmp_path_factory.mktemp("run") / "out"
-    content = train(settings(tiny, three, output, weights))
+    result = train(settings(tiny, three, output, weights))
     network = load_network(tiny, output / "best_model" / "best_model.safetensors")
     assert isinstance(network, MaskRCNN)
-    return Trained(tiny, output, content, load_file(weights), (output / "train.log").read_text(), network)
+    return Trained(tiny, output, result, load_file(weights), (output / "train.log").read_text(), network)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def photos() -> list[np.ndarray]:
 def test_a_run_learns_evaluates_and_exports(trained: Trained) -> None:
     progress = checkpoint.read(trained.output / "model_final")
     assert progress.steps == 2 and len(progress.history) == 1 and 0 <= progress.history[0]["AP"] <= 1
-    assert trained.content["done_flag"] and trained.content["models"]["best"]["onnx"]
+    assert trained.result.done and trained.result.model_dir == trained.graph
     assert "re-initialised" not in trained.log and "Epoch: [0] [2/2]" in trained.log
     assert "loss_mask" in trained.log and ("loss_bbox_cls_stage2" in trained.log) == trained.name.startswith("Cascade")
 
@@ -147,7 +147,11 @@ def test_training_on_with_other_classes(
 
 def test_the_graph_has_free_sizes_and_tells_about_itself(trained: Trained) -> None:
     record = Graph(trained.graph / "inference.onnx", Device("cpu")).record
-    assert record.model == trained.name and record.labels == tiny_rcnn.CLASSES and record.mask_frame == "box"
+    assert (
+        record.model == trained.name
+        and record.labels == tiny_rcnn.CLASSES
+        and record.mask_layout == MaskRCNN.mask_layout
+    )
     assert record.preprocess == tiny_rcnn.spec(trained.name).preprocess and record.preprocess.has_free_size
 
 
@@ -199,7 +203,7 @@ def test_results_are_the_network_s(trained: Trained, predictor: Predictor) -> No
         pixels, frame = preprocess.apply(image)
         assert min(pixels.shape[:2]) <= 128 and max(pixels.shape[:2]) <= 200
         raw = deployed.run(pixels[None]).image(0)
-        theirs = to_instances(raw, frame, pixels.shape[:2], np.zeros(3, np.float32), mask_frame="box")
+        theirs = to_instances(raw, frame, pixels.shape[:2], np.zeros(3, np.float32), mask_layout=MaskRCNN.mask_layout)
         ours = result.instances
         assert ours.size == theirs.size == image.shape[:2]
         np.testing.assert_array_equal(ours.labels, theirs.labels)

@@ -45,7 +45,7 @@ def written(folder: Path, count: int, images: int = 9) -> Path:
     def predict(pixels: np.ndarray) -> Instances:
         truth = data.instances(next(queue), crowd=False)
         kept = [n for n in range(len(truth)) if n % 4]
-        masks = [(truth.masks[n], truth.window(n)[0], truth.window(n)[2]) for n in kept]
+        masks = [(truth.masks[n], truth.window(n).top, truth.window(n).left) for n in kept]
         labels = [(int(truth.labels[n]) + (n % 5 == 0)) % count for n in kept]
         masks.append((np.ones((9, 9), np.uint8), 1, 1))
         return made.instances(masks, [*labels, 0], np.linspace(0.9, 0.4, len(masks)).tolist())

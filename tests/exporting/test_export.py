@@ -18,6 +18,7 @@ from maskline.exporting import ExportOptions, export, export_network, inference_
 from maskline.models.deployed import Deployed
 from maskline.runtime.device import Device
 from maskline.runtime.graph import RECORD_KEY, Graph, Raw, Record
+from maskline.runtime.mask_layout import MaskLayout
 
 
 def run_network(batch: np.ndarray) -> Raw:
@@ -210,7 +211,7 @@ def test_yml_of_a_model_that_keeps_the_ratio() -> None:
     from maskline import catalog
 
     spec = catalog.get("SOLOv2")
-    record = Record(spec.name, ("a",), spec.preprocess, 0.5, "image", "test")
+    record = Record(spec.name, ("a",), spec.preprocess, 0.5, MaskLayout(), "test")
     config = yaml.safe_load(inference_yml(spec, record))
     assert config["use_dynamic_shape"] is True
     assert [s["type"] for s in config["Preprocess"]] == ["NormalizeImage", "Resize", "Permute", "PadStride"]

@@ -288,7 +288,9 @@ def test_instances_are_shared_once_and_within_a_class() -> None:
         masks = tuple(np.ones((int(b[3] - b[1]), int(b[2] - b[0])), np.uint8) for b in boxes)
         n = len(boxes)
         array = np.array(boxes, np.float32).reshape(-1, 4)
-        return Instances(array, np.ones(n, np.float32), np.array(labels), masks, np.zeros(n, np.float32), (100, 100))
+        return Instances(
+            array, np.ones(n, np.float32), np.array(labels, np.int64), masks, np.zeros(n, np.float32), (100, 100)
+        )
 
     a = instances([[0, 0, 10, 10], [50, 50, 60, 60]], [0, 1])
     assert shared(a, a) == [1, 1]

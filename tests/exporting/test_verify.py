@@ -81,7 +81,7 @@ def barely_trained(name: str) -> tuple[nn.Module, catalog.Model]:
 @pytest.fixture(scope="module", params=FAMILIES)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     network, row = barely_trained(request.param)
-    record = Record(row.name, tiny.CLASSES, row.preprocess, 0.5, row.mask_frame, "test")
+    record = Record(row.name, tiny.CLASSES, row.preprocess, 0.5, network.mask_layout, "test")
     path = tmp_path_factory.mktemp("graph") / "inference.onnx"
     write_graph(Deployed(fused(network), row.preprocess), record, path)
     return Made(network, row, record, path)

@@ -12,6 +12,7 @@ from fixtures import tiny_rcnn
 from torch import Tensor
 
 from maskline.models.iou import box_iou
+from maskline.models.network import Target
 from maskline.models.rcnn.boxes import LARGEST_GROWTH, UNIT, anchors_of, base_anchors, clip, decode, encode
 from maskline.models.rcnn.loss import (
     BACKGROUND,
@@ -27,7 +28,6 @@ from maskline.models.rcnn.loss import (
 from maskline.models.rcnn.network import CONFIGS
 from maskline.models.rcnn.rpn import RPN, AnchorConfig, Predictions, ProposalConfig, propose
 from maskline.models.roi_align import Regions
-from maskline.models.targets import Target
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 

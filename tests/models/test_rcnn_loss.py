@@ -13,12 +13,12 @@ from fixtures import stand_in, tiny_rcnn
 from torch import Tensor, nn
 
 from maskline import models
+from maskline.models.network import Normalizer, Target, local_normalizer
 from maskline.models.rcnn import network as network_module
 from maskline.models.rcnn.loss import LossConfig, Sampled, box_losses, mask_loss, rpn_losses
 from maskline.models.rcnn.network import CONFIGS, MaskRCNN
 from maskline.models.rcnn.rpn import Predictions
 from maskline.models.roi_align import Regions
-from maskline.models.targets import Normalizer, Target, local_normalizer
 from maskline.training.loop import freeze, train_mode
 
 EVERY = pytest.mark.parametrize("name", CONFIGS)

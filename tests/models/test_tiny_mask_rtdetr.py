@@ -33,8 +33,8 @@ def test_every_mask_rtdetr_of_the_catalog_has_a_network() -> None:
 
 
 def test_build_refuses_what_it_cannot_build() -> None:
-    with pytest.raises(ParameterError, match="SOLOv2 has no RoIAlign"):
-        models.build("SOLOv2", unaligned=True)
+    with pytest.raises(ParameterError, match="the configuration of SOLOv2 has no 'aligned'"):
+        models.build("SOLOv2", overrides={"aligned": False})
     with pytest.raises(UnknownNameError, match="did you mean 'Mask-RT-DETR-L'"):
         models.build("Mask-RTDETR-L")
 

@@ -18,12 +18,12 @@ from maskline import catalog
 from maskline.models.backbones.cspresnet import CSPResNetConfig
 from maskline.models.iou import box_iou
 from maskline.models.layers import RepVGG
+from maskline.models.network import Target
 from maskline.models.ppyoloe_seg.assigner import AssignerConfig, Assignment, assign
 from maskline.models.ppyoloe_seg.head import BINS, STRIDES, AnchorPoints, anchor_points
 from maskline.models.ppyoloe_seg.loss import LossConfig, box_losses, class_loss, mask_loss
 from maskline.models.ppyoloe_seg.network import CONFIGS, NMSConfig, PPYOLOESeg, PPYOLOESegConfig
 from maskline.models.ppyoloe_seg.weights import RENAME
-from maskline.models.targets import Target
 from maskline.weights.load import fit, rename
 
 CLASSES = 3

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from maskline import catalog, models
 from maskline.exporting import fused
 from maskline.models.iou import box_iou
-from maskline.models.outputs import Detections
+from maskline.models.network import Detections
 from maskline.models.rcnn.network import BACKGROUND, CONFIGS, MaskRCNN, RCNNConfig
 from maskline.models.rcnn.weights import RENAME
 from maskline.models.roi_align import Regions
@@ -66,11 +66,10 @@ def test_parameters_of_the_real_ones(name: str) -> None:
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(MILLIONS[name], abs=0.005)
 
 
-def test_the_catalog_says_how_cells_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "MaskRCNN-ResNet50-FPN"
-    monkeypatch.setitem(catalog.MODELS, name, replace(catalog.get(name), roi_align_aligned=False))
+def test_weights_decide_how_cells_are_aligned() -> None:
     with torch.device("meta"):
-        assert not models.build(name).config.aligned
+        network = models.build("MaskRCNN-ResNet50-FPN", overrides={"aligned": False})
+    assert network.weights_config() == {"aligned": False}
 
 
 @EVERY

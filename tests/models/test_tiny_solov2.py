@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from maskline import catalog
 from maskline.exporting import onnx_translations
+from maskline.models.network import Target
 from maskline.models.solov2 import loss as loss_module
 from maskline.models.solov2.assigner import AssignerConfig, Assignment, assign, reduced
 from maskline.models.solov2.decode import covering, decayed, mask_ious, peaks, tight_boxes
@@ -27,7 +28,6 @@ from maskline.models.solov2.head import Predictions, with_coordinates
 from maskline.models.solov2.loss import focal_loss, mask_loss, wanted_classes
 from maskline.models.solov2.network import CONFIGS, SOLOv2
 from maskline.models.solov2.weights import RENAME
-from maskline.models.targets import Target
 from maskline.preprocess import Frame
 from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances

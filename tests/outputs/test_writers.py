@@ -20,7 +20,7 @@ from maskline.data.formats.labelme import format as labelme
 from maskline.data.shapes import crop, to_rle
 from maskline.data.source import Source
 from maskline.errors import InputError, OutputError, ParameterError, UnknownNameError
-from maskline.instances import Instances, pixel_window
+from maskline.instances import Instances, Window, pixel_window
 from maskline.masks import rle_decode
 from maskline.outputs.formats import (
     WRITERS,
@@ -41,9 +41,9 @@ BOXES = [(10.4, 5.6, 30.2, 40.8), (40.0, 20.0, 70.0, 55.0), (70.2, 50.0, 70.4, 5
 PLAIN = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools with NumPy 2
 
 
-def disc(window: tuple[int, int, int, int]) -> np.ndarray:
+def disc(window: Window) -> np.ndarray:
     """An ellipse that fills a window."""
-    height, width = window[1] - window[0], window[3] - window[2]
+    height, width = window.size
     y, x = np.mgrid[:height, :width]
     inside = ((y + 0.5) / height - 0.5) ** 2 + ((x + 0.5) / width - 0.5) ** 2 <= 0.25
     return inside.astype(np.uint8)

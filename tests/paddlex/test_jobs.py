@@ -22,7 +22,7 @@ from maskline.errors import DatasetError, ParameterError, UnknownNameError
 from maskline.paddlex import check_dataset as step
 from maskline.paddlex import jobs
 from maskline.paddlex.module import MODES, load
-from maskline.training.settings import AUGMENT, TrainSettings
+from maskline.training.settings import TrainSettings, recipe_augment
 from maskline.weights.load import save_weights
 
 MAIN = Path(__file__).parents[2] / "main.py"
@@ -145,7 +145,7 @@ def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -
     from maskline.training.augment import Augment
 
     seen = []
-    monkeypatch.setattr(package, "train", seen.append)
+    monkeypatch.setattr(package, "train", lambda settings, report: seen.append(settings))
     keys = {
         "num_classes": "3", "epochs_iters": "7", "batch_size": "5", "learning_rate": "0.25", "warmup_steps": "11",
         "resume_path": "a/b.pdparams", "log_interval": "2", "eval_interval": "4", "save_interval": "6", "amp": "O1",
@@ -154,7 +154,7 @@ def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -
     }  # fmt: skip
     given = [f"Train.{key}={value}" for key, value in keys.items()]
     assert main("Global.mode=train", "Global.dataset_dir=d", "Global.device=cpu", *given) == 0
-    recipe = AUGMENT["mask_rtdetr"]
+    recipe = recipe_augment("Mask-RT-DETR-S")
     assert seen == [
         TrainSettings(
             model="Mask-RT-DETR-S", data=Path("d"), output=Path("output"), num_classes=3, epochs=7, batch_size=5,

@@ -31,7 +31,8 @@ from maskline.models.mask_rtdetr.denoising import Noise, UnitTarget
 from maskline.models.mask_rtdetr.loss import PARTS, LossConfig, box_fit, losses, mask_fit, training_points
 from maskline.models.mask_rtdetr.matcher import Objects, denoising_pairs, match, match_costs
 from maskline.models.mask_rtdetr.network import MaskRTDETR
-from maskline.weights.load import RENAME, load_network, rename
+from maskline.models.mask_rtdetr.weights import RENAME
+from maskline.weights.load import load_network, rename
 
 LOSS_TOLERANCE = 1e-3  # relative, of each component
 NORM_TOLERANCE = 1e-2  # relative, of a block's gradient
@@ -128,7 +129,7 @@ def take_step(
         output = network.forward_train(image, targets)
         found = losses(output, targets)
     manifest = json.loads(stand_in.fixture("manifests", f"{model}.json").read_text())
-    names = rename([name for name, *_ in manifest], RENAME["mask_rtdetr"])
+    names = rename([name for name, *_ in manifest], RENAME)
     return Step(network, names, Objects.of(targets), output, found, layers)
 
 

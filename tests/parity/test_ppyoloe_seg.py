@@ -13,11 +13,10 @@ from fixtures.reference import Case, pair
 from torch import Tensor
 
 from maskline import catalog
-from maskline.models.outputs import Detections
+from maskline.models.network import Detections, Target
 from maskline.models.ppyoloe_seg.head import mean_distances
 from maskline.models.ppyoloe_seg.network import PPYOLOESeg
 from maskline.models.ppyoloe_seg.weights import RENAME
-from maskline.models.targets import Target
 from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
 from maskline.weights.load import load_network, rename
@@ -67,7 +66,7 @@ def test_forward_and_detections(network: PPYOLOESeg, tag: str) -> None:
 
     detections = network(image)
     assert detections.scores.shape == (1, 300)
-    different = pixels_apart(detections, partners(detections, case), case)
+    different = pixels_apart(network, detections, partners(detections, case), case)
     print(f"{tag}: taps {max(errors.values()):.1e}, {different.sum()} pixels, {different.max()} in one mask")
     assert different.max() <= PIXELS_APART
 
@@ -105,14 +104,14 @@ def partners(detections: Detections, case: Case) -> np.ndarray:
     return ours
 
 
-def pixels_apart(detections: Detections, partner: np.ndarray, case: Case) -> np.ndarray:
+def pixels_apart(network: PPYOLOESeg, detections: Detections, partner: np.ndarray, case: Case) -> np.ndarray:
     """Pixels of each mask that the runtime makes otherwise than the reference, whose masks PaddleX cuts at boxes."""
     raw, row = Raw(*(t.numpy() for t in detections)).image(0), catalog.get(NAME)
     frame = row.preprocess.apply(np.zeros((*case.size, 3), np.uint8))[1]
-    found = to_instances(raw, frame, (640, 640), np.zeros(80, np.float32), mask_frame=row.mask_frame)
+    found = to_instances(raw, frame, (640, 640), np.zeros(80, np.float32), mask_layout=network.mask_layout)
     theirs = case.masks()
     assert len(found) == len(theirs)
-    cut = (theirs[i][slice(*w[:2]), slice(*w[2:])] for i, w in enumerate(map(found.window, partner)))
+    cut = (theirs[i][window.slices] for i, window in enumerate(map(found.window, partner)))
     return np.array([(found.masks[i] != mask).sum() for i, mask in zip(partner, cut, strict=True)])
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from maskline.models.fpn import MULTIPLE
 from maskline.models.iou import box_iou
-from maskline.models.outputs import Detections
+from maskline.models.network import Detections, Target
 from maskline.models.rcnn import loss as loss_module
 from maskline.models.rcnn import network as network_module
 from maskline.models.rcnn.loss import Sampled
@@ -28,7 +28,6 @@ from maskline.models.rcnn.network import CONFIGS, MaskRCNN, NMSConfig
 from maskline.models.rcnn.rpn import Predictions, ProposalConfig, candidates, propose
 from maskline.models.rcnn.weights import RENAME
 from maskline.models.roi_align import Regions
-from maskline.models.targets import Target
 from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
 from maskline.weights.load import load_network, rename
@@ -252,7 +251,9 @@ def rows_beside_theirs(
 def assert_same_masks(case: Case, detections: Detections, partner: np.ndarray, empty: np.ndarray) -> None:
     """As the runtime pastes them."""
     raw = Raw(*(t.numpy() for t in detections)).image(0)
-    found = to_instances(raw, case.frame, case.frame.resized, np.zeros(80, np.float32), mask_frame="box")
+    found = to_instances(
+        raw, case.frame, case.frame.resized, np.zeros(80, np.float32), mask_layout=MaskRCNN.mask_layout
+    )
     real = ((raw.boxes[:, 2:] > raw.boxes[:, :2]).all(axis=1) & (raw.scores > 0)).cumsum() - 1
     assert len(found) == (~empty).sum()
     ours, theirs = found.full_masks()[real[partner[~empty]]], case.masks()[~empty]

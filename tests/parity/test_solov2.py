@@ -15,11 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from maskline.models.fpn import MULTIPLE
-from maskline.models.outputs import Detections
+from maskline.models.network import Detections, Target
 from maskline.models.solov2.decode import peaks
 from maskline.models.solov2.network import SOLOv2
 from maskline.models.solov2.weights import RENAME
-from maskline.models.targets import Target
 from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
 from maskline.weights.load import load_network, rename
@@ -152,7 +151,7 @@ def overlap(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 def runtime_ious(detections: Detections, partner: np.ndarray, case: Solo, input_size: tuple[int, int]) -> list[float]:
     """IoU of the masks as the runtime makes them with the reference's; cutting at boxes loses nothing."""
     raw, least = Raw(*(t.numpy() for t in detections)).image(0), np.zeros(80, np.float32)
-    cut = to_instances(raw, case.frame, input_size, least, mask_frame="tight").full_masks()
+    cut = to_instances(raw, case.frame, input_size, least, mask_layout=SOLOv2.mask_layout).full_masks()
     assert np.array_equal(cut, to_instances(raw, case.frame, input_size, least, grow_boxes=True).full_masks())
     theirs = case.masks()
     assert len(cut) == len(theirs)

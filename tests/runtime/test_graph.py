@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -11,11 +12,13 @@ import onnx
 import onnxruntime
 import pytest
 import yaml
-from fixtures import tiny
+from fixtures import before, tiny
 
+from maskline import create_model
 from maskline.errors import InputNotFoundError, ModelError
 from maskline.runtime.device import Device
-from maskline.runtime.graph import MASK_FRAMES, RECORD_KEY, Graph, Record
+from maskline.runtime.graph import RECORD_KEY, Graph, Record
+from maskline.runtime.mask_layout import MaskLayout
 from maskline.runtime.model_dir import open_model_dir
 
 CPU = Device("cpu")
@@ -65,7 +68,7 @@ def test_a_foreign_graph(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a maskline model"):
         Graph(path, CPU)
     model = onnx.load(path)
-    record = Record("M", ("a",), tiny.SPEC.preprocess, 0.5, "image", "me")
+    record = Record("M", ("a",), tiny.SPEC.preprocess, 0.5, MaskLayout(), "me")
     model.metadata_props.add(key=RECORD_KEY, value=record.to_json())
     onnx.save(model, path)
     with pytest.raises(ModelError, match="has inputs and outputs"):
@@ -76,11 +79,16 @@ def test_a_foreign_graph(tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"version": 99}, "made by a newer maskline"),
-        ({"labels": None}, "damaged description"),
+        ({"labels": None}, "damaged record"),
         ({"preprocess": {"height": 3}}, "expected the keys"),
-        ({"threshold": "high"}, "damaged description"),
-        ({"threshold": 7}, "damaged description"),
-        ({"mask_frame": "boxes"}, "expected one of image, within, twice, box"),
+        ({"threshold": "high"}, "damaged record"),
+        ({"threshold": 7}, "damaged record"),
+        ({"mask_layout": None, "version": 2}, "damaged record"),
+        ({"mask_layout": {"over": "box"}}, "expected the keys over, boxes_from_masks, beyond_boxes, via_input"),
+        ({"mask_layout": MaskLayout().to_dict() | {"over": "image"}}, "expected input or box"),
+        ({"mask_layout": MaskLayout().to_dict() | {"via_input": 1}}, "expected true or false"),
+        ({"mask_layout": MaskLayout().to_dict() | {"over": "box"}}, "masks over their boxes"),
+        ({"mask_layout": MaskLayout().to_dict() | {"via_input": True}}, "do not extend beyond them"),
     ],
 )
 def test_damaged_records(model_dir: Path, changes: dict[str, object], told: str) -> None:
@@ -89,12 +97,42 @@ def test_damaged_records(model_dir: Path, changes: dict[str, object], told: str)
         Graph(model_dir / "inference.onnx", CPU)
 
 
-@pytest.mark.parametrize("frame", MASK_FRAMES)
-def test_a_record_keeps_how_masks_lie(frame: str) -> None:
-    """And versions of maskline that can't do that, only those, say that they are too old."""
-    record = Record("M", ("a",), tiny.SPEC.preprocess, 0.5, frame, "me")
+LAYOUTS = [
+    MaskLayout(over, from_masks, beyond, via_input)
+    for over, from_masks in itertools.product(("input", "box"), (False, True))
+    for beyond, via_input in ((True, False), (False, True), (False, False))
+    if over == "input" or not (beyond or via_input)
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_record_keeps_how_masks_lie(layout: MaskLayout) -> None:
+    """And versions of maskline that don't know the key say that they are too old."""
+    record = Record("M", ("a",), tiny.SPEC.preprocess, 0.5, layout, "me")
     assert Record.from_json(record.to_json(), Path("m.onnx")) == record
-    assert json.loads(record.to_json())["version"] == (2 if frame == "twice" else 1)
+    assert json.loads(record.to_json())["version"] == 3
+
+
+def test_an_old_record_without_a_known_frame(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    model = onnx.load(before.GRAPHS / "image.onnx")
+    onnx.save(model, path)
+    edit_record(path, mask_frame="boxes")
+    with pytest.raises(ModelError, match="expected one of image, within, twice, box"):
+        Graph(path, CPU)
+
+
+@pytest.mark.parametrize("grow", [False, True])
+@pytest.mark.parametrize("frame", before.FRAMES)
+def test_graphs_of_earlier_versions_predict_as_they_did(frame: str, grow: bool) -> None:
+    """Opened, and their outputs read, by what their records called ``mask_frame``."""
+    model, image = create_model(model_dir=before.GRAPHS / f"{frame}.onnx", device="cpu"), before.image()
+    (result,) = model.predict(image, grow_boxes=grow)
+    found, expected = result.instances, before.expected(frame, grow)
+    assert len(found) == len(expected["scores"]) == 4
+    for name in ("boxes", "scores", "labels", "outside"):
+        np.testing.assert_allclose(getattr(found, name), expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    np.testing.assert_array_equal(found.full_masks(), expected["masks"])
 
 
 def test_a_failing_run_is_told(tiny_model_dir: Path) -> None:

@@ -22,8 +22,10 @@ from maskline.instances import Instances, pixel_window
 from maskline.preprocess import Frame
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph, Raw
+from maskline.runtime.mask_layout import MaskLayout
 from maskline.runtime.postprocess import to_instances
 
+OVER_BOX = MaskLayout(over="box", beyond_boxes=False)
 CELLS = 28
 TIE = 1e-5  # nearer to 0.5 than this, float32 and float64 may decide differently
 EXPECTED = Path(__file__).parents[3] / "shared" / "parity" / "expected"
@@ -45,8 +47,13 @@ def ringed(values: np.ndarray) -> np.ndarray:
 
 def paste(values: np.ndarray, boxes: np.ndarray, size: tuple[int, int], **options: object) -> Instances:
     """Ours, for boxes (N, 4) in pixels of an image that is the network's input."""
-    raw = Raw(boxes.astype(np.float32), np.linspace(0.9, 0.6, len(boxes)), np.zeros(len(boxes), int), ringed(values))
-    return to_instances(raw, Frame(size, size), size, np.zeros(1), mask_frame="box", **options)  # type: ignore[arg-type]
+    raw = Raw(
+        boxes.astype(np.float32),
+        np.linspace(0.9, 0.6, len(boxes), dtype=np.float32),
+        np.zeros(len(boxes), int),
+        ringed(values),
+    )
+    return to_instances(raw, Frame(size, size), size, np.zeros(1), mask_layout=OVER_BOX, **options)  # type: ignore[arg-type]
 
 
 def reference(values: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -130,12 +137,12 @@ def test_boxes_come_from_the_network_input() -> None:
     frame, boxes = Frame((427, 640), (800, 1199)), np.float32([[-30, 100.7, 500.3, 700], [900, 20, 1300.5, 900]])
     values = probabilities(2, 0)
     raw = Raw(boxes, np.float32([0.9, 0.8]), np.zeros(2, int), ringed(values))
-    found = to_instances(raw, frame, (800, 1199), np.zeros(1, np.float32), mask_frame="box")
+    found = to_instances(raw, frame, (800, 1199), np.zeros(1, np.float32), mask_layout=OVER_BOX)
     np.testing.assert_allclose(found.boxes, [[0, 53.7486, 267.05, 373.625], [480.4, 10.675, 640, 427]], atol=1e-3)
     for i in range(2):
         scaled = boxes[i] * np.float32([640 / 1199, 427 / 800] * 2)
         assert_pasted(found, i, reference(values[i], scaled, frame.size))
-    other = to_instances(raw, frame, (832, 1216), np.zeros(1, np.float32), mask_frame="box")
+    other = to_instances(raw, frame, (832, 1216), np.zeros(1, np.float32), mask_layout=OVER_BOX)
     for one, two in zip(found.masks, other.masks, strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -205,7 +212,7 @@ def over_boxes(tiny_model_dir: Path, tmp_path: Path) -> Path:
     """A model whose record says that its masks lie over its boxes."""
     folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
     model = onnx.load(folder / "inference.onnx")
-    record = json.loads(model.metadata_props[0].value) | {"mask_frame": "box"}
+    record = json.loads(model.metadata_props[0].value) | {"mask_layout": OVER_BOX.to_dict()}
     model.metadata_props[0].value = json.dumps(record)
     onnx.save(model, folder / "inference.onnx")
     return folder
@@ -222,7 +229,7 @@ def test_the_predictor_pastes_as_the_record_says_also_in_batches(over_boxes: Pat
         pixels, frame = graph.record.preprocess.apply(image)
         thresholds = np.full(3, 0.3, np.float32)
         raw = graph.run(pixels[None]).image(0)
-        alone = to_instances(raw, frame, (pixels.shape[0], pixels.shape[1]), thresholds, mask_frame="box")
+        alone = to_instances(raw, frame, (pixels.shape[0], pixels.shape[1]), thresholds, mask_layout=OVER_BOX)
         np.testing.assert_array_equal(result.instances.boxes, alone.boxes)
         for one, other in zip(result.instances.masks, alone.masks, strict=True):
             np.testing.assert_array_equal(one, other)

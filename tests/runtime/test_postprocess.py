@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 from maskline.instances import pixel_window
 from maskline.preprocess import Frame
 from maskline.runtime.graph import Raw
+from maskline.runtime.mask_layout import MaskLayout
 from maskline.runtime.postprocess import to_instances
 
 FRAME = Frame((90, 200), (64, 64))
 SIZE = (64, 64)
+FROM_MASKS = MaskLayout(boxes_from_masks=True, beyond_boxes=False)
 
 
 def raw_of(boxes: list[list[float]], scores: list[float], masks: np.ndarray) -> Raw:
@@ -100,6 +103,13 @@ def test_what_lies_outside_the_box_is_told_and_can_be_kept() -> None:
     assert grown.masks[0].any(axis=0)[-1]  # no further than the mask
 
 
+def test_a_mask_without_foreground_leaves_its_box_as_it_is() -> None:
+    raw = raw_of([[8, 8, 32, 56]], [0.9], np.full((1, 16, 16), -1.0))
+    (cut, grown) = (to_instances(raw, FRAME, SIZE, thresholds(0.5), grow_boxes=grow) for grow in (False, True))
+    np.testing.assert_array_equal(grown.boxes, cut.boxes)
+    assert len(grown) == 1 and not grown.full_mask(0).any()
+
+
 def test_padding_is_not_part_of_the_image() -> None:
     """An image scaled to 48x64 in the corner of a 64x64 input."""
     frame = Frame((96, 128), (48, 64))
@@ -119,7 +129,7 @@ def test_padding_is_not_part_of_the_image() -> None:
         ([0, 0, 100, 50], (0, 50, 0, 100)),
     ],
 )
-def test_pixel_window(box: list[float], window: tuple[int, int, int, int]) -> None:
+def test_pixel_window(box: list[float], window: tuple[int, ...]) -> None:
     assert pixel_window(box, (50, 100)) == window
 
 
@@ -129,7 +139,9 @@ def test_masks_that_mean_something_in_their_boxes_only() -> None:
     raw = raw_of([[8, 8, 32, 56]], [0.9], mask)
     cut = to_instances(raw, FRAME, SIZE, thresholds(0.5))
     for grow in (False, True):
-        found = to_instances(raw, FRAME, SIZE, thresholds(0.5), grow_boxes=grow, mask_frame="within")
+        found = to_instances(
+            raw, FRAME, SIZE, thresholds(0.5), grow_boxes=grow, mask_layout=MaskLayout(beyond_boxes=False)
+        )
         assert found.outside.tolist() == [0.0] and cut.outside[0] > 0.5
         np.testing.assert_array_equal(found.boxes, cut.boxes)
         np.testing.assert_array_equal(found.masks[0], cut.masks[0])
@@ -148,7 +160,7 @@ def test_masks_that_are_enlarged_twice(
     """The pixels of PaddleDetection's way over whole images: to the input, cut at the box, to the image."""
     (x1, x2), (y1, y2) = sorted(box[::2]), sorted(box[1::2])
     raw, frame = raw_of([[x1, y1, x2, y2]], [0.9], blobs(1, seed) * 0.1), Frame(size, kept)
-    found = to_instances(raw, frame, SIZE, thresholds(0.5), mask_frame="twice")
+    found = to_instances(raw, frame, SIZE, thresholds(0.5), mask_layout=MaskLayout(beyond_boxes=False, via_input=True))
     if not len(found):
         return
     first = cv2.resize(raw.masks[0], (64, 64), interpolation=cv2.INTER_LINEAR)
@@ -177,7 +189,7 @@ def test_boxes_that_are_their_masks_own(grow: bool) -> None:
     masks = blobs(3)
     masks[1] = -1
     raw = raw_of([[0, 0, 64, 64]] * 3, [0.9, 0.8, 0.7], masks)
-    found = to_instances(raw, FRAME, SIZE, thresholds(0.5), mask_frame="tight", grow_boxes=grow)
+    found = to_instances(raw, FRAME, SIZE, thresholds(0.5), mask_layout=FROM_MASKS, grow_boxes=grow)
     assert found.labels.tolist() == [0, 2] and found.outside.tolist() == [0, 0]
     for i, row in enumerate((0, 2)):
         whole = cv2.resize(masks[row], (200, 90), interpolation=cv2.INTER_LINEAR) > 0
@@ -187,7 +199,32 @@ def test_boxes_that_are_their_masks_own(grow: bool) -> None:
         assert mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any()
 
 
+@pytest.mark.parametrize("grow", [False, True])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        MaskLayout(),
+        MaskLayout(beyond_boxes=False),
+        MaskLayout(beyond_boxes=False, via_input=True),
+        MaskLayout(over="box", beyond_boxes=False),
+    ],
+)
+def test_boxes_may_come_from_masks_of_any_layout(layout: MaskLayout, grow: bool) -> None:
+    """The same pixels as with predicted boxes, in boxes that are theirs."""
+    raw = raw_of([[8, 8, 32, 56], [20, 4, 60, 40], [0, 0, 9, 9]], [0.9, 0.8, 0.7], blobs(3))
+    raw.masks[2] = -1
+    predicted = to_instances(raw, FRAME, SIZE, thresholds(0.5), grow_boxes=grow, mask_layout=layout)
+    own = replace(layout, boxes_from_masks=True)
+    found = to_instances(raw, FRAME, SIZE, thresholds(0.5), grow_boxes=grow, mask_layout=own)
+    assert found.labels.tolist() == [0, 1] and predicted.labels.tolist()[:2] == [0, 1]
+    np.testing.assert_array_equal(found.outside, predicted.outside[:2])
+    for i in range(2):
+        np.testing.assert_array_equal(found.full_mask(i), predicted.full_mask(i))
+        mask = found.masks[i]
+        assert mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any()
+
+
 def test_no_box_at_all_may_be_a_masks_own() -> None:
     raw = raw_of([[0, 0, 64, 64]] * 2, [0.9, 0.8], np.full((2, 16, 16), -1.0))
-    found = to_instances(raw, FRAME, SIZE, thresholds(0.5), mask_frame="tight")
+    found = to_instances(raw, FRAME, SIZE, thresholds(0.5), mask_layout=FROM_MASKS)
     assert len(found) == 0 and found.boxes.shape == (0, 4)

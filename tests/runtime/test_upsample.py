@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskline.instances import Window
 from maskline.runtime.upsample import positive_window, upsample_window
 
 
@@ -35,7 +36,7 @@ def test_a_window_is_cut_from_the_whole(
     top, bottom = sorted(round(c * height) for c in corners[:2])
     left, right = sorted(round(c * width) for c in corners[2:])
     bottom, right = max(bottom, top + 1), max(right, left + 1)
-    window = (min(top, height - 1), min(bottom, height), min(left, width - 1), min(right, width))
+    window = Window(min(top, height - 1), min(bottom, height), min(left, width - 1), min(right, width))
     top, bottom, left, right = window
     whole = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR)
     ours = upsample_window(values, window, step)
@@ -43,7 +44,9 @@ def test_a_window_is_cut_from_the_whole(
     clear = np.abs(whole) > 1e-5 * np.abs(values).max()  # where OpenCV's own rounding can't decide
     assert ((ours == (whole > 0)[top:bottom, left:right]) | ~clear[top:bottom, left:right]).all()
     # and to the last bit the same as our own whole
-    np.testing.assert_array_equal(ours, upsample_window(values, (0, height, 0, width), step)[top:bottom, left:right])
+    np.testing.assert_array_equal(
+        ours, upsample_window(values, Window.whole((height, width)), step)[top:bottom, left:right]
+    )
 
 
 @pytest.mark.parametrize("size", [(480, 640), (1080, 1920), (427, 640), (3000, 4000)])
@@ -51,13 +54,13 @@ def test_equal_to_opencv_to_the_pixel_at_real_sizes(size: tuple[int, int]) -> No
     height, width = size
     values = grid_of(height, (160, 160), blur=6)
     whole = cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR) > 0
-    window = (height // 5, height // 2, width // 4, width // 2)
+    window = Window(height // 5, height // 2, width // 4, width // 2)
     ours = upsample_window(values, window, (160 / height, 160 / width))
-    np.testing.assert_array_equal(ours, whole[window[0] : window[1], window[2] : window[3]])
+    np.testing.assert_array_equal(ours, whole[window.slices])
 
 
 def test_nothing_positive_and_all_positive() -> None:
-    window = (0, 30, 0, 50)
+    window = Window(0, 30, 0, 50)
     assert not upsample_window(np.full((8, 8), -1, np.float32), window, (8 / 30, 8 / 50)).any()
     assert upsample_window(np.full((8, 8), 1, np.float32), window, (8 / 30, 8 / 50)).all()
     assert positive_window(np.full((8, 8), -1, np.float32), (30, 50), (8 / 30, 8 / 50)) == (0, 0, 0, 0)
@@ -66,7 +69,7 @@ def test_nothing_positive_and_all_positive() -> None:
 @given(seed=st.integers(0, 1000), shift=st.floats(-4, 1))
 def test_positive_window_holds_every_positive_pixel(seed: int, shift: float) -> None:
     values = grid_of(seed, (20, 20), blur=2) + np.float32(shift)
-    whole = upsample_window(values, (0, 90, 0, 70), (20 / 90, 20 / 70))
+    whole = upsample_window(values, Window(0, 90, 0, 70), (20 / 90, 20 / 70))
     top, bottom, left, right = positive_window(values, (90, 70), (20 / 90, 20 / 70))
     inside = whole[top:bottom, left:right].sum()
     assert inside == whole.sum()
@@ -98,19 +101,19 @@ def test_a_grid_may_lie_anywhere(
 ) -> None:
     values = grid_of(seed, grid, blur=1)
     exact = interpolated(values, size, step, origin)
-    ours = upsample_window(values, (0, size[0], 0, size[1]), step, origin)
+    ours = upsample_window(values, Window.whole(size), step, origin)
     assert ((ours == (exact > 0)) | (np.abs(exact) < 1e-5 * np.abs(values).max())).all()
     # a window of it is the same, to the last bit
     top, left = size[0] // 3, size[1] // 2
-    part = upsample_window(values, (top, size[0], left, size[1]), step, origin)
+    part = upsample_window(values, Window(top, size[0], left, size[1]), step, origin)
     np.testing.assert_array_equal(part, ours[top:, left:])
 
 
 @given(seed=st.integers(0, 1000), shift=st.tuples(st.integers(-500, 500), st.integers(-500, 500)))
 def test_moving_grid_and_window_together_changes_nothing(seed: int, shift: tuple[int, int]) -> None:
     values, step, (y, x) = grid_of(seed, (20, 20), blur=2), (20 / 90, 20 / 70), shift
-    there = upsample_window(values, (y + 10, y + 80, x + 5, x + 60), step, (y, x))
-    np.testing.assert_array_equal(there, upsample_window(values, (10, 80, 5, 60), step))
+    there = upsample_window(values, Window(y + 10, y + 80, x + 5, x + 60), step, (y, x))
+    np.testing.assert_array_equal(there, upsample_window(values, Window(10, 80, 5, 60), step))
 
 
 @pytest.mark.parametrize("step", [1e6, 1e20, 1e46])
@@ -120,14 +123,14 @@ def test_cells_far_smaller_than_pixels(step: float, origin: float) -> None:
     values = np.full((4, 4), 1, np.float32)
     values[0], values[:, 0] = -1, -1
     inside = np.arange(9) + 0.5 > origin
-    mask = upsample_window(values, (0, 9, 0, 9), (step, step), (origin, origin))
+    mask = upsample_window(values, Window(0, 9, 0, 9), (step, step), (origin, origin))
     np.testing.assert_array_equal(mask, inside[:, None] & inside)
 
 
 def test_memory_follows_the_window_not_the_image() -> None:
     values, step = grid_of(0, (160, 160)), (160 / 3000, 160 / 4000)
     tracemalloc.start()
-    upsample_window(values, (1000, 1200, 1000, 1300), step)  # 60,000 pixels of 12,000,000
+    upsample_window(values, Window(1000, 1200, 1000, 1300), step)  # 60,000 pixels of 12,000,000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 * 60_000

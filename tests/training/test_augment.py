@@ -14,6 +14,7 @@ from PIL import Image, ImageEnhance
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.shapes import crop
 from maskline.errors import InputError, ParameterError
+from maskline.instances import Window
 from maskline.preprocess import Preprocess
 from maskline.training import augment as augmentations
 from maskline.training.augment import FILL, Augment, cropped, distortion, expanded, framed, jittered, pasted
@@ -42,9 +43,8 @@ def original(size: tuple[int, int] = (120, 160), count: int = 3) -> Original:
 
 
 def full(mask: Patch, size: tuple[int, ...]) -> np.ndarray:
-    top, bottom, left, right = mask.window
     canvas = np.zeros(size[:2], bool)
-    canvas[top:bottom, left:right] = mask.pixels
+    canvas[mask.window.slices] = mask.pixels
     return canvas
 
 
@@ -89,7 +89,7 @@ def test_masks_are_those_of_the_scaled_polygons(output: tuple[int, int]) -> None
     shape = ring(70, 60, 50, 40)
     found = crop((shape,), size)
     assert found is not None
-    seen = see_mask(Patch(*found), framed((0, 120, 0, 160), size, output))
+    seen = see_mask(Patch(*found), framed(Window(0, 120, 0, 160), size, output))
     exact = crop((shape * (output[1] / size[1], output[0] / size[0]),), output)
     assert seen is not None
     assert exact is not None
@@ -129,7 +129,7 @@ def test_boxes_are_those_of_the_masks() -> None:
 @pytest.mark.parametrize(("flip", "flip_vertical"), [(False, False), (True, False), (False, True), (True, True)])
 def test_flips_and_turns_are_exact(flip: bool, flip_vertical: bool, turns: int) -> None:
     given = original(count=1)
-    view = View((0, 120, 0, 160), (0, 120, 0, 160), (120, 160), flip, flip_vertical, turns)
+    view = View(Window(0, 120, 0, 160), Window(0, 120, 0, 160), (120, 160), flip, flip_vertical, turns)
     sample = see(given, view, SQUARE, FILL)
     expected = full(given.masks[0], (120, 160))
     expected = expected[:: -1 if flip_vertical else 1, :: -1 if flip else 1]
@@ -140,8 +140,8 @@ def test_flips_and_turns_are_exact(flip: bool, flip_vertical: bool, turns: int) 
 
 @pytest.mark.parametrize("output", [(120, 160), (480, 500), (50, 30), (7, 5)])
 def test_a_mask_over_everything_stays_so(output: tuple[int, int]) -> None:
-    mask = Patch(np.ones((120, 160), np.uint8), (0, 120, 0, 160))
-    seen = see_mask(mask, framed((0, 120, 0, 160), (120, 160), output))
+    mask = Patch(np.ones((120, 160), np.uint8), Window(0, 120, 0, 160))
+    seen = see_mask(mask, framed(Window(0, 120, 0, 160), (120, 160), output))
     assert seen is not None
     assert seen.window == (0, output[0], 0, output[1])
     assert seen.pixels.all()
@@ -150,27 +150,27 @@ def test_a_mask_over_everything_stays_so(output: tuple[int, int]) -> None:
 def test_what_a_pixel_covers_decides_where_it_covers_many() -> None:
     pixels = np.ones((100, 100), np.uint8)
     pixels[:, 2::5] = 0  # where the centres of the output's pixels lie
-    seen = see_mask(Patch(pixels, (0, 100, 0, 100)), framed((0, 100, 0, 100), (100, 100), (20, 20)))
+    seen = see_mask(Patch(pixels, Window(0, 100, 0, 100)), framed(Window(0, 100, 0, 100), (100, 100), (20, 20)))
     assert seen is not None
     assert seen.pixels.all()
-    seen = see_mask(Patch(1 - pixels, (0, 100, 0, 100)), framed((0, 100, 0, 100), (100, 100), (20, 20)))
+    seen = see_mask(Patch(1 - pixels, Window(0, 100, 0, 100)), framed(Window(0, 100, 0, 100), (100, 100), (20, 20)))
     assert seen is None
 
 
 def test_what_hardly_shows_is_dropped() -> None:
     size = 100, 100
-    mask = Patch(np.ones((40, 40), np.uint8), (30, 70, 30, 70))
-    assert see_mask(mask, framed((0, 100, 66, 100), size, size)) is not None  # 4 of 40 columns
-    assert see_mask(mask, framed((0, 100, 67, 100), size, size)) is None
-    assert see_mask(mask, framed((0, 100, 80, 100), size, size)) is None
-    assert see_mask(mask, framed((0, 100, 0, 100), size, (2, 2))) is None  # a pixel or none is left
-    tiny = Patch(np.ones((1, 1), np.uint8), (5, 6, 5, 6))
-    assert see_mask(tiny, framed((0, 100, 0, 100), size, size)) is None
+    mask = Patch(np.ones((40, 40), np.uint8), Window(30, 70, 30, 70))
+    assert see_mask(mask, framed(Window(0, 100, 66, 100), size, size)) is not None  # 4 of 40 columns
+    assert see_mask(mask, framed(Window(0, 100, 67, 100), size, size)) is None
+    assert see_mask(mask, framed(Window(0, 100, 80, 100), size, size)) is None
+    assert see_mask(mask, framed(Window(0, 100, 0, 100), size, (2, 2))) is None  # a pixel or none is left
+    tiny = Patch(np.ones((1, 1), np.uint8), Window(5, 6, 5, 6))
+    assert see_mask(tiny, framed(Window(0, 100, 0, 100), size, size)) is None
 
 
 def test_labels_go_with_their_masks() -> None:
     given = original()
-    sample = see(given, framed((0, 120, 100, 160), given.size, (120, 60)), SQUARE, FILL)
+    sample = see(given, framed(Window(0, 120, 100, 160), given.size, (120, 60)), SQUARE, FILL)
     assert sample.labels.tolist() == [2]
     assert iou(all_masks(sample), full(given.masks[2], given.size)[:, 100:]) == 1
 
@@ -179,7 +179,7 @@ def test_labels_go_with_their_masks() -> None:
 
 
 def test_an_image_on_a_canvas() -> None:
-    area = 0, 30, 0, 40
+    area = Window(0, 30, 0, 40)
     found = [expanded(area, rng(i)) for i in range(200)]
     for top, bottom, left, right in found:
         assert top <= 0 < 30 <= bottom
@@ -187,7 +187,7 @@ def test_an_image_on_a_canvas() -> None:
         assert bottom - top <= 120
         assert right - left <= 160
     assert max(bottom - top for top, bottom, _, _ in found) > 110
-    sample = see(original(), framed((-120, 120, -160, 160), (120, 160), (96, 96)), SQUARE, FILL)
+    sample = see(original(), framed(Window(-120, 120, -160, 160), (120, 160), (96, 96)), SQUARE, FILL)
     assert (sample.image[:48] == FILL).all()
     assert (sample.image[:, :48] == FILL).all()
     assert iou(all_masks(sample), (sample.image == 255).all(axis=2)) > 0.75
@@ -195,13 +195,13 @@ def test_an_image_on_a_canvas() -> None:
 
 def test_the_canvas_of_a_normalised_image_is_normalised() -> None:
     preprocess = replace(SQUARE, mean=(0.485, 0.456, 0.406), std=(0.2, 0.2, 0.2), float_resize=True)
-    sample = see(original(), framed((-120, 120, 0, 160), (120, 160), (96, 96)), preprocess, FILL)
+    sample = see(original(), framed(Window(-120, 120, 0, 160), (120, 160), (96, 96)), preprocess, FILL)
     expected = (np.array(FILL) / 255 - preprocess.mean) / 0.2
     np.testing.assert_allclose(sample.image[0, 0], expected, atol=1e-5)
 
 
 def test_crops_lie_inside_and_hold_the_centre_of_an_object() -> None:
-    area, objects = (-20, 100, -10, 150), np.array([[10, 10, 30, 40], [100, 60, 140, 90]], np.float32)
+    area, objects = Window(-20, 100, -10, 150), np.array([[10, 10, 30, 40], [100, 60, 140, 90]], np.float32)
     centres = (objects[:, :2] + objects[:, 2:]) / 2
     found = [cropped(area, objects, rng(i)) for i in range(300)]
     whole = sum(window == area for window in found)
@@ -217,7 +217,7 @@ def test_crops_lie_inside_and_hold_the_centre_of_an_object() -> None:
 def test_crops_reach_the_overlap_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augmentations, "CROP_OVERLAPS", (0.7,))
     box = np.array([[20, 20, 80, 80]], np.float32)
-    area = 0, 100, 0, 100
+    area = Window(0, 100, 0, 100)
     for window in (cropped(area, box, rng(i)) for i in range(50)):
         if window != area:
             top, bottom, left, right = window
@@ -233,7 +233,7 @@ def test_images_without_objects_are_not_cropped() -> None:
 @pytest.mark.parametrize("scale", [0.25, 0.5, 1.0, 2.0, 4.0])
 def test_jitter_scales_and_keeps_the_shape(scale: float) -> None:
     for seed in range(20):
-        top, bottom, left, right = jittered((0, 120, 0, 160), (96, 96), scale, rng(seed))
+        top, bottom, left, right = jittered(Window(0, 120, 0, 160), (96, 96), scale, rng(seed))
         assert bottom - top == right - left == round(160 / scale)  # the long side fits at 1
         assert min(0, 120 - (bottom - top)) <= top <= max(0, 120 - (bottom - top))
         assert min(0, 160 - (right - left)) <= left <= max(0, 160 - (right - left))
@@ -340,7 +340,7 @@ def test_distortion_varies_and_leaves_masks_alone() -> None:
 
 
 def rectangle(top: int, bottom: int, left: int, right: int) -> Patch:
-    return Patch(np.ones((bottom - top, right - left), np.uint8), (top, bottom, left, right))
+    return Patch(np.ones((bottom - top, right - left), np.uint8), Window(top, bottom, left, right))
 
 
 def plain(value: int, *masks: Patch, size: tuple[int, int] = (40, 50)) -> TrainingSample:
@@ -363,7 +363,7 @@ def test_what_is_pasted_covers() -> None:
 
 
 def test_only_the_mask_covers_not_its_box() -> None:
-    corner = Patch(np.tril(np.ones((20, 20), np.uint8)), (0, 20, 0, 20))
+    corner = Patch(np.tril(np.ones((20, 20), np.uint8)), Window(0, 20, 0, 20))
     result = paste(plain(1, rectangle(0, 20, 0, 20)), plain(2, corner), [0])
     under, over = (full(mask, (40, 50)) for mask in result.masks)
     assert not (under & over).any()

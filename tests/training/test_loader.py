@@ -18,7 +18,7 @@ from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.reading import load_splits
 from maskline.errors import DatasetError, ParameterError
 from maskline.masks import rle_encode
-from maskline.models.targets import Target
+from maskline.models.network import Target
 from maskline.preprocess import Preprocess
 from maskline.training import loader as loaders
 from maskline.training.augment import Augment

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from fixtures import toy
 from torch import Tensor, nn
 
 from maskline import catalog
 from maskline.models.deployed import Normalise
 from maskline.models.layers import ConvNorm
-from maskline.models.targets import Normalizer, Target, local_normalizer
+from maskline.models.network import Normalizer, Target, local_normalizer
 from maskline.training import processes
 from maskline.training.loader import Batch
 from maskline.training.loop import LossModule, freeze, to_device, train_mode
@@ -28,7 +29,7 @@ def target(size: tuple[int, int], inside: tuple[int, int] = (64, 64)) -> Target:
     return Target(torch.tensor([1]), torch.tensor([[0.0, 0, 9, 9]]), torch.ones(1, *inside, dtype=torch.uint8), size)
 
 
-class Recorder(nn.Module):
+class Recorder(toy.Toy):
     """Keeps what it gets."""
 
     def losses(self, x: Tensor, targets: list[Target], *, normalizer: Normalizer) -> dict[str, Tensor]:
@@ -37,7 +38,7 @@ class Recorder(nn.Module):
 
 
 def given_to_the_network(spec: catalog.Model, images: Tensor, sizes: tuple[tuple[int, int], ...]) -> Tensor:
-    recorder = Recorder()
+    recorder = Recorder(toy.ToyConfig(), 2)
     LossModule(recorder, spec, local_normalizer)(images, [target(size) for size in sizes])
     return recorder.x
 

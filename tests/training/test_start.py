@@ -54,7 +54,7 @@ class TwoStage(nn.Module):
 @pytest.fixture
 def _two_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two-stage networks are small."""
-    monkeypatch.setattr(models, "build", lambda name, num_classes, unaligned: TwoStage(num_classes))
+    monkeypatch.setattr(models, "build", lambda name, num_classes, overrides=None: TwoStage(num_classes))
 
 
 def names(classes: int) -> list[str]:
@@ -239,7 +239,7 @@ def test_what_is_known_of_a_class_goes_where_its_name_is(
     source = drawn(family.build(len(known)), 1)
     save_weights(source.state_dict(), tmp_path / "w.safetensors", family.name, list(known))
     fresh = drawn(family.build(len(wanted)), 2)
-    monkeypatch.setattr(models, "build", lambda name, num_classes, unaligned=False: family.build(num_classes))
+    monkeypatch.setattr(models, "build", lambda name, num_classes, overrides=None: family.build(num_classes))
     before = copy.deepcopy(fresh)
     row, file = catalog.get(family.name), tmp_path / "w.safetensors"
     notes = load_with_classes(fresh, load_file(file), file, row, list(wanted), labels_in_file(file))

@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -35,10 +35,11 @@ from maskline.errors import (
     UnknownNameError,
     WeightsError,
 )
-from maskline.training import TrainSettings, checkpoint, loop, processes, train
+from maskline.paddlex import train_results
+from maskline.training import TrainResult, TrainSettings, checkpoint, loop, processes, train
 from maskline.training.augment import Augment
 from maskline.training.run import prepare
-from maskline.training.settings import AUGMENT, as_augment
+from maskline.training.settings import as_augment, recipe_augment
 from maskline.weights.load import labels_in_file, load_network
 
 
@@ -53,26 +54,60 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 # What a run leaves
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, discs: Path) -> tuple[Path, dict[str, Any]]:
+class Finished(NamedTuple):
     """A whole run, exported."""
+
+    output: Path
+    result: TrainResult
+    reports: list[TrainResult]  # what its caller was told on the way
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, discs: Path) -> Finished:
+    """With PaddleX's files, as the commands have it."""
+    reports = []
+
+    def report(result: TrainResult) -> None:
+        train_results.write(result)
+        listed = json.loads((result.output / "train_results.json").read_text())
+        assert listed["done_flag"] == result.done and len([v for v in listed["models"].values() if v]) <= 3
+        reports.append(result)
+
     settings = TrainSettings(
         model="PP-YOLOE_seg-N", data=discs, output=tmp_path_factory.mktemp("run") / "out", epochs=3, batch_size=4,
         weights="scratch", device="cpu", workers=1, log_interval=1, augment=Augment(jitter=(1, 1), sizes=(64,)),
         keep=1,
     )  # fmt: skip
-    return settings.output, train(settings)
+    return Finished(settings.output, train(settings, report), reports)
 
 
-def test_files_of_a_run(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_a_result_says_what_was_reached_and_where_it_is(finished: Finished) -> None:
+    output, result, reports = finished
+    assert result.model == "PP-YOLOE_seg-N" and result.labels == ("disc", "ring") and result.output == output
+    assert result.epochs == 3 and result.done and [entry["epoch"] for entry in result.history] == [0, 1, 2]
+    best = max(entry["AP"] for entry in result.history)
+    assert result.best_score == best == result.metrics["AP"] and "epoch" not in result.metrics
+    assert result.history[result.best_epoch]["AP"] == best and {"AP50", "bbox_AP"} <= result.metrics.keys()
+    assert all(0 <= value <= 1 for value in result.metrics.values())
+    assert result.best_checkpoint == output / "best_model" and result.last_checkpoint == output / "model_final"
+    assert checkpoint.read(result.best_checkpoint).epochs == result.best_epoch + 1
+    assert result.model_dir == output / "best_model" / "inference" and (result.model_dir / "inference.yml").is_file()
+    assert reports[-1] == result and not any(report.done or report.model_dir for report in reports[:-1])
+    assert reports[0].epochs == 0 and reports[0].best_score is None and reports[0].metrics == {}
+    assert [report.epochs for report in reports] == sorted(report.epochs for report in reports)
+    with pytest.raises(AttributeError):
+        result.epochs = 4  # type: ignore[misc]
+
+
+def test_files_of_a_run(finished: Finished) -> None:
     """F63, F84, B36, B37: every file that is listed is there."""
-    output, content = finished
+    output = finished.output
+    content = json.loads((output / "train_results.json").read_text())
     assert content["done_flag"] is True and content["model_name"] == "PP-YOLOE_seg-N"
-    for name in ("train_result.json", "train_results.json"):
-        assert json.loads((output / name).read_text()) == content
+    assert (output / "train_result.json").read_bytes() == (output / "train_results.json").read_bytes()
     best, last = content["models"]["best"], content["models"]["last_1"]
     assert last["pdparams"] == "model_final/model_final.safetensors" and last["epoch"] == 2
-    assert best["onnx"] == "best_model/inference/inference.onnx" and 0 <= best["score"] <= 1
+    assert best["onnx"] == "best_model/inference/inference.onnx" and best["score"] == finished.result.best_score
     listed = [v for model in (best, last) for k, v in model.items() if k not in ("score", "epoch") and v]
     assert len(listed) >= 10 and all((output / path).is_file() for path in listed)
     config = yaml.safe_load((output / "config.yaml").read_text())
@@ -83,24 +118,51 @@ def test_files_of_a_run(finished: tuple[Path, dict[str, Any]]) -> None:
     assert not list(output.rglob("*.tmp"))
 
 
-def test_log_has_the_reference_s_lines(finished: tuple[Path, dict[str, Any]]) -> None:
-    text = (finished[0] / "train.log").read_text()
+def test_log_has_the_reference_s_lines(finished: Finished) -> None:
+    text = (finished.output / "train.log").read_text()
     assert "Epoch: [0] [1/2] learning_rate: 0." in text and "Epoch: [2] [2/2]" in text
     assert text.count(" images/s, max_mem_reserved: ") == 6 and "eta: 0:00:00" in text
     assert text.count("Best test mask ap is 0.") == 3 and "Save checkpoint: " in text
 
 
-def test_old_checkpoints_go(finished: tuple[Path, dict[str, Any]]) -> None:
-    assert sorted(p.name for p in finished[0].iterdir() if p.name.isdigit()) == ["1"]
+def test_old_checkpoints_go(finished: Finished) -> None:
+    assert sorted(p.name for p in finished.output.iterdir() if p.name.isdigit()) == ["1"]
 
 
-def test_the_best_predicts_with_the_data_s_names(finished: tuple[Path, dict[str, Any]], discs: Path) -> None:
+def test_the_best_predicts_with_the_data_s_names(finished: Finished, discs: Path) -> None:
     """F69, F84."""
-    model = create_model(model_dir=finished[0] / "best_model" / "inference", threshold=0.0)
+    model = create_model(model_dir=finished.output / "best_model" / "inference", threshold=0.0)
     assert model.labels == ("disc", "ring") and model.model_name == "PP-YOLOE_seg-N"
     (result,) = model.predict(discs / "images" / "val0.png")
     assert result.instances.size == (64, 64)
-    assert labels_in_file(finished[0] / "best_model" / "best_model.safetensors") == ("disc", "ring")
+    assert labels_in_file(finished.output / "best_model" / "best_model.safetensors") == ("disc", "ring")
+
+
+def test_no_list_of_checkpoints_outlives_its_run(settings: TrainSettings, tmp_path: Path) -> None:
+    """Where the next run, new or resumed, has nobody to keep PaddleX's files up to date, they move away."""
+    settings = replace(unevaluated(settings, tmp_path / "data"), epochs=2, eval_interval=1)
+    files = [settings.output / name for name in ("train_result.json", "train_results.json")]
+    train(settings, train_results.write)
+    before = files[1].read_bytes()
+    resumed = replace(settings, resume=settings.output / "0")
+    train(resumed, train_results.write)
+    assert all(file.read_bytes() == before for file in files)
+    assert sorted(p.name for p in (settings.output / "earlier_run_1").iterdir()) == ["best_model", "model_final"]
+    result = train(resumed)
+    assert result.epochs == 2 and result.best_score is None and result.best_epoch == 1 and result.metrics == {}
+    aside = settings.output / "earlier_run_2"
+    assert not any(file.exists() for file in files) and all(
+        (aside / file.name).read_bytes() == before for file in files
+    )
+
+
+def test_processes_besides_the_first_only_return(settings: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that torchrun has started: the first one exports and reports."""
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    reports: list[TrainResult] = []
+    result = train(replace(settings, epochs=1, export=True), reports.append)
+    assert result.done and result.model_dir == settings.output / "best_model" / "inference"
+    assert not result.model_dir.exists() and not any(report.done for report in reports)
 
 
 def test_another_run_in_its_folder_loses_nothing(settings: TrainSettings, tmp_path: Path) -> None:
@@ -411,8 +473,11 @@ def test_two_processes_give_the_gradients_of_one(settings: TrainSettings) -> Non
 
 def test_two_processes_train_and_write_once(settings: TrainSettings) -> None:
     """F62."""
-    content = train(replace(settings, processes=2, batch_size=2, epochs=1, workers=1))
-    assert content["done_flag"] and (settings.output / "train.log").read_text().count("Epoch: [0] [2/2]") == 1
+    settings = replace(settings, processes=2, batch_size=2, epochs=1, workers=1)
+    result = train(settings, train_results.write)
+    assert result.done and result.epochs == len(result.history) == 1
+    assert json.loads((settings.output / "train_results.json").read_text())["done_flag"]
+    assert (settings.output / "train.log").read_text().count("Epoch: [0] [2/2]") == 1
 
 
 def fails(job: str) -> None:
@@ -477,7 +542,7 @@ def test_crowd_regions_are_told(settings: TrainSettings, tmp_path: Path) -> None
 
 
 def test_augmentation_by_name() -> None:
-    recipe = AUGMENT["mask_rtdetr"]
+    recipe = recipe_augment("Mask-RT-DETR-S")
     assert as_augment({"copy_paste": 0.5, "sizes": [320]}, "Mask-RT-DETR-S") == replace(
         recipe, copy_paste=0.5, sizes=(320,)
     )

@@ -15,9 +15,9 @@ from torch import nn
 
 from maskline import catalog, models
 from maskline.errors import InputNotFoundError, UnknownNameError, WeightsError
+from maskline.models.families import family_of
 from maskline.models.mask_rtdetr.weights import RENAME
 from maskline.weights.load import (
-    CLASS_PARAMETER,
     empty_network,
     fit,
     labels_in_file,
@@ -131,6 +131,6 @@ def test_a_parameter_of_each_network_tells_how_many_classes_there_are(spec: cata
     """And a network made for a state of that many is one whose weights fit."""
     with torch.device("meta"):
         state = models.build(spec.name, classes).state_dict()
-    assert state[CLASS_PARAMETER[spec.family]].shape == (classes,)
+    assert state[family_of(spec.name).class_parameter].shape == (classes,)
     assert not fit(empty_network(spec.name, state), {k: v for k, v in state.items() if "num_batches" not in k})
     assert fit(empty_network(spec.name, {}), {k: v for k, v in state.items() if "num_batches" not in k})

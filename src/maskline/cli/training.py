@@ -84,10 +84,12 @@ def train(
 
     Writes the exported model (best_model/inference), checkpoints, train.log, curves.png and sample images.
     """
+    from maskline.paddlex import train_results
     from maskline.paddlex.overrides import parse_value
+    from maskline.runtime.model_dir import GRAPH_FILES
     from maskline.training import TrainSettings
     from maskline.training import train as train_model
-    from maskline.training.checkpoint import find
+    from maskline.training.processes import is_first
     from maskline.training.settings import as_augment
 
     logging.getLogger("maskline").setLevel(logging.INFO)
@@ -123,10 +125,11 @@ def train(
         seed=seed,
         unaligned=unaligned,
     )
-    written_to = output if resume is None else find(resume).parent  # before the run, which prunes checkpoints
-    best = train_model(settings)["models"]["best"]
-    told = "" if best["score"] is None else f", mask AP {best['score']:.3f} on val"
-    click.echo(f"{written_to / best['onnx']}: the weights of epoch {best['epoch']}{told}")
+    found = train_model(settings, train_results.write)
+    assert found.model_dir is not None
+    told = "" if found.best_score is None else f", mask AP {found.best_score:.3f} on val"
+    if is_first():
+        click.echo(f"{found.model_dir / GRAPH_FILES['onnx']}: the weights of epoch {found.best_epoch}{told}")
 
 
 @click.command()

@@ -148,8 +148,8 @@ class Dataset:
         for annotation in self.of(image):
             found = crop(annotation.segmentation, image.size) if crowd or not annotation.crowd else None
             if found is not None:
-                mask, (top, bottom, left, right) = found
-                boxes.append((left, top, right, bottom))
+                mask, window = found
+                boxes.append(window.box_xyxy)
                 labels.append(self.labels[annotation.category_id])
                 masks.append(mask)
         return Instances(

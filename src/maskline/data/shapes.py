@@ -14,13 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco
 
-from maskline.instances import ByteArray
-from maskline.masks import Mask, outlines, place_rle, rle_runs, rle_window, runs_rle
+from maskline.masks import ByteArray, Mask, Window, outlines, place_rle, rle_runs, rle_window, runs_rle
 
 Ring: TypeAlias = npt.NDArray[np.float64]  # (V, 2) x y in pixels, V >= 3, finite, the first vertex not repeated
 Polygons: TypeAlias = tuple[Ring, ...]  # an instance is their union; COCO has no holes
 Segmentation: TypeAlias = Polygons | str  # str: compressed run lengths over the image, as in `maskline.masks`
-Window: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right in pixels, half open
 Boxes: TypeAlias = npt.NDArray[np.float64]  # (N, 4) x y width height in pixels
 Rle: TypeAlias = dict[str, Any]  # as in pycocotools: size (height, width) and compressed counts
 
@@ -46,7 +44,7 @@ def rles(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> list[R
 
 
 def _empty(size: tuple[int, int]) -> Rle:
-    return {"size": list(size), "counts": place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), size)}
+    return {"size": list(size), "counts": place_rle(np.zeros((0, 0), np.uint8), Window(0, 0, 0, 0), size)}
 
 
 def to_rle(segmentation: Segmentation, size: tuple[int, int]) -> str:
@@ -81,7 +79,7 @@ def place(mask: Mask, top: int, left: int, size: tuple[int, int]) -> str:
     if not inside.size:
         return str(_empty(size)["counts"])
     top, left = max(0, top), max(0, left)
-    return place_rle(inside, (top, top + inside.shape[0], left, left + inside.shape[1]), size)
+    return place_rle(inside, Window(top, top + inside.shape[0], left, left + inside.shape[1]), size)
 
 
 def is_rectangle(segmentation: Segmentation) -> bool:
@@ -124,7 +122,7 @@ def from_mask(mask: Mask, window: Window, size: tuple[int, int]) -> Segmentation
         mask: (bottom - top, right - left), not empty.
         window: its position in the image of ``(height, width)``.
     """
-    outer, holes = outlines(mask, (window[2], window[0]))
+    outer, holes = outlines(mask, window.origin)
     return place_rle(mask, window, size) if holes else tuple(map(_ring, outer))
 
 

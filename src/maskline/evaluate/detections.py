@@ -22,7 +22,7 @@ from maskline.data.shapes import to_rle
 from maskline.errors import InputError, InputNotFoundError, ParameterError
 from maskline.evaluate.classes import Classes
 from maskline.instances import Instances, IntArray
-from maskline.masks import place_rle, rle_runs
+from maskline.masks import rle_runs
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -139,7 +139,7 @@ def detections_of(instances: Instances, classes: Classes) -> tuple[ImageDetectio
         own[kept],
         np.stack([x1, y1, x2 - x1, y2 - y1], axis=1).round(BOX_DECIMALS),
         instances.scores[kept].astype("U").astype(np.float64),  # 0.9, not 0.8999999761581421
-        tuple(place_rle(instances.masks[i], instances.window(i), instances.size) for i in kept.tolist()),
+        tuple(map(instances.rle, kept.tolist())),
         instances.size,
     )
     return found, len(labels) - len(kept)

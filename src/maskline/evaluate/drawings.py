@@ -90,8 +90,8 @@ def _paths(counts: str, size: tuple[int, int], scale: npt.NDArray[np.float64]) -
     found = rle_window(counts, size)
     if found is None:
         return
-    mask, (top, _, left, _) = found
-    for ring in (ring for rings in outlines(mask, (left, top)) for ring in rings):
+    mask, window = found
+    for ring in (ring for rings in outlines(mask, window.origin) for ring in rings):
         points = np.asarray(ring, np.float64).reshape(-1, 2) * scale - 0.5
         yield np.rint(points * (1 << SHIFT)).astype(np.int32)
 

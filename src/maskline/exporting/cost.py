@@ -19,7 +19,6 @@ from maskline.evaluate.detections import rle_objects
 from maskline.exporting.samples import Samples, batches, read_images
 from maskline.exporting.target import COST_FILE
 from maskline.instances import Instances
-from maskline.masks import place_rle
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
 from maskline.runtime.predictor import Predictor
@@ -204,5 +203,4 @@ def shared(a: Instances, b: Instances) -> list[float]:
 
 
 def _runs(instances: Instances) -> list[dict[str, Any]]:
-    counts = [place_rle(mask, instances.window(i), instances.size) for i, mask in enumerate(instances.masks)]
-    return rle_objects(counts, instances.size)
+    return rle_objects([instances.rle(i) for i in range(len(instances))], instances.size)

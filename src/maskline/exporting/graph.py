@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 OPSET = 18
 SIZES = ("batch", "height", "width")
 EXAMPLE_SIZE = (96, 160)  # pixels; any will do where the size is free
+N = TypeVar("N", bound=nn.Module)
 SMALLEST_HALF = 256  # values of a weight that are worth storing in half precision
 
 
-def fused(network: nn.Module) -> nn.Module:
+def fused(network: N) -> N:
     """A copy for inference in which every block that can be one convolution is one."""
     network = copy.deepcopy(network)
     for parent in list(network.modules()):
@@ -44,7 +45,7 @@ def fused(network: nn.Module) -> nn.Module:
     return network
 
 
-def rounded(network: nn.Module) -> nn.Module:
+def rounded(network: N) -> N:
     """A copy whose weights are numbers of half precision."""
     network = copy.deepcopy(network)
     with torch.no_grad():

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from maskline import __version__, catalog
 from maskline._files import read_text, replace_files
@@ -27,8 +26,9 @@ from maskline.exporting.target import COST_FILE, ExportOptions
 from maskline.exporting.verify import verify
 from maskline.exporting.yml import inference_yml
 from maskline.models.deployed import Deployed
+from maskline.models.families import overrides_of
+from maskline.models.network import Network
 from maskline.models.pinned import Call
-from maskline.models.rcnn.network import MaskRCNN
 from maskline.outputs.paths import check_folder
 from maskline.runtime.backend import Acceleration, Backend
 from maskline.runtime.device import CPU
@@ -86,14 +86,14 @@ def export(
     spec = catalog.get(name)
     target = ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8)
     target.check(spec)
-    network = load_network(spec.name, weights, unaligned=unaligned)
+    network = load_network(spec.name, weights, overrides_of(spec.name, unaligned=unaligned))
     if labels is None:
         labels = labels_in_file(weights_path(Path(weights)))
     return export_network(network, spec, output, labels=labels, threshold=threshold, target=target)
 
 
 def export_network(
-    network: nn.Module,
+    network: Network,
     spec: catalog.Model,
     output: str | Path,
     *,
@@ -105,14 +105,14 @@ def export_network(
     check_folder(output)
     model_dir = target.model_dir(Path(output))
     check_folder(model_dir)
-    form = ", RoIAlign unaligned" if isinstance(network, MaskRCNN) and not network.config.aligned else ""
+    trained_with = "".join(f", {name}={value}" for name, value in network.weights_config().items())
     record = Record(
         model=spec.name,
         labels=_labels(network, labels),
         preprocess=target.preprocess(spec.preprocess, spec.name),
         threshold=threshold,
-        mask_frame=spec.mask_frame,
-        made_by=f"maskline {__version__}, torch {torch.__version__}{form}",
+        mask_layout=network.mask_layout,
+        made_by=f"maskline {__version__}, torch {torch.__version__}{trained_with}",
     )
     network = copy.deepcopy(network).eval()
     with tempfile.TemporaryDirectory(prefix="maskline-") as scratch:
@@ -131,7 +131,7 @@ def export_network(
     return Path(output)
 
 
-def _make(network: nn.Module, record: Record, target: ExportOptions, scratch: Path, made: Path) -> None:
+def _make(network: Network, record: Record, target: ExportOptions, scratch: Path, made: Path) -> None:
     """Write the graph as wanted into the folder ``made``, proved; what else is needed goes into ``scratch``."""
     exported = fused(network)
     if target.half:  # the graph is compared with a network of the same, rounded weights
@@ -211,8 +211,8 @@ def read_labels(path: str | Path) -> list[str]:
     return names
 
 
-def _labels(network: nn.Module, labels: Sequence[str] | None) -> tuple[str, ...]:
-    classes = int(network.num_classes)  # type: ignore[arg-type]
+def _labels(network: Network, labels: Sequence[str] | None) -> tuple[str, ...]:
+    classes = network.num_classes
     if labels is not None:
         if len(labels) != classes:
             told = f"{counted(len(labels), 'label')} given, the weights have {counted(classes, 'class', 'classes')}"

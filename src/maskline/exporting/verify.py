@@ -152,8 +152,8 @@ def _verification_inputs(preprocess: Preprocess) -> list[npt.NDArray[Any]]:
 def _verify_nothing(graph: Graph, pixels: npt.NDArray[Any]) -> None:
     frame = graph.record.preprocess.apply(np.zeros((480, 640, 3), np.uint8))[1]
     nothing = np.full(len(graph.record.labels), np.inf, np.float32)
-    raw, mask_frame = graph.run(pixels[None]).image(0), graph.record.mask_frame
-    found = to_instances(raw, frame, pixels.shape[:2], nothing, mask_frame=mask_frame)
+    raw, mask_layout = graph.run(pixels[None]).image(0), graph.record.mask_layout
+    found = to_instances(raw, frame, pixels.shape[:2], nothing, mask_layout=mask_layout)
     if len(found) or found.boxes.shape != (0, 4):
         raise ExportError(f"{counted(len(found), 'instance')} above an infinite threshold; not written")
 

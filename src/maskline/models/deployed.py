@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from maskline.models.outputs import Detections
+from maskline.models.network import Detections, Network
 from maskline.preprocess import Preprocess
 from maskline.runtime.graph import Raw
 
@@ -43,7 +43,7 @@ class Normalise(nn.Module):
 class Deployed(nn.Module):
     """A network behind the contract's input: pixels as they come from an image, normalised inside."""
 
-    def __init__(self, network: nn.Module, preprocess: Preprocess) -> None:
+    def __init__(self, network: Network, preprocess: Preprocess) -> None:
         super().__init__()
         self.network = network
         self.normalise = Normalise(preprocess)
@@ -51,8 +51,7 @@ class Deployed(nn.Module):
 
     def forward(self, image: Tensor) -> Detections:
         """(B, H, W, 3) uint8 RGB to detections."""
-        detections: Detections = self.network(self.normalise(image))
-        return detections
+        return self.network(self.normalise(image))
 
     def run(self, images: npt.NDArray[Any]) -> Raw:
         """(B, H, W, 3), as `Preprocess.apply` gives them, to what a graph would give, on the network's device."""

@@ -31,7 +31,8 @@ class FPN(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """maps: strides 4, 8, 16, 32, each (B, C, h, w); a map need not be just half as large as the one before it."""

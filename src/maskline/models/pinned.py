@@ -12,14 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from maskline.instances import FloatArray
-
-
-class Decisive(NamedTuple):
-    """A layer whose outputs decide what is found, and the mean and standard deviation of what replaces them."""
-
-    layer: nn.Module
-    mean: float
-    deviation: float
+from maskline.models.network import Decisive, Network
 
 
 class Call(NamedTuple):
@@ -32,7 +25,7 @@ class Call(NamedTuple):
 
 
 @contextmanager
-def pinned(network: nn.Module) -> Iterator[list[Call]]:
+def pinned(network: Network) -> Iterator[list[Call]]:
     """Replace the outputs of the network's decisive layers by random numbers while the context lasts.
 
     The numbers depend on the layer's name, the number of the call and the shape alone.
@@ -43,7 +36,7 @@ def pinned(network: nn.Module) -> Iterator[list[Call]]:
     names = {layer: name for name, layer in network.named_modules()}
     calls: list[Call] = []
     with ExitStack() as stack:
-        for decisive in network.decisive():  # type: ignore[operator]
+        for decisive in network.decisive():
             hook = _replaced(names[decisive.layer], decisive, calls)
             stack.enter_context(decisive.layer.register_forward_hook(hook))
         yield calls

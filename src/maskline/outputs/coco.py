@@ -17,8 +17,7 @@ import numpy as np
 from maskline._files import read_json
 from maskline._wording import counted
 from maskline.errors import InputError, UnknownNameError
-from maskline.instances import ByteArray, Instances
-from maskline.masks import outlines, place_rle
+from maskline.instances import Instances
 from maskline.outputs.paths import AnyPath
 from maskline.outputs.writer import DECIMALS, Spool, Writer, coordinates, relative, score_of, write_whole
 
@@ -85,20 +84,19 @@ class CocoWriter(Writer):
 
     def _annotation(self, found: Instances, index: int) -> str:
         self._annotation_count += 1
-        mask, window = found.masks[index], found.window(index)
         record = {
             "id": self._annotation_count,
             "image_id": self._image_count,
             "category_id": int(found.labels[index]) + 1,
-            "bbox": _mask_box(mask, window),
+            "bbox": _mask_box(found, index),
             "iscrowd": 0,
             "score": score_of(found.scores[index]),
         }
         if self.mask_format == "rle":
-            record["area"] = int(np.count_nonzero(mask))
+            record["area"] = int(np.count_nonzero(found.masks[index]))
             record["segmentation"] = _rle(found, index)
         else:
-            rings, holes = outlines(mask, (window[2], window[0]))
+            rings, holes = found.outlines(index)
             self._filled += bool(holes)
             record["area"] = sum(map(_ring_area, rings))
             record["segmentation"] = rings
@@ -279,17 +277,15 @@ def _common(one: str, other: str) -> str:
 
 
 def _rle(found: Instances, index: int) -> dict[str, Any]:
-    return {
-        "size": list(found.size),
-        "counts": place_rle(found.masks[index], found.window(index), found.size),
-    }
+    return {"size": list(found.size), "counts": found.rle(index)}
 
 
-def _mask_box(mask: ByteArray, window: tuple[int, int, int, int]) -> list[int]:
-    """``x y width height`` of the foreground, in pixels of the image."""
+def _mask_box(found: Instances, index: int) -> list[int]:
+    """``x y width height`` of a mask's foreground, in pixels of the image."""
+    mask, window = found.masks[index], found.window(index)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, left = int(rows[0]), int(columns[0])
-    return [window[2] + left, window[0] + top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
+    return [window.left + left, window.top + top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
 
 
 def _ring_area(ring: list[float]) -> float:

@@ -8,7 +8,6 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from maskline.masks import place_rle
 from maskline.outputs.paths import AnyPath
 from maskline.outputs.writer import Spool, Writer, coordinates, score_of, write_whole
 
@@ -56,7 +55,7 @@ class CsvWriter(Writer):
         row += [score_of(found.scores[index]), *coordinates(found.boxes[index])]
         row.append(int(np.count_nonzero(found.masks[index])))
         if self.rle:
-            row += [*found.size, place_rle(found.masks[index], found.window(index), found.size)]
+            row += [*found.size, found.rle(index)]
         return row
 
     def _finish(self) -> None:

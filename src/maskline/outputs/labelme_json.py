@@ -9,10 +9,9 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 
-from maskline.masks import Mask, outlines
+from maskline.masks import Mask, Window, outlines
 
 Json: TypeAlias = dict[str, Any]
-Window: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right in pixels, half open
 
 VERSION = "5.5.0"  # of LabelMe, whose format is written
 
@@ -29,13 +28,12 @@ def exact_shapes(mask: Mask, window: Window) -> list[Json]:
     Returns:
         ``points``, ``shape_type`` and ``mask`` of each shape; empty for an empty mask.
     """
-    top, bottom, left, right = window
-    outer, holes = outlines(mask, (left, top))
+    outer, holes = outlines(mask, window.origin)
     if not holes:
         rings = (np.asarray(flat).reshape(-1, 2).tolist() for flat in outer)
         return [{"points": ring, "shape_type": "polygon", "mask": None} for ring in rings]
     _, data = cv2.imencode(".png", np.ascontiguousarray(mask != 0).view(np.uint8))
-    corners = [[left, top], [right - 1, bottom - 1]]
+    corners = [[window.left, window.top], [window.right - 1, window.bottom - 1]]
     return [{"points": corners, "shape_type": "mask", "mask": base64.b64encode(data.tobytes()).decode("ascii")}]
 
 

@@ -27,6 +27,9 @@ IMAGE_FORMATS = {
     **{f".{kind.lower()}": kind for kind in ("PNG", "WEBP", "GIF")},
 }
 
+#: PaddleX's list of the checkpoints of a training run (`maskline.paddlex.train_results`), under both of its names.
+TRAIN_RESULTS = ("train_result.json", "train_results.json")
+
 _STEM_BYTES = NAME_BYTES - len("_res.jpeg")  # limit for stems; no ending is longer than this one
 _NUMBER_BYTES = len("_99999")  # reserved for the number that distinguishes equal names
 

@@ -15,7 +15,6 @@ import numpy as np
 from maskline._files import replace_file
 from maskline.errors import MissingDependencyError, ParameterError, UnknownNameError
 from maskline.instances import ByteArray, Instances
-from maskline.masks import place_rle, polygons
 from maskline.outputs.paths import IMAGE_FORMATS, AnyPath, Stems, check_folder, named_file, stem_of
 from maskline.render import draw
 
@@ -325,16 +324,11 @@ def _json_chunks(head: str, mask: MaskWriter, count: int, indent: int | None) ->
 
 def _mask_writer(instances: Instances, mask_format: str) -> MaskWriter:
     def rle(i: int) -> dict[str, Any]:
-        counts = place_rle(instances.masks[i], instances.window(i), instances.size)
-        return {"size": list(instances.size), "counts": counts}
-
-    def polygon(i: int) -> list[list[float]]:
-        window = instances.window(i)
-        return polygons(instances.masks[i], (window[2], window[0]))
+        return {"size": list(instances.size), "counts": instances.rle(i)}
 
     if mask_format == "list":
         return lambda i, lines: _rows_text(instances.masks[i], *lines)
-    value = rle if mask_format == "rle" else polygon
+    value = rle if mask_format == "rle" else instances.polygons
     return lambda i, lines: json.dumps(value(i)).encode()
 
 

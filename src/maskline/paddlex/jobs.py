@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from maskline import catalog
 from maskline._files import replace_file
 from maskline.errors import MasklineError, ParameterError, UnknownNameError
+from maskline.outputs.paths import TRAIN_RESULTS
+from maskline.paddlex import train_results
 from maskline.paddlex.module import MODES, OFFICIAL, ModuleConfig
 
 if TYPE_CHECKING:
     from maskline.training.settings import Precision
-
-TRAIN_RESULTS = "train_results.json"
 
 logger = logging.getLogger("maskline")
 
@@ -72,11 +72,11 @@ def recorded(mode: str | None, output: str | None) -> Iterator[None]:
 def clear_result(record: Path) -> None:
     """Remove the result of an earlier run, so that nobody takes it for that of the one that begins.
 
-    `TRAIN_RESULTS`, which lists the checkpoints that are still there, stays, but no longer says that all is done.
+    ``train_results.json`` lists the checkpoints that are still there, so it stays, but no longer says that all is done.
     """
     with contextlib.suppress(OSError):  # that it can't be written is told when it is
         record.unlink(missing_ok=True)
-    listed = record.with_name(TRAIN_RESULTS)
+    listed = record.with_name(TRAIN_RESULTS[1])
     if record.name == "train_result.json" and listed.is_file():
         with contextlib.suppress(OSError, ValueError, MasklineError):
             _write(listed, json.loads(listed.read_text(encoding="utf-8")) | {"done_flag": False})
@@ -140,7 +140,7 @@ def _train(config: ModuleConfig) -> None:
         seed=wanted.seed,
         unaligned=wanted.unaligned,
     )
-    train(settings)
+    train(settings, train_results.write)
 
 
 def _first_weights(config: ModuleConfig) -> str:
@@ -249,7 +249,5 @@ def write_result(record: Path, content: Mapping[str, Any]) -> None:
 
 
 def _write(record: Path, content: Mapping[str, Any]) -> None:
-    """As ``ujson`` writes it, with a backslash before each slash."""
-    text = json.dumps(content, indent=2, ensure_ascii=False).replace("/", "\\/") + "\n"
-    data = text.encode("utf-8", "backslashreplace")  # half a surrogate, from a file name that is not UTF-8, as \udcxx
+    data = train_results.json_text(content)
     replace_file(record, lambda file: file.write_bytes(data))

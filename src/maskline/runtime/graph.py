@@ -7,16 +7,14 @@ input  image             uint8   (B, H, W, 3) RGB; float32, normalised, for mode
 output boxes             float32 (B, K, 4) ``x1 y1 x2 y2`` in pixels of the network's input
 output scores            float32 (B, K) best first; 0 where there is no object
 output labels            int64   (B, K)
-output masks             float32 (B, K, h, w), foreground where positive; `MASK_FRAMES` says how they lie
+output masks             float32 (B, K, h, w), foreground where positive; the record's `MaskLayout` says what they cover
 ====== ================= ======= ===========================================================================
-
-A pixel is foreground where the bilinear interpolation of its mask at the pixel's centre is positive, and beyond the
-mask's border the border's values go on. Only ``twice`` interpolates more than once.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,23 +28,15 @@ from maskline.instances import FloatArray, IntArray
 from maskline.preprocess import Preprocess
 from maskline.runtime.backend import Acceleration, Backend, RunError, unfit
 from maskline.runtime.device import Device
+from maskline.runtime.mask_layout import MASK_FRAMES, MaskLayout
 from maskline.runtime.onnxruntime_backend import OnnxRuntime
 from maskline.runtime.openvino_backend import OpenVino
 from maskline.runtime.providers import usable_kinds
 
 RECORD_KEY = "maskline"
-RECORD_VERSION = 2  # the newest that is read; 2 is written only where mask_frame is ``twice``, which 1 did not have
+RECORD_VERSION = 3  # the newest that is read; 1 and 2 had a ``mask_frame`` instead of a ``mask_layout``
 INPUT = "image"
 OUTPUTS = ("boxes", "scores", "labels", "masks")
-
-#: How masks lie. ``image``: over the whole input. ``within``: so too, but of each only what is in its box means
-#: anything. ``twice``: as ``within``, but enlarged in PaddleDetection's two steps: to the input's pixels, of which
-#: those outside the box become background (-0.5), and then to the image's; a cell is a whole number of pixels high
-#: and wide. ``box``: over its box, with a ring of one cell around it. Cells 1 to h - 2 cover the box's height and 1 to
-#: w - 2 its width, also of a box that goes beyond the image; the ring lies outside and is background. (With probability
-#: - 0.5 in the box and -0.5 in the ring, that is Mask R-CNN's paste: zero beyond the box, then >= 0.5.) ``tight``: over
-#: the whole input, and a box is its mask's own: the graph's holds all of it, the image's is cut to it.
-MASK_FRAMES = ("image", "within", "twice", "box", "tight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +47,22 @@ class Record:
     labels: tuple[str, ...]
     preprocess: Preprocess
     threshold: float
-    mask_frame: str  # of MASK_FRAMES
+    mask_layout: MaskLayout
     made_by: str
 
     def __post_init__(self) -> None:
         check_score(self.threshold)
-        if self.mask_frame not in MASK_FRAMES:
-            raise ValueError(f"mask_frame is {self.mask_frame!r}: expected one of {', '.join(MASK_FRAMES)}")
 
     def to_json(self) -> str:
         """Serialize for the graph's metadata."""
         return json.dumps(
             {
-                "version": 2 if self.mask_frame == "twice" else 1,
+                "version": RECORD_VERSION,
                 "model": self.model,
                 "labels": list(self.labels),
                 "preprocess": self.preprocess.to_dict(),
                 "threshold": self.threshold,
-                "mask_frame": self.mask_frame,
+                "mask_layout": self.mask_layout.to_dict(),
                 "made_by": self.made_by,
             },
             ensure_ascii=False,
@@ -92,13 +80,23 @@ class Record:
                 labels=tuple(str(v) for v in values["labels"]),
                 preprocess=Preprocess.from_dict(values["preprocess"]),
                 threshold=float(values["threshold"]),
-                mask_frame=str(values["mask_frame"]),
+                mask_layout=_mask_layout(values),
                 made_by=str(values["made_by"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(
-                f"{path} has a damaged description of itself ({error!r}): export the model again"
+                f"{path} has a damaged record in its metadata ({error!r}): export the model again"
             ) from None
+
+
+def _mask_layout(values: Mapping[str, Any]) -> MaskLayout:
+    """Mask layout of a record of any version. Raises KeyError, TypeError or ValueError if it has none."""
+    if "mask_layout" in values:
+        return MaskLayout.from_dict(values["mask_layout"])
+    frame = values["mask_frame"]
+    if frame not in MASK_FRAMES:
+        raise ValueError(f"mask_frame is {frame!r}: expected one of {', '.join(MASK_FRAMES)}")
+    return MASK_FRAMES[frame]
 
 
 class Raw(NamedTuple):

@@ -5,16 +5,20 @@ Rows below the threshold are ignored, and masks are computed only over the pixel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskline.instances import ByteArray, FloatArray, Instances, pixel_window
+from maskline.instances import ByteArray, FloatArray, Instances, Window, pixel_windows
 from maskline.preprocess import Frame
 from maskline.runtime.graph import Raw
+from maskline.runtime.mask_layout import MaskLayout
 from maskline.runtime.upsample import positive_window, upsample_window
+
+OVER_INPUT = MaskLayout()
 
 
 class Place(NamedTuple):
@@ -31,7 +35,7 @@ def to_instances(
     thresholds: FloatArray,
     *,
     grow_boxes: bool = False,
-    mask_frame: str = "image",
+    mask_layout: MaskLayout = OVER_INPUT,
 ) -> Instances:
     """Keep the detections above their thresholds and map them to the image.
 
@@ -41,31 +45,23 @@ def to_instances(
         input_size: ``(height, width)`` of the input.
         thresholds: (classes,) a row is kept if its score is above that of its class.
         grow_boxes: enlarge boxes to contain their whole mask, rather than cut the mask at the box.
-        mask_frame: how masks lie, of `maskline.runtime.graph.MASK_FRAMES`. Only those of ``image`` extend beyond their
-            boxes; with the others cutting loses nothing, and boxes don't grow. A ``tight`` mask without a pixel in the
-            image is dropped.
+        mask_layout: what masks cover and mean. Only where they are defined beyond their boxes does cutting lose
+            anything, and do boxes grow.
     """
     scaled = _in_image(raw, frame)
     kept, boxes = _passing(raw, scaled, frame.size, thresholds)
     grids = [raw.masks[row] for row in kept]
     outside = np.zeros(len(kept), np.float32)
     over_input = _over_input(frame, input_size, raw.masks.shape)
-    places = [over_input] * len(kept)
-    if mask_frame == "box":
-        places = [_over_box(scaled[row], raw.masks.shape[1:]) for row in kept]
-    elif mask_frame == "image" and grow_boxes:
+    if mask_layout.beyond_boxes and grow_boxes:
         grown = [_grown(b, g, frame.size, over_input.step) for b, g in zip(boxes, grids, strict=True)]
         boxes = np.array(grown, np.float32).reshape(-1, 4)
-    elif mask_frame == "image":
+    elif mask_layout.beyond_boxes:
         shares = [_share_outside(g, b, over_input.step) for g, b in zip(grids, boxes, strict=True)]
         outside = np.array(shares, np.float32)
-    windows = [pixel_window(box, frame.size) for box in boxes]
-    if mask_frame == "twice":
-        found = zip(grids, raw.boxes[kept], windows, strict=True)
-        masks = [_enlarged_twice(grid, box, window, frame, input_size) for grid, box, window in found]
-    else:
-        masks = [upsample_window(g, w, *p) for g, w, p in zip(grids, windows, places, strict=True)]
-    if mask_frame == "tight":
+    windows = pixel_windows(boxes, frame.size)
+    masks = _enlarged(raw, kept, scaled, windows, frame, input_size, mask_layout)
+    if mask_layout.boxes_from_masks:
         real = [i for i, mask in enumerate(masks) if mask.any()]
         kept, outside = kept[real], outside[real]
         cut = [_tight(masks[i], windows[i]) for i in real]
@@ -112,8 +108,29 @@ def _over_box(box: FloatArray, shape: tuple[int, ...]) -> Place:
     return Place(step, (y1 - (y2 - y1) / rows, x1 - (x2 - x1) / columns))
 
 
-def _enlarged_twice(
-    grid: FloatArray, box: FloatArray, window: tuple[int, int, int, int], frame: Frame, input_size: tuple[int, int]
+def _enlarged(
+    raw: Raw,
+    kept: npt.NDArray[np.intp],
+    boxes: FloatArray,
+    windows: Sequence[Window],
+    frame: Frame,
+    input_size: tuple[int, int],
+    mask_layout: MaskLayout,
+) -> list[ByteArray]:
+    """Upsample the masks of the kept rows in their windows; ``boxes``: of all rows, in the image, not clipped."""
+    if mask_layout.via_input:
+        rows = zip(kept, windows, strict=True)
+        return [_enlarged_via_input(raw.masks[row], raw.boxes[row], w, frame, input_size) for row, w in rows]
+    shape = raw.masks.shape[1:]
+    if mask_layout.over == "box":
+        places = [_over_box(boxes[row], shape) for row in kept]
+    else:
+        places = [_over_input(frame, input_size, shape)] * len(kept)
+    return [upsample_window(raw.masks[row], w, *p) for row, w, p in zip(kept, windows, places, strict=True)]
+
+
+def _enlarged_via_input(
+    grid: FloatArray, box: FloatArray, window: Window, frame: Frame, input_size: tuple[int, int]
 ) -> ByteArray:
     """A window of the image of a mask (h, w) over the input: to the input's pixels, cut at the box, to the image's.
 
@@ -135,22 +152,24 @@ def _enlarged_twice(
     return upsample_window(enlarged, window, (1 / scale_y, 1 / scale_x), (ring_top * scale_y, ring_left * scale_x))
 
 
-def _tight(mask: ByteArray, window: tuple[int, int, int, int]) -> tuple[list[int], ByteArray]:
+def _tight(mask: ByteArray, window: Window) -> tuple[list[int], ByteArray]:
     """Bounding box of a mask that fills a window of the image, and the mask cropped to it."""
     x, y, width, height = cv2.boundingRect(mask)
-    left, top = window[2] + x, window[0] + y
+    left, top = window.left + x, window.top + y
     return [left, top, left + width, top + height], mask[y : y + height, x : x + width].copy()
 
 
 def _grown(box: FloatArray, grid: FloatArray, size: tuple[int, int], step: tuple[float, float]) -> FloatArray:
     """The box, enlarged to include the mask's foreground."""
     window = positive_window(grid, size, step)
+    if window[0] == window[1] or window[2] == window[3]:  # no cell is positive
+        return box
     mask: ByteArray = upsample_window(grid, window, step)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return box
-    top, left = window[0] + rows[0], window[2] + columns[0]
-    bottom, right = window[0] + rows[-1] + 1, window[2] + columns[-1] + 1
+    top, left = window.top + rows[0], window.left + columns[0]
+    bottom, right = window.top + rows[-1] + 1, window.left + columns[-1] + 1
     return np.array([min(box[0], left), min(box[1], top), max(box[2], right), max(box[3], bottom)], np.float32)
 
 

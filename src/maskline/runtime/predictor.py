@@ -230,7 +230,7 @@ class Predictor:
                     (shape[0], shape[1]),
                     thresholds[number],
                     grow_boxes=grow,
-                    mask_frame=graph.record.mask_frame,
+                    mask_layout=graph.record.mask_layout,
                 )
         return [found[number] for number in range(len(images))]
 

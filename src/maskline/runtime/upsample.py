@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from maskline.instances import ByteArray, FloatArray
+from maskline.instances import ByteArray, FloatArray, Window
 
 Indices = npt.NDArray[np.intp]
 
@@ -54,7 +54,7 @@ class Axis(NamedTuple):
 
 def upsample_window(
     grid: FloatArray,
-    window: tuple[int, int, int, int],
+    window: Window,
     step: tuple[float, float],
     origin: tuple[float, float] = (0.0, 0.0),
 ) -> ByteArray:
@@ -62,7 +62,7 @@ def upsample_window(
 
     Args:
         grid: (h, w) float32, foreground where positive.
-        window: ``(top, bottom, left, right)`` in pixels, half open, not empty.
+        window: pixels of the image to compute, not empty.
         step: grid cells per pixel of the image, along y and x.
         origin: position of the grid's top left corner (of its first cell, not the cell's centre) in the image, y and x
             in pixels; may be outside the image.
@@ -83,22 +83,21 @@ def upsample_window(
     return out.view(np.uint8)
 
 
-def positive_window(grid: FloatArray, size: tuple[int, int], step: tuple[float, float]) -> tuple[int, int, int, int]:
-    """A window, ``(top, bottom, left, right)``, that contains all positive pixels of an image of ``size``.
+def positive_window(grid: FloatArray, size: tuple[int, int], step: tuple[float, float]) -> Window:
+    """A window that contains all positive pixels of an image of ``size``.
 
     For a grid that covers the whole image: `upsample_window` with the default ``origin``.
     """
-    _, _, rows, columns = _positive_part(grid, (0, size[0], 0, size[1]), step, (0.0, 0.0))
-    return rows.start, rows.stop, columns.start, columns.stop
+    _, _, rows, columns = _positive_part(grid, Window.whole(size), step, (0.0, 0.0))
+    return Window(rows.start, rows.stop, columns.start, columns.stop)
 
 
 def _positive_part(
-    grid: FloatArray, window: tuple[int, int, int, int], step: tuple[float, float], origin: tuple[float, float]
+    grid: FloatArray, window: Window, step: tuple[float, float], origin: tuple[float, float]
 ) -> tuple[Axis, Axis, slice, slice]:
     """Axes of the window, and the ranges of its rows and columns next to a positive cell."""
-    top, bottom, left, right = window
-    y = Axis.of(top, bottom, step[0], grid.shape[0], origin[0])
-    x = Axis.of(left, right, step[1], grid.shape[1], origin[1])
+    y = Axis.of(*window.rows, step[0], grid.shape[0], origin[0])
+    x = Axis.of(*window.columns, step[1], grid.shape[1], origin[1])
     positive: npt.NDArray[np.bool_] = grid[y.reach, x.reach] > 0
     return y, x, y.touching(positive.any(axis=1)), x.touching(positive.any(axis=0))  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ from maskline.errors import MasklineError
 from maskline.inputs import MAX_PIXELS, InputImage
 from maskline.inputs.images import decode as decode_file
 from maskline.instances import ByteArray, Instances
-from maskline.masks import place_rle, polygons, rle_encode
+from maskline.masks import rle_encode
 from maskline.outputs.result import ENCODER_OPTIONS
 from maskline.render import draw
 from maskline.runtime.predictor import Predictor
@@ -56,11 +56,11 @@ def encode(decoded: InputImage, instances: Instances, labels: tuple[str, ...], w
 
 
 def _mask(instances: Instances, index: int, wanted: PredictOptions) -> dict[str, Any]:
-    mask, window, size = instances.masks[index], instances.window(index), instances.size
     if wanted.mask_format == "polygon":
-        return {"polygons": polygons(mask, (window[2], window[0])), "size": list(size)}
+        return {"polygons": instances.polygons(index), "size": list(instances.size)}
     if wanted.mask_frame == "image":
-        return {"rleResult": place_rle(mask, window, size), "size": list(size)}
+        return {"rleResult": instances.rle(index), "size": list(instances.size)}
+    mask = instances.masks[index]
     return {"rleResult": rle_encode(mask), "size": list(mask.shape)}
 
 

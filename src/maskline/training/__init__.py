@@ -12,7 +12,8 @@ NEEDED = ("accelerate", "onnx", "onnxscript", "safetensors", "scipy", "tensorboa
 if missing := [name for name in NEEDED if find_spec(name) is None]:
     raise MissingDependencyError(f"training needs {', '.join(missing)}: pip install 'maskline[train]'")
 
-from maskline.training.run import train  # noqa: E402 (only where it can be imported)
+from maskline.training.results import Report, TrainResult  # noqa: E402 (only where it can be imported)
+from maskline.training.run import train  # noqa: E402
 from maskline.training.settings import TrainSettings  # noqa: E402
 
-__all__ = ["TrainSettings", "train"]
+__all__ = ["Report", "TrainResult", "TrainSettings", "train"]

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from maskline._checks import check_score
-from maskline.data.shapes import Window
 from maskline.errors import ParameterError
-from maskline.instances import ByteArray, FloatArray
+from maskline.instances import ByteArray, FloatArray, Window
 from maskline.preprocess import Preprocess
 from maskline.training.samples import Original, TrainingSample, View, boxes, paste, see
 
@@ -95,21 +94,19 @@ class Augment:
     def sample(self, original: Original, preprocess: Preprocess, rng: np.random.Generator) -> TrainingSample:
         """An image as drawn by ``rng``, alone: `pasted` is the other half."""
         view = self.view(original, preprocess, rng)
-        top, bottom, left, right = view.source
-        seen = original.image[top:bottom, left:right]
-        colour = distortion(seen, rng) if rng.random() < self.distort else None
+        colour = distortion(original.image[view.source.slices], rng) if rng.random() < self.distort else None
         return see(original, view, preprocess, FILL, colour)
 
     def view(self, original: Original, preprocess: Preprocess, rng: np.random.Generator) -> View:
         """The geometry of all, in the reference's order: expand, crop, (jitter,) flip; then turned."""
-        area: Window = (0, original.size[0], 0, original.size[1])
+        area = Window.whole(original.size)
         if rng.random() < self.expand:
             area = expanded(area, rng)
         if rng.random() < self.crop and len(original.masks):
             area = cropped(area, boxes(original.masks), rng)
         flip, flip_vertical = rng.random() < self.flip, rng.random() < self.flip_vertical
         turns = int(rng.integers(1, 4)) if rng.random() < self.rotate90 else 0
-        size = _sides(area)[:: -1 if turns % 2 else 1]
+        size = area.size[:: -1 if turns % 2 else 1]
         if self.jitter is None:
             height, width = preprocess.resized(*size)
         else:
@@ -129,31 +126,27 @@ def framed(area: Window, size: tuple[int, int], output: tuple[int, int]) -> View
     Args:
         area: in pixels of the image of ``(height, width)``; it may reach beyond but overlaps it.
     """
-    top, bottom, left, right = area
-    source = max(top, 0), min(bottom, size[0]), max(left, 0), min(right, size[1])
-    rows = _stretched(source[:2], area[:2], output[0])
-    columns = _stretched(source[2:], area[2:], output[1])
-    return View(source, (*rows, *columns), output)
+    source = area.intersection(Window.whole(size))
+    rows = _stretched(source.rows, area.rows, output[0])
+    columns = _stretched(source.columns, area.columns, output[1])
+    return View(source, Window(*rows, *columns), output)
 
 
-def _stretched(part: tuple[int, ...], whole: tuple[int, ...], length: int) -> tuple[int, int]:
+def _stretched(part: tuple[int, int], whole: tuple[int, int], length: int) -> tuple[int, int]:
     """Where a part of an interval comes to lie, to the nearest pixel but never empty, once it is ``length`` long."""
-    scale = length / (whole[1] - whole[0])
-    start = min(round((part[0] - whole[0]) * scale), length - 1)
-    return start, max(round((part[1] - whole[0]) * scale), start + 1)
-
-
-def _sides(area: Window) -> tuple[int, int]:
-    return area[1] - area[0], area[3] - area[2]
+    (part_start, part_end), (whole_start, whole_end) = part, whole
+    scale = length / (whole_end - whole_start)
+    start = min(round((part_start - whole_start) * scale), length - 1)
+    return start, max(round((part_end - whole_start) * scale), start + 1)
 
 
 def expanded(area: Window, rng: np.random.Generator) -> Window:
     """A canvas of up to `EXPAND_RATIO` the sides, with the area anywhere on it."""
-    height, width = _sides(area)
     ratio = rng.uniform(1, EXPAND_RATIO)
-    rows, columns = int(height * ratio), int(width * ratio)
-    top, left = area[0] - int(rng.integers(rows - height + 1)), area[2] - int(rng.integers(columns - width + 1))
-    return top, top + rows, left, left + columns
+    rows, columns = int(area.height * ratio), int(area.width * ratio)
+    top = area.top - int(rng.integers(rows - area.height + 1))
+    left = area.left - int(rng.integers(columns - area.width + 1))
+    return Window(top, top + rows, left, left + columns)
 
 
 def cropped(area: Window, objects: FloatArray, rng: np.random.Generator) -> Window:
@@ -172,7 +165,7 @@ def cropped(area: Window, objects: FloatArray, rng: np.random.Generator) -> Wind
         met = (_overlaps(tries, objects).max(axis=1) >= CROP_OVERLAPS[number]) & _centred(tries, objects)
         if met.any():
             left, top, right, bottom = tries[met.argmax()].tolist()
-            return int(top), int(bottom), int(left), int(right)
+            return Window(int(top), int(bottom), int(left), int(right))
     return area
 
 
@@ -180,10 +173,10 @@ def _parts(area: Window, rng: np.random.Generator) -> FloatArray:
     """Parts of an area at random: (`CROP_TRIES`, 4) ``x1 y1 x2 y2``, whole pixels."""
     scale = rng.uniform(*CROP_SCALE, CROP_TRIES)
     ratio = rng.uniform(np.maximum(CROP_RATIO[0], scale**2), np.minimum(CROP_RATIO[1], scale**-2))
-    height, width = _sides(area)
+    height, width = area.size
     sides = np.stack([width * scale * np.sqrt(ratio), height * scale / np.sqrt(ratio)], axis=1).astype(np.int64)
     sides = np.clip(sides, 1, (width, height))
-    corner = np.add(rng.integers(np.array([width, height]) - sides + 1), (area[2], area[0]))
+    corner = np.add(rng.integers(np.array([width, height]) - sides + 1), area.origin)
     return np.concatenate([corner, corner + sides], axis=1).astype(np.float32)
 
 
@@ -205,12 +198,11 @@ def _centred(parts: FloatArray, objects: FloatArray) -> npt.NDArray[np.bool_]:
 
 def jittered(area: Window, output: tuple[int, int], scale: float, rng: np.random.Generator) -> Window:
     """What fills an output of ``(height, width)`` at a scale, 1 being that at which the whole area just fits."""
-    sides = _sides(area)
-    pixels = max(side / length for side, length in zip(sides, output, strict=True)) / scale  # of the image, for one
+    pixels = max(side / length for side, length in zip(area.size, output, strict=True)) / scale  # of the image, for one
     rows, columns = (max(round(length * pixels), 1) for length in output)
-    top = area[0] + _offset(sides[0] - rows, rng)
-    left = area[2] + _offset(sides[1] - columns, rng)
-    return top, top + rows, left, left + columns
+    top = area.top + _offset(area.height - rows, rng)
+    left = area.left + _offset(area.width - columns, rng)
+    return Window(top, top + rows, left, left + columns)
 
 
 def _offset(room: int, rng: np.random.Generator) -> int:

@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from maskline.errors import InputNotFoundError, OutputError, WeightsError
 from maskline.training.optim import ModelEma
-from maskline.weights.load import save_weights, write_safetensors
+from maskline.weights.load import save_weights, weights_config, write_safetensors
 
 VERSION = 1
 FINAL, BEST = "model_final", "best_model"
@@ -46,6 +46,7 @@ class Progress:
         updates: of the running average.
         scaler: state of the gradient scaler (fp16).
         settings: of the run, for people and for resuming.
+        weights_config: see `Network.weights_config`.
         data: fingerprint of the training data.
     """
 
@@ -56,17 +57,23 @@ class Progress:
     updates: int = 0
     scaler: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    weights_config: Mapping[str, Any] = field(default_factory=dict)
     data: str = ""
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The evaluation with the highest AP, the latest of equal ones."""
-        return max(reversed(self.history), key=lambda entry: entry["AP"], default=None)
+        """See `best_evaluation`."""
+        return best_evaluation(self.history)
 
     @property
     def since_best(self) -> int:
         """Evaluations since the best one."""
         return 0 if self.best is None else len(self.history) - 1 - self.history.index(self.best)
+
+
+def best_evaluation(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The evaluation with the highest AP, the latest of equal ones; None if there is none."""
+    return max(reversed(history), key=lambda entry: entry["AP"], default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +133,7 @@ def save(folder: Path, state: State, progress: Progress, labels: tuple[str, ...]
     try:
         temporary.mkdir(parents=True)
         model = str(progress.settings["model"])
-        unaligned = bool(progress.settings.get("unaligned"))
-        save_weights(state.weights(), temporary / f"{folder.name}.safetensors", model, labels, unaligned=unaligned)
+        save_weights(state.weights(), temporary / f"{folder.name}.safetensors", model, labels, progress.weights_config)
         if resumable:
             _save_state(state, temporary / f"{folder.name}.state.safetensors")
         about = json.dumps({"version": VERSION, **asdict(progress)}, indent=2, ensure_ascii=False, default=str)
@@ -201,6 +207,7 @@ def read(folder: Path) -> Progress:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("version") != VERSION:
             raise ValueError("written by another version")
+        values.setdefault("weights_config", weights_config(values["settings"]))  # where early versions had it
         progress = Progress(**values)
         return replace(progress, losses=tuple(progress.losses), history=tuple(progress.history))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -26,7 +26,7 @@ from maskline._wording import counted
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.errors import DatasetError, InputError, MasklineError, ParameterError
 from maskline.instances import IntArray
-from maskline.models.targets import Target
+from maskline.models.network import Target
 from maskline.preprocess import Preprocess, pad_to
 from maskline.training.augment import Augment, pasted
 from maskline.training.samples import Original, TrainingSample, boxes, objects, read

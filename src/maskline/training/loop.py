@@ -23,13 +23,14 @@ from maskline.data.dataset import Dataset
 from maskline.errors import MasklineError, OutputError, ParameterError
 from maskline.evaluate import Skipped
 from maskline.models.deployed import Normalise
-from maskline.models.targets import Normalizer, Target
-from maskline.training import checkpoint, results
+from maskline.models.network import Network, Normalizer, Target
+from maskline.training import checkpoint
 from maskline.training.checkpoint import Progress, State
 from maskline.training.loader import Batch, TrainingLoader, loader
 from maskline.training.logger import SAMPLES_FOLDER, LogFile, TrainingLogger
 from maskline.training.optim import LearningRate, ModelEma, make_optimizer, set_learning_rate
 from maskline.training.processes import convert_sync_batchnorm
+from maskline.training.results import Report, TrainResult, prepare_folder
 from maskline.training.settings import SCRATCH, TrainSettings
 from maskline.training.start import new_network
 from maskline.training.validate import validate
@@ -45,6 +46,7 @@ class TrainingJob:
     train: Dataset
     val: Dataset | None
     notes: tuple[str, ...] = ()  # for the log
+    report: Report | None = None  # gets the result so far, in the first process
 
     @property
     def fingerprint(self) -> str:
@@ -69,7 +71,7 @@ class TrainingJob:
 class LossModule(nn.Module):
     """A network behind its loss, as one module that several processes can share: pixels and targets in, loss out."""
 
-    def __init__(self, network: nn.Module, spec: catalog.Model, normalizer: Normalizer) -> None:
+    def __init__(self, network: Network, spec: catalog.Model, normalizer: Normalizer) -> None:
         super().__init__()
         self.network, self.normalizer = network, normalizer
         self.normalise = Normalise(spec.preprocess)
@@ -82,8 +84,7 @@ class LossModule(nn.Module):
         x = self.normalise(images)
         if not self.normalise.keeps_zero:
             clear_padding(x, targets)
-        losses: dict[str, Tensor] = self.network.losses(x, targets, normalizer=self.normalizer)  # type: ignore[operator]
-        return losses
+        return self.network.losses(x, targets, normalizer=self.normalizer)
 
 
 def clear_padding(images: Tensor, targets: Iterable[Target]) -> None:
@@ -106,7 +107,8 @@ class Run:
         if self.settings.resume is None:
             network = new_network(self.settings, job.labels)
         else:  # the checkpoint has the weights
-            network = models.build(self.settings.model, len(job.labels), unaligned=self.settings.unaligned)
+            overrides = checkpoint.read(self.settings.resume).weights_config
+            network = models.build(self.settings.model, len(job.labels), overrides)
         self.network = network.to(self.accelerator.device)
         freeze(self.frozen())
         if self.accelerator.num_processes > 1:
@@ -118,7 +120,9 @@ class Run:
         average = None if recipe.ema_decay is None else ModelEma(self.network, recipe.ema_decay, steps)
         self.state = State(self.network, optimizer, average)
         self.unread: set[Skipped] = set()  # images of the val split that were told of
-        self.progress = Progress(settings=asdict(self.settings), data=job.fingerprint)
+        self.progress = Progress(
+            settings=asdict(self.settings), weights_config=self.network.weights_config(), data=job.fingerprint
+        )
         if self.settings.resume is not None:
             self._resume(self.settings.resume)
         module = LossModule(self.network, job.spec, self._divisor).to(self.accelerator.device)
@@ -137,7 +141,7 @@ class Run:
 
     def frozen(self) -> list[nn.Module]:
         """The parts that the network wants to stay as they are, which makes sense only if they have learned before."""
-        return [] if self.settings.weights == SCRATCH else list(self.network.frozen())  # type: ignore[operator]
+        return [] if self.settings.weights == SCRATCH else list(self.network.frozen())
 
     def train(self) -> None:
         """All epochs that are left."""
@@ -264,7 +268,12 @@ class Run:
             return
         logger.info("Save checkpoint: %s", folder)
         checkpoint.prune(self.settings.output, self.settings.keep)
-        results.write(self.settings, self.job.labels, done=False)
+        self.report()
+
+    def report(self) -> None:
+        """Tell the caller of `train` how far the run is."""
+        if self.job.report is not None:
+            self.job.report(TrainResult.of(self.settings, self.job.labels, self.progress))
 
     def _resume(self, folder: Path) -> None:
         progress = checkpoint.restore(folder, self.state)
@@ -309,7 +318,7 @@ class Run:
             logger.warning("%s; training goes on without it", line)
 
 
-def run(job: TrainingJob) -> None:
+def run(job: TrainingJob) -> Progress:
     """Train in this process."""
     accelerator = make_accelerator(job.settings)
     with LogFile() if accelerator.is_main_process else nullcontext() as file:
@@ -317,10 +326,12 @@ def run(job: TrainingJob) -> None:
             logger.warning("%s", note)
         training = Run(job, accelerator)
         if file is not None:  # only now, when nothing more can be wrong with what was asked for
-            results.begin(training.settings, job.labels, training.progress.epochs)
+            prepare_folder(training.settings, training.progress.epochs, reported=job.report is not None)
+            training.report()
             file.open(training.settings.output)
         with closing(training.loader):
             training.train()
+    return training.progress
 
 
 def make_accelerator(settings: TrainSettings) -> Accelerator:

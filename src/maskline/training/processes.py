@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def count(wanted: int) -> int:
@@ -32,13 +33,16 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def run(function: Callable[[T], None], job: T, processes: int, threads: int | None = None) -> None:
+def run(function: Callable[[T], R], job: T, processes: int, threads: int | None = None) -> R | None:
     """Call ``function(job)`` in each of some processes that know of each other, and wait for all.
 
     One process is this one. If one fails, the others are ended.
 
     Args:
         threads: processor threads of each; None: torch's, which several processes share.
+
+    Returns:
+        What the function returned, if this process has called it; None if others have.
 
     Raises:
         MasklineError: the first error made on purpose in one of them.
@@ -47,10 +51,9 @@ def run(function: Callable[[T], None], job: T, processes: int, threads: int | No
         usual = torch.get_num_threads()
         torch.set_num_threads(threads or usual)
         try:
-            function(job)
+            return function(job)
         finally:
             torch.set_num_threads(usual)
-        return
     faults = multiprocessing.get_context("spawn").SimpleQueue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -68,11 +71,12 @@ def run(function: Callable[[T], None], job: T, processes: int, threads: int | No
         if isinstance(error, ProcessRaisedException):  # not made on purpose: with its traceback
             raise
         raise MasklineError(f"a training process was ended from outside: {error}; resume the run") from None
+    return None
 
 
 def _child(
     rank: int,
-    function: Callable[[T], None],
+    function: Callable[[T], object],
     job: T,
     processes: int,
     port: int,

@@ -1,94 +1,116 @@
-"""What a run leaves for programs: ``train_results.json`` (and ``train_result.json``, as the documents call it)."""
+"""What a run leaves: the folder it begins with, and the result that `maskline.training.train` returns."""
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
 from maskline._files import replace_file
+from maskline.outputs.paths import TRAIN_RESULTS
 from maskline.training import checkpoint
-from maskline.training.logger import CURVES_FILE, FILES, LOG_FILE, TENSORBOARD_FOLDER
+from maskline.training.checkpoint import Progress
+from maskline.training.logger import FILES
 from maskline.training.settings import TrainSettings
 
 logger = logging.getLogger("maskline")
 
-NAMES = ("train_result.json", "train_results.json")
 CONFIG_FILE = "config.yaml"
-LISTED = 5  # checkpoints, beside the best
 
 
-def begin(settings: TrainSettings, labels: tuple[str, ...], epochs: int) -> None:
-    """Make the output folder ready for a run that has finished so many epochs; what is not of it moves away."""
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How far a training run is: what `maskline.training.train` returns at the end.
+
+    Attributes:
+        model: name in the catalog.
+        labels: class names, by index.
+        output: folder of the run.
+        epochs: finished, those before a resume included. ``patience`` may have ended the run early.
+        history: of each evaluation on the val split, its ``epoch`` (from 0) and COCO's metrics in [0, 1], as
+            `maskline.evaluate.Evaluation.metrics` names them: ``AP`` is the mask AP. What is undefined is left out.
+            Empty without a val split.
+        model_dir: the exported best weights, a model directory; None while the run goes on, and without ``export``.
+        done: the run has ended well, and has been exported if asked for.
+    """
+
+    model: str
+    labels: tuple[str, ...]
+    output: Path
+    epochs: int
+    history: tuple[Mapping[str, Any], ...]
+    model_dir: Path | None
+    done: bool
+
+    @classmethod
+    def of(
+        cls, settings: TrainSettings, labels: tuple[str, ...], progress: Progress, *, done: bool = False
+    ) -> TrainResult:
+        """The result of a run as far as it is."""
+        model_dir = export_folder(settings.output) if done and settings.export else None
+        return cls(settings.model, labels, settings.output, progress.epochs, progress.history, model_dir, done)
+
+    @property
+    def best_score(self) -> float | None:
+        """Mask AP of the best weights on the val split, in [0, 1]; None if nothing was evaluated."""
+        best = checkpoint.best_evaluation(self.history)
+        return None if best is None else float(best["AP"])
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of the best weights, from 0: the last one if nothing was evaluated."""
+        best = checkpoint.best_evaluation(self.history)
+        return self.epochs - 1 if best is None else int(best["epoch"])
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """COCO's metrics of the best weights on the val split, as in ``history``; empty if nothing was evaluated."""
+        best = checkpoint.best_evaluation(self.history) or {}
+        return {name: value for name, value in best.items() if name != "epoch"}
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """Folder of the best weights, ``best_model.safetensors``; the last weights if nothing was evaluated."""
+        return self.output / checkpoint.BEST
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """Folder of the last weights, ``model_final.safetensors``, and of what resuming needs; there once ``done``."""
+        return self.output / checkpoint.FINAL
+
+
+#: Gets the result so far: when a run begins, after each checkpoint, and when it is done.
+Report: TypeAlias = Callable[[TrainResult], object]
+
+
+def export_folder(output: Path) -> Path:
+    """Where a run puts its model directory."""
+    return output / checkpoint.BEST / "inference"
+
+
+def prepare_folder(settings: TrainSettings, epochs: int, *, reported: bool) -> None:
+    """Make the output folder ready for a run that has finished this many epochs; what is not of it moves away.
+
+    Args:
+        reported: the caller has a `Report`, which keeps `TRAIN_RESULTS` up to date. Else those an earlier run has left
+            move away, even when it is resumed: they would list checkpoints that are not there any more.
+    """
     output = settings.output
     output.mkdir(parents=True, exist_ok=True)
     checkpoint.clear(output)
     if settings.resume is None:
-        names = (checkpoint.FINAL, checkpoint.BEST, CONFIG_FILE, *NAMES, *FILES)
+        names = (checkpoint.FINAL, checkpoint.BEST, CONFIG_FILE, *TRAIN_RESULTS, *FILES)
         earlier = checkpoint.set_aside(output, [*checkpoint.numbered(output), *(output / n for n in names)])
     else:
-        earlier = checkpoint.set_aside(output, checkpoint.later_than(output, epochs))
+        outdated = () if reported else TRAIN_RESULTS
+        later = checkpoint.later_than(output, epochs)
+        earlier = checkpoint.set_aside(output, [*later, *(output / name for name in outdated)])
     if earlier is not None:
         logger.info("%s holds an earlier run: moved to %s", output, earlier)
     values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     replace_file(output / CONFIG_FILE, lambda file: file.write_text(text, encoding="utf-8"))
-    write(settings, labels, done=False)
-
-
-def write(settings: TrainSettings, labels: tuple[str, ...], *, done: bool) -> dict[str, Any]:
-    """Write both files with what is there, and return their content. Paths are relative to the output folder."""
-    output = settings.output
-    final = output / checkpoint.FINAL
-    newest = [*([final] if final.is_dir() else []), *checkpoint.numbered(output)][:LISTED]
-    listed = {f"last_{i + 1}": _model(newest[i], output) if i < len(newest) else {} for i in range(LISTED)}
-    best = output / checkpoint.BEST
-    content = {
-        "model_name": settings.model,
-        "label_dict": "",
-        "labels": list(labels),
-        "visualdl_log": "",
-        "tensorboard_log": TENSORBOARD_FOLDER,
-        "train_log": LOG_FILE,
-        "config": CONFIG_FILE,
-        "curves": _there(output / CURVES_FILE, output),
-        "models": {**listed, "best": _model(best, output) if best.is_dir() else {}},
-        "done_flag": done,
-    }
-    text = json.dumps(content, indent=2, ensure_ascii=False).replace("/", "\\/") + "\n"
-    for name in NAMES:
-        replace_file(output / name, lambda file: file.write_text(text, encoding="utf-8"))
-    return content
-
-
-def _model(folder: Path, output: Path) -> dict[str, Any]:
-    """A checkpoint's files: under the reference's keys those that play the part, then our own."""
-    name, inference = folder.name, folder / "inference"
-    progress = checkpoint.read(folder)
-    scores = [entry["AP"] for entry in progress.history if entry["epoch"] == progress.epochs - 1]
-    weights, state = folder / f"{name}.safetensors", folder / f"{name}.state.safetensors"
-    if name == checkpoint.BEST and progress.best is not None:
-        scores = [progress.best["AP"]]
-    return {
-        "score": scores[0] if scores else None,
-        "epoch": progress.epochs - 1,
-        "pdparams": _there(weights, output),
-        "pdopt": _there(state, output),
-        "pdstates": _there(folder / f"{name}.json", output),
-        "pdema": _there(state, output),
-        "inference_config": _there(inference / "inference.yml", output),
-        "pdmodel": _there(inference / "inference.onnx", output),
-        "pdiparams": _there(inference / "inference.onnx", output),
-        "pdiparams.info": "",
-        "safetensors": _there(weights, output),
-        "onnx": _there(inference / "inference.onnx", output),
-    }
-
-
-def _there(path: Path, output: Path) -> str:
-    """The path below the output folder; empty if there is nothing."""
-    return path.relative_to(output).as_posix() if path.exists() else ""

@@ -20,14 +20,15 @@ from maskline.data.file_tree import UNSPLIT
 from maskline.errors import DatasetError, ExportError, MasklineError, ParameterError
 from maskline.exporting import export_network
 from maskline.outputs.paths import check_folder
-from maskline.training import checkpoint, devices, processes, results
+from maskline.training import checkpoint, devices, processes
 from maskline.training.augment import Augment
 from maskline.training.logger import LogFile
 from maskline.training.loop import TrainingJob, run
 from maskline.training.optim import scaled_learning_rate
+from maskline.training.results import Report, TrainResult, export_folder
 from maskline.training.samples import is_object
-from maskline.training.settings import AUGMENT, DEFAULT_OUTPUT, TrainSettings
-from maskline.weights.load import is_unaligned, load_network
+from maskline.training.settings import DEFAULT_OUTPUT, TrainSettings, recipe_augment
+from maskline.weights.load import load_network
 
 logger = logging.getLogger("maskline")
 
@@ -41,11 +42,16 @@ RESUMABLE_OVERRIDES = (
 # fmt: on
 
 
-def train(settings: TrainSettings) -> dict[str, Any]:
+def train(settings: TrainSettings, report: Report | None = None) -> TrainResult:
     """Train a model, with checkpoints, log and curves in ``settings.output``; then export the best.
 
+    Args:
+        report: called in the process that writes, with the result so far: when the run begins, after each checkpoint,
+            and at the end. With several processes it must be a function of a module, which can be pickled.
+
     Returns:
-        The content of ``train_results.json``; nothing in processes that torchrun has started beside the first.
+        What the run has reached, and where that is. The same in each process that torchrun has started, but the files
+        are there only when the first one returns.
 
     Raises:
         DatasetError: the data set can't be read or has nothing to learn from.
@@ -59,12 +65,16 @@ def train(settings: TrainSettings) -> dict[str, Any]:
     job = prepare(replace(settings, processes=processes.count(chosen.processes)), splits)
     check_folder(job.settings.output)
     chosen.select()
-    processes.run(run, job, chosen.processes, settings.threads)
-    if not processes.is_first():
-        return {}
-    if job.settings.export:
-        _export(job)
-    return results.write(job.settings, job.labels, done=True)
+    progress = processes.run(run, replace(job, report=report), chosen.processes, settings.threads)
+    if progress is None:
+        progress = checkpoint.read(job.settings.output / checkpoint.FINAL)
+    result = TrainResult.of(job.settings, job.labels, progress, done=True)
+    if processes.is_first():
+        if job.settings.export:
+            _export(job)
+        if report is not None:
+            report(result)
+    return result
 
 
 def as_before(settings: TrainSettings, folder: Path) -> TrainSettings:
@@ -147,10 +157,9 @@ def _settled(settings: TrainSettings, spec: catalog.Model) -> TrainSettings:
         settings,
         model=spec.name,
         batch_size=settings.batch_size or spec.recipe.batch_size,
-        augment=settings.augment or AUGMENT[spec.family],
+        augment=settings.augment or recipe_augment(spec.name),
         clip_norm=settings.clip_norm or spec.recipe.clip_norm,
         save_interval=settings.save_interval or settings.eval_interval,
-        unaligned=settings.unaligned or is_unaligned(Path(settings.weights)),
     )
     rate = settings.learning_rate or scaled_learning_rate(spec.recipe, _images(settings))
     return replace(settings, learning_rate=rate)
@@ -165,7 +174,7 @@ def _images(settings: TrainSettings) -> int:
 def _export(job: TrainingJob) -> None:
     """Write the graph of the best weights, which are the last where nothing was evaluated."""
     folder = job.settings.output / checkpoint.BEST
-    weights, target = folder / f"{folder.name}.safetensors", folder / "inference"
+    weights, target = folder / f"{folder.name}.safetensors", export_folder(job.settings.output)
     with LogFile() as file:
         file.open(job.settings.output)
         network = load_network(job.spec.name, weights)
@@ -180,4 +189,4 @@ def _export(job: TrainingJob) -> None:
             told = f"not exported: {error}; the weights are kept: {longer}try again by `{command}`"
             file.error(told)
             raise type(error)(told) from None
-        logger.info("exported to %s", folder / "inference")
+        logger.info("exported to %s", target)

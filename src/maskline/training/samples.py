@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from maskline.data.dataset import Annotation, Dataset, ImageRecord
-from maskline.data.shapes import Window, crop
+from maskline.data.shapes import crop
 from maskline.errors import InputError
 from maskline.inputs import read_image
-from maskline.instances import ByteArray, FloatArray, IntArray
+from maskline.instances import ByteArray, FloatArray, IntArray, Window
 from maskline.preprocess import Preprocess
 
 SMALLEST_AREA = 2  # pixels of the network's input: a mask with fewer is not an object any more
@@ -29,7 +29,7 @@ class Patch(NamedTuple):
     """A mask within a window of its image; nothing is outside."""
 
     pixels: ByteArray  # (bottom - top, right - left), 0 or 1
-    window: Window  # top, bottom, left, right in pixels, half open, inside the image
+    window: Window  # inside the image
 
 
 class Original(NamedTuple):
@@ -100,8 +100,7 @@ def objects(dataset: Dataset, record: ImageRecord) -> list[Annotation]:
 
 def boxes(masks: Sequence[Patch]) -> FloatArray:
     """``x1 y1 x2 y2`` in pixels of the windows: (n, 4) float32."""
-    windows = np.asarray([mask.window for mask in masks], np.float32).reshape(-1, 4)
-    return windows[:, [2, 0, 3, 1]]
+    return np.asarray([mask.window.box_xyxy for mask in masks], np.float32).reshape(-1, 4)
 
 
 # ---- seen through a view
@@ -120,9 +119,9 @@ def see(
     seen = _resampled(original.image, view, preprocess, colour)
     if seen.shape[:2] != view.size:
         canvas = np.empty((*view.size, 3), seen.dtype)
-        canvas[:] = _resampled(np.array([[fill[::-1]]], np.uint8), View((0, 1, 0, 1), (0, 1, 0, 1), (1, 1)), preprocess)
-        top, bottom, left, right = view.placed
-        canvas[top:bottom, left:right] = seen
+        pixel = Window.whole((1, 1))
+        canvas[:] = _resampled(np.array([[fill[::-1]]], np.uint8), View(pixel, pixel, (1, 1)), preprocess)
+        canvas[view.placed.slices] = seen
         seen = canvas
     masks = [see_mask(mask, view) for mask in original.masks]
     kept = [mask is not None for mask in masks]
@@ -134,13 +133,10 @@ def _resampled(
     image: ByteArray, view: View, preprocess: Preprocess, colour: FloatArray | None = None
 ) -> npt.NDArray[Any]:
     """What is seen of an image (H, W, 3) BGR, as large as it is placed, made by the preprocess itself."""
-    (top, bottom, left, right), placed = view.source, view.placed
-    seen = image[top:bottom, left:right]
+    seen = image[view.source.slices]
     if colour is not None:
         seen = np.asarray(cv2.transform(seen, colour), np.uint8)
-    stretch = replace(
-        preprocess, height=placed[1] - placed[0], width=placed[3] - placed[2], keep_ratio=False, pad_stride=0
-    )
+    stretch = replace(preprocess, height=view.placed.height, width=view.placed.width, keep_ratio=False, pad_stride=0)
     return stretch.apply(seen)[0]
 
 
@@ -178,25 +174,24 @@ def see_mask(mask: Patch, view: View) -> Patch | None:
 
 def _visible(mask: Patch, part: Window) -> Patch | None:
     """A mask cut at a window of its image; None where too small a share of it is inside."""
-    top, bottom, left, right = mask.window
-    window = max(top, part[0]), min(bottom, part[1]), max(left, part[2]), min(right, part[3])
+    window = mask.window.intersection(part)
     if window == mask.window:
         return mask
-    if window[0] >= window[1] or window[2] >= window[3]:
+    if window.is_empty:
         return None
-    pixels = mask.pixels[window[0] - top : window[1] - top, window[2] - left : window[3] - left]
+    pixels = mask.pixels[window.relative_to(mask.window).slices]
     share = np.count_nonzero(pixels) / np.count_nonzero(mask.pixels)
     return Patch(pixels, window) if share >= SMALLEST_SHARE else None
 
 
 def _placed(mask: Patch, view: View) -> tuple[ByteArray, Window]:
     """A mask inside ``view.source`` as it lies in the output, before flips and turns."""
-    (y, y_end, origin_y, scale_y) = _interval(mask.window[:2], view.source[:2], view.placed[:2])
-    (x, x_end, origin_x, scale_x) = _interval(mask.window[2:], view.source[2:], view.placed[2:])
-    window = y, y_end, x, x_end
+    (y, y_end, origin_y, scale_y) = _interval(mask.window.rows, view.source.rows, view.placed.rows)
+    (x, x_end, origin_x, scale_x) = _interval(mask.window.columns, view.source.columns, view.placed.columns)
+    window = Window(y, y_end, x, x_end)
     if scale_y == scale_x == 1:
         return mask.pixels, window
-    if y >= y_end or x >= x_end:
+    if window.is_empty:
         return np.zeros((0, 0), np.uint8), window
     pixels = mask.pixels * np.uint8(255)
     kernel = _odd(scale_x), _odd(scale_y)
@@ -204,7 +199,9 @@ def _placed(mask: Patch, view: View) -> tuple[ByteArray, Window]:
         pixels = np.asarray(cv2.blur(pixels, kernel, borderType=cv2.BORDER_REPLICATE), np.uint8)
     to_mask = np.array([[scale_x, 0, origin_x], [0, scale_y, origin_y]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    pixels = cv2.warpAffine(pixels, to_mask, (x_end - x, y_end - y), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    pixels = cv2.warpAffine(
+        pixels, to_mask, (window.width, window.height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
     return (pixels > 127).view(np.uint8), window
 
 
@@ -217,10 +214,11 @@ def _interval(mask: tuple[int, int], source: tuple[int, int], placed: tuple[int,
     """Along one axis: the output's pixels whose centres lie inside a mask's window, half open; where the first centre
     lies, counted from that of the mask's first pixel; and how many pixels of the mask one of the output spans.
     """
-    scale = (source[1] - source[0]) / (placed[1] - placed[0])
-    start, end = (ceil((edge - source[0]) / scale - 0.5) for edge in mask)
-    origin = (start + 0.5) * scale - 0.5 + source[0] - mask[0]
-    return start + placed[0], end + placed[0], origin, scale
+    (mask_start, _), (source_start, source_end), (placed_start, placed_end) = mask, source, placed
+    scale = (source_end - source_start) / (placed_end - placed_start)
+    start, end = (ceil((edge - source_start) / scale - 0.5) for edge in mask)
+    origin = (start + 0.5) * scale - 0.5 + source_start - mask_start
+    return start + placed_start, end + placed_start, origin, scale
 
 
 def tight(pixels: ByteArray, top: int, left: int) -> Patch | None:
@@ -230,7 +228,7 @@ def tight(pixels: ByteArray, top: int, left: int) -> Patch | None:
     pixels = pixels[y : y + height, x : x + width]
     if np.count_nonzero(pixels) < SMALLEST_AREA:
         return None
-    return Patch(pixels, (top + y, top + y + height, left + x, left + x + width))
+    return Patch(pixels, Window(top + y, top + y + height, left + x, left + x + width))
 
 
 # ---- objects over objects
@@ -242,8 +240,8 @@ def paste(sample: TrainingSample, other: TrainingSample, chosen: Iterable[int]) 
     over = [(other.labels[i], cut) for i in chosen if (cut := _cut(other.masks[i], (height, width))) is not None]
     cover = np.zeros((height, width), np.bool_)
     image = sample.image.copy()
-    for _, (pixels, (top, bottom, left, right)) in over:
-        cover[top:bottom, left:right] |= pixels != 0
+    for _, (pixels, window) in over:
+        cover[window.slices] |= pixels != 0
     rows, columns = min(height, other.image.shape[0]), min(width, other.image.shape[1])
     np.copyto(image[:rows, :columns], other.image[:rows, :columns], where=cover[:rows, :columns, None])
     under = list(_uncovered(sample, cover))
@@ -253,19 +251,18 @@ def paste(sample: TrainingSample, other: TrainingSample, chosen: Iterable[int]) 
 
 def _cut(mask: Patch, size: tuple[int, int]) -> Patch | None:
     """A mask cut at the lower and right border of an image of ``(height, width)``."""
-    seen = _visible(mask, (0, size[0], 0, size[1]))
-    return seen and tight(seen.pixels, seen.window[0], seen.window[2])
+    seen = _visible(mask, Window.whole(size))
+    return seen and tight(seen.pixels, seen.window.top, seen.window.left)
 
 
 def _uncovered(sample: TrainingSample, cover: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Patch]]:
     """Labels and masks of what is still to be seen under ``cover`` (H, W)."""
     for label, mask in zip(sample.labels, sample.masks, strict=True):
-        top, bottom, left, right = mask.window
-        covered = cover[top:bottom, left:right]
+        covered = cover[mask.window.slices]
         if not covered.any():
             yield label, mask
             continue
         left_over = np.where(covered, np.uint8(0), mask.pixels)
-        rest = tight(left_over, top, left)
+        rest = tight(left_over, mask.window.top, mask.window.left)
         if rest is not None and np.count_nonzero(rest.pixels) >= SMALLEST_SHARE * np.count_nonzero(mask.pixels):
             yield label, rest

@@ -8,10 +8,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from maskline import catalog
 from maskline._checks import check_count
-from maskline.catalog import FamilyName
 from maskline.errors import ParameterError, UnknownNameError
+from maskline.models.families import family_of
 from maskline.training.augment import Augment
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
@@ -19,13 +18,10 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 DEFAULT_OUTPUT = Path("output")
 OFFICIAL, BACKBONE, SCRATCH = "official", "backbone", "scratch"
 
-#: The augmentation of each family's recipe.
-AUGMENT: dict[FamilyName, Augment] = {
-    "mask_rtdetr": Augment(distort=0.8, expand=0.5, crop=0.8, flip=0.5, sizes=(*range(480, 801, 32), 640, 640)),
-    "rcnn": Augment(flip=0.5, sizes=tuple(range(640, 801, 32))),
-    "solov2": Augment(flip=0.5),
-    "ppyoloe_seg": Augment(distort=1.0, expand=0.5, crop=1.0, flip=0.5),
-}
+
+def recipe_augment(model: str) -> Augment:
+    """The augmentation of a model's recipe. Raises UnknownNameError if there is no such model."""
+    return Augment(**family_of(model).augment)
 
 
 def as_augment(values: Mapping[str, Any], model: str) -> Augment:
@@ -41,7 +37,7 @@ def as_augment(values: Mapping[str, Any], model: str) -> Augment:
             raise UnknownNameError.of("augmentation", str(name), known)
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
-        return replace(AUGMENT[catalog.get(model).family], **given)
+        return replace(recipe_augment(model), **given)
     except TypeError:
         raise ParameterError(
             f"augment is {dict(values)!r}: expected numbers, or lists of them for jitter and sizes"
@@ -83,7 +79,7 @@ class TrainSettings:
         threads: processor threads of each process that trains; None leaves it to torch: one for each core.
         seed: all randomness follows from it.
         unaligned: the weights to start from, of a Mask R-CNN, were trained with RoIAlign's first form, see
-            `maskline.models.build`. Files of ours say so themselves.
+            `maskline.models.families.overrides_of`. Files of ours say so themselves.
         export: write ``best_model/inference`` at the end.
     """
 

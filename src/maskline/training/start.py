@@ -14,34 +14,40 @@ from maskline._wording import counted
 from maskline.errors import ParameterError, WeightsError
 from maskline.fetching.download import cache_dir, download_file
 from maskline.inputs.web import is_url, place
+from maskline.models.families import family_of, overrides_of
+from maskline.models.network import Network
 from maskline.training.settings import BACKBONE, OFFICIAL, SCRATCH, TrainSettings
-from maskline.weights.load import CLASS_PARAMETER, empty_network, fit, labels_in_file, read_state, weights_path
+from maskline.weights.load import config_in_file, empty_network, fit, labels_in_file, read_state, weights_path
 
 logger = logging.getLogger("maskline")
 
 PART = "backbone"  # of every network
 
 
-def new_network(settings: TrainSettings, labels: Sequence[str]) -> nn.Module:
+def new_network(settings: TrainSettings, labels: Sequence[str]) -> Network:
     """The network with its first weights.
 
     Args:
         labels: class names of the data set.
 
     Raises:
+        ParameterError: settings say unaligned, but the model has no RoIAlign.
         DownloadError, InputNotFoundError, WeightsError: the weights can't be had, or are of another network.
     """
     spec = catalog.get(settings.model)
+    overrides, path = overrides_of(spec.name, unaligned=settings.unaligned), None
+    if settings.weights not in (SCRATCH, BACKBONE):
+        path = weights_path(file_of(settings.weights, spec))
+        overrides = {**config_in_file(path, spec.name), **overrides}
     torch.manual_seed(settings.seed)
-    network = models.build(spec.name, len(labels), unaligned=settings.unaligned)
+    network = models.build(spec.name, len(labels), overrides)
     if settings.weights == SCRATCH:
         logger.info("starting from scratch: %s with random weights", spec.name)
     elif settings.weights == BACKBONE:
         _load_backbone(network, spec)
-    else:
-        path = file_of(settings.weights, spec)
+    elif path is not None:
         state, _ = read_state(spec, path)
-        notes = load_with_classes(network, state, path, spec, labels, labels_in_file(weights_path(path)))
+        notes = load_with_classes(network, state, path, spec, labels, labels_in_file(path))
         logger.info("starting from %s", path)
         for note in notes:
             logger.info("%s", note)
@@ -88,7 +94,7 @@ def load_with_classes(
     if faults:
         raise WeightsError("\n  ".join([f"{path} does not fit {spec.name}: give weights of that model", *faults]))
     rows = rows_of_classes(spec)
-    number = len(state[CLASS_PARAMETER[spec.family]])
+    number = len(state[family_of(spec.name).class_parameter])
     fresh = network.state_dict()
     if known is None or len(known) != number or len(set(known)) < number:
         known = None
@@ -106,7 +112,7 @@ def rows_of_classes(spec: catalog.Model) -> dict[str, int]:
     The classes' rows come first, in their order; what follows is the background's.
     """
     with torch.device("meta"):
-        one, two = (models.build(spec.name, num_classes=n, unaligned=False).state_dict() for n in (1, 2))
+        one, two = (models.build(spec.name, n).state_dict() for n in (1, 2))
     return {name: len(two[name]) - len(one[name]) for name in one if one[name].shape != two[name].shape}
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import nn
 
 from maskline import catalog
 from maskline._files import replace_file
@@ -26,6 +25,8 @@ from maskline.evaluate.metrics import STANDARD_DETECTIONS, compute_metrics
 from maskline.evaluate.predict import Predicted, predict_dataset
 from maskline.instances import ByteArray, Instances
 from maskline.models.deployed import Deployed
+from maskline.models.families import overrides_of
+from maskline.models.network import Network
 from maskline.render import draw
 from maskline.runtime.postprocess import to_instances
 from maskline.training import devices
@@ -42,7 +43,7 @@ logger = logging.getLogger("maskline")
 
 
 def validate(
-    network: nn.Module, spec: catalog.Model, dataset: Dataset, accelerator: Accelerator, image: Path
+    network: Network, spec: catalog.Model, dataset: Dataset, accelerator: Accelerator, image: Path
 ) -> tuple[dict[str, Any], tuple[Skipped, ...]]:
     """COCO's figures for a network in evaluation mode, on all images of a split, which the processes share.
 
@@ -88,7 +89,7 @@ def evaluate_weights(
     Args:
         model: the catalog row.
         weights: ``.safetensors`` or ``.pdparams``; class names from the file, else the data set's, if it has as many.
-        unaligned: see `load_network`.
+        unaligned: see `maskline.models.families.overrides_of`.
         dataset, output, max_detections, threshold: as for `maskline.evaluate.evaluate`.
 
     Raises:
@@ -96,7 +97,7 @@ def evaluate_weights(
         ParameterError: their classes are not the data set's.
     """
     row, kind = catalog.get(model), devices.choose(device, 1)
-    network = load_network(row.name, weights, unaligned=unaligned)
+    network = load_network(row.name, weights, overrides_of(row.name, unaligned=unaligned))
     labels = labels_in_file(weights_path(weights)) or _assumed_labels(network, dataset, weights)
     where = torch.device(kind.kind, kind.numbers[0]) if kind.numbers else torch.device(kind.kind)
     predict = partial(predict_stream, network.to(where), row, where)
@@ -111,9 +112,9 @@ def evaluate_weights(
     )
 
 
-def _assumed_labels(network: nn.Module, dataset: Dataset, weights: Path) -> tuple[str, ...]:
+def _assumed_labels(network: Network, dataset: Dataset, weights: Path) -> tuple[str, ...]:
     """Names for classes that the file does not name."""
-    number = int(network.num_classes)  # type: ignore[arg-type]
+    number = network.num_classes
     if number == len(catalog.COCO_CLASSES) != len(dataset.names):
         return catalog.COCO_CLASSES
     if number != len(dataset.names):
@@ -126,15 +127,15 @@ def _assumed_labels(network: nn.Module, dataset: Dataset, weights: Path) -> tupl
 
 
 def predict_stream(
-    network: nn.Module, spec: catalog.Model, device: torch.device, images: Iterator[ByteArray]
+    network: Network, spec: catalog.Model, device: torch.device, images: Iterator[ByteArray]
 ) -> Iterator[Instances]:
     """Instances of each image, (H, W, 3) uint8 BGR, whatever their score."""
     deployed = Deployed(network, spec.preprocess).to(device)
-    every = np.zeros(int(network.num_classes), np.float32)  # type: ignore[arg-type]
+    every = np.zeros(network.num_classes, np.float32)
     for image in images:
         pixels, frame = spec.preprocess.apply(image)
-        raw, mask_frame = deployed.run(pixels[None]).image(0), spec.mask_frame
-        yield to_instances(raw, frame, pixels.shape[:2], every, mask_frame=mask_frame)
+        raw = deployed.run(pixels[None]).image(0)
+        yield to_instances(raw, frame, pixels.shape[:2], every, mask_layout=network.mask_layout)
 
 
 def join(parts: Sequence[Predicted], dataset: Dataset) -> Predicted:
@@ -185,15 +186,7 @@ def _draw(shown: list[tuple[ByteArray, Instances]], names: list[str], path: Path
 
 
 def _cell(image: ByteArray, instances: Instances, names: list[str]) -> ByteArray:
-    sure = instances.scores > SHOWN_ABOVE
-    kept = Instances(
-        instances.boxes[sure],
-        instances.scores[sure],
-        instances.labels[sure],
-        tuple(mask for mask, keep in zip(instances.masks, sure, strict=True) if keep),
-        instances.outside[sure],
-        instances.size,
-    )
+    kept = instances[instances.scores > SHOWN_ABOVE]
     drawn = draw(image, kept, names, labels=len(kept) <= LABELLED)
     scale = SIDE / max(drawn.shape[:2])
     height, width = (max(round(side * scale), 1) for side in drawn.shape[:2])

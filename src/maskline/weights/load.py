@@ -14,50 +14,34 @@ from torch import Tensor, nn
 
 from maskline import catalog, models
 from maskline._files import replace_file
-from maskline.errors import InputNotFoundError, WeightsError
-from maskline.models.mask_rtdetr.weights import RENAME as MASK_RTDETR_RENAME
-from maskline.models.ppyoloe_seg.weights import RENAME as PPYOLOE_SEG_RENAME
-from maskline.models.rcnn.weights import RENAME as RCNN_RENAME
-from maskline.models.solov2.weights import RENAME as SOLOV2_RENAME
+from maskline.errors import InputNotFoundError, ParameterError, WeightsError
+from maskline.models import AS_IT_IS
+from maskline.models.families import family_of
+from maskline.models.family import Rules
+from maskline.models.network import Network
 from maskline.weights.pdparams import read_pdparams
-
-Rules = tuple[tuple[str, str], ...]
 
 METADATA = "maskline"  # key of what a weights file says of itself
 
-#: By family: how the reference's names become ours, and the parameter with one entry for each class.
-RENAME: dict[str, Rules] = {
-    "mask_rtdetr": MASK_RTDETR_RENAME,
-    "ppyoloe_seg": PPYOLOE_SEG_RENAME,
-    "rcnn": RCNN_RENAME,
-    "solov2": SOLOV2_RENAME,
-}
-CLASS_PARAMETER = {
-    "mask_rtdetr": "decoder.class_head.bias",
-    "ppyoloe_seg": "head.class_heads.0.bias",
-    "rcnn": "mask_head.logits.bias",
-    "solov2": "head.category.bias",
-}
 
-
-def load_network(name: str, path: Path | str, *, unaligned: bool = False) -> nn.Module:
+def load_network(name: str, path: Path | str, overrides: Mapping[str, Any] = AS_IT_IS) -> Network:
     """Build a catalog network with the weights of a file, in eval mode; the file says how many classes there are.
 
     Args:
         name: a model of the catalog.
         path: ``.pdparams`` of the reference (`save_weights`' ``.safetensors`` are ours).
-        unaligned: the weights were trained with RoIAlign's first form, see `maskline.models.build`. Files of ours
-            say so themselves.
+        overrides: what the weights were trained with and the file doesn't say, as values for fields of the network's
+            configuration; they go before what it does say.
 
     Raises:
-        ParameterError: unaligned weights of a model without RoIAlign.
+        ParameterError: the configuration has no such field.
         InputNotFoundError: no such file.
         WeightsError: damaged or unsafe file, or weights of another network: all missing, unexpected and misshapen keys
             in one message, and the model of the catalog they do fit, if any.
     """
     spec = catalog.get(name)
     state, names_in_file = read_state(spec, Path(path))
-    network = empty_network(spec.name, state, unaligned=unaligned or is_unaligned(Path(path)))
+    network = empty_network(spec.name, state, {**config_in_file(weights_path(Path(path)), spec.name), **overrides})
     faults = fit(network, state, names_in_file)
     if faults:
         others = [m.name for m in catalog.MODELS.values() if m.family == spec.family and m.name != spec.name]
@@ -69,20 +53,26 @@ def load_network(name: str, path: Path | str, *, unaligned: bool = False) -> nn.
 
 
 def save_weights(
-    state: Mapping[str, Tensor], path: Path, model: str, labels: Sequence[str], *, unaligned: bool = False
+    state: Mapping[str, Tensor],
+    path: Path,
+    model: str,
+    labels: Sequence[str],
+    weights_config: Mapping[str, Any] = AS_IT_IS,
 ) -> None:
     """Write weights as safetensors under our names (no counters of seen batches), with what they are of.
 
     Args:
         model: the catalog row.
         labels: class names.
-        unaligned: see `load_network`.
+        weights_config: see `Network.weights_config`.
 
     Raises:
         OutputError: the file can't be written.
     """
     kept = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    about = {"model": model, "labels": list(labels)} | ({"unaligned": True} if unaligned else {})
+    about = {"model": model, "labels": list(labels)} | (
+        {"weights_config": dict(weights_config)} if weights_config else {}
+    )
     metadata = {METADATA: json.dumps(about)}  # one key: their order would vary
     replace_file(path, lambda file: write_safetensors(kept, file, metadata))
 
@@ -105,9 +95,26 @@ def labels_in_file(path: Path) -> tuple[str, ...] | None:
     return tuple(map(str, labels)) if isinstance(labels, list) else None
 
 
-def is_unaligned(path: Path) -> bool:
-    """Whether a weights file says that it was trained with RoIAlign's first form; the reference's never do."""
-    return _about(path).get("unaligned") is True
+def config_in_file(path: Path, model: str) -> dict[str, Any]:
+    """The `Network.weights_config` that a file of ours states; nothing for PaddleDetection's.
+
+    Raises:
+        WeightsError: the model's configuration has no such field.
+    """
+    config = weights_config(_about(path))
+    try:
+        family_of(model).config(model, config)
+    except ParameterError as error:
+        raise WeightsError(f"{path} was not trained as a {model} of this version is: {error}") from None
+    return config
+
+
+def weights_config(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The `Network.weights_config` among what a file says. Early files of ours have a key ``unaligned`` instead."""
+    stored = about.get("weights_config")
+    if isinstance(stored, dict):
+        return stored
+    return {"aligned": False} if about.get("unaligned") is True else {}
 
 
 def _about(path: Path) -> Mapping[str, Any]:
@@ -134,7 +141,7 @@ def read_state(spec: catalog.Model, path: Path, *, part: str = "") -> tuple[dict
     arrays = read_pdparams(path)
     if part and not any(name.startswith(f"{part}.") for name in arrays):
         arrays = {f"{part}.{name}": array for name, array in arrays.items()}
-    renamed = rename(list(arrays), RENAME[spec.family], same=lambda a, b: np.array_equal(arrays[a], arrays[b]))
+    renamed = rename(list(arrays), family_of(spec.name).rename, same=lambda a, b: np.array_equal(arrays[a], arrays[b]))
     layers = dict(empty_network(spec.name, {}).named_modules())
     state = {}
     for old, new in renamed.items():
@@ -207,16 +214,15 @@ def _summary(faults: list[str]) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in counts.items()) + " keys"
 
 
-def empty_network(name: str, state: Mapping[str, Tensor], *, unaligned: bool = False) -> nn.Module:
+def empty_network(name: str, state: Mapping[str, Tensor], overrides: Mapping[str, Any] = AS_IT_IS) -> Network:
     """A network of as many classes as the state has (COCO's where it does not tell), without memory for its weights.
 
     Counters of seen batches are real.
     """
-    spec = catalog.get(name)
-    per_class = state.get(CLASS_PARAMETER[spec.family])
+    per_class = state.get(family_of(name).class_parameter)
     classes = len(catalog.COCO_CLASSES) if per_class is None or per_class.ndim == 0 else len(per_class)
     with torch.device("meta"):
-        network = models.build(name, num_classes=max(classes, 1), unaligned=unaligned)
+        network = models.build(name, max(classes, 1), overrides)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.num_batches_tracked = torch.zeros((), dtype=torch.int64)

@@ -22,7 +22,7 @@ from maskline.data.reading import load_splits as load_any
 from maskline.data.shapes import Segmentation, crop, to_polygons, to_rle
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError
-from maskline.masks import has_holes, place_rle, rle_decode, rle_encode
+from maskline.masks import Window, has_holes, place_rle, rle_decode, rle_encode
 from maskline.render import PALETTE
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -604,7 +604,7 @@ def test_names_are_escaped_and_those_xml_cannot_hold_are_renamed(tmp_path: Path)
 
 def test_losses_are_counted(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
-    empty = place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), (HEIGHT, WIDTH))
+    empty = place_rle(np.zeros((0, 0), np.uint8), Window(0, 0, 0, 0), (HEIGHT, WIDTH))
     ring = np.asarray([[1.0, 1.0], [9.0, 1.0], [5.0, 8.0]])
     dataset = single(
         tmp_path / "old", Annotation(1, 1, 1, empty), Annotation(2, 1, 1, (ring,), extra={"attributes": {"a": "b"}})
@@ -636,7 +636,7 @@ def test_a_missing_image_is_an_error(tmp_path: Path) -> None:
 )
 def test_any_mask_comes_back(tmp_path_factory: pytest.TempPathFactory, mask: np.ndarray, top: int, left: int) -> None:
     folder = tmp_path_factory.mktemp("cvat")
-    rle = place_rle(mask, (top, top + mask.shape[0], left, left + mask.shape[1]), (HEIGHT, WIDTH))
+    rle = place_rle(mask, Window(top, top + mask.shape[0], left, left + mask.shape[1]), (HEIGHT, WIDTH))
     (folder / "new").mkdir()
     notes = cvat.write({"all": single(folder / "old", Annotation(1, 1, 1, rle))}, folder / "new")
     back = [to_rle(a.segmentation, (HEIGHT, WIDTH)) for a in read(folder / "new").splits["all"].annotations]

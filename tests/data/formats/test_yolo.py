@@ -21,7 +21,7 @@ from maskline.data.reading import read_dataset as read_any
 from maskline.data.shapes import area, to_rle
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError
-from maskline.masks import place_rle, rle_encode
+from maskline.masks import Window, place_rle, rle_encode
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 SQUARE = "0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5"
@@ -407,7 +407,7 @@ def test_junk_never_ends_in_a_traceback(
 @given(mask=MASKS.filter(np.any), top=st.integers(0, 3), left=st.integers(0, 3))
 def test_any_mask_is_one_polygon_and_comes_apart_again(mask: np.ndarray, top: int, left: int) -> None:
     height, width = mask.shape
-    size, window = (height + 5, width + 4), (top, top + height, left, left + width)
+    size, window = (height + 5, width + 4), Window(top, top + height, left, left + width)
     whole = place_rle(mask, window, size)
     rings = boundary(mask, window)
     ring = bridged(rings)
@@ -427,7 +427,7 @@ def test_bridges_are_short() -> None:
     mask = np.zeros((10, 100), np.uint8)
     for left in (60, 20, 0, 40, 80):
         mask[2:8, left : left + 18] = 1
-    ring = bridged(boundary(mask, (0, 10, 0, 100)))
+    ring = bridged(boundary(mask, Window(0, 10, 0, 100)))
     steps = np.abs(np.diff(ring, axis=0)).sum(axis=1)
     assert sorted(steps[steps < 6].tolist()) == [2] * 8  # each gap of 2 there and back, though parts lie 20 apart
 
@@ -440,7 +440,7 @@ def test_a_spike_is_no_bridge_to_anything() -> None:
 def test_thousands_of_parts_in_reasonable_time() -> None:
     mask = np.zeros((200, 200), np.uint8)
     mask[::3, ::3] = 1
-    ring = bridged(boundary(mask, (0, 200, 0, 200)))
+    ring = bridged(boundary(mask, Window(0, 200, 0, 200)))
     assert to_rle(apart(ring, (200, 200)), (200, 200)) == rle_encode(mask)
 
 

@@ -62,6 +62,6 @@ def _extent(shapes: Sequence[Segmentation], size: tuple[int, int]) -> Corners | 
             vertices = np.concatenate(shape)
             corners += [vertices.min(axis=0), vertices.max(axis=0)]
         elif (found := crop(shape, size)) is not None:
-            top, bottom, left, right = found[1]
+            left, top, right, bottom = found[1].box_xyxy
             corners += [np.asarray([left, top], np.float64), np.asarray([right, bottom], np.float64)]
     return np.stack([np.min(corners, axis=0), np.max(corners, axis=0)]) if corners else None

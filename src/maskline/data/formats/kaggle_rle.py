@@ -25,7 +25,7 @@ from maskline.data.file_tree import UNSPLIT
 from maskline.data.formats.assembly import OBJECT, Assembly, Sheet
 from maskline.data.source import Source
 from maskline.errors import DatasetError
-from maskline.masks import place_rle, rle_window, runs_rle
+from maskline.masks import Window, place_rle, rle_window, runs_rle
 
 TITLE = "Kaggle RLE"
 
@@ -174,6 +174,6 @@ def _along_rows(runs: _Runs, size: tuple[int, int]) -> str:
     height, width = size
     found = rle_window(_rle(runs, (width, height)), (width, height))
     if found is None:
-        return place_rle(np.zeros((0, 0), np.uint8), (0, 0, 0, 0), size)
-    mask, (left, right, top, bottom) = found
-    return place_rle(mask.T, (top, bottom, left, right), size)
+        return place_rle(np.zeros((0, 0), np.uint8), Window(0, 0, 0, 0), size)
+    mask, (left, right, top, bottom) = found  # of the transposed image
+    return place_rle(mask.T, Window(top, bottom, left, right), size)

@@ -14,14 +14,13 @@ import numpy as np
 
 from maskline._cpu import cores
 from maskline.data.dataset import Annotation, ImageRecord
-from maskline.data.shapes import Polygons, Window, crop
+from maskline.data.shapes import Polygons, crop
 from maskline.errors import InputError
 from maskline.inputs import MAX_PIXELS, read_image
-from maskline.instances import ByteArray
+from maskline.masks import ByteArray, Window
 
 Colour: TypeAlias = tuple[int, int, int]  # BGR
 Bounds: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the image
-View: TypeAlias = tuple[int, int, int, int]  # top, bottom, left, right in pixels; may leave the image
 Windows: TypeAlias = dict[int, Window | None]  # by id() of an annotation
 
 THREADS = min(4, cores())  # each holds one image
@@ -105,7 +104,8 @@ def _tile(pixels: ByteArray, shot: Shot, windows: Windows) -> ByteArray | None:
     height, width = pixels.shape[:2]
     listed = (height, width) if shot.image is None else shot.image.size
     if shot.focus is None:
-        view = (0, max(height, listed[0]), 0, max(width, listed[1])) if shot.others else (0, height, 0, width)
+        view = Window(0, max(height, listed[0]), 0, max(width, listed[1]))
+        view = view if shot.others else Window.whole((height, width))
     elif shot.fault or listed == (height, width):
         view = _around(_bounds(shot, listed), listed)
     else:
@@ -122,7 +122,7 @@ def _bounds(shot: Shot, size: tuple[int, int]) -> Bounds:
     focus = cast("Annotation", shot.focus)
     corners: list[tuple[float, float]] = []
     if (found := crop(focus.segmentation, size)) is not None:
-        top, bottom, left, right = found[1]
+        left, top, right, bottom = found[1].box_xyxy
         corners += [(left, top), (right, bottom)]
     if shot.fault and not isinstance(focus.segmentation, str):
         corners += [(x, y) for ring in focus.segmentation for x, y in (ring.min(axis=0), ring.max(axis=0))]
@@ -136,7 +136,7 @@ def _bounds(shot: Shot, size: tuple[int, int]) -> Bounds:
     return left, top, right, bottom
 
 
-def _around(bounds: Bounds, size: tuple[int, int]) -> View:
+def _around(bounds: Bounds, size: tuple[int, int]) -> Window:
     """A square around ``bounds`` with context, inside the image; the whole image if they extend far beyond it."""
     height, width = size
     left, top, right, bottom = bounds
@@ -145,7 +145,7 @@ def _around(bounds: Bounds, size: tuple[int, int]) -> View:
     side = max(CONTEXT * max(right - left, bottom - top), SMALLEST_VIEW)
     x, x_end = _interval(left, right, side, width)
     y, y_end = _interval(top, bottom, side, height)
-    return y, y_end, x, x_end
+    return Window(y, y_end, x, x_end)
 
 
 def _interval(start: float, end: float, length: float, limit: int) -> tuple[int, int]:
@@ -169,18 +169,17 @@ class _Canvas:
     """
 
     tile: ByteArray
-    view: View
+    view: Window
     scale: float
 
     @classmethod
-    def of(cls, pixels: ByteArray, view: View, edge: int) -> _Canvas:
+    def of(cls, pixels: ByteArray, view: Window, edge: int) -> _Canvas:
         """A view of an image, grey outside the image."""
-        top, bottom, left, right = view
-        scale = edge / max(bottom - top, right - left)
-        size = max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))
+        scale = edge / max(view.size)
+        size = max(1, round(view.height * scale)), max(1, round(view.width * scale))
         canvas = cls(np.full((*size, 3), PADDING, np.uint8), view, scale)
         height, width = pixels.shape[:2]
-        canvas.paste(pixels, (0, height, 0, width), canvas.tile)
+        canvas.paste(pixels, Window.whole((height, width)), canvas.tile)
         return canvas
 
     def paste(self, source: ByteArray, window: Window, target: ByteArray) -> bool:
@@ -189,13 +188,12 @@ class _Canvas:
         Returns:
             Whether any of it is visible.
         """
-        upper, lower = max(window[0], self.view[0]), min(window[1], self.view[1])
-        first, last = max(window[2], self.view[2]), min(window[3], self.view[3])
-        if upper >= lower or first >= last:
+        shown = window.intersection(self.view)
+        if shown.is_empty:
             return False
-        part = source[upper - window[0] : lower - window[0], first - window[2] : last - window[2]]
-        top, bottom = self._range(upper - self.view[0], lower - self.view[0], len(target))
-        left, right = self._range(first - self.view[2], last - self.view[2], target.shape[1])
+        part, there = source[shown.relative_to(window).slices], shown.relative_to(self.view)
+        top, bottom = self._range(there.top, there.bottom, len(target))
+        left, right = self._range(there.left, there.right, target.shape[1])
         how = cv2.INTER_AREA if self.scale < 1 else cv2.INTER_LINEAR
         target[top:bottom, left:right] = cv2.resize(part, (right - left, bottom - top), interpolation=how)
         return True
@@ -210,8 +208,7 @@ class _Canvas:
     def path(self, rings: Polygons) -> list[cv2.typing.MatLike]:
         """Rings in tile pixels, in fixed point with `SHIFT` bits."""
         limit = 1 << 14  # tile pixels, far outside any tile
-        corner = self.view[2], self.view[0]
-        points = ((np.clip(ring, -MAX_PIXELS, MAX_PIXELS) - corner) * self.scale - 0.5 for ring in rings)
+        points = ((np.clip(ring, -MAX_PIXELS, MAX_PIXELS) - self.view.origin) * self.scale - 0.5 for ring in rings)
         return [np.rint(np.clip(ring, -limit, limit) * (1 << SHIFT)).astype(np.int32) for ring in points]
 
     def _range(self, start: int, end: int, length: int) -> tuple[int, int]:
@@ -235,16 +232,13 @@ def _draw_others(canvas: _Canvas, shot: Shot, size: tuple[int, int], windows: Wi
             _tint(canvas.tile, edge, colour, line)
 
 
-def _is_in(view: View, annotation: Annotation, size: tuple[int, int], windows: Windows) -> bool:
+def _is_in(view: Window, annotation: Annotation, size: tuple[int, int], windows: Windows) -> bool:
     """Whether a mask may be visible in a view; its window is cached in ``windows``."""
     if id(annotation) not in windows:
         found = crop(annotation.segmentation, size)
         windows[id(annotation)] = None if found is None else found[1]
     window = windows[id(annotation)]
-    if window is None:
-        return False
-    rows = window[0] < view[1] and view[0] < window[1]
-    return rows and window[2] < view[3] and view[2] < window[3]
+    return window is not None and not window.intersection(view).is_empty
 
 
 def _draw_focus(canvas: _Canvas, shot: Shot, size: tuple[int, int]) -> None:

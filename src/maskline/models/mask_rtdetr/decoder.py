@@ -149,8 +149,8 @@ class QueryDecoder(nn.Module):
 
     def _reset(self) -> None:
         nn.init.constant_(self.class_head.bias, -math.log(1 / SCORE_PRIOR - 1))
-        nn.init.zeros_(self.box_head.layers[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.box_head.layers[-1].bias)  # type: ignore[arg-type]
+        for parameter in self.box_head.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, levels: list[Tensor], prototypes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inference.

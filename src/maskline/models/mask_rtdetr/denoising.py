@@ -14,7 +14,7 @@ from maskline.models.layers import clip_probabilities
 
 
 class UnitTarget(NamedTuple):
-    """The true objects of one image, with boxes as the decoder has them (see `maskline.models.targets.Target`)."""
+    """The true objects of one image, with boxes as the decoder has them (see `maskline.models.network.Target`)."""
 
     labels: Tensor  # (n,) int64
     boxes: Tensor  # (n, 4) centre and size in [0, 1]

@@ -14,9 +14,8 @@ from maskline.models.mask_rtdetr.decoder import QueryDecoder, TrainingOutput, ga
 from maskline.models.mask_rtdetr.denoising import Noise, UnitTarget
 from maskline.models.mask_rtdetr.encoder import HybridEncoder
 from maskline.models.mask_rtdetr.loss import LossConfig, losses
-from maskline.models.outputs import Detections
-from maskline.models.pinned import Decisive
-from maskline.models.targets import Normalizer, Target, local_normalizer
+from maskline.models.network import Decisive, Detections, Network, Normalizer, Target, local_normalizer
+from maskline.runtime.mask_layout import MaskLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +73,14 @@ CONFIGS = {
 }
 
 
-class MaskRTDETR(nn.Module):
+class MaskRTDETR(Network):
     """The whole network. Pixels are RGB in [0, 1], without mean or deviation; height and width divide by 32."""
 
+    config: MaskRTDETRConfig
+    mask_layout = MaskLayout()
+
     def __init__(self, config: MaskRTDETRConfig, num_classes: int) -> None:
-        super().__init__()
-        self.config, self.num_classes = config, num_classes
+        super().__init__(config, num_classes)
         self.backbone = HGNetV2(config.backbone)
         self.neck = HybridEncoder(
             config.backbone.out,
@@ -126,11 +127,7 @@ class MaskRTDETR(nn.Module):
     def losses(
         self, image: Tensor, targets: list[Target], *, normalizer: Normalizer = local_normalizer
     ) -> dict[str, Tensor]:
-        """Image (B, 3, H, W) and B targets to the parts of the loss, weighted: the loss is their sum.
-
-        Args:
-            normalizer: what sums over objects are divided by, see there.
-        """
+        """See `Network`. The normalizer counts objects."""
         H, W = image.shape[-2:]
         targets_in_unit = [in_unit(target, (H, W)) for target in targets]
         objects = normalizer(image.new_tensor(sum(len(t.labels) for t in targets), dtype=torch.float32))

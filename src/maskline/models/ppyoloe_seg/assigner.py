@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from maskline.models.iou import box_iou
-from maskline.models.targets import Target
+from maskline.models.network import Target
 
 INSIDE = 1e-9  # pixels between a place and the border of a box it lies in
 EPS = 1e-9

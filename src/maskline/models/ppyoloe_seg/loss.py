@@ -20,9 +20,9 @@ from torch import Tensor
 
 from maskline.models.iou import box_giou
 from maskline.models.layers import to_fp32
+from maskline.models.network import Normalizer, Target, local_normalizer
 from maskline.models.ppyoloe_seg.assigner import AssignerConfig, Assignment, assign
 from maskline.models.ppyoloe_seg.head import BINS, AnchorPoints, Predictions, boxes_around, mean_distances
-from maskline.models.targets import Normalizer, Target, local_normalizer
 
 VARIFOCAL_ALPHA, VARIFOCAL_GAMMA = 0.75, 2.0
 FARTHEST = BINS - 1 - 0.01  # strides: a distance lies between two bins

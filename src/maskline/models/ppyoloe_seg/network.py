@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from maskline.models.backbones.cspresnet import CSPResNet, CSPResNetConfig
 from maskline.models.layers import ConvNorm, to_fp32
+from maskline.models.network import Decisive, Detections, Network, Normalizer, Target, local_normalizer
 from maskline.models.nms import batched_nms
-from maskline.models.outputs import Detections
-from maskline.models.pinned import Decisive
 from maskline.models.ppyoloe_seg.head import Head, Predictions
 from maskline.models.ppyoloe_seg.loss import LossConfig, boxes_at, losses
 from maskline.models.ppyoloe_seg.neck import PathAggregation
-from maskline.models.targets import Normalizer, Target, local_normalizer
+from maskline.runtime.mask_layout import MaskLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +56,13 @@ CONFIGS = {
 }
 
 
-class PPYOLOESeg(nn.Module):
+class PPYOLOESeg(Network):
     """The whole network. Pixels are RGB in [0, 1], without mean or deviation; height and width divide by 32."""
 
+    config: PPYOLOESegConfig
+
     def __init__(self, config: PPYOLOESegConfig, num_classes: int) -> None:
-        super().__init__()
-        self.config, self.num_classes = config, num_classes
+        super().__init__(config, num_classes)
         self.backbone = CSPResNet(config.backbone)
         self.neck = PathAggregation(config.backbone.out[1:], config.neck, blocks=config.num_neck_blocks)
         self.head = Head(
@@ -75,6 +75,11 @@ class PPYOLOESeg(nn.Module):
             if isinstance(module, ConvNorm):
                 nn.init.kaiming_normal_(module.conv.weight)
         self.head.reset()
+
+    @property
+    def mask_layout(self) -> MaskLayout:
+        """PaddleDetection enlarges probabilities in two steps; our own model's logits are enlarged at once."""
+        return MaskLayout(beyond_boxes=False, via_input=self.config.enlarged == "probabilities")
 
     def forward(self, image: Tensor) -> Detections:
         """Image (B, 3, H, W) to the best ``max_detections`` of places x classes, after suppression.
@@ -111,11 +116,7 @@ class PPYOLOESeg(nn.Module):
     def losses(
         self, image: Tensor, targets: list[Target], *, normalizer: Normalizer = local_normalizer
     ) -> dict[str, Tensor]:
-        """Image (B, 3, H, W) and B targets to the parts of the loss, weighted: the loss is their sum.
-
-        Args:
-            normalizer: what sums over objects are divided by, see there.
-        """
+        """See `Network`. The normalizer counts objects."""
         return losses(self.predict(image), targets, bins=self.head.bins, config=self.config.loss, normalizer=normalizer)
 
     def predict(self, image: Tensor) -> Predictions:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from maskline.models.iou import box_iou
 from maskline.models.layers import to_fp32
+from maskline.models.network import Normalizer, Target
 from maskline.models.rcnn.boxes import UNIT, Weights, encode
 from maskline.models.rcnn.rpn import Predictions
 from maskline.models.roi_align import Regions
-from maskline.models.targets import Normalizer, Target
 
 NEITHER, BACKGROUND, OBJECT = -1, 0, 1  # what a box is taken for
 PAIRS = 1 << 23  # compared at a time: an image may have hundreds of objects and 200,000 anchors

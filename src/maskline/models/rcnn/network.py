@@ -12,16 +12,15 @@ from torch import Tensor, nn
 from maskline.models.backbones.resnet import ResNet, ResNetConfig
 from maskline.models.fpn import FPN, MULTIPLE
 from maskline.models.layers import to_fp32
+from maskline.models.network import Decisive, Detections, Network, Normalizer, Target, local_normalizer
 from maskline.models.nms import batched_nms
-from maskline.models.outputs import Detections
 from maskline.models.padding import pad_to_multiple
-from maskline.models.pinned import Decisive
 from maskline.models.rcnn.boxes import Weights, clip, decode
 from maskline.models.rcnn.heads import BoxHead, MaskHead
 from maskline.models.rcnn.loss import LossConfig, Sampled, box_losses, mask_loss, rpn_losses, sample_regions
 from maskline.models.rcnn.rpn import RPN, AnchorConfig, ProposalConfig, propose
 from maskline.models.roi_align import Regions, roi_align
-from maskline.models.targets import Normalizer, Target, local_normalizer
+from maskline.runtime.mask_layout import MaskLayout
 
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 2  # a region of this side is looked at in this level (FPN, equation 1)
 BACKGROUND = -0.5  # of a mask, beyond its box
@@ -103,12 +102,15 @@ CONFIGS = {
 }
 
 
-class MaskRCNN(nn.Module):
+class MaskRCNN(Network):
     """The whole network. Pixels are RGB, normalised with ImageNet's mean and deviation; any height and width."""
 
+    config: RCNNConfig
+    mask_layout = MaskLayout(over="box", beyond_boxes=False)
+    trained_with = ("aligned",)
+
     def __init__(self, config: RCNNConfig, num_classes: int) -> None:
-        super().__init__()
-        self.config, self.num_classes = config, num_classes
+        super().__init__(config, num_classes)
         self.backbone = ResNet(config.backbone)
         self.neck = None if config.neck is None else FPN(config.backbone.out, config.neck)
         self.rpn = RPN(config.neck or config.backbone.out[2], config.anchors)
@@ -207,11 +209,7 @@ class MaskRCNN(nn.Module):
     def losses(
         self, image: Tensor, targets: list[Target], *, normalizer: Normalizer = local_normalizer
     ) -> dict[str, Tensor]:
-        """Image (B, 3, H, W) and B targets to the parts of the loss, weighted: the loss is their sum.
-
-        Args:
-            normalizer: what sums over regions are divided by, see there.
-        """
+        """See `Network`. The normalizer counts regions."""
         size = image.new_tensor([target.size for target in targets], dtype=torch.float32)
         levels = self.features(image)
         predictions = self.rpn(levels)

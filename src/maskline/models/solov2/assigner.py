@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskline.models.targets import Target
+from maskline.models.network import Target
 
 REACH = 1  # cells from the one with the centre of mass, at most
 

@@ -55,8 +55,9 @@ class Head(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
-        nn.init.zeros_(self.kernel.bias)  # type: ignore[arg-type]
-        nn.init.constant_(self.category.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
+        assert self.kernel.bias is not None and self.category.bias is not None
+        nn.init.zeros_(self.kernel.bias)
+        nn.init.constant_(self.category.bias, -math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, levels: list[Tensor], grids: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
         """levels: strides 4, 8, 16, 32, 64, each (B, C, h, w). Returns classes and kernels as in `Predictions`."""
@@ -92,11 +93,11 @@ class MaskFeatures(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         """levels: strides 4, 8, 16, 32, each (B, C, h, w)."""
-        total: Tensor = self.levels[0][0](levels[0])  # type: ignore[index]
+        total: Tensor = self.levels.get_submodule("0.0")(levels[0])
         for i in range(1, len(self.levels)):
             x = levels[i] if i < len(self.levels) - 1 else with_coordinates(levels[i])
             for j in range(i):
-                x = resized(self.levels[i][j](x), levels[i - j - 1])  # type: ignore[index]
+                x = resized(self.levels.get_submodule(f"{i}.{j}")(x), levels[i - j - 1])
             total = total + x
         merged: Tensor = self.merge(total)
         return merged

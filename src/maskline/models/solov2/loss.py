@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from maskline.models.layers import to_fp32
+from maskline.models.network import Normalizer, Target, local_normalizer
 from maskline.models.solov2.assigner import AssignerConfig, Assignment, assign, reduced
 from maskline.models.solov2.decode import STRIDE
 from maskline.models.solov2.head import Predictions
-from maskline.models.targets import Normalizer, Target, local_normalizer
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 SMOOTH = 0.001  # cells: keeps the Dice loss of empty masks finite

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from maskline.models.backbones.resnet import ResNet, ResNetConfig
 from maskline.models.fpn import FPN, MULTIPLE
 from maskline.models.layers import to_fp32
-from maskline.models.outputs import Detections
+from maskline.models.network import Decisive, Detections, Network, Normalizer, Target, local_normalizer
 from maskline.models.padding import pad_to_multiple
-from maskline.models.pinned import Decisive
 from maskline.models.solov2.decode import covering, decayed, mask_ious, peaks, tight_boxes
 from maskline.models.solov2.head import Head, MaskFeatures, Predictions
 from maskline.models.solov2.loss import LossConfig, losses
-from maskline.models.targets import Normalizer, Target, local_normalizer
+from maskline.runtime.mask_layout import MaskLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +50,14 @@ class SOLOv2Config:
 CONFIGS = {"SOLOv2": SOLOv2Config(ResNetConfig((3, 4, 6, 3)))}
 
 
-class SOLOv2(nn.Module):
+class SOLOv2(Network):
     """The whole network. Pixels are RGB, normalised; any height and width, padded here with zeros."""
 
+    config: SOLOv2Config
+    mask_layout = MaskLayout(boxes_from_masks=True, beyond_boxes=False)
+
     def __init__(self, config: SOLOv2Config, num_classes: int) -> None:
-        super().__init__()
-        self.config, self.num_classes = config, num_classes
+        super().__init__(config, num_classes)
         self.backbone = ResNet(config.backbone)
         self.neck = FPN(config.backbone.out, config.neck)
         self.head = Head(
@@ -126,11 +127,7 @@ class SOLOv2(nn.Module):
     def losses(
         self, image: Tensor, targets: list[Target], *, normalizer: Normalizer = local_normalizer
     ) -> dict[str, Tensor]:
-        """Image (B, 3, H, W) and B targets to the parts of the loss, weighted: the loss is their sum.
-
-        Args:
-            normalizer: what sums over objects are divided by, see there.
-        """
+        """See `Network`. The normalizer counts objects."""
         return losses(self.predict(image), targets, self.config.loss, normalizer=normalizer)
 
     def predict(self, image: Tensor) -> Predictions:

@@ -31,6 +31,7 @@ from maskline.data.shapes import Polygons, Ring, Segmentation, area, crop
 from maskline.data.source import Located
 from maskline.errors import InputError, ParameterError
 from maskline.inputs import MAX_PIXELS
+from maskline.masks import Window
 
 Locate: TypeAlias = Callable[[Sequence[str]], Located]  # from file names to the files
 
@@ -479,8 +480,8 @@ def _annotation_record(annotation: Annotation, image: ImageRecord) -> Json:
     box, pixels = annotation.box, annotation.area
     if box is None:
         found = crop(shape, image.size)
-        top, bottom, left, right = (0, 0, 0, 0) if found is None else found[1]
-        box = (left, top, right - left, bottom - top)
+        window = Window(0, 0, 0, 0) if found is None else found[1]
+        box = (*window.origin, window.width, window.height)
     return {
         "id": annotation.id,
         "image_id": annotation.image_id,

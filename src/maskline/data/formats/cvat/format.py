@@ -35,11 +35,11 @@ from maskline.data.formats.cvat.shapes import region
 from maskline.data.formats.groups import Groups
 from maskline.data.image_files import copy_images, unique_names
 from maskline.data.image_headers import image_size
-from maskline.data.shapes import Segmentation, Window, crop, to_polygons
+from maskline.data.shapes import Segmentation, crop, to_polygons
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError, InputError
 from maskline.inputs import MAX_PIXELS, SUFFIXES
-from maskline.masks import Mask
+from maskline.masks import Mask, Window
 from maskline.render import PALETTE
 
 if TYPE_CHECKING:
@@ -441,12 +441,12 @@ def _as_xml(name: str) -> str:
 
 def _mask(rle: str, size: tuple[int, int]) -> dict[str, object]:
     """Attributes of a ``mask`` shape from a non-empty RLE over an image of ``(height, width)``."""
-    mask, (top, bottom, left, right) = cast("tuple[Mask, Window]", crop(rle, size))
+    mask, window = cast("tuple[Mask, Window]", crop(rle, size))
     flat = np.concatenate([[False], mask.ravel() != 0, [False]])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     runs = np.diff(edges, prepend=0, append=mask.size)  # the last is 0 if the last pixel of the box is foreground
     rle = ", ".join(map(str, runs[: len(runs) - (runs[-1] == 0)].tolist()))
-    return {"rle": rle, "left": left, "top": top, "width": right - left, "height": bottom - top}
+    return {"rle": rle, "left": window.left, "top": window.top, "width": window.width, "height": window.height}
 
 
 def _digits(value: float) -> str:

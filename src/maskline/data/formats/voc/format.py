@@ -437,16 +437,16 @@ def _paint(dataset: Dataset, image: ImageRecord, counts: Counter[str]) -> tuple[
     if len(single) > _MOST_WRITTEN:
         raise DatasetError(f"{image.file_name} has {len(single)} instances: expected at most {_MOST_WRITTEN}")
     wide = len(single) >= VOID
-    for mask, (top, bottom, left, right) in crowd:
-        objects[top:bottom, left:right][mask != 0] = VOID_16 if wide else VOID
-        classes[top:bottom, left:right][mask != 0] = VOID
+    for mask, window in crowd:
+        objects[window.slices][mask != 0] = VOID_16 if wide else VOID
+        classes[window.slices][mask != 0] = VOID
     areas = np.asarray([np.count_nonzero(mask) for _, mask, _ in single], np.int64)
     numbers = np.arange(1, len(single) + 1)
     numbers[VOID - 1 :] += 1
     for place in np.argsort(-areas, kind="stable"):
-        label, mask, (top, bottom, left, right) = single[place]
-        objects[top:bottom, left:right][mask != 0] = numbers[place]
-        classes[top:bottom, left:right][mask != 0] = label + 1
+        label, mask, window = single[place]
+        objects[window.slices][mask != 0] = numbers[place]
+        classes[window.slices][mask != 0] = label + 1
     left_over = np.bincount(objects.ravel(), minlength=1 << 16)[numbers]
     counts.update(
         empty=sum(found is None for _, found in shapes),

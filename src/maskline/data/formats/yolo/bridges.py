@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from maskline.data.shapes import Ring, Segmentation, Window, area, to_rle
-from maskline.masks import Mask, outlines
+from maskline.data.shapes import Ring, Segmentation, area, to_rle
+from maskline.masks import Mask, Window, outlines
 
 _ENDS = 2048  # vertices considered for the shortest bridges: time grows with their square
 
@@ -23,9 +23,9 @@ def boundary(mask: Mask, window: Window) -> list[Ring]:
 
     Args:
         mask: (bottom - top, right - left).
-        window: ``(top, bottom, left, right)`` in the image.
+        window: where it lies in the image.
     """
-    outer, holes = outlines(mask, (window[2], window[0]))
+    outer, holes = outlines(mask, window.origin)
     return [np.asarray(flat).reshape(-1, 2) for flat in (*outer, *holes)]
 
 
