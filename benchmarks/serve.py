@@ -222,7 +222,7 @@ async def peer(model_dir: str | None) -> None:
     @app.post(ROUTE)
     async def infer(request: Request) -> Response:
         given = protocol.parse(await request.body())
-        wanted = protocol.Wanted.of(given, visualize=True)
+        wanted = protocol.PredictOptions.of(given, visualize=True)
         pixels = answering.decode(images.from_base64(given.image))
         (instances,) = await loop.run_in_executor(thread, model.detect, [pixels], [wanted.threshold])
         result = answering.encode(pixels, instances, model.labels, wanted)

@@ -93,4 +93,4 @@ def test_a_folder_that_can_t_be_listed_is_told(
     close(monkeypatch, "locked")
     assert list(visible_files(tmp_path)) == ["a.txt"]
     folder = str(tmp_path / "locked")
-    assert caplog.messages == [f"folder {folder!r} can't be listed (Permission denied): its files are left out"]
+    assert caplog.messages == [f"folder {folder!r} can't be listed (Permission denied): its files are skipped"]

@@ -152,4 +152,4 @@ def test_the_first_use_of_a_model_is_told(tmp_path: Path) -> None:
     shown = on_terminal(*command, MASKLINE_HOME=str(tmp_path), MASKLINE_OFFLINE="1")
     assert shown.code == 1 and "first use of SOLOv2: downloading and exporting, takes minutes" in shown.raw
     (line,) = shown.lines
-    assert "MASKLINE_OFFLINE forbids the network" in line
+    assert "MASKLINE_OFFLINE forbids network access" in line

@@ -1,11 +1,11 @@
-"""maskline: instance segmentation from a photo to masks.
+"""Instance segmentation: prediction, training, evaluation, export and serving.
 
 >>> import maskline
 >>> model = maskline.create_model("Mask-RT-DETR-S")  # doctest: +SKIP
 >>> for result in model.predict("photo.jpg"):  # doctest: +SKIP
 ...     result.save_to_img("output")
 
-Public names load on first use, so that importing maskline is quick and only `export` needs torch.
+Public names are loaded on first use, so that importing maskline is fast and only `export` needs torch.
 """
 
 from __future__ import annotations

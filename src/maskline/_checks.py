@@ -1,4 +1,4 @@
-"""Checks of values that come from outside, each with one message wherever the value is from."""
+"""Validation of user-supplied values, with the same message wherever they come from."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from maskline.errors import ParameterError, UnknownNameError
 
 
 def check_score(value: object, name: str = "threshold") -> float:
-    """A number from 0 to 1, not a bool. Raises ParameterError naming it."""
+    """Return a number from 0 to 1, not a bool. Raises ParameterError with its name."""
     return check_number(value, name, least=0, most=1)
 
 
 def check_threshold(value: object, name: str = "threshold") -> float | dict[int | str, float]:
-    """A score (see `check_score`), or a mapping from class index or name to one. Raises ParameterError naming it."""
+    """Return a score (see `check_score`), or a mapping from class index or name to score. Raises ParameterError."""
     if not isinstance(value, Mapping):
         return check_score(value, name)
     for key in value:
@@ -28,7 +28,7 @@ def check_threshold(value: object, name: str = "threshold") -> float | dict[int 
 
 
 def check_count(value: object, name: str, most: int = 1 << 20, *, least: int = 1) -> int:
-    """An integer from ``least`` to ``most``, not a bool. Raises ParameterError naming it."""
+    """Return an integer from ``least`` to ``most``, not a bool. Raises ParameterError with its name."""
     if not isinstance(value, bool) and isinstance(value, numbers.Integral) and least <= int(value) <= most:
         return int(value)
     raise ParameterError(f"{name} is {value!r}: expected an integer from {least} to {most}")
@@ -37,7 +37,7 @@ def check_count(value: object, name: str, most: int = 1 << 20, *, least: int = 1
 def check_number(
     value: object, name: str, *, least: float | None = None, most: float | None = None, above: float | None = None
 ) -> float:
-    """A finite number, not a bool, within the limits given. Raises ParameterError naming it."""
+    """Return a finite number within limits, not a bool. Raises ParameterError with its name."""
     number = math.nan
     if not isinstance(value, bool) and isinstance(value, numbers.Real):
         with contextlib.suppress(OverflowError):  # of an integer with hundreds of digits
@@ -51,7 +51,7 @@ def check_number(
 
 
 def environment_switch(name: str) -> bool:
-    """Whether a variable of the environment says yes; not set, or empty, is no. Raises ParameterError naming it."""
+    """Whether an environment variable is true; unset or empty is false. Raises ParameterError with its name."""
     given = os.environ.get(name, "").strip().lower()
     if given in ("1", "true", "yes", "on"):
         return True
@@ -61,7 +61,7 @@ def environment_switch(name: str) -> bool:
 
 
 def refuse_unknown(given: Iterable[object], known: Iterable[str], where: str) -> None:
-    """Raise UnknownNameError for the first key that is not known."""
+    """Raise UnknownNameError for the first unknown key."""
     names = list(known)
     for key in given:
         if key not in names:

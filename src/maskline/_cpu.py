@@ -1,4 +1,4 @@
-"""How much of the processor this process may use."""
+"""CPU cores available to this process."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-#: Linux: the control groups this process is in, a line each, and where their settings are.
+#: Linux: the control groups of this process, one per line, and the folder with their settings.
 MEMBERSHIP = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
 
 
 def bound_cores() -> int:
-    """Processor cores that this process may run on."""
+    """CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cores() -> int:
-    """Processor cores that this process can keep busy: those it may run on, unless its share of their time is less.
+    """CPU cores that this process can keep busy: those it may run on, or fewer if its CPU time is limited.
 
-    It is less in a container with a limit (``docker run --cpus 2``, Kubernetes) and in a systemd unit with
-    ``CPUQuota``. Threads for more cores use up the share early in each period; then all stand still until the next.
+    Limits come from containers (``docker run --cpus 2``, Kubernetes) and systemd units with ``CPUQuota``. With more
+    threads, the quota is used up early in each period, and all threads then wait for the next one.
     """
     return min([bound_cores(), *(max(1, math.ceil(share)) for share in _shares())])
 
 
 def _shares() -> Iterator[float]:
-    """Limits of the control groups this process is in, in cores (cgroups(7), both versions)."""
+    """Limits of the control groups of this process, in cores (cgroups(7), both versions)."""
     try:
         lines = MEMBERSHIP.read_text().splitlines()
     except OSError:
@@ -41,7 +41,7 @@ def _shares() -> Iterator[float]:
         else:
             continue
         path = PurePosixPath(group.lstrip("/"))
-        for folder in (path, *path.parents):  # in a container the last of them alone may be there
+        for folder in (path, *path.parents):  # in a container, only the last one may exist
             try:
                 quota, period = (word for name in files for word in (root / folder / name).read_text().split())
                 if quota not in ("max", "-1"):

@@ -1,4 +1,4 @@
-"""Files: listed without hidden ones, never written by halves; text, JSON and YAML read in the encodings in use."""
+"""Files: listing without hidden ones, atomic writes, and text, JSON and YAML in the usual encodings."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from typing import Any
 from maskline.errors import DatasetError, OutputError, ParameterError
 
 ASSETS = Path(__file__).with_name("assets")  # the embedded model and sample images
-NAME_BYTES = 255  # longest name of a file on common file systems
+NAME_BYTES = 255  # longest file name on common file systems
 
 logger = logging.getLogger("maskline")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden, or a shadow that macOS leaves in archives (``._x``, ``__MACOSX``)."""
+    """Whether a file or folder is hidden, or a shadow that macOS adds to archives (``._x``, ``__MACOSX``)."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _log_unlisted(error: OSError) -> None:
-    logger.warning("folder %r can't be listed (%s): its files are left out", error.filename, error.strerror)
+    logger.warning("folder %r can't be listed (%s): its files are skipped", error.filename, error.strerror)
 
 
 def visible_files(
     folder: Path, *, on_error: Callable[[OSError], object] = _log_unlisted, again: bool = False
 ) -> Iterator[str]:
-    """Paths of all files below a folder, relative to it, with forward slashes; folder by folder, sorted by name.
+    """Yield the paths of all files below a folder, relative to it, with forward slashes, sorted within each folder.
 
     Links are followed. Hidden files and folders are skipped.
 
     Args:
         folder: where to start.
-        on_error: gets the error of each folder that can't be listed; by default that is a warning.
-        again: list a folder under each of the names that links give it, not only under the first. Links that lead back
-            to a folder above are never followed.
+        on_error: called with the error of each folder that can't be listed; by default, logs a warning.
+        again: list a linked folder under each of its names, not only the first. Links to a parent folder are never
+            followed.
     """
     seen: set[str] = set()
-    chains: dict[str, frozenset[str]] = {}  # by folder: it and all above, links resolved
+    chains: dict[str, frozenset[str]] = {}  # by folder: itself and its parents, links resolved
     for here, folders, names in os.walk(folder, followlinks=True, onerror=on_error):
         real, above = os.path.realpath(here), chains.get(os.path.dirname(here), frozenset())  # noqa: PTH120
         if real in (above if again else seen):
@@ -60,24 +60,24 @@ def visible_files(
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
-    """Have a file written under a temporary name beside ``path``, then give it that name.
+    """Write a file atomically: under a temporary name next to ``path``, then rename it.
 
     Args:
-        path: the file; its folder is made where missing.
-        write: writes the file it is given, which does not exist yet.
+        path: the file; its folder is created if missing.
+        write: writes to the path it is given, which does not exist yet.
 
     Returns:
         ``path``.
 
     Raises:
-        OutputError: it can't be written; what was there before is left.
+        OutputError: it can't be written; an existing file is unchanged.
     """
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         temporary.replace(path)
-    except (OSError, ValueError) as error:  # Pillow raises ValueError for what a format can't hold
+    except (OSError, ValueError) as error:  # Pillow raises ValueError if a format can't hold the image
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{path} can't be written: {reason}") from error
     finally:
@@ -87,14 +87,14 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def replace_files(folder: Path, files: Sequence[Path]) -> None:
-    """Copy files into a folder, all or none: what can't be had room for is known before the first gets its name.
+    """Copy files into a folder, all or none: all are copied under temporary names before the first is renamed.
 
     Args:
-        folder: made where missing.
-        files: in the order in which they appear.
+        folder: created if missing.
+        files: in the order in which they are renamed.
 
     Raises:
-        OutputError: they can't be written; what was there before is left.
+        OutputError: they can't be written; existing files are unchanged.
     """
     temporary = [folder / f".{secrets.token_hex(8)}.tmp" for _ in files]
     try:
@@ -113,18 +113,18 @@ def replace_files(folder: Path, files: Sequence[Path]) -> None:
 
 @contextlib.contextmanager
 def new_folder(target: Path, source: Path | None = None) -> Iterator[Path]:
-    """A folder to fill, which becomes ``target`` when all went well; if not, nothing of it stays.
+    """Context manager for a temporary folder that becomes ``target`` on success and is removed on failure.
 
     Args:
-        source: the data set that it is made from, which has to stay as it is.
+        source: the data set that it is made from, which must not change.
 
     Raises:
-        OutputError: ``target`` is there already and not an empty folder, lies inside ``source``, or can't be written.
+        OutputError: ``target`` exists and is not an empty folder, is inside ``source``, or can't be written.
     """
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise OutputError(f"{target} is there already: name a new or an empty folder")
+        raise OutputError(f"{target} already exists: name a new or an empty folder")
     if source is not None and target.resolve().is_relative_to(source.resolve()):
-        raise OutputError(f"{target} lies inside {source}, which is not to be changed: name a folder elsewhere")
+        raise OutputError(f"{target} is inside {source}, which must not change: name a folder elsewhere")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{cut_name(target.name, '', NAME_BYTES // 2)}."
@@ -144,7 +144,7 @@ def new_folder(target: Path, source: Path | None = None) -> Iterator[Path]:
 
 
 def back_up(path: Path) -> Path | None:
-    """Copy a file to ``.bak``, or ``.bak2``, ``.bak3``, ... where that is taken; None if there is no such file."""
+    """Copy a file to ``.bak``, or ``.bak2``, ``.bak3``, ... if that exists; None if the file does not exist."""
     if not path.exists():
         return None
     names = (path.with_name(f"{path.name}.bak{number if number > 1 else ''}") for number in count(1))
@@ -153,7 +153,7 @@ def back_up(path: Path) -> Path | None:
 
 
 def cut_name(name: str, ending: str, most: int) -> str:
-    """A name and its ending, without the last characters of the name if they have more than ``most`` bytes in UTF-8."""
+    """Join a name and its ending, truncating the name to keep the result within ``most`` bytes of UTF-8."""
     while name and byte_length(name + ending) > most:
         name = name[:-1]
     return name + ending
@@ -164,16 +164,16 @@ def byte_length(text: str) -> int:
 
 
 def decode_text(data: bytes, errors: str = "strict") -> str:
-    """Text in UTF-8, UTF-16 or UTF-32, with or without a byte order mark, or else in GB 18030 (GBK).
+    """Decode UTF-8, UTF-16 or UTF-32, with or without a byte order mark, or else GB 18030 (GBK).
 
-    The latter is what Chinese editions of Windows write. Half a character (a surrogate) stays one.
+    The latter is what Chinese editions of Windows write. Lone surrogates are kept.
 
     Args:
         data: the content of a file.
-        errors: what becomes of bytes that are none of these, see `bytes.decode`.
+        errors: how to handle undecodable bytes, see `bytes.decode`.
 
     Raises:
-        UnicodeDecodeError: there are such bytes, and ``errors`` is ``strict``.
+        UnicodeDecodeError: undecodable bytes, if ``errors`` is ``strict``.
     """
     encoding = json.detect_encoding(data)
     if not encoding.startswith("utf-8"):
@@ -185,19 +185,19 @@ def decode_text(data: bytes, errors: str = "strict") -> str:
 
 
 def read_text(path: Path) -> str:
-    """A text file, as `decode_text` reads it. Raises UnicodeDecodeError, OSError."""
+    """Read a text file in any encoding known to `decode_text`. Raises UnicodeDecodeError, OSError."""
     return decode_text(path.read_bytes())
 
 
 def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """What a JSON file holds, in any encoding that `decode_text` knows.
+    """Read a JSON file in any encoding known to `decode_text`.
 
     Args:
         path: the file.
         object_hook: see `json.loads`.
 
     Raises:
-        ValueError: it is not JSON; the message says why.
+        ValueError: invalid JSON; the message says why.
         OSError: it can't be read.
     """
     try:
@@ -211,7 +211,7 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds. Raises ParameterError if it is not YAML or not text."""
+    """Read a YAML file. Raises ParameterError if it is not valid YAML or not text."""
     import yaml
 
     try:

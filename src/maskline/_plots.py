@@ -1,4 +1,4 @@
-"""matplotlib, which draws the charts. It is imported only here, and leaves no files in the user's home."""
+"""Charts with matplotlib, which is imported only here and leaves no files in the user's home."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
-DEFAULT_FONT = ""  # stands for matplotlib's own
-_FOLDER = "MPLCONFIGDIR"  # names matplotlib's folder
+DEFAULT_FONT = ""  # matplotlib's own
+_FOLDER = "MPLCONFIGDIR"  # environment variable for matplotlib's folder
 
 
 def figure(width: float, height: float, layout: Literal["constrained", "tight"], folder: Path) -> Figure:
-    """A new figure, unknown to pyplot.
+    """Create a figure without pyplot.
 
     Args:
         width: in inches.
         height: in inches.
-        layout: how matplotlib makes room for labels.
+        layout: matplotlib's layout engine.
         folder: where the figure will be saved.
 
     Raises:
-        OSError: matplotlib needs a folder that it can write to, and ``folder`` is not one either.
+        OSError: matplotlib needs a writable folder, and ``folder`` is not writable either.
     """
     _load(folder)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -43,14 +43,14 @@ def figure(width: float, height: float, layout: Literal["constrained", "tight"],
 
 
 def whole_numbers(axis: Axis) -> None:
-    """Put ticks at whole numbers only."""
+    """Put ticks at integers only."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def font(path: str, size: float | str) -> FontProperties:
-    """The font of a file, of a size in points or by matplotlib's names for sizes."""
+    """Load a font file; ``size`` in points or as a matplotlib size name."""
     from matplotlib.font_manager import FontProperties
 
     return FontProperties(fname=path, size=size)
@@ -58,7 +58,7 @@ def font(path: str, size: float | str) -> FontProperties:
 
 @lru_cache(maxsize=64)
 def characters(font: str) -> frozenset[int]:
-    """Code points of the characters in a font file, or in `DEFAULT_FONT`; none if the file is missing or damaged."""
+    """Code points covered by a font file or by `DEFAULT_FONT`; empty if the file is missing or damaged."""
     from matplotlib.font_manager import FontProperties, findfont
     from matplotlib.ft2font import FT2Font
 
@@ -70,7 +70,7 @@ def characters(font: str) -> frozenset[int]:
 
 
 def _load(folder: Path) -> None:
-    """Import matplotlib, which scans the system's fonts meanwhile and comments on the folder it gets."""
+    """Import matplotlib quietly: it scans the system's fonts and logs remarks about its folder."""
     if "matplotlib" in sys.modules:
         return
     logger = logging.getLogger("matplotlib")
@@ -85,7 +85,7 @@ def _load(folder: Path) -> None:
 
 @contextmanager
 def _settings_folder(folder: Path) -> Iterator[None]:
-    """Give matplotlib a temporary folder for its settings and caches, unless the user has one for it."""
+    """Give matplotlib a temporary folder for settings and caches, unless the user has one."""
     if os.environ.get(_FOLDER) or any(os.access(own, os.W_OK) for own in _own_folders()):
         yield
         return
@@ -98,10 +98,10 @@ def _settings_folder(folder: Path) -> Iterator[None]:
 
 
 def _own_folders() -> Iterator[Path]:
-    """Where matplotlib has its settings if the user works with it, by platform."""
+    """Folders of matplotlib's settings by platform, present if the user works with it."""
     try:
         home = Path.home()
-    except RuntimeError:  # a user without a name
+    except RuntimeError:  # a user without an entry in the password database
         return
     yield Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config", "matplotlib")
     yield Path(os.environ.get("LOCALAPPDATA") or home, "matplotlib")
@@ -109,7 +109,7 @@ def _own_folders() -> Iterator[Path]:
 
 
 def _temporary(folder: Path) -> TemporaryDirectory[str]:
-    """A temporary folder, in ``folder`` where the system has none."""
+    """A temporary folder, inside ``folder`` if the system provides none."""
     try:
         return TemporaryDirectory(prefix="maskline-")
     except OSError:

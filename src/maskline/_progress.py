@@ -1,7 +1,7 @@
-"""What a person sees of long work on a terminal: a bar or a spinner on standard error, below what is printed.
+"""Progress bars and spinners on stderr; silent if it is not a terminal.
 
-What is printed meanwhile, to standard output or error, and what is logged comes out as it was written: one bar for all
-commands, and nothing else knows of rich.
+Output and log records written meanwhile appear unchanged above the bar. All commands share these bars, and no other
+module imports rich's progress display for itself.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ T = TypeVar("T")
 
 logger = logging.getLogger("maskline")
 
-_lock = RLock()  # one thread at a time takes the bar away, prints, and brings it back
-_shown: list[Progress] = []  # the last one is on the terminal
+_lock = RLock()  # one thread at a time hides the bar, prints, and shows it again
+_shown: list[Progress] = []  # the last one is visible
 
 
 def track(items: Iterable[T], what: str, total: int | Callable[[], int | None] | None) -> Generator[T, None, None]:
-    """The items, with a bar that follows them.
+    """Iterate over items with a progress bar.
 
     Args:
-        what: the work, in a word or two.
-        total: how many there are, None where nobody knows; a function is only called if there is a bar.
+        what: label of the bar, a word or two.
+        total: number of items, None if unknown; a function is called only if a bar is shown.
     """
     if not sys.stderr.isatty():
         yield from items
@@ -45,7 +45,7 @@ def track(items: Iterable[T], what: str, total: int | Callable[[], int | None] |
 
 @contextmanager
 def status(text: str) -> Iterator[None]:
-    """A spinner beside a line of text, while work goes on whose length nobody knows; elsewhere a line in the log."""
+    """Show a spinner with a line of text during work of unknown length; without a terminal, log the text."""
     if not sys.stderr.isatty():
         logger.info("%s", text)
         yield
@@ -59,7 +59,7 @@ def status(text: str) -> Iterator[None]:
 
 @contextmanager
 def steps_bar(*, transient: bool = True) -> Iterator[Progress]:
-    """A bar that counts, with the time that is left."""
+    """Show a bar with a count and the remaining time."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     description = TextColumn("{task.description}", markup=False)
@@ -69,10 +69,10 @@ def steps_bar(*, transient: bool = True) -> Iterator[Progress]:
 
 @contextmanager
 def shown_bar(*columns: ProgressColumn, transient: bool = True) -> Iterator[Progress]:
-    """A bar of these columns on standard error, in the place of one that is shown already.
+    """Show a bar with these columns on stderr, in place of one already shown.
 
     Args:
-        transient: it goes when the work is done, rather than stay as it was last.
+        transient: remove the bar when the work is done.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -92,7 +92,7 @@ def shown_bar(*columns: ProgressColumn, transient: bool = True) -> Iterator[Prog
 
 
 class _AboveBar:
-    """Stands in for a stream while a bar is shown: whole lines go to the stream, untouched, above the bar."""
+    """Replaces a stream while a bar is shown: complete lines go to the stream, unchanged, above the bar."""
 
     def __init__(self, stream: TextIO, bar: Progress) -> None:
         self.stream, self._bar, self._begun = stream, bar, ""
@@ -107,7 +107,7 @@ class _AboveBar:
         return len(text)
 
     def finish(self) -> None:
-        """Write the line that was begun; the bar has gone."""
+        """Write the pending partial line, once the bar is gone."""
         with _lock:
             self.stream.write(self._begun)
             self._begun = ""
@@ -118,7 +118,7 @@ class _AboveBar:
 
 @contextmanager
 def _hidden(bars: Sequence[Progress]) -> Iterator[None]:
-    """Take bars that are shown away for a while, so that something else can be."""
+    """Hide bars temporarily, so that something else can be written."""
     shown = [(bar, bar.live.transient) for bar in bars if bar.live.is_started]
     for bar, _ in shown:
         bar.live.transient = True
@@ -136,23 +136,23 @@ def _unwrapped(stream: TextIO) -> TextIO:
 
 
 class _Lines(logging.Handler):
-    """Writes to whatever standard error is at the time, so that records go above a bar too."""
+    """Writes to the current `sys.stderr`, so that records too go above a bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError, ValueError):  # nobody can be told that nobody can be told
+        with suppress(OSError, ValueError):  # stderr is closed or broken: there is nowhere left to report it
             if sys.stderr is not None:
                 print(self.format(record), file=sys.stderr)
 
 
 class _Words(logging.Formatter):
-    """Messages as they can be read on a terminal."""
+    """Shortens messages for a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return shortened(super().format(record))
 
 
 def log_to_terminal() -> None:
-    """Have what is logged go to standard error: warnings, and what a command lets through besides."""
+    """Send log records to stderr: warnings, and lower levels that a command enables."""
     handler = _Lines()
     handler.setFormatter(_Words("maskline: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

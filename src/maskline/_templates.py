@@ -1,4 +1,4 @@
-"""Pages to look at: Jinja templates with one style and one rule, that whatever is put into them is escaped."""
+"""HTML pages: Jinja templates with common CSS, always autoescaped."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def template(package: str, name: str, filters: Mapping[str, Callable[..., str]]) -> Template:
-    """A template that lies beside the modules of a package.
+    """Load a template from a package's folder.
 
     Args:
-        filters: beside ``number``, which groups digits. ``common_style`` is the CSS of all pages.
+        filters: in addition to ``number``, which groups digits. ``common_style`` is the CSS of all pages.
     """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup

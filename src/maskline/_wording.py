@@ -1,4 +1,4 @@
-"""Words of messages: numbers with their nouns, and values cut to a length that can be read."""
+"""Helpers for messages: counts with their nouns, and shortened values."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import re
 from typing import Any
 
 LONGEST_VALUE = 60  # characters
-LONGEST_END = 90  # characters, of what is left of a long word at either end
+LONGEST_END = 90  # characters kept at either end of a long word
 _LONG_WORD = re.compile(r"\S{200,}")
 
 
 def shortened(text: str) -> str:
-    """A message with the middle of very long words left out, such as that of a path: the ends tell more."""
+    """Drop the middle of very long words in a message, such as paths: the ends are more informative."""
     return _LONG_WORD.sub(lambda found: f"{found[0][:LONGEST_END]}...{found[0][-LONGEST_END:]}", text)
 
 
 def short(value: Any) -> str:
-    """A value as it may stand in a message."""
+    """Shortened ``repr`` of a value, for messages."""
     text = repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: ``1 image``, ``2 images``; or with another plural than that in s: ``2 are``."""
+    """A count with its noun: ``1 image``, ``2 images``; ``plural`` for irregular ones."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"

@@ -1,4 +1,4 @@
-"""`create_model`, the function most programs start with."""
+"""`create_model`, the entry point of most programs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger("maskline")
 
 
 class PaddleOnly(TypedDict, total=False):
-    """Arguments of PaddleX's functions that are accepted and ignored, so that its scripts run unchanged."""
+    """Arguments of PaddleX's functions that are accepted and ignored, so that PaddleX scripts run unchanged."""
 
     pp_option: object
     genai_config: object
@@ -51,25 +51,32 @@ def create_model(
     cpu_fallback: bool = False,
     **ignored: Unpack[PaddleOnly],
 ) -> Predictor:
-    """A model ready to predict. Without name and directory: the embedded one, which needs no download.
+    """Open a model for prediction. Without name and directory: the embedded model, which needs no download.
+
+    >>> import maskline
+    >>> model = maskline.create_model()
+    >>> model.model_name
+    'PP-YOLOE_seg-N'
+    >>> for result in model.predict("photos", batch_size=8):  # doctest: +SKIP
+    ...     result.save_to_img("output")
 
     Args:
-        model_name: a model of the catalog, ``embedded``, or (as older documents have it) a model directory of another
-            name.
-        model_dir: an exported model, see `maskline.runtime.model_dir.open_model_dir`; without it the official one,
-            fetched and exported on first use.
+        model_name: a model of the catalog, ``embedded``, or (as in older PaddleX documents) the path of a model
+            directory.
+        model_dir: an exported model, see `maskline.runtime.model_dir.open_model_dir`; None: the official model,
+            downloaded and exported on first use.
         device, threshold, batch_size, grow_boxes: see `Predictor`.
-        threads, use_hpip, hpi_config, engine, engine_config: see `maskline.runtime.acceleration.choose`.
-        cpu_fallback: the CPU stands in, with a warning, for a device that is not there; else that is an error. The
-            variable ``MASKLINE_DEVICE_FALLBACK``, if set, wins.
-        ignored: what only means something to Paddle, see `PaddleOnly`; a warning says so.
+        threads, use_hpip, hpi_config, engine, engine_config: see `maskline.runtime.acceleration.parse_acceleration`.
+        cpu_fallback: use the CPU, with a warning, if the device is missing, rather than raise an error. The environment
+            variable ``MASKLINE_DEVICE_FALLBACK``, if set, takes precedence.
+        ignored: arguments for Paddle only, see `PaddleOnly`; logged as a warning.
 
     Raises:
-        UnknownNameError: no such model; the message names the nearest.
-        DownloadError, MissingDependencyError: the official model can't be had here.
-        ModelError, DeviceError, ParameterError: see there.
+        UnknownNameError: unknown model; the message suggests the nearest name.
+        DownloadError, MissingDependencyError: the official model can't be downloaded or exported here.
+        ModelError, DeviceError, ParameterError: see `Predictor`.
     """
-    chosen = acceleration.choose(
+    chosen = acceleration.parse_acceleration(
         use_hpip=use_hpip, hpi_config=hpi_config, engine=engine, engine_config=engine_config, threads=threads
     )
     chosen = replace(chosen, cpu_fallback=cpu_fallback)
@@ -78,7 +85,7 @@ def create_model(
     if isinstance(model_name, os.PathLike):
         model_name = os.fsdecode(model_name)
     if not isinstance(model_name, str | None):
-        raise ParameterError(f"model_name is {model_name!r}: expected a model's name, or the path of its folder")
+        raise ParameterError(f"model_name is {model_name!r}: expected the name of a model or the path of its folder")
     if model_dir is None and model_name in (None, catalog.EMBEDDED):
         model_name, model_dir = None, hub.EMBEDDED
     if model_dir is None and model_name is not None and not catalog.has(model_name) and _is_path(model_name):
@@ -86,7 +93,7 @@ def create_model(
     name = None if model_name is None else catalog.get(model_name).name
     if model_dir is None:
         assert name is not None
-        device = device_text(opening.settle(device, chosen))  # before anything is fetched
+        device = device_text(opening.choose_devices(device, chosen))  # before any download
         model_dir = hub.model_dir(name)
     return Predictor(
         model_dir,
@@ -100,7 +107,7 @@ def create_model(
 
 
 def _check_now(device: str | None, threshold: object, batch_size: object) -> None:
-    """Refuse wrong values before anything is downloaded."""
+    """Reject invalid values before any download."""
     check_count(batch_size, "batch_size")
     if device is not None:
         parse_devices(device)
@@ -109,7 +116,7 @@ def _check_now(device: str | None, threshold: object, batch_size: object) -> Non
 
 
 def warn_ignored(given: PaddleOnly) -> None:
-    """Warn about arguments without effect. Raises TypeError for any that PaddleX does not have either."""
+    """Warn about ignored arguments. Raises TypeError for any that PaddleX does not have either."""
     if unknown := given.keys() - PaddleOnly.__annotations__.keys():
         raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
     names = [name for name, value in given.items() if value is not None and value is not False]

@@ -1,9 +1,9 @@
-"""The fifteen models and a small one of our own: facts about each. Its architecture stands in ``models/<family>``.
+"""The model catalog: PaddleX's fifteen models and a small one of our own. Architectures are in ``models/<family>``.
 
-Accuracy, times and sizes are what PaddleX's documents claim for its own files, not measurements of ours. Learning rates
-and batch sizes are those of PaddleX's module files, meant for four devices; epochs, schedules and warm-ups are the
-built-in recipes behind the published figures (the module files ask for 40 epochs and 100 warm-up steps whatever the
-model: those two defaults belong to `maskline.paddlex`).
+Accuracy, times and sizes are PaddleX's published figures for its own files, not our measurements. Learning rates and
+batch sizes are from PaddleX's module files, for four devices; epochs, schedules and warm-ups are the built-in recipes
+behind the published figures (the module files set 40 epochs and 100 warm-up steps for all models; those two defaults
+belong to `maskline.paddlex`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ StageFactors: TypeAlias = tuple[float, float, float, float]
 
 DEFAULT_MODEL = "Mask-RT-DETR-S"
 EMBEDDED = "embedded"  # alias of the model that is part of the package
-VERSIONS = ("paddle3.0b2", "paddle3.0rc0", "paddle3.0.0")  # of the official inference archives, oldest first
+VERSIONS = ("paddle3.0b2", "paddle3.0rc0", "paddle3.0.0")  # versions of the official archives, oldest first
 
 _OFFICIAL = "https://paddle-model-ecology.bj.bcebos.com/paddlex"
 _PADDLEDET = "https://paddledet.bj.bcebos.com/models"
@@ -27,11 +27,11 @@ _IMAGENET = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/legendary
 
 @dataclass(frozen=True, slots=True)
 class FamilyFacts:
-    """What all models of a family share, but for what needs torch: that is in `maskline.models.family.Family`.
+    """Common facts of a family's models; those that need torch are in `maskline.models.family.Family`.
 
     Attributes:
-        title: the name people use.
-        arch, min_subgraph_size: tags that ``inference.yml`` carries.
+        title: common name.
+        arch, min_subgraph_size: tags in ``inference.yml``.
     """
 
     title: str
@@ -51,14 +51,13 @@ FAMILIES = {
 class Times:
     """Published milliseconds per image at FP32, None where not published.
 
-    GPU: always an NVIDIA T4. CPU: 8 threads of an Intel Xeon, a Gold 5117 at 2.0 GHz in set A, a Gold 6271C at 2.6 GHz
-    in B and C.
+    GPU: NVIDIA T4. CPU: 8 threads of an Intel Xeon: Gold 5117 at 2.0 GHz in set A, Gold 6271C at 2.6 GHz in B and C.
 
     Attributes:
-        a: documents of 3.0b1 and 3.0b2.
-        b: documents of 3.0rc0 (TensorRT 8.5, cuDNN 8.6). Normal and high-performance times are the same there.
-        c: newest documents (Paddle 3.0.0, TensorRT 8.6, cuDNN 8.9), normal.
-        c_hpi: the same with the high-performance plugin.
+        a: documents of PaddleX 3.0b1 and 3.0b2.
+        b: documents of 3.0rc0 (TensorRT 8.5, cuDNN 8.6), where normal and high-performance times are the same.
+        c: latest documents (Paddle 3.0.0, TensorRT 8.6, cuDNN 8.9), normal mode.
+        c_hpi: the same, with the high-performance plugin.
     """
 
     a: float | None = None
@@ -69,12 +68,12 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """The learning rate stays."""
+    """Constant learning rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The learning rate is multiplied by ``gamma`` once each of ``milestones`` (in epochs) is reached."""
+    """The learning rate is multiplied by ``gamma`` at each of ``milestones``, in epochs."""
 
     milestones: tuple[int, ...]
     gamma: float = 0.1
@@ -82,7 +81,7 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Cosine:
-    """The learning rate falls along half a cosine that reaches zero after ``epochs``, which may pass the recipe's."""
+    """Cosine decay that reaches zero after ``epochs``, which may exceed the recipe's."""
 
     epochs: int
 
@@ -92,7 +91,7 @@ Schedule: TypeAlias = Constant | Steps | Cosine
 
 @dataclass(frozen=True, slots=True)
 class Warmup:
-    """A linear rise from ``start_factor`` x learning rate over ``steps`` iterations or ``epochs``; the other is 0."""
+    """Linear warm-up from ``start_factor`` x learning rate over ``steps`` or ``epochs``; the other is 0."""
 
     start_factor: float
     steps: int = 0
@@ -101,19 +100,19 @@ class Warmup:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a model is trained.
+    """Training recipe of a model.
 
     Attributes:
-        epochs: the built-in length, which ``schedule`` is written for: a run of another length scales the schedule.
-        batch_size: images per device (module file).
-        learning_rate: for ``batch_size`` on each of ``devices`` (module file).
-        momentum: of the ``momentum`` optimizer; unused by ``adamw``.
+        epochs: length of the built-in recipe; in runs of another length, ``schedule`` is scaled.
+        batch_size: images per device (from the module file).
+        learning_rate: for ``batch_size`` on each of ``devices`` (from the module file).
+        momentum: for the ``momentum`` optimizer; unused by ``adamw``.
         weight_decay: decoupled for ``adamw``, an L2 penalty for ``momentum``.
-        clip_norm: the gradient's largest global norm, None for no limit.
-        ema_decay: of the running average of the weights, None where there is none.
-        backbone_lr_factors: the learning rate's factor for backbone stages 1 to 4. What is frozen, the network says.
-        backbone_init: URL of the weights training starts from when no pretrained model is given (Paddle's format);
-            empty: there are none.
+        clip_norm: maximum global norm of the gradient; None: no limit.
+        ema_decay: decay of the weights' EMA; None: no EMA.
+        backbone_lr_factors: learning-rate factors of backbone stages 1 to 4. Frozen parts are defined by the network.
+        backbone_init: URL of the backbone's initial weights if no pretrained model is given (Paddle's format); empty:
+            none.
     """
 
     epochs: int
@@ -133,13 +132,13 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One row of the table.
+    """One model of the catalog.
 
     Attributes:
-        mask_ap: claimed COCO val2017 mask AP at IoU 0.50:0.95, in percent; None: not trained on COCO.
-        size_mb: claimed size of the official model, in MB; of ours, of the graph.
-        ours: not one of the reference's: there are no official weights.
-        pretrained_sha256, inference_sha256: of the official files. None: nobody has published them.
+        mask_ap: published COCO val2017 mask AP at IoU 0.50:0.95, in percent; None: not trained on COCO.
+        size_mb: published size of the official model in MB; for our own, size of the graph.
+        ours: not one of PaddleX's models: there are no official weights.
+        pretrained_sha256, inference_sha256: digests of the official files; None: not published.
     """
 
     name: str
@@ -166,11 +165,11 @@ class Model:
 
     @property
     def pretrained_url(self) -> str:
-        """The official COCO weights for training (``.pdparams``); of ours, none."""
+        """URL of the official COCO weights (``.pdparams``); empty for our own model."""
         return "" if self.ours else f"{_OFFICIAL}/official_pretrained_model/{self.name}_pretrained.pdparams"
 
     def inference_url(self, version: str = VERSIONS[-1]) -> str:
-        """The official inference archive of ``version``. Raises UnknownNameError for a version not in `VERSIONS`."""
+        """URL of the official inference archive of a version. Raises UnknownNameError if it is not in `VERSIONS`."""
         if version not in VERSIONS:
             raise UnknownNameError.of("version of the official models", version, VERSIONS)
         return f"{_OFFICIAL}/official_inference_model/{version}/{self.name}_infer.tar"
@@ -317,7 +316,7 @@ MODELS: dict[str, Model] = {row.name: row for row in _ROWS}
 
 
 def get(name: str) -> Model:
-    """The row called ``name``, in any case. Raises UnknownNameError, with the nearest name, if there is none."""
+    """Look up a model by name, ignoring case. Raises UnknownNameError, which suggests the nearest name."""
     found = _find(name)
     if found is None:
         raise UnknownNameError.of("model", name, MODELS)
@@ -325,7 +324,7 @@ def get(name: str) -> Model:
 
 
 def has(name: str) -> bool:
-    """Whether there is a row called ``name``, in any case."""
+    """Whether there is a model of this name, ignoring case."""
     return _find(name) is not None
 
 
@@ -336,7 +335,7 @@ def _find(name: str) -> Model | None:
 TABLE_HEADER = ("Model", "Family", "Mask AP", "GPU ms", "CPU ms", "Size MB")
 LINKS = "Official files"
 
-#: Where the figures of the table are from.
+#: Source of the figures in the table.
 EDITION = (
     "Mask AP on COCO val2017, times (normal / high-performance mode) and sizes are those of PaddleX's documents of "
     "3.0.3, with Paddle 3.0.0, in FP32. GPU: NVIDIA T4, CUDA 11.8, cuDNN 8.9, TensorRT 8.6. CPU: Intel Xeon Gold 6271C "
@@ -345,7 +344,7 @@ EDITION = (
 
 
 def table_rows() -> list[tuple[str, ...]]:
-    """The table as text, one tuple a model under `TABLE_HEADER`. Times are set C's; ``-``: not published."""
+    """Cells of the table, one tuple per model, for `TABLE_HEADER`. Times are from set C; ``-``: not published."""
 
     def ms(times: Times) -> str:
         pair = ["-" if value is None else f"{value:.2f}" for value in (times.c, times.c_hpi)]
@@ -365,10 +364,10 @@ def table_rows() -> list[tuple[str, ...]]:
 
 
 def markdown_table(*, links: bool = False) -> str:
-    """`table_rows` as a Markdown table, names left and figures right, without a line feed at the end.
+    """`table_rows` as a Markdown table, names left- and figures right-aligned, without a trailing newline.
 
     Args:
-        links: with a column of the addresses of the official weights, and of the Paddle program made from them.
+        links: add a column with the URLs of the official weights and the Paddle program exported from them.
     """
     rows = table_rows()
     rule = tuple("---:" if column >= 2 else "---" for column in range(len(TABLE_HEADER)))

@@ -1,8 +1,37 @@
-"""The tree of errors: every fault maskline reports on purpose.
+"""Exceptions that maskline raises on purpose.
 
-Each class says how a command ends (``exit_code``) and what a server answers (``http_status``). The message is one line
-that tells what was given, what was expected and what to do; details, where there are many, follow on indented lines.
-Classes also derive from the built-in error a Python user would catch.
+* MasklineError
+  x ParameterError (ValueError)
+    + UnknownNameError
+  x InputError (ValueError)
+    + InputNotFoundError (FileNotFoundError)
+    + InputTypeError (TypeError)
+    + DatasetError
+      - DatasetNotFoundError, also an InputNotFoundError
+  x DeviceError (RuntimeError)
+  x ModelError
+  x WeightsError (ValueError)
+  x DownloadError (OSError)
+  x ExportError
+  x OutputError (OSError)
+  x MissingDependencyError (ImportError)
+
+In brackets: the built-in exception that a class also derives from. Packages derive a few classes of their own, which
+are reported as these are. Catch one error or all of them:
+
+>>> import maskline
+>>> from maskline.errors import InputError
+>>> model = maskline.create_model()
+>>> try:
+...     results = list(model.predict("missing.jpg"))
+... except InputError as error:
+...     print(error)
+... except maskline.MasklineError as error:
+...     raise SystemExit(error.exit_code)
+'missing.jpg': no such file or folder
+
+Each class defines the exit status of a command (``exit_code``) and the status of an HTTP response (``http_status``).
+The message is one line: what was given, what was expected, and what to do; long details follow on indented lines.
 """
 
 from __future__ import annotations
@@ -14,7 +43,19 @@ LONGEST_NAME = 100  # characters of an unknown name that a message repeats
 
 
 class MasklineError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base class of all errors that maskline raises on purpose.
+
+    >>> import maskline
+    >>> try:
+    ...     maskline.create_model("Mask-RT-DETR-Q")
+    ... except maskline.MasklineError as error:
+    ...     print(type(error).__name__, error.exit_code, error.http_status)
+    UnknownNameError 2 422
+
+    Attributes:
+        exit_code: exit status of a command that fails with this error.
+        http_status: HTTP status of a request that fails with this error.
+    """
 
     exit_code = 1
     http_status = 500
@@ -28,11 +69,11 @@ class ParameterError(MasklineError, ValueError):
 
 
 class UnknownNameError(ParameterError):
-    """A name (model, pipeline, key, device) is not in the list it must come from."""
+    """Unknown name of a model, pipeline, key, device or the like."""
 
     @classmethod
     def of(cls, kind: str, given: str, known: Iterable[str]) -> UnknownNameError:
-        """Build the message: what was given, the nearest known name (if any is near), and all known names."""
+        """Build the message: the given name, the nearest known name, if any is close, and all known names."""
         names = list(known)
         given = given if len(given) <= LONGEST_NAME else f"{given[:LONGEST_NAME]}…"
         lowered = {name.lower(): name for name in names}
@@ -45,14 +86,14 @@ class InputError(MasklineError, ValueError):
     """An input (image, folder, file) can't be used.
 
     Attributes:
-        reason: why, in a word or two, to count errors by.
+        reason: short category, used to count errors.
     """
 
     http_status = 422
     reason = "not usable"
 
     def because(self, reason: str) -> InputError:
-        """This error, with a reason."""
+        """Set ``reason`` and return this error."""
         self.reason = reason
         return self
 
@@ -65,25 +106,25 @@ class InputNotFoundError(InputError, FileNotFoundError):
 
 
 class InputTypeError(InputError, TypeError):
-    """An input is of a type that is not accepted."""
+    """An input has an unsupported type."""
 
 
 class DatasetError(InputError):
-    """A data set, or a file of one, can't be used."""
+    """A data set, or one of its files, can't be used."""
 
 
 class DatasetNotFoundError(DatasetError, InputNotFoundError):
-    """A data set, or a file it must have, does not exist."""
+    """A data set, or one of its required files, does not exist."""
 
     http_status = 404
 
 
 class DeviceError(MasklineError, RuntimeError):
-    """The device asked for is not there, or this installation can't use it."""
+    """The requested device is missing, or this installation can't use it."""
 
 
 class ModelError(MasklineError):
-    """A model directory or graph is damaged, foreign, or breaks the contract."""
+    """A model directory or graph is damaged, not from maskline, or breaks the contract."""
 
 
 class WeightsError(MasklineError, ValueError):
@@ -91,14 +132,14 @@ class WeightsError(MasklineError, ValueError):
 
 
 class DownloadError(MasklineError, OSError):
-    """A file could not be fetched, or is not what was promised."""
+    """A file could not be downloaded, or is not the expected one."""
 
     http_status = 502
     reason = "not downloaded"
 
 
 class ExportError(MasklineError):
-    """An exported graph disagrees with its network; nothing was written."""
+    """An exported graph does not match its network; nothing was written."""
 
 
 class OutputError(MasklineError, OSError):
@@ -106,4 +147,4 @@ class OutputError(MasklineError, OSError):
 
 
 class MissingDependencyError(MasklineError, ImportError):
-    """An optional part of the installation is needed: names the extra to install."""
+    """An optional dependency is missing; the message names the extra to install."""

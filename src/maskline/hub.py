@@ -1,4 +1,4 @@
-"""Model directories of catalog models: downloaded and exported once, then cached."""
+"""Model directories by catalog name: downloaded and exported once, then cached."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from maskline._files import ASSETS
 from maskline._progress import status
 from maskline.errors import MissingDependencyError
 from maskline.exporting.target import MOST_GENERAL, ExportOptions
-from maskline.fetching.download import fetch, home
+from maskline.fetching.download import cache_dir, download_file
 from maskline.runtime.backend import GRAPH_FILES
 
-#: The model that the package includes: trained on microscopy images, see MODEL_CARD.md there.
+#: The model shipped with the package, trained on microscopy; see MODEL_CARD.md there.
 EMBEDDED = ASSETS / "embedded"
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -26,9 +26,9 @@ def model_dir(name: str) -> Path:
     spec = catalog.get(name)
     if spec.ours:
         return EMBEDDED
-    folder = home() / "models" / spec.name
+    folder = cache_dir() / "models" / spec.name
     if not (folder / GRAPH_FILES["onnx"]).is_file():
-        with status(f"first use of {spec.name}: downloading and exporting, takes minutes"):
+        with status(f"first use of {spec.name}: downloading and exporting it takes minutes"):
             make_model_dir(spec.name, folder)
     return folder
 
@@ -57,14 +57,14 @@ def make_model_dir(
     from maskline.exporting.make import export_weights, read_labels
 
     labels = None if labels_file is None else read_labels(labels_file)
-    options.check(spec)  # before anything is downloaded
+    options.check(spec)  # reject invalid options before the download
     path = weights_file(spec) if weights is None else Path(weights)
     return export_weights(spec, path, output, labels=labels, unaligned=unaligned, options=options)
 
 
 def weights_file(spec: catalog.Model) -> Path:
-    """Return the official weights of a model, downloaded on first use; our own model's are installed."""
+    """Return the official weights of a model, downloaded on first use; for our own model, those shipped with it."""
     if spec.ours:
         return EMBEDDED / WEIGHTS_FILE
     name = spec.pretrained_url.rpartition("/")[2]
-    return fetch(spec.pretrained_url, home() / "weights" / name, sha256=spec.pretrained_sha256)
+    return download_file(spec.pretrained_url, cache_dir() / "weights" / name, sha256=spec.pretrained_sha256)

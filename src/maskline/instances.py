@@ -1,4 +1,4 @@
-"""Instances: what was found in one image, as arrays."""
+"""`Instances`, the detected instances of one image as arrays."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ Index: TypeAlias = "int | slice | Sequence[int] | Sequence[bool] | npt.NDArray[n
 
 
 def pixel_window(box: npt.ArrayLike, size: tuple[int, int]) -> Window:
-    """The pixels a box stands for: never empty, inside the image.
+    """Pixels covered by a box: never empty, inside the image.
 
-    Corners are rounded half to even (the rule of the system we are compatible with). A box so thin that rounding leaves
-    nothing gets one row or column.
+    Corners are rounded half to even, as in PaddleX. A box that would become empty gets one row or column.
 
     Args:
         box: ``x1 y1 x2 y2`` in pixels, ordered.
@@ -33,7 +32,7 @@ def pixel_window(box: npt.ArrayLike, size: tuple[int, int]) -> Window:
 
 
 def pixel_windows(boxes: npt.ArrayLike, size: tuple[int, int]) -> tuple[Window, ...]:
-    """`pixel_window` of each of some boxes, (N, 4)."""
+    """`pixel_window` of each of the boxes (N, 4)."""
     height, width = size
     x1, y1, x2, y2 = np.rint(np.asarray(boxes, np.float64).reshape(-1, 4)).astype(np.int64).T
     top, left = y1.clip(0, height - 1), x1.clip(0, width - 1)
@@ -45,21 +44,27 @@ def pixel_windows(boxes: npt.ArrayLike, size: tuple[int, int]) -> tuple[Window, 
 class Instances:
     """The instances of one image, best first.
 
-    ``instances[index]`` gives some of them as `Instances`: by a place (an int, which gives one), a slice, a list or
-    array of places, in their order, or an array of N bools. Iterating gives one at a time. Masks are not copied.
+    >>> import maskline
+    >>> (result,) = maskline.create_model().predict("photo.jpg")  # doctest: +SKIP
+    >>> confident = result.instances[result.instances.scores > 0.8]  # doctest: +SKIP
+    >>> confident.boxes.shape, confident.full_mask(0).sum()  # doctest: +SKIP
+    ((7, 4), 812)
+
+    ``instances[index]`` selects some of them as `Instances`: ``index`` is an integer (one instance), a slice, a list or
+    array of integers, in their order, or an array of N bools. Iteration yields one at a time. Masks are not copied.
 
     Attributes:
         boxes: (N, 4) float32, ``x1 y1 x2 y2`` in pixels of the image, clipped to it, ``x1 < x2`` and ``y1 < y2``.
         scores: (N,) float32 in [0, 1], falling.
         labels: (N,) int64, index into the model's class names.
         masks: N arrays of uint8, 0 or 1. Mask ``i`` covers exactly ``pixel_window(boxes[i], size)``.
-        outside: (N,) float32 in [0, 1]: share of the mask's foreground that lies outside the box and so is not in
+        outside: (N,) float32 in [0, 1]: share of the mask's foreground that is outside the box and so not in
             ``masks``, measured on the network's mask grid. Zero where boxes were grown to their masks.
         size: ``(height, width)`` of the image.
 
     Raises:
         ParameterError: shapes, types, boxes or masks are not as above. The values of scores, labels, ``outside`` and
-            pixels are not looked at.
+            pixels are not checked.
     """
 
     boxes: FloatArray
@@ -110,7 +115,7 @@ class Instances:
         return len(self.scores)
 
     def __getitem__(self, index: Index) -> Instances:
-        """Some of the instances. Raises IndexError, as NumPy does, for places and lengths that don't fit."""
+        """Select instances. Raises IndexError, as NumPy does, for indices out of range and wrong lengths."""
         places = np.atleast_1d(np.arange(len(self))[index])
         if places.ndim != 1:
             raise IndexError(
@@ -125,7 +130,7 @@ class Instances:
         return (self[i] for i in range(len(self)))
 
     def window(self, index: int) -> Window:
-        """Where mask ``index`` lies in the image."""
+        """Window of mask ``index`` in the image."""
         return self._windows[index]
 
     def rle(self, index: int) -> str:
@@ -137,7 +142,7 @@ class Instances:
         return polygons(self.masks[index], self._windows[index].origin)
 
     def outlines(self, index: int) -> tuple[list[list[float]], list[list[float]]]:
-        """The rings of mask ``index`` and those round its holes, see `maskline.masks.outlines`."""
+        """Rings around mask ``index`` and around its holes, see `maskline.masks.outlines`."""
         return outlines(self.masks[index], self._windows[index].origin)
 
     def full_mask(self, index: int) -> npt.NDArray[np.bool_]:
@@ -147,7 +152,7 @@ class Instances:
         return full
 
     def full_masks(self) -> npt.NDArray[np.bool_]:
-        """All masks over the whole image: (N, H, W) bool. N x H x W bytes: mind large images."""
+        """All masks over the whole image: (N, H, W) bool, that is N x H x W bytes."""
         full = np.zeros((len(self), *self.size), np.bool_)
         for part, window, mask in zip(full, self._windows, self.masks, strict=True):
             part[window.slices] = mask

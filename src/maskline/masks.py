@@ -1,9 +1,9 @@
-"""The forms a mask can take: array, COCO run lengths, polygons.
+"""Mask representations: arrays, COCO run lengths, polygons.
 
-An array mask is (h, w) uint8 or bool, foreground where not zero. Run lengths (RLE) are COCO's *compressed counts*: runs
-of background and foreground in turn, background first (so its first run may be 0), counted down the columns; from the
-fourth run on the difference to the run two places earlier; each number in groups of five bits, lowest first, 32 added
-where more groups follow and 48 to make it a character.
+An array mask is (h, w) uint8 or bool, foreground where not zero. Run lengths (RLE) are COCO's *compressed counts*:
+alternating runs of background and foreground in column-major order, background first (so the first run may be 0); from
+the fourth run on, stored as the difference to the run two places earlier; each number in groups of five bits, lowest
+first, plus 32 if more groups follow, plus 48 to make it an ASCII character.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ByteArray = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.uint8] | npt.NDArray[np.bool_]
 Runs = npt.NDArray[np.int64]
 
-MAX_GROUPS = 12  # of five bits in one number: 60 bits, which int64 holds
+MAX_GROUPS = 12  # five-bit groups per number: 60 bits, which fit into int64
 
 
 class Window(NamedTuple):
@@ -32,17 +32,17 @@ class Window(NamedTuple):
 
     @classmethod
     def whole(cls, size: tuple[int, int]) -> Window:
-        """All of an image of ``(height, width)``."""
+        """The window of a whole image of ``(height, width)``."""
         return cls(0, size[0], 0, size[1])
 
     @property
     def height(self) -> int:
-        """Rows; below 1 where the window is empty."""
+        """Number of rows; below 1 if the window is empty."""
         return self.bottom - self.top
 
     @property
     def width(self) -> int:
-        """Columns; below 1 where the window is empty."""
+        """Number of columns; below 1 if the window is empty."""
         return self.right - self.left
 
     @property
@@ -62,7 +62,7 @@ class Window(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it holds no pixel."""
+        """Whether it contains no pixels."""
         return self.height <= 0 or self.width <= 0
 
     @property
@@ -72,16 +72,16 @@ class Window(NamedTuple):
 
     @property
     def box_xyxy(self) -> tuple[int, int, int, int]:
-        """``x1 y1 x2 y2``, its corners."""
+        """Corners ``x1 y1 x2 y2``."""
         return self.left, self.top, self.right, self.bottom
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Rows and columns, to index an image (H, W, ...) with. Only for a window inside the image."""
+        """Index of an image (H, W, ...): row and column slices. Only for windows inside the image."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def intersection(self, other: Window) -> Window:
-        """What two windows share; `is_empty` where that is nothing."""
+        """Intersection of two windows, possibly empty."""
         return Window(
             max(self.top, other.top),
             min(self.bottom, other.bottom),
@@ -90,12 +90,15 @@ class Window(NamedTuple):
         )
 
     def relative_to(self, other: Window) -> Window:
-        """The same pixels, counted from the first pixel of another window."""
+        """The same pixels, relative to the first pixel of another window."""
         return Window(self.top - other.top, self.bottom - other.top, self.left - other.left, self.right - other.left)
 
 
 def rle_encode(mask: Mask) -> str:
-    """Compressed counts of a mask (h, w). A mask without pixels gives ``"0"``.
+    """Encode a mask (h, w) as compressed counts. A mask of size zero gives ``"0"``.
+
+    >>> rle_encode(np.array([[0, 1], [0, 1]], np.uint8))
+    '22'
 
     Raises:
         ParameterError: the mask is not two-dimensional.
@@ -106,9 +109,9 @@ def rle_encode(mask: Mask) -> str:
 
 
 def place_rle(mask: Mask, window: Window, size: tuple[int, int]) -> str:
-    """Compressed counts of a whole image of which only a window is known and the rest is background.
+    """Encode a window of an otherwise empty image as compressed counts over the image.
 
-    Time and memory follow the window: the image is never built.
+    Time and memory are proportional to the window: the full mask is never built.
 
     Args:
         mask: (bottom - top, right - left), the pixels of the window.
@@ -132,7 +135,11 @@ def place_rle(mask: Mask, window: Window, size: tuple[int, int]) -> str:
 
 
 def rle_decode(counts: str | bytes, size: tuple[int, int]) -> ByteArray:
-    """The mask that compressed counts stand for.
+    """Decode compressed counts into a mask.
+
+    >>> rle_decode("22", (2, 2))
+    array([[0, 1],
+           [0, 1]], dtype=uint8)
 
     Args:
         counts: as `rle_encode` gives them.
@@ -142,29 +149,29 @@ def rle_decode(counts: str | bytes, size: tuple[int, int]) -> ByteArray:
         (height, width) uint8, 0 or 1, in column-major order in memory.
 
     Raises:
-        ParameterError: the counts are malformed, or are not those of a mask of this size.
+        ParameterError: the counts are malformed, or do not fit the size.
     """
     return _columns(rle_runs(counts, size), size)
 
 
 def rle_runs(counts: str | bytes, size: tuple[int, int]) -> Runs:
-    """Compressed counts as run lengths, background first. Raises ParameterError as `rle_decode` does."""
+    """Decode compressed counts into run lengths, background first. Raises ParameterError as `rle_decode` does."""
     height, width = size
     if height < 0 or width < 0:
         raise ParameterError(f"size is {size}: expected (height, width), neither below 0")
     runs = _to_runs(counts, height * width)
     if runs.min() < 0 or int(runs.sum()) != height * width:
-        raise ParameterError(f"RLE counts are not those of a mask of {height} x {width} pixels")
+        raise ParameterError(f"RLE counts do not fit a mask of {height} x {width} pixels")
     return runs
 
 
 def runs_rle(runs: npt.NDArray[np.integer[Any]]) -> str:
-    """Run lengths, background first, as compressed counts."""
+    """Encode run lengths, background first, as compressed counts."""
     return _to_text(runs.astype(np.int64))
 
 
 def rle_window(counts: str | bytes, size: tuple[int, int]) -> tuple[ByteArray, Window] | None:
-    """Decode only where there is foreground: the smallest window that holds it, in time and memory of its columns.
+    """Decode only the smallest window that contains the foreground, in time and memory proportional to its columns.
 
     Returns:
         (h, w) uint8, 0 or 1, and its window; None for a mask without foreground.
@@ -193,34 +200,34 @@ def _columns(runs: Runs, size: tuple[int, int]) -> ByteArray:
 
 
 def polygons(mask: Mask, offset: tuple[int, int] = (0, 0)) -> list[list[float]]:
-    """Outlines of a mask as COCO polygons, one for each region that hangs together (corners count as contact).
+    """Outline a mask as COCO polygons, one per 8-connected component.
 
-    Vertices lie on the corners of pixels, as COCO has it: pixel ``(x, y)`` covers ``[x, x + 1) x [y, y + 1)``, so a
-    single pixel gives a unit square, a polygon's area is its number of pixels, and COCO's own tools fill it with just
-    the pixels it came from. **Holes are lost**: COCO's polygons have none, so only outer outlines are given (also those
-    of islands within holes). Use RLE where holes matter.
+    Vertices are at the corners of pixels, as in COCO: pixel ``(x, y)`` covers ``[x, x + 1) x [y, y + 1)``, so a single
+    pixel gives a unit square, a polygon's area is its number of pixels, and COCO's tools fill it with exactly the
+    original pixels. **Holes are lost**: COCO's polygons can't have any, so only outer outlines are returned (including
+    those of islands in holes). Use RLE if holes matter.
 
     Args:
         mask: (h, w).
         offset: ``(x, y)`` of the mask's first pixel in the image.
 
     Returns:
-        Rings ``[x1, y1, x2, y2, ...]`` in pixels of the image, the first vertex not repeated; none for an empty mask.
+        Rings ``[x1, y1, x2, y2, ...]`` in pixels of the image, first vertex not repeated; empty for an empty mask.
     """
     return outlines(mask, offset)[0]
 
 
 def outlines(mask: Mask, offset: tuple[int, int] = (0, 0)) -> tuple[list[list[float]], list[list[float]]]:
-    """The rings round the regions of a mask, as `polygons` gives them, and those round its holes.
+    """Return the rings around the components of a mask, as in `polygons`, and those around its holes.
 
-    A pixel is foreground if it lies inside an odd number of all of them.
+    A pixel is foreground if it is inside an odd number of them.
     """
     import cv2
 
     if not mask.size:
         return [], []
-    # OpenCV's outlines pass through the centres of foreground pixels. With each pixel doubled, 2x and 2x + 1 are its
-    # two sides; that holds for both kinds of ring, as a hole's lies on the pixels round it.
+    # OpenCV's contours pass through the centres of foreground pixels. With each pixel doubled, 2x and 2x + 1 are its
+    # two sides; that holds for both kinds of ring, as a hole's contour is on the pixels around it.
     doubled = np.repeat(np.repeat(_binary(mask), 2, axis=0), 2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     parents = cast("list[int]", [] if hierarchy is None else hierarchy[0, :, 3].tolist())
@@ -236,7 +243,7 @@ def has_holes(mask: Mask) -> bool:
 
 
 def _ring(contour: npt.NDArray[Any], offset: tuple[int, int]) -> list[float]:
-    """An outline of doubled pixels as a flat ring: halved, moved, vertices that fell together made one."""
+    """Turn a contour of doubled pixels into a flat ring: halved, moved, coinciding vertices merged."""
     points = (contour[:, 0] + 1) // 2  # (vertices, x y)
     points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
     return cast("list[float]", (points + np.asarray(offset)).astype(np.float64).ravel().tolist())
@@ -248,11 +255,11 @@ def _binary(mask: Mask) -> ByteArray:
 
 
 def _edges(mask: Mask, start: int, stride: int) -> Runs:
-    """Where foreground begins and ends, in turn, as pixel numbers counted down the columns of the image.
+    """Alternating starts and ends of foreground runs, as column-major pixel indices of the image.
 
     Args:
         mask: (h, w).
-        start: number of the mask's first pixel.
+        start: index of the mask's first pixel.
         stride: height of the image.
     """
     import cv2
@@ -260,22 +267,22 @@ def _edges(mask: Mask, start: int, stride: int) -> Runs:
     height, width = mask.shape
     if not mask.size:
         return np.zeros(0, np.int64)
-    flat = np.zeros(width * (height + 1) + 1, np.uint8)  # one background pixel before all, and one below each column
+    flat = np.zeros(width * (height + 1) + 1, np.uint8)  # one background pixel at the start and one below each column
     cv2.transpose(_binary(mask), dst=(columns := np.empty((width, height), np.uint8)))
     flat[1:].reshape(width, height + 1)[:, :height] = columns
     column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), height + 1)
     edges = column * stride + row + start
-    joined = edges[1:-1:2] == edges[2::2]  # a column goes on in the next: only if the mask is as high as the image
+    joined = edges[1:-1:2] == edges[2::2]  # a run continues in the next column: only if the mask has the image's height
     keep = np.ones(len(edges), np.bool_)
     keep[1:-1:2] = keep[2::2] = ~joined
     return edges[keep]
 
 
 def _to_text(runs: Runs) -> str:
-    """Run lengths as compressed counts."""
+    """Encode run lengths as compressed counts."""
     values = runs.copy()
     values[3:] -= runs[1:-2]
-    magnitude = values ^ (values >> 63)  # a number needs one bit more than this has, for its sign
+    magnitude = values ^ (values >> 63)  # plus one bit for the sign
     groups = 1
     while groups < MAX_GROUPS and (magnitude >> (5 * groups - 1)).any():
         groups += 1
@@ -288,24 +295,24 @@ def _to_text(runs: Runs) -> str:
 
 
 def _to_runs(counts: str | bytes, pixels: int) -> Runs:
-    """Compressed counts as run lengths, not yet checked against the size; no number goes beyond ``pixels``."""
+    """Decode compressed counts into run lengths, not yet checked against the size; no number exceeds ``pixels``."""
     try:
         raw = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
     except UnicodeEncodeError:
-        raise ParameterError("RLE counts hold characters that are not ASCII") from None
+        raise ParameterError("RLE counts contain non-ASCII characters") from None
     codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63:
-        raise ParameterError("RLE counts are empty or hold characters that COCO's compressed RLE does not use")
-    last = codes & 32 == 0  # of its number
+        raise ParameterError("RLE counts are empty or contain characters that COCO's compressed RLE does not use")
+    last = codes & 32 == 0  # group of its number
     starts = np.flatnonzero(np.concatenate([[True], last[:-1]]))
     lengths = np.diff(starts, append=len(codes))
     if not last[-1] or lengths.max() > MAX_GROUPS:
-        raise ParameterError("RLE counts are cut short or hold a number too large")
+        raise ParameterError("RLE counts are cut short or contain a number that is too large")
     shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
     values = np.add.reduceat((codes & 31) << shifts, starts)
     values -= (codes[last] >> 4 & 1) << 5 * lengths  # the highest bit is the sign
     if np.abs(values).max() > pixels:
-        raise ParameterError("RLE counts hold a run longer than the mask")
+        raise ParameterError("RLE counts contain a run longer than the mask")
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return cast("Runs", values)

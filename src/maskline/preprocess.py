@@ -1,7 +1,7 @@
-"""From an image to a network's input, and the way back.
+"""Preprocessing of an image into a network's input, and the mapping back.
 
-`Preprocess` says what a model wants; `Preprocess.apply` makes it and returns the `Frame` that leads from the network's
-coordinates back to the image's.
+`Preprocess` describes what a model expects; `Preprocess.apply` produces it, together with the `Frame` that maps the
+network's coordinates back to the image.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ INTERPOLATION = {
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How an image becomes a network's input.
+    """How an image is turned into a network's input.
 
-    With ``keep_ratio`` the image is scaled so that its short side is ``min(height, width)`` unless its long side would
-    pass ``max(height, width)``; otherwise it is stretched to ``height`` x ``width``. Then it is padded with zeros,
-    right and below, to a multiple of ``pad_stride`` (0: not at all; networks that need it pad by themselves).
-    Normalisation, ``(pixel * scale - mean) / std`` for RGB, happens inside the graph, except for ``float_resize``
-    models, which normalise before they resize.
+    With ``keep_ratio`` the image is scaled so that its short side is ``min(height, width)``, unless its long side would
+    exceed ``max(height, width)``; without, it is stretched to ``height`` x ``width``. It is then padded with zeros on
+    the right and at the bottom to a multiple of ``pad_stride`` (0: no padding here; networks that need it pad by
+    themselves). Normalisation, ``(pixel * scale - mean) / std`` for RGB, happens inside the graph, except for
+    ``float_resize`` models, which are normalised before the resize.
     """
 
     height: int
@@ -47,7 +47,7 @@ class Preprocess:
     float_resize: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the record in a model file."""
+        """Convert to JSON values, for the record in a model file."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
     @classmethod
@@ -61,11 +61,11 @@ class Preprocess:
 
     @property
     def has_free_size(self) -> bool:
-        """Whether inputs differ in size, each as large as its image makes it."""
+        """Whether the size of inputs depends on the image."""
         return self.keep_ratio and self.pad_stride < max(self.height, self.width)
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) an image is scaled to, before padding."""
+        """(height, width) an image is scaled to, before padding."""
         if not self.keep_ratio:
             return self.height, self.width
         short, long = sorted((self.height, self.width))
@@ -73,7 +73,7 @@ class Preprocess:
         return max(round(height * ratio), 1), max(round(width * ratio), 1)
 
     def apply(self, image: ByteArray) -> tuple[npt.NDArray[Any], Frame]:
-        """Image (H, W, 3) uint8 BGR to (h, w, 3) RGB, uint8, or float32 for ``float_resize``; and the way back."""
+        """Turn an image (H, W, 3) uint8 BGR into an input (h, w, 3) RGB, uint8 (float32 with ``float_resize``)."""
         height, width = image.shape[:2]
         h, w = self.resized(height, width)
         pixels: npt.NDArray[Any] = self._normalise(image) if self.float_resize else image
@@ -90,19 +90,19 @@ class Preprocess:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where an image lies inside a network's input: scaled to ``resized`` (h, w), at the top left corner."""
+    """Placement of an image (``size``) in a network's input: scaled to ``resized`` (h, w), at the top left corner."""
 
     size: tuple[int, int]
     resized: tuple[int, int]
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Pixels of the image for a pixel of the network's input, along y and x."""
+        """Image pixels per pixel of the network's input, along y and x."""
         return self.size[0] / self.resized[0], self.size[1] / self.resized[1]
 
 
 def pad_to_multiple(pixels: npt.NDArray[Any], stride: int) -> npt.NDArray[Any]:
-    """(h, w, 3) with zeros below and right, until both sides divide by ``stride``."""
+    """Pad (h, w, 3) with zeros at the bottom and right to multiples of ``stride``."""
     if stride <= 1:
         return pixels
     h, w = pixels.shape[:2]
@@ -110,6 +110,6 @@ def pad_to_multiple(pixels: npt.NDArray[Any], stride: int) -> npt.NDArray[Any]:
 
 
 def pad_to(pixels: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
-    """(h, w, 3) with zeros below and right, up to a size."""
+    """Pad (h, w, 3) with zeros at the bottom and right to a given size."""
     h, w = pixels.shape[:2]
     return pixels if (h, w) == (height, width) else np.pad(pixels, ((0, height - h), (0, width - w), (0, 0)))

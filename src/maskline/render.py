@@ -1,7 +1,7 @@
-"""Instances drawn on their image: masks, outlines, boxes, labels.
+"""Drawing of instances on their image: masks, outlines, boxes, labels.
 
-A class has the same colour in every image. Work follows the instances, not the image: an instance touches only its
-own window, strip by strip, and a label is drawn apart and pasted.
+A class has the same colour in every image. The cost depends on the instances rather than the image: an instance touches
+only its own window, strip by strip, and a label is drawn separately and pasted.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ PALETTE = tuple(
 )
 # fmt: on
 WHITE, DARK = (255, 255, 255), (0x14, 0x0E, 0x35)
-WHITE_BELOW = 112  # luminance of the ground, 0 to 255
+WHITE_BELOW = 112  # luminance of the background, 0 to 255, below which text is white
 SMALLEST_TEXT = 12  # pixels
-SMALL = 4  # lines of text; labels of boxes with shorter sides are smaller
-MOST_HIDDEN = 0.15  # share of objects' boxes that a label may cover before another spot is tried
-SMALLEST_OUTLINED = 12  # pixels of a window's shorter side; in less, an outline would hide the mask
-ROWS_AT_ONCE = 256  # bounds the memory an instance needs
+SMALL = 4  # lines of text; boxes with shorter sides get smaller labels
+MOST_HIDDEN = 0.15  # fraction of objects' boxes that a label may cover before another spot is tried
+SMALLEST_OUTLINED = 12  # pixels of a window's shorter side; below, an outline would hide the mask
+ROWS_AT_ONCE = 256  # bounds the memory per instance
 
-BUNDLED = ""  # stands for Pillow's own font among paths
-#: Files named by these are preferred to all other fonts, for the characters they have.
+BUNDLED = ""  # path that stands for Pillow's own font
+#: Environment variables that name font files, preferred for the characters they have.
 FONT_VARIABLES = ("MASKLINE_FONT", "PADDLE_PDX_LOCAL_FONT_FILE_PATH")
-#: Tried in order for labels beyond the bundled font, which is ASCII. Those with Chinese come first.
+#: Tried in order for characters that the bundled font, which is ASCII, lacks. Those with Chinese come first.
 SYSTEM_FONTS = (
     "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
     "/usr/share/fonts/noto-cjk/NotoSansCJK-Regular.ttc",
@@ -81,20 +81,19 @@ def draw(
     labels: bool = True,
     scores: bool = True,
 ) -> ByteArray:
-    """Draw what was found: masks, then boxes, then labels, the best score on top.
+    """Draw instances: masks, then boxes, then labels, the best score on top.
 
-    Nothing changes outside the windows of the instances but for the labels. A label stands above its box, or inside,
-    below or beside it, where it hides little of this and other objects; in a crowd, one that would cover the label of a
-    better instance is left out.
+    Only labels extend beyond the windows of the instances. A label is placed above, inside, below or next to its box,
+    where it hides little of this and other objects; a label that would cover that of a better instance is omitted.
 
     Args:
-        image: (H, W, 3) uint8 **BGR**; left as it is.
-        instances: of this image.
-        names: class names; every label is an index into it.
-        alpha: how much of a mask's colour covers the image, in [0, 1].
-        contour: also outline the masks, in white or dark, but for the smallest.
-        labels: write class names.
-        scores: write them behind the names.
+        image: (H, W, 3) uint8 **BGR**; not modified.
+        instances: instances of this image.
+        names: class names, indexed by the labels.
+        alpha: opacity of the masks, in [0, 1].
+        contour: also outline the masks, in white or dark, except the smallest.
+        labels: draw class names.
+        scores: draw scores after the names.
 
     Returns:
         (H, W, 3) uint8 **RGB**.
@@ -105,7 +104,7 @@ def draw(
     import cv2
 
     if image.shape != (*instances.size, 3):
-        raise ParameterError(f"image has shape {image.shape}: expected {(*instances.size, 3)}, that of its instances")
+        raise ParameterError(f"image has shape {image.shape}: expected {(*instances.size, 3)}, as its instances")
     if not 0 <= alpha <= 1:
         raise ParameterError(f"alpha is {alpha}: expected a number from 0 to 1")
     height, width = instances.size
@@ -126,7 +125,7 @@ def draw(
 
 
 def text_size(width: int, height: int) -> int:
-    """Pixels: in proportion to the width, but never too small to read nor too large for a panorama."""
+    """Text height in pixels: proportional to the width, but legible, and not too large for panoramas."""
     return max(SMALLEST_TEXT, min(int(0.018 * width) + 2, height // 12))
 
 
@@ -135,7 +134,7 @@ def _colour(label: int) -> Colour:
 
 
 def _ink(colour: Colour) -> Colour:
-    """What can be read on a colour."""
+    """Text colour that is legible on a background colour."""
     red, green, blue = colour
     return WHITE if 0.299 * red + 0.587 * green + 0.114 * blue < WHITE_BELOW else DARK
 
@@ -152,14 +151,14 @@ def _tint(window: ByteArray, mask: ByteArray, colour: Colour, alpha: float) -> N
 
 @lru_cache(maxsize=64)
 def _blend_table(colour: Colour, alpha: float) -> ByteArray:
-    """(1, 256, 3) uint8: what becomes of each value of each channel, rounded half to even."""
+    """(1, 256, 3) uint8: blended value for each value of each channel, rounded half to even."""
     old = np.arange(256)[:, None]
     blended = (1 - alpha) * old + alpha * np.asarray(colour)
     return cast("ByteArray", np.rint(blended.round(9)).astype(np.uint8)[None])
 
 
 def _outline(window: ByteArray, mask: ByteArray, colour: Colour, thickness: int) -> None:
-    """Draw the mask's border, in place; what would leave the window is cut."""
+    """Draw the mask's contour in place, clipped to the window."""
     import cv2
 
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -167,18 +166,18 @@ def _outline(window: ByteArray, mask: ByteArray, colour: Colour, thickness: int)
 
 
 def _frame(window: ByteArray, colour: Colour, line: int) -> None:
-    """Draw the window's own border, inside it, in place."""
+    """Draw the window's border, inside it, in place."""
     window[:line] = window[-line:] = colour
     window[:, :line] = window[:, -line:] = colour
 
 
 def _write_labels(canvas: ByteArray, instances: Instances, names: Sequence[str], scores: bool) -> None:
-    """Put labels where they cover no better instance's label and little of any object, in place.
+    """Draw labels where they cover no better instance's label and little of any object, in place.
 
-    A label that can't but cover another's is left out.
+    A label for which there is no such spot is omitted.
     """
     windows = np.array([instances.window(i) for i in range(len(instances))], np.int64).reshape(-1, 4)
-    taken = np.zeros_like(windows)  # by the labels so far
+    taken = np.zeros_like(windows)  # spots of the labels so far
     for i, label in enumerate(instances.labels.tolist()):
         window = instances.window(i)
         score = f"{instances.scores[i]:.2f}" if scores else ""
@@ -191,15 +190,15 @@ def _write_labels(canvas: ByteArray, instances: Instances, names: Sequence[str],
 
 
 def _label_text_size(window: Window, size: tuple[int, int]) -> int:
-    """Pixels: as `text_size` for the image, or half of that on small objects, but never too small to read."""
+    """Text height in pixels: `text_size` of the image, or half of that on small objects, but legible."""
     full = text_size(size[1], size[0])
     return full if max(window.size) >= SMALL * full else max(SMALLEST_TEXT, full // 2)
 
 
 def _spots(window: Window, tile: tuple[int, int], size: tuple[int, int]) -> IntArray:
-    """Where a label may go, in the image, (S, 4) ``top bottom left right``, best first.
+    """Candidate positions of a label in the image, (S, 4) ``top bottom left right``, best first.
 
-    On top of its box, inside, below or beside it, in line with one of its corners.
+    Above its box, inside, below or next to it, aligned with one of its corners.
 
     Args:
         window: of the instance.
@@ -219,7 +218,7 @@ def _spots(window: Window, tile: tuple[int, int], size: tuple[int, int]) -> IntA
 
 
 def _best_spot(spots: IntArray, windows: IntArray, taken: IntArray) -> IntArray | None:
-    """The first spot that hides little of all windows together, else the one that hides least; none that is taken."""
+    """The first free spot that hides little of all windows together, else the free spot that hides least."""
     spots = spots[~_shared(spots, taken).any(axis=1)]
     if not len(spots):
         return None
@@ -231,7 +230,7 @@ def _best_spot(spots: IntArray, windows: IntArray, taken: IntArray) -> IntArray 
 
 
 def _shared(ours: IntArray, theirs: IntArray) -> IntArray:
-    """Pixels (M, N) that rectangles (M, 4) and (N, 4) share; all are ``top bottom left right``."""
+    """Intersection areas (M, N), in pixels, of rectangles (M, 4) and (N, 4), ``top bottom left right``."""
     top, bottom, left, right = ours.T[..., None]
     other_top, other_bottom, other_left, other_right = theirs.T
     rows = np.minimum(bottom, other_bottom) - np.maximum(top, other_top)
@@ -240,37 +239,36 @@ def _shared(ours: IntArray, theirs: IntArray) -> IntArray:
 
 
 class _Label(NamedTuple):
-    """``name 0.87``, not drawn yet."""
+    """A label such as ``name 0.87``, not drawn yet."""
 
     text: str
     font: FreeTypeFont
-    pad: int  # pixels left and right of the text, half of it above and below
+    pad: int  # pixels left and right of the text; half of it above and below
     width: int
     height: int
 
     @classmethod
     def of(cls, name: str, label: int, score: str, size: int, room: int) -> _Label:
-        """With ``size`` pixels of text, at most ``room`` pixels wide."""
+        """Lay out a label with text of ``size`` pixels, at most ``room`` pixels wide."""
         text, font = _text_and_font(" ".join(name.split()), label, size)
         pad = max(2, size // 6)
         text, length = _fitted(text, score, font, room - 2 * pad)
         return cls(text, font, pad, min(round(length) + 2 * pad, room), sum(font.getmetrics()) + pad)
 
     def tile(self, colour: Colour) -> ByteArray:
-        """(height, width, 3) uint8 RGB, on the colour of its class."""
+        """Draw the label, (height, width, 3) uint8 RGB, on the colour of its class."""
         from PIL import Image, ImageDraw
 
         tile = Image.new("RGB", (self.width, self.height), colour)
         pen = ImageDraw.Draw(tile)
-        pen.rectangle(
-            (0, 0, self.width - 1, self.height - 1), outline=_ink(colour)
-        )  # parts it from others of its class
+        border = (0, 0, self.width - 1, self.height - 1)  # separates it from others of its class
+        pen.rectangle(border, outline=_ink(colour))
         pen.text((self.pad, self.pad // 2), self.text, fill=_ink(colour), font=self.font)
         return np.asarray(tile)
 
 
 def _fitted(name: str, score: str, font: FreeTypeFont, room: int) -> tuple[str, float]:
-    """Name and score in one line, and its length; a name too long for ``room`` pixels ends in an ellipsis."""
+    """Join name and score; return the line and its length in pixels. Long names end in an ellipsis to fit ``room``."""
     text, kept = f"{name} {score}".strip(), len(name)
     while (length := font.getlength(text)) > room and kept:
         kept -= 1
@@ -279,12 +277,12 @@ def _fitted(name: str, score: str, font: FreeTypeFont, room: int) -> tuple[str, 
 
 
 def _text_and_font(text: str, label: int, size: int) -> tuple[str, FreeTypeFont]:
-    """A font that has all characters of a text; without one, the text without accents, or else the class's number."""
-    for wanted in (text, _without_accents(text)):
+    """Text with a font for all its characters; failing that, without accents, or else the number of the class."""
+    for candidate in (text, _without_accents(text)):
         for path in _font_paths():
-            if all(_has_glyph(path, character) for character in wanted if not character.isspace()):
-                return wanted, _usable_font(path, size)
-    _tell_missing_font()
+            if all(_has_glyph(path, character) for character in candidate if not character.isspace()):
+                return candidate, _usable_font(path, size)
+    _warn_missing_font()
     return f"#{label}", _usable_font(BUNDLED, size)
 
 
@@ -293,14 +291,14 @@ def _without_accents(text: str) -> str:
 
 
 def _font_paths() -> tuple[str, ...]:
-    """In order of preference: what the user names, Pillow's own, the system's."""
+    """In order of preference: fonts named by the user, Pillow's own, the system's."""
     named = (os.environ[name] for name in FONT_VARIABLES if os.environ.get(name))
     return (*named, BUNDLED, *SYSTEM_FONTS)
 
 
 @lru_cache(maxsize=8192)
 def _has_glyph(path: str, character: str) -> bool:
-    """Whether a font can be used and draws this character, rather than the sign it has for what it lacks."""
+    """Whether a font is usable and has this character, rather than drawing its placeholder glyph."""
     font = _font(path, 20)
     return font is not None and _shape(font, character) != _shape(font, "\uffff")
 
@@ -316,7 +314,7 @@ def _usable_font(path: str, size: int) -> FreeTypeFont:
 
 @lru_cache(maxsize=64)
 def _font(path: str, size: int) -> FreeTypeFont | None:
-    """A font of ``size`` pixels, or None where there is no such file or it is damaged."""
+    """Load a font of ``size`` pixels; None if the file is missing or damaged."""
     from PIL import ImageFont
 
     if path == BUNDLED:
@@ -331,6 +329,6 @@ def _font(path: str, size: int) -> FreeTypeFont | None:
 
 
 @lru_cache(maxsize=1)
-def _tell_missing_font() -> None:
-    """Once in a process."""
-    logger.warning("no font has all characters of some class names: they are shown as #number; MASKLINE_FONT names one")
+def _warn_missing_font() -> None:
+    """Warn once per process."""
+    logger.warning("no font has all characters of some class names: shown as #number; set MASKLINE_FONT to a font file")

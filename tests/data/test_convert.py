@@ -185,13 +185,13 @@ def test_names_are_checked_before_anything_is_read(tmp_path: Path) -> None:
         convert(tmp_path / "none", tmp_path / "new", "coco")
     with pytest.raises(DatasetError, match="no annotations found"):
         convert(tmp_path, tmp_path / "new", "coco")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         convert(sets.make(tmp_path / "set"), tmp_path / "set", "yolo")
 
 
 def test_the_source_is_no_place_for_the_result(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "set")
-    with pytest.raises(OutputError, match="lies inside"):
+    with pytest.raises(OutputError, match="is inside"):
         convert(root, root / "images" / "new", "yolo")
     assert not (root / "images" / "new").exists()
 

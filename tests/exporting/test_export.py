@@ -205,7 +205,7 @@ def test_a_threshold_must_be_a_score(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="is a file; give a folder"):
+    with pytest.raises(OutputError, match="is a file; name a folder"):
         export_network(tiny.network(), tiny.SPEC, tmp_path / "file", labels=tiny.CLASSES)
 
 

@@ -17,7 +17,7 @@ from fixtures.web_server import BODY, Request, Scene, Server, serve, status
 
 from maskline.errors import DownloadError, ParameterError
 from maskline.fetching import download, http
-from maskline.fetching.download import fetch
+from maskline.fetching.download import download_file
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -103,7 +103,7 @@ def test_resume(server: Server, target: Path, validator: dict[str, Any], stall: 
 
 def test_resume_in_a_later_call(server: Server, target: Path) -> None:
     server.play(serve(upto=300_000))
-    fails(server, target, "the connection broke", "asked 1 time", attempts=1)
+    fails(server, target, "connection lost", "tried 1 time", attempts=1)
     assert left(target) == {".part", ".part.json"}
     server.play(serve())
     assert get(server, target, sha256=SHA).read_bytes() == BODY
@@ -202,17 +202,17 @@ def test_retry_after(
 @pytest.mark.parametrize(
     ("scenes", "words", "requests"),
     [
-        ([status(404)], ["the server answers 404 Not Found"], 1),
+        ([status(404)], ["the server responds 404 Not Found"], 1),
         ([status(403)], ["403"], 1),
         ([status(204)], ["204"], 1),
         ([status(206)], ["206"], 1),
         ([status(304)], ["304"], 1),
-        ([status(503)], ["503", "asked 3 times"], 3),
-        ([hang_up], ["no connection", "asked 3 times"], 3),
-        ([serve(upto=0, stall=True)], ["timed out", "asked 3 times"], 3),
-        ([lambda request: request.server.done.wait(10) and None], ["timed out", "asked 3 times"], 3),
-        ([serve(length=len(BODY) + 10, ranges=False)], ["broke", "asked 3 times"], 3),
-        ([serve(upto=9, etag=None)], ["broke", "asked 3 times"], 3),
+        ([status(503)], ["503", "tried 3 times"], 3),
+        ([hang_up], ["no connection", "tried 3 times"], 3),
+        ([serve(upto=0, stall=True)], ["timed out", "tried 3 times"], 3),
+        ([lambda request: request.server.done.wait(10) and None], ["timed out", "tried 3 times"], 3),
+        ([serve(length=len(BODY) + 10, ranges=False)], ["connection lost", "tried 3 times"], 3),
+        ([serve(upto=9, etag=None)], ["connection lost", "tried 3 times"], 3),
         ([status(302, Location="/w.pdparams")], ["redirects more than 10 times"], 11),
         ([status(302, Location="ftp://x/y")], ["redirects to ftp://x/y, which is not safe"], 1),
         ([status(302, Location="file:///etc/passwd")], ["file:///etc/passwd, which is not safe"], 1),
@@ -244,8 +244,8 @@ def test_wrong_digest(server: Server, target: Path) -> None:
 def test_no_server(target: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(DownloadError, match=r"no connection: .*Connection refused \(asked 2 times\); download it"):
-        fetch(f"http://127.0.0.1:{port}/x", target, attempts=2, timeout=0.2)
+    with pytest.raises(DownloadError, match=r"no connection: .*Connection refused \(tried 2 times\); download it"):
+        download_file(f"http://127.0.0.1:{port}/x", target, attempts=2, timeout=0.2)
 
 
 def test_https_is_not_left() -> None:
@@ -261,14 +261,14 @@ def test_https_is_not_left() -> None:
 
 
 def test_https_needs_a_certificate(server: Server, target: Path) -> None:
-    with pytest.raises(DownloadError, match="no safe connection"):
-        fetch(server.url.replace("http:", "https:"), target, timeout=0.5)
+    with pytest.raises(DownloadError, match="no secure connection"):
+        download_file(server.url.replace("http:", "https:"), target, timeout=0.5)
 
 
 @pytest.mark.parametrize("scene", [serve(), serve(length=None)], ids=["told", "not told"])
 def test_max_bytes(server: Server, target: Path, scene: Scene) -> None:
     server.play(scene)
-    fails(server, target, "than the 1000", max_bytes=1000)
+    fails(server, target, "expected at most 1000", max_bytes=1000)
     assert left(target) == set()
 
 
@@ -289,15 +289,15 @@ def test_faults_of_the_disk_are_not_asked_again(server: Server, target: Path, mo
 def test_places_that_can_not_be(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     fails(server, tmp_path / "file" / "w.pdparams", "file")
-    with pytest.raises(DownloadError, match="there is a folder of that name"):
+    with pytest.raises(DownloadError, match="it is a folder"):
         get(server, tmp_path)
     assert not server.seen
 
 
 @pytest.mark.parametrize("url", ["ftp://x/y", "file:///etc/passwd", "w.pdparams", "", "http://[::"])
 def test_only_http(url: str, target: Path) -> None:
-    with pytest.raises(ParameterError, match="expected a URL that begins with http"):
-        fetch(url, target)
+    with pytest.raises(ParameterError, match="expected an http:// or https:// URL"):
+        download_file(url, target)
 
 
 @pytest.mark.parametrize("options", [{"attempts": 0}, {"sha256": "abc"}, {"sha256": ""}])

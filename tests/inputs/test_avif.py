@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maskline.errors import InputError
-from maskline.inputs import MAX_PIXELS, count, expand, header_size, read_image
+from maskline.inputs import MAX_PIXELS, count_images, header_size, iter_images, read_image
 from maskline.inputs.avif import _coded_size
 
 pytest.importorskip("PIL.AvifImagePlugin", reason="Pillow before 11.3 does not decode it")
@@ -39,8 +39,8 @@ def flat(width: int, height: int) -> bytes:
 def test_modes(mode: str) -> None:
     image = Image.fromarray(scene()[..., ::-1]).convert(mode)
     data = by_pillow("AVIF", image, quality=100, subsampling="4:4:4")
-    (photo,) = expand(data)
-    assert header_size(io.BytesIO(data)) == (40, 50) and count(data) == 1
+    (photo,) = iter_images(data)
+    assert header_size(io.BytesIO(data)) == (40, 50) and count_images(data) == 1
     expected = np.asarray(image.convert("RGB"))[..., ::-1].astype(int)
     assert np.abs(photo.pixels - expected).mean() < 3
     assert photo.page is None and photo.levels is None and photo.pixels.flags.c_contiguous
@@ -49,7 +49,7 @@ def test_modes(mode: str) -> None:
 def test_alpha_is_dropped() -> None:
     image = Image.fromarray(scene()[..., ::-1])
     image.putalpha(Image.linear_gradient("L").resize(image.size))
-    (photo,) = expand(by_pillow("AVIF", image, quality=100, subsampling="4:4:4"))
+    (photo,) = iter_images(by_pillow("AVIF", image, quality=100, subsampling="4:4:4"))
     assert np.abs(photo.pixels.astype(int) - scene()).mean() < 3
 
 
@@ -60,7 +60,7 @@ def test_sizes(size: tuple[int, int]) -> None:
 
 
 def read_shape(data: bytes) -> tuple[int, ...]:
-    (image,) = expand(data)
+    (image,) = iter_images(data)
     return image.pixels.shape[:2]
 
 
@@ -72,7 +72,7 @@ def test_the_exif_orientation_has_no_effect() -> None:
     assert data.count(unknown) == 1
     data = data.replace(unknown, orientation)
     assert read_shape(data) == (40, 50)
-    (image,) = expand(data)
+    (image,) = iter_images(data)
     assert np.abs(image.pixels.astype(int) - scene()).mean() < 2
 
 
@@ -84,7 +84,7 @@ def test_a_size_that_the_container_hides(tmp_path: Path, capfd: pytest.CaptureFi
     data = with_size(flat(4000, 3000), 64, 64)
     assert header_size(io.BytesIO(data)) == (3000, 4000)
     with pytest.raises(InputError, match="frames of 4000 x 3000 pixels in an image of 64 x 64"):
-        list(expand(data))
+        list(iter_images(data))
     hidden = bytearray(with_size(flat(16_384, 11_000), 64, 64))
     file = write(tmp_path / "bomb.avif", bytes(hidden))
     assert Path(file).stat().st_size < 10_000
@@ -95,16 +95,16 @@ def test_a_size_that_the_container_hides(tmp_path: Path, capfd: pytest.CaptureFi
 
 def test_a_size_that_only_the_container_claims() -> None:
     with pytest.raises(InputError, match="20000 x 20000 pixels"):
-        list(expand(with_size(WHOLE, 20_000, 20_000)))
+        list(iter_images(with_size(WHOLE, 20_000, 20_000)))
     with pytest.raises(InputError):
-        list(expand(with_size(WHOLE, 0, 0)))
+        list(iter_images(with_size(WHOLE, 0, 0)))
 
 
 @pytest.mark.parametrize("data", [WHOLE, by_pillow("AVIF", Image.fromarray(scene()).convert("RGBA"), xmp=b"x" * 200)])
 def test_cut_anywhere(data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     for size in range(16, len(data)):
         with pytest.raises(InputError, match="cut short or damaged|damaged, or a variant|HEIF|not an image"):
-            list(expand(data[:size]))
+            list(iter_images(data[:size]))
     assert capfd.readouterr() == ("", "")
 
 
@@ -121,7 +121,7 @@ def test_any_bytes_changed(changes: list[tuple[int, int]]) -> None:
     if width * height > 10_000:
         return
     try:
-        (image,) = expand(bytes(data))
+        (image,) = iter_images(bytes(data))
     except InputError:
         return
     assert image.pixels.shape[0] * image.pixels.shape[1] <= width * height
@@ -236,7 +236,7 @@ def test_an_animation_is_named() -> None:
     frames[0].save(file, "AVIF", save_all=True, append_images=frames[1:])
     for data in (file.getvalue(), file.getvalue().replace(b"ftypavis", b"ftypmif1")):
         with pytest.raises(InputError, match="this is an animated AVIF image, which is not read: save it as JPEG"):
-            list(expand(data))
+            list(iter_images(data))
 
 
 @pytest.mark.parametrize("plugin", [None, ModuleType("PIL.AvifImagePlugin")])

@@ -14,7 +14,7 @@ from fixtures.encoded import GREY_ONLY, LOSSLESS, READABLE, by_pillow, encoded, 
 from PIL import Image
 
 from maskline.errors import InputError, InputNotFoundError
-from maskline.inputs import MAX_PIXELS, expand, read_image
+from maskline.inputs import MAX_PIXELS, iter_images, read_image
 
 # ---- reading files
 
@@ -76,26 +76,26 @@ def test_tiff_modes(mode: str) -> None:
         image = Image.frombytes(mode, grey.size, deep.tobytes())
     else:
         image = Image.fromarray(scene()[..., ::-1]).convert(mode)
-    (photo,) = expand(by_pillow("TIFF", image))
+    (photo,) = iter_images(by_pillow("TIFF", image))
     shown = grey if mode.startswith("I;16") else image
     assert np.array_equal(photo.pixels, np.asarray(shown.convert("RGB"))[..., ::-1])
 
 
 def test_tiff_of_floats_is_refused() -> None:
     with pytest.raises(InputError, match="float32 pixels: expected uint8 or uint16"):
-        list(expand(by_pillow("TIFF", Image.fromarray(np.zeros((4, 4), np.float32)))))
+        list(iter_images(by_pillow("TIFF", Image.fromarray(np.zeros((4, 4), np.float32)))))
 
 
 def test_bigtiff() -> None:
     pytest.importorskip("PIL", "11.1", reason="older Pillow can't write it")
-    (image,) = expand(by_pillow("TIFF", big_tiff=True))
+    (image,) = iter_images(by_pillow("TIFF", big_tiff=True))
     assert np.array_equal(image.pixels, scene())
 
 
 def test_content_counts_not_the_suffix(tmp_path: Path) -> None:
     file = write(tmp_path / "really_png.jpg", encoded("png"))
     assert np.array_equal(read_image(file), scene())
-    (image,) = expand(write(tmp_path / "really_png.tif", encoded("png")))
+    (image,) = iter_images(write(tmp_path / "really_png.tif", encoded("png")))
     assert image.page is None
 
 
@@ -106,7 +106,7 @@ def test_content_counts_not_the_suffix(tmp_path: Path) -> None:
 def test_tiff_pages(tmp_path: Path, compression: str | None) -> None:
     """F22: one image a page, numbered from 0."""
     file = write(tmp_path / "a.tiff", pages(compression=compression))
-    found = list(expand(file))
+    found = list(iter_images(file))
     assert [(image.page, image.path) for image in found] == [(0, file), (1, file), (2, file)]
     for i, image in enumerate(found):
         assert np.array_equal(image.pixels, scene(20 + 2 * i, 30, seed=i))
@@ -115,8 +115,8 @@ def test_tiff_pages(tmp_path: Path, compression: str | None) -> None:
 
 def test_a_single_tiff_page_is_page_0(tmp_path: Path) -> None:
     """B61: as in the reference."""
-    assert [image.page for image in expand(write(tmp_path / "a.tif"))] == [0]
-    assert [image.page for image in expand(write(tmp_path / "a.png"))] == [None]
+    assert [image.page for image in iter_images(write(tmp_path / "a.tif"))] == [0]
+    assert [image.page for image in iter_images(write(tmp_path / "a.png"))] == [None]
 
 
 # ---- damage
@@ -141,7 +141,7 @@ def test_cut_files(tmp_path: Path, capfd: pytest.CaptureFixture[str], suffix: st
     size = int(left * len(data)) if isinstance(left, float) else left
     file = write(tmp_path / f"cut.{suffix}", data[:size])
     with pytest.raises(InputError, match=rf"cut\.{suffix}'"):
-        list(expand(file))
+        list(iter_images(file))
     assert capfd.readouterr() == ("", "")
 
 
@@ -155,31 +155,33 @@ def with_thumbnail() -> tuple[bytes, int]:
 
 def test_the_end_of_a_thumbnail_is_not_the_end_of_the_image(capfd: pytest.CaptureFixture[str]) -> None:
     data, end = with_thumbnail()
-    assert next(expand(data)).pixels.shape == (40, 50, 3)
+    assert next(iter_images(data)).pixels.shape == (40, 50, 3)
     for size in (end, end + 20, (end + len(data)) // 2, len(data) - 1):
         with pytest.raises(InputError, match="cut short"):
-            next(expand(data[:size]))
+            next(iter_images(data[:size]))
     assert capfd.readouterr() == ("", "")
 
 
 def test_what_follows_a_complete_image_does_not_matter() -> None:
     for suffix in ("jpg", "png", "bmp"):
-        assert np.array_equal(next(expand(encoded(suffix) + b"more")).pixels, next(expand(encoded(suffix))).pixels)
+        assert np.array_equal(
+            next(iter_images(encoded(suffix) + b"more")).pixels, next(iter_images(encoded(suffix))).pixels
+        )
 
 
 def test_jpeg_with_restart_markers_and_filled_markers() -> None:
     done, data = cv2.imencode(".jpg", scene(), [cv2.IMWRITE_JPEG_RST_INTERVAL, 2])
     assert done and b"\xff\xd0" in data.tobytes()
-    assert next(expand(data.tobytes())).pixels.shape == (40, 50, 3)
+    assert next(iter_images(data.tobytes())).pixels.shape == (40, 50, 3)
     filled = encoded("jpg")[:-2] + b"\xff\xff\xff\xd9"
-    assert np.array_equal(next(expand(filled)).pixels, next(expand(encoded("jpg"))).pixels)
+    assert np.array_equal(next(iter_images(filled)).pixels, next(iter_images(encoded("jpg"))).pixels)
 
 
 def test_png_with_a_wrong_checksum(capfd: pytest.CaptureFixture[str]) -> None:
     data = bytearray(encoded("png"))
     data[len(data) // 2] ^= 1
     with pytest.raises(InputError, match="checksum of the chunk IDAT"):
-        next(expand(bytes(data)))
+        next(iter_images(bytes(data)))
     assert capfd.readouterr().err == ""
 
 
@@ -256,5 +258,5 @@ def test_pixel_bombs(tmp_path: Path, capfd: pytest.CaptureFixture[str], form: st
 
 def test_a_large_image_warns_of_nothing() -> None:
     """Pillow warns from half the limit on; we do not."""
-    (image,) = expand(by_pillow("TIFF", Image.new("1", (10_000, 9_000)), compression="group4"))
+    (image,) = iter_images(by_pillow("TIFF", Image.new("1", (10_000, 9_000)), compression="group4"))
     assert image.pixels.shape == (9_000, 10_000, 3)

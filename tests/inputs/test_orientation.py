@@ -39,7 +39,7 @@ from PIL import Image
 
 from maskline.data.image_headers import image_size, orientation_of
 from maskline.errors import InputError
-from maskline.inputs import can_be_set, expand, header_size, orientation, read_image, set_upright
+from maskline.inputs import can_be_set, header_size, iter_images, orientation, read_image, set_upright
 
 IMAGE = Image.fromarray(scene(24, 40))
 FOREIGN = {  # what other readers may take for an orientation
@@ -55,7 +55,7 @@ FOREIGN = {  # what other readers may take for an orientation
 
 
 def decoded(data: bytes) -> Array:
-    (image, *_) = expand(data)
+    (image, *_) = iter_images(data)
     return image.pixels
 
 
@@ -151,7 +151,7 @@ def test_each_page_of_a_tiff_has_its_own() -> None:
     for value in values:
         position = data.index(entry, position) + len(entry)
         data[position - len(entry) : position] = field("<", TAG, SHORT, value)
-    found = [image.pixels[..., ::-1] for image in expand(bytes(data))]
+    found = [image.pixels[..., ::-1] for image in iter_images(bytes(data))]
     for pixels, page, value in zip(found, pages, values, strict=True):
         np.testing.assert_array_equal(pixels, oriented(np.asarray(page), value))
     assert header_size(io.BytesIO(data)) == (40, 24) and not can_be_set(io.BytesIO(data))

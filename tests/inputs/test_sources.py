@@ -17,7 +17,7 @@ from fixtures.encoded import READABLE, Array, encoded, pages, paths, scene, writ
 from PIL import Image
 
 from maskline.errors import InputError, InputNotFoundError, InputTypeError, ParameterError
-from maskline.inputs import SUFFIXES, InputImage, count, expand, left_out
+from maskline.inputs import SUFFIXES, InputImage, count_images, count_left_out, iter_images
 
 
 def test_every_suffix_of_the_list_in_any_case(tmp_path: Path) -> None:
@@ -28,10 +28,10 @@ def test_every_suffix_of_the_list_in_any_case(tmp_path: Path) -> None:
         for i, suffix in enumerate(READABLE)
         for name in (suffix.upper(), suffix.title())
     ]
-    found = list(expand(files))
+    found = list(iter_images(files))
     assert [image.path for image in found] == files
     for image in found:
-        (same,) = expand(Path(image.path or "").read_bytes())
+        (same,) = iter_images(Path(image.path or "").read_bytes())
         assert np.array_equal(image.pixels, same.pixels)
 
 
@@ -44,7 +44,7 @@ def test_folders_are_walked_and_sorted_by_full_path(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     expected = sorted(str(tmp_path / name) for name in ("b.png", "a/z.JPG", "a.png", "a/b/c.bmp", "B.png", "a-1.png"))
     assert paths(str(tmp_path)) == paths(tmp_path) == expected
-    assert count(tmp_path) == 6
+    assert count_images(tmp_path) == 6
 
 
 def test_folder_prefix_is_kept_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +58,8 @@ def test_folder_prefix_is_kept_as_given(tmp_path: Path, monkeypatch: pytest.Monk
 def test_folder_without_images(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", b"text")
     write(tmp_path / "a.mp4", b"film")
-    with pytest.raises(InputError, match="holds no image"):
-        list(expand(tmp_path))
+    with pytest.raises(InputError, match="has no images"):
+        list(iter_images(tmp_path))
 
 
 def test_hidden_files_and_folders_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -69,7 +69,7 @@ def test_hidden_files_and_folders_are_skipped(tmp_path: Path, caplog: pytest.Log
         write(tmp_path / name, shadow)
     for name in (".thumbnails/a.jpg", "b/.ipynb_checkpoints/c.png", ".Trash-1000/files/e.bmp", ".f.tif"):
         write(tmp_path / name, encoded("jpg"))
-    assert paths(tmp_path) == kept and count(tmp_path) == 2
+    assert paths(tmp_path) == kept and count_images(tmp_path) == 2
     assert not caplog.records
     assert paths(tmp_path / ".thumbnails") == [str(tmp_path / ".thumbnails" / "a.jpg")]  # as asked for
 
@@ -90,9 +90,9 @@ def test_a_folder_that_can_t_be_listed(tmp_path: Path, monkeypatch: pytest.Monke
     write(tmp_path / "z" / "b.jpg")
     close(monkeypatch, "z")
     with pytest.raises(InputError, match=r"folder '.*z' can't be listed: Permission denied$"):
-        next(expand(tmp_path))
+        next(iter_images(tmp_path))
     errors: list[Exception] = []
-    assert [image.path for image in expand([str(tmp_path), str(tmp_path / "z")], on_error=errors.append)] == [good]
+    assert [image.path for image in iter_images([str(tmp_path), str(tmp_path / "z")], on_error=errors.append)] == [good]
     assert len(errors) == 2 and len({str(error) for error in errors}) == 1
 
 
@@ -117,11 +117,11 @@ def test_reasons(tmp_path: Path) -> None:
         for name, data in contents.items():
             path = write(tmp_path / name, data)
             with pytest.raises(InputError) as raised:
-                list(expand(Path(path).parent if "/" in name else path))
+                list(iter_images(Path(path).parent if "/" in name else path))
             assert raised.value.reason == reason, name
             assert pickle.loads(pickle.dumps(raised.value)).reason == reason
     with pytest.raises(InputError) as raised:
-        list(expand(str(tmp_path / "nowhere.jpg")))
+        list(iter_images(str(tmp_path / "nowhere.jpg")))
     assert raised.value.reason == "missing"
 
 
@@ -136,20 +136,20 @@ def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path, caplog: pytest.Log
     for name in ("m", "n.npy", "Thumbs.db"):
         write(tmp_path / name, b"no image at all")
     expected = {".heic": 2, ".gif": 1, ".mp4": 1, "without a suffix": 1, ".jpg_large": 1, ".bak": 1}
-    assert left_out([str(tmp_path), str(tmp_path / "a.jpg"), "camera:0", "https://a.b/c.jpg"]) == expected
-    assert count(tmp_path) == 1 and not caplog.records
+    assert count_left_out([str(tmp_path), str(tmp_path / "a.jpg"), "camera:0", "https://a.b/c.jpg"]) == expected
+    assert count_images(tmp_path) == 1 and not caplog.records
     assert len(paths(tmp_path)) == 1
     assert caplog.messages == [
         f"{str(tmp_path)!r}: 7 files were not predicted: 2 .heic, 1 .bak, 1 .gif, 1 .jpg_large, 1 .mp4, "
-        "1 without a suffix (give a video by its own path, save an image as JPEG or PNG)"
+        "1 without a suffix (name a video by its own path, save an image as JPEG or PNG)"
     ]
 
 
 def test_a_folder_of_nothing_else(tmp_path: Path) -> None:
     write(tmp_path / "b.heic", b"whatever it is")
-    with pytest.raises(InputError, match=r"holds no image: expected .* tif, pdf; 1 file was not predicted: 1 \.heic$"):
-        list(expand(tmp_path))
-    assert left_out([str(tmp_path)]) == {".heic": 1}
+    with pytest.raises(InputError, match=r"has no images: expected .* tif, pdf; 1 file was not predicted: 1 \.heic$"):
+        list(iter_images(tmp_path))
+    assert count_left_out([str(tmp_path)]) == {".heic": 1}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs links")
@@ -157,18 +157,18 @@ def test_a_broken_link_is_no_less_than_a_missing_file(tmp_path: Path, caplog: py
     good = write(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
     with pytest.raises(InputNotFoundError, match=r"b\.jpg': no such file"):
-        list(expand(tmp_path))
+        list(iter_images(tmp_path))
     assert paths(tmp_path, on_error="skip") == [good] and "b.jpg" in caplog.text
 
 
 def test_nothing_is_a_folder_by_accident() -> None:
     with pytest.raises(InputNotFoundError):
-        list(expand(""))
+        list(iter_images(""))
 
 
 def test_arrays() -> None:
     image = scene()
-    (photo,) = expand(image)
+    (photo,) = iter_images(image)
     assert isinstance(photo, InputImage) and photo.pixels is not None
     assert np.shares_memory(photo.pixels, image)
     assert (photo.path, photo.page) == (None, None)
@@ -180,7 +180,7 @@ def test_arrays() -> None:
         (image[::2, ::-1], image[::2, ::-1]),
         (np.asfortranarray(image), image),
     ]:
-        (photo,) = expand(given)
+        (photo,) = iter_images(given)
         assert np.array_equal(photo.pixels, expected) and photo.pixels.flags.c_contiguous
 
 
@@ -201,14 +201,14 @@ def test_arrays() -> None:
 )
 def test_arrays_that_are_no_images(array: Array, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
-        list(expand(array))
+        list(iter_images(array))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "1", "P", "CMYK", "YCbCr", "HSV", "RGBa", "LA", "RGBX"])
 def test_pil_images_are_rgb(mode: str) -> None:
     image = Image.fromarray(scene()[..., ::-1])
     image = image.convert("RGBA").convert("RGBa") if mode == "RGBa" else image.convert(mode)
-    (photo,) = expand(image)
+    (photo,) = iter_images(image)
     shown = image.convert("RGBA").convert("RGB") if mode == "RGBa" else image.convert("RGB")
     assert np.array_equal(photo.pixels, np.asarray(shown)[..., ::-1])
     assert photo.pixels.flags.c_contiguous
@@ -216,17 +216,17 @@ def test_pil_images_are_rgb(mode: str) -> None:
 
 def test_pil_image_of_a_damaged_file() -> None:
     with pytest.raises(InputError, match="the PIL image: damaged"):
-        list(expand(Image.open(io.BytesIO(encoded("jpg")[:700]))))
+        list(iter_images(Image.open(io.BytesIO(encoded("jpg")[:700]))))
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_bytes(kind: type) -> None:
-    (image,) = expand(kind(encoded("png")))
+    (image,) = iter_images(kind(encoded("png")))
     assert np.array_equal(image.pixels, scene()) and image.path is None
     with pytest.raises(InputError, match="bytes: not an image"):
-        list(expand(kind(b"no image")))
+        list(iter_images(kind(b"no image")))
     with pytest.raises(InputError, match="bytes: not an image"):
-        list(expand(kind(b"")))
+        list(iter_images(kind(b"")))
 
 
 def test_nested_lists_in_input_order(tmp_path: Path) -> None:
@@ -244,13 +244,13 @@ def test_dicts(tmp_path: Path, key: str) -> None:
     file = write(tmp_path / "a.png")
     assert paths({key: file, "note": "ignored"}) == [file]
     assert paths([{key: tmp_path}, {key: scene()}]) == [file, None]
-    assert count({key: tmp_path}) == 1
+    assert count_images({key: tmp_path}) == 1
 
 
 @pytest.mark.parametrize("given", [{}, {"image": "a.png"}, {"img": "a.png", "input": "b.png"}])
 def test_dicts_without_one_key(given: dict[str, str]) -> None:
     with pytest.raises(InputError, match="exactly one of input, img, img_path"):
-        list(expand(given))
+        list(iter_images(given))
 
 
 @pytest.mark.parametrize("given", [None, True, 1.5, 1j, {1, 2}, object(), [None]])
@@ -258,17 +258,17 @@ def test_other_types_are_refused(given: object) -> None:
     """B13: an error, not a warning and an empty answer."""
     refused = r"input of type (NoneType|bool|float|complex|set|object): expected the path"
     with pytest.raises(InputTypeError, match=refused):
-        list(expand(given))
+        list(iter_images(given))
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "png", "http_local.txt", "a.tar.gz", "a.png.bak"])
 def test_files_of_other_kinds(tmp_path: Path, name: str) -> None:
     """B14: one error that names the file, whether it is there or not."""
     file = write(tmp_path / name, encoded("png"))
-    with pytest.raises(InputError, match=rf"{name}' is a file of another kind: expected .* suffix bmp, dib, .*, mp4"):
-        list(expand(file))
+    with pytest.raises(InputError, match=rf"{name}' has an unsupported suffix: expected .* suffix bmp, dib, .*, mp4"):
+        list(iter_images(file))
     with pytest.raises(InputNotFoundError, match=rf"missing_{name}': no such file"):
-        list(expand(str(tmp_path / f"missing_{name}")))
+        list(iter_images(str(tmp_path / f"missing_{name}")))
 
 
 @pytest.mark.parametrize(
@@ -277,21 +277,21 @@ def test_files_of_other_kinds(tmp_path: Path, name: str) -> None:
 )
 def test_text_by_another_name(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(InputError, match=rf"{name}': {reason}"):
-        list(expand(write(tmp_path / name, b"Bonjour! " * 300)))
+        list(iter_images(write(tmp_path / name, b"Bonjour! " * 300)))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(InputError, match="device or pipe"):
-        list(expand(tmp_path / "a.png"))
+        list(iter_images(tmp_path / "a.png"))
 
 
 def test_formats_in_the_container_of_mp4_are_no_films(tmp_path: Path) -> None:
     for brand, told in ((b"avif", "': .*AVIF"), (b"heic", "' is a HEIC image")):
         file = write(tmp_path / "a.jpg", b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0" + brand + b"mif1" + b"\0" * 99)
         with pytest.raises(InputError, match=rf"a\.jpg{told}"):
-            list(expand(file))
+            list(iter_images(file))
 
 
 # ---- laziness, skipping, counting
@@ -305,11 +305,11 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
             asked.append(i)
             yield scene(seed=i)
 
-    stream = expand(source())
+    stream = iter_images(source())
     assert asked == []
     next(stream)
     assert asked == [0]
-    stream = expand([write(tmp_path / "a.png"), "missing.png"])
+    stream = iter_images([write(tmp_path / "a.png"), "missing.png"])
     assert next(stream).path == str(tmp_path / "a.png")
     with pytest.raises(InputNotFoundError):
         next(stream)
@@ -320,7 +320,7 @@ def test_the_callers_own_errors_pass_through() -> None:
         yield scene()
         raise RuntimeError("the camera fell")
 
-    stream = expand(source(), on_error="skip")
+    stream = iter_images(source(), on_error="skip")
     next(stream)
     with pytest.raises(RuntimeError, match="the camera fell"):
         next(stream)
@@ -366,35 +366,48 @@ def break_page(data: bytes, page: int) -> bytes:
 @pytest.mark.parametrize("bad", [1, 2])
 def test_skip_keeps_the_good_pages(caplog: pytest.LogCaptureFixture, bad: int) -> None:
     """B20: also those after the bad one."""
-    found = list(expand([break_page(pages(3), bad), scene()], on_error="skip"))
+    found = list(iter_images([break_page(pages(3), bad), scene()], on_error="skip"))
     assert [image.page for image in found] == [*({0, 1, 2} - {bad}), None]
     assert len(caplog.records) == 1 and f"page {bad}: damaged" in caplog.messages[0]
 
 
 def test_on_error_is_checked_at_once() -> None:
     with pytest.raises(ParameterError, match="on_error is 'ignore'"):
-        expand([], on_error="ignore")
+        iter_images([], on_error="ignore")
 
 
 def test_count(tmp_path: Path) -> None:
     file = write(tmp_path / "a.png")
     write(tmp_path / "sub" / "b.png")
-    assert count(file) == count(scene()) == count(Image.new("RGB", (3, 3))) == count(encoded("png")) == 1
-    assert count([file, tmp_path, [scene(), {"img": file}]]) == 5
-    assert count([]) == 0
-    assert count("missing.png") == count("missing.pdf") == count("missing.mp4") == count(None) == count({}) == 1
-    assert count("http://a.b/c.JPG?x=1.tif") == 1
-    assert count("http://a.b/c") is count("http://a.b/c.pdf") is count("http://a.b/c.tif") is None
-    assert count(0) is count("camera:0") is count("rtsp://a.b/live") is None
+    assert (
+        count_images(file)
+        == count_images(scene())
+        == count_images(Image.new("RGB", (3, 3)))
+        == count_images(encoded("png"))
+        == 1
+    )
+    assert count_images([file, tmp_path, [scene(), {"img": file}]]) == 5
+    assert count_images([]) == 0
+    assert (
+        count_images("missing.png")
+        == count_images("missing.pdf")
+        == count_images("missing.mp4")
+        == count_images(None)
+        == count_images({})
+        == 1
+    )
+    assert count_images("http://a.b/c.JPG?x=1.tif") == 1
+    assert count_images("http://a.b/c") is count_images("http://a.b/c.pdf") is count_images("http://a.b/c.tif") is None
+    assert count_images(0) is count_images("camera:0") is count_images("rtsp://a.b/live") is None
     stream = iter([file])
-    assert count(stream) is count([file, stream]) is None
+    assert count_images(stream) is count_images([file, stream]) is None
     assert next(stream) == file
-    assert count(write(tmp_path / "c.tif")) is count(encoded("tif")) is count(tmp_path) is None
+    assert count_images(write(tmp_path / "c.tif")) is count_images(encoded("tif")) is count_images(tmp_path) is None
 
 
 def test_a_list_that_holds_itself() -> None:
     endless: list[object] = []
     endless.append(endless)
-    assert count(endless) is None
-    with pytest.raises(InputTypeError, match="does a list hold itself"):
-        list(expand(endless))
+    assert count_images(endless) is None
+    with pytest.raises(InputTypeError, match="does a list contain itself"):
+        list(iter_images(endless))

@@ -10,7 +10,7 @@ from fixtures.encoded import READABLE, by_pillow, encoded, paths, write
 from PIL import Image
 
 from maskline.errors import InputError
-from maskline.inputs import SUFFIXES, UNREAD_SUFFIXES, VIDEO_SUFFIXES, expand, header_size, read_image
+from maskline.inputs import SUFFIXES, UNREAD_SUFFIXES, VIDEO_SUFFIXES, header_size, iter_images, read_image
 from maskline.inputs.unread import unread_image
 
 
@@ -41,7 +41,7 @@ CONTENTS = {
 def test_contents_by_the_name_of_an_image(name: str, content: bytes, tmp_path: Path) -> None:
     told = rf"is an? {name.partition(',')[0]}"
     file = write(tmp_path / "a.jpg", content)
-    for given in (lambda: read_image(file), lambda: list(expand(file)), lambda: list(expand(content))):
+    for given in (lambda: read_image(file), lambda: list(iter_images(file)), lambda: list(iter_images(content))):
         with pytest.raises(InputError, match=told) as caught:
             given()
         assert "\n" not in str(caught.value)
@@ -60,16 +60,16 @@ def test_a_file_alone_is_named_by_its_suffix(suffix: str, tmp_path: Path) -> Non
     """Whose content does not tell: a camera's and a slide scanner's are TIFF files inside."""
     file = write(tmp_path / f"a.{suffix}", b"whatever it is" * 9)
     with pytest.raises(InputError, match=rf"a\.{suffix}' is a.*, which is not read: save it as JPEG, PNG or TIFF"):
-        list(expand(file))
+        list(iter_images(file))
 
 
 def test_the_content_wins_over_the_suffix(tmp_path: Path) -> None:
     file = write(tmp_path / "a.heic", by_pillow("GIF", Image.new("P", (4, 4))))
     with pytest.raises(InputError, match=r"a\.heic' is a GIF image"):
-        list(expand(file))
+        list(iter_images(file))
     file = write(tmp_path / "b.heic", encoded("jpg"))
-    with pytest.raises(InputError, match=r"b\.heic' is a file of another kind: .*; it holds an image: rename it"):
-        list(expand(file))
+    with pytest.raises(InputError, match=r"b\.heic' has an unsupported suffix: .*; its content is an image: rename it"):
+        list(iter_images(file))
 
 
 @pytest.mark.parametrize("suffix", READABLE)

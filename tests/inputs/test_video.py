@@ -20,7 +20,7 @@ from fixtures.encoded import Array, encoded, paths, scene, write
 from fixtures.films import CODECS, fast_start, film, frame, number_of
 
 from maskline.errors import InputError, InputNotFoundError
-from maskline.inputs import VIDEO_SUFFIXES, count, expand
+from maskline.inputs import VIDEO_SUFFIXES, count_images, iter_images
 from maskline.inputs.containers import is_cut_short
 from maskline.inputs.files import kind_of
 
@@ -36,12 +36,12 @@ def test_frames_of_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str], suf
     assert suffix in VIDEO_SUFFIXES
     file = Path(film(tmp_path / f"a.{suffix}")).rename(tmp_path / f"B.{suffix.upper()}")
     capfd.readouterr()  # the writer's
-    found = list(expand(file))
+    found = list(iter_images(file))
     assert [(image.path, image.page) for image in found] == [(str(file), i) for i in range(20)]
     assert [number_of(image.pixels) for image in found] == list(range(20))
     assert {image.fps for image in found} == {25.0}
     assert all(image.pixels.shape == (48, 64, 3) and image.pixels.flags.c_contiguous for image in found)
-    assert count(file) == 20
+    assert count_images(file) == 20
     assert capfd.readouterr() == ("", "")
 
 
@@ -49,15 +49,15 @@ def test_videos_among_others_but_not_in_folders(tmp_path: Path) -> None:
     """F19: in their place in a list; a folder's films are left out, as in the reference."""
     image, video = write(tmp_path / "b.png"), film(tmp_path / "a.mp4", 2)
     assert paths([image, {"input": Path(video)}, scene(), tmp_path]) == [image, video, video, None, image]
-    assert count([image, video, tmp_path]) == 4
-    (still,) = expand(image)
+    assert count_images([image, video, tmp_path]) == 4
+    (still,) = iter_images(image)
     assert still.fps is None and still.page is None
 
 
 def test_content_counts_not_the_suffix(tmp_path: Path, mp4: bytes) -> None:
-    assert len(list(expand(write(tmp_path / "a.png", mp4)))) == 20
-    assert len(list(expand(write(tmp_path / "a.avi", mp4)))) == 20
-    assert len(list(expand(write(tmp_path / "a.mp4", encoded("png"))))) == 1
+    assert len(list(iter_images(write(tmp_path / "a.png", mp4)))) == 20
+    assert len(list(iter_images(write(tmp_path / "a.avi", mp4)))) == 20
+    assert len(list(iter_images(write(tmp_path / "a.mp4", encoded("png"))))) == 1
 
 
 def test_names_that_look_like_patterns_or_addresses(
@@ -66,19 +66,19 @@ def test_names_that_look_like_patterns_or_addresses(
     monkeypatch.chdir(tmp_path)
     for name in ("film%03d.mp4", "film007.mp4", "concat:a.mp4", "猫 #1?.mp4", "-i.mp4"):
         Path(name).write_bytes(mp4)
-        assert len(list(expand(name))) == 20
+        assert len(list(iter_images(name))) == 20
 
 
 def test_bytes_of_a_video(mp4: bytes) -> None:
-    with pytest.raises(InputError, match="a video given as bytes: save it to a file and give its path"):
-        list(expand(mp4))
+    with pytest.raises(InputError, match="a video given as bytes: save it to a file and pass its path"):
+        list(iter_images(mp4))
 
 
 def test_missing_and_empty(tmp_path: Path) -> None:
     with pytest.raises(InputNotFoundError, match=r"a\.mp4': no such file"):
-        list(expand(tmp_path / "a.mp4"))
+        list(iter_images(tmp_path / "a.mp4"))
     with pytest.raises(InputError, match=r"b\.mkv' is empty"):
-        list(expand(write(tmp_path / "b.mkv", b"")))
+        list(iter_images(write(tmp_path / "b.mkv", b"")))
 
 
 # ---- damage
@@ -88,7 +88,7 @@ def taken(file: str) -> tuple[list[int], str]:
     """The frames that came, and the error after them."""
     numbers: list[int] = []
     with pytest.raises(InputError) as caught:
-        numbers.extend(number_of(image.pixels) for image in expand(file))
+        numbers.extend(number_of(image.pixels) for image in iter_images(file))
     return numbers, str(caught.value)
 
 
@@ -99,7 +99,7 @@ def test_cut_files(tmp_path: Path, capfd: pytest.CaptureFixture[str], suffix: st
     data = Path(film(tmp_path / f"a.{suffix}")).read_bytes()
     data = fast_start(data) if suffix in ("mp4", "mov") else data
     whole = write(tmp_path / f"whole.{suffix}", data)
-    assert len(list(expand(whole))) == 20
+    assert len(list(iter_images(whole))) == 20
     capfd.readouterr()
     numbers, error = taken(write(tmp_path / f"cut.{suffix}", data[: int(left * len(data))]))
     assert error.endswith((f"cut.{suffix}': cut short after {len(numbers)} frames", "': cut short"))
@@ -112,7 +112,8 @@ def test_cut_files(tmp_path: Path, capfd: pytest.CaptureFixture[str], suffix: st
 def test_nothing_on_stderr(tmp_path: Path, mp4: bytes) -> None:
     """FFmpeg reads how much to say when the first video is opened, so this takes a fresh process."""
     files = [write(tmp_path / "a.mp4", mp4[: len(mp4) // 2]), write(tmp_path / "b.mp4", fast_start(mp4)[:-300])]
-    code = "import sys; from maskline.inputs import expand; print(len(list(expand(sys.argv[1:], on_error='skip'))))"
+    read = "len(list(iter_images(sys.argv[1:], on_error='skip')))"
+    code = f"import sys; from maskline.inputs import iter_images; print({read})"
     environment = {name: value for name, value in os.environ.items() if name != "OPENCV_FFMPEG_LOGLEVEL"}
     done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, env=environment)
     assert 0 < int(done.stdout) < 20
@@ -124,7 +125,7 @@ def test_an_index_that_never_came(tmp_path: Path, mp4: bytes, capfd: pytest.Capt
     assert taken(write(tmp_path / "a.mp4", mp4[: len(mp4) // 2])) == ([], f"{str(tmp_path / 'a.mp4')!r}: cut short")
     junk = write(tmp_path / "b.mp4", b"\0\0\0\x1cftypisom" + bytes(range(256)) * 9)
     assert "b.mp4': damaged, or a variant" in taken(junk)[1]
-    assert count(junk) == 1
+    assert count_images(junk) == 1
     assert capfd.readouterr() == ("", "")
 
 
@@ -142,16 +143,16 @@ def test_skip_keeps_what_came_and_goes_on(tmp_path: Path, mp4: bytes, caplog: py
     """B20."""
     data = fast_start(mp4)
     cut, image = write(tmp_path / "a.mp4", data[: 9 * len(data) // 10]), write(tmp_path / "b.png")
-    found = list(expand([cut, image], on_error="skip"))
+    found = list(iter_images([cut, image], on_error="skip"))
     assert len(found) > 10 and found[-1].path == image
     assert len(caplog.messages) == 1 and "a.mp4': cut short after" in caplog.messages[0]
 
 
 def test_more_after_the_end_does_not_matter(tmp_path: Path, mp4: bytes) -> None:
     for tail in (b"\0" * 50, b"abc"):
-        assert len(list(expand(write(tmp_path / "a.mp4", mp4 + tail)))) == 20
+        assert len(list(iter_images(write(tmp_path / "a.mp4", mp4 + tail)))) == 20
     avi = Path(film(tmp_path / "a.avi")).read_bytes()
-    assert len(list(expand(write(tmp_path / "b.avi", avi + b"\0" * 99)))) == 20
+    assert len(list(iter_images(write(tmp_path / "b.avi", avi + b"\0" * 99)))) == 20
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv"])
@@ -196,7 +197,7 @@ def test_kinds_by_their_first_bytes(head: bytes, kind: str | None) -> None:
 def test_frames_are_not_kept(tmp_path: Path) -> None:
     """300 frames pass, a few at a time are in memory."""
     file = film(tmp_path / "a.avi", 300)
-    stream = expand(file)
+    stream = iter_images(file)
     next(stream)
     gc.collect()
     tracemalloc.start()
@@ -245,7 +246,7 @@ def camera(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
 @pytest.mark.parametrize("source", [1, np.int64(1), "camera:1", "Camera:1", {"img": 1}, [1]])
 def test_camera(camera: type[FakeCapture], source: object) -> None:
     """A stream without end: read when asked for, released when closed."""
-    stream = expand(source)
+    stream = iter_images(source)
     first, second = next(stream), next(stream)
     assert [(p.path, p.page, p.fps) for p in (first, second)] == [("camera_1", 0, 0.0), ("camera_1", 1, 0.0)]
     assert camera.log == ["open 1", "read", "read"]
@@ -254,7 +255,7 @@ def test_camera(camera: type[FakeCapture], source: object) -> None:
 
 
 def test_camera_is_released_when_forgotten(camera: type[FakeCapture]) -> None:
-    for image in expand(0):
+    for image in iter_images(0):
         assert image.page == 0
         break
     gc.collect()
@@ -273,9 +274,9 @@ def test_camera_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
     """OpenCV itself is asked: no machine has so many."""
     for source in (97, "camera:97"):
         with pytest.raises(InputError, match="camera 97 can't be opened"):
-            list(expand(source))
+            list(iter_images(source))
     with pytest.raises(InputError, match="camera -1: expected its number, 0 or above"):
-        list(expand(-1))
+        list(iter_images(-1))
     assert capfd.readouterr() == ("", "")
 
 
@@ -290,32 +291,32 @@ def test_stream(camera: type[FakeCapture], monkeypatch: pytest.MonkeyPatch, capl
     monkeypatch.setattr(camera, "frames", 2)
     assert paths("rtsp://me:secret@cam/live") == ["rtsp://cam/live"] * 2
     assert camera.log[0] == "open rtsp://me:secret@cam/live" and camera.log[-1] == "release"
-    assert caplog.messages == ["rtsp://cam/live gives no more frames"]
+    assert caplog.messages == ["rtsp://cam/live stopped sending frames"]
     monkeypatch.setattr(camera, "frames", 0)
-    with pytest.raises(InputError, match="'RTSP://cam/live' gives no frames"):
-        list(expand("RTSP://me:secret@cam/live"))
+    with pytest.raises(InputError, match="'RTSP://cam/live' sends no frames"):
+        list(iter_images("RTSP://me:secret@cam/live"))
 
 
 def test_stream_that_nobody_sends(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"rtsp://me:secret@127.0.0.1:{closed.getsockname()[1]}/live"
-        with pytest.raises(InputError, match="can't be opened: no answer") as caught:
-            list(expand(address))
+        with pytest.raises(InputError, match="can't be opened: no response") as caught:
+            list(iter_images(address))
     assert "secret" not in str(caught.value) and capfd.readouterr() == ("", "")
 
 
 def test_threads_share_the_silence(tmp_path: Path, mp4: bytes) -> None:
     level, file = cv2.utils.logging.getLogLevel(), write(tmp_path / "a.mp4", mp4)
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda _: len(list(expand([file] * 5))), range(8))) == [100] * 8
+        assert list(pool.map(lambda _: len(list(iter_images([file] * 5))), range(8))) == [100] * 8
     assert cv2.utils.logging.getLogLevel() == level
 
 
 def test_a_users_own_log_level_stays(tmp_path: Path, mp4: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENCV_FFMPEG_LOGLEVEL", "16")
     level = cv2.utils.logging.getLogLevel()
-    next(expand(write(tmp_path / "a.mp4", mp4)))
+    next(iter_images(write(tmp_path / "a.mp4", mp4)))
     assert os.environ["OPENCV_FFMPEG_LOGLEVEL"] == "16" and cv2.utils.logging.getLogLevel() == level
 
 
@@ -323,4 +324,4 @@ def test_a_video_that_is_too_large_is_named(tmp_path: Path, mp4: bytes, monkeypa
     (tmp_path / "large.mp4").write_bytes(mp4)
     monkeypatch.setattr("maskline.inputs.input_image.MAX_PIXELS", 100)
     with pytest.raises(InputError, match=r"large\.mp4'?: \d+ x \d+ pixels: expected at most 100"):
-        list(expand(tmp_path / "large.mp4"))
+        list(iter_images(tmp_path / "large.mp4"))

@@ -138,7 +138,7 @@ def test_what_a_writer_refuses(kind: type[Writer], tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="is closed"):
         writer.add(make("b.jpg"))
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="is a file; give a folder"):
+    with pytest.raises(OutputError, match="is a file; name a folder"):
         kind.open(tmp_path / "file")
 
 
@@ -275,7 +275,7 @@ def test_coco_results_with_the_ids_of_a_data_set(tmp_path: Path, caplog: pytest.
     records = load(writer.path)
     assert [record["image_id"] for record in records] == [7, 7, "x", "x", 9, 9]
     assert [record["category_id"] for record in records] == [1, 17] * 3
-    assert "3 instances left out: the data set does not have their classes" in caplog.text
+    assert "3 instances skipped: the data set lacks their classes" in caplog.text
     writer = CocoResultsWriter(tmp_path / "found.json", annotations=tmp_path / "val.json")
     for result in (make("in/c.jpg"), make("b.jpg"), make()):
         with pytest.raises(InputError, match="lists no image for the input"):
@@ -286,7 +286,7 @@ def test_coco_results_with_the_ids_of_a_data_set(tmp_path: Path, caplog: pytest.
 def test_a_file_that_is_no_data_set(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "val.json").write_text(text)
-    with pytest.raises(InputError, match=r"val\.json is not a readable COCO data set") as caught:
+    with pytest.raises(InputError, match=r"val\.json is not a valid COCO data set") as caught:
         CocoResultsWriter(tmp_path / "found.json", annotations=tmp_path / "val.json")
     assert "\n" not in str(caught.value)
 
@@ -428,7 +428,7 @@ def test_work_done_by_hand_is_never_overwritten(
         writer.add(make(photos[0], n=1))
         writer.add(make(photos[1], n=1))
     assert (writer.path / "a.json").read_bytes() == before and len(load(writer.path / "b.json")["shapes"]) == 1
-    assert "a.json was edited, or is not from maskline" in caplog.text and ": 1 file left unchanged" in caplog.text
+    assert "a.json was edited or is not from maskline" in caplog.text and ": 1 file left unchanged" in caplog.text
 
 
 def test_saved_by_labelme_without_a_change_it_is_still_ours(photos: list[Path], tmp_path: Path) -> None:
@@ -446,7 +446,7 @@ def test_an_image_that_is_there_is_not_overwritten(tmp_path: Path, caplog: pytes
     Image.new("RGB", (5, 5)).save(tmp_path / "d_0.png")
     with LabelMeWriter(tmp_path) as writer:
         writer.add(make(tmp_path / "d.pdf", 0))
-    assert files(tmp_path) == ["d_0.png"] and "is left" in caplog.text
+    assert files(tmp_path) == ["d_0.png"] and "from maskline: kept" in caplog.text
     with Image.open(tmp_path / "d_0.png") as image:
         assert image.size == (5, 5)
 

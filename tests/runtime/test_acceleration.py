@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from maskline.errors import ParameterError, UnknownNameError
-from maskline.runtime.acceleration import choose
+from maskline.runtime.acceleration import parse_acceleration
 from maskline.runtime.backend import Acceleration
 
 
@@ -57,7 +57,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_meant(given: dict[str, Any], chosen: Acceleration, caplog: pytest.LogCaptureFixture) -> None:
     """F52, B55: the reference's switches and keys; a plain choice gives no warning (B56)."""
-    assert choose(**given) == chosen
+    assert parse_acceleration(**given) == chosen
     assert caplog.text == ""
 
 
@@ -74,8 +74,8 @@ def test_what_is_meant(given: dict[str, Any], chosen: Acceleration, caplog: pyte
 def test_dynamic_shapes(shapes: Any, chosen: Any) -> None:
     """As our graphs have them, and as Paddle programs do; their other inputs don't count."""
     config = {"dynamic_shapes": {"image": shapes, "im_shape": [[1, 2], [1, 2], [8, 2]]}}
-    assert choose(engine="tensorrt", engine_config=config).shapes == chosen
-    assert choose(engine="tensorrt", engine_config=config | {"use_dynamic_shapes": False}).shapes is None
+    assert parse_acceleration(engine="tensorrt", engine_config=config).shapes == chosen
+    assert parse_acceleration(engine="tensorrt", engine_config=config | {"use_dynamic_shapes": False}).shapes is None
 
 
 @pytest.mark.parametrize(
@@ -105,30 +105,36 @@ def test_dynamic_shapes(shapes: Any, chosen: Any) -> None:
         ({"use_hpip": "False"}, "use_hpip is 'False': expected True or False"),
         ({"threads": 0}, "threads is 0: expected an integer from 1"),
         ({"engine_config": {"cpu_threads": "2"}}, "cpu_threads in engine_config is '2'"),
-        ({"engine_config": {"dynamic_shapes": {"image": [[1, 3, 9, 9]]}}}, "the least, usual and largest"),
+        ({"engine_config": {"dynamic_shapes": {"image": [[1, 3, 9, 9]]}}}, "minimum, typical and maximum"),
         ({"engine_config": {"dynamic_shapes": {"image": [[1, 9, 9, 4]] * 3}}}, "expected batch, height, width, 3"),
         ({"engine_config": {"dynamic_shapes": {"image": [5, 5, 5]}}}, "expected batch, height, width, 3"),
-        ({"engine_config": {"dynamic_shapes": {"image": [[2, 9, 9, 3], [1, 9, 9, 3], [2, 9, 9, 3]]}}}, "rising order"),
+        (
+            {"engine_config": {"dynamic_shapes": {"image": [[2, 9, 9, 3], [1, 9, 9, 3], [2, 9, 9, 3]]}}},
+            "ascending order",
+        ),
     ],
 )
 def test_what_makes_no_sense(given: dict[str, Any], told: str) -> None:
     """F52, B25: nothing is swallowed."""
     with pytest.raises(ParameterError, match=told):
-        choose(**given)
+        parse_acceleration(**given)
 
 
 def test_an_unknown_engine_is_an_unknown_name() -> None:
     with pytest.raises(UnknownNameError):
-        choose(engine="flexible")
+        parse_acceleration(engine="flexible")
 
 
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"engine": "paddle"}, "engine 'paddle' runs Paddle programs: ONNX Runtime stands in for it"),
-        ({"engine": "paddle_static", "engine_config": {"run_mode": "mkldnn"}}, "stands in for it, without run_mode"),
-        ({"use_hpip": True, "hpi_config": {"backend": "paddle"}}, "backend 'paddle' runs Paddle programs"),
-        ({"use_hpip": True, "engine": "openvino"}, "use_hpip has no effect: engine 'openvino' says what to run"),
+        ({"engine": "paddle"}, "engine 'paddle' is for Paddle programs: using ONNX Runtime instead"),
+        (
+            {"engine": "paddle_static", "engine_config": {"run_mode": "mkldnn"}},
+            "using ONNX Runtime instead, ignoring run_mode",
+        ),
+        ({"use_hpip": True, "hpi_config": {"backend": "paddle"}}, "backend 'paddle' is for Paddle programs"),
+        ({"use_hpip": True, "engine": "openvino"}, "use_hpip has no effect: engine 'openvino' takes precedence"),
         ({"hpi_config": {"backend": "openvino"}}, "hpi_config has no effect without use_hpip"),
     ],
 )
@@ -136,23 +142,23 @@ def test_one_warning_where_something_has_no_effect(
     given: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """B56: one line, and only where it matters."""
-    chosen = choose(**given)
+    chosen = parse_acceleration(**given)
     assert chosen.backend == (given.get("engine") if given.get("engine") == "openvino" else None) and not chosen.best
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert told in caplog.text
 
 
 def test_threads_of_paddle_count() -> None:
-    assert choose(engine="paddle", engine_config={"cpu_threads": 5}).threads == 5
+    assert parse_acceleration(engine="paddle", engine_config={"cpu_threads": 5}).threads == 5
 
 
 def test_threads_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PADDLE_PDX_CPU_NUM_THREADS", "7")
-    assert choose().threads == 7
+    assert parse_acceleration().threads == 7
     monkeypatch.setenv("MASKLINE_THREADS", "3")
-    assert choose().threads == 3
-    assert choose(engine_config={"cpu_threads": 2}).threads == 2
-    assert choose(threads=1).threads == 1
+    assert parse_acceleration().threads == 3
+    assert parse_acceleration(engine_config={"cpu_threads": 2}).threads == 2
+    assert parse_acceleration(threads=1).threads == 1
     monkeypatch.setenv("MASKLINE_THREADS", "many")
     with pytest.raises(ParameterError, match="MASKLINE_THREADS is 'many': expected an integer"):
         choose()

@@ -183,8 +183,8 @@ def test_without_openvino(graph_file: Path, ir_file: Path, monkeypatch: pytest.M
         ("tensorrt", CPU, "fp32", "TensorRT can't use device 'cpu': it runs on gpu"),
         ("openvino", Device("gpu", 0), "fp32", "OpenVINO can't use device 'gpu:0': it runs on cpu, xpu"),
         ("om", CPU, "fp32", "CANN can't use device 'cpu': it runs on npu"),
-        ("onnxruntime", CPU, "fp16", "ONNX Runtime can't compute in fp16: it does in fp32"),
-        ("tensorrt", Device("gpu", 0), "bf16", "TensorRT can't compute in bf16: it does in fp32, fp16"),
+        ("onnxruntime", CPU, "fp16", "ONNX Runtime can't compute in fp16: it supports fp32"),
+        ("tensorrt", Device("gpu", 0), "bf16", "TensorRT can't compute in bf16: it supports fp32, fp16"),
     ],
 )
 def test_what_a_backend_can_not(backend: str, device: Device, precision: str, told: str, graph_file: Path) -> None:
@@ -292,7 +292,7 @@ def test_a_provider_that_does_not_start_is_an_error(
 def test_tensorrt_that_is_not_built_in(graph_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
-    with pytest.raises(DeviceError, match="TensorRT is not available: this ONNX Runtime, for cpu, gpu"):
+    with pytest.raises(DeviceError, match="TensorRT is not available: this build of ONNX Runtime is for cpu, gpu"):
         Graph(graph_file, Device("gpu", 0), Acceleration(backend="tensorrt"))
 
 

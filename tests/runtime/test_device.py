@@ -51,11 +51,11 @@ def test_numbers_of_one_kind_are_listed_once() -> None:
     ("text", "told"),
     [
         ("cpu:0", "the CPU has no number"),
-        ("gpu:a", "a whole number"),
-        ("gpu:", "a whole number"),
-        ("gpu:0:1", "a whole number"),
-        ("gpu:-1", "a whole number"),
-        ("gpu:²", "a whole number"),
+        ("gpu:a", "an integer"),
+        ("gpu:", "an integer"),
+        ("gpu:0:1", "an integer"),
+        ("gpu:-1", "an integer"),
+        ("gpu:²", "an integer"),
         ("", "expected kinds and numbers"),
         ("0,1", "expected kinds and numbers"),
         ("gpu:0,", "expected kinds and numbers"),
@@ -70,7 +70,7 @@ def test_bad_device_texts(text: str, told: str) -> None:
 def test_unknown_kind_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'gpu'"):
         parse_devices("gpuu")
-    with pytest.raises(ParameterError, match="expected a text"):
+    with pytest.raises(ParameterError, match="expected a string"):
         parse_devices(0)  # type: ignore[arg-type]
 
 

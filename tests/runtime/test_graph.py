@@ -80,11 +80,11 @@ def test_a_foreign_graph(tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"version": 99}, "made by a newer maskline"),
-        ({"labels": None}, "damaged description"),
+        ({"labels": None}, "damaged record"),
         ({"preprocess": {"height": 3}}, "expected the keys"),
-        ({"threshold": "high"}, "damaged description"),
-        ({"threshold": 7}, "damaged description"),
-        ({"mask_layout": None, "version": 2}, "damaged description"),
+        ({"threshold": "high"}, "damaged record"),
+        ({"threshold": 7}, "damaged record"),
+        ({"mask_layout": None, "version": 2}, "damaged record"),
         ({"mask_layout": {"over": "box"}}, "expected the keys over, boxes_from_masks, beyond_boxes, via_input"),
         ({"mask_layout": MaskLayout().to_dict() | {"over": "image"}}, "expected input or box"),
         ({"mask_layout": MaskLayout().to_dict() | {"via_input": 1}}, "expected true or false"),
@@ -146,7 +146,9 @@ def test_directories(tmp_path: Path, model_dir: Path) -> None:
     with pytest.raises(InputNotFoundError, match="no model directory .*none: `maskline export MODEL --output .*none`"):
         open_model_dir(tmp_path / "none")
     (tmp_path / "paddle").mkdir()
-    with pytest.raises(ModelError, match=r"has none of inference.onnx, inference.ort, inference.xml: make one from"):
+    with pytest.raises(
+        ModelError, match=r"has none of inference.onnx, inference.ort, inference.xml: export the weights"
+    ):
         open_model_dir(tmp_path / "paddle")
     (tmp_path / "paddle" / "inference.pdiparams").write_bytes(b"")
     with pytest.raises(ModelError, match="inference.pdiparams is a Paddle program, which only Paddle runs"):
@@ -192,16 +194,16 @@ EXPORT = f"maskline export SOLOv2 --weights '{BEST}/best_model.safetensors' --ou
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("out put", f"has none of .*: make one from the weights with `{EXPORT}`"),
-        (BEST, f"make one from the weights with `{EXPORT}`"),
-        (f"{BEST}/best_model.pdparams", f"names weights, not an exported model: `{EXPORT}`"),
-        (f"{BEST}/best_model.safetensors", f"names weights, not an exported model: `{EXPORT}`"),
+        ("out put", f"has none of .*: export the weights with `{EXPORT}`"),
+        (BEST, f"export the weights with `{EXPORT}`"),
+        (f"{BEST}/best_model.pdparams", f"is a weights file, not an exported model: `{EXPORT}`"),
+        (f"{BEST}/best_model.safetensors", f"is a weights file, not an exported model: `{EXPORT}`"),
         (
             "out put/model_final/model_final.safetensors",
             "`maskline export SOLOv2 --weights 'out put/model_final/model_final.safetensors' "
             "--output 'out put/model_final/inference'`",
         ),
-        ("v1.2.pdparams", "no file v1.2.pdparams, and no export of it: expected the folder .*best_model/inference"),
+        ("v1.2.pdparams", "no file v1.2.pdparams, and no export of it: expected a folder .*best_model/inference"),
     ],
 )
 def test_weights_without_an_export_tell_the_command_that_makes_it(given: str, told: str, training: Path) -> None:
@@ -213,7 +215,7 @@ def test_weights_without_an_export_tell_the_command_that_makes_it(given: str, to
 
 def test_weights_beside_the_export_of_others(training: Path) -> None:
     (training / "mine.pdparams").write_bytes(b"weights")
-    with pytest.raises(ModelError, match="mine.pdparams names weights, not an exported model"):
+    with pytest.raises(ModelError, match="mine.pdparams is a weights file, not an exported model"):
         open_model_dir(training / "mine.pdparams")
 
 
@@ -250,8 +252,8 @@ def test_another_model_than_asked_for(model_dir: Path) -> None:
         ({"draw_threshold": 2}, "draw_threshold is 2: expected a number from 0 to 1"),
         ({"draw_threshold": "0.5"}, "draw_threshold is '0.5'"),
         ({"draw_threshold": True}, "draw_threshold is True"),
-        ({"label_list": "cat"}, "label_list is not a list of names"),
-        ({"label_list": [None, "a", "b"]}, "is not a list of names"),
+        ({"label_list": "cat"}, "label_list must be a list of strings"),
+        ({"label_list": [None, "a", "b"]}, "must be a list of strings"),
     ],
 )
 def test_a_yaml_edited_wrongly_is_told(model_dir: Path, changes: dict[str, object], told: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from maskline.errors import InputError, ModelError
-from maskline.runtime.parallel import AHEAD, spread
+from maskline.runtime.parallel import AHEAD, map_ordered
 
 
 def running() -> list[str]:
@@ -26,7 +26,7 @@ def square(worker: str, job: int) -> int:
 @pytest.mark.parametrize("jobs", [0, 1, 4, 23])
 def test_results_come_in_order(workers: list[str], jobs: int) -> None:
     """F37."""
-    assert list(spread(iter(range(jobs)), workers, square)) == [(i, i * i) for i in range(jobs)]
+    assert list(map_ordered(iter(range(jobs)), workers, square)) == [(i, i * i) for i in range(jobs)]
     assert running() == []
 
 
@@ -46,7 +46,7 @@ def test_work_is_shared_and_no_worker_has_two_jobs_at_once() -> None:
         busy[worker] -= 1
         done[worker] += 1
 
-    assert len(list(spread(iter(range(4)), ["a", "b"], work))) == 4
+    assert len(list(map_ordered(iter(range(4)), ["a", "b"], work))) == 4
     assert sorted(done.values()) == [1, 3]
 
 
@@ -58,7 +58,7 @@ def test_no_more_is_taken_ahead_than_promised() -> None:
             taken.append(i)
             yield i
 
-    results = spread(jobs(), ["a", "b"], square)
+    results = map_ordered(jobs(), ["a", "b"], square)
     assert taken == []
     for i, (job, _) in enumerate(results):
         assert job == i and len(taken) <= i + 2 * AHEAD
@@ -79,12 +79,12 @@ def test_what_is_done_is_not_held_back_for_more_to_take() -> None:
         yield 1
         pytest.fail("a third job was taken before the first outcome was handed out")
 
-    assert next(spread(slow(), ["a", "b"], work)) == (0, 0)
+    assert next(map_ordered(slow(), ["a", "b"], work)) == (0, 0)
 
 
 def test_one_worker_takes_nothing_ahead() -> None:
     jobs = iter(range(3))
-    next(spread(jobs, ["a"], square))
+    next(map_ordered(jobs, ["a"], square))
     assert next(jobs) == 1
 
 
@@ -95,7 +95,7 @@ def test_faults_come_at_their_turn(workers: list[str]) -> None:
             raise ModelError("out of memory")
         return square(worker, job)
 
-    results = spread(iter(range(20)), workers, failing)
+    results = map_ordered(iter(range(20)), workers, failing)
     assert [next(results)[0] for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ModelError, match="out of memory"):
         next(results)
@@ -108,7 +108,7 @@ def test_what_can_not_be_taken_is_told_after_what_came_before(workers: list[str]
         yield from range(4)
         raise InputError("bad.png")
 
-    results = spread(jobs(), workers, square)
+    results = map_ordered(jobs(), workers, square)
     assert [next(results)[0] for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(InputError, match="bad.png"):
         next(results)
@@ -124,7 +124,7 @@ def test_stopping_early_leaves_nothing_running() -> None:
         done.append(job)
         return job
 
-    results = spread(iter(range(1000)), ["a", "b"], slow)
+    results = map_ordered(iter(range(1000)), ["a", "b"], slow)
     next(results)
     assert len(running()) == 2
     results.close()

@@ -44,7 +44,7 @@ REMEDIES = {
     "gpu": "for NVIDIA GPUs: pip install 'maskline[gpu]', see docs/gpu.md",
     "xpu": "for Intel GPUs: pip install 'maskline[openvino]', see docs/gpu.md",
     **dict.fromkeys(("npu", "dcu", "mps"), "install the build of ONNX Runtime for it"),
-    **dict.fromkeys(("mlu", "gcu", "iluvatar_gpu", "metax_gpu"), "there is no provider for it"),
+    **dict.fromkeys(("mlu", "gcu", "iluvatar_gpu", "metax_gpu"), "it has no provider for this kind of device"),
 }
 
 
@@ -139,7 +139,7 @@ def test_a_provider_that_starts(monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
 @pytest.mark.parametrize(
     ("fault", "printed", "reason"),
     [
-        (True, "", "is the device there, are its driver and libraries?"),
+        (True, "", "check the device, its driver and libraries"),
         (
             True,
             "Failed to load libcublas.so.13: no such file\nPlease follow https",

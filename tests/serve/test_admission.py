@@ -9,18 +9,18 @@ import pytest
 
 from maskline.serve.admission import LEAST_COST, InferenceResult, Queue, QueuedImage
 from maskline.serve.metrics import Metrics
-from maskline.serve.protocol import Wanted
+from maskline.serve.protocol import PredictOptions
 from maskline.serve.refusal import RefusalError
 
-WANTED = Wanted(None, False, "rle", "box")
+WANTED = PredictOptions(None, False, "rle", "box")
 MP = 1_000_000
 
 
 def run(
-    test: Callable[[Queue], Awaitable[None]], *, most: int = 10 * MP, batch: int = 4, patience: float = 60.0
+    test: Callable[[Queue], Awaitable[None]], *, most: int = 10 * MP, batch: int = 4, max_wait: float = 60.0
 ) -> None:
     async def inside() -> None:
-        await test(Queue(most, (batch, 9 * MP), patience, Metrics()))
+        await test(Queue(most, (batch, 9 * MP), max_wait, Metrics()))
 
     asyncio.run(inside())
 
@@ -79,24 +79,24 @@ def test_the_time_is_told_from_what_was_measured() -> None:
     async def test(queue: Queue) -> None:
         job = queue.admit(b"", 2 * MP, WANTED)
         assert queue.expected is None and refusal(queue, 9 * MP).retry_after == 1
-        queue.learn(6.0, [job])  # three seconds a million
+        queue.update_pace(6.0, [job])  # three seconds a million
         assert queue.expected == pytest.approx(6)
         queue.admit(b"", 8 * MP, WANTED)
         assert refusal(queue, 1).retry_after == 30
         for _ in range(50):
-            queue.learn(60.0, [job])
+            queue.update_pace(60.0, [job])
         assert refusal(queue, 1).retry_after == 60
 
     async def hopeless(queue: Queue) -> None:
         job = queue.admit(b"", 2 * MP, WANTED)
-        queue.learn(6.0, [job])
+        queue.update_pace(6.0, [job])
         refusal(queue, 1)  # it would wait for longer than five seconds
         job.outcome.cancel()
         await asyncio.sleep(0)
         queue.admit(b"", 1, WANTED)
 
     run(test)
-    run(hopeless, patience=5.0)
+    run(hopeless, max_wait=5.0)
 
 
 def test_what_a_worker_has_died_on_comes_first_and_alone() -> None:

@@ -131,14 +131,14 @@ def test_answers_byte_by_byte() -> None:
     head += b'"parameters":{"binary_data_size":7}}]}'
     body = head + b"\x03\x00\x00\x00\xe2\x82\xac"
     assert compose(InferRequest("7", (TEXT,), (1, 1), True), ["€"]) == (body, len(head))
-    with pytest.raises(ValueError, match="2 answers to 1 text$"):
+    with pytest.raises(ValueError, match="2 responses to 1 request$"):
         compose(InferRequest(None, (TEXT,), (1, 1), False), ["a", "b"])
 
 
 def test_a_body_without_json_is_one_text() -> None:
     """F53: as Triton has it, ``curl --data-binary @request.json`` with a header of 0 is a request."""
     assert parse(TEXT.encode(), 0, limit=1) == InferRequest(None, (TEXT,), (1, 1), True)
-    with pytest.raises(ParameterError, match=r"the body is not text in UTF-8 \(byte 1\)"):
+    with pytest.raises(ParameterError, match=r"the body is not UTF-8 text \(byte 1\)"):
         parse(b"a\xff", 0, limit=1)
 
 
@@ -177,13 +177,13 @@ def test_which_form_the_output_has(changes: dict[str, object], binary: bool) -> 
         ({}, "inputs is None: expected a list of one tensor, named 'input'"),
         ({"inputs": json_body()["inputs"] * 2}, "inputs is .*: expected a list of one"),
         ({"inputs": ["input"]}, "the input is 'input': expected an object"),
-        (json_body(id=5), "id is 5: expected a text"),
+        (json_body(id=5), "id is 5: expected a string"),
         (json_body(input_name="image"), "name of the input is 'image': expected 'input'"),
         (json_body(input_name=...), "name of the input is None"),
         (json_body(input_datatype="UINT8"), "datatype of the input is 'UINT8': expected 'BYTES'"),
-        (json_body(input_shape=...), r"shape is None: expected \[N, 1\] for N requests, 8 at most"),
-        (json_body(input_shape=[9, 1]), "8 at most"),
-        (json_body(input_shape=[10**400, 1]), "8 at most"),
+        (json_body(input_shape=...), r"shape is None: expected \[N, 1\] for N requests, at most 8"),
+        (json_body(input_shape=[9, 1]), "at most 8"),
+        (json_body(input_shape=[10**400, 1]), "at most 8"),
         (json_body(input_shape=[0, 1]), "shape is"),
         (json_body(input_shape=[1, 2]), "shape is"),
         (json_body(input_shape=[1, 1, 1]), "shape is"),
@@ -191,17 +191,20 @@ def test_which_form_the_output_has(changes: dict[str, object], binary: bool) -> 
         (json_body(input_shape=[True]), "shape is"),
         (json_body(input_shape=[1.0, 1]), "shape is"),
         (json_body(input_shape=1), "shape is 1"),
-        (json_body(input_data=...), "needs its texts in data, or else binary_data_size"),
-        (json_body(input_parameters={"binary_data_size": 5}), "needs its texts in data, or else"),
+        (json_body(input_data=...), "needs either its strings in data or binary_data_size"),
+        (json_body(input_parameters={"binary_data_size": 5}), "needs either its strings in data or"),
         (json_body(input_parameters=[]), r"parameters is \[\]: expected an object"),
-        (json_body(input_data=TEXT), "data is .*: expected a list of texts"),
-        (json_body(input_data=[]), "data has 0 elements, the shape says 1"),
-        (json_body(input_data=[TEXT, TEXT]), "data has 2 elements, the shape says 1"),
-        (json_body(input_data=[{"image": ""}]), "data holds {'image': ''}: expected the JSON of a request as a text"),
-        (json_body(input_data=[[TEXT]], input_shape=[1]), "data holds .*: expected the JSON"),
-        (json_body(input_data=[[TEXT], TEXT], input_shape=[2, 1]), "data holds"),
-        (json_body(input_data=[[[TEXT]]]), "data holds"),
-        (json_body(input_data=["\ud800"]), "half a surrogate pair"),
+        (json_body(input_data=TEXT), "data is .*: expected a list of strings"),
+        (json_body(input_data=[]), "data has 0 elements: expected 1, as in the shape"),
+        (json_body(input_data=[TEXT, TEXT]), "data has 2 elements: expected 1, as in the shape"),
+        (
+            json_body(input_data=[{"image": ""}]),
+            "data contains {'image': ''}: expected the JSON of a request as a string",
+        ),
+        (json_body(input_data=[[TEXT]], input_shape=[1]), "data contains .*: expected the JSON"),
+        (json_body(input_data=[[TEXT], TEXT], input_shape=[2, 1]), "data contains"),
+        (json_body(input_data=[[[TEXT]]]), "data contains"),
+        (json_body(input_data=["\ud800"]), "a lone surrogate"),
         (json_body(outputs=[{"name": "masks"}]), "unknown output 'masks': the only one is 'output'"),
         (json_body(outputs=[{}]), "unknown output None"),
         (json_body(outputs=["output"]), "an output is 'output': expected an object"),
@@ -222,14 +225,14 @@ def test_requests_that_are_refused(body: object, told: str) -> None:
     [
         (b"", "the request is not JSON: Expecting value at character 0"),
         (b"image=1", "the request is not JSON"),
-        (b'{"inputs": "\xff"}', r"the JSON is not text in UTF-8 \(byte 12\)"),
-        ("{}".encode("utf-16"), "the JSON is not text in UTF-8"),
+        (b'{"inputs": "\xff"}', r"the JSON is not UTF-8 text \(byte 12\)"),
+        ("{}".encode("utf-16"), "the JSON is not UTF-8 text"),
         (b"\xef\xbb\xbf{}", "the request is not JSON: Unexpected UTF-8 BOM"),
         (b"[" * 50_000, "the JSON is nested too deeply"),
         (b'{"a":' * 50_000, "the JSON is nested too deeply"),
-        (b'{"id": ' + b"9" * 5000 + b"}", "the JSON has a number of too many digits"),
-        (b'{"id": NaN}', "id is nan: expected a text"),
-        (b'{"id": 1e999}', "id is inf: expected a text"),
+        (b'{"id": ' + b"9" * 5000 + b"}", "the JSON has a number with too many digits"),
+        (b'{"id": NaN}', "id is nan: expected a string"),
+        (b'{"id": 1e999}', "id is inf: expected a string"),
     ],
 )
 def test_bodies_that_are_no_request(body: bytes, told: str) -> None:
@@ -243,18 +246,18 @@ def test_bodies_that_are_no_request(body: bytes, told: str) -> None:
     [
         (binary_body([TEXT]), 1, b"", r"binary_data_size is 19, but 18 bytes follow the JSON \(see Inference-Header-"),
         (binary_body([TEXT]), 0, b"x", "binary_data_size is 19, but 20 bytes follow the JSON"),
-        (binary_body([TEXT], size=18), 1, b"", "element 0 of the binary data ends 1 byte after the body"),
-        (binary_body([TEXT], size=2), 17, b"", "element 0 of the binary data ends 1\\d bytes after the body"),
-        (binary_body([TEXT], size=23), 0, b"\0\0\0\0", "4 bytes left after 1 element, the number in the shape"),
+        (binary_body([TEXT], size=18), 1, b"", "element 0 of the binary data extends 1 byte past the body"),
+        (binary_body([TEXT], size=2), 17, b"", "element 0 of the binary data extends 1\\d bytes past the body"),
+        (binary_body([TEXT], size=23), 0, b"\0\0\0\0", "4 bytes left after 1 element, as many as in the shape"),
         (binary_body([TEXT], size="19"), 0, b"", "binary_data_size is '19'"),
         (binary_body([TEXT], size=19.0), 0, b"", "binary_data_size is 19.0"),
         (binary_body([TEXT], size=-1), 0, b"", "binary_data_size is -1"),
         (binary_body([TEXT], size=10**30), 0, b"", "binary_data_size is 1000"),
         (binary_body([TEXT], size=False), 19, b"", "element 0 of the binary data"),
         (binary_body([""], size=True), 3, b"", "binary_data_size is True"),
-        (binary_body([TEXT], size=5), 19, b"\1\0\0\0\xff", r"element 0 is not text in UTF-8 \(byte 0\)"),
+        (binary_body([TEXT], size=5), 19, b"\1\0\0\0\xff", r"element 0 is not UTF-8 text \(byte 0\)"),
         (binary_body([TEXT, TEXT], input_shape=[1, 1]), 0, b"", "19 bytes left after 1 element,"),
-        (binary_body([TEXT], input_shape=[2, 1]), 0, b"", "element 1 of the binary data ends 4 bytes after"),
+        (binary_body([TEXT], input_shape=[2, 1]), 0, b"", "element 1 of the binary data extends 4 bytes past"),
         (binary_body([TEXT], input_data=[TEXT], input_parameters=None), 0, b"", "is not given, but 19 bytes follow"),
     ],
 )

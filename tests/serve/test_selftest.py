@@ -19,14 +19,14 @@ def test_a_sound_service_passes() -> None:
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
     assert lines[-1] == "8 of 8 checks passed" and all(line.startswith("pass  ") for line in lines[:-1])
-    (overload,) = [line for line in lines if "clients at once" in line]
+    (overload,) = [line for line in lines if "concurrent clients" in line]
     assert "429: " in overload and "200: " in overload
 
 
 def test_what_does_not_hold_is_told() -> None:
     done = selftest("--max-pixels", "0.1")  # too few for the image that is asked about
     assert done.returncode == 1
-    assert "FAIL  An image is answered" in done.stdout and "413" in done.stdout
+    assert "FAIL  An image gets its instances" in done.stdout and "413" in done.stdout
 
 
 def test_a_service_that_does_not_start() -> None:

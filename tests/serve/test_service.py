@@ -305,7 +305,7 @@ def test_a_service_that_is_not_ready_says_so(image: str) -> None:
                     continue
                 told = response.json()
                 assert response.status_code == 503 and int(response.headers["Retry-After"]) > 0
-                assert "no worker has its model open" in told.pop("error")
+                assert "no worker is ready" in told.pop("error")
                 assert told == body | {"ready": False}
         finally:
             os.kill(worker, signal.SIGCONT)

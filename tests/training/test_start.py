@@ -272,7 +272,7 @@ def backbone() -> dict[str, np.ndarray]:
 def start_from(arrays: dict[str, np.ndarray], file: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """A new network's weights, where the recipe's file holds these."""
     file.write_bytes(pickle.dumps(arrays, protocol=4))
-    monkeypatch.setattr(start, "fetch", lambda url, path: file)
+    monkeypatch.setattr(start, "download_file", lambda url, path: file)
     return new_network(TrainSettings(model=DETR, data=file.parent, weights=BACKBONE), names(3)).state_dict()
 
 
@@ -314,7 +314,7 @@ def test_weights_at_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         asked.append(url)
         return target
 
-    monkeypatch.setattr(start, "fetch", fetch)
+    monkeypatch.setattr(start, "download_file", fetch)
     monkeypatch.setenv("MASKLINE_HOME", str(tmp_path))
     a, b = (initial_weights_file(f"https://example.com/{n}/mine.pdparams?key=1", ROW) for n in "ab")
     assert a.name == b.name == "mine.pdparams" and a != b and a.is_relative_to(tmp_path)

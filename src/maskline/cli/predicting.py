@@ -119,7 +119,7 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
     found = model.predict(list(inputs), on_error=skip if showing.skip_errors else "raise")
     polygons = showing.save_path is not None and showing.mask_format == "polygon"
     images = instances = reaching = filled = 0
-    with closing(track(found, "predict", lambda: sources.count(list(inputs)))) as tracked:
+    with closing(track(found, "predict", lambda: sources.count_images(list(inputs)))) as tracked:
         for result in tracked:
             if not showing.quiet:
                 result.print()
@@ -133,7 +133,7 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
     if not images:
         raise InputError(f"nothing was predicted: {sources.not_read(unread)}" if unread else "there was no image")
     saved = "" if showing.save_path is None else f", saved to {showing.save_path}"
-    left_out = sources.left_out(inputs)
+    left_out = sources.count_left_out(inputs)
     parts = [f"images: {images}, instances: {instances}{saved}"]
     if left_out:
         parts.append(sources.not_predicted(left_out))

@@ -71,11 +71,11 @@ class Running:
         return create_pipeline(source, **self._arguments() | more)
 
     def devices(self) -> tuple[Device, ...]:
-        """The devices to run on, all available: see `maskline.runtime.opening.settle`."""
+        """The devices to run on, all available: see `maskline.runtime.opening.choose_devices`."""
         from maskline.runtime.backend import Acceleration
-        from maskline.runtime.opening import settle
+        from maskline.runtime.opening import choose_devices
 
-        return settle(self.device, Acceleration(cpu_fallback=self.cpu_fallback))
+        return choose_devices(self.device, Acceleration(cpu_fallback=self.cpu_fallback))
 
     def _arguments(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -1,1 +1,1 @@
-"""Files from the network: models and inputs (`download`), and URLs that strangers name in requests (`url_policy`)."""
+"""Files from the network: models and inputs (`download`), and URLs named in requests to the service (`url_policy`)."""

@@ -1,4 +1,4 @@
-"""HTTP: one answer at a time, redirects followed, faults sorted into those that may pass and those that stay."""
+"""HTTP GET with redirects, and faults classified as transient or permanent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_REDIRECTS = 10
 
 
 class TransientError(Exception):
-    """A fault that may pass. ``wait``: seconds the server wants to be left alone; None: it did not say."""
+    """A fault worth retrying. ``wait``: seconds that the server asks to wait; None: not stated."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -24,28 +24,28 @@ class TransientError(Exception):
 
 
 class PermanentError(Exception):
-    """A fault that asking again would not mend."""
+    """A fault that a retry would not fix."""
 
 
 def scheme(url: str) -> str:
-    """What stands before the colon, in lower case; nothing if the URL makes no sense."""
+    """Scheme of a URL, in lower case; empty if the URL is invalid."""
     try:
         return urlsplit(url).scheme
-    except ValueError:  # brackets that do not hold an address
+    except ValueError:  # brackets without an address
         return ""
 
 
 def redacted(url: str) -> str:
-    """A URL without user and password, for messages; also one whose password has unescaped slashes or at signs."""
+    """A URL without user and password, for messages; handles passwords with unescaped slashes and at signs."""
     start, colon, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     if "@" not in authority and not authority.rpartition(":")[2].isdecimal() and ":" in authority:
-        authority, slash, path = rest, "", ""  # what looks like a port is a part of a password
+        authority, slash, path = rest, "", ""  # what looks like a port is part of a password
     return f"{start}{colon}{authority.rpartition('@')[2]}{slash}{path}"
 
 
 def new_session() -> requests.Session:
-    """A session that leaves redirects to us: requests reads their bodies whole, and trips over odd addresses."""
+    """A session that leaves redirects to us: requests reads their whole bodies, and fails on unusual addresses."""
     import requests
 
     class Session(requests.Session):
@@ -58,14 +58,14 @@ def new_session() -> requests.Session:
 def get(
     session: requests.Session, url: str, headers: Mapping[str, str], timeout: float, ends: float | None = None
 ) -> requests.Response:
-    """The answer to a GET, whatever its status, redirects followed; its body is not read, and the caller closes it.
+    """Send a GET request, follow redirects, and return the response of any status, unread; the caller closes it.
 
     Args:
-        timeout: seconds of silence.
-        ends: by `time.monotonic`, when to give up. A server that sends its headers byte by byte may pass it.
+        timeout: seconds without data.
+        ends: time to give up, by `time.monotonic`. A server that sends its headers byte by byte may exceed it.
 
     Raises:
-        TransientError, PermanentError: there is none.
+        TransientError, PermanentError: no response.
     """
     for _ in range(_MAX_REDIRECTS + 1):
         left = timeout if ends is None else min(timeout, ends - time.monotonic())
@@ -80,7 +80,7 @@ def get(
 
 
 def next_url(response: requests.Response) -> str:
-    """Where a redirect leads; a PermanentError if that is nowhere, or from https to anything else."""
+    """Target of a redirect. Raises PermanentError if it is invalid, or leads from https to anything else."""
     try:
         url = urljoin(response.url, response.headers["Location"].encode("latin-1").decode("utf-8"))
     except ValueError:  # also bad UTF-8
@@ -96,7 +96,7 @@ def _get(session: requests.Session, url: str, headers: Mapping[str, str], timeou
     try:
         return session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=timeout)
     except requests.exceptions.SSLError as error:
-        raise PermanentError(f"no safe connection: {_root(error)}") from error
+        raise PermanentError(f"no secure connection: {_root(error)}") from error
     except (requests.ConnectionError, requests.Timeout) as error:
         raise TransientError(f"no connection: {_root(error)}") from error
     except requests.RequestException as error:
@@ -104,7 +104,7 @@ def _get(session: requests.Session, url: str, headers: Mapping[str, str], timeou
 
 
 def _root(error: BaseException) -> str:
-    """The innermost reason of a fault of requests, which wraps those of urllib3, which wrap the system's."""
+    """Innermost cause: requests wraps the exceptions of urllib3, which wraps the system's."""
     while True:
         inner = getattr(error, "reason", None) or error.__cause__ or next(iter(error.args), None)
         if not isinstance(inner, BaseException):
@@ -113,7 +113,7 @@ def _root(error: BaseException) -> str:
 
 
 def retry_after(text: str) -> float | None:
-    """Seconds from now, of a header that has seconds or a date; None if it makes no sense."""
+    """Seconds from a ``Retry-After`` header, which holds seconds or a date; None if it is invalid."""
     if re.fullmatch("[0-9]{1,9}", text.strip()):
         return float(text)
     try:
@@ -123,19 +123,19 @@ def retry_after(text: str) -> float | None:
 
 
 def blocks(response: requests.Response, size: int) -> Iterator[bytes]:
-    """The body as it is sent, not decoded, in blocks of up to ``size`` bytes, each as soon as it comes.
+    """Yield the raw body, not decoded, in blocks of up to ``size`` bytes, each as soon as it arrives.
 
-    A server that sends byte by byte makes small blocks, not a long wait. Network faults become
-    `TransientError`, to tell them from faults of the disk.
+    A server that sends byte by byte yields small blocks rather than a long wait. Network faults become
+    `TransientError`, which distinguishes them from disk faults.
     """
     import urllib3
 
-    read = getattr(response.raw, "read1", response.raw.read)  # old versions of urllib3 only wait for full blocks
+    read = getattr(response.raw, "read1", response.raw.read)  # older urllib3 can only wait for full blocks
     while True:
         try:
             block = read(size, decode_content=False)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise TransientError(f"the connection broke: {_root(error)}") from error
+            raise TransientError(f"connection lost: {_root(error)}") from error
         if not block:
             return
         yield block

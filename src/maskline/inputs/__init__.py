@@ -1,8 +1,8 @@
-"""Inputs: from paths, URLs, folders, arrays, bytes, PDF files, videos and cameras to a stream of images.
+"""Inputs: paths, URLs, folders, arrays, bytes, PDF files, videos and cameras as a stream of images.
 
-`sources` knows what a user may give and calls the reader it needs: `images` with `tiff` and `avif` (encoded images;
-`orientation` says how they are turned), `arrays`, `pdf`, `video` (with `containers`), and `web`, which downloads first.
-`files` tells kinds of files apart and lists folders; `unread` names what is not read.
+`sources` dispatches on the type of input to a reader: `images` with `tiff` and `avif` (encoded images; `orientation`
+reads their orientation), `arrays`, `pdf`, `video` (with `containers`), and `web`, which downloads first. `files`
+recognizes file types and lists folders; `unread` names unsupported formats.
 """
 
 from maskline.inputs.files import FOLDER_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES, not_predicted, not_read
@@ -13,11 +13,11 @@ from maskline.inputs.sources import (
     KEYS,
     OnError,
     Source,
-    count,
-    expand,
-    left_out,
+    count_images,
+    count_left_out,
+    error_handler,
+    iter_images,
     log_skipped,
-    on_fault,
     read_image,
     read_input_image,
 )
@@ -37,14 +37,14 @@ __all__ = [
     "OnError",
     "Source",
     "can_be_set",
-    "count",
-    "expand",
+    "count_images",
+    "count_left_out",
+    "error_handler",
     "header_size",
-    "left_out",
+    "iter_images",
     "log_skipped",
     "not_predicted",
     "not_read",
-    "on_fault",
     "orientation",
     "read_image",
     "read_input_image",

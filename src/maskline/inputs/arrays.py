@@ -1,4 +1,4 @@
-"""Arrays and PIL images, which come decoded."""
+"""Inputs that are already decoded: arrays and PIL images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TURNS: dict[int, Callable[[ByteArray], object]] = {
 
 
 def from_array(array: npt.NDArray[Any]) -> ByteArray:
-    """Any accepted array as (H, W, 3) BGR; the same memory where it already is. Raises InputError."""
+    """Convert any accepted array to (H, W, 3) BGR, without a copy if it already is. Raises InputError."""
     given = f"an array of {array.dtype} with shape {array.shape}"
     if array.dtype != np.uint8:
         raise InputError(f"{given}: expected uint8, 0 to 255, (H, W, 3) in the order BGR; convert it first")
@@ -40,18 +40,18 @@ def from_array(array: npt.NDArray[Any]) -> ByteArray:
 
 
 def turn(pixels: ByteArray, orientation: int) -> ByteArray:
-    """Pixels (H, W, 3) as they are stored, made upright; ``orientation``: 1 to 8 as EXIF numbers them."""
+    """Apply an EXIF orientation (1 to 8) to pixels (H, W, 3) as stored."""
     if orientation == 1:
         return pixels
     return np.ascontiguousarray(_TURNS[orientation](pixels), np.uint8)
 
 
 def from_pillow(image: Image.Image, *, bits: int = 16, white: bool = False) -> InputImage:
-    """A PIL image of any mode of up to 16 bits, without its alpha. Raises InputError, and what Pillow raises.
+    """Convert a PIL image of any mode up to 16 bits, dropping alpha. Raises InputError, and what Pillow raises.
 
     Args:
-        bits: of a level, in modes of 16 bits; the upper 8 of these are kept.
-        white: whether level 0 is white, in modes of 16 bits.
+        bits: bit depth of 16-bit modes; the upper 8 bits are kept.
+        white: whether level 0 is white, in 16-bit modes.
     """
     check_size(*image.size)
     if image.mode.startswith("I;16"):
@@ -61,11 +61,11 @@ def from_pillow(image: Image.Image, *, bits: int = 16, white: bool = False) -> I
         return InputImage(from_array(~pixels if white else pixels), levels=levels if levels.are_narrow else None)
     if image.mode in ("I", "F"):
         raise InputError(wrong_pixels({"I": "int32", "F": "float32"}[image.mode]))
-    if image.mode in ("RGBa", "La"):  # have no direct way to RGB
+    if image.mode in ("RGBa", "La"):  # Pillow can't convert these to RGB directly
         image = image.convert(image.mode.upper())
     return InputImage(np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1]))
 
 
 def wrong_pixels(kind: str) -> str:
-    """What to say to pixels of a kind that is not read, such as float32."""
+    """Error message for an unsupported pixel type, such as float32."""
     return f"{kind} pixels: expected uint8 or uint16; scale them to one of these"

@@ -1,8 +1,8 @@
-"""AVIF still images: their size is read from the container and from the AV1 data, then Pillow decodes them.
+"""AVIF still images: size from the container and the AV1 data; decoding by Pillow.
 
-Decoders shrink larger AV1 frames to the size that the container gives, so that size alone does not bound what decoding
-costs; such files are refused. Containers: ISO 14496-12 and 23008-12 (HEIF). Frames: AV1 Bitstream & Decoding Process
-Specification, 5.3 to 5.5.
+Decoders shrink larger AV1 frames to the container's size, so that size alone does not bound the cost of decoding; files
+in which the two differ are rejected. Containers: ISO 14496-12 and 23008-12 (HEIF). Frames: AV1 Bitstream & Decoding
+Process Specification, 5.3 to 5.5.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from maskline.inputs.input_image import InputImage, check_size
 Size: TypeAlias = tuple[int, int]  # width, height
 Span: TypeAlias = tuple[int, int]  # start and end, in bytes
 
-_MOST_PARTS = 100_000  # boxes, items, extents and units of one file
-_AV1 = b"av01"  # type of an item
-_SEQUENCE_HEADER = 1  # type of a unit
+_MOST_PARTS = 100_000  # boxes, items, extents and units per file
+_AV1 = b"av01"  # item type
+_SEQUENCE_HEADER = 1  # OBU type
 _HEADER_BYTES = 600  # more than the longest sequence header
 
 
 def brands(head: bytes) -> tuple[bytes, ...]:
-    """The brands of a file in the container of MP4, the major one first; empty for any other file."""
+    """Brands of an ISO media file (the container of MP4), major brand first; empty for any other file."""
     if head[4:8] != b"ftyp":
         return ()
     end = min(int.from_bytes(head[:4], "big"), len(head))
@@ -39,13 +39,13 @@ def brands(head: bytes) -> tuple[bytes, ...]:
 
 
 def is_avif(head: bytes) -> bool:
-    """Whether a file that begins like this is a still AVIF image."""
+    """Whether ``head``, the first bytes of a file, is that of a still AVIF image."""
     found = brands(head)
     return b"avif" in found and found[0] != b"avis"
 
 
 def decode_avif(data: bytes) -> InputImage:
-    """The image, upright. Raises InputError without a name, and what Pillow raises on damage."""
+    """Decode an image, upright. Raises InputError without a file name, and what Pillow raises on damage."""
     size = stored_size(data)
     check_size(*size)
     with _opened(data) as image:
@@ -59,14 +59,14 @@ def decode_avif(data: bytes) -> InputImage:
 
 
 def stored_orientation(data: bytes) -> int:
-    """How the container says that the image is to be turned, 1 to 8. Raises what `decode_avif` raises."""
-    stored_size(data)  # or what is wrong with the container
+    """Orientation stated by the container, 1 to 8 as in EXIF. Raises what `decode_avif` raises."""
+    stored_size(data)  # raises if the container is damaged
     with _opened(data) as image:
         return _orientation(image)
 
 
 def _orientation(image: ImageFile) -> int:
-    """By the container's rotation and mirroring, which Pillow gives in EXIF's form. XMP and EXIF have no effect."""
+    """The container's rotation and mirroring, which Pillow gives in EXIF's form. XMP and EXIF are ignored."""
     image.info.pop("xmp", None)
     return int(image.getexif().get(0x0112, 1))
 
@@ -84,12 +84,12 @@ def _opened(data: bytes) -> Iterator[ImageFile]:
     try:
         with AvifImageFile(io.BytesIO(data)) as image:
             yield image
-    except RuntimeError as error:  # what only this reader of Pillow raises on damage
+    except RuntimeError as error:  # raised on damage by this Pillow plugin only
         raise OSError(str(error)) from error
 
 
 def stored_size(data: bytes) -> Size:
-    """The largest size that the container or the AV1 data claim, not turned upright. Raises InputError."""
+    """Largest size claimed by the container or the AV1 data, before rotation. Raises InputError."""
     try:
         sizes = _File(data).sizes()
     except InputError:
@@ -105,15 +105,15 @@ def _largest(sizes: Iterable[Size]) -> Size:
 
 @dataclass(slots=True)
 class _File:
-    """The structure of an AVIF file. Methods raise struct.error, ValueError or LookupError where it is damaged."""
+    """Structure of an AVIF file. Methods raise struct.error, ValueError or LookupError if it is damaged."""
 
     data: bytes
     parts: int = 0
 
     def sizes(self) -> list[Size]:
-        """The sizes in the container, and those in the AV1 data of all items."""
+        """Sizes in the container and in the AV1 data of all items."""
         top = list(self._boxes((0, len(self.data))))
-        if self.data[8:12] != b"avif" and any(kind == b"moov" for kind, _ in top):  # then decoders prefer the film
+        if self.data[8:12] != b"avif" and any(kind == b"moov" for kind, _ in top):  # decoders prefer the movie
             raise InputError("this is an animated AVIF image, which is not read: save it as JPEG, PNG or TIFF").because(
                 "not supported"
             )
@@ -123,9 +123,9 @@ class _File:
         claimed = [self._pair(">II", s + 4) for kind, (s, _) in self._boxes(properties) if kind == b"ispe"]
         coded = self._coded_items(meta[b"iinf"])
         items = dict(self._items(meta[b"iloc"], meta.get(b"idat", (0, 0))))
-        contents = {items[item] for item in coded}  # equal tiles of a grid may share theirs
+        contents = {items[item] for item in coded}  # identical tiles of a grid may share their data
         if sum(end - start for content in contents for start, end in content) > len(self.data):
-            raise ValueError("items that overlap")
+            raise ValueError("overlapping items")
         for content in contents:
             units = self._units(b"".join(self.data[start:end] for start, end in content))
             claimed.append(_largest(_coded_size(unit) for kind, unit in units if kind == _SEQUENCE_HEADER))
@@ -134,7 +134,7 @@ class _File:
     def _count(self) -> None:
         self.parts += 1
         if self.parts > _MOST_PARTS:
-            raise ValueError("more parts than any image has")
+            raise ValueError("too many parts")
 
     def _pair(self, codes: str, position: int) -> tuple[int, int]:
         first, second = struct.unpack_from(codes, self.data, position)
@@ -146,7 +146,7 @@ class _File:
         return int.from_bytes(self.data[position : position + width], "big")
 
     def _boxes(self, span: Span) -> Iterator[tuple[bytes, Span]]:
-        """Type and content of the boxes in a part of the file."""
+        """Type and content span of each box in a span of the file."""
         position, end = span
         while position < end:
             self._count()
@@ -161,22 +161,22 @@ class _File:
             position = stop
 
     def _coded_items(self, span: Span) -> set[int]:
-        """Numbers of the items that hold AV1 data, from the box ``iinf``."""
+        """Ids of the items that hold AV1 data, from the ``iinf`` box."""
         start = span[0] + 4
         start += 2 if self.data[span[0]] == 0 else 4
         found: set[int] = set()
         for _, (position, _) in self._boxes((start, span[1])):
-            width = {2: 2, 3: 4}[self.data[position]]  # by the version of ``infe``
+            width = {2: 2, 3: 4}[self.data[position]]  # by version of ``infe``
             if self.data[position + 6 + width : position + 10 + width] == _AV1:
                 found.add(self._integer(position + 4, width))
         return found
 
     def _items(self, span: Span, idat: Span) -> Iterator[tuple[int, tuple[Span, ...]]]:
-        """Numbers of the items, and the parts of the file that hold each, from the box ``iloc``."""
+        """Id of each item and the spans of the file that hold it, from the ``iloc`` box."""
         position = span[0]
         version, sizes = self.data[position], self._integer(position + 4, 2)
         of_offset, of_length, of_base, of_index = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
-        wide = 4 if version == 2 else 2  # bytes of an item's number, and of how many there are
+        wide = 4 if version == 2 else 2  # bytes of an item id and of the item count
         count, position = self._integer(position + 6, wide), position + 6 + wide
         for _ in range(count):
             self._count()
@@ -200,7 +200,7 @@ class _File:
             yield item, tuple(content)
 
     def _units(self, content: bytes) -> Iterator[tuple[int, bytes]]:
-        """Type and first bytes of the units of AV1 data."""
+        """Type and first bytes of each unit (OBU) of AV1 data."""
         position = 0
         while position < len(content):
             self._count()
@@ -216,13 +216,13 @@ class _File:
                     if byte < 128:
                         break
                     if shift > 28:
-                        raise ValueError("a length of too many bytes")
+                        raise ValueError("oversized length field")
             yield head >> 3 & 15, content[position : position + min(length, _HEADER_BYTES)]
             position += length
 
 
 def _coded_size(header: bytes) -> Size:
-    """Largest width and height of the frames that follow a sequence header. Raises ValueError if it is cut."""
+    """Maximum frame width and height from a sequence header. Raises ValueError if it is truncated."""
     bits, left = int.from_bytes(header, "big"), 8 * len(header)
 
     def take(count: int) -> int:
@@ -239,7 +239,7 @@ def _coded_size(header: bytes) -> Size:
         of_delay = 0  # bits; 0: no decoder model
         if take(1):  # timing
             take(64)
-            if take(1):  # an exponential Golomb number
+            if take(1):  # an exp-Golomb number
                 zeros = next((i for i in range(33) if take(1)), 33)
                 take(zeros if zeros < 32 else 0)
             if take(1):

@@ -1,4 +1,4 @@
-"""Files: which are meant as inputs (their suffix tells), what they hold (their first bytes tell), and reading them."""
+"""Input files: the type a suffix announces, the type the first bytes show, and reading."""
 
 from __future__ import annotations
 
@@ -27,50 +27,50 @@ VIDEO_SUFFIXES = (
     *("mp4", "m4v", "mov", "3gp", "avi", "mkv", "webm", "wmv", "asf", "flv"),
     *("mpg", "mpeg", "ts", "mts", "m2ts", "ogv"),
 )
-#: What is taken from a folder. No videos: a film among photos would give more results than all of them together.
+#: Suffixes read from a folder. No videos: one among photos would outweigh all of them.
 FOLDER_SUFFIXES = (*SUFFIXES, "pdf")
 
 Kind: TypeAlias = Literal["image", "pdf", "video"]
 
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)  # so that no such file can be there
-# Of files that lie beside images, often one for each: not looked into.
+_NOT_FOUND = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+# Common companions of images, often one per image: never opened.
 _TEXT_SUFFIXES = ("txt", "json", "jsonl", "xml", "csv", "tsv", "yaml", "yml", "md", "html", "py", "log")
 _VIDEO = re.compile(
     rb"....(ftyp|moov|mdat|free|skip|wide|pnot)"  # MP4, QuickTime
     rb"|RIFF....AVI |\x1a\x45\xdf\xa3|FLV\x01|OggS|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\0\0\x01[\xb3\xba]"
-    rb"|\x47.{187}\x47.{187}\x47|.{4}\x47.{191}\x47.{191}\x47",  # MPEG transport streams, of 188 or 192 bytes a packet
+    rb"|\x47.{187}\x47.{187}\x47|.{4}\x47.{191}\x47.{191}\x47",  # MPEG transport streams, 188 or 192 bytes per packet
     re.DOTALL,
 )
 
 
 def suffix_of(name: str) -> str:
-    """What follows the last full stop, in lower case; nothing if there is none."""
+    """File name suffix in lower case, without the dot; empty if there is none."""
     return name.rpartition(".")[2].lower() if "." in name else ""
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """What a file holds that begins with ``head``; None for anything that is not an input."""
+    """Type of a file from its first bytes; None if it is not an input."""
     if is_image(head):
         return "image"
     if b"%PDF-" in head[:HEAD]:
         return "pdf"
-    return "video" if _VIDEO.match(head) and unread_image(head) is None else None  # some share MP4's container
+    return "video" if _VIDEO.match(head) and unread_image(head) is None else None  # some images use MP4's container
 
 
 def kind_meant(suffix: str) -> Kind | None:
-    """What a suffix says that a file is; None for one that is not an input's."""
+    """Type of file that a suffix announces; None if it is not an input."""
     if suffix == "pdf":
         return "pdf"
     return "image" if suffix in SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else None
 
 
 def read_head(path: str, name: str) -> bytes:
-    """The first bytes of a file, at least one; ``name`` is for messages. Raises InputNotFoundError, InputError."""
+    """Read the first bytes of a file, at least one; ``name`` is for messages. Raises InputNotFoundError, InputError."""
     return _read(path, name, HEAD)
 
 
 def read_bytes(path: str, name: str) -> bytes:
-    """The content of a file; ``name`` is for messages. Raises InputNotFoundError, InputError."""
+    """Read a file; ``name`` is for messages. Raises InputNotFoundError, InputError."""
     return _read(path, name, -1)
 
 
@@ -85,21 +85,21 @@ def _read(path: str, name: str, size: int) -> bytes:
 
 
 def check_suffix(path: str, kinds: str, suffixes: tuple[str, ...]) -> None:
-    """Raise InputError, or InputNotFoundError where there is no such file, if its suffix is not among these."""
+    """Raise InputError unless the suffix of a file is among ``suffixes``; InputNotFoundError if the file is missing."""
     if suffix_of(path) in suffixes:
         return
     head = read_head(path, repr(path))
     kind = kind_of(head)
-    if kind is None and (told := why_unread(head, suffix_of(path))):
-        raise InputError(f"{path!r} is {told}").because("not supported")
-    rename = "; it holds an image: rename it" if kind == "image" else ""
+    if kind is None and (reason := why_unread(head, suffix_of(path))):
+        raise InputError(f"{path!r} is {reason}").because("not supported")
+    rename = "; its content is an image: rename it" if kind == "image" else ""
     raise InputError(
-        f"{path!r} is a file of another kind: expected {kinds} with the suffix {', '.join(suffixes)}{rename}"
+        f"{path!r} has an unsupported suffix: expected {kinds} with the suffix {', '.join(suffixes)}{rename}"
     ).because("not supported")
 
 
 def _check_regular(path: str, name: str) -> None:
-    """Raise InputError, or OSError, if this is not an ordinary file."""
+    """Raise InputError or OSError unless ``path`` is a regular file."""
     mode = os.stat(path).st_mode  # noqa: PTH116 (Path("") is a folder)
     if stat.S_ISDIR(mode):
         raise InputError(f"{name} is a folder: expected a file")
@@ -113,20 +113,20 @@ def _read_errors(name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
-        if isinstance(error, OSError) and error.errno in _NOT_THERE:
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        if isinstance(error, OSError) and error.errno in _NOT_FOUND:
             raise InputNotFoundError(f"{name}: no such file or folder") from error
-        told = f"{name} could not be read: {getattr(error, 'strerror', error)}"
-        raise InputError(told).because("not accessible") from error
+        message = f"{name} could not be read: {getattr(error, 'strerror', error)}"
+        raise InputError(message).because("not accessible") from error
 
 
 class Folder(NamedTuple):
-    """What lies in a folder and below; links are followed, hidden files and folders are skipped.
+    """Inputs in a folder and its subfolders. Links are followed; hidden files and folders are skipped.
 
     Attributes:
         files: paths of image and PDF files, sorted.
-        left_out: how many other files are images or videos, by suffix.
-        unlisted: an error for each folder that can't be listed.
+        left_out: number of other image and video files, by suffix.
+        unlisted: one error per folder that can't be listed.
     """
 
     files: list[str]
@@ -153,7 +153,7 @@ def _unlisted(error: OSError) -> InputError:
 
 
 def _is_left_out(path: str, suffix: str) -> bool:
-    """Whether a file that is not taken from a folder is an image or a video, by its suffix or by its content."""
+    """Whether a file skipped in a folder is an image or a video, by its suffix or content."""
     if suffix in VIDEO_SUFFIXES or suffix in UNREAD_SUFFIXES:
         return True
     if suffix in _TEXT_SUFFIXES:

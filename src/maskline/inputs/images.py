@@ -1,12 +1,11 @@
-"""Encoded images: checked before OpenCV decodes them.
+"""Encoded images, checked before OpenCV decodes them.
 
-Where a file is cut short OpenCV fills in grey or writes to stderr, depending on version and format, and we want one
-error that names the file. JPEG and PNG, which are most of all files, are walked without decoding; Pillow, which is
-strict, reads the other formats first; TIFF and AVIF have modules of their own. What a file holds is told by its first
-bytes.
+On truncated files OpenCV fills in grey or writes to stderr, depending on version and format; we want one error that
+names the file. JPEG and PNG, by far the most common, are parsed without decoding; other formats are first read by
+Pillow, which is strict; TIFF and AVIF have their own modules. The format is recognized by the first bytes.
 
-Damage inside compressed data that leaves a JPEG's or TIFF's structure whole goes unseen: decoders conceal it, and
-libjpeg may say so on stderr.
+Damage within compressed data that leaves the structure of a JPEG or TIFF intact is not detected: decoders conceal it,
+and libjpeg may print a warning on stderr.
 """
 
 from __future__ import annotations
@@ -45,16 +44,16 @@ _OTHER: tuple[tuple[re.Pattern[bytes], type[ImageFile.ImageFile]], ...] = (
     (re.compile(rb"P[1-6]\s"), PpmImageFile),
     (re.compile(rb"\x59\xa6\x6a\x95"), SunImageFile),
 )
-_MAY_BE_DEEP = re.compile(rb"\x89PNG.{20}\x10|P[2356]\s", re.DOTALL)  # have 16 bits a channel
+_MAY_BE_DEEP = re.compile(rb"\x89PNG.{20}\x10|P[2356]\s", re.DOTALL)  # 16 bits per channel
 
 
 def header_size(file: BinaryIO) -> tuple[int, int]:
-    """``(height, width)`` of an encoded image as it will be decoded, by what its header claims.
+    """``(height, width)`` of an encoded image after decoding, as claimed by its header; of a TIFF, its first image's.
 
-    Nothing is decoded, nor room made for it, and no more is read than needed. Of a TIFF file it is the first image's.
+    Nothing is decoded or allocated, and no more of the file is read than needed.
 
     Raises:
-        InputError: no image of a kind we read, or its header is damaged.
+        InputError: the format is not supported, or the header is damaged.
     """
     file.seek(0)
     head = file.read(HEAD)
@@ -63,7 +62,7 @@ def header_size(file: BinaryIO) -> tuple[int, int]:
 
 
 def _stored_size(file: BinaryIO, head: bytes) -> tuple[int, int]:
-    """``(width, height)`` as claimed, before the image is turned. Raises InputError."""
+    """``(width, height)`` as claimed, before rotation. Raises InputError."""
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return _claimed_by_webp(head)
     if head[:8] == PNG:
@@ -86,7 +85,7 @@ def _stored_size(file: BinaryIO, head: bytes) -> tuple[int, int]:
 
 
 def _claimed_by_jpeg(file: BinaryIO) -> tuple[int, int]:
-    """From the frame header; Pillow would read EXIF data first, and complain of it."""
+    """From the frame header; Pillow would parse EXIF data first and fail on bad data."""
     for code, start, _ in jpeg_segments(file):
         if code in _SIZE_MARKERS:
             file.seek(start + 1)
@@ -97,7 +96,7 @@ def _claimed_by_jpeg(file: BinaryIO) -> tuple[int, int]:
 
 
 def _claimed_by_png(data: bytes) -> tuple[int, int]:
-    """From the first chunk, which must be IHDR; Pillow would unpack texts and profiles first."""
+    """From the first chunk, which must be IHDR; Pillow would decompress text and profiles first."""
     if len(data) < 24 or data[12:16] != b"IHDR":
         raise InputError("the PNG data is cut short or damaged: its header has no size").because("damaged")
     width, height = struct.unpack_from(">II", data, 16)
@@ -105,7 +104,7 @@ def _claimed_by_png(data: bytes) -> tuple[int, int]:
 
 
 def _claimed_by_webp(data: bytes) -> tuple[int, int]:
-    """As the container specification of WebP has it (RFC 9649, sections 2.5 to 2.7); Pillow would make room first."""
+    """From the WebP container (RFC 9649, sections 2.5 to 2.7); Pillow would allocate the image first."""
     kind = data[12:16]
     try:
         if kind == b"VP8X":
@@ -122,7 +121,7 @@ def _claimed_by_webp(data: bytes) -> tuple[int, int]:
 
 
 def decode(data: bytes, name: str, path: str | None) -> Iterator[Found]:
-    """The content of an image file: one image; of TIFF one for each page that is an image. ``name``: for messages."""
+    """Decode an image file: one image, or for TIFF one per page that is an image. ``name`` is for messages."""
     if data[:4] in TIFF:
         yield from tiff.decode_tiff(data, name, path)
         return
@@ -133,7 +132,7 @@ def decode(data: bytes, name: str, path: str | None) -> Iterator[Found]:
 
 
 def _decode_single(data: bytes) -> InputImage:
-    """Any format but TIFF. Raises InputError without a name, and what Pillow and OpenCV raise on damage."""
+    """Decode any format but TIFF. Raises InputError without a name, and what Pillow and OpenCV raise on damage."""
     if avif.is_avif(data):
         return avif.decode_avif(data)
     if data[:3] == JPEG:
@@ -147,7 +146,7 @@ def _decode_single(data: bytes) -> InputImage:
 
 
 def _decode_by_opencv(data: bytes, flags: int) -> npt.NDArray[Any]:
-    """The pixels as they are stored, not turned upright."""
+    """Decode the pixels as stored, without applying the orientation."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ValueError("OpenCV could not decode it")
@@ -155,7 +154,7 @@ def _decode_by_opencv(data: bytes, flags: int) -> npt.NDArray[Any]:
 
 
 def _narrow_levels(data: bytes, pixels: ByteArray) -> Levels | None:
-    """The levels of a PNG or portable map of 16 bits, if ``pixels``, their upper 8, show next to nothing of them."""
+    """Levels of a 16-bit PNG or PNM if ``pixels``, its upper 8 bits, are nearly black; else None."""
     if not _MAY_BE_DEEP.match(data) or pixels.max(initial=0) >= 256 // NARROW:
         return None
     deep = _decode_by_opencv(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
@@ -171,7 +170,7 @@ _END_OF_IMAGE = 0xD9
 
 
 def _check_jpeg(data: bytes) -> None:
-    """Walk the segments and scans to the image's own end marker: one inside a segment is a thumbnail's."""
+    """Walk the segments and scans up to the end marker; one inside a segment belongs to a thumbnail."""
     position = 2
     while marker := _MARKER.search(data, position):
         code, position = marker[1][0], marker.end()
@@ -186,7 +185,7 @@ def _check_jpeg(data: bytes) -> None:
 
 
 def _check_png(data: bytes) -> None:
-    """Walk the chunks to IEND and check the sums of the critical ones, as a decoder would."""
+    """Walk the chunks up to IEND and verify the checksums of critical ones, as a decoder would."""
     view, position = memoryview(data), len(PNG)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -207,22 +206,22 @@ def _check_png(data: bytes) -> None:
 
 
 def _check_other(data: bytes) -> None:
-    """BMP, WebP, portable maps and Sun rasters: let Pillow read them. It is strict where OpenCV is not or is noisy."""
+    """Have Pillow read BMP, WebP, PNM and Sun raster: it is strict where OpenCV is lenient or noisy."""
     reader = next((reader for magic, reader in _OTHER if magic.match(data)), None)
     if reader is None:
         raise InputError(not_an_image(data)).because("not supported")
-    if reader is WebPImageFile:  # which makes room for the image as it opens
+    if reader is WebPImageFile:  # allocates the image when opened
         check_size(*_claimed_by_webp(data))
     with reader(io.BytesIO(data)) as image:
         check_size(*image.size)
-        if reader is BmpImageFile:  # Pillow forgives a last row that lacks its padding, OpenCV does not
+        if reader is BmpImageFile:  # Pillow accepts a last row without padding, OpenCV does not
             _check_bmp_rows(image, len(data))
-        if reader is not WebPImageFile:  # that one has read everything by now
+        if reader is not WebPImageFile:  # already loaded
             image.load()
 
 
 def _check_bmp_rows(image: ImageFile.ImageFile, available: int) -> None:
-    """Raises InputError unless all rows of an uncompressed BMP are there."""
+    """Raise InputError unless all rows of an uncompressed BMP are present."""
     for tile in image.tile:
         arguments = tile[3]
         if tile[0] == "raw" and isinstance(arguments, tuple):
@@ -232,5 +231,5 @@ def _check_bmp_rows(image: ImageFile.ImageFile, available: int) -> None:
 
 
 def is_image(head: bytes) -> bool:
-    """Whether a file that begins like this is an image of a kind we read."""
+    """Whether ``head``, the first bytes of a file, is that of a supported image."""
     return head.startswith((JPEG, PNG, *TIFF)) or avif.is_avif(head) or any(m.match(head) for m, _ in _OTHER)

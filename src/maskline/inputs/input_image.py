@@ -1,4 +1,4 @@
-"""`Image`, what every kind of input becomes, and how a reader says what is wrong with one."""
+"""`InputImage`, which every input becomes, and the errors that readers report."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from PIL import Image
 from maskline.errors import DownloadError, InputError
 from maskline.instances import ByteArray
 
-MAX_PIXELS = 178_956_970  # of one image; what claims more is taken for a decompression bomb
-HEAD = 1024  # bytes that tell what a file holds; %PDF- may come as late as that
-NARROW = 8  # the part of the range, one eighth, within which levels are told of: 13 of 16 bits
-# What Pillow and OpenCV raise on damaged files.
+MAX_PIXELS = 178_956_970  # per image; more is treated as a decompression bomb
+HEAD = 1024  # bytes read to recognize a file; %PDF- may occur anywhere in them
+NARROW = 8  # levels within 1/NARROW of the range (13 of 16 bits) are reported
+# Exceptions of Pillow and OpenCV on damaged files.
 DAMAGE = (
     *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, OverflowError),
     *(struct.error, cv2.error, Image.DecompressionBombError),
@@ -24,12 +24,11 @@ DAMAGE = (
 
 
 class Levels(NamedTuple):
-    """The levels of an image of more than 8 bits of which its upper 8 show next to nothing.
+    """Levels of an image with more than 8 bits that is nearly black (or white) in its upper 8.
 
     Attributes:
-        low, high: its lowest and highest level, as in the file; of a TIFF in colour the bounds that its upper 8 bits
-            give.
-        most: the highest that it could have.
+        low, high: lowest and highest level in the file; for colour TIFF, the bounds given by its upper 8 bits.
+        most: highest level possible.
         white: level 0 is white.
     """
 
@@ -40,7 +39,7 @@ class Levels(NamedTuple):
 
     @property
     def are_narrow(self) -> bool:
-        """Whether something is there, but in the lowest eighth of the range."""
+        """Whether the image is not empty but confined to the lowest eighth of the range."""
         return 0 < self.high < (self.most + 1) // NARROW
 
     def __str__(self) -> str:
@@ -52,15 +51,16 @@ class Levels(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InputImage:
-    """One image to look at.
+    """One image to predict on.
 
     Attributes:
-        pixels: (H, W, 3) uint8, BGR, C-contiguous. May be the very array the user gave: not to be written to.
-        path: the file it is from, as given (a file found in a folder: the folder as given, and the way down; of a URL:
-            the copy in the cache; of a camera: ``camera_0``; of a stream: its address without the password); or None.
-        page: 0, 1, ... in a PDF or TIFF file, also if that has a single page, and of a frame; else None.
-        fps: of a frame of a video, camera or stream: how many of them are a second, 0.0 where nobody knows; else None.
-        levels: of an image of more than 8 bits that is nearly black (or white) in 8, such as 12 bits in 16; else None.
+        pixels: (H, W, 3) uint8, BGR, C-contiguous. May be the user's own array: don't write to it.
+        path: source file as given (in a folder: joined to the folder as given; for a URL: the cached copy; for a
+            camera: ``camera_0``; for a stream: its address without the password); None for arrays and bytes.
+        page: index from 0 of a PDF or TIFF page (also of a single one) or of a video frame; else None.
+        fps: frame rate of a video, camera or stream, 0.0 if unknown; else None.
+        levels: set for images with more than 8 bits that are nearly black (or white) in 8, such as 12-bit data in 16
+            bits; else None.
     """
 
     pixels: ByteArray
@@ -70,20 +70,20 @@ class InputImage:
     levels: Levels | None = None
 
 
-#: What a reader finds, in order: an image, or why there is none. So one bad page does not hide those after it.
+#: What a reader yields, in order: images, or errors in their place, so that one bad page does not hide the next.
 Found: TypeAlias = InputImage | InputError | DownloadError
 
 
 def check_size(width: int, height: int) -> None:
-    """Pixels claimed by a header. Raises InputError if there are too many, or none."""
+    """Raise InputError if the size claimed by a header is zero or exceeds `MAX_PIXELS`."""
     if width * height > MAX_PIXELS:
         raise InputError(f"{width} x {height} pixels: expected at most {MAX_PIXELS} in one image").because("too large")
     if min(width, height) <= 0:
-        raise InputError(f"{width} x {height} pixels: nothing to look at").because("empty")
+        raise InputError(f"{width} x {height} pixels: the image is empty").because("empty")
 
 
 def guarded(step: Callable[[Any], InputImage], value: object, name: str) -> InputImage:
-    """``step(value)``, whose complaints about the image become an InputError that names it."""
+    """Call ``step(value)``; exceptions about the image become an InputError that names it."""
     try:
         return step(value)
     except (*DAMAGE, InputError) as error:
@@ -91,8 +91,8 @@ def guarded(step: Callable[[Any], InputImage], value: object, name: str) -> Inpu
 
 
 def fault(name: str, error: BaseException) -> InputError:
-    """The error about ``name``: our own words as they are; those of a decoder with what they mean."""
+    """An InputError about ``name``, from one of ours or from a decoder's exception."""
     if isinstance(error, InputError):
         return InputError(f"{name}: {error}").because(error.reason)
-    told = " ".join(str(error).split())
-    return InputError(f"{name}: damaged, or a variant of its format that can't be decoded ({told})").because("damaged")
+    reason = " ".join(str(error).split())
+    return InputError(f"{name}: damaged, or an unsupported variant of its format ({reason})").because("damaged")

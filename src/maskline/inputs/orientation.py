@@ -1,9 +1,9 @@
-"""How an encoded image is turned to be seen upright: the one reader of orientations, for decoding and for headers.
+"""Orientation of encoded images: the only reader, used for decoding and for headers.
 
-What counts is the EXIF data of a JPEG (an APP1 segment before the image data), PNG (the eXIf chunk, before or after
-the pixels) or WebP file (the EXIF chunk), the tag of a TIFF page, and the container's rotation and mirroring of an
-AVIF file. As in OpenCV, XMP and ImageMagick's "Raw profile" text chunks do not count. Versions of OpenCV and Pillow
-differ in what they read, so neither of them is asked to decide.
+Sources: EXIF data of a JPEG (an APP1 segment before the image data), PNG (the eXIf chunk, before or after the pixels)
+or WebP (the EXIF chunk); the tag of a TIFF page; the rotation and mirroring in an AVIF container. As in OpenCV, XMP and
+ImageMagick's "Raw profile" text chunks are ignored. Versions of OpenCV and Pillow differ in what they read, so we rely
+on neither.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from maskline.inputs import avif, tiff
 from maskline.inputs.input_image import DAMAGE, HEAD
 from maskline.inputs.tiff import ORIENTATION, TIFF
 
-UPRIGHT, SIDEWAYS = 1, range(5, 9)  # orientations; the latter swap width and height
+UPRIGHT, SIDEWAYS = 1, range(5, 9)  # orientations; those in SIDEWAYS swap width and height
 
-_MOST_PARTS = 100_000  # segments or chunks that are walked through
-_SHORT = 3  # the type of a TIFF field
+_MOST_PARTS = 100_000  # segments or chunks visited per file
+_SHORT = 3  # TIFF field type
 _WEBP_HAS_EXIF = 0x08
 _JPEG_PIXELS = (0xD9, 0xDA)  # markers: end of image, start of scan
 _JPEG_BARE = (0x01, *range(0xD0, 0xD9))  # markers without a length
@@ -30,9 +30,9 @@ _JPEG_APP1, _JPEG_EXIF = 0xE1, b"Exif\0\0"
 
 
 def orientation(file: BinaryIO) -> int:
-    """The orientation of an encoded image, 1 to 8 as EXIF numbers them: 1 (upright) where none is stated.
+    """Orientation of an encoded image, 1 to 8 as in EXIF; 1 (upright) if it states none or its header is damaged.
 
-    Only headers are read, and damaged ones state none. Of a TIFF file it is the first image's.
+    Only headers are read. For TIFF: that of the first image.
     """
     file.seek(0)
     head = file.read(HEAD)
@@ -49,17 +49,17 @@ def orientation(file: BinaryIO) -> int:
 
 
 def can_be_set(file: BinaryIO) -> bool:
-    """Whether `set_upright` can be used: an orientation is stated, in a JPEG, PNG, WebP or TIFF file.
+    """Whether `set_upright` applies: a JPEG, PNG, WebP or TIFF file that states an orientation.
 
-    Not in a BigTIFF or a TIFF of several pages.
+    False for BigTIFF and multi-page TIFF.
     """
     return _find(file) is not None
 
 
 def set_upright(file: BinaryIO) -> None:
-    """Overwrite the orientation in a file with 1 (upright). The pixels stay as they are stored, to the last bit.
+    """Overwrite the orientation in a file with 1 (upright). The stored pixels are not touched.
 
-    ``file`` is open for reading and writing. Raises ValueError if the orientation can't be set, see `can_be_set`.
+    ``file`` must be open for reading and writing. Raises ValueError if the orientation can't be set (see `can_be_set`).
     """
     field = _find(file)
     if field is None:
@@ -75,13 +75,13 @@ def set_upright(file: BinaryIO) -> None:
 
 
 def jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
-    """The segments of a JPEG file before its image data: marker code, and where the content starts and ends."""
+    """Segments of a JPEG file before its image data: marker code, start and end of the content."""
     position = 2
     for _ in range(_MOST_PARTS):
         mark = _at(file, position, 2)
         if len(mark) < 2 or (mark[0] == 0xFF and mark[1] in _JPEG_PIXELS):
             return
-        if mark[0] != 0xFF or mark[1] in (0x00, 0xFF):  # junk, which decoders pass over, or filling
+        if mark[0] != 0xFF or mark[1] in (0x00, 0xFF):  # junk, which decoders skip, or fill bytes
             position += 1
         elif mark[1] in _JPEG_BARE:
             position += 2
@@ -91,11 +91,11 @@ def jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
             position = max(start, end)
 
 
-# ---- EXIF data, which is a small TIFF file inside the image's
+# ---- EXIF data: a small TIFF file embedded in the image file
 
 
 class _Block(NamedTuple):
-    """Where EXIF data lies in a file; ``checked``: the range, if any, that is followed by its CRC-32."""
+    """Span of EXIF data in a file; ``checked``: the span, if any, that is followed by its CRC-32."""
 
     start: int
     end: int
@@ -103,7 +103,7 @@ class _Block(NamedTuple):
 
 
 class _Field(NamedTuple):
-    """An orientation in a file: its value, the offset of its entry of 12 bytes, the byte order there; see `_Block`."""
+    """An orientation in a file: value, offset of its 12-byte entry, byte order; ``checked`` as in `_Block`."""
 
     value: int
     entry: int
@@ -112,7 +112,7 @@ class _Field(NamedTuple):
 
 
 def _find(file: BinaryIO) -> _Field | None:
-    """The first orientation that a file states."""
+    """The first orientation in a file."""
     file.seek(0)
     head = file.read(12)
     blocks: Iterable[_Block] = ()
@@ -129,7 +129,7 @@ def _find(file: BinaryIO) -> _Field | None:
 
 
 def _field(file: BinaryIO, block: _Block) -> _Field | None:
-    """The orientation in the first directory of a block; none if that is a TIFF file with more directories."""
+    """The orientation in the first directory of a block; None for a TIFF file with several directories."""
     mark = _at(file, block.start, 8)
     order = TIFF.get(mark[:4])
     if order is None or len(mark) < 8 or b"+" in mark[:4]:  # BigTIFF
@@ -143,7 +143,7 @@ def _field(file: BinaryIO, block: _Block) -> _Field | None:
         return None
     entries = _at(file, start, min(size, block.end - start))
     for number, (tag, value) in enumerate(struct.iter_unpack(f"{order}H6xH2x", entries[: len(entries) // 12 * 12])):
-        if tag == ORIENTATION:  # its first 16 bits, whatever its type: so OpenCV reads it
+        if tag == ORIENTATION:  # its first 16 bits whatever its type, as in OpenCV
             return _Field(value if value in range(1, 9) else UPRIGHT, start + 12 * number, order, block.checked)
     return None
 
@@ -168,7 +168,7 @@ def _in_png(file: BinaryIO) -> Iterator[_Block]:
 
 
 def _in_webp(file: BinaryIO) -> Iterator[_Block]:
-    """Of the extended format, if its header says that there is any."""
+    """Blocks in the extended format, if its header announces EXIF data."""
     head = _at(file, 0, 21)
     if len(head) < 21 or head[12:16] != b"VP8X" or not head[20] & _WEBP_HAS_EXIF:
         return

@@ -1,4 +1,4 @@
-"""PDF pages, rendered one at a time by PDFium, which allows one call at a time in the whole process."""
+"""PDF pages, rendered one at a time by PDFium, which is not thread-safe: one lock guards all calls."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from maskline.instances import ByteArray
 if TYPE_CHECKING:
     from pypdfium2 import PdfDocument
 
-SCALE = 2.0  # pixels for a point (1/72 inch): 144 dpi
-LEAST_SCALE = 0.1  # below which a page is not shrunk to fit into `MAX_PIXELS`
-_SCALE_NAMES = ("MASKLINE_PDF_SCALE", "PADDLE_PDX_PDF_RENDER_SCALE")  # the first that is set counts
+SCALE = 2.0  # pixels per point (1/72 inch): 144 dpi
+LEAST_SCALE = 0.1  # lower limit when a page is shrunk to fit into `MAX_PIXELS`
+_SCALE_NAMES = ("MASKLINE_PDF_SCALE", "PADDLE_PDX_PDF_RENDER_SCALE")  # the first one set wins
 _LEAST_SCALE_NAMES = ("MASKLINE_PDF_MIN_SCALE", "PADDLE_PDX_PDF_MIN_RENDER_SCALE")
 _END = b"%%EOF"
-_END_BYTES = 1024  # of the file, among which the end mark must be
+_END_BYTES = 1024  # the end marker must be within the last ones of the file
 
-_lock = threading.RLock()  # may be entered again: closing what the garbage collector finds
+_lock = threading.RLock()  # reentrant: the garbage collector may close documents at any time
 logger = logging.getLogger("maskline")
 
 
 def read_pdf(source: Path | bytes, name: str, path: str | None) -> Iterator[Found]:
-    """The pages of a PDF file, form fields drawn, one rendered at a time; for one that can't be, why.
+    """Render the pages of a PDF file one at a time, with form fields; an error in place of each page that fails.
 
     Args:
         source: the file or its content.
         name: for messages.
-        path: of the images.
+        path: `InputImage.path` of the pages.
 
     Raises:
-        ParameterError: an environment variable holds no scale.
+        ParameterError: an environment variable does not hold a valid scale.
         MissingDependencyError: pypdfium2 is not installed.
     """
     scale, least = _scale(_SCALE_NAMES, SCALE), _scale(_LEAST_SCALE_NAMES, LEAST_SCALE)
     try:
         with _opened(source) as document:
-            if _END not in _last_bytes(source):  # PDFium makes the best of such files
-                logger.warning("%s has no end mark (%s): it may be cut short", name, _END.decode())
+            if _END not in _last_bytes(source):  # PDFium reads what it can of such files
+                logger.warning("%s has no end marker (%s): it may be cut short", name, _END.decode())
             with _lock:
                 count = len(document)
             for number in range(count):
@@ -57,7 +57,7 @@ def read_pdf(source: Path | bytes, name: str, path: str | None) -> Iterator[Foun
 
 
 def count_pages(source: Path) -> int:
-    """Pages of a PDF file; 1 if it can't be read."""
+    """Number of pages of a PDF file; 1 if it can't be read."""
     try:
         with _opened(source) as document, _lock:
             return len(document)
@@ -86,10 +86,10 @@ def _opened(source: Path | bytes) -> Iterator[PdfDocument]:
             _with_forms(document)
         except PdfiumError as error:
             if "password" in str(error).lower():
-                raise InputError("it is encrypted: save it without a password and give that").because(
+                raise InputError("it is encrypted: save a copy without a password and use that").because(
                     "not supported"
                 ) from error
-            raise InputError("a PDF file that is damaged, cut short or has no pages").because("damaged") from error
+            raise InputError("the PDF file is damaged, cut short or has no pages").because("damaged") from error
     try:
         yield document
     finally:
@@ -106,7 +106,7 @@ def _with_forms(document: PdfDocument) -> None:
 
 
 def _scale(names: tuple[str, ...], default: float) -> float:
-    """The scale in the first of these variables that is set. Raises ParameterError."""
+    """Scale from the first environment variable that is set, else the default. Raises ParameterError."""
     for name in names:
         if given := os.environ.get(name, "").strip():
             try:
@@ -115,7 +115,7 @@ def _scale(names: tuple[str, ...], default: float) -> float:
                 scale = math.nan
             if not 0 < scale <= 100:
                 raise ParameterError(
-                    f"{name} is {given!r}: expected pixels for a point, above 0, at most 100 (2: 144 dpi)"
+                    f"{name} is {given!r}: expected pixels per point, above 0 and at most 100 (2 is 144 dpi)"
                 )
             return scale
     return default
@@ -133,7 +133,7 @@ def _page(document: PdfDocument, number: int, scale: float, least: float, name: 
 
 
 def _render(document: PdfDocument, number: int, scale: float, least: float) -> ByteArray:
-    """A page as (H, W, 3) BGR on white. Raises InputError, and what pypdfium2 raises."""
+    """Render a page on white, (H, W, 3) BGR. Raises InputError, and what pypdfium2 raises."""
     page = document[number]
     try:
         width, height = page.get_size()
@@ -152,17 +152,17 @@ def _render(document: PdfDocument, number: int, scale: float, least: float) -> B
 
 
 def _fitting_scale(width: float, height: float, scale: float, least: float) -> float:
-    """The largest scale up to ``scale`` at which a page of so many points has at most `MAX_PIXELS`.
+    """Largest scale up to ``scale`` at which a page, its size in points, has at most `MAX_PIXELS`.
 
     Raises:
-        InputError: the page has no size, or that scale is below ``least``.
+        InputError: the page is empty, or the result would be below ``least``.
     """
     if not (0 < width < math.inf and 0 < height < math.inf):
-        raise InputError(f"{width:g} x {height:g} points: nothing to look at").because("empty")
+        raise InputError(f"{width:g} x {height:g} points: the page is empty").because("empty")
     while math.ceil(width * scale) * math.ceil(height * scale) > MAX_PIXELS:
-        scale *= min(math.sqrt(MAX_PIXELS / (width * height)) / scale, 0.9999)  # the second where rounding up tips it
+        scale *= min(math.sqrt(MAX_PIXELS / (width * height)) / scale, 0.9999)  # 0.9999: rounding up may exceed it
         if scale < least:
             raise InputError(
-                f"{width:g} x {height:g} points: over {MAX_PIXELS} pixels even at the least scale, {least:g}"
+                f"{width:g} x {height:g} points: over {MAX_PIXELS} pixels even at the minimum scale, {least:g}"
             )
     return scale

@@ -1,4 +1,4 @@
-"""From what a user gives to a stream of images, strictly in the order given, one at a time."""
+"""Turn any input into a stream of images, in the order given, one at a time."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from maskline.inputs.unread import not_an_image, why_unread
 from maskline.inputs.video import camera_number, count_frames, is_stream, read_camera, read_stream, read_video
 from maskline.instances import ByteArray
 
-Source: TypeAlias = Any  # one of the kinds `expand` lists; checked there
+Source: TypeAlias = Any  # one of the types listed by `iter_images`, which checks it
 OnError: TypeAlias = str | Callable[[InputError | DownloadError], object]
 
-KEYS = ("input", "img", "img_path")  # of a dict that holds an input
+KEYS = ("input", "img", "img_path")  # accepted keys of an input dict
 
 _ACCEPTED = (
     "the path of an image, PDF, video or folder, a URL, the number of a camera, a uint8 BGR array, a PIL image, the "
     f"bytes of an image or PDF file, a dict with the key {', '.join(KEYS[:-1])} or {KEYS[-1]}, or a list, tuple or "
     "iterator of these"
 )
-DEEPEST = 50  # lists in lists
+DEEPEST = 50  # nesting depth of lists
 _BYTES = (bytes, bytearray, memoryview)
 _NO_KIND = {
     "image": not_an_image(b""),
-    "pdf": "not a PDF file: it has no %PDF- at its beginning",
+    "pdf": "not a PDF file: it does not begin with %PDF-",
     "video": "not a video: expected the content of an MP4, QuickTime, AVI, Matroska, WebM, MPEG, ASF, FLV or Ogg file",
     None: "neither an image nor a PDF file nor a video that can be read",
 }
@@ -59,42 +59,42 @@ _NO_KIND = {
 logger = logging.getLogger("maskline")
 
 
-def expand(source: Source, *, on_error: OnError = "raise") -> Iterator[InputImage]:
-    """The images of ``source``, in order; each is read only when it is asked for.
+def iter_images(source: Source, *, on_error: OnError = "raise") -> Iterator[InputImage]:
+    """Yield the images of ``source`` in order, each read only when needed.
 
     Args:
         source: one of
             the path of a file (str or Path) whose suffix, in any case, is one of `SUFFIXES`, pdf, or one of
             `VIDEO_SUFFIXES`: an image, the images of a TIFF file, the pages of a PDF file, or the frames of a video;
-            the path of a folder: all images and PDF files in it and below, sorted by full path, character by character;
-            hidden ones are skipped, and a warning counts other images and videos (`left_out`);
-            a URL (str): http:// or https://, of any of these files, also without suffix; see `maskline.inputs.web`;
-            a camera: its number, or the text ``camera:0``; or the address of a stream, such as ``rtsp://…``;
-            an array of uint8: (H, W, 3) BGR, (H, W, 4) BGRA (alpha is dropped), (H, W) or (H, W, 1) grey;
-            a PIL image, its grid as it is (PIL does not apply the EXIF orientation), its current frame only;
+            the path of a folder: all images and PDF files in it and its subfolders, sorted by full path; hidden ones
+            are skipped, and a warning counts other images and videos (`count_left_out`);
+            a URL (str): http:// or https://, of any of these files, suffix optional; see `maskline.inputs.web`;
+            a camera: its number, or the string ``camera:0``; or the address of a stream, such as ``rtsp://…``;
+            a uint8 array: (H, W, 3) BGR, (H, W, 4) BGRA (alpha is dropped), (H, W) or (H, W, 1) grey;
+            a PIL image: its pixels as they are (PIL does not apply the EXIF orientation), current frame only;
             bytes: the content of an image or PDF file;
             a dict with exactly one of the keys `KEYS` (others are ignored), whose value is any of these;
-            a list, tuple, other sequence or iterator of these, to any depth.
-        on_error: "raise"; or "skip": log a warning for each input, page, folder or end of a video that can't be used,
-            and go on; or a function that gets each such error, after which it goes on too. What can be used of a file
-            comes in any case, up to the first fault or all of it.
+            a list, tuple, other sequence or iterator of these, nested to any depth.
+        on_error: "raise"; "skip" to log a warning for each input, page or folder that can't be used, or video that ends
+            early, and continue; or a function called with each such error, after which iteration continues. The usable
+            part of a file is yielded in any case (with "raise": up to the first fault).
 
-    Close the iterator to stop before its end: a camera is released, a file closed then.
+    Closing the iterator early releases cameras and closes files.
 
-    A warning names the first image with `InputImage.levels`; a second one says how many there were in all.
+    A warning names the first image with `InputImage.levels`; a second one gives their total number.
 
-    Raises (at the image concerned, but the ParameterError about ``on_error`` at once):
+    Raises (at the image concerned, except for the ParameterError about ``on_error``, raised at once):
         InputNotFoundError: no such file or folder.
-        InputError: not an image, damaged, too large, of a kind not accepted, or a folder without images.
-        DownloadError: a URL can't be had.
-        ParameterError: ``on_error`` is something else, or an environment variable makes no sense.
-        MissingDependencyError: PDF files can't be read in this installation.
+        InputError: not an image, damaged, too large, an unsupported type, or a folder without images.
+        DownloadError: a URL can't be downloaded.
+        ParameterError: ``on_error`` is invalid, or an environment variable is.
+        MissingDependencyError: this installation can't read PDF files.
     """
-    return _expand(source, on_fault(on_error))
+    return _iter_images(source, error_handler(on_error))
 
 
-def on_fault(on_error: OnError) -> Callable[[InputError | DownloadError], object]:
-    """What is done with an input that can't be used. Raises ParameterError if ``on_error`` is none of `expand`'s."""
+def error_handler(on_error: OnError) -> Callable[[InputError | DownloadError], object]:
+    """Turn the ``on_error`` argument of `iter_images` into a function. Raises ParameterError if it is invalid."""
     known: dict[OnError, Callable[[InputError | DownloadError], object]] = {"raise": _raise, "skip": log_skipped}
     if callable(on_error):
         return on_error
@@ -108,16 +108,16 @@ def _raise(error: InputError | DownloadError) -> NoReturn:
 
 
 def log_skipped(error: InputError | DownloadError) -> None:
-    """Log what is done about an input that can't be used and is left out."""
+    """Log a warning about an input that is skipped."""
     logger.warning("skipped: %s", error)
 
 
-def count(source: Source) -> int | None:
-    """How many images `expand` gives if all can be read; None where only reading would tell.
+def count_images(source: Source) -> int | None:
+    """Number of images that `iter_images` yields if all can be read; None if unknown without reading them.
 
-    That is so for iterators, TIFF files, cameras, streams, and URLs but those of images. Of PDF files and videos the
-    head is read; the number for a video is what that tells. Nothing else is opened, and nothing is checked: what can't
-    be used counts as one.
+    Unknown for iterators, TIFF files, cameras, streams, and URLs other than images. Only the headers of PDF files and
+    videos are read (a video counts the frames its header states); nothing else is opened or checked, and inputs that
+    can't be used count as one.
     """
     if isinstance(source, Iterator):
         return None
@@ -128,15 +128,15 @@ def count(source: Source) -> int | None:
     if parts is None:
         return _count_single(source)
     try:
-        counts = [count(part) for part in parts]
-    except RecursionError:  # a list that holds itself
+        counts = [count_images(part) for part in parts]
+    except RecursionError:  # a list that contains itself
         return None
     known = [n for n in counts if n is not None]
     return sum(known) if len(known) == len(counts) else None
 
 
-def left_out(inputs: Iterable[str]) -> Counter[str]:
-    """How many images and videos `expand` leaves out of the folders among some inputs, by suffix."""
+def count_left_out(inputs: Iterable[str]) -> Counter[str]:
+    """Count the images and videos that `iter_images` skips in the folders among ``inputs``, by suffix."""
     counts: Counter[str] = Counter()
     for name in filter(os.path.isdir, inputs):
         counts += Folder.of(name).left_out
@@ -144,19 +144,19 @@ def left_out(inputs: Iterable[str]) -> Counter[str]:
 
 
 def read_image(path: str | os.PathLike[str]) -> ByteArray:
-    """The pixels of `read_input_image`. Raises what it raises."""
+    """Read pixels, (H, W, 3) uint8 BGR; errors as in `read_input_image`."""
     return read_input_image(path).pixels
 
 
 def read_input_image(path: str | os.PathLike[str]) -> InputImage:
-    """The image at ``path`` as (H, W, 3) uint8 BGR: what OpenCV's colour flag gives, or an error.
+    """Read an image as (H, W, 3) uint8 BGR, as OpenCV does with ``IMREAD_COLOR``, but strictly.
 
-    Alpha is dropped, 16 bits become the upper 8, grey becomes three equal channels, and the orientation is applied, see
-    `maskline.inputs.orientation`. Of a TIFF file the first page that is an image.
+    Alpha is dropped, 16 bits are reduced to the upper 8, grey is repeated over the three channels, and the orientation
+    is applied (`maskline.inputs.orientation`). For TIFF: the first page that is an image.
 
     Raises:
         InputNotFoundError: no such file.
-        InputError: a folder, another suffix than `SUFFIXES`, not an image, damaged or cut short, or over `MAX_PIXELS`.
+        InputError: a folder, a suffix not in `SUFFIXES`, not an image, damaged or cut short, or over `MAX_PIXELS`.
     """
     name = os.fsdecode(path)
     check_suffix(name, "an image", SUFFIXES)
@@ -166,35 +166,35 @@ def read_input_image(path: str | os.PathLike[str]) -> InputImage:
     raise found
 
 
-def _expand(source: Source, handle: Callable[[InputError | DownloadError], object]) -> Iterator[InputImage]:
-    """`expand` without its check."""
+def _iter_images(source: Source, handle: Callable[[InputError | DownloadError], object]) -> Iterator[InputImage]:
+    """`iter_images` without checking ``on_error``."""
     narrow = 0
     with closing(_read(source)) as reading:
         for found in reading:
             if isinstance(found, InputImage):
                 if found.levels:
                     narrow += 1
-                    _tell_levels(found, logging.WARNING if narrow == 1 else logging.INFO)
+                    _log_levels(found, logging.WARNING if narrow == 1 else logging.INFO)
                 yield found
             else:
                 handle(found)
     if narrow > 1:
-        logger.warning("%d images in all use less than an eighth of their range", narrow)
+        logger.warning("%d images in total use less than an eighth of their range", narrow)
 
 
-def _tell_levels(image: InputImage, level: int) -> None:
+def _log_levels(image: InputImage, level: int) -> None:
     name = "an image" if image.path is None else repr(image.path)
     page = f", page {image.page}" if image.page else ""
     logger.log(level, "%s%s: %s", name, page, image.levels)
 
 
 def _read(source: Source, depth: int = 0) -> Generator[Found, None, None]:
-    """What there is in ``source``, in order, faults included."""
-    borrowed = isinstance(source, Iterator)  # which may fill one array again and again
+    """Images and errors of ``source``, in order."""
+    borrowed = isinstance(source, Iterator)  # which may reuse one array
     try:
         if depth > DEEPEST:
-            raise InputTypeError(f"inputs in lists in lists, {depth} deep: does a list hold itself?")
-        parts = _parts(source, tell=True)
+            raise InputTypeError(f"lists of inputs are nested {depth} deep: does a list contain itself?")
+        parts = _parts(source, log=True)
         if parts is None:
             yield from _read_single(source)
             return
@@ -208,11 +208,11 @@ def _read(source: Source, depth: int = 0) -> Generator[Found, None, None]:
         yield from _read(part.copy() if borrowed and isinstance(part, np.ndarray) else part, depth + 1)
 
 
-def _parts(source: Source, *, tell: bool = False) -> Iterable[Source] | None:
-    """What a compound source is made of, or None if it is a single one. Raises InputError.
+def _parts(source: Source, *, log: bool = False) -> Iterable[Source] | None:
+    """Parts of a compound source; None for a single one. Raises InputError.
 
     Args:
-        tell: log what is left out of a folder.
+        log: warn about files that are skipped in a folder.
     """
     if isinstance(source, Mapping):
         keys = [key for key in KEYS if key in source]
@@ -223,30 +223,31 @@ def _parts(source: Source, *, tell: bool = False) -> Iterable[Source] | None:
         name = os.fsdecode(source)
         if not os.path.isdir(name):  # noqa: PTH112 (Path("") is a folder, and Path can raise)
             return None
-        return _files_in(name, tell)
+        return _files_in(name, log)
     if isinstance(source, _BYTES):
         return None
     if hasattr(source, "read"):
-        raise InputTypeError(f"{source!r} is an open file: give its path, or its bytes as from read()")
+        raise InputTypeError(f"{source!r} is an open file: pass its path, or its bytes as from read()")
     return source if isinstance(source, (Sequence, Iterator)) else None
 
 
-def _files_in(path: str, tell: bool) -> Sequence[str | InputError]:
-    """Errors for sub-folders that can't be listed, then the inputs. Raises InputError if there is neither."""
+def _files_in(path: str, log: bool) -> Sequence[str | InputError]:
+    """Errors for subfolders that can't be listed, then the inputs. Raises InputError if there are neither."""
     folder = Folder.of(path)
     if not folder.files and folder.unlisted:
         return folder.unlisted
-    told = not_predicted(folder.left_out) if folder.left_out else ""
+    skipped = not_predicted(folder.left_out) if folder.left_out else ""
     if not folder.files:
         expected = f"expected files with the suffix {', '.join(FOLDER_SUFFIXES)}"
-        raise InputError(f"{path!r} holds no image: {expected}{'; ' if told else ''}{told}").because("without images")
-    if told and tell:
-        logger.warning("%r: %s (give a video by its own path, save an image as JPEG or PNG)", path, told)
+        reason = f"{path!r} has no images: {expected}{'; ' if skipped else ''}{skipped}"
+        raise InputError(reason).because("without images")
+    if skipped and log:
+        logger.warning("%r: %s (name a video by its own path, save an image as JPEG or PNG)", path, skipped)
     return [*folder.unlisted, *folder.files]
 
 
 def _read_single(source: Source) -> Iterator[Found]:
-    """The images of what is not made of parts. Raises InputError, DownloadError."""
+    """Images of a source that has no parts. Raises InputError, DownloadError."""
     if isinstance(source, str):
         return _read_text(source)
     if isinstance(source, os.PathLike):
@@ -263,7 +264,7 @@ def _read_single(source: Source) -> Iterator[Found]:
 
 
 def _camera(source: Source) -> int | None:
-    """The number of the camera that a number or text means; None if it means none. Raises InputError."""
+    """Camera number of a number or string; None if it is not a camera. Raises InputError."""
     if isinstance(source, str):
         return camera_number(source)
     if not isinstance(source, (int, np.integer)) or isinstance(source, bool):
@@ -289,7 +290,7 @@ def _read_named(name: str) -> Iterator[Found]:
 
 
 def _read_file(file: str, name: str, suffix: str | None) -> Iterator[Found]:
-    """The images of a file, by what it holds; ``suffix``, if any, says what it was meant to be."""
+    """Images of a file, read according to its content; ``suffix``, if any, is for the error message."""
     head = read_head(file, name)
     kind = kind_of(head)
     if kind == "pdf":
@@ -297,9 +298,9 @@ def _read_file(file: str, name: str, suffix: str | None) -> Iterator[Found]:
     if kind == "video":
         return read_video(Path(file), name, file)
     if kind is None:
-        told = why_unread(head)
+        reason = why_unread(head)
         expected = _NO_KIND[kind_meant(suffix) if suffix else None]
-        raise InputError(f"{name} is {told}" if told else f"{name}: {expected}").because("not supported")
+        raise InputError(f"{name} is {reason}" if reason else f"{name}: {expected}").because("not supported")
     return decode(read_bytes(file, name), name, file)
 
 
@@ -308,7 +309,7 @@ def _read_content(data: bytes) -> Iterator[Found]:
     if kind == "pdf":
         return read_pdf(data, "the PDF file given as bytes", None)
     if kind == "video":
-        raise InputError("a video given as bytes: save it to a file and give its path")
+        raise InputError("a video given as bytes: save it to a file and pass its path")
     return decode(data, "the image given as bytes", None)
 
 

@@ -1,6 +1,6 @@
-"""TIFF: its structure is walked first, then Pillow decodes one page at a time.
+"""TIFF: the structure is checked first, then Pillow decodes one page at a time.
 
-Not every page is an image: GeoTIFF, whole slides and camera files keep reduced copies and masks as pages of their own.
+Not every page is an image: GeoTIFF, whole-slide and camera files store reduced copies and masks as separate pages.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from maskline.inputs.arrays import from_pillow, turn, wrong_pixels
 from maskline.inputs.input_image import DAMAGE, MAX_PIXELS, Found, InputImage, Levels, check_size, fault
 
 TIFF: dict[bytes, Literal["<", ">"]] = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # byte orders
-ORIENTATION = 0x0112  # the tag that says how a page is turned, here and in EXIF data
-_UPRIGHT, _SHORT = 1, 3  # an orientation, the type of its field
-_XMP = "xmp"  # Pillow's key; where there is no tag, it would turn pages by the orientation in XMP
+ORIENTATION = 0x0112  # orientation tag, here and in EXIF data
+_UPRIGHT, _SHORT = 1, 3  # an orientation; its field type
+_XMP = "xmp"  # Pillow's key; without the tag, it would apply the orientation in XMP
 _TYPE_BYTES = dict(zip(range(1, 14), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), strict=True)) | {16: 8, 17: 8, 18: 8}
-_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}  # type of a field: NumPy's
-_PIXEL_FIELDS = ((273, 279), (324, 325))  # offsets and lengths of strips; of tiles
-# Tags and values by their names in the specification, TIFF 6.0.
+_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}  # field type to NumPy type
+_PIXEL_FIELDS = ((273, 279), (324, 325))  # offsets and lengths of strips, of tiles
+# Tags and values, named as in the TIFF 6.0 specification.
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _IMAGE_WIDTH, _IMAGE_LENGTH, _BITS_PER_SAMPLE = 254, 255, 256, 257, 258
 _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 262, 277, 338, 339
-_REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2  # bits of NewSubfileType, a SubfileType
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE = 0, 1, 3  # of PhotometricInterpretation: those of one channel
-_ALPHA = (1, 2)  # of ExtraSamples
+_REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2  # two bits of NewSubfileType, a SubfileType
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE = 0, 1, 3  # single-channel values of PhotometricInterpretation
+_ALPHA = (1, 2)  # values of ExtraSamples
 _FORMATS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex int", 6: "complex"}  # 4: undefined
-_COMMON_BITS = (8, 16, 32, 64, 128)  # other numbers are damage, or known to the decoder
-_MOST_ENTRIES = 20_000  # of directories looked through for a size: a fraction of a second
-_CUT = "the TIFF data is cut short or damaged: parts of it would lie past its end"
+_COMMON_BITS = (8, 16, 32, 64, 128)  # other bit depths: damage, or handled by the decoder
+_MOST_ENTRIES = 20_000  # directory entries searched for a size, in a fraction of a second
+_CUT = "the TIFF data is cut short or damaged: it refers to data past its end"
 _NO_PAGES = "a TIFF file without pages"
 
 
 class _Field(NamedTuple):
-    """Integers of a page: their type, how many, and where they are."""
+    """An integer field of a page: type, number of values, and position of the values."""
 
     kind: int = 1
     number: int = 0
@@ -52,7 +52,7 @@ class _Field(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Tiff:
-    """A TIFF file of ``length`` bytes: numbers in ``order`` of bytes, offsets as ``I`` or (BigTIFF) ``Q``."""
+    """A TIFF file of ``length`` bytes, with byte order ``order`` and offsets of type ``I`` or (BigTIFF) ``Q``."""
 
     file: BinaryIO
     length: int
@@ -67,7 +67,7 @@ class _Tiff:
 
     @property
     def start(self) -> int:
-        """Where the position of the first directory is written."""
+        """Offset of the field that holds the position of the first directory."""
         return 8 if self.offset == "Q" else 4
 
     def numbers(self, codes: str, position: int) -> tuple[int, ...]:
@@ -90,13 +90,13 @@ class _Tiff:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A page as its directory describes it.
+    """A page as described by its directory.
 
     Attributes:
-        index: 0, 1, ... in the file.
-        position: of the directory.
-        fields: those of integers, by tag.
-        turned: positions of the entries that state an orientation, of whatever type.
+        index: page number in the file, from 0.
+        position: offset of the directory.
+        fields: integer fields by tag.
+        turned: offsets of the entries that state an orientation, of any type.
     """
 
     tiff: _Tiff
@@ -106,11 +106,11 @@ class _Page:
     turned: Sequence[int]
 
     def values(self, tag: int) -> npt.NDArray[np.uint64]:
-        """All values of a field; none where there is no such field."""
+        """All values of a field; empty if it is missing."""
         return self.tiff.array(self.fields.get(tag, _Field()))
 
     def value(self, tag: int, default: int) -> int:
-        """The first value of a field."""
+        """First value of a field."""
         field = self.fields.get(tag, _Field())
         return int(self.tiff.array(field._replace(number=1))[0]) if field.number else default
 
@@ -121,7 +121,7 @@ class _Page:
 
     @property
     def orientation(self) -> int:
-        """1 to 8 as EXIF numbers them; 1 (upright) where none is stated."""
+        """1 to 8 as in EXIF; 1 (upright) if none is stated."""
         value = self.value(ORIENTATION, _UPRIGHT)
         return value if value in range(1, 9) else _UPRIGHT
 
@@ -136,7 +136,7 @@ class _Page:
 
     @property
     def bits(self) -> int:
-        """Bits of a sample."""
+        """Bits per sample."""
         return self.value(_BITS_PER_SAMPLE, 1)
 
     @property
@@ -144,15 +144,15 @@ class _Page:
         return self.value(_PHOTOMETRIC, _WHITE_IS_ZERO)  # without one, Pillow's default
 
     def put_first(self, file: io.BytesIO, *, black_is_zero: bool) -> None:
-        """Make the file begin with this page, not turned: Pillow decodes none of a file whose first page it can't.
+        """Make this page the first of the file, upright: Pillow rejects a file whose first page it can't decode.
 
         Args:
-            file: with the content of the whole file; its position is 0 afterwards.
-            black_is_zero: say that the lowest level is black, whether or not it is.
+            file: the whole file; its position is 0 afterwards.
+            black_is_zero: declare the lowest level as black, whether or not it is.
         """
         order, offset = self.tiff.order, self.tiff.offset
         _put(file, self.tiff.start, struct.pack(order + offset, self.position))
-        for entry in self.turned:  # versions of Pillow differ in what they do about it
+        for entry in self.turned:  # versions of Pillow differ in how they apply it
             _put(file, entry, struct.pack(f"{order}HH{offset}HH", ORIENTATION, _SHORT, 1, _UPRIGHT, 0))
         if black_is_zero and _PHOTOMETRIC in self.fields:
             field = self.fields[_PHOTOMETRIC]
@@ -160,7 +160,7 @@ class _Page:
         file.seek(0)
 
     def check_pixels(self) -> None:
-        """Raise InputError if its pixels are of a kind that is not read."""
+        """Raise InputError if the pixel type is not supported."""
         kind = _FORMATS.get(self.value(_SAMPLE_FORMAT, 1))
         if kind and self.bits in _COMMON_BITS and (kind != "uint" or self.bits > 16):
             raise InputError(wrong_pixels(f"{kind}{self.bits}")).because("not supported")
@@ -170,23 +170,23 @@ class _Page:
         if channels not in (1, 3, 4) or (grey and channels != 1):
             marked = " that are not marked as RGB" if channels in (3, 4) else ""
             raise InputError(
-                f"{counted(channels, 'channel')}{marked}: expected 1, 3 or 4; save the three to look at as RGB"
+                f"{counted(channels, 'channel')}{marked}: expected 1, 3 or 4; save three of them as RGB"
             ).because("not supported")
 
     def check_place(self) -> None:
-        """Raise InputError if its pixels would lie past the end of the file."""
+        """Raise InputError if pixel data extends past the end of the file."""
         for offsets, lengths in _PIXEL_FIELDS:
             if offsets in self.fields and lengths in self.fields:
                 try:
                     ends = self.values(offsets) + self.values(lengths)
-                except ValueError as error:  # not as many of these as of those
+                except ValueError as error:  # different numbers of offsets and lengths
                     raise InputError(_CUT).because("damaged") from error
                 if ends.max(initial=0) > self.tiff.length:
                     raise InputError(_CUT).because("damaged")
 
 
 def _put(file: io.BytesIO, position: int, content: bytes) -> None:
-    """Overwrite a part of a file, unless that is there: the first change copies the whole file."""
+    """Overwrite part of a file unless it already has this content: the first write to a BytesIO copies it."""
     file.seek(position)
     if file.read(len(content)) != content:
         file.seek(position)
@@ -194,7 +194,7 @@ def _put(file: io.BytesIO, position: int, content: bytes) -> None:
 
 
 def _all_pages(tiff: _Tiff, most_entries: float = float("inf")) -> Iterator[_Page]:
-    """The pages, each read when it is asked for. Raises InputError where the structure is damaged, or is larger."""
+    """Yield the pages, read lazily. Raises InputError if the structure is damaged or exceeds ``most_entries``."""
     seen = {0}
     try:
         (position,) = tiff.numbers(tiff.offset, tiff.start)
@@ -212,11 +212,11 @@ def _all_pages(tiff: _Tiff, most_entries: float = float("inf")) -> Iterator[_Pag
 
 
 def _read_directory(tiff: _Tiff, index: int, start: int, most_entries: float) -> tuple[_Page, int, int]:
-    """A page, the number of its entries, and the position of the next page, 0 after the last.
+    """Read a page, the number of its entries, and the position of the next page (0 after the last).
 
-    Raises struct.error or ValueError if parts of it would lie past the end of the file, InputError if it is too long.
+    Raises struct.error or ValueError if it extends past the end of the file, InputError if it is too long.
     """
-    word = struct.calcsize(f"<{tiff.offset}")  # bytes of an offset, and of a value that needs none
+    word = struct.calcsize(f"<{tiff.offset}")  # bytes of an offset, and of a value stored in its place
     (entries,) = tiff.numbers("Q" if word == 8 else "H", start)
     if entries > most_entries:
         raise InputError("a TIFF file with too many pages or fields before its first image").because("not supported")
@@ -239,7 +239,7 @@ def _read_directory(tiff: _Tiff, index: int, start: int, most_entries: float) ->
 
 
 def _images(pages: Iterable[_Page]) -> Iterator[_Page]:
-    """The pages that are images; where none is, the largest that is not a mask, or else the largest."""
+    """The pages that are images; if there are none, the largest that is not a mask, else the largest."""
     others: list[_Page] | None = []
     for page in pages:
         if not (page.is_reduced or page.is_mask):
@@ -252,26 +252,26 @@ def _images(pages: Iterable[_Page]) -> Iterator[_Page]:
 
 
 def _first_image(file: BinaryIO) -> _Page:
-    """The page that `decode_tiff` gives first. Raises InputError."""
+    """The first page that `decode_tiff` yields. Raises InputError."""
     for page in _images(_all_pages(_Tiff.of(file), _MOST_ENTRIES)):
         return page
     raise InputError(_NO_PAGES).because("damaged")
 
 
 def stored_size(file: BinaryIO) -> tuple[int, int]:
-    """``(width, height)`` of the first image, not turned upright. Raises InputError."""
+    """``(width, height)`` of the first image, before rotation. Raises InputError."""
     return _first_image(file).size
 
 
 def stored_orientation(file: BinaryIO) -> int:
-    """The orientation of the first image, 1 to 8; 1 (upright) where it states none. Raises InputError."""
+    """Orientation of the first image, 1 to 8 as in EXIF; 1 (upright) if none is stated. Raises InputError."""
     return _first_image(file).orientation
 
 
 def decode_tiff(data: bytes, name: str, path: str | None) -> Iterator[Found]:
-    """The images of a TIFF file, one decoded at a time; for one that can't be, why. ``name`` is for messages.
+    """Decode the images of a TIFF file one at a time; an error in place of each that fails. ``name`` is for messages.
 
-    Reduced copies and masks are left out, unless there is nothing else: then it is the largest page.
+    Reduced copies and masks are skipped, unless there is nothing else: then the largest page is decoded.
     """
     tiff = _Tiff.of(io.BytesIO(data))
     try:
@@ -296,29 +296,29 @@ def decode_tiff(data: bytes, name: str, path: str | None) -> Iterator[Found]:
 
 
 def _decode_page(file: io.BytesIO, page: _Page) -> InputImage:
-    """One page of the file, which is changed to begin with it. Raises InputError, and what Pillow raises."""
+    """Decode a page, after making it the first of ``file``. Raises InputError, and what Pillow raises."""
     page.check_pixels()
     check_size(*page.size)
     white = page.bits > 8 and page.photometric == _WHITE_IS_ZERO
-    page.put_first(file, black_is_zero=white)  # Pillow inverts 8 bits only, and knows 16 of them in one byte order only
+    page.put_first(file, black_is_zero=white)  # Pillow inverts 8 bits only, and 16 only in one byte order
     with TiffImageFile(file) as image:
         image.info.pop(_XMP, None)
         if image.size != page.size:
-            raise ValueError("it states several sizes")
+            raise ValueError("it states conflicting sizes")
         _load_page(image)
         decoded = from_pillow(image, bits=page.bits, white=white)
         levels = decoded.levels
-        if page.bits == 16 and image.mode in ("RGB", "RGBA"):  # Pillow has kept the upper 8 bits of each level
+        if page.bits == 16 and image.mode in ("RGB", "RGBA"):  # Pillow has kept the upper 8 bits only
             bounds = Levels(int(decoded.pixels.min()) << 8, int(decoded.pixels.max()) << 8 | 255, 65535)
             levels = bounds if bounds.are_narrow else None
     return InputImage(turn(decoded.pixels, page.orientation), levels=levels)
 
 
 def _load_page(frame: Image.Image) -> None:
-    """Decode a page without Pillow's warning that it is large: our own limit has been applied."""
+    """Decode a page without Pillow's warning about large images: our own limit has been checked."""
     if frame.width * frame.height <= MAX_PIXELS // 2:
         frame.load()
         return
-    with warnings.catch_warnings():  # not safe between threads, so only where Pillow warns
+    with warnings.catch_warnings():  # not thread-safe, so only where Pillow warns
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         frame.load()

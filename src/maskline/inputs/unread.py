@@ -1,7 +1,4 @@
-"""What goes by the name of an image and can't be read: image formats that are not supported, and files of other kinds.
-
-Messages name them, so that a user knows what to do.
-"""
+"""Names of unsupported image formats and other files that are mistaken for images, for error messages."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import re
 
 from maskline.inputs.avif import brands, is_avif
 
-#: Suffixes of images that are not read, and what such an image is called.
+#: Suffixes of unsupported images, and the name of such an image.
 UNREAD_SUFFIXES = {
     **dict.fromkeys(("heic", "heif", "hif", "heics", "heifs"), "a HEIC image"),
     "avifs": "an animated AVIF image",
@@ -73,18 +70,18 @@ _OTHERS = (
         re.compile(
             rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype html|html|head|body)", re.I | re.S
         ),
-        "an HTML page, not an image: open it in a browser to see what the download really gave",
+        "an HTML page, not an image: open it in a browser to see what was downloaded",
     ),
-    (re.compile(rb"\0\x05\x16\x07"), "a macOS shadow file (`._`), not the image itself: take the file without `._`"),
+    (re.compile(rb"\0\x05\x16\x07"), "a macOS shadow file (`._`), not the image itself: use the file without `._`"),
     (re.compile(rb"PK\x03\x04|\x1f\x8b\x08|7z\xbc\xaf|Rar!"), "an archive, not an image: unpack it"),
 )
 
 
 def unread_image(head: bytes) -> str | None:
-    """What an image of a kind that is not read is called, such as ``a HEIC image``; None for any other file.
+    """Name of an unsupported image format, such as ``a HEIC image``; None for any other file.
 
     Args:
-        head: the first bytes of the file.
+        head: first bytes of the file.
     """
     if is_avif(head):
         return None
@@ -94,20 +91,20 @@ def unread_image(head: bytes) -> str | None:
 
 
 def why_unread(head: bytes, suffix: str = "") -> str | None:
-    """What a file is that can't be read as an image, and what to do; None where nobody knows.
+    """Describe a file that can't be read as an image, with what to do; None if it is not recognized.
 
     Args:
-        head: its first bytes.
-        suffix: in lower case without the dot; counts where the content does not tell.
+        head: first bytes of the file.
+        suffix: in lower case without the dot; used if the content is not recognized.
     """
     if name := unread_image(head):
         return f"{name}, {_SAVE}"
-    if told := next((told for magic, told in _OTHERS if magic.match(head)), None):
-        return told
+    if reason := next((reason for magic, reason in _OTHERS if magic.match(head)), None):
+        return reason
     return f"{UNREAD_SUFFIXES[suffix]}, {_SAVE}" if suffix in UNREAD_SUFFIXES else None
 
 
 def not_an_image(head: bytes) -> str:
-    """Why a file is not read as an image: what it is, or else what was expected."""
-    told = why_unread(head)
-    return f"this is {told}" if told else _EXPECTED
+    """Error message for a file that is not an image: what it is, or else what was expected."""
+    reason = why_unread(head)
+    return f"this is {reason}" if reason else _EXPECTED

@@ -1,4 +1,4 @@
-"""Videos, cameras and network streams: frames read one by one by OpenCV, never more than one in memory."""
+"""Videos, cameras and network streams, read by OpenCV one frame at a time."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from maskline.inputs.containers import is_cut_short
 from maskline.inputs.files import suffix_of
 from maskline.inputs.input_image import Found, InputImage, check_size, fault
 
-STREAM_TIMEOUT = 15.0  # seconds of silence, when connecting and between frames, that end a network stream
+STREAM_TIMEOUT = 15.0  # seconds without data, when connecting and between frames, after which a stream has ended
 
 _STREAM = re.compile(r"(rtsps?|rtmps?|udp|srt)://", re.IGNORECASE)
 _CAMERA = re.compile(r"camera:([0-9]{1,4})", re.IGNORECASE)
-_TRIES = 3  # frames that can't be decoded, one after the other, after which a video has ended
-_MISSING = 0.1  # share of the frames promised that may be missing
-_EXACT = ("mp4", "m4v", "mov", "3gp", "avi")  # whose number of frames is written down; others' is guessed
+_TRIES = 3  # consecutive frames that fail to decode, after which a video has ended
+_MISSING = 0.1  # fraction of the stated frames that may be missing
+_EXACT = ("mp4", "m4v", "mov", "3gp", "avi")  # containers that state the number of frames; for others it is an estimate
 
 logger = logging.getLogger("maskline")
 
 
 def camera_number(text: str) -> int | None:
-    """N of ``camera:N``; None for any other text."""
+    """N of ``camera:N``; None for any other string."""
     match = _CAMERA.fullmatch(text)
     return int(match[1]) if match else None
 
 
 def is_stream(text: str) -> bool:
-    """Whether a text is the address of a network stream, such as rtsp://."""
+    """Whether a string is the address of a network stream, such as rtsp://."""
     return _STREAM.match(text) is not None
 
 
 def read_video(file: Path, name: str, path: str) -> Iterator[Found]:
-    """The frames of a video file, turned as it says they are to be shown.
+    """Yield the frames of a video file, with its rotation applied.
 
-    Where it is cut short or damaged the frames before that come first (the last may be half made up by the decoder),
-    then why it ends.
+    If it is cut short or damaged, the frames up to that point are followed by an error; the decoder may have filled in
+    part of the last one.
 
     Args:
         name: for messages.
-        path: of the images.
+        path: `InputImage.path` of the frames.
     """
     number = -1
     try:
@@ -63,13 +63,13 @@ def read_video(file: Path, name: str, path: str) -> Iterator[Found]:
                 yield image
         problem = _problem_at_end(file, number + 1, promised)
     except _NotOpenedError:
-        problem = "cut short" if _is_cut(file) else "damaged, or a variant of its format that this OpenCV can't decode"
+        problem = "cut short" if _is_cut(file) else "damaged, or a variant of its format that OpenCV can't decode here"
     if problem:
         yield InputError(f"{name}: {problem}").because("damaged")
 
 
 def count_frames(file: Path) -> int | None:
-    """Frames of a video file as its header tells; None if it does not, 1 if it can't be opened."""
+    """Number of frames stated by the header of a video; None if not stated, 1 if the file can't be opened."""
     try:
         with _opened(lambda: _open_file(file)) as capture:
             return _promised(capture)
@@ -78,18 +78,18 @@ def count_frames(file: Path) -> int | None:
 
 
 def read_camera(number: int) -> Iterator[Found]:
-    """The frames of a camera of this machine, without end; it is released when the iterator is closed."""
+    """Yield the frames of a local camera, endlessly; closing the iterator releases it."""
     try:
         with _opened(lambda: cv2.VideoCapture(number)) as capture:
             yield from _frames(capture, f"camera_{number}")
     except _NotOpenedError:
-        yield InputError(f"camera {number} can't be opened: no such camera, or another program uses it")
+        yield InputError(f"camera {number} can't be opened: it is missing, or another program uses it")
         return
-    yield InputError(f"camera {number} gives no more frames: was it unplugged?")
+    yield InputError(f"camera {number} stopped sending frames: was it unplugged?")
 
 
 def read_stream(address: str) -> Iterator[Found]:
-    """The frames of a network stream, until it ends; it is released when the iterator is closed."""
+    """Yield the frames of a network stream until it ends; closing the iterator releases it."""
     shown = redacted(address)
     wait = int(1000 * STREAM_TIMEOUT)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wait, cv2.CAP_PROP_READ_TIMEOUT_MSEC, wait]
@@ -100,12 +100,12 @@ def read_stream(address: str) -> Iterator[Found]:
                 given = True
                 yield image
     except _NotOpenedError:
-        yield InputError(f"{shown!r} can't be opened: no answer, or a stream that this OpenCV can't decode")
+        yield InputError(f"{shown!r} can't be opened: no response, or a stream that OpenCV can't decode here")
         return
     if given:
-        logger.warning("%s gives no more frames", shown)  # its end and a lost connection look the same
+        logger.warning("%s stopped sending frames", shown)  # a regular end and a lost connection look the same
     else:
-        yield InputError(f"{shown!r} gives no frames")
+        yield InputError(f"{shown!r} sends no frames")
 
 
 class _NotOpenedError(Exception):
@@ -113,9 +113,9 @@ class _NotOpenedError(Exception):
 
 
 class _Quiet:
-    """Keeps OpenCV, and FFmpeg inside it, from writing to stderr meanwhile: we say what is wrong ourselves.
+    """Silence OpenCV and FFmpeg on stderr: we report errors ourselves.
 
-    Their level of logging is one for the whole process, so the first thread to enter sets it and the last puts it back.
+    Their log level is global, so the first thread to enter sets it and the last one restores it.
     """
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class _Quiet:
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, when the first video is opened
+                os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, with the first video
                 self._level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
             self._inside += 1
 
@@ -141,11 +141,11 @@ _quiet = _Quiet()
 
 @contextmanager
 def _opened(start: Callable[[], cv2.VideoCapture]) -> Iterator[cv2.VideoCapture]:
-    """What ``start`` opens, to be released at the end. Raises _NotOpenedError."""
+    """Open a capture and release it at the end. Raises _NotOpenedError."""
     try:
         with _quiet:
             capture = start()
-    except (cv2.error, ValueError) as error:  # ValueError: a name that is not Unicode
+    except (cv2.error, ValueError) as error:  # ValueError: a non-Unicode name
         raise _NotOpenedError from error
     try:
         if not capture.isOpened():
@@ -156,12 +156,12 @@ def _opened(start: Callable[[], cv2.VideoCapture]) -> Iterator[cv2.VideoCapture]
 
 
 def _open_file(file: Path) -> cv2.VideoCapture:
-    """With FFmpeg only: the other backends take some names for patterns. It takes a relative name for an address."""
+    """Open with FFmpeg: other backends treat some names as patterns. It treats relative names as addresses."""
     return cv2.VideoCapture(str(file.absolute()), cv2.CAP_FFMPEG)
 
 
 def _frames(capture: cv2.VideoCapture, path: str) -> Iterator[InputImage]:
-    """The frames that can be decoded, numbered as they come. Raises InputError if they are too large."""
+    """Yield the frames that can be decoded, numbered from 0. Raises InputError if they are too large."""
     sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
     try:
         check_size(*(int(capture.get(side)) or 1 for side in sides))
@@ -187,11 +187,11 @@ def _promised(capture: cv2.VideoCapture) -> int | None:
 
 
 def _problem_at_end(file: Path, given: int, promised: int | None) -> str:
-    """What is wrong with a video that has given so many frames; empty if nothing is known to be."""
+    """Describe what is wrong with a video that yielded ``given`` frames; empty if nothing is known to be."""
     if _is_cut(file):
         return f"cut short after {counted(given, 'frame')}"
     if not given:
-        return "a video without frames that can be decoded"
+        return "no frame of the video can be decoded"
     if promised and given < (1 - _MISSING) * promised:
         problem = f"only {given} of {counted(promised, 'frame')} could be read"
         if suffix_of(file.name) in _EXACT:

@@ -1,4 +1,4 @@
-"""Inputs from the web: each URL has a folder of its own in the cache, and is asked for again every time."""
+"""Inputs from the web: cached, one folder per URL, and revalidated on each use."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from maskline.errors import InputError
-from maskline.fetching.download import fetch, home, offline
+from maskline.fetching.download import cache_dir, download_file, is_offline
 from maskline.inputs.files import VIDEO_SUFFIXES, suffix_of
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
-_NAME_LENGTH = 50  # characters; names of files may have 255 bytes, and downloads add to them
+_NAME_LENGTH = 50  # characters; file names may have 255 bytes, and downloads append to them
 _ATTEMPTS = 3
 
 
 class Limits(NamedTuple):
-    """What a download may take: bytes, and seconds in all."""
+    """Limits of a download: bytes, and total seconds."""
 
     size: int
     deadline: float
 
 
-FOLDER = "predict_input"  # of the cache
+FOLDER = "predict_input"  # in the cache folder
 KEPT_DAYS = 30
 _tidied: set[Path] = set()
-TIMEOUT = 15.0  # seconds of silence, when connecting and between bytes
-LIMITS = Limits(200 << 20, 300.0)  # of images and PDF files
-VIDEO_LIMITS = Limits(4 << 30, 3600.0)  # of a URL whose path has the suffix of a video
+TIMEOUT = 15.0  # seconds without data, when connecting and between bytes
+LIMITS = Limits(200 << 20, 300.0)  # for images and PDF files
+VIDEO_LIMITS = Limits(4 << 30, 3600.0)  # for URLs whose path has a video suffix
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is a URL that can be downloaded. A file may well be called ``http_local.png``."""
+    """Whether a string is an http(s) URL; a file may well be named ``http_local.png``."""
     return _URL.match(text) is not None
 
 
 def file_name(url: str) -> str:
-    """What the path of a URL ends in, fit to be the name of a file: ``dog.jpg`` of ``https://a.b/x/dog.jpg?size=2``."""
+    """Derive a safe file name from the path of a URL: ``dog.jpg`` from ``https://a.b/x/dog.jpg?size=2``."""
     parts = urlsplit(url)
     last = unquote(parts.path).rstrip("/").rpartition("/")[2] or parts.hostname or ""
     name = re.sub(r"[^\w.()+-]+", "_", last).strip("._")
@@ -51,53 +51,52 @@ def file_name(url: str) -> str:
 
 
 def place(url: str, folder: str) -> Path:
-    """Where the copy of a URL is kept: below this folder of the cache, in one of its own, under a readable name."""
+    """Path of the cached copy of a URL: a subfolder per URL, and a readable name."""
     digest = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return home() / folder / digest / file_name(url)
+    return cache_dir() / folder / digest / file_name(url)
 
 
 def download(url: str) -> Path:
-    """The file at ``url``, in ``predict_input`` of the cache folder.
+    """Download ``url`` into ``predict_input`` of the cache folder.
 
-    The copy there is used if the server says that it still has the same version, or, with a warning, if
-    ``MASKLINE_OFFLINE`` forbids to ask. Copies of more than `KEPT_DAYS` days are removed, once a process; anybody may
-    remove any.
+    The cached copy is used if the server has no newer version, or, with a warning, if ``MASKLINE_OFFLINE`` is set.
+    Copies older than `KEPT_DAYS` days are removed once per process; any copy may be deleted at any time.
 
     Raises:
-        DownloadError: it can't be had, or exceeds the limits above.
-        InputError: no URL.
+        DownloadError: the download fails or exceeds the limits above.
+        InputError: not a valid URL.
     """
     url = urldefrag(url).url
     try:
         host, _ = urlsplit(url).hostname, urlsplit(url).port
-    except ValueError:  # brackets that do not hold an address, a port that is not a number
+    except ValueError:  # brackets without an address, a port that is not a number
         host = None
     if not host:
-        raise InputError(f"{url!r} is not a URL: expected http:// or https://, a host and a path")
+        raise InputError(f"{url!r} is not a valid URL: expected http:// or https://, a host and a path")
     target = place(url, FOLDER)
-    if target.parents[1] not in _tidied and not offline():
+    if target.parents[1] not in _tidied and not is_offline():
         _tidied.add(target.parents[1])
         _remove_old(target.parents[1], target.parent)
     limits = VIDEO_LIMITS if suffix_of(urlsplit(url).path) in VIDEO_SUFFIXES else LIMITS
-    return fetch(
+    return download_file(
         url,
         target,
-        progress=False,  # a second bar would spoil that of the whole work
+        progress=False,  # the caller may already show a bar
         attempts=_ATTEMPTS,
         timeout=TIMEOUT,
         deadline=limits.deadline,
         max_bytes=limits.size,
         refresh=True,
-        advice="download it yourself and give the path of the file",
+        advice="download it yourself and pass the path of the file",
     )
 
 
-def _remove_old(folder: Path, wanted: Path) -> None:
-    """Remove copies that nobody has fetched anew for `KEPT_DAYS` days, but not the one that is ``wanted``."""
+def _remove_old(folder: Path, keep: Path) -> None:
+    """Remove copies not downloaded again for `KEPT_DAYS` days, except ``keep``."""
     oldest = time.time() - KEPT_DAYS * 24 * 3600
     for copy in folder.iterdir() if folder.is_dir() else ():
         try:
-            if copy != wanted and copy.is_dir() and copy.stat().st_mtime < oldest:
+            if copy != keep and copy.is_dir() and copy.stat().st_mtime < oldest:
                 shutil.rmtree(copy)
-        except OSError:  # another process has it open, or has been quicker
+        except OSError:  # another process has it open, or removed it first
             continue

@@ -1,1 +1,1 @@
-"""Results, as objects, images and JSON (`result`), as files other tools read (`formats`), and their paths (`paths`)."""
+"""Results as objects, images and JSON (`result`), as files for other tools (`formats`), and their paths (`paths`)."""

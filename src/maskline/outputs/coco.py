@@ -1,4 +1,4 @@
-"""COCO's JSON: predictions as a data set to correct and train on, and the results format that COCO's measure reads.
+"""COCO JSON: predictions as a data set to correct and train on, and COCO's results format for evaluation.
 
 https://cocodataset.org/#format-data, https://cocodataset.org/#format-results
 """
@@ -32,29 +32,34 @@ logger = logging.getLogger("maskline")
 
 
 class CocoWriter(Writer):
-    """A data set with ``images``, ``annotations`` and ``categories``, for an annotation tool or to train on.
+    """Writes a data set with ``images``, ``annotations`` and ``categories``, for an annotation tool or for training.
 
-    Ids count from 1; those of categories are class indices + 1. Box and area are those of the mask, and each annotation
-    has its ``score`` besides. Instances without a pixel are left out. An input that comes again is passed over.
+    >>> import maskline
+    >>> with maskline.CocoWriter("output/coco.json") as writer:  # doctest: +SKIP
+    ...     for result in maskline.create_model().predict("photos"):
+    ...         writer.add(result)
 
-    A ``file_name`` starts from the folder that holds all inputs; ``info`` has the way there from the file. What is no
-    image file of its own (a page, an array) is called as results are, without ``_res``, and ``.png``: that file is
-    not made.
+    Ids start at 1; category ids are class indices + 1. Box and area are those of the mask, and each annotation also has
+    a ``score``. Instances with empty masks and repeated inputs are skipped.
+
+    ``file_name`` is relative to the common folder of all inputs; ``info`` has the relative path to that folder. Inputs
+    that are not image files (pages, arrays) are named like results, without ``_res`` and with ``.png``; these files are
+    not created.
     """
 
     FILE_NAME = "coco.json"
 
     def __init__(self, path: AnyPath, *, mask_format: str = "rle") -> None:
-        """Prepare; nothing is written yet.
+        """Prepare, without writing anything.
 
         Args:
-            path: the file.
-            mask_format: ``rle`` for compressed run lengths; or ``polygon`` for outlines, which lose holes: a warning
-                says how many instances had some.
+            path: output file.
+            mask_format: ``rle`` for compressed run lengths; ``polygon`` for outlines, which lose holes: a warning
+                counts the instances affected.
 
         Raises:
-            UnknownNameError: no such ``mask_format``.
-            ParameterError, OutputError: its folder can't be one, or can't be written to.
+            UnknownNameError: unknown ``mask_format``.
+            ParameterError, OutputError: the folder is invalid or not writable.
         """
         super().__init__(path)
         if mask_format not in MASK_FORMATS:
@@ -63,7 +68,7 @@ class CocoWriter(Writer):
         self._images, self._annotations = Spool(self.path), Spool(self.path)
         self._inputs = _Inputs()
         self._image_count = self._annotation_count = self._filled = 0
-        self._folder: str | None = None  # that holds all inputs so far; "" where none does
+        self._folder: str | None = None  # common folder of all inputs so far; "" if there is none
 
     def _add(self, result: Result) -> None:
         if not self._inputs.take(result):
@@ -121,7 +126,7 @@ class CocoWriter(Writer):
         file.write(f'\n],\n"categories": {_dump(categories)}\n}}\n'.encode("utf-8", "backslashreplace"))
 
     def _image_texts(self) -> Iterator[str]:
-        """The records of the images, with names from the folder that in the end holds them all."""
+        """Image records, with names relative to the final common folder."""
         for number, line in enumerate(self._images.lines()):
             record = json.loads(line)
             if self._folder and PurePath(record["file_name"]).is_absolute():
@@ -134,25 +139,28 @@ class CocoWriter(Writer):
 
 
 class CocoResultsWriter(Writer):
-    """COCO's results format, a list of detections that pycocotools and other measures read with the data set's file.
+    """Writes COCO's results format: a list of detections, evaluated by pycocotools and others against a data set.
 
-    With that file, images and categories have its ids: images by their path, categories by their name; classes that it
-    does not have are left out, with a warning. Without, ids are those of a `CocoWriter` that gets the same results. An
-    input that comes again is passed over.
+    >>> import maskline
+    >>> writer = maskline.CocoResultsWriter("results.json", annotations="val.json")  # doctest: +SKIP
+
+    With the data set's annotation file, ids are taken from it: image ids by path, category ids by name; instances of
+    other classes are skipped with a warning. Without it, ids are those of a `CocoWriter` for the same results. Repeated
+    inputs are skipped.
     """
 
     FILE_NAME = "coco_results.json"
 
     def __init__(self, path: AnyPath, *, annotations: AnyPath | None = None) -> None:
-        """Prepare; nothing is written yet.
+        """Prepare, without writing anything.
 
         Args:
-            path: the file.
-            annotations: the file of the data set.
+            path: output file.
+            annotations: annotation file of the data set.
 
         Raises:
-            InputError: ``annotations`` is not readable COCO JSON.
-            ParameterError, OutputError: the folder can't be one, or can't be written to.
+            InputError: ``annotations`` is not valid COCO JSON.
+            ParameterError, OutputError: the folder is invalid or not writable.
         """
         super().__init__(path)
         self._records = Spool(self.path)
@@ -185,8 +193,7 @@ class CocoResultsWriter(Writer):
 
     def _finish(self) -> None:
         if self._left_out:
-            told = counted(self._left_out, "instance")
-            logger.warning("%s left out: the data set does not have their classes", told)
+            logger.warning("%s skipped: the data set lacks their classes", counted(self._left_out, "instance"))
         write_whole(self.path, self._write)
 
     def _write(self, file: IO[bytes]) -> None:
@@ -199,13 +206,13 @@ class CocoResultsWriter(Writer):
 
 
 class _Inputs:
-    """The inputs so far, by their hashes: about 100 bytes each."""
+    """Hashes of the inputs so far, about 100 bytes each."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
 
     def take(self, result: Result) -> bool:
-        """Whether an input has not come before. Arrays never have."""
+        """Whether an input is new; arrays always are."""
         if result["input_path"] is None:
             return True
         before = len(self._seen)
@@ -214,16 +221,16 @@ class _Inputs:
 
 
 class _Ids:
-    """The ids of a data set's images and categories.
+    """Ids of a data set's images and categories.
 
     Attributes:
-        categories: id by name.
+        categories: ids by name.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read a file of annotations. Raises InputError."""
+        """Read an annotation file. Raises InputError."""
         self.path = path
-        self._images: dict[str, list[tuple[tuple[str, ...], Id]]] = {}  # by bare name: parts of the whole name, id
+        self._images: dict[str, list[tuple[tuple[str, ...], Id]]] = {}  # by base name: path components, id
         try:
             content = read_json(path)
             self.categories: dict[str, Id] = {record["name"]: record["id"] for record in content["categories"]}
@@ -232,10 +239,10 @@ class _Ids:
                 self._images.setdefault(parts[-1], []).append((parts, record["id"]))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise InputError(f"{path} is not a readable COCO data set ({reason})") from None
+            raise InputError(f"{path} is not a valid COCO data set ({reason})") from None
 
     def image(self, path: str | None) -> Id:
-        """The id of the image whose file name is the end of a path. Raises InputError unless there is just one."""
+        """Id of the image whose file name is the end of ``path``. Raises InputError unless there is exactly one."""
         parts = _parts(path or "array")
         names = self._images.get(parts[-1], [])
         fitting = [(len(name), number) for name, number in names if name == parts[-len(name) :]]
@@ -249,12 +256,12 @@ class _Ids:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    """The parts of a path of any machine."""
+    """Components of a path of any operating system."""
     return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", ".")) or ("",)
 
 
 def _whole_name(result: Result) -> str:
-    """The absolute path of an image file; of pages, of the image that would be made; of arrays, a bare name."""
+    """Absolute path of an image file; for a page, of the corresponding image; for an array, a base name."""
     path = result["input_path"]
     if path is None:
         return f"{result.stem}.png"
@@ -282,7 +289,7 @@ def _mask_box(found: Instances, index: int) -> list[int]:
 
 
 def _ring_area(ring: list[float]) -> float:
-    """Pixels inside a ring whose vertices lie on their corners (the shoelace formula)."""
+    """Area of a ring whose vertices are pixel corners, by the shoelace formula."""
     x, y = np.asarray(ring).reshape(-1, 2).T
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 

@@ -1,4 +1,4 @@
-"""CSV: a row for each instance."""
+"""CSV output, one row per instance."""
 
 from __future__ import annotations
 
@@ -19,23 +19,28 @@ RLE_COLUMNS = ("height", "width", "rle")
 
 
 class CsvWriter(Writer):
-    """A table in UTF-8 with a header: columns `COLUMNS`, one row for each instance, none for an image without any.
+    """Writes a UTF-8 CSV table with a header, columns `COLUMNS`, and one row per instance.
 
-    ``image`` is the input as given, empty for an array; ``index`` the place among the instances of its image, best
-    first; the box is in pixels; ``area`` is the number of pixels of the mask.
+    >>> import maskline
+    >>> with maskline.CsvWriter("output/instances.csv", rle=True) as writer:  # doctest: +SKIP
+    ...     for result in maskline.create_model().predict("photos"):
+    ...         writer.add(result)
+
+    ``image`` is the input as given, empty for an array; ``index`` is the rank within the image, best first; the box is
+    in pixels; ``area`` is the mask's number of pixels.
     """
 
     FILE_NAME = "instances.csv"
 
     def __init__(self, path: AnyPath, *, rle: bool = False) -> None:
-        """Prepare; nothing is written yet.
+        """Prepare, without writing anything.
 
         Args:
-            path: the file.
-            rle: also `RLE_COLUMNS`: the mask as COCO's compressed run lengths over the image, and the image's size.
+            path: output file.
+            rle: add `RLE_COLUMNS`: the mask as COCO's compressed run lengths over the image, and the image's size.
 
         Raises:
-            ParameterError, OutputError: its folder can't be one, or can't be written to.
+            ParameterError, OutputError: the folder is invalid or not writable.
         """
         super().__init__(path)
         self.rle = rle

@@ -1,4 +1,4 @@
-"""Many results in one file, or in a form other tools open: COCO's JSON, LabelMe's, a table.
+"""Output formats for many results: COCO JSON, LabelMe JSON, CSV.
 
 >>> import maskline
 >>> from maskline import CocoWriter
@@ -6,7 +6,7 @@
 ...     for result in maskline.create_model().predict("photos"):
 ...         writer.add(result)
 
-Results are written as they come, in constant memory. A file is there when its writer is closed, whole, or not at all.
+Results are streamed in constant memory. A file appears, complete, when its writer is closed.
 """
 
 from __future__ import annotations
@@ -45,16 +45,23 @@ def writer_class(name: str) -> type[Writer]:
 
 @contextmanager
 def open_writers(formats: Sequence[str], folder: AnyPath, *, tolerance: float = 0) -> Iterator[list[Writer]]:
-    """A writer for each format, each to its own place in a folder, all closed together.
+    """Open one writer per format, each at its default path in a folder; all are closed together.
+
+    >>> import maskline
+    >>> results = maskline.create_model().predict("photos")  # doctest: +SKIP
+    >>> with maskline.open_writers(["coco", "csv"], "output") as writers:  # doctest: +SKIP
+    ...     for result in results:
+    ...         for writer in writers:
+    ...             writer.add(result)
 
     Args:
-        formats: keys of `WRITERS`; one that is named twice counts once.
-        folder: made when something is written.
-        tolerance: simplify the polygons of ``labelme`` by up to this many pixels. The other formats have none.
+        formats: keys of `WRITERS`; duplicates are ignored.
+        folder: created when something is written.
+        tolerance: simplify the polygons of ``labelme`` by up to this many pixels. No effect on other formats.
 
     Raises:
-        UnknownNameError: no such format.
-        ParameterError, OutputError: the folder can't be one, or can't be written to; tolerance is negative.
+        UnknownNameError: unknown format.
+        ParameterError, OutputError: the folder is invalid or not writable, or the tolerance is negative.
     """
     kinds = [writer_class(name) for name in dict.fromkeys(formats)]
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""LabelMe: a JSON file for each image, with shapes to correct by hand. https://github.com/wkentaro/labelme"""
+"""LabelMe output: one JSON file per image, for manual correction. https://github.com/wkentaro/labelme"""
 
 from __future__ import annotations
 
@@ -25,46 +25,51 @@ if TYPE_CHECKING:
 
     from maskline.outputs.result import Result
 
-MARK = "maskline"  # a key of the file: the digest of what was predicted, by which we know what nobody has touched since
+MARK = "maskline"  # key of the digest of the prediction, which shows whether the file has been edited since
 
 logger = logging.getLogger("maskline")
 
 
 class LabelMeWriter(Writer):
-    """A folder with ``<stem>.json`` for each image, there as soon as its result is added.
+    """Writes a folder with ``<stem>.json`` per image, each as soon as its result is added.
 
-    ``imagePath`` leads from the JSON to the image; what has no image file of its own (a page, a frame, an array) is
-    saved beside it as ``<stem>.png``. The shapes of an instance cover exactly its pixels: polygons, one for each part,
-    which share a ``group_id``; or one shape of type ``mask`` if it has holes. Each shape also has its ``score``.
+    >>> import maskline
+    >>> with maskline.LabelMeWriter("output/labelme", copy_images=True) as writer:  # doctest: +SKIP
+    ...     for result in maskline.create_model().predict("photos"):
+    ...         writer.add(result)
 
-    A file that was made or corrected by hand is never overwritten: it is left, with a warning. To predict it anew,
-    delete it.
+    ``imagePath`` is relative to the JSON; inputs that are not image files (pages, frames, arrays) are saved next to it
+    as ``<stem>.png``. The shapes of an instance cover exactly its pixels: one polygon per part, with a common
+    ``group_id``; or one shape of type ``mask`` if it has holes. Each shape also has a ``score``.
+
+    Files created or edited by hand are never overwritten: they are kept, with a warning. To predict such an image
+    again, delete its file.
     """
 
     FILE_NAME = "labelme"
 
     def __init__(self, path: AnyPath, *, tolerance: float = 0, copy_images: bool = False) -> None:
-        """Prepare; nothing is written yet.
+        """Prepare, without writing anything.
 
         Args:
-            path: the folder, made when needed.
-            tolerance: simplify polygons, so that there are fewer points to move, by up to this many pixels.
-            copy_images: put a copy of each image beside its JSON, so that the folder is a data set of its own;
-                without, `maskline convert` needs a folder that holds both.
+            path: output folder, created when needed.
+            tolerance: simplify polygons by up to this many pixels, so that there are fewer points to edit.
+            copy_images: copy each image next to its JSON, so that the folder is a complete data set; otherwise
+                `maskline convert` needs a folder that contains both.
 
         Raises:
-            ParameterError, OutputError: the folder can't be one, or can't be written to; tolerance is negative.
+            ParameterError, OutputError: the folder is invalid or not writable, or the tolerance is negative.
         """
         super().__init__(path)
         if not 0 <= tolerance < np.inf:
-            raise ParameterError(f"tolerance is {tolerance}: expected a number of pixels from 0 on")
+            raise ParameterError(f"tolerance is {tolerance}: expected a number of pixels, at least 0")
         check_folder(f"{self.path}/")
         self.tolerance, self.copy_images = tolerance, copy_images
         self._kept = 0
 
     @classmethod
     def open(cls, folder: AnyPath, *, tolerance: float = 0) -> Self:
-        """A writer to this format's own place in a folder, with copies of the images."""
+        """Open a writer at this format's default path in a folder, with copies of the images."""
         return cls(Path(folder) / cls.FILE_NAME, tolerance=tolerance, copy_images=True)
 
     def _add(self, result: Result) -> None:
@@ -73,7 +78,7 @@ class LabelMeWriter(Writer):
         if not _is_free(path, own):
             level = logging.INFO if self._kept else logging.WARNING
             what = result["input_path"] or "an array"
-            logger.log(level, "%s was edited, or is not from maskline: it is left, and %s not written", path, what)
+            logger.log(level, "%s was edited or is not from maskline: kept, and %s not written", path, what)
             self._kept += 1
             return
         self._write(path, Path(result["input_path"]) if own is None else own, result)
@@ -81,7 +86,7 @@ class LabelMeWriter(Writer):
             replace_file(own, lambda file: _save_image(result, file))
 
     def _own_image(self, result: Result, path: Path) -> Path | None:
-        """The image to make beside a JSON file; None where LabelMe is to show the input itself."""
+        """The image to save next to a JSON file; None if LabelMe shows the input itself."""
         if not _is_image(result):
             return path.with_suffix(".png")
         source = Path(result["input_path"])
@@ -133,11 +138,11 @@ class LabelMeWriter(Writer):
 
 
 def simplified(points: list[list[float]], tolerance: float) -> list[list[float]]:
-    """A polygon with fewer points, by Douglas and Peucker (1973); unchanged if fewer than 3 would be left.
+    """Simplify a polygon (Douglas and Peucker, 1973); unchanged if fewer than 3 points would remain.
 
     Args:
-        points: ``[x, y]`` in pixels, the first not repeated.
-        tolerance: pixels that the outline may move; 0 changes nothing.
+        points: ``[x, y]`` in pixels, first point not repeated.
+        tolerance: maximum distance in pixels; 0 changes nothing.
     """
     if not tolerance:
         return points
@@ -146,7 +151,7 @@ def simplified(points: list[list[float]], tolerance: float) -> list[list[float]]
 
 
 def _is_image(result: Result) -> bool:
-    """Whether the input is a file that LabelMe can show: no page, frame or array."""
+    """Whether the input is a file that LabelMe can show, rather than a page, frame or array."""
     return result["input_path"] is not None and result["page_index"] is None
 
 
@@ -159,7 +164,7 @@ def _save_image(result: Result, file: Path) -> None:
 
 
 def _is_free(path: Path, image: Path | None) -> bool:
-    """Whether a JSON file, and an image beside it, may be written: not there, or just as a prediction left them."""
+    """Whether a JSON file, and an image next to it, may be written: they are missing, or unedited predictions."""
     try:
         content = json.loads(path.read_bytes())
         return bool(content[MARK] == _digest(content["shapes"]) and not content["flags"])

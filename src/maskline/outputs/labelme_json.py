@@ -1,4 +1,4 @@
-"""LabelMe's JSON as maskline writes it, for data sets and for predictions. https://github.com/wkentaro/labelme"""
+"""LabelMe JSON, as written for data sets and predictions. https://github.com/wkentaro/labelme"""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from maskline.masks import Mask, Window, outlines
 
 Json: TypeAlias = dict[str, Any]
 
-VERSION = "5.5.0"  # of LabelMe: the form that is written
+VERSION = "5.5.0"  # of LabelMe, whose format is written
 
 
 def exact_shapes(mask: Mask, window: Window) -> list[Json]:
-    """What makes the shapes that cover the pixels of a mask: a polygon for each part, or one ``mask`` if it has holes.
+    """Shapes that cover exactly the pixels of a mask: one polygon per part, or a single ``mask`` if it has holes.
 
-    LabelMe has ``mask`` shapes from version 5.4 on.
+    LabelMe supports ``mask`` shapes from version 5.4 on.
 
     Args:
         mask: (bottom - top, right - left), foreground where not zero.
-        window: where it lies in the image.
+        window: position of the mask in the image.
 
     Returns:
-        ``points``, ``shape_type`` and ``mask`` of each shape; none for a mask without pixels.
+        ``points``, ``shape_type`` and ``mask`` of each shape; empty for an empty mask.
     """
     outer, holes = outlines(mask, window.origin)
     if not holes:
@@ -38,11 +38,11 @@ def exact_shapes(mask: Mask, window: Window) -> list[Json]:
 
 
 def document(content: Json, dump: Callable[[Any], str]) -> str:
-    """A JSON document with one line for each key and each shape: small, and comparable line by line.
+    """Serialize with one line per key and per shape: compact, and suitable for line-based diffs.
 
     Args:
-        content: of the whole file.
-        dump: gives the JSON of a value.
+        content: the whole file.
+        dump: serializes a value as JSON.
     """
     shapes = ",".join(f"\n    {dump(shape)}" for shape in content["shapes"])
     values = {name: f"[{shapes}\n  ]" if name == "shapes" and shapes else dump(content[name]) for name in content}

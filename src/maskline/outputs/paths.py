@@ -1,4 +1,4 @@
-"""Where files of results go and what they are called, so that no input's overwrite another's."""
+"""Paths and names of result files, chosen so that inputs never overwrite each other's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from maskline.errors import OutputError, ParameterError
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 
-#: Suffixes an image can be saved under, and Pillow's name of the format. No .pgm and .pbm: those hold no colours.
+#: Suffixes for saving an image, and Pillow's name of the format. Not .pgm and .pbm, which have no colours.
 IMAGE_FORMATS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
@@ -30,31 +30,31 @@ IMAGE_FORMATS = {
 #: PaddleX's list of the checkpoints of a training run (`maskline.paddlex.train_results`), under both of its names.
 TRAIN_RESULTS = ("train_result.json", "train_results.json")
 
-_STEM_BYTES = NAME_BYTES - len("_res.jpeg")  # of a stem: none of our endings is longer
-_NUMBER_BYTES = len("_99999")  # room for the number that one of several equal names gets
+_STEM_BYTES = NAME_BYTES - len("_res.jpeg")  # limit for stems; no ending is longer than this one
+_NUMBER_BYTES = len("_99999")  # reserved for the number that distinguishes equal names
 
 logger = logging.getLogger("maskline")
-_array_numbers = itertools.count(random.randrange(9000))  # one process: none twice within a second, up to 9000 arrays
+_array_numbers = itertools.count(random.randrange(9000))  # per process: unique within a second, up to 9000 arrays
 
 
 class Stems:
-    """The names taken in the folders results are saved to, so that inputs of the same name don't overwrite each other.
+    """Names in use in the output folders, so that inputs with the same name don't overwrite each other.
 
-    Only hashes are kept, about 120 bytes for each name. Two names that share one, which among a million has a chance
-    of 1e-8, cost the later its plain name and nothing else.
+    Only hashes are kept, about 120 bytes per name. On a hash collision (probability 1e-8 among a million names), the
+    later name merely gets a number.
     """
 
     def __init__(self) -> None:
-        self._owners: dict[int, int] = {}  # (folder, name) -> who has it
-        self._numbered: dict[int, int] = {}  # (folder, stem, owner) -> the number given
-        self._next: dict[int, int] = {}  # (folder, stem) -> number to try next
-        self._told = False
+        self._owners: dict[int, int] = {}  # (folder, name) -> owner
+        self._numbered: dict[int, int] = {}  # (folder, stem, owner) -> assigned number
+        self._next: dict[int, int] = {}  # (folder, stem) -> next number to try
+        self._warned = False
 
     def claim(self, folder: Path, stem: str, owner: str) -> str:
-        """The stem, or if another owner has that in this folder, the stem with a number: ``k``, ``k_1``, ``k_2`` …
+        """Return the stem, numbered if another owner has it in this folder: ``k``, ``k_1``, ``k_2`` …
 
-        The same owner always gets the same answer. Names that differ in case only are taken for equal, as some file
-        systems do. May be called from several threads.
+        The same owner always gets the same name. Names are compared case-insensitively, as on some file systems.
+        Thread-safe.
         """
         place = str(folder.resolve())
         if self._take(place, stem, owner):
@@ -65,42 +65,42 @@ class Stems:
             numbers = itertools.count(self._next.get(family, 1))
             number = next(n for n in numbers if self._take(place, _cut(stem, f"_{n}"), owner))
             self._next[family] = number + 1
-            self._tell(stem, _cut(stem, f"_{number}"))
+            self._log(stem, _cut(stem, f"_{number}"))
             self._numbered.setdefault(key, number)
         return _cut(stem, f"_{self._numbered[key]}")
 
     def _take(self, place: str, name: str, owner: str) -> bool:
         held = hash(owner)
-        return self._owners.setdefault(hash((place, name.casefold())), held) == held  # one step: safe among threads
+        return self._owners.setdefault(hash((place, name.casefold())), held) == held  # atomic: thread-safe
 
-    def _tell(self, stem: str, name: str) -> None:
-        level = logging.INFO if self._told else logging.WARNING
+    def _log(self, stem: str, name: str) -> None:
+        level = logging.INFO if self._warned else logging.WARNING
         logger.log(level, "several inputs are named %s: one is saved as %s", stem, name)
-        self._told = True
+        self._warned = True
 
 
 def stem_of(path: str | None, page: int | None) -> str:
-    """What the files of an input are called: its name, with ``_<page>`` for a page; for an array the time, a number.
+    """Stem of an input's files: its name, with ``_<page>`` for a page; for an array, the time and a number.
 
-    A long name is cut, so that the names of its files have 255 bytes at most.
+    Long names are cut, so that file names have at most 255 bytes.
     """
     if path is None:
-        # Processes forked from this one go on from the same number: their ids set them apart.
+        # Forked processes continue from the same number: the process id distinguishes them.
         return f"{int(time.time())}_{1000 + (next(_array_numbers) + 4001 * os.getpid()) % 9000}"
     return _cut(Path(path).stem, "" if page is None else f"_{page}")
 
 
 def _cut(name: str, ending: str = "") -> str:
-    """A stem: a name and its ending, without the last characters of the name if they are too long."""
+    """Join a name and its ending into a stem, truncating the name if needed."""
     fits = byte_length(name + ending) <= _STEM_BYTES
     return name + ending if fits else cut_name(name, ending, _STEM_BYTES - _NUMBER_BYTES)
 
 
 def named_file(save_path: AnyPath, suffixes: Collection[str]) -> Path | None:
-    """The file a path names, or None for a folder: one that exists, ends in a slash, or has no suffix of known files.
+    """Return the path if it names a file; None for a folder: it exists, ends in a slash, or has no known file suffix.
 
     Raises:
-        ParameterError: it has the suffix of a known kind of file, but none of ``suffixes``.
+        ParameterError: it has a known file suffix that is not among ``suffixes``.
     """
     path = Path(save_path)
     suffix = path.suffix.lower()
@@ -115,19 +115,19 @@ def named_file(save_path: AnyPath, suffixes: Collection[str]) -> Path | None:
 
 
 def check_folder(save_path: AnyPath) -> None:
-    """Raise ParameterError or OutputError if a folder for results can't be made or written to. Makes nothing."""
+    """Raise ParameterError or OutputError if a folder can't be created or written to. Creates nothing."""
     if not os.fspath(save_path):
         raise ParameterError("save_path is empty: expected a folder, such as output")
     named_file(save_path, ())
     path = Path(save_path).absolute()
     nearest = next(p for p in (path, *path.parents) if os.path.lexists(p))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        why = "can't be written to" if nearest.is_dir() else "is a file"
-        raise OutputError(f"can't save to {save_path}: {nearest} {why}; give a folder")
+        why = "is not writable" if nearest.is_dir() else "is a file"
+        raise OutputError(f"can't save to {save_path}: {nearest} {why}; name a folder")
 
 
 @lru_cache(maxsize=1)
 def _known_suffixes() -> frozenset[str]:
-    """Those Python knows of itself: what a machine has registered besides differs from one to the next."""
+    """Python's built-in suffixes only: those registered on a machine differ from one to the next."""
     types = mimetypes.MimeTypes()
     return frozenset({*types.types_map[True], *types.types_map[False], *types.encodings_map, *IMAGE_FORMATS})

@@ -1,4 +1,4 @@
-"""Result: what a user holds for one image. Reads like a dict, prints, and writes JSON and images."""
+"""`Result`, the prediction for one image: a dict that can be printed, drawn and saved."""
 
 from __future__ import annotations
 
@@ -31,24 +31,34 @@ ENCODER_OPTIONS = {
 Text: TypeAlias = str  # inside Result, `str` is a property
 MaskWriter: TypeAlias = Callable[[int, tuple[str, str]], bytes]
 
-_taken = Stems()  # by this process
+_taken = Stems()  # names taken by this process
 
 
 class Result(dict[str, Any]):
-    """What was found in one image: a dict of the keys below, in this order, which can't be changed; `dict` copies it.
+    """Prediction for one image: a read-only dict with the keys below, in this order; ``dict(result)`` copies it.
+
+    >>> import numpy as np
+    >>> from maskline import Instances, Result
+    >>> masks = (np.ones((2, 3), np.uint8),)
+    >>> boxes, scores, labels = np.array([[1, 1, 4, 3]], np.float32), np.array([0.9], np.float32), np.array([0])
+    >>> instances = Instances(boxes, scores, labels, masks, np.zeros(1, np.float32), size=(10, 10))
+    >>> result = Result(instances, ["cat"], np.zeros((10, 10, 3), np.uint8))
+    >>> [(box["label"], box["coordinate"]) for box in result["boxes"]]
+    [('cat', [1.0, 1.0, 4.0, 3.0])]
+    >>> result.save_all("output")  # doctest: +SKIP
 
     ``input_path`` (str or None), ``page_index`` (int or None), ``input_img`` ((H, W, 3) uint8 BGR), ``boxes`` and
     ``masks``, best first. A box is a dict of ``cls_id`` (int), ``label`` (str), ``score`` (float) and ``coordinate``
     (four floats, ``x1 y1 x2 y2`` in pixels of the image). A mask is an (h, w) uint8 array of 0 and 1 over the pixels of
-    its rounded box, `maskline.instances.pixel_window`; ``instances.full_mask(i)`` gives it over the whole image.
+    its rounded box, `maskline.instances.pixel_window`; ``instances.full_mask(i)`` returns it over the whole image.
 
     Attributes:
-        instances: the same as arrays.
-        names: class names, in the order of class indices.
-        stem: what files saved into a folder are called, before ``_res``: the input's name, with ``_<page>`` for a page;
-            for an array the time and a number. Cut where names of files would be too long.
+        instances: the same data as arrays.
+        names: class names, by class index.
+        stem: name of files saved into a folder, before ``_res``: the input's name, with ``_<page>`` for a page; for an
+            array, the time and a number. Long names are cut.
 
-    Equal only to itself. Can be pickled.
+    Compares by identity. Can be pickled.
     """
 
     def __init__(
@@ -61,18 +71,18 @@ class Result(dict[str, Any]):
         *,
         stems: Stems | None = None,
     ) -> None:
-        """Put a result together.
+        """Build a result.
 
         Args:
-            instances: of this image.
-            names: class names; every label is an index into it.
-            image: (H, W, 3) uint8 BGR. Kept, not copied, and never written to.
-            input_path: the file it is from, or None.
-            page_index: 0, 1, … in a file of pages, else None.
-            stems: the names taken so far; by default those of all results of this process.
+            instances: instances of this image.
+            names: class names, indexed by the labels.
+            image: (H, W, 3) uint8 BGR. Not copied, and never modified.
+            input_path: source file, or None.
+            page_index: index from 0 of a page or frame, else None.
+            stems: names in use; by default, shared by all results of this process.
 
         Raises:
-            ParameterError: a label has no name, or the image has another size than its instances.
+            ParameterError: a label has no name, or the image differs in size from its instances.
         """
         if image.shape != (*instances.size, 3):
             raise ParameterError(f"image has shape {image.shape}: expected {(*instances.size, 3)}")
@@ -85,7 +95,7 @@ class Result(dict[str, Any]):
         super().__init__(source | {"boxes": _boxes(instances, self.names), "masks": list(instances.masks)})
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        """Files and images are made from ``instances``, and would not follow."""
+        """Files and images are created from ``instances``, so changes would have no effect on them."""
         raise TypeError("a Result can't be changed: change a copy, dict(result)")
 
     __setitem__ = __delitem__ = __ior__ = _refuse
@@ -117,14 +127,14 @@ class Result(dict[str, Any]):
 
     @property
     def img(self) -> dict[Text, PilImage]:
-        """``{"res": image}``, a PIL image in RGB with everything drawn in. Drawn anew on each access."""
+        """``{"res": image}``, the rendered image as a PIL image in RGB. Rendered on each access."""
         from PIL import Image
 
         return {"res": Image.fromarray(draw(self["input_img"], self.instances, self.names))}
 
     @property
     def str(self) -> Text:
-        """The text that `print` prints, as one line."""
+        """The string that `print` prints, in one line."""
         return repr(self._summary())
 
     def print(
@@ -135,12 +145,12 @@ class Result(dict[str, Any]):
         *,
         format_json: bool | None = None,
     ) -> None:
-        """Print the result without its masks to standard output.
+        """Print the result, without its masks, to stdout.
 
         Args:
-            json_format: as JSON, rather than as a Python dict in one line.
-            indent, ensure_ascii: of the JSON, as `json.dumps` takes them.
-            format_json: another name of ``json_format``.
+            json_format: print JSON rather than a Python dict in one line.
+            indent, ensure_ascii: as in `json.dumps`.
+            format_json: alias of ``json_format``.
         """
         if json_format if format_json is None else format_json:
             text = json.dumps(self._summary(), indent=indent, ensure_ascii=ensure_ascii)
@@ -160,18 +170,18 @@ class Result(dict[str, Any]):
         """Write the result as JSON: the content of `json`, without the wrapper ``res``.
 
         Args:
-            save_path: a file ending in ``.json``, or a folder, which gets ``<stem>_res.json``. Made where missing.
-            indent, ensure_ascii: as `json.dumps` takes them; but a row of a mask is always one line without spaces.
+            save_path: a ``.json`` file, or a folder for ``<stem>_res.json``. Created if missing.
+            indent, ensure_ascii: as in `json.dumps`, except that a row of a mask is always one line without spaces.
             mask_format: ``list`` for rows of 0 and 1 over the rounded box; ``rle`` for COCO's
                 ``{"size": [height, width], "counts": "..."}`` over the **whole image**; ``polygon`` for COCO's flat
                 lists in pixels of the image, which lose holes (see `maskline.masks.polygons`).
 
         Returns:
-            The file.
+            Path of the file.
 
         Raises:
-            ParameterError: ``save_path`` names a file of another kind, or no such ``mask_format``.
-            OutputError: the file can't be written; what was there before is left.
+            ParameterError: ``save_path`` has another file suffix, or ``mask_format`` is unknown.
+            OutputError: the file can't be written; an existing file is unchanged.
         """
         if mask_format not in MASK_FORMATS:
             raise UnknownNameError.of("mask_format", str(mask_format), MASK_FORMATS)
@@ -186,20 +196,20 @@ class Result(dict[str, Any]):
         return replace_file(path, write)
 
     def save_to_img(self, save_path: AnyPath) -> Path:
-        """Write the image with everything drawn in.
+        """Write the rendered image.
 
-        JPEG has Pillow's default quality, 75, but keeps colours at full resolution, because lines and letters need it.
+        JPEG is saved with Pillow's default quality, 75, but without chroma subsampling, for crisp lines and text.
 
         Args:
-            save_path: a file with the suffix of an image, or a folder, which gets ``<stem>_res`` with the suffix of
-                the input, or ``.png`` where that can't be written in colour. Made where missing.
+            save_path: a file with an image suffix, or a folder for ``<stem>_res`` with the suffix of the input, or
+                ``.png`` if that can't be written in colour. Created if missing.
 
         Returns:
-            The file.
+            Path of the file.
 
         Raises:
-            ParameterError: ``save_path`` names a file of another kind.
-            OutputError: the file can't be written; what was there before is left.
+            ParameterError: ``save_path`` has another file suffix.
+            OutputError: the file can't be written; an existing file is unchanged.
         """
         encoders = _encoders()
         suffix = Path(self["input_path"] or "").suffix
@@ -213,7 +223,7 @@ class Result(dict[str, Any]):
         """Write JSON and image into a folder.
 
         Raises:
-            ParameterError: ``save_path`` names a file, or no such ``mask_format``.
+            ParameterError: ``save_path`` names a file, or ``mask_format`` is unknown.
             OutputError: see `save_to_json`.
         """
         check_folder(save_path)
@@ -221,10 +231,10 @@ class Result(dict[str, Any]):
         self.save_to_img(save_path)
 
     def file_in(self, folder: AnyPath, ending: Text) -> Path:
-        """The file ``<stem><ending>`` of this result in a folder, which is not made.
+        """Path ``<stem><ending>`` of this result in a folder, which is not created.
 
-        Where another input has the stem, this one's gets a number, the same for all its files in the folder. Arrays
-        have names of their own.
+        If another input has the same stem, a number is added, the same for all files of this result in the folder.
+        Names of arrays are always unique.
         """
         stem = self.stem
         if self["input_path"] is not None:
@@ -233,9 +243,9 @@ class Result(dict[str, Any]):
         return Path(folder) / f"{stem}{ending}"
 
     def to_supervision(self) -> Detections:
-        """The same as `supervision.Detections`: xyxy, mask, confidence, class_id, and ``data["class_name"]``.
+        """Convert to `supervision.Detections`: xyxy, mask, confidence, class_id, and ``data["class_name"]``.
 
-        Masks are (N, H, W) bool over the whole image, so N x H x W bytes: mind large images.
+        Masks are (N, H, W) bool over the whole image, that is N x H x W bytes, which matters for large images.
 
         Raises:
             MissingDependencyError: the library supervision is not installed.
@@ -263,7 +273,7 @@ class Result(dict[str, Any]):
 def _again(
     instances: Instances, names: Sequence[str], image: ByteArray, path: str | None, page: int | None, stem: str
 ) -> Result:
-    """A result from what is pickled of it."""
+    """Unpickle a result."""
     result = Result(instances, names, image, path, page)
     result.stem = stem
     return result
@@ -278,7 +288,7 @@ def _boxes(instances: Instances, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _can_print(text: str) -> bool:
-    """Whether standard output's encoding has all characters of a text."""
+    """Whether the encoding of stdout has all characters of a string."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -288,7 +298,7 @@ def _can_print(text: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _encoders() -> dict[str, str]:
-    """Of `IMAGE_FORMATS`, what this build of Pillow can write."""
+    """The `IMAGE_FORMATS` that this build of Pillow can write."""
     from PIL import Image
 
     Image.init()
@@ -296,16 +306,16 @@ def _encoders() -> dict[str, str]:
 
 
 def _json_chunks(head: str, mask: MaskWriter, count: int, indent: int | None) -> Iterator[bytes]:
-    """A JSON object with one more member, ``masks``, in pieces of about a mask.
+    """Extend a JSON object with a member ``masks``, in chunks of about one mask.
 
     Args:
-        head: the object without it, as `json.dumps` gives it with this ``indent``; at least one member.
-        mask: gives the text of mask ``i``; what it gets second begins its last line and each of its rows.
+        head: the object without it, from `json.dumps` with this ``indent``; not empty.
+        mask: returns the JSON of mask ``i``, given ``(closing indent, row indent)``.
     """
     lines = ["" if indent is None else "\n" + " " * indent * level for level in range(4)]
     comma = ", " if indent is None else ","
     start = head.removesuffix(f"{lines[0]}}}") + f'{comma}{lines[1]}"masks": ['
-    yield start.encode("utf-8", "backslashreplace")  # file names that are not Unicode: as json.dumps would escape them
+    yield start.encode("utf-8", "backslashreplace")  # non-Unicode file names: escaped as by json.dumps
     for i in range(count):
         yield f"{comma if i else ''}{lines[2]}".encode()
         yield mask(i, (lines[2], lines[3]))

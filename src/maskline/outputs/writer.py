@@ -1,4 +1,4 @@
-"""What all writers have in common, and where a file waits until it is whole."""
+"""Base class of all writers, and temporary storage for incomplete files."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ if TYPE_CHECKING:
 
     from maskline.outputs.result import Result
 
-DECIMALS = 3  # of coordinates: a thousandth of a pixel
+DECIMALS = 3  # of coordinates, in pixels
 
 
 class Writer(ABC):
-    """Takes results one by one. Not for several threads at once.
+    """Base class of writers, which take results one by one. Not thread-safe.
 
-    As a context manager it is closed at the end, or, if that is reached by an error, gives up what is not yet written.
+    As a context manager, it is closed at the end; after an exception, it discards what is not yet written.
 
     Attributes:
-        FILE_NAME: its place in a folder, for `open`.
-        path: the file, or the folder, it writes.
+        FILE_NAME: default path within a folder, for `open`.
+        path: output file or folder.
     """
 
     FILE_NAME: ClassVar[str]
 
     def __init__(self, path: AnyPath) -> None:
         self.path = Path(path)
-        self._names: tuple[str, ...] | None = None  # of the classes
+        self._names: tuple[str, ...] | None = None  # class names
         self._closed = False
 
     @classmethod
     def open(cls, folder: AnyPath, *, tolerance: float = 0) -> Self:
-        """A writer to this format's own place in a folder.
+        """Open a writer at this format's default path in a folder.
 
         Args:
-            folder: made when something is written.
-            tolerance: pixels by which polygons may be simplified; only LabelMe's files have polygons.
+            folder: created when something is written.
+            tolerance: maximum error of simplified polygons in pixels; used by LabelMe only.
         """
         return cls(Path(folder) / cls.FILE_NAME)
 
     def add(self, result: Result) -> None:
-        """Take a result.
+        """Add a result.
 
         Raises:
-            ParameterError: the writer is closed, or the result has other class names than those before.
+            ParameterError: the writer is closed, or the class names differ from those of earlier results.
             OutputError: it can't be written.
         """
         if self._closed:
@@ -66,11 +66,11 @@ class Writer(ABC):
         if self._names is None:
             self._names = result.names
         if result.names != self._names:
-            raise ParameterError(f"results of models with different classes can't go to one place, {self.path}")
+            raise ParameterError(f"{self.path} can't hold results of models with different classes: use one per model")
         self._add(result)
 
     def close(self) -> Path:
-        """Finish; what it wrote is now there. Further calls do nothing. Returns the path. Raises OutputError."""
+        """Finish the output and return its path. Further calls do nothing. Raises OutputError."""
         if not self._closed:
             self._closed = True
             try:
@@ -80,7 +80,7 @@ class Writer(ABC):
         return self.path
 
     def discard(self) -> None:
-        """Give up. A file that was there before is left."""
+        """Discard the output. An existing file is unchanged."""
         self._closed = True
         self._release()
 
@@ -95,58 +95,58 @@ class Writer(ABC):
 
     @abstractmethod
     def _add(self, result: Result) -> None:
-        """Write a result that has been checked."""
+        """Write a checked result."""
 
     @abstractmethod
     def _finish(self) -> None:
-        """Put what has been written in its place."""
+        """Move the output into place."""
 
     @abstractmethod
     def _release(self) -> None:
-        """Free what is held, whether or not all is written."""
+        """Release resources, whether or not everything was written."""
 
 
 class Spool:
-    """Text that waits on disk, in the folder it is meant for, without a name: so it never outlives the process.
+    """Text spooled to an unnamed temporary file in the target's folder, which never outlives the process.
 
-    The folder is made with the first text.
+    The folder is created with the first text.
     """
 
     def __init__(self, target: Path) -> None:
-        """Prepare for a file. Raises ParameterError or OutputError if its folder can't be one."""
+        """Prepare for a file. Raises ParameterError or OutputError if its folder is invalid."""
         check_folder(f"{target.parent}/")
         self._target = target
         self._file: IO[bytes] | None = None
 
     def write(self, text: str) -> None:
-        """Add a text. Raises OutputError."""
-        with _telling(self._target):
+        """Append text. Raises OutputError."""
+        with _output_errors(self._target):
             if self._file is None:
                 self._target.parent.mkdir(parents=True, exist_ok=True)
                 self._file = tempfile.TemporaryFile(dir=self._target.parent)  # noqa: SIM115
             self._file.write(text.encode("utf-8", "backslashreplace"))
 
     def lines(self) -> Iterator[str]:
-        """What was written, by line."""
+        """Yield the written text by line."""
         if self._file is not None:
             self._file.seek(0)
             yield from (line.decode("utf-8") for line in self._file)
 
     def copy_to(self, file: IO[bytes]) -> None:
-        """Append what was written to a file."""
+        """Append the written text to a file."""
         if self._file is not None:
             self._file.seek(0)
             shutil.copyfileobj(self._file, file, 1 << 20)
 
     def close(self) -> None:
-        """Remove it from the disk."""
+        """Delete the temporary file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file of which nothing is there before all is. Raises OutputError."""
+    """Write a file atomically. Raises OutputError."""
 
     def save(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -156,7 +156,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def relative(path: str, folder: Path) -> str:
-    """The way from a folder to a path, with forward slashes; the whole path where it is on another drive."""
+    """Relative path from a folder, with forward slashes; the full path if it is on another drive."""
     try:
         return PurePath(os.path.relpath(path, folder)).as_posix()
     except ValueError:
@@ -164,17 +164,17 @@ def relative(path: str, folder: Path) -> str:
 
 
 def coordinates(box: FloatArray) -> list[float]:
-    """``x1 y1 x2 y2`` in pixels, to a thousandth."""
+    """``x1 y1 x2 y2`` in pixels, rounded to `DECIMALS`."""
     return [round(value, DECIMALS) for value in box.tolist()]
 
 
 def score_of(score: np.float32) -> float:
-    """A score with the digits it has: 0.9, where widening would give 0.8999999761581421."""
+    """A score with float32's digits: 0.9, where a plain conversion would give 0.8999999761581421."""
     return float(str(score))
 
 
 @contextmanager
-def _telling(path: Path) -> Iterator[None]:
+def _output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,1 +1,1 @@
-"""Prediction from an exported model, without torch."""
+"""Prediction with an exported model, without torch."""

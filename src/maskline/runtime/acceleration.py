@@ -1,4 +1,4 @@
-"""``use_hpip``, ``hpi_config``, ``engine`` and ``engine_config``: what people write of them, as `Acceleration`."""
+"""Parsing of ``use_hpip``, ``hpi_config``, ``engine`` and ``engine_config`` into `Acceleration`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from maskline.errors import ParameterError, UnknownNameError
 from maskline.runtime.backend import BACKENDS, INPUT, Acceleration, Shape
 from maskline.runtime.device import parse_devices
 
-#: Engines of the reference that are Paddle's; ours stand in for them.
+#: PaddleX's names for Paddle's own engines; ONNX Runtime is used in their place.
 PADDLE_ENGINES = ("paddle", "paddle_static", "paddle_dynamic")
 OTHER_ENGINES = ("hpi", *PADDLE_ENGINES)  # besides the names of `BACKENDS`
 
 HPI_KEYS = ("auto_config", "backend", "backend_config", "device_type", "device_id")
-HPI_UNUSED = ("auto_paddle2onnx", "hpi_info", "model_name", "pdx_model_name")  # nothing here to convert or look up
+HPI_UNUSED = ("auto_paddle2onnx", "hpi_info", "model_name", "pdx_model_name")  # accepted, without effect
 
 OPTIONS = ("cpu_num_threads", "cpu_threads", "precision", "cache_dir", "use_dynamic_shapes", "dynamic_shapes")
 # fmt: off
-#: Options of Paddle Inference, which mean nothing to other backends.
+#: Options of Paddle Inference, without effect on other backends.
 PADDLE_OPTIONS = (
     "run_mode", "delete_pass", "enable_new_ir", "enable_cinn", "mkldnn_cache_capacity", "trt_cfg_setting",
     "trt_use_dynamic_shapes", "trt_dynamic_shapes", "trt_dynamic_shape_input_data", "trt_shape_range_info_path",
@@ -35,7 +35,7 @@ THREAD_VARIABLES = ("MASKLINE_THREADS", "PADDLE_PDX_CPU_NUM_THREADS")
 logger = logging.getLogger("maskline")
 
 
-def choose(
+def parse_acceleration(
     *,
     use_hpip: bool | None = None,
     hpi_config: Mapping[str, Any] | None = None,
@@ -43,22 +43,22 @@ def choose(
     engine_config: Mapping[str, Any] | None = None,
     threads: int | None = None,
 ) -> Acceleration:
-    """What to run a model with.
+    """Parse the options that select a backend.
 
     Args:
-        use_hpip: take the backend that was measured to be fastest for the model; None: no, unless ``engine`` is "hpi".
-        hpi_config: for ``use_hpip``, in the reference's keys. ``backend`` names one: onnxruntime, openvino, tensorrt
-            (also "om", the CANN of ONNX Runtime; "paddle" stands for the default). ``auto_config`` false: what can't be
-            had is an error, not a warning. ``backend_config`` has options, see below.
-        engine: the name of a backend, or one of `OTHER_ENGINES`; wins over ``use_hpip``.
-        engine_config: options for it, or such a mapping for each engine by name. For "hpi" as ``hpi_config``.
-        threads: processor threads; wins over the options, these over the environment.
+        use_hpip: use the backend measured to be fastest for the model; None: no, unless ``engine`` is "hpi".
+        hpi_config: configuration of ``use_hpip``, with PaddleX's keys. ``backend``: onnxruntime, openvino, tensorrt or
+            "om" (ONNX Runtime's CANN); "paddle" means the default. ``auto_config`` false: an unavailable backend is an
+            error rather than a warning. ``backend_config``: options, see below.
+        engine: name of a backend, or one of `OTHER_ENGINES`; takes precedence over ``use_hpip``.
+        engine_config: options of the engine, or a mapping from engine names to options. For "hpi", as ``hpi_config``.
+        threads: CPU threads; takes precedence over the options, which take precedence over the environment.
 
-    Options are ``cpu_num_threads``, ``precision`` (fp32, fp16, bf16), ``cache_dir``, ``dynamic_shapes`` (of ``image``:
-    least, usual and largest shape) and ``use_dynamic_shapes``.
+    Options are ``cpu_num_threads``, ``precision`` (fp32, fp16, bf16), ``cache_dir``, ``dynamic_shapes`` (for ``image``:
+    minimum, typical and maximum shape) and ``use_dynamic_shapes``.
 
     Raises:
-        ParameterError: a bad value, or a name that is not known; the message names the nearest.
+        ParameterError: an invalid value or an unknown name; the message suggests the nearest.
     """
     if not isinstance(use_hpip, bool | None):
         raise ParameterError(f"use_hpip is {use_hpip!r}: expected True or False")
@@ -71,7 +71,7 @@ def choose(
         return _from_hpi({**hpi, **options} if engine == "hpi" else hpi, {} if engine == "hpi" else options, count)
     _check_hpi(hpi)
     if use_hpip:
-        logger.warning("use_hpip has no effect: engine %r says what to run", engine)
+        logger.warning("use_hpip has no effect: engine %r takes precedence", engine)
     elif hpi:
         logger.warning("hpi_config has no effect without use_hpip")
     if engine in PADDLE_ENGINES:
@@ -87,7 +87,7 @@ def _from_hpi(hpi: Mapping[str, Any], options: Mapping[str, Any], threads: int |
         return _instead_of_paddle("backend 'paddle'", options, threads, "backend_config")
     if strict and backend is None:
         raise ParameterError(
-            f"hpi_config has auto_config false but no backend: name one of {', '.join(BACKENDS)}, or leave auto_config"
+            f"hpi_config has auto_config false but no backend: name one of {', '.join(BACKENDS)}, or omit auto_config"
         )
     made = _options(options, threads, "backend_config")
     return Acceleration(backend=backend, best=backend is None, strict=strict, device=_device(hpi), **made)
@@ -103,9 +103,9 @@ def _check_hpi(hpi: Mapping[str, Any]) -> None:
 
 def _instead_of_paddle(what: str, options: Mapping[str, Any], threads: int | None, where: str) -> Acceleration:
     refuse_unknown(options, (*OPTIONS, *PADDLE_OPTIONS), where)
-    told = [key for key in options if key in PADDLE_OPTIONS]
-    without = f", without {', '.join(told)}" if told else ""
-    logger.warning("%s runs Paddle programs: ONNX Runtime stands in for it%s", what, without)
+    ignored = [key for key in options if key in PADDLE_OPTIONS]
+    without = f", ignoring {', '.join(ignored)}" if ignored else ""
+    logger.warning("%s is for Paddle programs: using ONNX Runtime instead%s", what, without)
     return Acceleration(threads=_counted(options, threads, where))
 
 
@@ -128,7 +128,7 @@ def _options(options: Mapping[str, Any], threads: int | None, where: str) -> dic
 
 
 def _counted(options: Mapping[str, Any], threads: int | None, where: str) -> int | None:
-    """Threads: those given already, else those of the options, else the environment's."""
+    """Number of threads: ``threads`` if given, else from the options, else from the environment."""
     if threads is not None:
         return threads
     key = next((key for key in ("cpu_num_threads", "cpu_threads") if options.get(key) is not None), None)
@@ -150,18 +150,18 @@ def _environment_threads() -> int | None:
 def _shapes(options: Mapping[str, Any], where: str) -> tuple[Shape, Shape, Shape] | None:
     shapes = _mapping(options.get("dynamic_shapes"), f"dynamic_shapes in {where}")
     if options.get("use_dynamic_shapes") is False or INPUT not in shapes:
-        return None  # other inputs are those of Paddle programs: sizes that our graphs don't need to be told
+        return None  # other inputs belong to Paddle programs: our graphs have no such inputs
     given = shapes[INPUT]
     if not isinstance(given, list | tuple) or len(given) != 3:
-        raise ParameterError(f"dynamic_shapes of {INPUT} is {given!r}: expected the least, usual and largest shape")
+        raise ParameterError(f"dynamic_shapes of {INPUT} is {given!r}: expected minimum, typical and maximum shape")
     least, usual, largest = (_shape(one) for one in given)
     if not all(a <= b <= c for a, b, c in zip(least, usual, largest, strict=True)):
-        raise ParameterError(f"dynamic_shapes of {INPUT} is {given!r}: expected them in rising order")
+        raise ParameterError(f"dynamic_shapes of {INPUT} is {given!r}: expected ascending order")
     return least, usual, largest
 
 
 def _shape(given: Any) -> Shape:
-    """(B, H, W, 3), from that or, as Paddle programs have it, from (B, 3, H, W)."""
+    """Parse a shape into (B, H, W, 3), from that form or, as in Paddle programs, (B, 3, H, W)."""
     sizes = [check_count(size, f"a size in dynamic_shapes of {INPUT}") for size in given] if _is_list(given) else []
     if len(sizes) == 4 and sizes[3] == 3:
         return sizes[0], sizes[1], sizes[2], 3
@@ -179,19 +179,19 @@ def _device(hpi: Mapping[str, Any]) -> str | None:
     if kind is None:
         return None
     text = str(kind) if number is None else f"{kind}:{number}"
-    parse_devices(text)  # refuse a bad one now
+    parse_devices(text)  # reject an invalid one now
     return text
 
 
 def _of_engine(config: Mapping[str, Any], engine: str | None) -> Mapping[str, Any]:
-    """The options for an engine, also from one mapping for each."""
+    """Options of an engine, given directly or in a mapping by engine."""
     named = [key for key in config if key in BACKENDS or key in OTHER_ENGINES]
     if not named:
         return config
     if len(named) < len(config):
         raise ParameterError(
             f"engine_config mixes engines ({', '.join(named)}) and options "
-            f"({', '.join(str(key) for key in config if key not in named)}): give one or the other"
+            f"({', '.join(str(key) for key in config if key not in named)}): use one or the other"
         )
     return _mapping(config.get(engine or "onnxruntime"), f"engine_config of {engine or 'onnxruntime'}")
 

@@ -1,4 +1,4 @@
-"""What opens and runs a model file: a row of `BACKENDS`, and a module of this folder for each library."""
+"""Backends that open and run model files: a row of `BACKENDS` and a module of this package for each library."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 INPUT = "image"  # name of a graph's input
 
-#: Name of the graph's file by format; the first that exists is taken. OpenVINO's weights are in ``inference.bin``.
+#: Graph file by format; the first that exists is used. OpenVINO keeps the weights in ``inference.bin``.
 GRAPH_FILES = {"onnx": "inference.onnx", "ort": "inference.ort", "openvino": "inference.xml"}
 
-#: Shape of the input: (B, H, W, 3).
+#: Input shape: (B, H, W, 3).
 Shape = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What is known of a backend before its library is imported."""
+    """Static facts about a backend."""
 
     title: str
     module: str  # of this package, see `BackendModule`
-    kinds: tuple[str, ...]  # of devices
-    suffixes: tuple[str, ...]  # of model files
+    kinds: tuple[str, ...]  # device kinds
+    suffixes: tuple[str, ...]  # suffixes of model files
     precisions: tuple[str, ...] = ("fp32",)
 
 
@@ -44,18 +44,18 @@ BACKENDS = {
 
 @dataclass(frozen=True, slots=True)
 class Acceleration:
-    """How a model is to be run. `maskline.runtime.acceleration.choose` makes it from what users write.
+    """How to run a model. Built from user options by `maskline.runtime.acceleration.parse_acceleration`.
 
     Attributes:
-        backend: a name of `BACKENDS`; None: ONNX Runtime, where it can open the file.
-        best: without a backend, take the one that was measured to be fastest.
-        strict: a backend that can't be used here is an error, rather than a warning and ONNX Runtime.
-        device: where, unless something else says so.
-        threads: processor threads for one run, on the CPU; None leaves it to the backend (all cores).
-        precision: of arithmetic, as in `Spec`. With less than fp32 results differ.
-        cache_dir: where compiled models are kept; None: ``.cache`` beside the model, for devices that compile slowly.
-        shapes: least, usual and largest input that TensorRT prepares for.
-        cpu_fallback: the CPU stands in, with a warning, for a device that is not there.
+        backend: key of `BACKENDS`; None: ONNX Runtime, if it can open the file.
+        best: if no backend is named, use the one measured to be fastest.
+        strict: an unavailable backend is an error, rather than a warning and a fallback to ONNX Runtime.
+        device: default device.
+        threads: CPU threads per run; None: the backend's default (all cores).
+        precision: compute precision, as in `Spec`. Below fp32, results differ.
+        cache_dir: folder for compiled models; None: ``.cache`` next to the model, for devices that compile slowly.
+        shapes: minimum, typical and maximum input shape for TensorRT.
+        cpu_fallback: use the CPU, with a warning, if a device is missing.
     """
 
     backend: str | None = None
@@ -70,30 +70,30 @@ class Acceleration:
 
 
 class Backend(Protocol):
-    """An opened model file on one device. Several threads may run it at once."""
+    """An opened model file on one device. Thread-safe."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the file says about itself, by key."""
+        """Metadata of the file, by key."""
         ...
 
     @property
     def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Of the inputs and of the outputs."""
+        """Names of the inputs and of the outputs."""
         ...
 
     @property
     def batch(self) -> int | None:
-        """Images in a run, where the file fixes it."""
+        """Batch size, if fixed by the file."""
         ...
 
     @property
     def precision(self) -> str:
-        """What arithmetic really is in."""
+        """Actual compute precision."""
         ...
 
     def run(self, *inputs: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
-        """All outputs, for all inputs, as in ``names``. Raises RunError."""
+        """Compute all outputs from all inputs, in the order of ``names``. Raises RunError."""
         ...
 
 
@@ -113,35 +113,35 @@ def module_of(name: str) -> BackendModule:
 
 
 class RunError(Exception):
-    """A backend's own error, in one line. Users never see it: `Graph` says which file failed on what."""
+    """A backend's own error, in one line. Internal: `Graph` turns it into an error that names file and input."""
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a message that is not a mere place in somebody's source code."""
+    """First line of a message that is not just a source location."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
-    return (telling or lines or [type(error).__name__])[0]
+    informative = [line for line in lines if not line.startswith(("Exception from ", "Check '"))]
+    return (informative or lines or [type(error).__name__])[0]
 
 
 def cache_folder(path: Path, options: Acceleration, *, by_default: bool) -> Path | None:
-    """Where to keep what was compiled for a model file; None if nowhere. The folder is made."""
+    """Folder for compiled versions of a model file, created if missing; None for no cache."""
     folder = options.cache_dir or (path.parent / ".cache" if by_default else None)
     if folder is None:
         return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # the package's own folder, say; without a cache it is only slower
+    except OSError:  # such as the package's own folder; without a cache, it is only slower
         return None
     return folder
 
 
 def unfit(name: str, path: Path, device: Device, precision: str) -> str:
-    """Why a backend can't run this file on this device; empty if, for all that is known beforehand, it can."""
+    """Why a backend can't run this file on this device; empty if nothing static speaks against it."""
     spec = BACKENDS[name]
     if path.suffix.lower() not in spec.suffixes and any(path.suffix.lower() in s.suffixes for s in BACKENDS.values()):
         return f"{spec.title} can't open {path.name}: it opens {' and '.join(spec.suffixes)}"
     if device.kind not in spec.kinds:
         return f"{spec.title} can't use device '{device}': it runs on {', '.join(spec.kinds)}"
     if precision not in spec.precisions:
-        return f"{spec.title} can't compute in {precision}: it does in {', '.join(spec.precisions)}"
+        return f"{spec.title} can't compute in {precision}: it supports {', '.join(spec.precisions)}"
     return ""

@@ -1,4 +1,4 @@
-"""Devices: ``cpu``, ``gpu:0``, ``gpu:0,1`` and their like; what ONNX Runtime calls them; what if one is not there."""
+"""Devices (``cpu``, ``gpu:0``, ``gpu:0,1``): parsing, ONNX Runtime's providers for them, and CPU fallback."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from maskline._checks import environment_switch
 from maskline.errors import DeviceError, ParameterError, UnknownNameError
 
-#: Kinds of devices and the ONNX Runtime providers that serve them, best first. Kinds without a provider are known only
-#: so that the error can say so.
+#: Kinds of devices and their ONNX Runtime providers, best first. Kinds without a provider are listed for the error
+#: message only.
 PROVIDERS: dict[str, tuple[str, ...]] = {
     "cpu": ("CPUExecutionProvider",),
     "gpu": ("CUDAExecutionProvider", "ROCMExecutionProvider", "MIGraphXExecutionProvider"),
@@ -27,14 +27,14 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
 ALIASES = {"cuda": "gpu", "rocm": "gpu"}
 
 FALLBACK_VARIABLE = "MASKLINE_DEVICE_FALLBACK"
-NO_FALLBACK_VARIABLE = "PADDLE_PDX_DISABLE_DEVICE_FALLBACK"  # PaddleX's, for the forms that are its own
+NO_FALLBACK_VARIABLE = "PADDLE_PDX_DISABLE_DEVICE_FALLBACK"  # PaddleX's, for its own commands
 
 logger = logging.getLogger("maskline")
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One processor: a kind of `PROVIDERS` and, except for the CPU, its number."""
+    """One device: a kind from `PROVIDERS` and, except for the CPU, its index."""
 
     kind: str
     index: int | None = None
@@ -47,13 +47,13 @@ CPU = Device("cpu")
 
 
 def parse_devices(text: str) -> tuple[Device, ...]:
-    """``cpu``, ``gpu`` (the first), ``gpu:1``, ``cuda:0,1``, ``cpu,cpu`` …, in any case. One may be named twice.
+    """Parse ``cpu``, ``gpu`` (the first), ``gpu:1``, ``cuda:0,1``, ``cpu,cpu`` …, in any case; repeats are allowed.
 
     Raises:
-        ParameterError: not ``kind`` or ``kind:number``, further ones after commas; or a kind that is not known.
+        ParameterError: not a comma-separated list of ``kind`` or ``kind:number``, or an unknown kind.
     """
     if not isinstance(text, str):
-        raise ParameterError(f"device is {text!r}: expected a text such as 'cpu' or 'gpu:0'")
+        raise ParameterError(f"device is {text!r}: expected a string such as 'cpu' or 'gpu:0'")
     devices: list[Device] = []
     for part in text.strip().lower().split(","):
         part = part.strip()
@@ -73,10 +73,10 @@ def _parse(part: str, text: str) -> Device:
         raise UnknownNameError.of("device", part, [*PROVIDERS, *ALIASES])
     if kind == "cpu":
         if colon:
-            raise ParameterError(f"device {text!r}: the CPU has no number, say 'cpu'")
+            raise ParameterError(f"device {text!r}: the CPU has no number; use 'cpu'")
         return CPU
     if colon and not _is_number(number):
-        raise ParameterError(f"device {text!r}: expected a whole number after the colon, such as '{kind}:0'")
+        raise ParameterError(f"device {text!r}: expected an integer after the colon, such as '{kind}:0'")
     return Device(kind, int(number) if number else 0)
 
 
@@ -85,7 +85,7 @@ def _is_number(text: str) -> bool:
 
 
 def device_text(devices: Sequence[Device]) -> str:
-    """The shortest text that `parse_devices` turns back into these: ``gpu:0,1``, ``cpu,cpu``."""
+    """Inverse of `parse_devices`, in the shortest form: ``gpu:0,1``, ``cpu,cpu``."""
     parts: list[str] = []
     for i, device in enumerate(devices):
         goes_on = i > 0 and device.index is not None and devices[i - 1].kind == device.kind
@@ -94,7 +94,7 @@ def device_text(devices: Sequence[Device]) -> str:
 
 
 def may_fall_back(by_default: bool = False) -> bool:
-    """Whether the CPU stands in for a device that is not there: as the environment says, else ``by_default``."""
+    """Whether to use the CPU if a device is missing: from the environment, else ``by_default``."""
     if os.environ.get(FALLBACK_VARIABLE, "").strip():
         return environment_switch(FALLBACK_VARIABLE)
     return by_default and not environment_switch(NO_FALLBACK_VARIABLE)
@@ -103,16 +103,16 @@ def may_fall_back(by_default: bool = False) -> bool:
 def available(
     devices: Sequence[Device], problem: Callable[[Device], str | None], *, cpu_fallback: bool
 ) -> tuple[Device, ...]:
-    """These devices, if all are there; or the CPU alone, which always is.
+    """Return the devices if all are available; else fall back to the CPU alone.
 
     Args:
-        problem: what is wrong with a device, see `missing`; None: nothing.
-        cpu_fallback: the CPU stands in where something is wrong, with a warning, rather than an error.
+        problem: returns what is wrong with a device (see `missing`), or None.
+        cpu_fallback: fall back to the CPU with a warning, rather than raise an error.
 
     Raises:
-        DeviceError: one of the devices can't be used.
+        DeviceError: a device can't be used, without ``cpu_fallback``.
     """
-    found = next((told for device in devices if device != CPU and (told := problem(device))), None)
+    found = next((reason for device in devices if device != CPU and (reason := problem(device))), None)
     if found is None:
         return tuple(devices)
     if not cpu_fallback:
@@ -122,5 +122,5 @@ def available(
 
 
 def missing(device: Device, library: str, there: Iterable[str], remedy: str) -> str:
-    """The one wording for a device that a library can't use: what it has instead, and what to do."""
+    """Message for a device that a library can't use: what it has instead, and what to do."""
     return f"device '{device}' is not available: {library} has {', '.join(there)} here; {remedy}"

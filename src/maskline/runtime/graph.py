@@ -1,4 +1,4 @@
-"""A model file: a graph, in ONNX or OpenVINO's form, that follows the contract and describes itself.
+"""Model files: graphs in ONNX or OpenVINO format that follow the contract and describe themselves.
 
 The contract, the same for all families:
 
@@ -38,7 +38,7 @@ OUTPUTS = ("boxes", "scores", "labels", "masks")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a model file says about itself."""
+    """Description that a model file carries of itself."""
 
     model: str
     labels: tuple[str, ...]
@@ -51,7 +51,7 @@ class Record:
         check_score(self.threshold)
 
     def to_json(self) -> str:
-        """The text kept in the graph's metadata."""
+        """Serialize for the graph's metadata."""
         return json.dumps(
             {
                 "version": RECORD_VERSION,
@@ -67,7 +67,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> Record:
-        """Read the text back. Raises ModelError if it is not such a record or of a newer version."""
+        """Parse the metadata. Raises ModelError if it is damaged or of a newer version."""
         try:
             values = json.loads(text)
             if values["version"] > RECORD_VERSION:
@@ -82,12 +82,12 @@ class Record:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(
-                f"{path} has a damaged description of itself ({error!r}): export the model again"
+                f"{path} has a damaged record in its metadata ({error!r}): export the model again"
             ) from None
 
 
 def _mask_layout(values: Mapping[str, Any]) -> MaskLayout:
-    """Of a record of any version. Raises KeyError, TypeError or ValueError if it has none."""
+    """Mask layout of a record of any version. Raises KeyError, TypeError or ValueError if it has none."""
     if "mask_layout" in values:
         return MaskLayout.from_dict(values["mask_layout"])
     frame = values["mask_frame"]
@@ -97,7 +97,7 @@ def _mask_layout(values: Mapping[str, Any]) -> MaskLayout:
 
 
 class Raw(NamedTuple):
-    """The graph's outputs, for a batch; see the contract."""
+    """Outputs of the graph for a batch; see the contract."""
 
     boxes: FloatArray
     scores: FloatArray
@@ -105,31 +105,32 @@ class Raw(NamedTuple):
     masks: FloatArray
 
     def image(self, index: int) -> Raw:
-        """The outputs of one image of the batch, without the first axis."""
+        """Outputs of one image of the batch, without the first axis."""
         return Raw(*(a[index] for a in self))
 
 
 class Graph:
-    """An opened model file on one device. Several threads may run it at once.
+    """An opened model file on one device. Thread-safe.
 
     Attributes:
-        record: what the file says about itself.
-        backend: what runs it, a name of `BACKENDS`.
-        precision: what arithmetic is in.
-        threads: processor threads of a run; None: as many as the backend takes.
-        batch: images in a run, where the file fixes it; None: any number.
+        record: the file's description of itself.
+        backend: key of `BACKENDS`.
+        precision: compute precision.
+        threads: CPU threads per run; None: the backend's default.
+        batch: batch size, if fixed by the file; None: any.
     """
 
     def __init__(self, path: Path, device: Device, options: Acceleration | None = None) -> None:
-        """Open a file and check that it keeps the contract.
+        """Open a file and check it against the contract.
 
         Args:
-            options: with what; ``best`` and ``strict`` are for `open_graph`. Default: ONNX Runtime, if it can.
+            options: backend and its options; ``best`` and ``strict`` apply to `open_graph`. Default: ONNX Runtime, if
+                it supports the file.
 
         Raises:
-            ModelError: the file is damaged, or no maskline model.
-            DeviceError: the device is not there, or in name only, or the backend named can't use it.
-            ParameterError: the backend named can't open such a file, or not in this precision.
+            ModelError: the file is damaged, or not a maskline model.
+            DeviceError: the device is missing, does not start, or is not supported by the named backend.
+            ParameterError: the named backend does not support the file or the precision.
             MissingDependencyError: the backend's library is not installed.
         """
         options = Acceleration() if options is None else options
@@ -147,7 +148,7 @@ class Graph:
         self.batch = self._backend.batch
 
     def run(self, images: npt.NDArray[Any]) -> Raw:
-        """(B, H, W, 3) to detections. Raises ModelError where the graph fails, for example for lack of memory."""
+        """Run on (B, H, W, 3). Raises ModelError if the graph fails, for example for lack of memory."""
         try:
             return Raw(*self._backend.run(images))
         except RunError as error:
@@ -162,7 +163,7 @@ def backend_for(path: Path, device: Device) -> str:
 
 
 def open_backend(name: str, path: Path, device: Device, options: Acceleration) -> Backend:
-    """Open a file, whatever its inputs and outputs are. Raises as `Graph` does."""
+    """Open a file with any inputs and outputs. Raises as `Graph` does."""
     reason = unfit(name, path, device, options.precision)
     if reason:
         raise ParameterError(reason)

@@ -1,4 +1,4 @@
-"""How the masks of a model are to be read: independent facts, which its graph's record states."""
+"""Interpretation of a model's masks: independent facts, stated in the graph's record."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from typing import Any, Literal
 class MaskLayout:
     """What the grids in a graph's output ``masks`` (B, K, h, w) cover and mean.
 
-    A pixel is foreground where the bilinear interpolation of its mask at the pixel's centre is positive; beyond the
-    mask's outermost cells their values go on.
+    A pixel is foreground where the bilinear interpolation of its mask at the pixel's centre is positive; the values of
+    the outermost cells are extended outward.
 
     Attributes:
-        over: what a mask lies over. ``input``: the network's whole input, padding included. ``box``: the mask's own
+        over: area that a mask covers. ``input``: the network's whole input, including padding. ``box``: the mask's own
             box, with a ring of one cell around it: cells 1 to h - 2 cover the box's height and 1 to w - 2 its width,
-            also of a box that extends beyond the image; the ring lies outside and is background. (With probability
-            - 0.5 in the box and -0.5 in the ring, that is Mask R-CNN's paste: zero beyond the box, then >= 0.5.)
-        boxes_from_masks: a box is the extent of its mask: the graph's box holds all of it, the image's is cut to its
-            pixels, and a mask without a pixel in the image is dropped. Otherwise boxes are predicted.
-        beyond_boxes: what is positive outside a mask's box belongs to the object: the predicted box is too small, and
-            may be enlarged. Otherwise a mask means nothing there.
-        via_input: masks are enlarged in PaddleDetection's two steps: to the input's pixels, of which those outside the
-            box become background (-0.5), and from there to the image's. A cell is a whole number of pixels high and
-            wide. Otherwise they are enlarged to the image's pixels at once.
+            even if the box extends beyond the image; the ring is outside and is background. (With probability - 0.5
+            in the box and -0.5 in the ring, this is Mask R-CNN's paste: zero beyond the box, then >= 0.5.)
+        boxes_from_masks: a box is the extent of its mask: the graph's box contains all of it, the image's box is the
+            bounding box of its pixels, and a mask without pixels in the image is dropped. Otherwise boxes are
+            predicted.
+        beyond_boxes: positive values outside a mask's box belong to the object: the predicted box is too small and may
+            be enlarged. Otherwise masks are undefined there.
+        via_input: masks are upsampled in PaddleDetection's two steps: to the pixels of the input, with those outside
+            the box set to background (-0.5), and from there to the image. A cell's height and width are integer
+            numbers of pixels. Otherwise masks are upsampled directly to the image.
     """
 
     over: Literal["input", "box"] = "input"
@@ -40,12 +41,12 @@ class MaskLayout:
         if wrong := {name: value for name, value in flags.items() if not isinstance(value, bool)}:
             raise ValueError(f"mask layout {wrong!r}: expected true or false")
         if self.over == "box" and (self.beyond_boxes or self.via_input):
-            raise ValueError("masks over their boxes neither extend beyond them nor lie in the input")
+            raise ValueError("masks over their boxes can't extend beyond them or be upsampled via the input")
         if self.via_input and self.beyond_boxes:
-            raise ValueError("masks that are cut at their boxes in the input do not extend beyond them")
+            raise ValueError("masks that are upsampled via the input can't extend beyond their boxes")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the record in a model file."""
+        """Convert to JSON values, for the record in a model file."""
         return asdict(self)
 
     @classmethod
@@ -57,7 +58,7 @@ class MaskLayout:
         return cls(**values)
 
 
-#: What records up to version 2 called ``mask_frame``.
+#: Layouts by the ``mask_frame`` of records up to version 2.
 MASK_FRAMES = {
     "image": MaskLayout(),
     "within": MaskLayout(beyond_boxes=False),

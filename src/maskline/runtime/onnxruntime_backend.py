@@ -1,4 +1,4 @@
-"""ONNX Runtime, with the provider that serves the device: ``.onnx`` and ``.ort`` files."""
+"""ONNX Runtime backend, for ``.onnx`` and ``.ort`` files, with the execution provider of the device."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from maskline.runtime import providers
 from maskline.runtime.backend import INPUT, Acceleration, RunError, Shape, cache_folder, first_line
 from maskline.runtime.device import CPU, Device
 
-#: Have threads sleep, not spin, while they wait for their next part: 2 to 6 % slower alone, but other work on the same
-#: cores gets them meanwhile.
+#: Let idle threads sleep instead of spin: 2 to 6 % slower alone, but it leaves the cores to other work.
 PATIENT_VARIABLE = "MASKLINE_NO_SPINNING"
 TENSORRT = "TensorrtExecutionProvider"
 
@@ -35,10 +34,10 @@ class OnnxRuntime:
     """See `Backend`."""
 
     def __init__(self, path: Path, device: Device, options: Acceleration) -> None:
-        """Raises: ModelError: a damaged file. DeviceError: the device is not there, or in name only."""
+        """Raises: ModelError: a damaged file. DeviceError: the device is missing or does not start."""
         onnxruntime = providers.library()
         settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 4  # its own lines on stderr would repeat the error raised here
+        settings.log_severity_level = 4  # its log on stderr would duplicate the error raised here
         if environment_switch(PATIENT_VARIABLE):
             settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if options.threads is not None:
@@ -51,7 +50,9 @@ class OnnxRuntime:
                 raise DeviceError(f"TensorRT could not be started ({first_line(error)}); see docs/gpu.md") from None
             if "Unsupported model IR version" in str(error):
                 raise ModelError(f"{path} can't be opened: {providers.too_old()}") from None
-            raise ModelError(f"{path} can't be opened ({first_line(error)}): fetch or export the model again") from None
+            raise ModelError(
+                f"{path} can't be opened ({first_line(error)}): download or export the model again"
+            ) from None
         if wanted[0][0] not in self._session.get_providers():
             raise DeviceError(f"device '{device}' is not available: ONNX Runtime could not start {wanted[0][0]}")
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
@@ -64,7 +65,7 @@ class OnnxRuntime:
     @property
     def batch(self) -> int | None:
         size = self._session.get_inputs()[0].shape[0]
-        return size if isinstance(size, int) else None  # else its name
+        return size if isinstance(size, int) else None  # a dynamic axis is a string
 
     def run(self, *inputs: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
         try:
@@ -75,7 +76,7 @@ class OnnxRuntime:
 
 
 def _providers(path: Path, device: Device, options: Acceleration) -> list[tuple[str, dict[str, Any]]]:
-    """Best first; each takes what those before it leave."""
+    """Providers and their options, best first; each takes the nodes that those before it leave."""
     provider = providers.provider_of(device)
     if provider is None:
         raise DeviceError(str(providers.problem(device)))
@@ -88,13 +89,14 @@ def _providers(path: Path, device: Device, options: Acceleration) -> list[tuple[
 
 
 def _tensorrt(path: Path, device: Device, options: Acceleration) -> dict[str, Any]:
-    """Options of the provider. Raises DeviceError where ONNX Runtime is built without it."""
+    """Options of the TensorRT provider. Raises DeviceError if ONNX Runtime is built without it."""
     if TENSORRT not in providers.library().get_available_providers():
         built_for = ", ".join(providers.usable_kinds())
-        raise DeviceError(f"TensorRT is not available: this ONNX Runtime, for {built_for}, is built without it")
+        raise DeviceError(f"TensorRT is not available: this build of ONNX Runtime is for {built_for} only")
     settings: dict[str, Any] = {"device_id": device.index, "trt_fp16_enable": options.precision == "fp16"}
     cache = cache_folder(path, options, by_default=True)
-    if cache is not None:  # one per file content: TensorRT itself goes by the path and form of a model, not its weights
+    # One folder per file content: TensorRT identifies engines by path and structure of a model, not by its weights.
+    if cache is not None:
         own = cache / hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         settings |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(own)}
     if options.shapes is not None:

@@ -1,4 +1,4 @@
-"""From what users ask for to opened graphs: which devices, which backend, and what if they can't be had."""
+"""Opening of graphs: choice of devices and backend, and fallbacks if they are unavailable."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from maskline.runtime.backend import BACKENDS, GRAPH_FILES, Acceleration, module
 from maskline.runtime.device import CPU, Device, available, device_text, may_fall_back, parse_devices
 from maskline.runtime.graph import Graph, backend_for
 
-#: Models that OpenVINO runs faster than ONNX Runtime on the CPU, in fp32, by more than a twentieth: what
-#: `benchmarks/backends.py` measured, on one machine. The others were slower, equal, or not measured.
+#: Models that OpenVINO runs more than 5 % faster than ONNX Runtime on the CPU in fp32, measured by
+#: `benchmarks/backends.py` on one machine. The others were slower, equal, or not measured.
 FASTER_BY_OPENVINO = ("PP-YOLOE_seg-S", "SOLOv2", "MaskRCNN-ResNet50-FPN", "MaskRCNN-ResNet101-FPN")
 
-SOME_GRAPH = Path(GRAPH_FILES["onnx"])  # of a model that is not there yet
+SOME_GRAPH = Path(GRAPH_FILES["onnx"])  # stands for a model that is not exported yet
 
 logger = logging.getLogger("maskline")
 
 
 def open_graphs(path: Path, device: str | None, options: Acceleration) -> tuple[Graph, ...]:
-    """One graph for each device, see `settle`.
+    """Open one graph per device, see `choose_devices`.
 
     Raises:
         DeviceError: a device can't be used.
         ModelError, ParameterError, MissingDependencyError: see `Graph`.
     """
-    graphs = _open_each(path, settle(device, options, path), options)
-    logger.info("%s", told(graphs))
+    graphs = _open_each(path, choose_devices(device, options, path), options)
+    logger.info("%s", describe(graphs))
     return graphs
 
 
-def settle(device: str | None, options: Acceleration, path: Path = SOME_GRAPH) -> tuple[Device, ...]:
-    """The devices to run on, all of them there. Opens no graph: to be asked before anything slow is done.
+def choose_devices(device: str | None, options: Acceleration, path: Path = SOME_GRAPH) -> tuple[Device, ...]:
+    """Choose the devices to run on, all available. Opens no graph, so that it can be called before slow work.
 
-    The CPU stands in, with a warning, for a device that is not there if ``options`` allow it, or if none was named.
+    A missing device is replaced by the CPU, with a warning, if ``options`` allow it or if no device was named.
 
     Args:
-        device: as `parse_devices` takes it; None: what ``options`` name, else the first GPU, else the CPU.
-        path: the graph's file; its form may say which backend is asked.
+        device: as in `parse_devices`; None: the device in ``options``, else the first GPU, else the CPU.
+        path: the graph file, whose format may determine the backend.
 
     Raises:
         DeviceError: a device can't be used.
-        ParameterError: ``device`` is not of that form.
+        ParameterError: ``device`` is malformed.
     """
     text = options.device if device is None else device
     devices = (_default(path, options),) if text is None else parse_devices(text)
@@ -57,17 +57,17 @@ def settle(device: str | None, options: Acceleration, path: Path = SOME_GRAPH) -
 
 
 def _problem(path: Path, options: Acceleration, device: Device) -> str | None:
-    """What is wrong with a device, as the backend says that will run on it."""
+    """What is wrong with a device, according to the backend that would use it; None if nothing."""
     name = options.backend
     if name is not None and unfit(name, path, device, options.precision):
         if options.strict:
-            return None  # the backend is what is wrong, which is told when it opens the graph
+            return None  # the problem is the backend, reported when it opens the graph
         name = None
     return module_of(name or backend_for(path, device)).problem(device)
 
 
-def told(graphs: Sequence[Graph]) -> str:
-    """What runs where and by what, in one line."""
+def describe(graphs: Sequence[Graph]) -> str:
+    """Model, devices, backend and precision of opened graphs, in one line."""
     first = graphs[0]
     threads = ""
     if first.threads is not None and first.device == CPU:
@@ -77,7 +77,7 @@ def told(graphs: Sequence[Graph]) -> str:
 
 
 def _default(path: Path, options: Acceleration) -> Device:
-    """The first GPU, else the CPU; that also where the backend can't use the GPU."""
+    """The first GPU if there is one and the backend can use it, else the CPU."""
     device, kinds = providers.default_device(), BACKENDS[options.backend or backend_for(path, CPU)].kinds
     return CPU if device.kind not in kinds and "cpu" in kinds else device
 
@@ -90,7 +90,7 @@ def _open_each(path: Path, devices: Sequence[Device], options: Acceleration) -> 
 
 
 def open_graph(path: Path, device: Device, options: Acceleration) -> Graph:
-    """By the backend named or the best known one; if need be and allowed, with a warning, by the default.
+    """Open a graph with the named or fastest backend; if that fails and ``options`` allow it, with the default one.
 
     Raises: as `Graph`.
     """
@@ -101,7 +101,7 @@ def open_graph(path: Path, device: Device, options: Acceleration) -> Graph:
     except MasklineError as error:
         if options.strict:
             raise
-        graph = Graph(path, device, plain(options))  # a damaged file or a missing device is told by this
+        graph = Graph(path, device, plain(options))  # raises for a damaged file or a missing device
         logger.warning("%s; using %s in fp32", error, BACKENDS[graph.backend].title)
         return graph
     if graph.precision != options.precision:
@@ -113,12 +113,12 @@ def open_graph(path: Path, device: Device, options: Acceleration) -> Graph:
 
 
 def plain(options: Acceleration) -> Acceleration:
-    """Of the options those that hold for the default backend."""
+    """The options that apply to the default backend."""
     return Acceleration(device=options.device, threads=options.threads, cpu_fallback=options.cpu_fallback)
 
 
 def _open_best(path: Path, device: Device, options: Acceleration) -> Graph:
-    """Precision decides if it is less than fp32; else what was measured."""
+    """Open with a backend that supports the precision if below fp32, else with the one measured to be fastest."""
     if options.precision != "fp32":
         able = [n for n, spec in BACKENDS.items() if device.kind in spec.kinds and options.precision in spec.precisions]
         return open_graph(path, device, replace(options, best=False, backend=able[0] if able else None))

@@ -1,4 +1,4 @@
-"""OpenVINO: ``.onnx`` files and its own form, ``.xml`` with the weights in ``.bin`` beside it."""
+"""OpenVINO backend, for ``.onnx`` files and OpenVINO IR (``.xml`` with weights in ``.bin``)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import openvino
 
 TELEMETRY = "openvino_telemetry"
-PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # as we call them: as OpenVINO does
+PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # our names: OpenVINO's names
 
 
 def open_file(path: Path, device: Device, options: Acceleration) -> OpenVino:
@@ -34,7 +34,7 @@ class OpenVino:
 
     def __init__(self, path: Path, device: Device, options: Acceleration) -> None:
         """Raises: ModelError: a damaged file. DeviceError: no such device. MissingDependencyError: no OpenVINO."""
-        library()  # so that its absence is told before that of the device
+        library()  # so that a missing library is reported before a missing device
         if device != CPU and (found := problem(device)):
             raise DeviceError(found)
         core, target = _core(), "CPU" if device == CPU else f"GPU.{device.index}"
@@ -43,7 +43,7 @@ class OpenVino:
             self._compiled = core.compile_model(model, target, _settings(path, device, options))
         except RuntimeError as error:
             raise ModelError(
-                f"{path} can't be opened by OpenVINO ({first_line(error)}): fetch or export the model again"
+                f"{path} can't be opened by OpenVINO ({first_line(error)}): download or export the model again"
             ) from None
         self.metadata = metadata(model)
         self.names = (
@@ -62,14 +62,14 @@ class OpenVino:
     def run(self, *inputs: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
         request = self._request()
         try:
-            found = request.infer(list(inputs), share_inputs=True)  # copied, it would have to fit the last one's memory
+            found = request.infer(list(inputs), share_inputs=True)  # a copy has to fit the last buffer
         except RuntimeError as error:
             raise RunError(first_line(error)) from None
         self._idle.put(request)
         return list(found.to_tuple())
 
     def _request(self) -> openvino.InferRequest:
-        """One that no other thread uses: each holds the memory for one run."""
+        """A request not in use by another thread: each holds the memory for one run."""
         try:
             return self._idle.get_nowait()
         except queue.Empty:
@@ -77,14 +77,14 @@ class OpenVino:
 
 
 def library() -> ModuleType:
-    """OpenVINO, without its telemetry.
+    """Import OpenVINO without its telemetry.
 
-    Its import alone tells Google Analytics that it was imported, and stores a client id in the user's home, unless the
-    package ``openvino-telemetry``, which comes with it, is missing. So that is out of reach during the import, and
-    nothing else in this package imports OpenVINO.
+    The import alone sends an event to Google Analytics and stores a client id in the user's home, unless the package
+    ``openvino-telemetry``, a dependency, is missing. So we hide that package during the import, and import OpenVINO
+    nowhere else.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: OpenVINO is not installed.
     """
     hidden = TELEMETRY not in sys.modules
     if hidden:
@@ -100,26 +100,26 @@ def library() -> ModuleType:
 
 @lru_cache(maxsize=1)
 def _core() -> openvino.Core:
-    """One for the whole process: a core's CPU plugin gives its thread an alternate stack for signals and takes it back
-    when it goes; where several come and go, one stays that is freed, and the next signal ends the process.
+    """One core per process: the CPU plugin of a core gives its thread an alternate signal stack and frees it at the
+    end; with several cores, a freed stack may remain in place, and the next signal kills the process.
     """
     core: openvino.Core = library().Core()
     return core
 
 
 def metadata(model: openvino.Model) -> dict[str, str]:
-    """What a model says about itself: texts in the ``rt_info`` of an ``.xml``, an ``.onnx``'s metadata_props.
+    """Metadata of a model: strings in the ``rt_info`` of an ``.xml``, or the metadata_props of an ``.onnx``.
 
     An exporter writes the record with ``model.set_rt_info(record.to_json(), [RECORD_KEY])``.
     """
     info = dict(model.get_rt_info().items())
-    imported = info.pop("framework", {})  # where OpenVINO keeps what the format it read from had
+    imported = info.pop("framework", {})  # metadata of the source format
     texts = {**imported, **info} if isinstance(imported, Mapping) else info
     return {key: value.astype(str) for key, value in texts.items() if not isinstance(value, Mapping)}
 
 
 def problem(device: Device) -> str | None:
-    """Why OpenVINO can't run on a device, and what to do; None if it can, or is not installed, which is told later."""
+    """Why OpenVINO can't use a device, and what to do; None if it can, or if it is not installed (reported later)."""
     try:
         there = [_device(name) for name in _core().available_devices]
     except ImportError:
@@ -130,7 +130,7 @@ def problem(device: Device) -> str | None:
 
 
 def _device(name: str) -> Device | None:
-    """A device by OpenVINO's name for it; None for kinds that are not used."""
+    """Device from OpenVINO's name; None for unsupported kinds."""
     kind, _, number = name.partition(".")
     if kind == "GPU":
         return Device("xpu", int(number or 0))
@@ -138,9 +138,9 @@ def _device(name: str) -> Device | None:
 
 
 def _settings(path: Path, device: Device, options: Acceleration) -> dict[str, Any]:
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[options.precision]}  # else it takes bf16
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[options.precision]}  # default may be bf16
     if device.kind == "cpu" and options.threads is not None:
-        # Pinned, the threads of two copies would share one core.
+        # With pinning, the threads of two copies would share one core.
         settings |= {"INFERENCE_NUM_THREADS": options.threads, "ENABLE_CPU_PINNING": False}
     cache = cache_folder(path, options, by_default=device.kind != "cpu")
     if cache is not None:

@@ -1,4 +1,4 @@
-"""Work for several devices at once, with results in the order of the input."""
+"""Parallel work on several devices, with results in input order."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Item = TypeVar("Item")
 Worker = TypeVar("Worker")
 Value = TypeVar("Value")
 
-AHEAD = 2  # jobs for each worker that are under way or waiting to be taken
+AHEAD = 2  # jobs per worker that are running or queued
 
 
-def spread(
+def map_ordered(
     jobs: Iterator[Item], workers: Sequence[Worker], work: Callable[[Worker, Item], Value]
 ) -> Generator[tuple[Item, Value], None, None]:
-    """Each job with its outcome, in order; a job goes to the first worker that is free.
+    """Yield each job with its result, in order; a job goes to the first idle worker.
 
-    Jobs are taken in the caller's thread, and with several workers up to ``AHEAD`` for each before their turn. Where a
-    job or its taking raises a MasklineError, all before it come first, as with one worker. When the caller
-    closes this early, what has begun is waited for and the rest dropped.
+    Jobs are taken from the iterator in the caller's thread, with several workers up to ``AHEAD`` per worker in advance.
+    If a job, or taking one, raises a MasklineError, all results before it are yielded first, as with one worker. When
+    the generator is closed early, running jobs are awaited and the others dropped.
     """
     if len(workers) == 1:
         for job in jobs:
@@ -55,7 +55,7 @@ def spread(
 
 
 def _until_fault(jobs: Iterator[Item], waiting: deque[Future[tuple[Item, Value]]]) -> Iterator[Item]:
-    """The jobs; where taking one raises, that waits in line behind them."""
+    """Yield the jobs; an error raised while taking one is queued behind them."""
     try:
         yield from jobs
     except MasklineError as error:

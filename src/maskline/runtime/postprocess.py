@@ -1,6 +1,6 @@
-"""From a graph's outputs for one image to `Instances` in the image.
+"""Postprocessing of a graph's outputs for one image into `Instances`.
 
-Nothing is done for rows under the threshold, and masks are computed only over the pixels of their boxes.
+Rows below the threshold are ignored, and masks are computed only over the pixels of their boxes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ OVER_INPUT = MaskLayout()
 
 
 class Place(NamedTuple):
-    """Where a grid lies in the image, as `upsample_window` takes it."""
+    """Placement of a grid in the image, for `upsample_window`."""
 
-    step: tuple[float, float]  # cells for a pixel, along y and x
-    origin: tuple[float, float]  # of the top left corner, y and x in pixels
+    step: tuple[float, float]  # cells per pixel, along y and x
+    origin: tuple[float, float]  # top left corner, y and x in pixels
 
 
 def to_instances(
@@ -37,15 +37,15 @@ def to_instances(
     grow_boxes: bool = False,
     mask_layout: MaskLayout = OVER_INPUT,
 ) -> Instances:
-    """Keep what passes the threshold and bring it into the image.
+    """Keep the detections above their thresholds and map them to the image.
 
     Args:
         raw: outputs for one image.
-        frame: where the image lies in the input.
+        frame: placement of the image in the input.
         input_size: ``(height, width)`` of the input.
-        thresholds: (classes,) a row is kept if its score is above its class's.
-        grow_boxes: enlarge boxes to hold all of their mask, rather than cut the mask at the box.
-        mask_layout: what masks cover and mean. Only where they mean something beyond their boxes does cutting lose
+        thresholds: (classes,) a row is kept if its score is above that of its class.
+        grow_boxes: enlarge boxes to contain their whole mask, rather than cut the mask at the box.
+        mask_layout: what masks cover and mean. Only where they are defined beyond their boxes does cutting lose
             anything, and do boxes grow.
     """
     scaled = _in_image(raw, frame)
@@ -78,7 +78,7 @@ def to_instances(
 
 
 def _in_image(raw: Raw, frame: Frame) -> FloatArray:
-    """All boxes in pixels of the image, where they may go beyond it."""
+    """All boxes in pixels of the image; they may extend beyond it."""
     scale_y, scale_x = frame.scale
     return raw.boxes * np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
 
@@ -86,7 +86,7 @@ def _in_image(raw: Raw, frame: Frame) -> FloatArray:
 def _passing(
     raw: Raw, boxes: FloatArray, size: tuple[int, int], thresholds: FloatArray
 ) -> tuple[npt.NDArray[np.intp], FloatArray]:
-    """The rows above their thresholds and their boxes, (N, 4), clipped to the image, none empty."""
+    """Rows above their thresholds, and their boxes (N, 4), clipped to the image; empty boxes are dropped."""
     kept = np.flatnonzero((raw.scores > thresholds[raw.labels]) & (raw.scores > 0))
     height, width = size
     clipped = np.clip(boxes[kept], 0, np.array([width, height, width, height], np.float32))
@@ -95,14 +95,14 @@ def _passing(
 
 
 def _over_input(frame: Frame, input_size: tuple[int, int], shape: tuple[int, ...]) -> Place:
-    """Masks (..., h, w) cover the network's input, whose top left corner is the image's."""
+    """Placement of masks (..., h, w) that cover the network's input, whose top left corner is the image's."""
     scale_y, scale_x = frame.scale
     return Place((shape[-2] / (input_size[0] * scale_y), shape[-1] / (input_size[1] * scale_x)), (0.0, 0.0))
 
 
 def _over_box(box: FloatArray, shape: tuple[int, ...]) -> Place:
-    """A mask (h, w) covers its box, ``x1 y1 x2 y2`` in the image, with all of its cells but the outermost ring."""
-    x1, y1, x2, y2 = (float(v) for v in box)  # the thinnest boxes' steps overflow float32
+    """Placement of a mask (h, w) that covers its box, ``x1 y1 x2 y2`` in the image, except for a ring of one cell."""
+    x1, y1, x2, y2 = (float(v) for v in box)  # the steps of very thin boxes overflow float32
     rows, columns = shape[-2] - 2, shape[-1] - 2
     step = rows / (y2 - y1), columns / (x2 - x1)
     return Place(step, (y1 - (y2 - y1) / rows, x1 - (x2 - x1) / columns))
@@ -117,7 +117,7 @@ def _enlarged(
     input_size: tuple[int, int],
     mask_layout: MaskLayout,
 ) -> list[ByteArray]:
-    """The windows of the kept rows' masks in the image; ``boxes``: of all rows, in the image, not clipped."""
+    """Upsample the masks of the kept rows in their windows; ``boxes``: of all rows, in the image, not clipped."""
     if mask_layout.via_input:
         rows = zip(kept, windows, strict=True)
         return [_enlarged_via_input(raw.masks[row], raw.boxes[row], w, frame, input_size) for row, w in rows]
@@ -143,7 +143,7 @@ def _enlarged_via_input(
     enlarged = np.full((min(bottom + 1, height) - ring_top, min(right + 1, width) - ring_left), -0.5, np.float32)
     if top < bottom and left < right:
         y, x = height // grid.shape[0], width // grid.shape[1]  # pixels of a cell
-        first_row, first_column = max(top // y - 1, 0), max(left // x - 1, 0)  # a cell more, which pixels lie beside
+        first_row, first_column = max(top // y - 1, 0), max(left // x - 1, 0)  # one more cell, for interpolation
         cells = grid[first_row : (bottom - 1) // y + 2, first_column : (right - 1) // x + 2]
         pixels = cv2.resize(cells, (cells.shape[1] * x, cells.shape[0] * y), interpolation=cv2.INTER_LINEAR)
         enlarged[top - ring_top : bottom - ring_top, left - ring_left : right - ring_left] = pixels[
@@ -153,14 +153,14 @@ def _enlarged_via_input(
 
 
 def _tight(mask: ByteArray, window: Window) -> tuple[list[int], ByteArray]:
-    """The box of the pixels of a mask that fills a window of the image, and the mask in it."""
+    """Bounding box of a mask that fills a window of the image, and the mask cropped to it."""
     x, y, width, height = cv2.boundingRect(mask)
     left, top = window.left + x, window.top + y
     return [left, top, left + width, top + height], mask[y : y + height, x : x + width].copy()
 
 
 def _grown(box: FloatArray, grid: FloatArray, size: tuple[int, int], step: tuple[float, float]) -> FloatArray:
-    """The box, enlarged to the mask's foreground where that reaches further."""
+    """The box, enlarged to include the mask's foreground."""
     window = positive_window(grid, size, step)
     if window[0] == window[1] or window[2] == window[3]:  # no cell is positive
         return box
@@ -174,7 +174,7 @@ def _grown(box: FloatArray, grid: FloatArray, size: tuple[int, int], step: tuple
 
 
 def _share_outside(grid: FloatArray, box: FloatArray, step: tuple[float, float]) -> float:
-    """Share of the grid's foreground cells whose centre is outside the box."""
+    """Fraction of the grid's foreground cells whose centre is outside the box."""
     positive: npt.NDArray[np.bool_] = grid > 0
     total = int(positive.sum())
     x1, y1, x2, y2 = (float(v) for v in np.rint(box * np.tile(np.array(step, np.float32)[::-1], 2)))

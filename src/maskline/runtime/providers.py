@@ -1,4 +1,4 @@
-"""What the installed ONNX Runtime can run on, and what to install where it can't."""
+"""Execution providers of the installed ONNX Runtime, and what to install if one is missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import ModuleType
 from maskline.errors import MissingDependencyError
 from maskline.runtime.device import CPU, PROVIDERS, Device, missing
 
-#: ONNX Runtime's packages share one folder: of two, the one installed last has overwritten the other.
+#: ONNX Runtime's packages share one folder: the one installed last overwrites the other.
 PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 REPAIR = "pip uninstall -y onnxruntime, then pip install --force-reinstall --no-deps onnxruntime-gpu"
 REMEDIES = {
@@ -21,52 +21,52 @@ REMEDIES = {
     "xpu": "for Intel GPUs: pip install 'maskline[openvino]', see docs/gpu.md",
 }
 
-#: An ONNX graph that returns its input: to find out whether a provider starts.
+#: An ONNX graph that returns its input, used to test whether a provider starts.
 PROBE = (
     b'\x08\x07\x12\x00:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
 )
-SILENT, WARNINGS = 4, 2  # severities of ONNX Runtime's own log; warnings are its default
+SILENT, WARNINGS = 4, 2  # log severities of ONNX Runtime; WARNINGS is its default
 
 
 def library(module: str = "onnxruntime") -> ModuleType:
-    """ONNX Runtime, or a module of it such as ``onnxruntime.quantization``, without its telemetry.
+    """Import ONNX Runtime, or one of its modules such as ``onnxruntime.quantization``, without its telemetry.
 
-    From 1.29 on it sends events to Microsoft and stores a device id in the user's home, unless a variable that it reads
-    when it is first imported says otherwise. So nothing else in this package imports it. Child processes inherit the
-    variable; a value that the user has set stays.
+    From 1.29 on it sends events to Microsoft and stores a device id in the user's home, unless an environment variable,
+    read at the first import, disables that. So nothing else in this package imports it. Child processes inherit the
+    variable; a value set by the user is kept.
 
     Raises:
-        MissingDependencyError: it is not installed, or not completely.
+        MissingDependencyError: ONNX Runtime is not installed, or incomplete.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        onnxruntime, wanted = import_module("onnxruntime"), import_module(module)
+        onnxruntime, requested = import_module("onnxruntime"), import_module(module)
     except ImportError as error:
         raise MissingDependencyError(f"ONNX Runtime can't be imported ({error}): pip install onnxruntime") from None
-    if not hasattr(onnxruntime, "InferenceSession"):  # its folder is there, without its files
+    if not hasattr(onnxruntime, "InferenceSession"):  # an empty folder is left
         repair = REPAIR if _is_installed("onnxruntime-gpu") else "pip install --force-reinstall --no-deps onnxruntime"
         raise MissingDependencyError(
             f"ONNX Runtime is incomplete, as after `pip uninstall` of one of {' and '.join(PACKAGES)}: {repair}"
         )
-    return wanted
+    return requested
 
 
 def too_old() -> str:
-    """What to tell where a file is in a newer form than this ONNX Runtime knows."""
+    """Message for a file in a format newer than this ONNX Runtime supports."""
     package = PACKAGES[1] if _is_installed(PACKAGES[1]) else PACKAGES[0]
     return f"this ONNX Runtime ({library().__version__}) is too old: pip install -U {package}"
 
 
 def errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises: its own exceptions, which have no common base, and built-in ones."""
+    """Exceptions that ONNX Runtime raises: its own, which have no common base, and built-in ones."""
     state = vars(library("onnxruntime.capi.onnxruntime_pybind11_state"))
     own = [value for value in state.values() if isinstance(value, type) and issubclass(value, Exception)]
     return (RuntimeError, ValueError, *own)
 
 
 def usable_kinds() -> list[str]:
-    """Kinds of devices that the installed ONNX Runtime is built for; whether one is in this machine, `problem` says."""
+    """Device kinds that the installed ONNX Runtime is built for; `problem` checks whether a device works."""
     there = set(library().get_available_providers())
     return [kind for kind, providers in PROVIDERS.items() if there.intersection(providers)]
 
@@ -77,20 +77,20 @@ def default_device() -> Device:
 
 
 def provider_of(device: Device) -> str | None:
-    """ONNX Runtime's best provider for a device, None if it has none."""
+    """ONNX Runtime's best provider for a device; None if it has none."""
     there = library().get_available_providers()
     return next((name for name in PROVIDERS[device.kind] if name in there), None)
 
 
 def options_of(provider: str, device: Device) -> dict[str, str]:
-    """What tells a provider which device."""
+    """Provider options that select the device."""
     if provider == "OpenVINOExecutionProvider":
-        return {"device_type": f"GPU.{device.index}"}  # else it takes the processor
+        return {"device_type": f"GPU.{device.index}"}  # its default is the CPU
     return {"device_id": str(device.index)} if device.kind in ("gpu", "dcu", "npu") else {}
 
 
 def problem(device: Device) -> str | None:
-    """Why ONNX Runtime can't run on a device other than the CPU, and what to do; None if it can."""
+    """Why ONNX Runtime can't use a device other than the CPU, and what to do; None if it can."""
     provider = provider_of(device)
     if provider is None:
         return missing(device, "ONNX Runtime", usable_kinds(), _remedy(device))
@@ -102,7 +102,7 @@ def problem(device: Device) -> str | None:
 
 def _remedy(device: Device) -> str:
     if not PROVIDERS[device.kind]:
-        return "there is no provider for it"
+        return "it has no provider for this kind of device"
     if device.kind == "gpu" and all(map(_is_installed, PACKAGES)):
         return f"{' and '.join(PACKAGES)} are both installed and overwrite each other: {REPAIR}"
     return REMEDIES.get(device.kind, "install the build of ONNX Runtime for it")
@@ -117,13 +117,13 @@ def _is_installed(package: str) -> bool:
 
 @lru_cache
 def _fault(provider: str, device: Device) -> str | None:
-    """Why a provider that is built in does not start; None if it does. ONNX Runtime would take the CPU instead."""
+    """Why a built-in provider does not start; None if it does. ONNX Runtime would silently use the CPU instead."""
     runtime, lines = library(), ""
     if provider == "CUDAExecutionProvider" and hasattr(runtime, "preload_dlls"):
-        with redirect_stdout(io.StringIO()) as told:
-            runtime.preload_dlls()  # CUDA and cuDNN as pip installs them
-        lines = told.getvalue()
-    runtime.set_default_logger_severity(SILENT)  # what it would print is told here
+        with redirect_stdout(io.StringIO()) as printed:
+            runtime.preload_dlls()  # CUDA and cuDNN installed by pip
+        lines = printed.getvalue()
+    runtime.set_default_logger_severity(SILENT)  # we report the reason ourselves
     settings = runtime.SessionOptions()
     settings.log_severity_level = SILENT
     try:
@@ -131,7 +131,7 @@ def _fault(provider: str, device: Device) -> str | None:
         session = runtime.InferenceSession(PROBE, settings, providers=providers, enable_fallback=0)
         if provider in session.get_providers():
             return None
-        reason = "is the device there, are its driver and libraries?"
+        reason = "check the device, its driver and libraries"
     except Exception as error:  # noqa: BLE001  # those of ONNX Runtime have no common base
         reason = str(error).splitlines()[0]
     finally:

@@ -1,4 +1,4 @@
-"""Score thresholds: one rule wherever they come from."""
+"""Score thresholds, by class."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from maskline.instances import FloatArray
 Threshold = float | Mapping[int | str, float]
 
 
-def by_class(threshold: Threshold, classes: Sequence[str], default: float) -> FloatArray:
-    """One threshold for each class.
+def thresholds_by_class(threshold: Threshold, classes: Sequence[str], default: float) -> FloatArray:
+    """Expand a threshold to one per class.
 
     Args:
-        threshold: a score in [0, 1], or a mapping from class index or name to one.
-        classes: their names, in the order of class indices.
-        default: of classes that a mapping leaves out.
+        threshold: a score in [0, 1], or a mapping from class index or name to score.
+        classes: class names, by class index.
+        default: threshold of classes that are missing from a mapping.
 
     Returns:
         (classes,) float32.
 
     Raises:
-        ParameterError: a score is not a number from 0 to 1, or is a bool or a text.
-        UnknownNameError: there is no such class.
+        ParameterError: a score is not a number from 0 to 1 (bools and strings are rejected).
+        UnknownNameError: unknown class.
     """
     checked = check_threshold(threshold)
     if not isinstance(checked, Mapping):

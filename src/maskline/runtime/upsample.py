@@ -1,8 +1,8 @@
-"""From a network's mask grid to pixels of the image, only where pixels are wanted.
+"""Upsampling of a network's mask grid to pixels of the image, for one window at a time.
 
-Masks come from a network as a coarse grid of values, foreground where positive. A pixel's value is the bilinear
-interpolation of the grid at the pixel's centre (the grid's border values continue outside), so a window of the image
-can be computed alone, and gives the same pixels as the window of the whole image would.
+A network's mask is a coarse grid of values, foreground where positive. The value of a pixel is the bilinear
+interpolation of the grid at the pixel's centre (border values are extended outside), so a window of the image can be
+computed alone, with the same pixels as in the whole image.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from maskline.instances import ByteArray, FloatArray, Window
 
 Indices = npt.NDArray[np.intp]
 
-CACHED = 1 << 17  # pixels worked on at a time, so that they stay in the processor's cache
+CACHED = 1 << 17  # pixels per block, so that they stay in the CPU cache
 
 
 class Axis(NamedTuple):
-    """For each pixel of a run along one axis, the cells it lies between."""
+    """For each pixel of a range along one axis, the two neighbouring cells and their weights."""
 
     before: Indices
-    after: Indices  # the same cell as before where the pixel lies beyond the grid's border
-    share: FloatArray  # of the cell after, in [0, 1)
+    after: Indices  # equals ``before`` for pixels beyond the grid's border
+    share: FloatArray  # weight of the cell ``after``, in [0, 1)
 
     @classmethod
     def of(cls, start: int, stop: int, step: float, cells: int, origin: float) -> Axis:
-        """Pixels [start, stop), ``step`` cells apart, on a grid of so many cells that begins at pixel ``origin``."""
+        """Pixels [start, stop), ``step`` cells apart, on a grid of ``cells`` cells that begins at pixel ``origin``."""
         centre = (np.arange(start, stop) + 0.5 - origin) * step - 0.5
         floor = np.floor(centre)
         share = (centre - floor).astype(np.float32)
-        before = np.clip(floor, -1, cells - 1).astype(np.intp)  # clipped first: far cells have no integer
+        before = np.clip(floor, -1, cells - 1).astype(np.intp)  # clipped first: far cells exceed the integer range
         return cls(np.maximum(before, 0), np.minimum(before + 1, cells - 1), share)
 
     @property
     def reach(self) -> slice:
-        """All cells that matter."""
+        """Range of all cells used."""
         return slice(int(self.before[0]), int(self.after[-1]) + 1)
 
     def touching(self, cells: npt.NDArray[np.bool_]) -> slice:
-        """The shortest run of pixels that has all those beside a True cell; ``cells`` are those in reach."""
+        """Shortest range of pixels that includes all neighbours of True cells; ``cells`` covers `reach`."""
         hit = np.flatnonzero(cells)
         if not len(hit):
             return slice(0, 0)
@@ -58,14 +58,14 @@ def upsample_window(
     step: tuple[float, float],
     origin: tuple[float, float] = (0.0, 0.0),
 ) -> ByteArray:
-    """Where the interpolated grid is positive, for the pixels of one window.
+    """Binarise the interpolated grid for the pixels of one window.
 
     Args:
         grid: (h, w) float32, foreground where positive.
-        window: the pixels of the image that are wanted, not empty.
-        step: cells of the grid for a pixel of the image, along y and x.
-        origin: where the grid's top left corner (of its first cell, not its centre) lies in the image, y and x, in
-            pixels; may be outside the image.
+        window: pixels of the image to compute, not empty.
+        step: grid cells per pixel of the image, along y and x.
+        origin: position of the grid's top left corner (of its first cell, not the cell's centre) in the image, y and x
+            in pixels; may be outside the image.
 
     Returns:
         (bottom - top, right - left) uint8, 0 or 1.
@@ -84,9 +84,9 @@ def upsample_window(
 
 
 def positive_window(grid: FloatArray, size: tuple[int, int], step: tuple[float, float]) -> Window:
-    """A window outside of which no pixel of an image of ``size`` can be positive.
+    """A window that contains all positive pixels of an image of ``size``.
 
-    For a grid laid over the whole image, as `upsample_window` has it without ``origin``.
+    For a grid that covers the whole image: `upsample_window` with the default ``origin``.
     """
     _, _, rows, columns = _positive_part(grid, Window.whole(size), step, (0.0, 0.0))
     return Window(rows.start, rows.stop, columns.start, columns.stop)
@@ -95,7 +95,7 @@ def positive_window(grid: FloatArray, size: tuple[int, int], step: tuple[float, 
 def _positive_part(
     grid: FloatArray, window: Window, step: tuple[float, float], origin: tuple[float, float]
 ) -> tuple[Axis, Axis, slice, slice]:
-    """The window's axes, and its rows and columns that have a positive cell beside them."""
+    """Axes of the window, and the ranges of its rows and columns next to a positive cell."""
     y = Axis.of(*window.rows, step[0], grid.shape[0], origin[0])
     x = Axis.of(*window.columns, step[1], grid.shape[1], origin[1])
     positive: npt.NDArray[np.bool_] = grid[y.reach, x.reach] > 0
@@ -105,24 +105,24 @@ def _positive_part(
 def _signs_between(lines: FloatArray, y: Axis, step: float, out: npt.NDArray[np.bool_]) -> None:
     """``out = lines[y.before] * (1 - y.share) + lines[y.after] * y.share > 0``, without computing most of it.
 
-    From one line down to the next, the sum keeps the upper line's sign for a number of rows and then has the lower
-    one's. So a pixel is found by comparing its row, counted from the upper line, with that number; and the number takes
-    arithmetic only where the two signs differ, along outlines.
+    From one line to the next, the sum keeps the upper line's sign for a number of rows and then takes the lower one's.
+    So a pixel follows from comparing its row, counted from the upper line, with that number, which needs arithmetic
+    only where the two signs differ, along outlines.
     """
     positive = lines > 0
-    beyond = y.after == y.before  # the border line goes on
+    beyond = y.after == y.before  # the border line is extended
     out[beyond] = positive[y.before[beyond]]
-    between = np.flatnonzero(~beyond)  # one run, because the border is at the ends
+    between = np.flatnonzero(~beyond)  # contiguous, because the border is at the ends
     if not len(between):
         return
     upper, share = y.before[between], y.share[between]
     out = out[between[0] : between[-1] + 1]
     begin = np.searchsorted(upper, np.arange(len(lines)))  # first row below each line
-    height = np.diff(begin, append=len(upper))  # rows from there down to the next line
+    height = np.diff(begin, append=len(upper))  # rows from there to the next line
     kept = np.where(positive, height[:, None], 0).astype(np.uint16)
     line, x = np.nonzero(positive[:-1] != positive[1:])
     kept[line, x] = _rows_before_change(lines[line, x], lines[line + 1, x], share, step, begin[line], height[line])
-    turns = np.zeros_like(positive)  # where the upper line is background and the lower foreground
+    turns = np.zeros_like(positive)  # the upper line is background and the lower one foreground
     turns[:-1] = ~positive[:-1] & positive[1:]
 
     row = (np.arange(len(upper)) - begin[upper]).astype(np.uint16)[:, None]
@@ -138,11 +138,11 @@ def _signs_between(lines: FloatArray, y: Axis, step: float, out: npt.NDArray[np.
 def _rows_before_change(
     upper: FloatArray, lower: FloatArray, share: FloatArray, step: float, begin: Indices, height: Indices
 ) -> Indices:
-    """How many of the ``height`` rows from ``begin`` on have the upper value's sign; the lower value has the other.
+    """Number of the ``height`` rows from ``begin`` on with the upper value's sign; the lower value has the other sign.
 
-    The sum changes sign where its share is ``upper / (upper - lower)``, and shares grow by ``step`` a row, which gives
-    the number up to rounding. Then the sum itself is computed for the row before and the row at the change, so that
-    each pixel has just the sign that computing it would give.
+    The sum changes sign where the weight is ``upper / (upper - lower)``, and weights grow by ``step`` per row, which
+    gives the number up to rounding. Then the sum itself is evaluated in the row before and the row at the change, so
+    that each pixel gets exactly the sign that direct computation would give.
     """
     sign = upper > 0
 

@@ -1,9 +1,9 @@
-"""The HTTP service: `maskline serve`, and `serve` for programs. Needs the extra ``serve``.
+"""The HTTP service: `maskline serve` on the command line, `serve` in programs. Needs the extra ``serve``.
 
-A front process takes requests: `app` (routes), `service` (one request's way), `coding` (compressed bodies), `protocol`
-and `kserve` (bytes to requests and answers to bytes), `images` and `fetch` (where an image is), `admission` (the
-queue), `workers` (processes), `server` (socket and signals), `metrics`. It decodes no image. A `worker` has a model and
-does what `answering` has step by step; `wire` is how they talk.
+A front process handles requests: `app` (routes), `service` (processing of a request), `coding` (compressed bodies),
+`protocol` and `kserve` (parsing requests and building responses), `images` (locating an image in a request),
+`admission` (the queue), `workers` (processes), `server` (socket and signals), `metrics`. It decodes no images. A
+`worker` holds a model and runs the steps of `answering`; both sides communicate over `wire`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The queue between requests and workers: bounded, in order, and honest about how long it takes."""
+"""The queue between requests and workers: bounded, first in, first out, with an estimate of the waiting time."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from maskline.serve.metrics import Metrics
-from maskline.serve.protocol import Wanted
+from maskline.serve.protocol import PredictOptions
 from maskline.serve.refusal import RefusalError
 
-LEAST_COST = 1_000_000  # pixels: what a run of the network costs, however small the image is
-BYTES_OF_PIXEL = 3  # a file that has more for each of its pixels costs as one that has so many
-LONGEST_WAIT = 60  # seconds that a client is told to wait
-_RECENT = 0.2  # weight of the newest batch in the pace
+LEAST_COST = 1_000_000  # pixels: cost of a run of the network, however small the image
+BYTES_PER_PIXEL = 3  # a file with more bytes than this per pixel is charged by its size
+LONGEST_WAIT = 60  # seconds, largest Retry-After
+_RECENT = 0.2  # weight of the newest batch in the average pace
 
 
 class InferenceResult(NamedTuple):
-    """What a worker made of a job."""
+    """Result of a job, from a worker."""
 
     result: bytes
     instances: int
@@ -29,18 +29,18 @@ class InferenceResult(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class QueuedImage:
-    """An image that waits or is worked on.
+    """An image that is queued or being processed.
 
     Attributes:
-        data: its file.
+        data: the image file.
         cost: in pixels.
-        outcome: what becomes of it: a result, or the exception RefusalError. Done also where nobody waits any more.
-        since: when it came, in the event loop's time.
-        deaths: how many workers have died on it.
+        outcome: result, or RefusalError as the exception; also done (cancelled) once the client no longer waits.
+        since: time of arrival, by the event loop's clock.
+        deaths: number of workers that died while processing it.
     """
 
     data: bytes
-    wanted: Wanted
+    wanted: PredictOptions
     cost: int
     outcome: asyncio.Future[InferenceResult]
     since: float
@@ -48,58 +48,58 @@ class QueuedImage:
 
 
 class Queue:
-    """Jobs in the order in which they came.
+    """Jobs in order of arrival.
 
     Args:
-        most: pixels of the jobs that wait or are worked on.
-        batch: jobs, and pixels, that a worker gets at once. A job with more pixels comes alone.
-        patience: seconds; a job that would wait longer is refused at once.
+        most: maximum pixels of the jobs that are queued or being processed.
+        batch: maximum jobs and pixels per batch. A job with more pixels gets its own batch.
+        max_wait: seconds; a job that would wait longer is rejected at once.
     """
 
-    def __init__(self, most: int, batch: tuple[int, int], patience: float, metrics: Metrics) -> None:
-        self._most, self._batch, self._patience, self._metrics = most, batch, patience, metrics
+    def __init__(self, most: int, batch: tuple[int, int], max_wait: float, metrics: Metrics) -> None:
+        self._most, self._batch, self._max_wait, self._metrics = most, batch, max_wait, metrics
         self._waiting: deque[QueuedImage] = deque()
         self._pixels = 0
-        self._pace: float | None = None  # seconds a pixel takes, of all workers together
+        self._pace: float | None = None  # seconds per pixel, of all workers together
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
     def has_full_batch(self) -> bool:
-        """Whether a batch taken now would be as large as they get."""
+        """Whether a batch taken now would have the maximum size."""
         return len(self._waiting) >= self._batch[0] or sum(job.cost for job in self._waiting) >= self._batch[1]
 
     @property
     def suspected(self) -> bool:
-        """Whether a worker has died on the next job."""
+        """Whether a worker died while processing the next job."""
         return bool(self._waiting) and self._waiting[0].deaths > 0
 
     @property
     def expected(self) -> float | None:
-        """Seconds until all that is here now is done; None before the first batch is."""
+        """Estimated seconds until all current jobs are done; None before the first batch is."""
         return None if self._pace is None else self._pixels * self._pace
 
     @property
     def retry_after(self) -> int:
-        """The same, as told to a client."""
+        """The same as an integer for the ``Retry-After`` header."""
         return min(max(math.ceil(self.expected or 1.0), 1), LONGEST_WAIT)
 
-    def admit(self, data: bytes, pixels: int, wanted: Wanted) -> QueuedImage:
-        """A job at the end of the queue. Raises RefusalError (429) where there is no room, or no hope of an answer."""
-        cost = min(max(pixels, LEAST_COST, len(data) // BYTES_OF_PIXEL), self._most)
-        if self._pixels + cost > self._most or (self.expected or 0.0) > self._patience:
+    def admit(self, data: bytes, pixels: int, wanted: PredictOptions) -> QueuedImage:
+        """Append a job. Raises RefusalError (429) if the queue is full or the wait would exceed the maximum."""
+        cost = min(max(pixels, LEAST_COST, len(data) // BYTES_PER_PIXEL), self._most)
+        if self._pixels + cost > self._most or (self.expected or 0.0) > self._max_wait:
             raise RefusalError(429, "too many requests: the queue is full", retry_after=self.retry_after)
         loop = asyncio.get_running_loop()
         job = QueuedImage(data, wanted, cost, loop.create_future(), loop.time())
         job.outcome.add_done_callback(lambda _: self._leave(job))
         self._waiting.append(job)
         self._pixels += cost
-        self._tell()
+        self._update_gauges()
         return job
 
     def take(self) -> list[QueuedImage]:
-        """The next batch; none if nothing waits. A job that a worker has died on comes alone."""
+        """Take the next batch; empty if nothing is queued. A job that a worker died on gets its own batch."""
         taken: list[QueuedImage] = []
         (jobs, room), alone = self._batch, self.suspected
         while self._waiting and len(taken) < (1 if alone else jobs):
@@ -108,16 +108,16 @@ class Queue:
                 break
             room -= job.cost
             taken.append(self._waiting.popleft())
-        self._tell()
+        self._update_gauges()
         return taken
 
     def put_back(self, jobs: Sequence[QueuedImage]) -> None:
-        """Jobs whose worker has died, to the front, but for those that nobody waits for any more."""
+        """Return jobs whose worker died to the front of the queue, except those whose client no longer waits."""
         self._waiting.extendleft(job for job in reversed(jobs) if not job.outcome.done())
-        self._tell()
+        self._update_gauges()
 
-    def learn(self, seconds: float, jobs: Sequence[QueuedImage]) -> None:
-        """That so many seconds, of all workers together, were needed for these jobs."""
+    def update_pace(self, seconds: float, jobs: Sequence[QueuedImage]) -> None:
+        """Update the average pace: all workers together took ``seconds`` for these jobs."""
         pace = seconds / sum(job.cost for job in jobs)
         self._pace = pace if self._pace is None else (1 - _RECENT) * self._pace + _RECENT * pace
 
@@ -125,8 +125,8 @@ class Queue:
         self._pixels -= job.cost
         if job in self._waiting:
             self._waiting.remove(job)
-        self._tell()
+        self._update_gauges()
 
-    def _tell(self) -> None:
+    def _update_gauges(self) -> None:
         self._metrics.waiting.set(len(self._waiting))
         self._metrics.pixels.set(self._pixels)

@@ -1,4 +1,4 @@
-"""From the bytes of an image to the JSON of a result: what a worker does, step by step, and all of it at once."""
+"""From the bytes of an image to the JSON of a result: the steps of a worker, and all of them in one call."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from maskline.outputs.result import ENCODER_OPTIONS
 from maskline.render import draw
 from maskline.runtime.predictor import Predictor
 from maskline.serve.images import file_of, is_url, pixels_claimed
-from maskline.serve.protocol import Wanted, failure, new_log_id, parse, success
+from maskline.serve.protocol import PredictOptions, failure, new_log_id, parse, success
 from maskline.serve.refusal import RefusalError
 
-JPEG_SIDE = 65_500  # pixels: libjpeg writes none that are longer
+JPEG_SIDE = 65_500  # pixels: libjpeg's maximum
 
 logger = logging.getLogger("maskline")
 
 
 def decode(data: bytes) -> InputImage:
-    """An image; of a TIFF file the first. Raises RefusalError (422)."""
+    """Decode an image; of a TIFF file, the first. Raises RefusalError (422)."""
     found = next(decode_file(data, "the image", None))
     if isinstance(found, InputImage):
         return found
     raise RefusalError.of_image("image_invalid", str(found))
 
 
-def encode(decoded: InputImage, instances: Instances, labels: tuple[str, ...], wanted: Wanted) -> bytes:
-    """The JSON of a result."""
+def encode(decoded: InputImage, instances: Instances, labels: tuple[str, ...], wanted: PredictOptions) -> bytes:
+    """Encode a result as JSON."""
     rows = zip(instances.boxes.tolist(), instances.labels.tolist(), instances.scores.tolist(), strict=True)
     found = [
         {
@@ -55,7 +55,7 @@ def encode(decoded: InputImage, instances: Instances, labels: tuple[str, ...], w
     return json.dumps(result, ensure_ascii=False).encode()
 
 
-def _mask(instances: Instances, index: int, wanted: Wanted) -> dict[str, Any]:
+def _mask(instances: Instances, index: int, wanted: PredictOptions) -> dict[str, Any]:
     if wanted.mask_format == "polygon":
         return {"polygons": instances.polygons(index), "size": list(instances.size)}
     if wanted.mask_frame == "image":
@@ -65,7 +65,7 @@ def _mask(instances: Instances, index: int, wanted: Wanted) -> dict[str, Any]:
 
 
 def _image(pixels: ByteArray, instances: Instances, labels: tuple[str, ...]) -> str | None:
-    """A JPEG of Pillow's default quality, 75, in Base64; None of what is too long for one."""
+    """Rendered image as Base64 JPEG with Pillow's default quality, 75; None if it is too large for JPEG."""
     if max(instances.size) > JPEG_SIDE:
         return None
     file = io.BytesIO()
@@ -74,14 +74,14 @@ def _image(pixels: ByteArray, instances: Instances, labels: tuple[str, ...]) -> 
 
 
 def answer(model: Predictor, request: bytes | str, *, visualize: bool = True) -> bytes:
-    """All of it in the calling thread, for programs with an HTTP service of their own.
+    """Answer a request in the calling thread, for programs with their own HTTP service.
 
     Args:
-        request: the body of a request, see docs/serve.md; its image must be in it, not a URL.
-        visualize: whether the answer holds a rendered image where the request does not say.
+        request: the body of a request, see docs/serve.md; it must contain the image, not a URL.
+        visualize: default of the request's ``visualize``: whether to include a rendered image.
 
     Returns:
-        The JSON of the answer, or of the envelope of an error. Nothing is raised for what is the client's fault.
+        The JSON of the response or error. Client errors raise no exception.
     """
     log_id = new_log_id()
     try:
@@ -92,11 +92,11 @@ def answer(model: Predictor, request: bytes | str, *, visualize: bool = True) ->
             raise RefusalError.of_image("url_not_allowed", "a URL, which is not fetched here: send the image in Base64")
         data = file_of(given.image)
         pixels_claimed(data, MAX_PIXELS)
-        wanted, image = Wanted.of(given, visualize), decode(data)
+        wanted, image = PredictOptions.of(given, visualize), decode(data)
         (instances,) = model.detect([image.pixels], [wanted.threshold])
         return success(log_id, encode(image, instances, model.labels, wanted))
     except RefusalError as refusal:
         return failure(refusal.log_id or log_id, refusal.status, str(refusal))
     except MasklineError as error:
-        logger.error("%s", error)  # which may tell of files
+        logger.error("%s", error)  # may name files, so it is not sent to the client
         return failure(log_id, 500, "Internal server error")

@@ -1,4 +1,4 @@
-"""The routes of the service, as an ASGI application."""
+"""Routes of the service, as an ASGI application."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ PAGE = Path(__file__).parent / "page"
 EXAMPLE = ASSETS / "nuclei.png"
 DESCRIPTION = "Instance segmentation: an image in, instances with masks out."
 UNLOGGED = ("/health", "/metrics", "/v2/health/live", "/v2/health/ready")
-ACCEPTED = ", ".join(sorted(CODINGS))  # codings of bodies
-ELEMENTS = 16  # of a tensor of the inference protocol
-OF_THE_SERVICE = (429, 503, 504)  # statuses that tell nothing of the image
-GONE = 499  # in the log, where a client did not wait for its answer
+ACCEPTED = ", ".join(sorted(CODINGS))  # content codings of request bodies
+ELEMENTS = 16  # maximum per tensor of the inference protocol
+OF_THE_SERVICE = (429, 503, 504)  # statuses unrelated to the image
+GONE = 499  # logged if the client did not wait for the response
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",  # a new version of one file with an old one of another would not work
+    "Cache-Control": "no-cache",  # files of different versions don't work together
 }
-#: By status: why a request gets no result, in the metrics.
+#: Reason of a rejection by status, for the metrics.
 REASONS = {
     400: "invalid",
     401: "unauthorised",
@@ -70,7 +70,7 @@ logger = logging.getLogger("maskline")
 
 
 def application(service: Service) -> ASGIApp:
-    """The service's routes, with what is common to all requests around them."""
+    """Build the application: routes, error handlers, CORS, access log and metrics."""
     app = FastAPI(title="maskline", version=__version__, description=DESCRIPTION)
     app.state.service = service
     app.add_exception_handler(RefusalError, _refused)
@@ -86,11 +86,11 @@ def application(service: Service) -> ASGIApp:
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
             expose_headers=["Retry-After"],
         )
-    return Seen(app, service)
+    return RequestTracker(app, service)
 
 
-class Seen:
-    """Outermost: gives each request its `Entry`, and writes the access log and the metrics when it has ended."""
+class RequestTracker:
+    """Outermost middleware: gives each request an `Entry`, and writes access log and metrics at its end."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self._app, self._service = app, service
@@ -112,23 +112,23 @@ class Seen:
             await send(message)
 
         try:
-            if (refused := self._other_name(HttpRequest(scope))) is not None:
+            if (refused := self._check_host(HttpRequest(scope))) is not None:
                 await refused(scope, receive, sent)
             else:
                 await self._app(scope, receive, sent)
         except Exception:
-            logger.exception("a fault of the service (logId %s)", entry.log_id)
+            logger.exception("internal error (logId %s)", entry.log_id)
         finally:
             self._end(scope, entry, time.perf_counter() - started, status, size)
 
-    def _other_name(self, request: HttpRequest) -> Response | None:
-        """What is answered to a name that is not this machine's: that of a web page that had it lead here."""
+    def _check_host(self, request: HttpRequest) -> Response | None:
+        """Error response to a host name that is not this machine's (DNS rebinding by a web page); None if allowed."""
         settings, name = self._service.settings, (request.url.hostname or "").lower()
         safe = settings.api_key is not None or not settings.is_local or "*" in settings.trusted_hosts
         if safe or is_loopback(name) or name in settings.trusted_hosts:
             return None
-        told = f"this service is not {name!r}: add the name with --trusted-host, or ask for a key"
-        return _failed(request, 421, told, {})
+        reason = f"unknown host name {name!r}: add it with --trusted-host, or require an API key"
+        return _failed(request, 421, reason, {})
 
     def _end(self, scope: Scope, entry: Entry, seconds: float, status: int, size: int) -> None:
         if scope["method"] == "POST" and scope["path"].endswith(("/infer", "/instance-segmentation")):
@@ -190,7 +190,7 @@ async def _no_route(request: HttpRequest, error: Exception) -> Response:
 
 
 async def _gone_away(request: HttpRequest, error: Exception) -> Response:
-    return Response(status_code=GONE)  # which nobody gets, but the log
+    return Response(status_code=GONE)  # for the log only
 
 
 async def _fault(request: HttpRequest, error: Exception) -> Response:
@@ -198,7 +198,7 @@ async def _fault(request: HttpRequest, error: Exception) -> Response:
 
 
 def _failed(request: HttpRequest, status: int, message: str, headers: dict[str, str]) -> Response:
-    """An error in the form of the route that it is of."""
+    """Error response in the format of the route."""
     if request.url.path.startswith("/v2"):
         return _json(kserve.error(message), status, headers)
     return _json(protocol.failure(_entry(request).log_id, status, message), status, headers)
@@ -227,21 +227,21 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         entry = _entry(request)
         service.check_ready()
         with service.room_for(entry):
-            asked = await service.read(await _body(request, service), entry)
+            asked = await service.parse(await _body(request, service), entry)
         return _json(await _while_connected(request, service.answer(asked, entry)))
 
     @app.head("/health", include_in_schema=False)
     @app.get(
         "/health",
         operation_id="checkHealth",
-        summary="Whether requests are answered",
+        summary="Whether the service is ready",
         responses={200: {"model": protocol.Health}, **_failures(421, 503)},
     )
     async def health(request: HttpRequest) -> Response:
         service.check_ready()
         return _json(protocol.health(_entry(request).log_id))
 
-    @app.get("/metrics", summary="Numbers for Prometheus", dependencies=authorised, response_class=Response)
+    @app.get("/metrics", summary="Metrics for Prometheus", dependencies=authorised, response_class=Response)
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
@@ -254,7 +254,7 @@ async def _authorised(
     header: Annotated[str | None, Security(APIKeyHeader(name="X-API-Key", auto_error=False))],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
 ) -> None:
-    """Raise RefusalError (401) unless the request carries the service's key, in one of two ways."""
+    """Raise RefusalError (401) unless the request has the service's key, in either of two headers."""
     key: str = request.app.state.service.settings.api_key
     given = bearer.credentials.strip() if bearer is not None else header or ""
     if not secrets.compare_digest(given.encode(), key.encode()):
@@ -262,9 +262,9 @@ async def _authorised(
 
 
 def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any]) -> None:
-    """The routes of `kserve`. What is wrong with an image is told in its element of the output, with status 200.
+    """Add the routes of `kserve`. Faults of an image are reported in its element of the output, with status 200.
 
-    Routes below a version are the same; the description has those without.
+    Routes with a version are equivalent; the OpenAPI description lists those without.
     """
     model = f"/v2/models/{kserve.MODEL}"
     version = f"{model}/versions/{kserve.VERSION}"
@@ -277,7 +277,7 @@ def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any
 
     @app.get(
         "/v2/health/live",
-        summary="Whether the process answers",
+        summary="Whether the process is alive",
         response_model=kserve.Live,
         responses=failures(421),
         **shown,
@@ -287,7 +287,7 @@ def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any
 
     @app.get(
         "/v2/health/ready",
-        summary="Whether requests are answered",
+        summary="Whether the service is ready",
         responses={200: {"model": kserve.Ready}, 503: {"model": kserve.Ready}, **failures(421)},
         **shown,
     )
@@ -297,7 +297,7 @@ def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any
     @app.get(version + "/ready", include_in_schema=False)
     @app.get(
         model + "/ready",
-        summary="Whether requests to the model are answered",
+        summary="Whether the model is ready",
         responses={200: {"model": kserve.ModelReady}, 503: {"model": kserve.ModelReady}, **failures(421)},
         **shown,
     )
@@ -334,19 +334,19 @@ def _add_inference_protocol(app: FastAPI, service: Service, authorised: list[Any
             try:
                 length = kserve.header_length(request.headers.get(kserve.HEADER))
                 parse = partial(kserve.parse, header_length=length, limit=ELEMENTS)
-                asked = await service.aside(parse, body, len(body))
+                asked = await service.run_in_thread(parse, body, len(body))
             except ParameterError as error:
                 raise RefusalError(400, str(error)) from None
             del body
             texts = await _while_connected(request, _elements(service, asked.texts, entry))
-        answer, length = await service.aside(partial(kserve.compose, asked), texts, sum(map(len, texts)))
+        answer, length = await service.run_in_thread(partial(kserve.compose, asked), texts, sum(map(len, texts)))
         if length is None:
             return _json(answer)
         return Response(answer, headers={kserve.HEADER: str(length)}, media_type="application/octet-stream")
 
 
 def _readiness(service: Service, model: str | None) -> Response:
-    """Of the service or, if it is named, of the model."""
+    """Readiness of the service or, if named, of the model."""
     try:
         service.check_ready()
     except RefusalError as error:
@@ -355,7 +355,7 @@ def _readiness(service: Service, model: str | None) -> Response:
 
 
 async def _elements(service: Service, texts: Sequence[str], entry: Entry) -> list[str]:
-    """The answers to several requests, of which the first is told of in the log."""
+    """Responses to several requests; the log has the entry of the first."""
     entries = [entry, *(Entry() for _ in texts[1:])]
     tasks = [asyncio.create_task(_element(service, *one)) for one in zip(texts, entries, strict=True)]
     try:
@@ -367,7 +367,7 @@ async def _elements(service: Service, texts: Sequence[str], entry: Entry) -> lis
 
 async def _element(service: Service, text: str, entry: Entry) -> str:
     try:
-        return (await service.answer(await service.read(text, entry), entry)).decode()
+        return (await service.answer(await service.parse(text, entry), entry)).decode()
     except RefusalError as error:
         if error.status in OF_THE_SERVICE:
             raise
@@ -388,7 +388,7 @@ def _add_page(app: FastAPI) -> None:
 
 
 class _Files(StaticFiles):
-    """The page's, under the same headers as the page."""
+    """Files of the page, with the same headers as the page."""
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
         response = super().file_response(*arguments, **options)
@@ -399,14 +399,14 @@ class _Files(StaticFiles):
 def _request_body() -> dict[str, Any]:
     schema = protocol.Request.model_json_schema()
     file = {"type": "string", "format": "binary", "description": "An image file."}
-    texts = {"visualize": {"type": "string", "description": "`true` or `false`."}}  # what else is like these, is taken
+    texts = {"visualize": {"type": "string", "description": "`true` or `false`."}}  # other JSON literals are accepted
     form = schema | {"properties": schema["properties"] | {"image": file} | texts}
     kinds = {"application/json": schema, "multipart/form-data": form, "image/*": file}
     return {"required": True, "content": {kind: {"schema": value} for kind, value in kinds.items()}}
 
 
 async def _body(request: HttpRequest, service: Service) -> bytes:
-    """As it was before it was compressed, if it was."""
+    """Body of a request, decompressed."""
     coding: str | None = request.headers.get("content-encoding", "").strip().lower()
     if coding in ("", "identity"):
         coding = None
@@ -418,7 +418,7 @@ async def _body(request: HttpRequest, service: Service) -> bytes:
 
 
 async def _while_connected(request: HttpRequest, work: Awaitable[Result]) -> Result:
-    """The outcome of work, which is given up once the client has gone. Its body must have been read."""
+    """Await ``work``, but cancel it if the client disconnects. The request body must have been read."""
     task, gone = asyncio.ensure_future(work), asyncio.create_task(_gone(request))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Compressed bodies of requests (Content-Encoding), decompressed as they come."""
+"""Streaming decompression of request bodies (Content-Encoding)."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import AsyncIterator
 
 from maskline.serve.refusal import RefusalError
 
-#: How zlib is to be called for each: 16 more than the window is for gzip's frame, the window alone for zlib's, which
+#: zlib's ``wbits`` by coding: window size plus 16 for the gzip format, window size alone for the zlib format, which
 #: HTTP calls deflate.
 CODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-STEP = 1 << 18  # bytes that are decompressed at a time: a millisecond in which the event loop does nothing else
+STEP = 1 << 18  # bytes decompressed at a time, which blocks the event loop for about a millisecond
 
 
 async def decompressed(chunks: AsyncIterator[bytes], coding: str) -> AsyncIterator[bytes]:
-    """What compressed bytes stand for, `STEP` bytes at a time at most, however few they are made from.
+    """Decompress a stream, in chunks of at most `STEP` bytes whatever the compression ratio.
 
     Raises:
-        RefusalError: 400, they are damaged, cut short, or followed by others.
+        RefusalError: 400, the data is damaged, cut short, or followed by other data.
     """
     inflater = zlib.decompressobj(CODINGS[coding])
     async for chunk in chunks:
         more = bool(chunk)
         while more:
             if inflater.eof:
-                raise _damaged(coding, "bytes follow its end")
+                raise _damaged(coding, "data follows its end")
             try:
                 made = inflater.decompress(chunk, STEP)
             except zlib.error as error:
@@ -39,4 +39,4 @@ async def decompressed(chunks: AsyncIterator[bytes], coding: str) -> AsyncIterat
 
 
 def _damaged(coding: str, reason: str) -> RefusalError:
-    return RefusalError(400, f"the body is not whole {coding} data, as Content-Encoding says: {reason}")
+    return RefusalError(400, f"the body is not valid {coding} data, as stated by Content-Encoding: {reason}")

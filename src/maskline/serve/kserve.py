@@ -1,12 +1,12 @@
-"""The Open Inference Protocol (KServe v2) over HTTP, as pure functions: what a body says, and what an answer is.
+"""The Open Inference Protocol (KServe v2) over HTTP, as pure functions that parse requests and compose responses.
 
-There is one model with one input and one output, both of BYTES: each element of the input is the JSON text of a request
-for `POST /instance-segmentation`, the element of the output at the same place is the JSON text of its answer. Tensors
-come in three forms: in the JSON itself; after it in binary form, as Triton's own client sends them unless told
-otherwise; and as a body without any JSON, which is one element. `HEADER` tells them apart.
+There is one model with one input and one output, both of type BYTES: each element of the input is the JSON of a request
+for `POST /instance-segmentation`, and the output element at the same index is the JSON of its response. Tensors come in
+three forms: within the JSON; in binary form after it, the default of Triton's client; and as a body without JSON, which
+is a single element. `HEADER` distinguishes them.
 
-Source: the protocol's text on REST, and its binary tensor data extension. What these leave open (no JSON at all, an
-empty list of outputs, an output named twice) is as a Triton server, 2.51, was found to have it.
+Source: the REST part of the protocol, and its binary tensor data extension. Cases that these leave open (no JSON at
+all, an empty list of outputs, an output named twice) follow the behaviour of Triton 2.51.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from maskline.errors import ParameterError
 from maskline.serve.protocol import MOST_VALUES, has_too_many_values, is_file_or_form
 
 MODEL, VERSION, INPUT, OUTPUT = "instance-segmentation", "1", "input", "output"
-#: Bytes of JSON at the start of a body that goes on in binary form; 0: there is none; without it: all is JSON.
+#: Length in bytes of the JSON before binary data; 0: no JSON; header absent: JSON only.
 HEADER = "Inference-Header-Content-Length"
 
-_LENGTH = 4  # bytes of the little-endian number before each element in binary form
+_LENGTH = 4  # bytes of the little-endian length before each element in binary form
 
 
 class Failure(BaseModel):
-    """A request without an answer."""
+    """A failed request."""
 
     model_config = ConfigDict(title="KServeFailure")
 
@@ -40,26 +40,26 @@ class Failure(BaseModel):
 
 
 class Live(BaseModel):
-    """That the process answers."""
+    """Liveness of the process."""
 
     live: bool
 
 
 class Ready(BaseModel):
-    """Whether requests are answered."""
+    """Readiness of the service."""
 
     ready: bool
     error: str | None = Field(None, description="Why not.")
 
 
 class ModelReady(Ready):
-    """Whether requests to the model are answered."""
+    """Readiness of the model."""
 
     name: str
 
 
 class ServerMetadata(BaseModel):
-    """Of the service."""
+    """Metadata of the service."""
 
     name: str
     version: str
@@ -67,26 +67,26 @@ class ServerMetadata(BaseModel):
 
 
 class TensorMetadata(BaseModel):
-    """Of the input or the output."""
+    """Metadata of the input or the output."""
 
     name: str
     datatype: str
-    shape: list[int] = Field(description="-1: any number.")
+    shape: list[int] = Field(description="-1: any size.")
 
 
 class ModelMetadata(BaseModel):
-    """Of the model."""
+    """Metadata of the model."""
 
     name: str
     versions: list[str]
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
-    parameters: dict[str, Any] = Field(description="The `model` behind it, and the names of its `classes`.")
+    parameters: dict[str, Any] = Field(description="Name of the underlying `model`, and its `classes`.")
 
 
 class OutputTensor(BaseModel):
-    """The answers, each the JSON of one of `POST /instance-segmentation`."""
+    """Responses, each the JSON of one from `POST /instance-segmentation`."""
 
     name: str
     datatype: str
@@ -95,20 +95,20 @@ class OutputTensor(BaseModel):
 
 
 class InferResponse(BaseModel):
-    """An inference request's answer."""
+    """Response to an inference request."""
 
-    id: str | None = Field(None, description="The request's.")
+    id: str | None = Field(None, description="Id of the request.")
     model_name: str
     model_version: str
     outputs: list[OutputTensor]
 
 
 _BINARY = {"type": "string", "format": "binary"}
-#: An answer to an inference request, for OpenAPI.
+#: Response to an inference request, for OpenAPI.
 ANSWER: dict[str, Any] = {
     "model": InferResponse,
     "content": {"application/octet-stream": {"schema": _BINARY}},
-    "description": f"The answers; in binary form where that is asked for, after JSON whose length {HEADER} tells.",
+    "description": f"The responses; if requested, in binary form after JSON of the length in {HEADER}.",
 }
 #: The body of an inference request, for OpenAPI.
 REQUEST_BODY = {
@@ -141,7 +141,7 @@ REQUEST_BODY = {
                                     "type": "array",
                                     "items": {"type": "string"},
                                     "minItems": 1,
-                                    "description": "The JSON of a request for `POST /instance-segmentation` each.",
+                                    "description": "Each the JSON of a request for `POST /instance-segmentation`.",
                                 },
                             },
                         },
@@ -154,7 +154,7 @@ REQUEST_BODY = {
             }
         },
         "application/octet-stream": {
-            "schema": _BINARY | {"description": f"JSON, whose length {HEADER} tells, and the tensor in binary form."}
+            "schema": _BINARY | {"description": f"JSON, of the length in {HEADER}, and the tensor in binary form."}
         },
     },
 }
@@ -162,13 +162,13 @@ REQUEST_BODY = {
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """What an inference request asks for.
+    """A parsed inference request.
 
     Attributes:
-        id: the client's own name for it, to be sent back.
-        texts: one for each element of the input; can be encoded in UTF-8, but need not be JSON.
+        id: the client's id, returned in the response.
+        texts: elements of the input; valid Unicode, but not necessarily JSON.
         shape: of input and output: ``(N,)`` or ``(N, 1)`` for N texts.
-        binary: the output is wanted in binary form.
+        binary: whether the output is requested in binary form.
     """
 
     id: str | None
@@ -178,7 +178,7 @@ class InferRequest:
 
 
 def header_length(value: str | None) -> int | None:
-    """The number that `HEADER` holds, None where it was not sent. Raises ParameterError if it is not such a number."""
+    """Parse the value of `HEADER`; None if absent. Raises ParameterError if it is not a length."""
     if value is None:
         return None
     if not (value.isascii() and value.isdigit() and len(value) < 20):
@@ -187,39 +187,39 @@ def header_length(value: str | None) -> int | None:
 
 
 def parse(body: bytes, header_length: int | None, *, limit: int) -> InferRequest:
-    """Read the body of ``POST /v2/models/instance-segmentation/infer``.
+    """Parse the body of ``POST /v2/models/instance-segmentation/infer``.
 
     Args:
         body: as received, decompressed.
-        header_length: what `HEADER` says, see there.
-        limit: elements that a request may have at most.
+        header_length: value of `HEADER`.
+        limit: maximum number of elements.
 
     Raises:
-        ParameterError: it is not such a request.
+        ParameterError: not a valid request.
     """
     if header_length == 0:
         return InferRequest(None, (_decoded(body, "the body"),), (1, 1), binary=True)
     if is_file_or_form(body):
-        raise ParameterError("the body is an image or a form, which POST /instance-segmentation takes: expected JSON")
+        raise ParameterError("the body is an image or a form: expected JSON; send it to POST /instance-segmentation")
     if header_length is not None and not 0 < header_length <= len(body):
         raise ParameterError(f"the header {HEADER} is {header_length}, the body has {counted(len(body), 'byte')}")
     head, tail = body[:header_length], memoryview(body)[len(body) if header_length is None else header_length :]
     request = _object(_json(head), "the request")
     if not isinstance(request.get("id"), str | None):
-        raise ParameterError(f"id is {reprlib.repr(request['id'])}: expected a text")
+        raise ParameterError(f"id is {reprlib.repr(request['id'])}: expected a string")
     tensor = _input(request)
     shape = _shape(tensor.get("shape"), limit)
     return InferRequest(request.get("id"), tuple(_elements(tensor, tail, shape)), shape, _wants_binary(request))
 
 
 def compose(request: InferRequest, texts: Sequence[str]) -> tuple[bytes, int | None]:
-    """The body of the answer, and what `HEADER` has to say of it; None: the header is not sent.
+    """Compose the body of the response, and the value of its `HEADER` (None: not sent).
 
     Args:
-        texts: an answer to each of ``request.texts``, in their order.
+        texts: responses to ``request.texts``, in the same order.
     """
     if len(texts) != len(request.texts):
-        raise ValueError(f"{counted(len(texts), 'answer')} to {counted(len(request.texts), 'text')}")
+        raise ValueError(f"{counted(len(texts), 'response')} to {counted(len(request.texts), 'request')}")
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "BYTES", "shape": request.shape}
     answer: dict[str, Any] = {} if request.id is None else {"id": request.id}
     answer |= {"model_name": MODEL, "model_version": VERSION, "outputs": [output]}
@@ -233,16 +233,16 @@ def compose(request: InferRequest, texts: Sequence[str]) -> tuple[bytes, int | N
 
 
 def error(message: str) -> bytes:
-    """The body of an answer to what can't be answered; its status says what kind of fault it is."""
+    """Body of an error response."""
     return _dump({"error": message})
 
 
 def readiness(name: str | None, reason: str | None) -> bytes:
-    """What questions for readiness are answered.
+    """Body of a readiness response.
 
     Args:
-        name: of the model; None: the server is asked for.
-        reason: why it is not ready; None: it is.
+        name: of the model; None for the server.
+        reason: why it is not ready; None if it is.
     """
     answer: dict[str, Any] = {} if name is None else {"name": name}
     answer["ready"] = reason is None
@@ -250,22 +250,22 @@ def readiness(name: str | None, reason: str | None) -> bytes:
 
 
 def server_metadata() -> dict[str, Any]:
-    """What ``GET /v2`` answers."""
+    """Response to ``GET /v2``."""
     return {"name": "maskline", "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
 def model_metadata(model: str, classes: Sequence[str]) -> dict[str, Any]:
-    """What ``GET /v2/models/instance-segmentation`` answers.
+    """Response to ``GET /v2/models/instance-segmentation``.
 
     Args:
-        model: name of the model behind it, as in the catalog.
-        classes: their names, in the order of class indices.
+        model: name of the underlying model, as in the catalog.
+        classes: class names, by class index.
     """
     tensor = {"datatype": "BYTES", "shape": [-1, 1]}
     return {
         "name": MODEL,
         "versions": [VERSION],
-        "platform": "maskline_onnx",  # the protocol's form: a project, and a format of it
+        "platform": "maskline_onnx",  # <project>_<format>, as in the protocol
         "inputs": [{"name": INPUT, **tensor}],
         "outputs": [{"name": OUTPUT, **tensor}],
         "parameters": {"model": model, "classes": list(classes)},
@@ -287,7 +287,7 @@ def _json(data: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise ParameterError(f"the request is not JSON: {error.msg} at character {error.pos}") from None
     except ValueError:
-        raise ParameterError("the JSON has a number of too many digits") from None
+        raise ParameterError("the JSON has a number with too many digits") from None
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
@@ -297,13 +297,13 @@ def _object(value: Any, what: str) -> dict[str, Any]:
 
 
 def _parameters(value: dict[str, Any]) -> dict[str, Any]:
-    """Those of a request or tensor, none where there are none."""
+    """Parameters of a request or tensor; empty if absent."""
     given = value.get("parameters")
     return {} if given is None else _object(given, "parameters")
 
 
 def _input(request: dict[str, Any]) -> dict[str, Any]:
-    """The one input tensor, of the right name and datatype."""
+    """The single input tensor, with name and datatype checked."""
     tensors = request.get("inputs")
     if not isinstance(tensors, list) or len(tensors) != 1:
         raise ParameterError(f"inputs is {reprlib.repr(tensors)}: expected a list of one tensor, named {INPUT!r}")
@@ -317,15 +317,15 @@ def _input(request: dict[str, Any]) -> dict[str, Any]:
 def _shape(value: Any, limit: int) -> tuple[int, ...]:
     sound = isinstance(value, list) and all(type(side) is int for side in value)
     if not (sound and len(value) in (1, 2) and value[1:] in ([], [1]) and 1 <= value[0] <= limit):
-        raise ParameterError(f"shape is {reprlib.repr(value)}: expected [N, 1] for N requests, {limit} at most")
+        raise ParameterError(f"shape is {reprlib.repr(value)}: expected [N, 1] for N requests, at most {limit}")
     return tuple(value)
 
 
 def _elements(tensor: dict[str, Any], tail: memoryview, shape: tuple[int, ...]) -> list[str]:
-    """The texts of the input, as many as its shape says, from wherever they are."""
+    """Elements of the input, in JSON or binary form, with their number checked against the shape."""
     data, size = tensor.get("data"), _parameters(tensor).get("binary_data_size")
     if (data is None) == (size is None):
-        raise ParameterError("the input needs its texts in data, or else binary_data_size among its parameters")
+        raise ParameterError("the input needs either its strings in data or binary_data_size in its parameters")
     if type(size or 0) is not int or len(tail) != (size or 0):
         named = "not given" if size is None else reprlib.repr(size)
         raise ParameterError(
@@ -333,46 +333,46 @@ def _elements(tensor: dict[str, Any], tail: memoryview, shape: tuple[int, ...]) 
         )
     texts = _from_json(data, shape) if size is None else _from_bytes(tail, shape[0])
     if len(texts) != shape[0]:
-        raise ParameterError(f"data has {counted(len(texts), 'element')}, the shape says {shape[0]}")
+        raise ParameterError(f"data has {counted(len(texts), 'element')}: expected {shape[0]}, as in the shape")
     return texts
 
 
 def _from_json(data: Any, shape: tuple[int, ...]) -> list[str]:
-    """Texts in a list or, with two axes, in lists of one in a list."""
+    """Strings in a list or, with two axes, in a list of one-element lists."""
     if not isinstance(data, list):
-        raise ParameterError(f"data is {reprlib.repr(data)}: expected a list of texts")
+        raise ParameterError(f"data is {reprlib.repr(data)}: expected a list of strings")
     nested = len(shape) == 2 and all(isinstance(row, list) and len(row) == 1 for row in data)
     texts = [row[0] for row in data] if nested else data
     for text in texts:
         if not isinstance(text, str):
-            raise ParameterError(f"data holds {reprlib.repr(text)}: expected the JSON of a request as a text")
+            raise ParameterError(f"data contains {reprlib.repr(text)}: expected the JSON of a request as a string")
         _check_encodable(text)
     return texts
 
 
 def _check_encodable(text: str) -> None:
-    """Refuse half a surrogate pair, which JSON can spell though no text can hold it."""
+    """Reject a lone surrogate, which JSON can escape but UTF-8 can't encode."""
     try:
         _ = text.isascii() or text.encode()
     except UnicodeEncodeError:
-        raise ParameterError("data holds half a surrogate pair: expected a text that UTF-8 can encode") from None
+        raise ParameterError("data contains a lone surrogate: expected a string that UTF-8 can encode") from None
 
 
 def _from_bytes(tail: memoryview, count: int) -> list[str]:
-    """That many elements, each after its length, with nothing left over."""
+    """Parse ``count`` length-prefixed elements, with nothing left over."""
     texts, start = [], 0
     for number in range(count):
         first = start + _LENGTH
         end = first + int.from_bytes(tail[start:first], "little")
         if end > len(tail):
             raise ParameterError(
-                f"element {number} of the binary data ends {counted(end - len(tail), 'byte')} after the body"
+                f"element {number} of the binary data extends {counted(end - len(tail), 'byte')} past the body"
             )
         texts.append(_decoded(tail[first:end], f"element {number}"))
         start = end
     if start != len(tail):
         raise ParameterError(
-            f"{counted(len(tail) - start, 'byte')} left after {counted(count, 'element')}, the number in the shape"
+            f"{counted(len(tail) - start, 'byte')} left after {counted(count, 'element')}, as many as in the shape"
         )
     return texts
 
@@ -381,21 +381,21 @@ def _decoded(data: bytes | memoryview, what: str) -> str:
     try:
         return str(data, "utf-8")
     except UnicodeDecodeError as error:
-        raise ParameterError(f"{what} is not text in UTF-8 (byte {error.start})") from None
+        raise ParameterError(f"{what} is not UTF-8 text (byte {error.start})") from None
 
 
 def _wants_binary(request: dict[str, Any]) -> bool:
-    """Whether the output is asked for in binary form: what is said of it, else what is said of all outputs."""
+    """Whether the output is requested in binary form: by its own parameter, else by that for all outputs."""
     default = _switch(_parameters(request), "binary_data_output", default=False)
     outputs = request.get("outputs")
     if not isinstance(outputs, list | None):
         raise ParameterError(f"outputs is {reprlib.repr(outputs)}: expected a list of one, named {OUTPUT!r}")
-    wanted = [_object(output, "an output") for output in outputs or []]
-    for output in wanted:
+    requested = [_object(output, "an output") for output in outputs or []]
+    for output in requested:
         if output.get("name") != OUTPUT:
             raise ParameterError(f"unknown output {reprlib.repr(output.get('name'))}: the only one is {OUTPUT!r}")
-    said = [_switch(_parameters(output), "binary_data", default) for output in wanted]
-    return any(said) if said else default
+    binary = [_switch(_parameters(output), "binary_data", default) for output in requested]
+    return any(binary) if binary else default
 
 
 def _switch(parameters: dict[str, Any], name: str, default: bool) -> bool:

@@ -1,4 +1,4 @@
-"""What a service tells Prometheus of itself."""
+"""Prometheus metrics of the service."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The service's own numbers, in a registry of their own. Not safe between threads: for the event loop.
+    """Metrics of the service, in a separate registry. Not thread-safe: for use in the event loop.
 
-    Stages of a request are ``receive`` (its bytes), ``parse`` (JSON, Base64, an image's header), ``fetch`` (a URL),
-    ``queue`` (until a worker has it), ``decode``, ``predict``, ``encode`` (of its batch), and ``total``.
+    Stages of a request are ``receive`` (its bytes), ``parse`` (JSON, Base64, image header), ``fetch`` (a URL),
+    ``queue`` (until a worker takes it), ``decode``, ``predict``, ``encode`` (of its batch), and ``total``.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "maskline_requests", "Requests for predictions, by status of HTTP.", ["status"], registry=self.registry
+            "maskline_requests", "Prediction requests, by HTTP status.", ["status"], registry=self.registry
         )
         self.rejections = Counter(
             "maskline_rejections", "Requests without a result, by reason.", ["reason"], registry=self.registry
@@ -31,19 +31,19 @@ class Metrics:
             "maskline_stage_seconds", "Seconds by stage.", ["stage"], buckets=_SECONDS, registry=self.registry
         )
         self.batches = Histogram(
-            "maskline_batch_size", "Images in a run of the network.", buckets=_BATCHES, registry=self.registry
+            "maskline_batch_size", "Images per run of the network.", buckets=_BATCHES, registry=self.registry
         )
-        self.waiting = Gauge("maskline_queue_requests", "Requests that wait for a worker.", registry=self.registry)
-        self.pixels = Gauge("maskline_queue_pixels", "Pixels that wait or are worked on.", registry=self.registry)
-        self.ready = Gauge("maskline_workers_ready", "Workers that have their model open.", registry=self.registry)
-        self.deaths = Counter("maskline_worker_deaths", "Workers that ended unasked.", registry=self.registry)
+        self.waiting = Gauge("maskline_queue_requests", "Requests waiting for a worker.", registry=self.registry)
+        self.pixels = Gauge("maskline_queue_pixels", "Pixels queued or being processed.", registry=self.registry)
+        self.ready = Gauge("maskline_workers_ready", "Workers with an open model.", registry=self.registry)
+        self.deaths = Counter("maskline_worker_deaths", "Workers that died unexpectedly.", registry=self.registry)
         self.instances = Counter("maskline_instances", "Instances found.", registry=self.registry)
 
     def stage(self, seconds: Mapping[str, float]) -> None:
-        """Add what stages took."""
+        """Record the durations of stages."""
         for stage, value in seconds.items():
             self.stages.labels(stage).observe(value)
 
     def text(self) -> bytes:
-        """In Prometheus' text format."""
+        """Render in Prometheus' text format."""
         return generate_latest(self.registry)

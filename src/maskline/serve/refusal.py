@@ -1,4 +1,4 @@
-"""Why a request gets no result, as a status of HTTP and the envelope of errors."""
+"""Errors of requests, with HTTP status and error message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from maskline.errors import MasklineError
 
 @dataclass(frozen=True, slots=True)
 class RequestFault:
-    """One thing that is wrong with a request: ``loc`` is the place, such as ``body.image``."""
+    """One fault of a request; ``loc`` is its location, such as ``body.image``."""
 
     type: str
     loc: str
@@ -19,12 +19,12 @@ class RequestFault:
 
 
 class RefusalError(MasklineError):
-    """A request that is not answered with a result.
+    """A request failed or was rejected.
 
     Attributes:
-        status: of HTTP, and the envelope's ``errorCode``.
-        retry_after: seconds after which it may be worth to ask again; None: nobody knows.
-        log_id: the client's, where it could be read.
+        status: HTTP status, also the response's ``errorCode``.
+        retry_after: seconds after which to retry; None: unknown.
+        log_id: the client's log id, if it could be read.
     """
 
     def __init__(self, status: int, message: str, *, retry_after: int | None = None, log_id: str | None = None) -> None:
@@ -35,10 +35,10 @@ class RefusalError(MasklineError):
 
     @classmethod
     def of(cls, faults: Sequence[RequestFault], log_id: str | None = None) -> RefusalError:
-        """422, whose message is a list of faults as JSON."""
+        """Status 422 with a JSON list of faults as the message."""
         return cls(422, json.dumps([asdict(fault) for fault in faults], ensure_ascii=False), log_id=log_id)
 
     @classmethod
     def of_image(cls, kind: str, message: str) -> RefusalError:
-        """422 because of the image."""
+        """Status 422 for a fault of the image."""
         return cls.of([RequestFault(kind, "body.image", message)])

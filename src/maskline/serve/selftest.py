@@ -1,7 +1,6 @@
-"""``maskline serve --selftest``: a service of one's own model and settings is put under strain, check by check.
+"""``maskline serve --selftest``: load-test a service with given model and settings, check by check.
 
-The service runs in a process of its own on a free port of this machine; requests go there and nowhere else, and are
-some hundreds at most.
+The service runs in a separate process on a free local port; the test sends a few hundred requests, only to that port.
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ from maskline.serve.server import serve
 from maskline.serve.settings import ServiceSettings
 from maskline.serve.workers import Opener, StartError
 
-CLIENTS = 64  # at once, in the test of overload
+CLIENTS = 64  # concurrent, in the overload check
 SLOW = 16  # connections that never finish their request
-OPEN_TIMEOUT = 600.0  # seconds for a model to be opened, which may have to be fetched
+OPEN_TIMEOUT = 600.0  # seconds to open the model, which may have to be downloaded
 IMAGE = ASSETS / "nuclei.png"
 ROUTE = "/instance-segmentation"
 
 
 class CheckError(Exception):
-    """A check that did not hold; the message says what was seen."""
+    """A check failed; the message describes what was observed."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """Of one check."""
+    """Result of one check."""
 
     name: str
     passed: bool
@@ -54,13 +53,13 @@ class CheckResult:
 
 
 class _Target:
-    """The service under test, and a client's way to it."""
+    """The service under test, and a client for it."""
 
     def __init__(self, process: Any, url: str, client: aiohttp.ClientSession, settings: ServiceSettings) -> None:
         self.process, self.url, self.client, self.settings = process, url, client, settings
 
     async def ask(self, image: str | bytes, **more: Any) -> tuple[int, dict[str, Any], Any]:
-        """Status, body and headers."""
+        """Send a request; return status, body and headers of the response."""
         text = image if isinstance(image, str) else _encoded(image)
         body = {"image": text, "visualize": False, **more}
         async with self.client.post(self.url + ROUTE, json=body) as answer:
@@ -71,20 +70,21 @@ class _Target:
             return answer.status
 
 
-def selftest(openers: Sequence[Opener], settings: ServiceSettings, tell: Callable[[str], None] = print) -> bool:
-    """Run all checks, tell of each in a line, and return whether all passed.
+def selftest(openers: Sequence[Opener], settings: ServiceSettings, report: Callable[[str], None] = print) -> bool:
+    """Run all checks, report each in a line, and return whether all passed.
 
     Args:
-        openers, settings: as for `maskline.serve.serve`; it listens on this machine only, whatever they say.
+        openers, settings: as in `maskline.serve.serve`, except that the service listens on the loopback only.
+        report: called with each line.
 
     Raises:
         StartError: the service does not start, for example because the model can't be opened.
     """
     settings = replace(settings, host="127.0.0.1", port=0, access_log=False)
-    return asyncio.run(_selftest(openers, settings, tell))
+    return asyncio.run(_selftest(openers, settings, report))
 
 
-async def _selftest(openers: Sequence[Opener], settings: ServiceSettings, tell: Callable[[str], None]) -> bool:
+async def _selftest(openers: Sequence[Opener], settings: ServiceSettings, report: Callable[[str], None]) -> bool:
     here, there = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_serve, args=(openers, settings, there), name="service")
@@ -96,17 +96,17 @@ async def _selftest(openers: Sequence[Opener], settings: ServiceSettings, tell: 
         limit = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(headers=headers, connector=limit) as client:
             target = _Target(process, url, client, settings)
-            outcomes = [await _run(check, target, tell) for check in CHECKS]
+            outcomes = [await _run(check, target, report) for check in CHECKS]
     finally:
         process.kill()
         process.join()
     failed = sum(not outcome.passed for outcome in outcomes)
-    tell(f"{len(outcomes) - failed} of {len(outcomes)} checks passed")
+    report(f"{len(outcomes) - failed} of {len(outcomes)} checks passed")
     return not failed
 
 
 def _serve(openers: Sequence[Opener], settings: ServiceSettings, connection: Connection) -> None:
-    logging.basicConfig(level=logging.WARNING, format="      the service's log: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="      service log: %(message)s")
     try:
         serve(openers, settings, connection.send)
     except MasklineError as error:
@@ -114,27 +114,29 @@ def _serve(openers: Sequence[Opener], settings: ServiceSettings, connection: Con
 
 
 def _ready(connection: Connection) -> str:
-    """The address of a service that is ready. Raises StartError."""
+    """Wait until the service is ready and return its address. Raises StartError."""
     while connection.poll(OPEN_TIMEOUT):
         try:
-            told = connection.recv()
+            message = connection.recv()
         except EOFError:
             break
-        if isinstance(told, StartError):
-            raise told
-        if told.startswith("serving "):
-            return str(told).partition(" on ")[2].split()[0]
-    raise StartError("the service under test did not get ready", 1)
+        if isinstance(message, StartError):
+            raise message
+        if message.startswith("serving "):
+            return str(message).partition(" on ")[2].split()[0]
+    raise StartError("the service under test did not become ready", 1)
 
 
-async def _run(check: Callable[[_Target], Awaitable[str]], target: _Target, tell: Callable[[str], None]) -> CheckResult:
+async def _run(
+    check: Callable[[_Target], Awaitable[str]], target: _Target, report: Callable[[str], None]
+) -> CheckResult:
     started, name = time.perf_counter(), (check.__doc__ or "").splitlines()[0].rstrip(".")
     try:
         seen, passed = await check(target), True
     except (CheckError, aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
         seen, passed = str(error) or type(error).__name__, False
     outcome = CheckResult(name, passed, seen, time.perf_counter() - started)
-    tell(f"{'pass' if passed else 'FAIL'}  {name}: {seen} ({outcome.seconds:.1f} s)")
+    report(f"{'pass' if passed else 'FAIL'}  {name}: {seen} ({outcome.seconds:.1f} s)")
     return outcome
 
 
@@ -149,20 +151,20 @@ def _require(holds: bool, seen: str) -> str:
 
 
 async def an_image(target: _Target) -> str:
-    """An image is answered with its instances, and with the client's logId."""
+    """An image gets its instances and the client's logId."""
     status, body, _ = await target.ask(IMAGE.read_bytes(), logId="selftest")
     _require(status == 200 and body["logId"] == "selftest", f"status {status}: {body}")
     return counted(len(body["result"]["instances"]), "instance")
 
 
 async def what_is_none(target: _Target) -> str:
-    """What is not an image is refused with the reason."""
+    """Data that is not an image is rejected with a reason."""
     statuses = [(await target.ask(image))[0] for image in (b"a text", b"", "no Base64", IMAGE.read_bytes()[:999])]
     return _require(statuses == [422] * 4, f"statuses {statuses}")
 
 
 async def a_bomb(target: _Target) -> str:
-    """An image of 900 million pixels in 200 bytes is refused before it is decoded."""
+    """An image of 900 million pixels in 200 bytes is rejected before it is decoded."""
     head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b"")]
     parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
@@ -171,17 +173,17 @@ async def a_bomb(target: _Target) -> str:
 
 
 async def overload(target: _Target) -> str:
-    """64 clients at once: each is answered once, with a result or with when to come again."""
+    """64 concurrent clients: each gets one response, a result or a Retry-After."""
     image = _encoded(IMAGE.read_bytes())
     answers = await asyncio.gather(*(target.ask(image, logId=str(i)) for i in range(CLIENTS)))
     statuses = Counter(status for status, _, _ in answers)
     own = all(body["logId"] == str(i) for i, (_, body, _) in enumerate(answers))
-    told = all("Retry-After" in headers for status, _, headers in answers if status == 429)
-    return _require(own and told and set(statuses) <= {200, 429}, f"statuses {dict(statuses)}")
+    retry = all("Retry-After" in headers for status, _, headers in answers if status == 429)
+    return _require(own and retry and set(statuses) <= {200, 429}, f"statuses {dict(statuses)}")
 
 
 async def slow_clients(target: _Target) -> str:
-    """Clients that never finish their request keep nobody waiting."""
+    """Clients that never finish their request don't delay others."""
     host, _, port = target.url.removeprefix("http://").partition(":")
     writers = [(await asyncio.open_connection(host, int(port)))[1] for _ in range(SLOW)]
     try:
@@ -189,14 +191,15 @@ async def slow_clients(target: _Target) -> str:
             writer.write(f"POST {ROUTE} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n{{".encode())
         started = time.perf_counter()
         status = (await asyncio.wait_for(target.ask(IMAGE.read_bytes()), target.settings.timeout))[0]
-        return _require(status == 200, f"status {status} after {time.perf_counter() - started:.2f} s beside {SLOW}")
+        seconds = time.perf_counter() - started
+        return _require(status == 200, f"status {status} after {seconds:.2f} s with {SLOW} slow clients")
     finally:
         for writer in writers:
             writer.close()
 
 
 async def health_under_load(target: _Target) -> str:
-    """Health is answered within a second while the model works."""
+    """Health responds within a second while the model is running."""
     image, longest = _encoded(IMAGE.read_bytes()), 0.0
     work = [asyncio.create_task(target.ask(image)) for _ in range(8)]
     while not all(task.done() for task in work):
@@ -209,10 +212,10 @@ async def health_under_load(target: _Target) -> str:
 
 
 async def a_worker_killed(target: _Target) -> str:
-    """When a worker is killed, its requests are answered by the next one."""
+    """When a worker is killed, the next one completes its requests."""
     workers = await asyncio.to_thread(_children, target.process.pid)
     if not workers:
-        return "not tried: this system does not say which processes are the workers"
+        return "skipped: the worker processes can't be listed on this system"
     image = _encoded(IMAGE.read_bytes())
     work = [asyncio.create_task(target.ask(image)) for _ in range(4)]
     await asyncio.sleep(0.05)
@@ -222,7 +225,7 @@ async def a_worker_killed(target: _Target) -> str:
 
 
 async def the_end(target: _Target) -> str:
-    """Told to end, it answers what is under way and ends with 0."""
+    """On SIGTERM, the service completes pending requests and exits with 0."""
     image = _encoded(IMAGE.read_bytes())
     work = [asyncio.create_task(target.ask(image)) for _ in range(4)]
     await asyncio.sleep(0.05)
@@ -234,12 +237,12 @@ async def the_end(target: _Target) -> str:
 
 
 def _children(pid: int) -> list[int]:
-    """Processes that a process has started, by Linux' own list; none elsewhere."""
+    """Child processes, from Linux's list; empty on other systems."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
     except OSError:
         return []
 
 
-#: In order; the last ends the service.
+#: In order; the last one ends the service.
 CHECKS = (an_image, what_is_none, a_bomb, overload, slow_clients, health_under_load, a_worker_killed, the_end)

@@ -1,4 +1,4 @@
-"""The process around the application: its socket, uvicorn, signals, the access log."""
+"""The process that runs the application: socket, uvicorn, signals, access log."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from maskline.serve.service import Service
 from maskline.serve.settings import ServiceSettings
 from maskline.serve.workers import SHUTDOWN_TIMEOUT, Opener
 
-HEAD_SECONDS = 10.0  # that the head of a request may take to come, the rest of a refused one, and the end of an answer
-IDLE_SECONDS = 30  # that a connection is kept open between requests
-CONNECTIONS = 800  # beyond which new ones are closed at once
-BACKLOG = 128  # connections that are taken at once, before any of them is closed for being too many
-OTHER_FILES = 100  # besides connections
-LAST_SECONDS = 5  # that connections have to close once everything is answered
-LOG_LINES = 10_000  # of the access log that wait to be written; more are lost
-LAST_LINES = 1.0  # seconds that are left for them in the end
+HEAD_SECONDS = 10.0  # limit for the head of a request, the rest of a rejected one, and the end of a response
+IDLE_SECONDS = 30  # how long a connection is kept open between requests
+CONNECTIONS = 800  # maximum; further ones are closed at once
+BACKLOG = 128  # connections accepted at once, before any of them is closed as excess
+OTHER_FILES = 100  # open files besides connections
+LAST_SECONDS = 5  # limit for connections to close once all requests are done
+LOG_LINES = 10_000  # maximum queued lines of the access log; more are dropped
+LAST_LINES = 1.0  # seconds to write them at the end
 
 logger = logging.getLogger("maskline")
 
@@ -38,14 +38,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Protocol(H11Protocol):
-    """uvicorn's, but for two things it would do for ever: wait for a request's head, and accept connections."""
+    """uvicorn's protocol with limits that it lacks: time to receive a request's head, and number of connections."""
 
     most = CONNECTIONS
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # asyncio does this only where a socket names its protocol; without it heads wait 40 ms for their bodies
+        # asyncio does this only if the socket names its protocol; otherwise response heads wait 40 ms for their bodies
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) > self.most:
             transport.abort()
@@ -69,7 +69,7 @@ class Protocol(H11Protocol):
         self._unwatch()
 
     def _watch(self) -> None:
-        """Have the time run while a connection is neither idle nor waiting for our answer."""
+        """Run the timer while a connection is neither idle nor waiting for our response."""
         answering = self.cycle is not None and not self.cycle.response_complete
         if answering or self.timeout_keep_alive_task is not None:
             self._unwatch()
@@ -82,39 +82,45 @@ class Protocol(H11Protocol):
             self._timer = None
 
     def _close(self) -> None:
-        """Close, also if the client does not take what is left to send."""
+        """Close the connection, even if the client does not read the remaining data."""
         self.transport.close()
         self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, whose signals are ours."""
+    """uvicorn's server without its signal handlers."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def serve(openers: Sequence[Opener], settings: ServiceSettings, tell: Callable[[str], None] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; then what is under way is answered first. A second signal ends it at once.
+def serve(openers: Sequence[Opener], settings: ServiceSettings, report: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then complete pending requests. A second signal ends the service at once.
+
+    >>> from functools import partial
+    >>> from maskline import create_model
+    >>> from maskline.serve import ServiceSettings, serve
+    >>> serve([partial(create_model, threads=4)] * 2, ServiceSettings(port=8080))  # doctest: +SKIP
 
     Args:
-        openers: one for each worker: opens its model, in a process of its own.
-        tell: is told, in a line each, where the service listens and when it is ready; None: print.
+        openers: one per worker: opens its model, in a separate process.
+        settings: limits, addresses and options of the service.
+        report: called with a line when the service listens and when it is ready; None: print.
 
     Raises:
-        ParameterError: it can't listen there, or an opener can't be pickled.
+        ParameterError: it can't listen at the address, or an opener can't be pickled.
         StartError: the model can't be opened.
     """
     _have_standard_files()
     Protocol.most = min(CONNECTIONS, _files() - BACKLOG - OTHER_FILES)
     with _listening(settings.host, settings.port) as listener, _access_log(settings.access_log), _no_warnings():
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it tells of what strangers do wrong
-        asyncio.run(_serve(openers, settings, listener, partial(print, flush=True) if tell is None else tell))
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it logs invalid requests of clients
+        asyncio.run(_serve(openers, settings, listener, partial(print, flush=True) if report is None else report))
 
 
 def _have_standard_files() -> None:
-    """Have none of the first three be another file: a socket, in which log lines would appear."""
+    """Open the three standard descriptors if closed: otherwise a socket could get one, and receive log lines."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -123,24 +129,24 @@ def _have_standard_files() -> None:
 
 
 def _files() -> int:
-    """How many files this process may open: more than it was given, where it may have more.
+    """Number of files that this process may open, after raising the soft limit if needed.
 
     Raises:
-        ParameterError: too few to serve with.
+        ParameterError: the limit is too low for serving.
     """
-    wanted = CONNECTIONS + BACKLOG + OTHER_FILES
+    needed = CONNECTIONS + BACKLOG + OTHER_FILES
     try:
         import resource
     except ImportError:  # Windows, which has no such limit
-        return wanted
+        return needed
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return wanted
-    if soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        return needed
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft < 2 * (BACKLOG + OTHER_FILES):
-        raise ParameterError(f"this process may open {soft} files: expected 500 at least (ulimit -n, LimitNOFILE)")
+        raise ParameterError(f"this process may open {soft} files: expected at least 500 (ulimit -n, LimitNOFILE)")
     return soft
 
 
@@ -161,9 +167,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def _access_log(wanted: bool) -> Iterator[None]:
-    """Have access lines written to standard output by a thread, so that a reader who stalls stalls nothing else."""
-    if not wanted:
+def _access_log(enabled: bool) -> Iterator[None]:
+    """Write the access log to stdout in a thread, so that a stalled reader blocks nothing else."""
+    if not enabled:
         yield
         return
     handler = _Lines()
@@ -179,14 +185,14 @@ def _access_log(wanted: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
-    """Of Pillow's, about damaged files: Python would keep every wording of them for good."""
+    """Ignore Pillow's warnings about damaged files: Python would store every distinct message forever."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
 
 
 class _Lines(logging.Handler):
-    """Writes lines to standard output, and loses what there is no room for, or nobody to read."""
+    """Writes lines to stdout; drops lines if its queue is full or the output is closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,20 +205,20 @@ class _Lines(logging.Handler):
             self._waiting.put_nowait(self.format(record).encode() + b"\n")
 
     def finish(self) -> None:
-        """Write what still waits, unless its reader stalls."""
+        """Write the queued lines, unless the reader is stalled."""
         with contextlib.suppress(queue.Full):
             self._waiting.put_nowait(None)
         self._thread.join(LAST_LINES)
 
     def _write(self) -> None:
-        """To the file itself: an interpreter that ends would wait for a thread that holds sys.stdout."""
+        """Write to the file descriptor: at exit, the interpreter would wait for a thread that holds sys.stdout."""
         while (line := self._waiting.get()) is not None:
             with contextlib.suppress(OSError):
                 os.write(1, line)
 
 
 async def _serve(
-    openers: Sequence[Opener], settings: ServiceSettings, listener: socket.socket, tell: Callable[[str], None]
+    openers: Sequence[Opener], settings: ServiceSettings, listener: socket.socket, report: Callable[[str], None]
 ) -> None:
     service = Service(openers, settings)
     config = uvicorn.Config(
@@ -230,8 +236,8 @@ async def _serve(
     server = _Server(config)
     address = _address(listener)
     if not settings.is_local and settings.api_key is None:
-        logger.warning("%s can be reached from other machines, and no API key is asked for", address)
-    tell(f"listening on {address}, opening the model")
+        logger.warning("%s can be reached from other machines without an API key", address)
+    report(f"listening on {address}, opening the model")
     service.workers.start()
     ending: list[asyncio.Task[None]] = []
 
@@ -247,12 +253,12 @@ async def _serve(
             if service.workers.first.done() and service.workers.first.exception() is None:
                 about = service.workers.about
                 where = f"{about['device']}, {about['backend']}, {len(openers)} worker{'s' * (len(openers) > 1)}"
-                tell(f"serving {about['model']} on {address} ({where}); Ctrl-C ends it")
+                report(f"serving {about['model']} on {address} ({where}); press Ctrl-C to stop")
                 await running
         finally:
             server.should_exit = True
             await running
-            await service.workers.stop(0.0 if server.force_exit or service.over else SHUTDOWN_TIMEOUT)
+            await service.workers.stop(0.0 if server.force_exit or service.drain_timed_out else SHUTDOWN_TIMEOUT)
     if service.workers.first.done():
         service.workers.first.result()
 
@@ -264,7 +270,7 @@ async def _drain(service: Service, server: uvicorn.Server) -> None:
 
 @contextlib.contextmanager
 def _on_signals(end: Callable[[], None]) -> Iterator[None]:
-    """Call ``end``, in the event loop, for each signal that asks the process to end."""
+    """Call ``end`` in the event loop on SIGTERM and SIGINT."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""One request from its bytes to its answer, in the event loop; what takes long is done by threads and workers."""
+"""Processing of a request from its bytes to the response, in the event loop; slow steps run in threads and workers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from maskline.fetching.url_policy import FetchError, fetch
+from maskline.fetching.url_policy import FetchError, fetch_url
 from maskline.serve import images, protocol
 from maskline.serve.admission import InferenceResult, Queue, QueuedImage
 from maskline.serve.coding import decompressed
 from maskline.serve.metrics import Metrics
-from maskline.serve.protocol import Wanted
+from maskline.serve.protocol import PredictOptions
 from maskline.serve.refusal import RefusalError
 from maskline.serve.settings import ServiceSettings
 from maskline.serve.workers import Opener, Workers
@@ -24,22 +24,22 @@ from maskline.serve.workers import Opener, Workers
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
-MAX_BUFFERED_BODIES = 4  # requests of the largest size for which there is room until they are read
-FETCHES = 16  # URLs that are fetched at once
-THREADS = 2  # that read large requests, each of which is three times in memory then
-INLINE = 1 << 16  # bytes of a request that is read sooner than a thread would be
-SHORT = 1  # seconds after which to ask a service again that starts or ends
+MAX_BUFFERED_BODIES = 4  # requests of maximum size that fit into the buffer for unparsed bodies
+FETCHES = 16  # concurrent downloads of URLs
+THREADS = 2  # for parsing large requests, each of which then occupies three times its size
+INLINE = 1 << 16  # bytes up to which a request is parsed without a thread, which is faster
+SHORT = 1  # seconds, Retry-After of a service that is starting or stopping
 
 
 @dataclass(slots=True)
 class Entry:
-    """What is known of a request once it ends, for log and metrics.
+    """Record of a request for log and metrics.
 
     Attributes:
         stages: seconds by stage, see `Metrics`.
-        instances: how many were found; None without a result.
+        instances: number of instances; None without a result.
         reason: why there is no result.
-        held: bytes of it that have come and are not read yet.
+        held: bytes received and not yet parsed.
     """
 
     log_id: str = field(default_factory=protocol.new_log_id)
@@ -50,7 +50,7 @@ class Entry:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Count the time of what is done here as a stage's."""
+        """Add the time spent in the block to a stage."""
         started = time.perf_counter()
         try:
             yield
@@ -59,61 +59,61 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """An image's file, or the URL of it, and what is wanted of it."""
+class ParsedRequest:
+    """An image, as a file or a URL, and the options of its request."""
 
     image: bytes | str
-    wanted: Wanted
+    wanted: PredictOptions
 
 
 class Service:
-    """What is shared by all requests.
+    """State shared by all requests.
 
     Attributes:
-        draining: it is about to end; nothing new is begun.
-        over: nor is anything waited for.
+        draining: the service is stopping and accepts no new requests.
+        drain_timed_out: pending requests have been cancelled.
     """
 
     def __init__(self, openers: Sequence[Opener], settings: ServiceSettings) -> None:
-        """For the event loop that runs; `workers.start` starts it."""
+        """Set up in the running event loop; `workers.start` starts the workers."""
         self.settings, self.metrics = settings, Metrics()
         self._urls = settings.url_policy
         batch = settings.batch_size, settings.max_pixels
         self._queue = Queue(settings.queue_pixels, batch, settings.timeout, self.metrics)
         self.workers = Workers(openers, self._queue, self.metrics, timeout=settings.timeout)
         self.draining = False
-        self._held = 0  # bytes of requests that come in or are read
+        self._held = 0  # bytes of requests being received or parsed
         self._under_way: set[asyncio.Task[Any]] = set()
-        self.over = False
+        self.drain_timed_out = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._fetches = asyncio.Semaphore(FETCHES)
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="requests")  # the loop's own look up names
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="requests")  # the loop's own resolve names
 
     @property
     def ready(self) -> bool:
-        """Whether requests are answered."""
+        """Whether requests are accepted."""
         return self.workers.ready and not self.draining
 
     def check_ready(self) -> None:
-        """Raise RefusalError (503) unless requests are answered."""
+        """Raise RefusalError (503) unless requests are accepted."""
         if not self.ready:
-            reason = "the service is ending" if self.draining else "no worker has its model open at the moment"
+            reason = "the service is stopping" if self.draining else "no worker is ready at the moment"
             raise RefusalError(503, f"{reason}; try again", retry_after=SHORT)
 
     async def drain(self) -> None:
-        """Begin nothing new, and wait until what is under way is done; refuse it once the time for that is over."""
+        """Accept no new requests and wait for pending ones; cancel those that exceed the drain timeout."""
         self.draining = True
         try:
             await asyncio.wait_for(self._idle.wait(), self.settings.drain)
         except asyncio.TimeoutError:
-            self.over = True
+            self.drain_timed_out = True
             for task in self._under_way:
                 task.cancel()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Keep track of the task that runs, which answers one request."""
+        """Track the current task, which processes one request."""
         task = asyncio.current_task()
         assert task is not None
         self._under_way.add(task)
@@ -125,15 +125,15 @@ class Service:
             if not self._under_way:
                 self._idle.set()
 
-    async def aside(self, step: Callable[[Given], Made], argument: Given, size: int) -> Made:
-        """``step(argument)``, in a thread unless the argument is small."""
+    async def run_in_thread(self, step: Callable[[Given], Made], argument: Given, size: int) -> Made:
+        """Call ``step(argument)``, in a thread unless ``size``, in bytes, is small."""
         if size <= INLINE:
             return step(argument)
         return await asyncio.get_running_loop().run_in_executor(self._threads, step, argument)
 
     @contextmanager
     def room_for(self, entry: Entry) -> Iterator[None]:
-        """Count the bytes that are received here as held, until the end of the block."""
+        """Count the bytes received in the block as held, until its end."""
         try:
             yield
         finally:
@@ -143,15 +143,15 @@ class Service:
     async def receive(
         self, chunks: AsyncIterator[bytes], length: int | None, entry: Entry, coding: str | None = None
     ) -> bytes:
-        """The body of a request, within `room_for` its entry.
+        """Receive the body of a request, within `room_for` its entry.
 
         Args:
-            chunks: as they come.
-            length: what the request says it is.
-            coding: how it is compressed, of `coding.CODINGS`; it is decompressed within the same limits.
+            chunks: the stream.
+            length: Content-Length, if known.
+            coding: its compression, one of `coding.CODINGS`; the limits apply to the decompressed size as well.
 
         Raises:
-            RefusalError: 413 too large, 429 no room for it now, 408 it comes too slowly, 400 it can't be decompressed.
+            RefusalError: 413 too large, 429 no room at the moment, 408 too slow, 400 can't be decompressed.
         """
         if length is not None and length > self.settings.max_body:
             raise self._too_large()
@@ -163,11 +163,11 @@ class Service:
             try:
                 return await asyncio.wait_for(self._collect(chunks, entry), self.settings.body_timeout)
             except asyncio.TimeoutError:
-                told = f"the request did not come within {self.settings.body_timeout:g} s"
-                raise RefusalError(408, told) from None
+                reason = f"the request was not received within {self.settings.body_timeout:g} s"
+                raise RefusalError(408, reason) from None
 
     async def _bounded(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The same, up to ``max_body`` bytes."""
+        """Pass chunks through, up to ``max_body`` bytes in total."""
         size = 0
         async for chunk in chunks:
             size += len(chunk)
@@ -186,40 +186,41 @@ class Service:
 
     def _check_room(self, size: int) -> None:
         if self._held + size > MAX_BUFFERED_BODIES * self.settings.max_body:
-            raise RefusalError(429, "too many large requests at once", retry_after=self._queue.retry_after)
+            raise RefusalError(429, "too many large requests", retry_after=self._queue.retry_after)
 
     def _too_large(self) -> RefusalError:
-        told = f"the request is too large: this service takes up to {self.settings.max_body} bytes, decompressed"
-        return RefusalError(413, told)
+        reason = f"the request is too large: this service accepts up to {self.settings.max_body} bytes, decompressed"
+        return RefusalError(413, reason)
 
-    async def read(self, body: bytes | str, entry: Entry) -> Asked:
-        """What a request asks for. Raises RefusalError. Let go of the body then: it is larger than what is kept."""
+    async def parse(self, body: bytes | str, entry: Entry) -> ParsedRequest:
+        """Parse a request. Raises RefusalError. Release the body afterwards: it is larger than the result."""
         with entry.timed("parse"):
             parse = partial(protocol.parse, classes=self.workers.about["labels"])
-            request = await self.aside(parse, body, len(body))
+            request = await self.run_in_thread(parse, body, len(body))
             entry.log_id = request.logId or entry.log_id
-            wanted = Wanted.of(request, self.settings.visualize)
+            wanted = PredictOptions.of(request, self.settings.visualize)
             if images.is_url(request.image):
-                return Asked(request.image, wanted)
-            return Asked(await self.aside(images.file_of, request.image, len(request.image)), wanted)
+                return ParsedRequest(request.image, wanted)
+            return ParsedRequest(await self.run_in_thread(images.file_of, request.image, len(request.image)), wanted)
 
-    async def answer(self, asked: Asked, entry: Entry) -> bytes:
-        """The answer to a request, with its envelope. Raises RefusalError; what is cancelled leaves no trace."""
+    async def answer(self, asked: ParsedRequest, entry: Entry) -> bytes:
+        """Process a request and return the response body. Raises RefusalError; cancellation leaves no trace."""
         self.check_ready()
         with self._counted():
             try:
                 return await asyncio.wait_for(self._answer(asked, entry), self.settings.timeout)
             except asyncio.TimeoutError:
-                raise RefusalError(504, f"no answer within {self.settings.timeout:g} s") from None
+                raise RefusalError(504, f"no result within {self.settings.timeout:g} s") from None
             except asyncio.CancelledError:
-                if not self.over:
-                    raise  # the client has gone
-                raise RefusalError(503, "the service has ended before the answer was there") from None
+                if not self.drain_timed_out:
+                    raise  # the client disconnected
+                raise RefusalError(503, "the service stopped before the result was ready") from None
 
-    async def _answer(self, asked: Asked, entry: Entry) -> bytes:
+    async def _answer(self, asked: ParsedRequest, entry: Entry) -> bytes:
         data = await self._fetched(asked.image, entry) if isinstance(asked.image, str) else asked.image
         with entry.timed("parse"):
-            pixels = await self.aside(partial(images.pixels_claimed, most=self.settings.max_pixels), data, len(data))
+            claimed = partial(images.pixels_claimed, most=self.settings.max_pixels)
+            pixels = await self.run_in_thread(claimed, data, len(data))
         job = self._queue.admit(data, pixels, asked.wanted)
         outcome = await self._outcome(job)
         entry.stages |= outcome.stages
@@ -231,12 +232,12 @@ class Service:
         try:
             return await job.outcome
         finally:
-            job.outcome.cancel()  # a client that has gone, a deadline: nobody waits any more
+            job.outcome.cancel()  # the client disconnected or the deadline passed: the result is no longer needed
 
     async def _fetched(self, url: str, entry: Entry) -> bytes:
         with entry.timed("fetch"):
             async with self._fetches:
                 try:
-                    return await fetch(url, self._urls)
+                    return await fetch_url(url, self._urls)
                 except FetchError as error:
                     raise RefusalError.of_image(error.kind, str(error)) from None

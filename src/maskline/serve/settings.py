@@ -1,4 +1,4 @@
-"""Settings of a service."""
+"""Settings of the service."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_key(path: str, name: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address means this machine itself."""
+    """Whether a host name or address is the loopback."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -39,14 +39,14 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
-    """How a service behaves. Which model it serves is said by the openers that `maskline.serve.serve` gets.
+    """Settings of a service, apart from its model.
 
     Attributes:
-        batch_size: images that wait are taken together; none is waited for. A batch has at most ``max_pixels``.
-        queue_pixels: each image counts as a million at least.
-        trusted_hosts: for a service on loopback without a key, so that no web page can read it by having its own name
-            resolve to this machine; ``*`` is any.
-        cors: ``*`` is any.
+        batch_size: queued images are batched; the service never waits to fill a batch, which has at most ``max_pixels``.
+        queue_pixels: each image counts at least as a million.
+        trusted_hosts: host names accepted in addition to this machine's own if the service listens on the loopback without a
+            key; ``*``: any. This protects against web pages that point their own name here (DNS rebinding).
+        cors: ``*``: any.
     """
 
     host: Annotated[
@@ -144,5 +144,5 @@ class ServiceSettings:
                 raise ParameterError(f"cors is {origin!r}: expected an origin such as https://example.org, or *")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
             raise ParameterError(
-                "the API key is empty, or has characters that can't stand in a header: give another, or none at all"
+                "the API key is empty or has characters not allowed in a header: use another one, or none"
             )

@@ -1,7 +1,7 @@
-"""Messages between the service and its workers: a JSON object and any number of byte strings, over a pipe.
+"""Messages between the service and its workers, over a pipe: a JSON object followed by byte strings.
 
-Eight bytes tell the length of the object and of all that follows it; the object's ``sizes`` tell how that is divided.
-A worker handles files from strangers, so nothing that it sends is unpickled.
+A header of eight bytes has the lengths of the object and of everything after it; the object's ``sizes`` has the lengths
+of the byte strings. Workers handle untrusted files, so nothing they send is unpickled.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import struct
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-AHEAD = 2  # batches that a worker has at once: one that runs, one that is decoded or encoded meanwhile
+AHEAD = 2  # batches per worker: one is running while another is decoded or encoded
 _LENGTHS = struct.Struct(">II")
 
 
 class Message(NamedTuple):
-    """An object and the byte strings that belong to it."""
+    """A JSON object and its byte strings."""
 
     head: dict[str, Any]
     parts: list[bytes]
 
 
 def pack(head: dict[str, Any], parts: Sequence[bytes] = ()) -> bytes:
-    """A message as bytes."""
+    """Serialize a message."""
     text = json.dumps({**head, "sizes": [len(part) for part in parts]}).encode()
     return b"".join((_LENGTHS.pack(len(text), sum(map(len, parts))), text, *parts))
 
 
 async def receive(stream: asyncio.StreamReader) -> Message | None:
-    """The next message; None at the end, also if that comes in the middle of one."""
+    """Receive the next message; None at the end of the stream, even in the middle of a message."""
     try:
         lengths = _LENGTHS.unpack(await stream.readexactly(_LENGTHS.size))
         return _message(lengths[0], await stream.readexactly(sum(lengths)))
@@ -39,7 +39,7 @@ async def receive(stream: asyncio.StreamReader) -> Message | None:
 
 
 def read(stream: BinaryIO) -> Message | None:
-    """As `receive`, in a thread that may wait."""
+    """Blocking version of `receive`."""
     start = stream.read(_LENGTHS.size)
     if len(start) < _LENGTHS.size:
         return None

@@ -1,9 +1,9 @@
-"""A worker: a process with a model of its own, which turns files of images into JSON. `workers` starts it.
+"""A worker: a process that holds a model and turns image files into JSON. `workers` starts it.
 
-Messages come on standard input and go to what was standard output; what libraries print goes to standard error. The
-first is a pickled function that opens the model; it comes from the service, which started this process. Then come
-batches. Two are under way at once, so that one is decoded or encoded while the network runs on the other. The end of
-standard input, also because the service has died, ends the worker.
+Messages arrive on stdin and are sent to the original stdout; anything that libraries print goes to stderr. The first
+message is a pickled function that opens the model, from the service, which started this process. Batches follow. Two
+are processed at once, so that one is decoded or encoded while the network runs on the other. The worker exits at the
+end of stdin, including when the service dies.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from maskline.runtime.predictor import Predictor
 from maskline.runtime.thresholds import Threshold
 from maskline.serve import wire
 from maskline.serve.answering import decode, encode
-from maskline.serve.protocol import Wanted
+from maskline.serve.protocol import PredictOptions
 from maskline.serve.refusal import RefusalError
 
-WARM_UP_SIZE = 256  # pixels of a side
-OUT_OF_MEMORY = "there is not enough memory for this image"
+WARM_UP_SIZE = 256  # pixels per side
+OUT_OF_MEMORY = "not enough memory for this image"
 FAILED = "Internal server error"
 
 logger = logging.getLogger("maskline")
 
 
 class Worker:
-    """A model, and the threads around it."""
+    """A model and its threads."""
 
     def __init__(self, model: Predictor, out: BinaryIO) -> None:
         self._model, self._out = model, out
@@ -50,7 +50,7 @@ class Worker:
         self._batches = ThreadPoolExecutor(wire.AHEAD, thread_name_prefix="batches")
 
     def serve(self, source: BinaryIO) -> None:
-        """Answer batches until the source ends."""
+        """Process batches until the end of the stream."""
         head = {"model": self._model.model_name, "labels": list(self._model.labels), "device": self._model.device}
         self.send(head | {"backend": self._model.backend})
         while message := wire.read(source):
@@ -62,18 +62,18 @@ class Worker:
             with self._sending:
                 self._out.write(wire.pack(head, parts))
                 self._out.flush()
-        except OSError:  # the service has gone
+        except OSError:  # the service is gone
             os._exit(0)
 
     def _answer(self, message: wire.Message) -> None:
         try:
             self._answer_batch(message)
-        except BaseException:  # noqa: BLE001 (outermost: a fault of ours; the service starts another worker)
+        except BaseException:  # noqa: BLE001 (outermost: an internal error; the service starts another worker)
             sys.excepthook(*sys.exc_info())
             os._exit(70)
 
     def _answer_batch(self, message: wire.Message) -> None:
-        wanted = [Wanted(**job) for job in message.head["jobs"]]
+        wanted = [PredictOptions(**job) for job in message.head["jobs"]]
         times = [time.perf_counter()]
         decoded = list(self._images.map(_decode, message.parts))
         times.append(time.perf_counter())
@@ -86,9 +86,9 @@ class Worker:
         self.send(head, [part for _, part in done])
 
     def _detect(
-        self, decoded: Sequence[InputImage | RefusalError], wanted: Sequence[Wanted]
+        self, decoded: Sequence[InputImage | RefusalError], wanted: Sequence[PredictOptions]
     ) -> list[Instances | RefusalError]:
-        """The instances of each image, or why there are none."""
+        """Instances of each image, or the reason why it failed."""
         images: list[ByteArray] = []
         thresholds: list[Threshold | None] = []
         for image, one in zip(decoded, wanted, strict=True):
@@ -101,7 +101,7 @@ class Worker:
     def _run(
         self, images: Sequence[ByteArray], thresholds: Sequence[Threshold | None]
     ) -> Sequence[Instances | RefusalError]:
-        """The model's instances. Where it fails on several images, each is tried alone."""
+        """Run the model. If it fails on several images, each is retried alone."""
         with self._running:
             found = _or_refusal(self._model.detect, images, thresholds)
         if not isinstance(found, RefusalError):
@@ -111,9 +111,9 @@ class Worker:
         return [self._run([image], [threshold])[0] for image, threshold in zip(images, thresholds, strict=True)]
 
     def _encode(
-        self, image: InputImage | RefusalError, found: Instances | RefusalError, wanted: Wanted
+        self, image: InputImage | RefusalError, found: Instances | RefusalError, wanted: PredictOptions
     ) -> tuple[dict[str, Any], bytes]:
-        """What is told of an image, and the JSON of its result."""
+        """Header entry of an image, and the JSON of its result."""
         result: Any = found
         if not isinstance(found, RefusalError):
             result = _or_refusal(encode, image, found, self._model.labels, wanted)
@@ -127,33 +127,33 @@ def _decode(data: bytes) -> Any:
 
 
 def _or_refusal(step: Callable[..., Any], *arguments: Any) -> Any:
-    """What a step gives; where it fails, why: an image that nobody foresaw shall not take the worker with it."""
+    """Call a step; return a RefusalError if it fails, so that no image can crash the worker."""
     try:
         return step(*arguments)
     except RefusalError as refusal:
         return refusal
     except MemoryError:
         return RefusalError(500, OUT_OF_MEMORY)
-    except Exception:  # outermost, of one image
-        logger.exception("an image, or several together, could not be worked on")
+    except Exception:  # outermost, for one image
+        logger.exception("processing of one or several images failed")
         return RefusalError(500, FAILED)
 
 
 def _opened(opener: bytes) -> Predictor:
-    """What a pickled opener opens. Raises ParameterError if it is of a module that can't be imported here."""
+    """Unpickle and call an opener. Raises ParameterError if it is from a module that can't be imported here."""
     try:
         function = pickle.loads(opener)  # noqa: S301 (from the process that started this one)
     except (AttributeError, ImportError) as error:
-        told = "an opener has to be a function of a module, such as functools.partial(create_model, …)"
-        raise ParameterError(f"a worker can't import what opens the model ({error}): {told}") from None
+        expected = "expected a function of an importable module, such as functools.partial(create_model, …)"
+        raise ParameterError(f"a worker can't import the opener of the model ({error}): {expected}") from None
     return cast("Predictor", function())
 
 
 def main() -> None:
     """Open the model, then serve."""
     logging.basicConfig(level=logging.WARNING, format="maskline: %(message)s")
-    warnings.filterwarnings("ignore", module="PIL")  # of damaged files: Python keeps every wording for good
-    for number in (signal.SIGINT, signal.SIGTERM):  # of a terminal or a supervisor: it is the service that decides
+    warnings.filterwarnings("ignore", module="PIL")  # about damaged files: Python stores every distinct message
+    for number in (signal.SIGINT, signal.SIGTERM):  # from a terminal or a supervisor: the service decides
         signal.signal(number, signal.SIG_IGN)
     source = sys.stdin.buffer
     out = os.fdopen(os.dup(1), "wb")
@@ -167,7 +167,7 @@ def main() -> None:
         out.write(wire.pack({"failed": str(error), "exit_code": error.exit_code}))
         out.flush()
         sys.exit(error.exit_code)
-    model.detect([np.zeros((WARM_UP_SIZE, WARM_UP_SIZE, 3), np.uint8)])  # the first run takes longest
+    model.detect([np.zeros((WARM_UP_SIZE, WARM_UP_SIZE, 3), np.uint8)])  # warm-up: the first run is slow
     Worker(model, out).serve(source)
 
 

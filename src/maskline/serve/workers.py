@@ -1,4 +1,4 @@
-"""The processes that have the model: started, fed with batches, watched, and started again if they die."""
+"""Worker processes: started, supplied with batches, supervised, and restarted if they die."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from maskline.serve.refusal import RefusalError
 if TYPE_CHECKING:
     from maskline.runtime.predictor import Predictor
 
-#: Opens the model; called in a worker, so it must be one that can be pickled, such as a `functools.partial`.
+#: Opens the model; called in a worker, so it must be picklable, such as a `functools.partial`.
 Opener: TypeAlias = "Callable[[], Predictor]"
 
-DEATHS = 2  # workers that may die on an image before it is refused
-ABANDONED_BATCH_TIMEOUT = 30.0  # seconds that a worker may go on after nobody waits for its batch any more
-SHUTDOWN_TIMEOUT = 10.0  # seconds that workers have to end by themselves
-LAST_MESSAGE_TIMEOUT = 1.0  # seconds that one has which says nothing more; most are dead already
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before another worker is started; longer if it is for want of a model
+DEATHS = 2  # workers that may die on an image before it is rejected
+ABANDONED_BATCH_TIMEOUT = 30.0  # seconds that a worker may continue with a batch that no client waits for
+SHUTDOWN_TIMEOUT = 10.0  # seconds for workers to exit by themselves
+LAST_MESSAGE_TIMEOUT = 1.0  # the same after the end of a worker's stream; most are dead by then
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a restart; doubled each time the model can't be opened
 
 logger = logging.getLogger("maskline")
 
 
 class StartError(MasklineError):
-    """A worker can't open its model, so that the service can't start."""
+    """A worker can't open its model, so the service can't start."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message, exit_code)  # both, so that it can be pickled
@@ -72,22 +72,23 @@ class Workers:
     """All workers of a service.
 
     Attributes:
-        about: what the first that was ready said of its model: ``model``, ``labels``, ``device``, ``backend``.
-        first: done when one is ready for the first time, or raises StartError.
+        about: facts about the model from the first ready worker: ``model``, ``labels``, ``device``, ``backend``.
+        first: done when the first worker is ready, or raises StartError.
     """
 
     def __init__(self, openers: Sequence[Opener], queue: Queue, metrics: Metrics, *, timeout: float):
-        """Nothing is started yet.
+        """Prepare, without starting anything.
 
         Args:
-            openers: one for each worker.
-            timeout: seconds that requests are waited for.
+            openers: one per worker.
+            timeout: seconds that clients wait for a result.
         """
         try:
             self._openers = [pickle.dumps(opener) for opener in openers]
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ParameterError(
-                f"a model's opener can't be pickled ({error}): expected functools.partial(create_model, …) or alike"
+                f"the opener of a model can't be pickled ({error}): use a picklable one, such as "
+                "functools.partial(create_model, …)"
             ) from None
         self._queue, self._metrics = queue, metrics
         self._timeout = timeout
@@ -100,25 +101,25 @@ class Workers:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a worker that can take a batch."""
+        """Whether any worker can take a batch."""
         return bool(self._ready)
 
     def start(self) -> None:
-        """Start all of them; they get ready by and by."""
+        """Start all workers, without waiting until they are ready."""
         self._keepers = [asyncio.create_task(self._keep(opener)) for opener in self._openers]
 
-    async def stop(self, patience: float) -> None:
-        """End all of them, by force those that have not ended by themselves after so many seconds."""
+    async def stop(self, timeout: float) -> None:
+        """Stop all workers, and kill those that have not exited after ``timeout`` seconds."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
-        await asyncio.gather(*(_end(process, patience) for process in self._processes))
+        await asyncio.gather(*(_end(process, timeout) for process in self._processes))
 
     def dispatch(self) -> None:
-        """Give waiting jobs to workers that are free.
+        """Give queued jobs to idle workers.
 
-        A second batch, whose work can only begin later, must be full; and an image that a worker has died on shares
-        none, so that it takes no others with it.
+        A worker's second batch, which has to wait, must be full; and an image that a worker died on gets its own batch,
+        so that it can't affect others.
         """
         for worker in sorted(self._ready, key=lambda worker: len(worker.batches)):
             while len(self._queue) and len(worker.batches) < wire.AHEAD:
@@ -141,12 +142,13 @@ class Workers:
     def _kill_stuck(self, worker: _Worker, number: int) -> None:
         batch = worker.batches.get(number)
         if batch is not None and all(job.outcome.done() for job in batch.jobs):
-            logger.error("a worker has not answered for %.0f s: it is killed", self._timeout + ABANDONED_BATCH_TIMEOUT)
+            seconds = self._timeout + ABANDONED_BATCH_TIMEOUT
+            logger.error("a worker has not responded for %.0f s: killing it", seconds)
             with suppress(ProcessLookupError):
                 worker.process.kill()
 
     async def _keep(self, opener: bytes) -> None:
-        """Have a worker at all times."""
+        """Keep one worker running."""
         pause = FIRST_PAUSE
         while True:
             was_ready = await self._live(opener)
@@ -154,23 +156,23 @@ class Workers:
                 return
             self._metrics.deaths.inc()
             pause = FIRST_PAUSE if was_ready else pause
-            logger.error("a worker has died: another is started in %.1f s", pause)
+            logger.error("a worker died: starting another in %.1f s", pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _live(self, opener: bytes) -> bool:
-        """One worker, from its start to its end. Returns whether it had its model open."""
+        """Run one worker from start to end. Returns whether it opened its model."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "maskline.serve.worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 limit=1 << 20,
-                env={PATIENT_VARIABLE: "1", **os.environ},  # several share the cores
-                start_new_session=os.name == "posix",  # or Ctrl-C in a terminal would end it before the service
+                env={PATIENT_VARIABLE: "1", **os.environ},  # workers share the cores
+                start_new_session=os.name == "posix",  # else Ctrl-C in a terminal would end it before the service
             )
-        except OSError as error:  # there are too many processes or open files, or there is no memory
-            self._failed(wire.Message({"failed": f"no process can be started: {error.strerror}", "exit_code": 1}, []))
+        except OSError as error:  # too many processes or open files, or out of memory
+            self._failed(wire.Message({"failed": f"can't start a process: {error.strerror}", "exit_code": 1}, []))
             return False
         self._processes.add(process)
         assert process.stdin is not None and process.stdout is not None
@@ -187,8 +189,8 @@ class Workers:
         return ready
 
     def _failed(self, message: wire.Message | None) -> None:
-        """A worker that did not get ready: where none ever was, the service can't start."""
-        reason = "a worker died before its model was open" if message is None else str(message.head["failed"])
+        """Handle a worker that did not become ready: if none ever was, the service can't start."""
+        reason = "a worker died while opening its model" if message is None else str(message.head["failed"])
         if not self.first.done():
             self.first.set_exception(StartError(reason, 1 if message is None else int(message.head["exit_code"])))
         elif self.first.exception() is None:  # or all have failed for the same reason
@@ -206,30 +208,30 @@ class Workers:
                 self._finish(worker, message)
                 self.dispatch()
         except (KeyError, ValueError, TypeError):
-            logger.exception("a worker sent what is not an answer")
+            logger.exception("a worker sent an invalid message")
         finally:
             self._ready.remove(worker)
             self._metrics.ready.set(len(self._ready))
             self._rescue(worker)
 
     def _finish(self, worker: _Worker, message: wire.Message) -> None:
-        """Hand the answers of a batch to those who wait."""
+        """Deliver the results of a batch."""
         batch, now = worker.batches.pop(message.head["batch"]), asyncio.get_running_loop().time()
         batch.alarm.cancel()
-        self._queue.learn((now - max(batch.since, worker.free_since)) / len(self._ready), batch.jobs)
+        self._queue.update_pace((now - max(batch.since, worker.free_since)) / len(self._ready), batch.jobs)
         worker.free_since = now
         self._metrics.stage(message.head["stages"])
-        for job, told, result in zip(batch.jobs, message.head["answers"], message.parts, strict=True):
+        for job, about, result in zip(batch.jobs, message.head["answers"], message.parts, strict=True):
             if job.outcome.done():
                 continue
-            if "status" in told:
-                job.outcome.set_exception(RefusalError(told["status"], told["message"]))
+            if "status" in about:
+                job.outcome.set_exception(RefusalError(about["status"], about["message"]))
             else:
                 stages = {"queue": batch.since - job.since, **message.head["stages"]}
-                job.outcome.set_result(InferenceResult(result, told["instances"], stages))
+                job.outcome.set_result(InferenceResult(result, about["instances"], stages))
 
     def _rescue(self, worker: _Worker) -> None:
-        """What a dead worker had is done again, each image alone, so that one that kills workers stands alone."""
+        """Requeue the images of a dead worker, each alone, so that one that kills workers is isolated."""
         jobs = [job for batch in worker.batches.values() for job in batch.jobs]
         for batch in worker.batches.values():
             batch.alarm.cancel()
@@ -242,12 +244,12 @@ class Workers:
         self.dispatch()
 
 
-async def _end(process: Process, patience: float) -> None:
-    """Have a worker end by itself within so many seconds, or kill it."""
+async def _end(process: Process, timeout: float) -> None:
+    """Let a worker exit by itself within ``timeout`` seconds, else kill it."""
     assert process.stdin is not None
     process.stdin.close()
     try:
-        await asyncio.wait_for(process.wait(), patience)
+        await asyncio.wait_for(process.wait(), timeout)
     except asyncio.TimeoutError:
         with suppress(ProcessLookupError):
             process.kill()

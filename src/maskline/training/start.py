@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maskline import catalog, hub, models
 from maskline._wording import counted
 from maskline.errors import ParameterError, WeightsError
-from maskline.fetching.download import fetch, home
+from maskline.fetching.download import cache_dir, download_file
 from maskline.inputs.web import is_url, place
 from maskline.models.families import family_of, overrides_of
 from maskline.models.network import Network
@@ -59,7 +59,7 @@ def initial_weights_file(weights: str, spec: catalog.Model) -> Path:
     if weights == OFFICIAL:
         return hub.weights_file(spec)
     if is_url(weights):
-        return fetch(weights, place(weights, "weights"))
+        return download_file(weights, place(weights, "weights"))
     return weights_path(Path(weights))
 
 
@@ -145,7 +145,7 @@ def _load_backbone(network: nn.Module, spec: catalog.Model) -> None:
     url = spec.recipe.backbone_init
     if not url:
         raise ParameterError(f"{spec.name} has no pretrained backbone: start from official weights, scratch, or a file")
-    path = fetch(url, home() / "weights" / url.rpartition("/")[2])
+    path = download_file(url, cache_dir() / "weights" / url.rpartition("/")[2])
     state, _ = read_state(spec, path, part=PART)
     shapes = {n: t.shape for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}
     found = {name: tensor for name, tensor in state.items() if shapes.get(name) == tensor.shape}

@@ -303,7 +303,7 @@ def test_a_fixed_copy_has_the_names_of_the_original(tmp_path: Path, prefix: str)
 
 def test_a_fix_never_overwrites(tmp_path: Path) -> None:
     root = planted(tmp_path, twice)
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         fix(check(root), root)
 
 

@@ -187,7 +187,7 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
             (folder / "file").write_text("x")
             raise error
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
-    with pytest.raises(OutputError, match="is there already"), new_folder(tmp_path / "a"):
+    with pytest.raises(OutputError, match="already exists"), new_folder(tmp_path / "a"):
         pytest.fail("entered")
     with pytest.raises(OutputError, match="c can't be written"), new_folder(tmp_path / "c"):
         raise OSError(28, "No space left on device")

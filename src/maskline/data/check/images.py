@@ -14,7 +14,7 @@ from maskline.data.dataset import Dataset, ImageRecord
 from maskline.data.faults import Fault
 from maskline.data.image_headers import embedded_image, orientation_of
 from maskline.errors import InputError, InputNotFoundError
-from maskline.inputs import UPRIGHT, InputImage, expand, read_input_image
+from maskline.inputs import UPRIGHT, InputImage, iter_images, read_input_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def check_image(dataset: Dataset, image: ImageRecord) -> ImageCheck:
 
 def _embedded(image: ImageRecord, file: Path) -> InputImage:
     """Decode an image embedded in an annotation file. Raises InputError."""
-    decoded = next(expand(embedded_image(file)))
+    decoded = next(iter_images(embedded_image(file)))
     if decoded.pixels.shape[:2] != image.size:
         real = f"{decoded.pixels.shape[1]} x {decoded.pixels.shape[0]}"
         raise InputError(f"listed as {image.width} x {image.height}, imageData is {real}")

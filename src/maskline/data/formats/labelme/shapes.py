@@ -19,7 +19,7 @@ from maskline.data.formats.outlines import closed_ring, ellipse, parse_points
 from maskline.data.image_headers import decode_base64, image_size
 from maskline.data.shapes import Ring, Segmentation, place
 from maskline.errors import InputError
-from maskline.inputs import expand
+from maskline.inputs import iter_images
 from maskline.outputs.labelme_json import Json
 
 _KEPT = ("description", "flags", "attributes")  # further keys of a shape that are kept
@@ -126,7 +126,7 @@ def _pixels(shape: Json, size: tuple[int, int]) -> str:
             )  # some tools store a mask of the whole image
         elif abs(given[0] - height) > 1 or abs(given[1] - width) > 1:  # some tools omit the last pixel
             raise InputError(f"it has {given[1]} x {given[0]} pixels, its points say {width} x {height}")
-        pixels = np.any(next(expand(data)).pixels, axis=2)
+        pixels = np.any(next(iter_images(data)).pixels, axis=2)
     except InputError as error:
         raise UnusableError("rle-broken", f"its mask can't be used: {error}") from None
     return place(np.atleast_2d(pixels), top, left, size)
