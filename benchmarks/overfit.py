@@ -69,7 +69,7 @@ def main() -> None:
         network.CONFIGS[spec.name] = replace(network.CONFIGS[spec.name], loss=loss)
     if arguments.grids is not None:
         grids = tuple(map(int, arguments.grids.split(",")))
-        solov2.CONFIGS[spec.name] = replace(solov2.CONFIGS[spec.name], grids=grids)
+        solov2.CONFIGS[spec.name] = replace(solov2.CONFIGS[spec.name], num_grids=grids)
     dataset = load_splits(arguments.data)["train"]
     few = dataset.select(chosen(dataset, arguments.images))
     data = arguments.output / "data"

@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from fixtures.spies import keeping
 
 import maskline
 from maskline import Predictor, Result, create_model, create_pipeline
 from maskline.errors import DeviceError, InputError, ParameterError, UnknownNameError
 from maskline.inputs import read_image
 from maskline.runtime import opening, predictor
+from maskline.runtime.graph import Graph
 from maskline.runtime.opening import open_graphs
 
 PHOTO = read_image(Path(maskline.__file__).with_name("assets") / "fruit.jpg")
@@ -136,8 +138,8 @@ def test_the_fastest_backend_for_one_call(single: Predictor, monkeypatch: pytest
     """F13: a line of the documents' table for `predict`. False is the default there, so it changes nothing."""
     monkeypatch.setattr(opening, "FASTER_BY_OPENVINO", (single.model_name,))
     (photo,) = photos(1)
-    opened = []
-    monkeypatch.setattr(predictor, "open_graphs", lambda *given: opened.append(open_graphs(*given)) or opened[-1])
+    opened: list[Sequence[Graph]] = []
+    monkeypatch.setattr(predictor, "open_graphs", keeping(opened, open_graphs))
     plain, fast, again, off = (next(single.predict(photo, use_hpip=u)) for u in (None, True, True, False))
     assert [graph.backend for graphs in opened for graph in graphs] == ["openvino"]  # once
     for found in (fast, again, off):
@@ -197,7 +199,7 @@ def test_arguments_of_old_documents_are_ignored_with_one_warning(
     assert "hpi_params, serial_number, update_license: Paddle only, ignored" in caplog.text
     for create in (create_pipeline, create_model):
         with pytest.raises(TypeError, match="unexpected keyword"):
-            create(layout_nms=True)  # type: ignore[operator]
+            create(layout_nms=True)  # type: ignore[call-arg]
 
 
 def test_nothing_is_told_where_nothing_is_to_tell(tiny_model_dir: Path, caplog: pytest.LogCaptureFixture) -> None:

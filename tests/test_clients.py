@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 import pytest
 import requests
+from fixtures.narrow import imread
 from fixtures.service import running
 
 from maskline import create_model, hub
@@ -291,7 +292,7 @@ def test_masks_are_those_that_python_finds(client: Client, service: str, tmp_pat
     done = client("--url", service, CELLS, tmp_path / "new" / "folder")
     check(done, tmp_path / "new" / "folder")
     rendered = cv2.imread(str(tmp_path / "new" / "folder" / "rendered.jpg"))
-    assert rendered is not None and rendered.shape == cv2.imread(str(CELLS)).shape
+    assert rendered is not None and rendered.shape == imread(CELLS).shape
     assert not done.stderr
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from maskline import _cpu
 from maskline.runtime import opening
+from maskline.runtime.backend import Acceleration
 
 
 @pytest.fixture
@@ -66,5 +67,5 @@ def test_of_this_process() -> None:
 def test_threads_follow_a_limit(eight: Path, tiny_model_dir: Path, limit: str, expected: int | None) -> None:
     """A backend would take all cores of the machine."""
     write(eight, "0::/\n", {"cpu.max": f"{limit} 100000\n"})
-    (graph,) = opening.open_graphs(tiny_model_dir / "inference.onnx", "cpu", opening.Acceleration())
+    (graph,) = opening.open_graphs(tiny_model_dir / "inference.onnx", "cpu", Acceleration())
     assert graph.threads == expected

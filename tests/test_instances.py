@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.narrow import f32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -53,7 +54,7 @@ def assert_same(found: Instances, expected: Instances, places: list[int]) -> Non
     ("change", "told"),
     [
         ({"boxes": np.zeros((3, 4), np.float32)}, r"boxes is float32 of shape \(3, 4\): .*\(4, 4\) for 4 masks"),
-        ({"boxes": np.float64(BOXES)}, "boxes is float64 .* expected float32"),
+        ({"boxes": np.asarray(BOXES, np.float64)}, "boxes is float64 .* expected float32"),
         ({"scores": np.ones(3, np.float32)}, r"scores is float32 of shape \(3,\): expected float32 of \(4,\)"),
         ({"scores": np.ones((4, 1), np.float32)}, r"scores is float32 of shape \(4, 1\)"),
         ({"scores": np.ones(4)}, "scores is float64"),
@@ -107,9 +108,9 @@ def test_nothing_is_fine_too() -> None:
 def test_windows_of_boxes_are_never_empty_and_inside(boxes: list[tuple[float, ...]], size: tuple[int, int]) -> None:
     """All at once as one by one, in plain Python's arithmetic."""
     height, width = size
-    windows = pixel_windows(np.float32(boxes), size)
+    windows = pixel_windows(f32(boxes), size)
     assert len(windows) == len(boxes) and all(type(side) is int for window in windows for side in window)
-    for window, box in zip(windows, np.float32(boxes).tolist(), strict=True):
+    for window, box in zip(windows, f32(boxes).tolist(), strict=True):
         x1, y1, x2, y2 = map(round, box)
         top, left = min(max(y1, 0), height - 1), min(max(x1, 0), width - 1)
         assert window == (top, min(max(y2, top + 1), height), left, min(max(x2, left + 1), width))
@@ -186,7 +187,7 @@ def placed(draw: st.DrawFn) -> Instances:
     top, left = draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))
     bottom, right = draw(st.integers(top + 1, height)), draw(st.integers(left + 1, width))
     mask = draw(arrays.arrays(np.uint8, (bottom - top, right - left), elements=st.integers(0, 1)))
-    box, one = np.float32([[left, top, right, bottom]]), np.ones(1, np.float32)
+    box, one = f32([[left, top, right, bottom]]), np.ones(1, np.float32)
     return Instances(box, one, np.zeros(1, np.int64), (mask,), one, (height, width))
 
 

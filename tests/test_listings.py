@@ -20,6 +20,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
+from fixtures.narrow import imread
 from fixtures.service import IMAGE, Service, running
 
 DOCUMENTS = "PADDLEX_DOCUMENTS"
@@ -143,4 +144,4 @@ def test_a_listing_gets_the_instances_and_the_image(listing: Listing, service: S
     instances = service.post({"image": image}).json()["result"]["instances"]
     assert len(instances) > 5 and len(re.findall(r"\bscore\b", done.stdout)) == len(instances), done.stdout
     rendered = cv2.imdecode(np.frombuffer((tmp_path / "out.jpg").read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    assert rendered is not None and rendered.shape == cv2.imread(str(IMAGE)).shape
+    assert rendered is not None and rendered.shape == imread(IMAGE).shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -21,7 +21,9 @@ DEJAVU = Path("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf")
 
 
 def make(
-    boxes: list[tuple[float, float, float, float]], labels: list[int] | None = None, size: tuple[int, int] = (240, 320)
+    boxes: Sequence[tuple[float, float, float, float]],
+    labels: list[int] | None = None,
+    size: tuple[int, int] = (240, 320),
 ) -> Instances:
     """Instances whose masks are ellipses, with falling scores."""
     masks = []

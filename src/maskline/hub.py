@@ -1,4 +1,4 @@
-"""From a catalog name to a model directory: fetched and exported once, then taken from the cache."""
+"""Model directories of catalog models: downloaded and exported once, then cached."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from maskline.exporting.target import MOST_GENERAL, ExportOptions
 from maskline.fetching.download import fetch, home
 from maskline.runtime.backend import GRAPH_FILES
 
-#: The model that is part of the package: trained on microscopy, see MODEL_CARD.md there.
+#: The model that the package includes: trained on microscopy images, see MODEL_CARD.md there.
 EMBEDDED = ASSETS / "embedded"
 WEIGHTS_FILE = "weights.safetensors"
 
 
 def model_dir(name: str) -> Path:
-    """The directory of an official model, made on first use: its weights are downloaded and exported.
+    """Return the model directory of a catalog model; the first use downloads and exports its weights.
 
     Raises: as `make_model_dir`.
     """
@@ -28,7 +28,7 @@ def model_dir(name: str) -> Path:
         return EMBEDDED
     folder = home() / "models" / spec.name
     if not (folder / GRAPH_FILES["onnx"]).is_file():
-        with status(f"first use of {spec.name}: fetching and exporting it takes minutes"):
+        with status(f"first use of {spec.name}: downloading and exporting, takes minutes"):
             make_model_dir(spec.name, folder)
     return folder
 
@@ -46,7 +46,7 @@ def make_model_dir(
 
     Raises:
         MissingDependencyError: torch is not installed.
-        UnknownNameError, DownloadError, WeightsError, ExportError: see there.
+        UnknownNameError, DownloadError, WeightsError, ExportError: as in `export`.
     """
     spec = catalog.get(name)
     if find_spec("torch") is None:
@@ -63,7 +63,7 @@ def make_model_dir(
 
 
 def weights_file(spec: catalog.Model) -> Path:
-    """The official weights of a model, downloaded on first use; of our own model, those that are installed."""
+    """Return the official weights of a model, downloaded on first use; our own model's are installed."""
     if spec.ours:
         return EMBEDDED / WEIGHTS_FILE
     name = spec.pretrained_url.rpartition("/")[2]

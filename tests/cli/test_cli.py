@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from fixtures import sets
 from fixtures.closed import close
+from fixtures.narrow import imread
 from fixtures.tiffs import noise, tiff
 
 import maskline
@@ -48,7 +49,7 @@ def test_predict_prints_and_saves(tiny_model_dir: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     saved = json.loads((tmp_path / "out" / "a_res.json").read_text())
     assert saved["boxes"] == lines[0]["res"]["boxes"] and len(saved["masks"]) == len(saved["boxes"])
-    assert cv2.imread(str(tmp_path / "out" / "a_res.jpg")).shape == (480, 640, 3)
+    assert imread(tmp_path / "out" / "a_res.jpg").shape == (480, 640, 3)
     assert f"images: 3, instances: {sum(len(line['res']['boxes']) for line in lines)}" in done.stderr
 
 

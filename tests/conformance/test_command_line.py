@@ -124,11 +124,12 @@ def test_no_gpu_is_no_error_in_the_documents_commands(place: Path) -> None:
 
 def test_serving_has_one_list_of_options() -> None:
     """F38: all that `maskline serve` has, `maskline --serve` has, with the same help."""
-    with click.Context(cli.cli) as root, click.Context(cli.serve) as own:
+    serve = cli.cli.commands["serve"]
+    with click.Context(cli.cli) as root, click.Context(serve) as own:
         there = {tuple(p.opts): p.get_help_record(root) for p in cli.cli.params}
-        missing = [p.opts for p in cli.serve.params if there.get(tuple(p.opts)) != p.get_help_record(own)]
-    assert len(cli.serve.params) > 20 and missing == []
-    for parameter in cli.serve.params:
+        missing = [p.opts for p in serve.params if there.get(tuple(p.opts)) != p.get_help_record(own)]
+    assert len(serve.params) > 20 and missing == []
+    for parameter in serve.params:
         assert isinstance(parameter, click.Option)
         values = {"--api-key-file": __file__, "--engine-config": "{}", "--hpi-config": "{}"}
         value = [] if parameter.is_flag else [values.get(parameter.opts[0], "1")]
@@ -208,7 +209,7 @@ def test_jobs_without_main_py(place: Path) -> None:
     )
     assert done.returncode == 1 and "x" in done.stderr and "Traceback" not in done.stderr
     assert json.loads((place / "output" / "check_dataset_result.json").read_text())["done_flag"] is False
-    main = [sys.executable, ROOT / "main.py", "-c", "SOLOv2", "-o", "Global.mode=check_dataset"]
+    main = [sys.executable, str(ROOT / "main.py"), "-c", "SOLOv2", "-o", "Global.mode=check_dataset"]
     assert subprocess.run(main, capture_output=True).returncode == 1
 
 

@@ -17,7 +17,7 @@ from fixtures import sets
 from pycocotools import mask as coco
 
 from maskline._files import new_folder, replace_file
-from maskline.data.convert import Converted, convert, convert_in_place
+from maskline.data.convert import Converted, convert, convert_in_place, writer_of
 from maskline.data.dataset import Dataset, ImageRecord
 from maskline.data.formats import FORMATS
 from maskline.data.image_files import bring_in
@@ -330,7 +330,7 @@ def test_round_trip_on_real_masks(tmp_path: Path, source: str, name: str) -> Non
     kept = [annotation for annotation in dataset.annotations if not annotation.crowd]
     splits = {"val": Dataset("val", dataset.folder, dataset.images, kept, dataset.categories)}
     (tmp_path / "new").mkdir()
-    format_module(name).write(splits, tmp_path / "new")
+    writer_of(name).write(splits, tmp_path / "new")
     again = format_module(name).read(Source.of(tmp_path / "new"))
     assert not again.errors
     ious = np.asarray(_ious(splits["val"], again.splits["val"]))

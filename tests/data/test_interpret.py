@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from fixtures import sets
+from fixtures import narrow, sets
 
 from maskline.data import crowds
 from maskline.data.check.run import check
@@ -64,7 +64,8 @@ def make(root: Path, sizes: list[tuple[int, int]], annotations: list[Json], clas
 def in_unit(border: float, sizes: list[tuple[int, int]], per_image: int = 1) -> tuple[list[Json], list[np.ndarray]]:
     """Triangles all over the images in shares of 1 or 100, with box and area; and the polygons in pixels."""
     chance = random.Random(0)
-    found, pixels = [], []
+    found: list[Json] = []
+    pixels: list[np.ndarray] = []
     for image, (width, height) in enumerate(sizes, 1):
         for _ in range(per_image):
             x, y = chance.uniform(0, 0.6), chance.uniform(0, 0.6)
@@ -91,8 +92,9 @@ def test_shares_and_percent_are_an_error_and_multiplied(tmp_path: Path, border: 
     assert done.number("fixed") == 1
     (dataset,) = load_splits(tmp_path / "fixed").values()
     for found, expected in zip(dataset.annotations, pixels, strict=True):
-        np.testing.assert_allclose(found.segmentation[0], expected)
+        np.testing.assert_allclose(narrow.polygon(found), expected)
         low, extent = expected.min(axis=0), np.ptp(expected, axis=0)
+        assert found.box is not None and found.area is not None
         np.testing.assert_allclose(found.box, [*low, *extent])
         np.testing.assert_allclose(found.area, extent.prod() / 2)
     assert not check(tmp_path / "fixed").faults
@@ -117,7 +119,7 @@ def test_shares_in_other_formats(tmp_path: Path, format_: str) -> None:
     ]
     fix(reading, tmp_path / "fixed")
     (dataset,) = load_splits(tmp_path / "fixed").values()
-    np.testing.assert_allclose(dataset.annotations[0].segmentation[0], [[6.4, 4.8], [57.6, 4.8], [32, 48]])
+    np.testing.assert_allclose(narrow.polygon(dataset.annotations[0]), np.asarray([[6.4, 4.8], [57.6, 4.8], [32, 48]]))
 
 
 def test_shares_are_refused_wherever_they_are_used(tmp_path: Path) -> None:
@@ -138,7 +140,8 @@ def test_boxes_and_areas_in_pixels_stay_beside_polygons_in_shares(tmp_path: Path
     stated = annotation(1, 1, [triangle(0.25, 0.25, 0.5, 0.5)], bbox=[16, 12, 32, 24], area=384)
     fix(check(make(tmp_path / "set", [(64, 48)], [stated])), tmp_path / "fixed")
     (dataset,) = load_splits(tmp_path / "fixed").values()
-    assert dataset.annotations[0].box == (16, 12, 32, 24) and dataset.annotations[0].area == 384
+    found = dataset.annotations[0]
+    assert (found.box, found.area) == ((16, 12, 32, 24), 384)
 
 
 def test_some_polygons_in_shares_are_told_and_not_touched(tmp_path: Path) -> None:

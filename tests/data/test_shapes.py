@@ -40,7 +40,7 @@ def test_the_window_holds_the_mask_tightly(mask: np.ndarray, down: int, right: i
         assert not mask.any()
         return
     crop, (top, bottom, left, end) = found
-    assert crop.any(axis=1)[[0, -1]].all() and crop.any(axis=0)[[0, -1]].all() and crop.flags.c_contiguous
+    assert all(edge.any() for edge in (crop[0], crop[-1], crop[:, 0], crop[:, -1])) and crop.flags.c_contiguous
     whole = np.zeros(size, np.uint8)
     whole[top:bottom, left:end] = crop
     np.testing.assert_array_equal(whole, placed)
@@ -90,4 +90,5 @@ def test_agrees_with_filling_by_opencv_but_for_the_border() -> None:
     mine = rle_decode(shapes.to_rle((ring,), (64, 64)), (64, 64))
     other = cv2.fillPoly(np.zeros((64, 64), np.uint8), [ring.astype(np.int32)], 1)
     kernel = np.ones((3, 3), np.uint8)
-    assert not (mine & ~cv2.dilate(other, kernel)).any() and not (cv2.erode(other, kernel) & ~mine).any()
+    larger, smaller = (np.asarray(change(other, kernel), np.uint8) for change in (cv2.dilate, cv2.erode))
+    assert not (mine & ~larger).any() and not (smaller & ~mine).any()

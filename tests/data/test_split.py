@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from fixtures import sets
+from fixtures.narrow import imread
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskline.data import split
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
+from maskline.data.formats.coco import coco_json
 from maskline.data.options import SplitConfig
 from maskline.data.reading import load_splits
 from maskline.data.split import merge, split_dataset, split_in_place, split_into
@@ -75,12 +77,13 @@ def test_stratified_gives_rare_classes_their_share(seed: int) -> None:
 def test_groups_stay_together() -> None:
     names = [f"slide{i // 4}/tile{i % 4}_s{i // 2}.png" for i in range(40)]
     dataset = made([[i % 2] for i in range(40)], names)
-    for group, key in (
+    groups: tuple[tuple[str, Callable[[ImageRecord], str]], ...] = (
         ("folder", lambda image: image.file_name.split("/")[0]),
         (r"_(s\d+)", lambda image: image.file_name.split("_")[1]),
         (r"s\d+\.", lambda image: image.file_name.split("_")[1]),
         ("key:patient", lambda image: image.extra["patient"]),
-    ):
+    )
+    for group, key in groups:
         for stratify in (False, True):
             parts = split_dataset(dataset, SplitConfig(25, 3, stratify, group))
             keys = [{key(image) for image in part.images} for part in parts.values()]
@@ -136,7 +139,7 @@ def test_images_that_look_alike_stay_together(tmp_path: Path) -> None:
     root = sets.make(tmp_path, train=12, val=2)
     for i in range(0, 12, 2):
         first, second = (root / "images" / f"{'sub/' if n == 1 else ''}train{n}.png" for n in (i, i + 1))
-        cv2.imwrite(str(second), cv2.convertScaleAbs(cv2.imread(str(first)), alpha=0.95, beta=4))
+        cv2.imwrite(str(second), cv2.convertScaleAbs(imread(first), alpha=0.95, beta=4))
     dataset = load_splits(root)["train"]
     for seed in range(4):
         for part in split_dataset(dataset, SplitConfig(50, seed, group="similar")).values():
@@ -153,7 +156,7 @@ def test_the_share_is_checked(percent: float) -> None:
 def test_what_can_not_be_divided() -> None:
     with pytest.raises(ParameterError, match="regular expression"):
         SplitConfig(group="(")
-    with pytest.raises(DatasetError, match="two or more"):
+    with pytest.raises(DatasetError, match="at least two"):
         split_dataset(made([[0]]), SplitConfig())
     with pytest.raises(DatasetError, match="in 1 group:"):
         split_dataset(made([[0]] * 4), SplitConfig(group="folder"))
@@ -285,7 +288,7 @@ def test_a_failure_while_writing_leaves_the_originals(tmp_path: Path, monkeypatc
             raise KeyboardInterrupt
         path.write_text("{}")
 
-    monkeypatch.setattr(split.coco_json, "write", write)
+    monkeypatch.setattr(coco_json, "write", write)
     with pytest.raises(KeyboardInterrupt):
         split_in_place(root, SplitConfig())
     assert {p.name: p.read_bytes() for p in (root / "annotations").iterdir()} == before

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from fixtures.narrow import imread
 
 import maskline
 from maskline.exporting import verify
@@ -25,18 +25,8 @@ PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
 @pytest.fixture(scope="module")
 def model_dir(pdparams: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "S"
-    command = [
-        sys.executable,
-        "-m",
-        "maskline",
-        "export",
-        "Mask-RT-DETR-S",
-        "--weights",
-        pdparams,
-        "--output",
-        folder,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "maskline", "export", "Mask-RT-DETR-S"]
+    done = subprocess.run([*command, "--weights", pdparams, "--output", folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "" and "checked against the network" in done.stderr
     return folder
@@ -44,8 +34,10 @@ def model_dir(pdparams: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_from_weights_to_images(model_dir: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "maskline", "predict", PHOTO, "--model-dir", model_dir, "--threshold", "0.3"]
-    done = subprocess.run([*command, "--save-path", tmp_path], capture_output=True, text=True)
+    command = [sys.executable, "-m", "maskline", "predict", "--threshold", "0.3"]
+    done = subprocess.run(
+        [*command, PHOTO, "--model-dir", model_dir, "--save-path", tmp_path], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     saved = json.loads((tmp_path / "fruit_res.json").read_text())
     assert 1 <= len(saved["boxes"]) == len(saved["masks"]) <= 100
@@ -53,7 +45,7 @@ def test_from_weights_to_images(model_dir: Path, tmp_path: Path) -> None:
         x1, y1, x2, y2 = box["coordinate"]
         assert 0 <= x1 < x2 <= 640 and 0 <= y1 < y2 <= 480
         assert abs(len(mask) - (y2 - y1)) <= 1.01 and abs(len(mask[0]) - (x2 - x1)) <= 1.01
-    assert cv2.imread(str(tmp_path / "fruit_res.jpg")).shape == (480, 640, 3)
+    assert imread(tmp_path / "fruit_res.jpg").shape == (480, 640, 3)
 
 
 @pytest.mark.slow

@@ -23,8 +23,8 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bare")
     python = folder / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", ROOT]
-    done = subprocess.run(install, capture_output=True, text=True, cwd=folder)
+    install = [str(python), "-m", "pip", "install", "--quiet", "--constraint"]
+    done = subprocess.run([*install, ROOT / "constraints.txt", ROOT], capture_output=True, text=True, cwd=folder)
     if done.returncode and ("No matching distribution" in done.stderr or "connection" in done.stderr.lower()):
         pytest.skip(f"no package index within reach: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr

@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import pytest
 from fixtures import service, sets
+from fixtures.narrow import imread
 
 import maskline
 from maskline.data.convert import convert
@@ -67,9 +67,9 @@ def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
     assert json.loads(Path("answer.json").read_text())["errorCode"] == 0 and done.stdout.startswith("[")
-    assert cv2.imread("found.jpg").shape == cv2.imread("photo.jpg").shape
+    assert imread("found.jpg").shape == imread("photo.jpg").shape
     text = Path("my_pipeline.yaml").read_text().replace("Mask-RT-DETR-S", "PP-YOLOE_seg-N")
     Path("my_pipeline.yaml").write_text(text.replace("model_dir: null", "model_dir: output/best_model/inference"))
-    command = "--pipeline my_pipeline.yaml --input photo.jpg --save_path as_pipeline"
-    subprocess.run([sys.executable, "-m", "maskline", *command.split()], capture_output=True, check=True)
+    line = "--pipeline my_pipeline.yaml --input photo.jpg --save_path as_pipeline"
+    subprocess.run([sys.executable, "-m", "maskline", *line.split()], capture_output=True, check=True)
     assert Path("as_pipeline/photo_res.json").is_file()

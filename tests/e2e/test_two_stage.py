@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from fixtures import tiny_rcnn
+from fixtures import parts, tiny_rcnn
 from fixtures.discs import make_discs, without_val
 from safetensors.torch import load_file
 
@@ -135,11 +135,13 @@ def test_training_on_with_other_classes(
     with caplog.at_level(logging.INFO, "maskline"):
         train(settings(tiny, data, tmp_path / "run", weights, export=False))
     stages = range(3 if tiny.startswith("Cascade") else 1)
-    assert "classes whose weights are taken over, by name: none" in caplog.messages
-    assert f"classes that the weights don't know, which are re-initialised: {', '.join(classes)}" in caplog.messages
+    assert "classes whose weights are kept, by name: none" in caplog.messages
+    assert f"classes not in the weights, which are re-initialised: {', '.join(classes)}" in caplog.messages
     network = load_network(tiny, tmp_path / "run" / "model_final" / "model_final.safetensors")
-    assert network.num_classes == len(classes) and len(network.box_heads[0].score.bias) == len(classes) + 1
-    assert len(network.box_heads[0].delta.bias) == 4 * (len(classes) if len(stages) == 1 else 1)
+    assert isinstance(network, MaskRCNN)
+    head = parts.box_heads(network)[0]
+    assert network.num_classes == len(classes) and len(head.score.bias) == len(classes) + 1
+    assert len(head.delta.bias) == 4 * (len(classes) if len(stages) == 1 else 1)
 
 
 # The graph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pytest
@@ -20,18 +20,20 @@ from maskline.evaluate.detections import ImageDetections, mask_areas, no_detecti
 from maskline.evaluate.matching import Ranking, _take, bit, rank_detections
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-KINDS: tuple[Literal["mask", "box"], ...] = ("mask", "box")
+Kind: TypeAlias = Literal["mask", "box"]
+Found: TypeAlias = dict[Any, ImageDetections]  # by id
+KINDS: tuple[Kind, ...] = ("mask", "box")
 TOLERANCE = 1e-12
 
 
-def figures(data: Dataset, found: dict, kind: str, cap: int = 100) -> dict[str, float | None]:
+def figures(data: Dataset, found: Found, kind: Kind, cap: int = 100) -> dict[str, float | None]:
     classes = match_classes(data)
     truths = [truth_of(data, image, classes) for image in data.images]
     rankings = rank_detections(truths, [found[image.id] for image in data.images], len(classes.names), kind, cap)
     return coco_metrics(rankings, cap)
 
 
-def some_detections(data: Dataset, seed: int, junk: int = 4) -> dict:
+def some_detections(data: Dataset, seed: int, junk: int = 4) -> Found:
     rng, classes = np.random.default_rng(seed), match_classes(data)
     truths = {image.id: truth_of(data, image, classes) for image in data.images}
     return {
@@ -129,10 +131,12 @@ def test_weights_repeat_images(tmp_path: Path) -> None:
         key: replace(one, scores=one.scores - 1e-3 * key - 1e-5 * np.arange(len(one)))  # so that none tie
         for key, one in some_detections(data, 7).items()
     }
-    images, annotations, repeated = [], [], {}
+    images: list[ImageRecord] = []
+    annotations: list[Annotation] = []
+    repeated: Found = {}
     for image, times in zip(data.images, weights.tolist(), strict=True):
         for turn in range(times):
-            key = 100 * image.id + turn
+            key = 100 * int(image.id) + turn
             images.append(ImageRecord(key, image.file_name, image.width, image.height))
             repeated[key] = found[image.id]
             for a in data.of(image):

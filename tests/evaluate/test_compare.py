@@ -75,8 +75,8 @@ def test_the_interval_covers_the_difference_of_equals(data: Dataset, tmp_path: P
     """Models that differ by chance alone: 0 is nearly always inside."""
     inside = 0
     for seed in range(12):
-        pair = [saved(data, tmp_path / f"{name}.json", 100 + 2 * seed + name) for name in (0, 1)]
-        one = row(compare(*pair, data, resamples=150, seed=seed))
+        a, b = (saved(data, tmp_path / f"{name}.json", 100 + 2 * seed + name) for name in (0, 1))
+        one = row(compare(a, b, data, resamples=150, seed=seed))
         assert one.low < one.high
         inside += one.low <= 0 <= one.high
     assert inside >= 9
@@ -133,9 +133,9 @@ RECORD = {"image_id": 1, "category_id": 0, "score": 0.5, "segmentation": {"size"
         ([RECORD | {"segmentation": [[1, 2, 3, 4, 5, 6]]}], "record 0"),
         (
             [RECORD | {"segmentation": {"size": [1, 1], "counts": "0"}}],
-            r"expected compressed run lengths of \[60, 80\]",
+            r"expected compressed RLE of \[60, 80\]",
         ),
-        ([RECORD | {"segmentation": {"size": [60, 80], "counts": [4800]}}], "expected compressed run lengths"),
+        ([RECORD | {"segmentation": {"size": [60, 80], "counts": [4800]}}], "expected compressed RLE"),
         ([RECORD | {"segmentation": {"size": [60, 80], "counts": "é"}}], "record 0"),
         ([RECORD | {"segmentation": {"size": [60, 80], "counts": "zzzzzzzz"}}], "RLE counts"),
         ([RECORD | {"bbox": [1, 2]}], "its box is"),

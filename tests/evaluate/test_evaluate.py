@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_perfect(data: Dataset) -> None:
     assert all(value == 1 for name, value in done.metrics.items() if value is not None and name[-2:] not in ("R1",))
     assert done.best is not None and done.best.f1 == 1
     assert (done.confusion == np.diag(np.diag(done.confusion))).all()
-    assert done.worst == done.skipped == done.notes == ()
+    assert done.worst == () and done.skipped == () and done.notes == ()
     assert done.counts.background_images == 2 and done.counts.images == 6
     assert done.counts.instances + done.counts.crowd_regions == len(data.annotations)
     rare = done.classes[2]
@@ -149,7 +150,10 @@ def test_as_many_results_as_images(data: Dataset) -> None:
     ("broken", "told"),
     [
         (replace(NONE, size=(60, 81)), r"image0.png is for \(60, 81\) .* expected \(60, 80\)"),
-        (made.instances([(np.ones((2, 2), np.uint8), 0, 0)], [3], [0.5]), "has the label 3: expected 0 to 2"),
+        (
+            made.instances([(np.ones((2, 2), np.uint8), 0, 0)], [3], [0.5]),
+            "has the label 3: expected a class from 0 to 2",
+        ),
         (made.instances([(np.ones((2, 2), np.uint8), 0, 0)], [-1], [0.5]), "has the label -1"),
         (made.instances([(np.ones((2, 2), np.uint8), 0, 0)], [0], [np.nan]), "NaN"),
     ],
@@ -223,7 +227,7 @@ def test_crowded_images_are_told_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"max_detections": 0}, {"max_detections": True}, {"threshold": 1.5}, {"threshold": "x"}]
 )
-def test_options_out_of_range(data: Dataset, wrong: dict) -> None:
+def test_options_out_of_range(data: Dataset, wrong: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
         evaluate(lambda _: NONE, data, **wrong)
 

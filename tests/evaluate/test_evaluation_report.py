@@ -104,7 +104,8 @@ def test_many_classes_are_folded(tmp_path: Path) -> None:
 
 def colour_at(source: str, x: int, y: int) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(base64.b64decode(source.split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
-    return pixels[y, x].astype(int)
+    assert pixels is not None
+    return np.asarray(pixels[y, x], int)
 
 
 def test_verdicts_have_their_colours(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import onnx
 import pytest
 from fixtures.browser import needs_browser, opened
 from fixtures.embedded import edited, twice
+from fixtures.narrow import imread
 from PIL import Image
 
 from maskline import create_model, hub
@@ -101,7 +102,7 @@ def golden(site: Path) -> Path:
     """A model whose threshold no slider has, and an image whose lower half is transparent, in one folder."""
     folder = site / "golden"
     edited(folder, threshold=0.333)
-    pixels = cv2.cvtColor(cv2.imread(str(IMAGE)), cv2.COLOR_BGR2BGRA)
+    pixels = cv2.cvtColor(imread(IMAGE), cv2.COLOR_BGR2BGRA)
     pixels[len(pixels) // 2 :, :, 3] = 0
     cv2.imwrite(str(folder / "glass.png"), pixels)
     return folder
@@ -176,7 +177,7 @@ def test_it_enlarges_masks_twice(page: Any, site: Path) -> None:
 def test_it_runs_a_model_that_stretches(page: Any, site: Path, tiny_model_dir: Path) -> None:
     """Mask-RT-DETR: cubic interpolation, the ratio not kept, masks that go on beyond boxes, several classes."""
     shutil.copytree(tiny_model_dir, site / "tiny")
-    cv2.imwrite(str(site / "fruit.png"), cv2.imread(str(IMAGE.with_name("fruit.jpg"))))
+    cv2.imwrite(str(site / "fruit.png"), imread(IMAGE.with_name("fruit.jpg")))
     seen = page.execute_async_script(LOOK, "tiny", "fruit.png", 0.3)
     check(seen, tiny_model_dir, site / "fruit.png", 0.3, least_iou=0.95)  # untrained, it notices a single level
     close(seen["input"], tiny_model_dir, site / "fruit.png")
@@ -277,7 +278,7 @@ def look(page: Any, width: int, scheme: str) -> None:
 
 def test_the_image_shown_is_the_one_processed(page: Any, address: str, site: Path) -> None:
     """Two dropped at once: the second is shown. An unusable one leaves the current image, which can still be saved."""
-    small = cv2.imread(str(IMAGE))[:200, :300]
+    small = imread(IMAGE)[:200, :300]
     cv2.imwrite(str(site / "small.png"), small)
     (site / "text.png").write_text("no image")
     start(page, f"{address}/index.html")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fixtures import tiny
 from fixtures.embedded import twice
+from fixtures.narrow import imread
 
 from maskline import create_model, hub
 from maskline.exporting import ExportOptions, export_network
@@ -55,8 +56,7 @@ def run(*command: object, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 
 def as_ppm(image: Path, folder: Path) -> Path:
-    pixels = cv2.imread(str(image))
-    assert cv2.imwrite(str(folder / f"{image.stem}.ppm"), pixels)
+    assert cv2.imwrite(str(folder / f"{image.stem}.ppm"), imread(image))
     return folder / f"{image.stem}.ppm"
 
 
@@ -85,7 +85,7 @@ def test_it_runs_the_embedded_model(program: Path, cells: Path, tmp_path: Path) 
     """F54, B54: on the device itself, without Python; an image comes out, changed where there are masks."""
     found = lines(run(program, hub.EMBEDDED / "inference.onnx", cells, tmp_path / "out.ppm"))
     check(found, hub.EMBEDDED, ASSETS / "nuclei.png")
-    before, after = cv2.imread(str(cells)), cv2.imread(str(tmp_path / "out.ppm"))
+    before, after = imread(cells), imread(tmp_path / "out.ppm")
     assert (before != after).any(axis=2).sum() == pytest.approx(sum(one.pixels for one in found), rel=0.02)
 
 
@@ -107,7 +107,9 @@ def test_it_runs_openvinos_form_of_a_model_that_stretches(program: Path, tmp_pat
 def test_faults_are_told(program: Path, cells: Path) -> None:
     model = hub.EMBEDDED / "inference.onnx"
     assert "usage: " in run(program, code=2).stderr
-    assert told(program, model, ASSETS / "nuclei.png").startswith(f"error: {ASSETS / 'nuclei.png'} is no PPM file")
+    assert told(program, model, ASSETS / "nuclei.png").startswith(
+        f"error: {ASSETS / 'nuclei.png'} is not an 8-bit PPM file"
+    )
     assert told(program, model, cells.with_name("nothing.ppm")).endswith("nothing.ppm can't be opened\n")
     assert told(program, cells.with_name("nothing.onnx"), cells).endswith("nothing.onnx can't be opened\n")
 
@@ -144,7 +146,7 @@ def test_comments_in_an_image_are_skipped(program: Path, cells: Path, tmp_path: 
         ("cut.xml", b'<?xml version="1.0"?>\n<net name="n" version="11">\n', "can't be read"),
     ],
 )
-def test_a_file_that_is_no_model_is_told(
+def test_a_file_that_is_not_a_model_is_reported(
     program: Path, cells: Path, tmp_path: Path, name: str, content: bytes, fault: str
 ) -> None:
     """In our line alone, though OpenVINO would try all its formats."""

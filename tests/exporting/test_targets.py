@@ -14,6 +14,7 @@ import onnx
 import pytest
 import yaml
 from fixtures import sets, tiny, tiny_rcnn, tiny_solov2
+from fixtures.narrow import imread
 
 from maskline import catalog, create_model, hub
 from maskline.errors import (
@@ -28,8 +29,9 @@ from maskline.errors import (
 )
 from maskline.exporting import ExportOptions, export, export_network, formats, quantise, samples, verify
 from maskline.exporting import cost as costs
-from maskline.exporting.cost import Agreement, Cost, Figures, agreement, shared
+from maskline.exporting.cost import Agreement, Cost, Figures, agreement, shared_ious
 from maskline.instances import Instances
+from maskline.models.network import Network
 from maskline.runtime.backend import GRAPH_FILES
 from maskline.runtime.device import Device
 from maskline.runtime.graph import RECORD_KEY, Graph
@@ -52,7 +54,7 @@ def shape_of(folder: Path) -> list[int | str]:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of images without annotations."""
     folder = tmp_path_factory.mktemp("photos")
-    whole = cv2.imread(str(PHOTO))
+    whole = imread(PHOTO)
     for i in range(7):
         cv2.imwrite(str(folder / f"{i}.png"), np.roll(whole, 60 * i, axis=1)[:200, 20 * i : 20 * i + 300])
     return folder
@@ -78,7 +80,7 @@ def test_other_forms_give_the_same_and_describe_themselves(form: str, tiny_model
 
 def test_a_form_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof is of the file that is handed out, not only of the graph it was made from."""
-    real = formats.convert
+    real = formats.convert_graph
 
     def sabotaged(source: Path, *rest: object, half: bool) -> None:
         model = onnx.load(source)
@@ -89,7 +91,7 @@ def test_a_form_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytes
         onnx.save(model, source)
         real(source, *rest, half=half)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("maskline.exporting.make.convert", sabotaged)
+    monkeypatch.setattr("maskline.exporting.make.convert_graph", sabotaged)
     with pytest.raises(ExportError, match="disagrees with the network"):
         export_network(tiny.network(), tiny.SPEC, tmp_path / "new", labels=tiny.CLASSES, target=ExportOptions("ort"))
     assert not (tmp_path / "new").exists()
@@ -99,13 +101,14 @@ def test_a_form_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytes
 def test_a_fixed_size_where_the_model_leaves_it_free(family: str, tmp_path: Path) -> None:
     """F54: a square that any image is scaled into, lying or upright; its boxes stay within the image."""
     target = ExportOptions.of(batch=1, size="160x160")
+    network: Network
     if family == "rcnn":
         row, network = catalog.get("MaskRCNN-ResNet50-FPN"), tiny_rcnn.network("MaskRCNN-ResNet50-FPN")
     else:
         row, network = catalog.get("SOLOv2"), tiny_solov2.network()
     export_network(network, row, tmp_path, labels=[f"c{i}" for i in range(network.num_classes)], target=target)
     assert shape_of(tmp_path) == [1, 160, 160, 3]
-    image = cv2.imread(str(PHOTO))
+    image = imread(PHOTO)
     model = create_model(model_dir=tmp_path, device="cpu", threshold=0.05)
     images = [image, image.transpose(1, 0, 2).copy(), image[:50]]
     for photo, result in zip(images, model.predict(images, batch_size=3), strict=True):
@@ -160,7 +163,7 @@ def test_bad_options_are_told_before_anything_is_downloaded(tmp_path: Path) -> N
     """The tests are offline: a download would be an error of its own."""
     for options, told in (({"format": "tflite"}, "unknown format"), ({"int8": tmp_path / "none"}, "no folder")):
         with pytest.raises(MasklineError, match=told):
-            hub.make_model_dir("Mask-RT-DETR-S", tmp_path, **options)  # type: ignore[arg-type]
+            hub.make_model_dir("Mask-RT-DETR-S", tmp_path, **options)
 
 
 def test_the_hub_passes_all_on(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +191,7 @@ def test_openvino_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_onnx_runtime_cannot_open_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"nothing")
-    with pytest.raises(ExportError, match="ONNX Runtime can't take the graph"):
+    with pytest.raises(ExportError, match="ONNX Runtime does not support the graph"):
         formats.to_ort(tmp_path / "a.onnx", tmp_path / "a.ort")
 
 
@@ -199,7 +202,7 @@ def test_8_bits_and_their_cost(
     (tmp_path / "inference.ort").write_bytes(b"of an earlier export")
     with caplog.at_level(logging.INFO, "maskline"):
         export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=ExportOptions(int8=photos))
-    assert "holds inference.ort too" in caplog.text
+    assert "also has inference.ort" in caplog.text
     cost = json.loads((tmp_path / "int8.json").read_text())
     assert cost["calibrated_on"] == 5 and cost["measured_on"] == 2 and cost["float32"]["ap"] is None
     assert cost["int8"]["megabytes"] == pytest.approx((tmp_path / "inference.onnx").stat().st_size / 1e6)
@@ -221,10 +224,10 @@ def test_8_bits_and_their_cost(
 
     ours, theirs = graph_of(tmp_path), graph_of(tiny_model_dir)
     assert ours.record == replace(theirs.record, threshold=0.5, made_by=f"{theirs.record.made_by}, int8")
-    image = ours.record.preprocess.apply(cv2.imread(str(photos / "0.png")))[0][None]
+    image = ours.record.preprocess.apply(imread(photos / "0.png"))[0][None]
     moved = np.abs(ours.run(image).scores - theirs.run(image).scores)
     assert 0 < np.median(moved) < 0.2
-    formats.convert(tmp_path / "inference.onnx", ours.record, tmp_path / "inference.ort")
+    formats.convert_graph(tmp_path / "inference.onnx", ours.record, tmp_path / "inference.ort")
     assert not verify.compare(graph_of(tmp_path, "ort").run(image).image(0), ours.run(image).image(0))
 
 
@@ -269,10 +272,10 @@ def test_the_table_of_a_cost_and_its_warning(tmp_path: Path) -> None:
     assert "mask AP           0.4857    0.4776   -0.0081" in cost.summary() and not cost.warning
     assert cost.summary().endswith("calibrated on 50 images, none of those measured on; AP on 67")
     worse = replace(cost, int8=replace(cost.int8, ap=0.45))
-    assert worse.warning.startswith("8 bits change 0.036 of mask AP: calibrate with")
+    assert worse.warning.startswith("int8 changes 0.036 of mask AP: calibrate with")
     plain = Cost(Figures(9.0, 57.0), Figures(2.6, 49.0), Agreement(5, 10, 8, 8, None), 20, 5)
-    assert plain.warning.startswith("8 bits change 20% of what is found") and "AP" not in plain.summary()
-    assert "what 8 bits cost is not known" in replace(plain, agreement=Agreement(5, 0, 0, 0, None)).warning
+    assert plain.warning.startswith("int8 changes 20% of the instances") and "AP" not in plain.summary()
+    assert "the cost of int8 is unknown" in replace(plain, agreement=Agreement(5, 0, 0, 0, None)).warning
     with pytest.raises(ModelError, match=r"int8\.json can't be read"):
         costs.read(tmp_path)
 
@@ -293,10 +296,10 @@ def test_instances_are_shared_once_and_within_a_class() -> None:
         )
 
     a = instances([[0, 0, 10, 10], [50, 50, 60, 60]], [0, 1])
-    assert shared(a, a) == [1, 1]
-    assert shared(a, instances([[0, 0, 10, 10], [0, 0, 10, 9]], [0, 0])) == [1]
-    assert shared(a, instances([[0, 0, 10, 10]], [1])) == [] == shared(a, instances([], []))
-    assert shared(a, instances([[0, 0, 10, 6], [52, 50, 62, 60]], [0, 1])) == pytest.approx([2 / 3, 0.6])
+    assert shared_ious(a, a) == [1, 1]
+    assert shared_ious(a, instances([[0, 0, 10, 10], [0, 0, 10, 9]], [0, 0])) == [1]
+    assert shared_ious(a, instances([[0, 0, 10, 10]], [1])) == [] == shared_ious(a, instances([], []))
+    assert shared_ious(a, instances([[0, 0, 10, 6], [52, 50, 62, 60]], [0, 1])) == pytest.approx([2 / 3, 0.6])
 
 
 def test_costs_written_before_images_were_called_so_are_read(tmp_path: Path) -> None:

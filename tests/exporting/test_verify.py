@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fixtures import tiny, tiny_rcnn, tiny_solov2
+from fixtures import parts, tiny, tiny_rcnn, tiny_solov2
+from fixtures.narrow import f32
 from torch import nn
 
 from maskline import catalog
@@ -22,6 +23,7 @@ from maskline.exporting.graph import fused, write_graph, write_pinned
 from maskline.models.backbones.cspresnet import CSPResNetConfig
 from maskline.models.deployed import Deployed
 from maskline.models.mask_rtdetr.network import MaskRTDETR
+from maskline.models.network import Network
 from maskline.models.pinned import Call, pinned
 from maskline.models.ppyoloe_seg.network import PPYOLOESeg, PPYOLOESegConfig
 from maskline.models.rcnn.network import MaskRCNN
@@ -31,7 +33,10 @@ from maskline.runtime.device import CPU
 from maskline.runtime.graph import Raw, Record, open_backend
 
 PPYOLOE = PPYOLOESegConfig(
-    CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)), neck=(32, 24, 16), num_prototypes=8, prototype_inner=8
+    CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)),
+    neck_channels=(32, 24, 16),
+    num_prototypes=8,
+    prototype_channels=8,
 )
 FREE = ("MaskRCNN-ResNet50-FPN", "MaskRCNN-ResNet50", "Cascade-MaskRCNN-ResNet50-FPN")
 FAMILIES = ("Mask-RT-DETR-S", "PP-YOLOE_seg-N", *FREE, "SOLOv2")
@@ -41,19 +46,19 @@ FAMILIES = ("Mask-RT-DETR-S", "PP-YOLOE_seg-N", *FREE, "SOLOv2")
 class Made:
     """A network after a few steps, and the graph of it."""
 
-    network: nn.Module
+    network: Network
     spec: catalog.Model
     record: Record
     graph: Path
 
-    def prove(self, network: nn.Module) -> None:
+    def prove(self, network: Network) -> None:
         """That the graph is of this network."""
-        make._prove(
+        make._verify(
             Deployed(network.eval(), self.record.preprocess), self.graph, self.graph, self.record, ExportOptions()
         )
 
 
-def untrained(name: str) -> tuple[nn.Module, catalog.Model]:
+def untrained(name: str) -> tuple[Network, catalog.Model]:
     spec = catalog.get(name)
     torch.manual_seed(0)
     if name in FREE:
@@ -65,14 +70,15 @@ def untrained(name: str) -> tuple[nn.Module, catalog.Model]:
     return (MaskRTDETR(tiny.CONFIG, 3) if name == tiny.SPEC.name else PPYOLOESeg(PPYOLOE, 3)), small
 
 
-def barely_trained(name: str) -> tuple[nn.Module, catalog.Model]:
+def barely_trained(name: str) -> tuple[Network, catalog.Model]:
     network, row = untrained(name)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     for seed in range(2):
         torch.manual_seed(seed)
         targets = [tiny_rcnn.objects(3, 96, 96, seed=seed)]
         optimizer.zero_grad()
-        sum(network.train().losses(tiny_rcnn.image(96, 96, seed).repeat(2, 1, 1, 1), targets * 2).values()).backward()
+        found = network.train().losses(tiny_rcnn.image(96, 96, seed).repeat(2, 1, 1, 1), targets * 2)
+        parts.total(found.values()).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
     return network.eval(), row
@@ -87,45 +93,50 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Made(network, row, record, path)
 
 
-def changed_weight(network: nn.Module) -> None:
-    next(p for p in network.backbone.parameters() if p.ndim == 4)[0] *= -1
+def changed_weight(network: Network) -> None:
+    next(p for p in network.get_submodule("backbone").parameters() if p.ndim == 4)[0].mul_(-1)
 
 
-def class_layers(network: nn.Module) -> list[nn.Module]:
+def class_layers(network: Network) -> list[nn.Module]:
     if isinstance(network, MaskRTDETR):
         return [network.decoder.class_head]
     if isinstance(network, PPYOLOESeg):
         return list(network.head.class_heads)
-    return [head.score for head in network.box_heads] if isinstance(network, MaskRCNN) else [network.head.category]
+    if isinstance(network, MaskRCNN):
+        return [head.score for head in parts.box_heads(network)]
+    assert isinstance(network, SOLOv2)
+    return [network.head.category]
 
 
-def swapped_classes(network: nn.Module) -> None:
+def swapped_classes(network: Network) -> None:
     for layer in class_layers(network):
         for parameter in layer.parameters():
             parameter[:3] = parameter[:3].roll(1, dims=0)
 
 
-def shifted_boxes(network: nn.Module) -> None:
+def shifted_boxes(network: Network) -> None:
     if isinstance(network, MaskRTDETR):
-        network.decoder.box_head.layers[-1].bias[0] += 0.1
+        parts.last(network.decoder.box_head).bias[0] += 0.1
     elif isinstance(network, PPYOLOESeg):
-        for layer in network.head.box_heads:
-            layer.bias[16] += 0.2  # more often the farthest from the left
+        for layer in parts.layers(network.head.box_heads):
+            parts.bias(layer)[16] += 0.2  # more often the farthest from the left
     elif isinstance(network, MaskRCNN):
-        network.box_heads[-1].delta.bias[::4] += 0.02
+        parts.box_heads(network)[-1].delta.bias[::4] += 0.02
     else:
+        assert isinstance(network, SOLOv2)
         network.head.kernel.weight[:4] *= 1.5  # boxes are those of masks
 
 
-def other_masks(network: nn.Module) -> None:
+def other_masks(network: Network) -> None:
     if isinstance(network, MaskRTDETR):
-        network.decoder.mask_head.layers[-1].weight[0] *= -1
+        parts.last(network.decoder.mask_head).weight[0] *= -1
     elif isinstance(network, PPYOLOESeg):
-        for layer in network.head.mask_heads:
+        for layer in parts.layers(network.head.mask_heads):
             layer.weight[:4] *= -1
     elif isinstance(network, MaskRCNN):
         network.mask_head.logits.weight[:, 0] *= -1
     else:
+        assert isinstance(network, SOLOv2)
         network.mask_features.merge.conv.weight[0] *= -1
 
 
@@ -139,7 +150,7 @@ def test_a_network_after_two_steps_is_proved(made: Made, caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("change", [changed_weight, swapped_classes, shifted_boxes, other_masks])
-def test_the_graph_of_another_network_is_refused(made: Made, change: Callable[[nn.Module], None]) -> None:
+def test_the_graph_of_another_network_is_refused(made: Made, change: Callable[[Network], None]) -> None:
     other = copy.deepcopy(made.network)
     with torch.no_grad():
         change(other)
@@ -153,13 +164,14 @@ def test_layers_that_say_the_same_everywhere(name: str, tmp_path: Path) -> None:
     network, row = barely_trained(name)
     with torch.no_grad():
         for decisive in network.decisive():
-            decisive.layer.weight.mul_(1e-9)
+            decisive.layer.get_parameter("weight").mul_(1e-9)
     export_network(network, row, tmp_path, labels=tiny.CLASSES)
 
 
 def test_queries_that_all_say_the_same(tmp_path: Path) -> None:
     """A decoder that has not learned to tell them apart."""
     network, row = barely_trained("Mask-RT-DETR-S")
+    assert isinstance(network, MaskRTDETR)
     with torch.no_grad():
         network.decoder.norm.weight.zero_()
     export_network(network, row, tmp_path, labels=tiny.CLASSES)
@@ -199,7 +211,7 @@ def test_what_is_pinned_follows_from_name_and_shape(made: Made) -> None:
 
 def test_a_layer_that_the_graph_does_not_show(made: Made, tmp_path: Path) -> None:
     call = Call("head.unknown", 0, np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))
-    with pytest.raises(ExportError, match="does not show each output of head.unknown; not written"):
+    with pytest.raises(ExportError, match="does not have every output of head.unknown; not written"):
         write_pinned(made.graph, [call], tmp_path / "pinned.onnx")
 
 
@@ -211,5 +223,5 @@ def test_other_forms_and_half_precision_are_proved_too(form: str, half: bool, tm
 
 def test_a_network_that_knows_nothing_is_told_of() -> None:
     crowded, clear = np.linspace(0.3, 0.32, 100, dtype=np.float32), np.linspace(0.06, 0.9, 30, dtype=np.float32)
-    assert verify._knows_nothing(crowded) and verify._knows_nothing(np.float32([0.01, 0.011]))
-    assert not verify._knows_nothing(clear) and not verify._knows_nothing(np.float32([0.8]))
+    assert verify._knows_nothing(crowded) and verify._knows_nothing(f32([0.01, 0.011]))
+    assert not verify._knows_nothing(clear) and not verify._knows_nothing(f32([0.8]))

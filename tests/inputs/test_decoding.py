@@ -27,7 +27,7 @@ def test_all_suffixes(tmp_path: Path, suffix: str) -> None:
         assert np.abs(pixels.astype(int) - scene()).mean() < 2
         return
     reference = cv2.imdecode(np.frombuffer(encoded(suffix), np.uint8), cv2.IMREAD_COLOR)
-    assert np.array_equal(pixels, reference)
+    assert reference is not None and np.array_equal(pixels, reference)
     if suffix in LOSSLESS and suffix not in GREY_ONLY:
         assert np.array_equal(pixels, scene())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures.encoded import by_pillow, scene, write
-from fixtures.tiffs import noise, tiff
+from fixtures.tiffs import Order, noise, tiff
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -45,7 +45,7 @@ def shown(data: bytes) -> list[tuple[int | None, tuple[int, ...]]]:
 
 
 @given(st.lists(st.sampled_from(KINDS), min_size=1, max_size=6), st.sampled_from("<>"), st.booleans())
-def test_pages_that_are_no_images_are_left_out(kinds: list[dict[int, int]], order: str, big: bool) -> None:
+def test_pages_that_are_no_images_are_left_out(kinds: list[dict[int, int]], order: Order, big: bool) -> None:
     pages = [noise(5 + i, 9 - i, 3, seed=i) for i in range(len(kinds))]
     data = tiff(*zip(pages, kinds, strict=True), order=order, big=big and order == "<")
     expected = [i for i, kind in enumerate(kinds) if kind not in NO_IMAGES]
@@ -199,7 +199,7 @@ def test_a_bigtiff_that_pillow_can_not_decode(capfd: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
-def test_white_is_zero_in_16_bits(order: str, big: bool) -> None:
+def test_white_is_zero_in_16_bits(order: Order, big: bool) -> None:
     """As in 8 bits: X-rays."""
     pixels = noise(6, 7, dtype="uint16")
     (image,) = expand(tiff((pixels, {262: 0}), order=order, big=big))

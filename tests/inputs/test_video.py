@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -236,7 +235,7 @@ class FakeCapture:
 
 
 @pytest.fixture
-def camera(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeCapture]]:
+def camera(monkeypatch: pytest.MonkeyPatch) -> type[FakeCapture]:
     monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
     monkeypatch.setattr(FakeCapture, "frames", 10**9)
     monkeypatch.setattr(FakeCapture, "opens", True)
@@ -264,7 +263,7 @@ def test_camera_is_released_when_forgotten(camera: type[FakeCapture]) -> None:
 
 def test_camera_that_is_unplugged(camera: type[FakeCapture], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(camera, "frames", 3)
-    numbers = []
+    numbers: list[int | None] = []
     with pytest.raises(InputError, match="camera 0 gives no more frames"):
         numbers.extend(image.page for image in expand(0))
     assert numbers == [0, 1, 2] and camera.log[-1] == "release"

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from fixtures import stand_in, tiny_rcnn
+from fixtures import parts, stand_in, tiny_rcnn
+from fixtures.spies import keeping, noting
 from torch import Tensor, nn
 
 from maskline import models
 from maskline.models.network import Normalizer, Target, local_normalizer
 from maskline.models.rcnn import network as network_module
-from maskline.models.rcnn.loss import LossConfig, Sampled, box_losses, mask_loss, rpn_losses
+from maskline.models.rcnn.loss import LossConfig, Sampled, box_losses, mask_loss, rpn_losses, sample_regions
 from maskline.models.rcnn.network import CONFIGS, MaskRCNN
-from maskline.models.rcnn.rpn import Predictions
+from maskline.models.rcnn.rpn import Predictions, propose
 from maskline.models.roi_align import Regions
 from maskline.training.loop import freeze, train_mode
 
@@ -31,7 +32,7 @@ def learning(name: str) -> MaskRCNN:
     """A network in training, frozen as the recipe freezes it; boxes change little, so all stages have objects."""
     network = tiny_rcnn.network(name)
     with torch.no_grad():
-        for head in network.box_heads:
+        for head in parts.box_heads(network):
             for parameter in head.delta.parameters():
                 parameter.mul_(0.1)
     freeze(network.frozen())
@@ -99,7 +100,7 @@ def test_training_without_any_proposal_is_legal(name: str) -> None:
     """Only true boxes are left to look at; or nothing at all."""
     network = learning(name)
     network.rpn.delta.weight.data.zero_()
-    network.rpn.delta.bias.data.fill_(-20)
+    parts.bias(network.rpn.delta).data.fill_(-20)
     for targets in ([tiny_rcnn.objects(3), tiny_rcnn.objects(0)], [tiny_rcnn.objects(0), tiny_rcnn.objects(0)]):
         losses = losses_of(network, targets)
         network.zero_grad()
@@ -173,8 +174,8 @@ def test_a_few_steps_of_training_help(name: str) -> None:
 def test_regions_are_divided_by_the_divisor(name: str) -> None:
     """One that says twice as many halves boxes and masks, and leaves anchors."""
     network, targets = learning(name), [tiny_rcnn.objects(5), tiny_rcnn.objects(3, seed=1)]
-    counts: list[float] = []
-    plain = losses_of(network, targets, lambda n: counts.append(float(n)) or n)
+    counts: list[Tensor] = []
+    plain = losses_of(network, targets, parts.noting_normalizer(counts))
     double = losses_of(network, targets, lambda n: 2 * n)
     for key, part in plain.items():
         torch.testing.assert_close(double[key], part / 2 if key.startswith(REGIONS) else part)
@@ -188,18 +189,13 @@ def test_averaged_gradients_are_those_of_one_batch() -> None:
     images = tiny_rcnn.image(96, 128, batch=4).double()
     targets = [tiny_rcnn.objects(n, seed=n) for n in (6, 0, 3, 8)]
     sums: list[Tensor] = []
-    whole = losses_of(network, targets, lambda n: sums.append(n) or n, image=images)
+    whole = losses_of(network, targets, parts.noting_normalizer(sums), image=images)
     parameters = [p for p in network.parameters() if p.requires_grad]
     expected = torch.autograd.grad(total(whole), parameters)
     halves = []
     for part in (slice(2), slice(2, 4)):
-        totals = iter(sums)
-        halves.append(
-            torch.autograd.grad(
-                total(losses_of(network, targets[part], lambda _, t=totals: next(t) / 2, image=images[part])),
-                parameters,
-            )
-        )
+        losses = losses_of(network, targets[part], parts.halving_normalizer(sums), image=images[part])
+        halves.append(torch.autograd.grad(total(losses), parameters))
     for one, a, b in zip(expected, *halves, strict=True):
         torch.testing.assert_close((a + b) / 2, one)
 
@@ -216,17 +212,12 @@ def test_losses_are_float32_under_autocast() -> None:
 
 def test_a_batch_s_padding_bounds_proposals() -> None:
     """Of an image that is smaller than the input, regions end where it ends."""
-    network, seen = learning("MaskRCNN-ResNet50-FPN"), []
+    network = learning("MaskRCNN-ResNet50-FPN")
+    seen: list[tuple[Tensor, Tensor]] = []
     small = tiny_rcnn.objects(2, 60, 70)
     small = Target(small.labels, small.boxes, F.pad(small.masks, (0, 58, 0, 36)), (60, 70))
-    plain = network_module.propose
-
-    def spy(*args: Any) -> tuple[Tensor, Tensor]:
-        seen.append(plain(*args))
-        return seen[-1]
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network_module, "propose", spy)
+        patch.setattr(network_module, "propose", keeping(seen, propose))
         losses_of(network, [small, tiny_rcnn.objects(3)])
     ((boxes, valid),) = seen
     assert boxes[0][valid[0]].amax(dim=0).tolist()[2:] == [70, 60]
@@ -240,17 +231,16 @@ def test_a_batch_s_padding_bounds_proposals() -> None:
 def test_each_stage_of_a_cascade_asks_for_more_overlap(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first samples; the others take all boxes that the one before has made of its regions, but empty ones."""
     calls: list[tuple[list[Tensor], float, bool, Sampled]] = []
-    plain = network_module.sample_regions
 
-    def spy(proposals: list[Tensor], targets: list[Target], object_from: float, config: LossConfig, *,
+    def spy(proposals: list[Tensor], targets: list[Target], positive_iou: float, config: LossConfig, *,
             num_classes: int, first: bool) -> Sampled:  # fmt: skip
-        found = plain(proposals, targets, object_from, config, num_classes=num_classes, first=first)
-        calls.append((proposals, object_from, first, found))
+        found = sample_regions(proposals, targets, positive_iou, config, num_classes=num_classes, first=first)
+        calls.append((proposals, positive_iou, first, found))
         return found
 
     monkeypatch.setattr(network_module, "sample_regions", spy)
     network = learning(name)
-    network.box_heads[0].delta.bias.data[:2] = 60  # many leave the image
+    parts.box_heads(network)[0].delta.bias.data[:2] = 60  # many leave the image
     losses_of(network, [tiny_rcnn.objects(4), tiny_rcnn.objects(2, seed=1)])
     assert [call[1:3] for call in calls] == [(0.5, True), (0.6, False), (0.7, False)]
     before = len(calls[0][3].labels)
@@ -319,7 +309,7 @@ def test_sums_over_regions_are_float32_whatever_their_terms() -> None:
     sampled = Sampled(Regions(boxes, torch.zeros(515).long()), torch.zeros(515).long(), boxes + 1, torch.zeros(515))
     logits, deltas = torch.randn(515, 3).bfloat16(), torch.randn(515, 2, 4).bfloat16()
     counts: list[Tensor] = []
-    losses = box_losses(logits, deltas, sampled, (10.0, 10.0, 5.0, 5.0), lambda n: counts.append(n) or n)
+    losses = box_losses(logits, deltas, sampled, (10.0, 10.0, 5.0, 5.0), parts.noting_normalizer(counts))
     exact = box_losses(logits.float(), deltas.float(), sampled, (10.0, 10.0, 5.0, 5.0), local_normalizer)
     assert counts[0] == 515 and all(torch.equal(losses[key], part) for key, part in exact.items())
 
@@ -340,8 +330,7 @@ def test_loss_of_masks_by_hand() -> None:
 def test_the_mask_head_learns_from_sampled_objects_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a cascade, from those of the first stage."""
     seen: list[tuple[Any, ...]] = []
-    plain = network_module.mask_loss
-    monkeypatch.setattr(network_module, "mask_loss", lambda *args: seen.append(args) or plain(*args))
+    monkeypatch.setattr(network_module, "mask_loss", noting(seen, mask_loss))
     for name in ("MaskRCNN-ResNet50", "MaskRCNN-ResNet50-FPN", CASCADES[0]):
         network, targets = learning(name), [tiny_rcnn.objects(30), tiny_rcnn.objects(2, seed=1)]
         losses_of(network, targets)

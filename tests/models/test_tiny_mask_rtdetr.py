@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fixtures import tiny
+from fixtures import parts, tiny
 
 from maskline import catalog, models
 from maskline.errors import ParameterError, UnknownNameError
@@ -87,7 +87,7 @@ def test_training_reaches_every_parameter() -> None:
     assert output.layers[0].masks.shape == (3, 24, 24, 24)
     assert output.denoising[-1].logits.shape == (3, 10, 3)
     everything = [output.encoder, *output.layers, *output.denoising]
-    sum(t.float().square().mean() for prediction in everything for t in prediction).backward()
+    parts.total(t.float().square().mean() for prediction in everything for t in prediction).backward()
     without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not without
 

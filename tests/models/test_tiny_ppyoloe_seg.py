@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fixtures import graphs, stand_in
+from fixtures import graphs, parts, stand_in
 from torch import Tensor, nn
 
 from maskline import catalog
@@ -24,14 +24,14 @@ from maskline.models.ppyoloe_seg.head import BINS, STRIDES, AnchorPoints, anchor
 from maskline.models.ppyoloe_seg.loss import LossConfig, box_losses, class_loss, mask_loss
 from maskline.models.ppyoloe_seg.network import CONFIGS, NMSConfig, PPYOLOESeg, PPYOLOESegConfig
 from maskline.models.ppyoloe_seg.weights import RENAME
-from maskline.weights.load import fit, rename
+from maskline.weights.load import mismatches, rename_keys
 
 CLASSES = 3
 CONFIG = PPYOLOESegConfig(
     CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)),
-    neck=(32, 16, 16),
+    neck_channels=(32, 16, 16),
     num_prototypes=8,
-    prototype_inner=8,
+    prototype_channels=8,
     max_detections=20,
     nms=NMSConfig(pre_nms_top_n=40),
 )
@@ -44,12 +44,11 @@ def tiny(config: PPYOLOESegConfig = CONFIG, classes: int = CLASSES) -> PPYOLOESe
     network = PPYOLOESeg(config, classes)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.7, 1.3)
+            parts.randomise(module)
         elif isinstance(module, RepVGG) and module.alpha is not None:
             module.alpha.data.uniform_(0.5, 1.5)
     for heads in (network.head.class_heads, network.head.box_heads, network.head.mask_heads):
-        for head in heads:
+        for head in parts.layers(heads):
             nn.init.normal_(head.weight, std=0.3)
     return network.eval()
 
@@ -83,7 +82,7 @@ def test_sizes_of_the_real_ones(name: str) -> None:
         network = PPYOLOESeg(CONFIGS[name], 80 if name.endswith("S") else 1)
         maps = network.backbone(torch.zeros(1, 3, 64, 96))
     assert [m.shape[1:] for m in maps] == [
-        (n, 64 // s, 96 // s) for n, s in zip(CONFIGS[name].backbone.out, (4, 8, 16, 32), strict=True)
+        (n, 64 // s, 96 // s) for n, s in zip(CONFIGS[name].backbone.out_channels, (4, 8, 16, 32), strict=True)
     ]
     parameters = sum(p.numel() for p in network.parameters())
     assert parameters / 1e6 == pytest.approx({"S": 9.00, "N": 2.24}[name[-1]], abs=0.01)
@@ -92,10 +91,10 @@ def test_sizes_of_the_real_ones(name: str) -> None:
 @pytest.mark.skipif(not MANIFEST.exists(), reason="the names of the reference's weights are not in the project")
 def test_every_weight_of_the_reference_has_its_place() -> None:
     manifest = json.loads(MANIFEST.read_text())
-    names = rename([name for name, *_ in manifest], RENAME)
+    names = rename_keys([name for name, *_ in manifest], RENAME)
     with torch.device("meta"):
         network = PPYOLOESeg(CONFIGS["PP-YOLOE_seg-S"], 80)
-        assert not fit(network, {names[name]: torch.zeros(shape) for name, shape, *_ in manifest})
+        assert not mismatches(network, {names[name]: torch.zeros(shape) for name, shape, *_ in manifest})
 
 
 @torch.no_grad()
@@ -128,8 +127,8 @@ def test_images_of_a_batch_do_not_touch_each_other() -> None:
 @torch.no_grad()
 def test_nothing_above_the_threshold_is_legal() -> None:
     network = tiny()
-    for head in network.head.class_heads:
-        head.bias.fill_(-100)
+    for head in parts.layers(network.head.class_heads):
+        parts.bias(head).fill_(-100)
     assert not network(torch.rand(2, 3, 96, 96)).scores.any()
 
 
@@ -239,12 +238,12 @@ def test_assignment_is_the_definition_s() -> None:
     for i, target in enumerate(targets):
         expected = assigned_densely(scores[i], boxes[i], points, target, 7)
         own = found.image == i
-        assert sorted(found.place[own].tolist()) == sorted(expected)  # each place once
-        for place, row, quality in zip(found.place[own], found.object[own], found.quality[own], strict=True):
+        assert sorted(found.point[own].tolist()) == sorted(expected)  # each place once
+        for place, row, quality in zip(found.point[own], found.object[own], found.quality[own], strict=True):
             assert int(row) - first == expected[int(place)][0]
             assert float(quality) == pytest.approx(expected[int(place)][1], rel=1e-4)
         first += len(target.labels)
-    assert len(found.place) > 30 and not (found.image == 1).any()
+    assert len(found.point) > 30 and not (found.image == 1).any()
 
 
 def test_an_object_between_places_has_none() -> None:
@@ -253,7 +252,7 @@ def test_an_object_between_places_has_none() -> None:
     between = Target(torch.tensor([0]), torch.tensor([[9.0, 9, 11, 11]]), mask, (64, 64))
     boxes = torch.cat([points - 4, points + 4], dim=1)[None]
     found = assign(torch.rand(1, 1, len(points)), boxes, points, [between], AssignerConfig())
-    assert len(found.place) == 0
+    assert len(found.point) == 0
 
 
 # losses
@@ -268,7 +267,7 @@ def test_the_loss_reaches_every_parameter() -> None:
     assert not [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 
-@pytest.mark.parametrize("config", [LossConfig(), LossConfig(mask_cells="mean", mask_weights="quality")])
+@pytest.mark.parametrize("config", [LossConfig(), LossConfig(mask_cells="mean", mask_weighting="quality")])
 def test_training_without_any_object_is_legal(config: LossConfig) -> None:
     network = tiny(replace(CONFIG, loss=config)).train()
     losses = network.losses(torch.rand(2, 3, 64, 64), [objects(0, 64), objects(0, 64)])
@@ -288,7 +287,7 @@ def test_averaged_gradients_are_those_of_one_batch() -> None:
     network, images = tiny().double(), torch.rand(4, 3, 96, 96).double()  # in eval mode: norms don't see the batch
     targets = [objects(6), objects(0), objects(3, seed=1), objects(8, seed=2)]
     sums: list[Tensor] = []
-    losses = network.losses(images, targets, normalizer=lambda x: sums.append(x) or x)
+    losses = network.losses(images, targets, normalizer=parts.noting_normalizer(sums))
     assert sums[0] > 2
     whole = torch.autograd.grad(total(losses), list(network.parameters()), allow_unused=True)
     halves = [
@@ -316,13 +315,13 @@ def test_losses_are_float32_under_autocast() -> None:
 def test_a_few_steps_of_training_help() -> None:
     """Scores and boxes come to fit the objects: the qualities that the loss is divided by grow."""
     torch.manual_seed(0)
-    network = PPYOLOESeg(replace(CONFIG, loss=LossConfig(mask_cells="mean", mask_weights="quality")), CLASSES).train()
+    network = PPYOLOESeg(replace(CONFIG, loss=LossConfig(mask_cells="mean", mask_weighting="quality")), CLASSES).train()
     targets = [objects(3, 64, seed=i) for i in range(2)]
     images = torch.stack([F.pad(t.masks.amax(dim=0)[None].float(), (0, 0, 0, 0, 0, 2)) for t in targets])
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
-    course: list[float] = []
+    course: list[Tensor] = []
     for _ in range(60):
-        loss = total(network.losses(images, targets, normalizer=lambda x: course.append(float(x)) or x))
+        loss = total(network.losses(images, targets, normalizer=parts.noting_normalizer(course)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -331,7 +330,7 @@ def test_a_few_steps_of_training_help() -> None:
 
 def test_class_loss() -> None:
     logits = torch.tensor([[[2.0, -3.0], [0.5, 1.0]]], requires_grad=True)  # two classes, two places
-    found = Assignment(*(torch.tensor([v]) for v in (0, 1, 0)), torch.tensor([0.8]))
+    found = Assignment(*map(torch.tensor, ([0], [1], [0], [0.8])))
     p = logits.detach().sigmoid()[0]
     positive = -0.8 * (0.8 * p[1, 1].log() + 0.2 * (1 - p[1, 1]).log())
     negative = sum(-0.75 * q**2 * (1 - q).log() for q in (p[0, 0], p[0, 1], p[1, 0]))
@@ -341,7 +340,7 @@ def test_class_loss() -> None:
 
 def test_box_losses_are_least_at_the_true_distances() -> None:
     places = AnchorPoints(torch.tensor([[20.0, 20.0]]), torch.tensor([8.0]))
-    found = Assignment(*(torch.tensor([0]) for _ in range(3)), torch.tensor([0.5]))
+    found = Assignment(*map(torch.tensor, ([0], [0], [0], [0.5])))
     true = torch.tensor([[20 - 8.0, 20 - 20.0, 20 + 16.0, 20 + 8 * 3.25]])  # 1, 2.5, 2 and 3.25 strides
     shares = torch.full((4, BINS), 1e-9)
     shares[0, 1], shares[2, 2] = 1, 1
@@ -405,7 +404,7 @@ def test_mask_loss_is_the_definition_s(rule: Any) -> None:
 
 def test_masks_may_count_as_much_as_their_place() -> None:
     torch.manual_seed(0)
-    found = Assignment(*(torch.tensor([0]) for _ in range(3)), torch.tensor([0.3]))
+    found = Assignment(*map(torch.tensor, ([0], [0], [0], [0.3])))
     inputs = torch.randn(1, 8, 10), torch.randn(1, 8, 24, 24), found, [objects(1)]
-    same, weighted = mask_loss(*inputs, LossConfig()), mask_loss(*inputs, LossConfig(mask_weights="quality"))
+    same, weighted = mask_loss(*inputs, LossConfig()), mask_loss(*inputs, LossConfig(mask_weighting="quality"))
     torch.testing.assert_close(weighted, 0.3 * same)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures import stand_in, tiny_rcnn
+from fixtures import parts, stand_in, tiny_rcnn
 from torch import Tensor, nn
 
 from maskline import catalog, models
@@ -20,8 +20,8 @@ from maskline.models.iou import box_iou
 from maskline.models.network import Detections
 from maskline.models.rcnn.network import BACKGROUND, CONFIGS, MaskRCNN, RCNNConfig
 from maskline.models.rcnn.weights import RENAME
-from maskline.models.roi_align import Regions
-from maskline.weights.load import empty_network, fit, read_state, rename
+from maskline.models.roi_align import Regions, roi_align
+from maskline.weights.load import empty_network, mismatches, read_state, rename_keys
 
 EVERY = pytest.mark.parametrize("name", CONFIGS)
 KINDS = pytest.mark.parametrize(
@@ -80,11 +80,11 @@ def test_every_weight_of_the_reference_has_its_place(name: str) -> None:
     network = empty_network(name, {})
     layers = dict(network.named_modules())
     manifest = json.loads(path.read_text())
-    names, state = rename([old for old, *_ in manifest], RENAME), {}
+    names, state = rename_keys([old for old, *_ in manifest], RENAME), {}
     for old, shape, *_ in manifest:
         linear = isinstance(layers.get(names[old].rpartition(".")[0]), nn.Linear)
         state[names[old]] = torch.empty(shape[::-1] if linear else shape, device="meta")
-    assert fit(network, state) == []
+    assert mismatches(network, state) == []
     assert len(state) == len(manifest) > 250
 
 
@@ -98,7 +98,7 @@ def test_reference_s_weights_are_read_into_their_places(
     manifest = stand_in.fixture("manifests", f"{name}.json")
     if not manifest.exists():
         pytest.skip("the reference's names are not in the project")
-    names = rename([old for old, *_ in json.loads(manifest.read_text())], RENAME)
+    names = rename_keys([old for old, *_ in json.loads(manifest.read_text())], RENAME)
     ours, layers = network.state_dict(), dict(network.named_modules())
     arrays = {}
     for old, new in names.items():
@@ -108,7 +108,7 @@ def test_reference_s_weights_are_read_into_their_places(
     path = tmp_path / "w.pdparams"
     path.write_bytes(pickle.dumps(arrays, protocol=4))
     state, _ = read_state(catalog.get(name), path)
-    assert fit(network, state) == []
+    assert mismatches(network, state) == []
     assert all(torch.equal(tensor, ours[new]) for new, tensor in state.items())
 
 
@@ -153,8 +153,8 @@ def test_the_ring_of_masks_is_background(name: str) -> None:
 def test_boxes_end_where_the_image_ends_however_large_and_odd_it_is(name: str) -> None:
     """And not where its padding ends."""
     network = tiny_rcnn.network(name)
-    for head in network.box_heads:
-        head.delta.bias.data += 5  # right and down, and larger
+    for head in parts.box_heads(network):
+        head.delta.bias.data.add_(5)  # right and down, and larger
     for height, width in ((97, 131), (64, 64), (33, 161), (129, 40)):
         boxes, scores, _, masks = found_in(network, tiny_rcnn.image(height, width, seed=height))
         real = boxes[scores > 0]
@@ -188,7 +188,7 @@ def test_fewer_candidates_than_rows_are_legal(name: str) -> None:
 @EVERY
 def test_no_detections_are_legal(name: str) -> None:
     network = tiny_rcnn.network(name)
-    for head in network.box_heads:
+    for head in parts.box_heads(network):
         head.score.bias.data[-1] = 100
     boxes, scores, labels, masks = found_in(network, tiny_rcnn.image(100, 120, batch=2))
     assert not scores.any() and (masks == BACKGROUND).all() and boxes.isfinite().all() and labels.max() < 3
@@ -199,7 +199,7 @@ def test_no_proposals_are_legal(name: str) -> None:
     """All boxes of the first look are narrower than a pixel."""
     network = tiny_rcnn.network(name)
     network.rpn.delta.weight.data.zero_()
-    network.rpn.delta.bias.data.fill_(-20)
+    parts.bias(network.rpn.delta).data.fill_(-20)
     _, scores, _, masks = found_in(network, tiny_rcnn.image(64, 96))
     assert not scores.any() and (masks == BACKGROUND).all()
 
@@ -211,7 +211,7 @@ def test_no_proposals_are_legal(name: str) -> None:
 def test_images_of_a_batch_do_not_touch_each_other(name: str) -> None:
     network, images = tiny_rcnn.network(name).double(), tiny_rcnn.image(97, 130, batch=3).double()
     with torch.no_grad():
-        network.box_heads[0].score.bias[-1] += 2  # so that images differ in how many detections they have
+        parts.box_heads(network)[0].score.bias[-1] += 2  # so that images differ in how many detections they have
     together = found_in(network, images)
     for i in range(3):
         for whole, alone in zip(together, found_in(network, images[i : i + 1]), strict=True):
@@ -254,12 +254,11 @@ def test_regions_are_looked_at_in_the_level_of_their_size(monkeypatch: pytest.Mo
     from maskline.models.rcnn import network as module
 
     seen: list[Tensor] = []
-    plain = module.roi_align
 
     def spy(maps: list[Tensor], regions: Regions, level: Tensor, **options: object) -> Tensor:
         seen.append(level)
         assert len(maps) == 4 and options["strides"] == (4, 8, 16, 32)
-        return plain(maps, regions, level, **options)  # type: ignore[arg-type]
+        return roi_align(maps, regions, level, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "roi_align", spy)
     network = tiny_rcnn.network("MaskRCNN-ResNet50-FPN")

@@ -143,7 +143,7 @@ def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -
     """F61, F65: all keys of Train, the reference's and ours; what the pretrained path means."""
     from maskline import training as package
 
-    seen = []
+    seen: list[TrainSettings] = []
     monkeypatch.setattr(package, "train", lambda settings, report: seen.append(settings))
     keys = {
         "num_classes": "3", "epochs_iters": "7", "batch_size": "5", "learning_rate": "0.25", "warmup_steps": "11",
@@ -250,9 +250,12 @@ def test_export_takes_a_file_or_the_official_weights(
 ) -> None:
     """F67."""
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(
-        hub, "make_model_dir", lambda *arguments, unaligned: calls.append((*arguments, unaligned)) or Path("made")
-    )
+
+    def make_model_dir(*arguments: Any, unaligned: bool) -> Path:
+        calls.append((*arguments, unaligned))
+        return Path("made")
+
+    monkeypatch.setattr(hub, "make_model_dir", make_model_dir)
     for override in ("Export.weight_path=mine.pdparams", "Export.weight_path=None", "Global.device=cpu"):
         assert main("Global.mode=export", override) == 0
     assert calls == [("Mask-RT-DETR-S", Path("output"), weights, False) for weights in ("mine.pdparams", None, None)]

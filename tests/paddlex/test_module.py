@@ -185,7 +185,8 @@ def test_none_is_the_default_or_nothing() -> None:
     config = load("SOLOv2", ["Train.batch_size=None", "Train.pretrain_weight_path='None'", "Predict.model_dir=",
                              "Global.mode=null", "Predict.threshold=None", "CheckDataset.split=None"])  # fmt: skip
     assert config.Train.batch_size == 2 and config.Global.mode == "check_dataset"
-    assert config.Train.pretrain_weight_path is config.Predict.model_dir is config.Predict.threshold is None
+    assert config.Train.pretrain_weight_path is None
+    assert config.Predict.model_dir is None and config.Predict.threshold is None
     assert config.CheckDataset.split == SplitSection()
 
 

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures import det_weights, stand_in
+from fixtures import det_weights, parts, stand_in
+from fixtures.spies import keeping
 from torch import Tensor, nn
 
 from maskline.models.layers import box_xyxy_to_cxcywh
@@ -32,7 +33,7 @@ from maskline.models.mask_rtdetr.loss import PARTS, LossConfig, box_fit, losses,
 from maskline.models.mask_rtdetr.matcher import Objects, denoising_pairs, match, match_costs
 from maskline.models.mask_rtdetr.network import MaskRTDETR
 from maskline.models.mask_rtdetr.weights import RENAME
-from maskline.weights.load import load_network, rename
+from maskline.weights.load import load_network, rename_keys
 
 LOSS_TOLERANCE = 1e-3  # relative, of each component
 NORM_TOLERANCE = 1e-2  # relative, of a block's gradient
@@ -98,12 +99,13 @@ class Step:
         ours = {n: p for n, p in self.network.named_parameters() if p.grad is not None}
         if self.output.groups is None:
             idle = ours.pop("decoder.label_embedding.weight", None)
-            assert idle is None or not idle.grad.any()
+            assert idle is None or not parts.gradient(idle).any()
         return {old: ours[new] for old, new in self.names.items() if new in ours}
 
     def norm(self, block: str) -> float:
         """Of the gradient of all parameters below a name."""
-        inside = [p.grad.flatten().double() for n, p in self.parameters().items() if f"{n}.".startswith(f"{block}.")]
+        below = [p for n, p in self.parameters().items() if f"{n}.".startswith(f"{block}.")]
+        inside = [parts.gradient(p).flatten().double() for p in below]
         return float(torch.cat(inside).norm()) if inside else 0.0
 
     def sampled(self, name: str, value: Tensor, every: int) -> np.ndarray:
@@ -124,12 +126,11 @@ def take_step(
     with pytest.MonkeyPatch.context() as patch:
         for function in ("rand", "rand_like", "randint_like"):
             patch.setattr(torch, function, getattr(draws, function))
-        plain = loss.layer_losses
-        patch.setattr(loss, "layer_losses", lambda *args: layers.append(plain(*args)) or layers[-1])
+        patch.setattr(loss, "layer_losses", keeping(layers, loss.layer_losses))
         output = network.forward_train(image, targets)
         found = losses(output, targets)
     manifest = json.loads(stand_in.fixture("manifests", f"{model}.json").read_text())
-    names = rename([name for name, *_ in manifest], RENAME)
+    names = rename_keys([name for name, *_ in manifest], RENAME)
     return Step(network, names, Objects.of(targets), output, found, layers)
 
 
@@ -201,7 +202,7 @@ def detail_step(network: MaskRTDETR, name: str, batch: ModuleType) -> Step:
     draws = detail_draws(name, batch)
     image = tensor(batch.norm_01(made))
     step = take_step(network, "Mask-RT-DETR-S", image, targets, draws, train_norms=name.startswith("train"))
-    sum(step.losses.values()).backward(retain_graph=True)
+    parts.total(step.losses.values()).backward(retain_graph=True)
     return step
 
 
@@ -272,14 +273,14 @@ def test_points_lie_where_masks_are_uncertain(detail: Detail) -> None:
 
 def test_components(detail: Detail) -> None:
     for name, theirs in detail.record["losses"].items():
-        ours = sum(detail.step.losses.values()) if name == "loss" else detail.step.losses[name]
+        ours = parts.total(detail.step.losses.values()) if name == "loss" else detail.step.losses[name]
         assert_close(float(ours.detach()), theirs, LOSS_TOLERANCE, name)
 
 
 def test_layers(detail: Detail) -> None:
     """Each component of each prediction."""
     normalisers = [sum(detail.step.objects.counts), sum(detail.step.objects.counts) * 20]
-    ours = {}
+    ours: dict[str, float] = {}
     for kind, layers, normaliser in zip(("L", "dnL"), detail.step.layers, normalisers, strict=False):
         rows = (layers.detach() / normaliser).tolist()
         ours |= {f"{kind}{i}/{part}": v for i, row in enumerate(rows) for part, v in zip(PARTS, row, strict=True)}
@@ -295,7 +296,7 @@ def test_gradients(detail: Detail) -> None:
         assert_close(step.norm(block), theirs, NORM_TOLERANCE, block)
     parameters = step.parameters()
     assert set(parameters) == set(record["grad_names"])
-    ours = np.array([float(parameters[name].grad.norm()) for name in record["grad_names"]])
+    ours = np.array([float(parts.gradient(parameters[name]).norm()) for name in record["grad_names"]])
     theirs = detail["grad_norms"]
     rounding = 1e-7 * theirs.max()  # what a bias before a norm gets: mathematically nothing
     np.testing.assert_allclose(ours, theirs, rtol=NORM_TOLERANCE, atol=rounding)
@@ -303,7 +304,7 @@ def test_gradients(detail: Detail) -> None:
     bars = {name: 1e-2 * about["absmax"] + rounding for name, about in known.items()}
 
     def apart(step: Step) -> dict[str, float]:
-        grads = {name: step.parameters()[name].grad for name in known}
+        grads = {name: parts.gradient(step.parameters()[name]) for name in known}
         samples = {name: step.sampled(name, grad, known[name]["step"]) for name, grad in grads.items()}
         far = {name: float(np.abs(sample - detail[f"grad/{name}"]).max()) for name, sample in samples.items()}
         return {name: distance for name, distance in far.items() if distance > bars[name]}
@@ -317,8 +318,8 @@ def test_gradients(detail: Detail) -> None:
 def test_gradients_of_each_part(detail: Detail) -> None:
     for part, blocks in detail.record.get("grad_norm_per_block_by_component", {}).items():
         detail.step.network.zero_grad()
-        loss_of_part = sum(value for name, value in detail.step.losses.items() if part in name.split("_"))
-        loss_of_part.backward(retain_graph=True)
+        losses_of_part = [value for name, value in detail.step.losses.items() if part in name.split("_")]
+        parts.total(losses_of_part).backward(retain_graph=True)
         for block, theirs in blocks.items():
             assert_close(detail.step.norm(block), theirs, NORM_TOLERANCE, f"{part} {block}")
 
@@ -336,7 +337,7 @@ def test_optimizer_step(detail: Detail) -> None:
     ]
     betas = about["beta1"], about["beta2"]
     optimizer = torch.optim.AdamW(groups, betas=betas, eps=about["epsilon"], weight_decay=1e-4)
-    gradients = {name: parameter.grad.clone() for name, parameter in parameters.items()}
+    gradients = {name: parts.gradient(parameter).clone() for name, parameter in parameters.items()}
     torch.nn.utils.clip_grad_norm_(parameters.values(), 0.1)
     optimizer.step()
     for name, one in about["params"].items():
@@ -379,7 +380,7 @@ def test_full_size(case: str, tmp_path: Path) -> None:
         lambda _, shape: det_weights.uniform(shape), lambda at: (7 * np.arange(len(at)) + 3) % 80, 8 if copies else 7
     )
     step = take_step(network, record["model"], image, full_size_targets(), draws, train_norms=True)
-    sum(step.losses.values()).backward()
+    parts.total(step.losses.values()).backward()
     theirs = dict(record["losses"])
     ours = {name: float(value.detach()) for name, value in step.losses.items()}
     assert_close(sum(ours.values()), theirs.pop("loss"), LOSS_TOLERANCE, "loss")

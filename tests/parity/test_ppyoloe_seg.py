@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from fixtures import det_weights, stand_in
+from fixtures import det_weights, parts, stand_in
+from fixtures.narrow import f32
 from fixtures.reference import Case, pair
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from maskline.models.ppyoloe_seg.network import PPYOLOESeg
 from maskline.models.ppyoloe_seg.weights import RENAME
 from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
-from maskline.weights.load import load_network, rename
+from maskline.weights.load import load_network, rename_keys
 
 NAME = "PP-YOLOE_seg-S"
 TAGS = ("img480x640", "img427x640", "fixed")
@@ -95,7 +96,7 @@ def partners(detections: Detections, case: Case) -> np.ndarray:
     found = int((scores > 0).sum())
     assert found == len(rows)
     score = np.abs(scores[:found, None] - rows[:, 1])
-    box = np.abs((boxes * np.float32([width, height] * 2) / 640)[:found, None] - rows[:, 2:]).max(axis=-1)
+    box = np.abs((boxes * f32([width, height] * 2) / 640)[:found, None] - rows[:, 2:]).max(axis=-1)
     ours = pair(labels[:found], score / SCORE_TOLERANCE, box / BOX_TOLERANCE, rows[:, 0])
     theirs = np.arange(found)
     assert (labels[ours] == rows[:, 0]).all()
@@ -123,7 +124,7 @@ def test_losses_and_gradients(network: PPYOLOESeg) -> None:
     image = torch.from_numpy(det_weights.tensor(640, 640, 7, 0.0, 1.0, n=2))
     network = copy.deepcopy(network).train()
     found = network.losses(image, [true_objects(0, 3), true_objects(1, 2)])
-    sum(found.values()).backward()
+    parts.total(found.values()).backward()
 
     config, theirs = network.config.loss, record["losses"]
     weights = {"loss_cls": config.label, "loss_iou": config.box, "loss_dfl": config.distances, "loss_mask": config.mask}
@@ -133,12 +134,12 @@ def test_losses_and_gradients(network: PPYOLOESeg) -> None:
     assert max(errors.values()) <= LOSS_TOLERANCE, errors
 
     manifest = json.loads(stand_in.fixture("manifests", f"{NAME}.json").read_text())
-    names = rename([name for name, *_ in manifest], RENAME)
+    names = rename_keys([name for name, *_ in manifest], RENAME)
     parameters = dict(network.named_parameters())
     trained = {old: parameters[new] for old, new in names.items() if new in parameters}
     norms = {}
     for block, norm in record["grad_norm"].items():
-        inside = [p.grad.flatten() for n, p in trained.items() if f"{n}.".startswith(f"{block}.")]
+        inside = [parts.gradient(p).flatten() for n, p in trained.items() if f"{n}.".startswith(f"{block}.")]
         assert len(inside) == record["params_with_grad"][block], block
         norms[block] = abs(float(torch.cat(inside).double().norm()) / norm - 1)
     print(f"losses {max(errors.values()):.1e}, gradient norms {max(norms.values()):.1e}")

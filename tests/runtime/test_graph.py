@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -97,9 +98,10 @@ def test_damaged_records(model_dir: Path, changes: dict[str, object], told: str)
         Graph(model_dir / "inference.onnx", CPU)
 
 
+OVER: tuple[Literal["input", "box"], ...] = ("input", "box")
 LAYOUTS = [
     MaskLayout(over, from_masks, beyond, via_input)
-    for over, from_masks in itertools.product(("input", "box"), (False, True))
+    for over, from_masks in itertools.product(OVER, (False, True))
     for beyond, via_input in ((True, False), (False, True), (False, False))
     if over == "input" or not (beyond or via_input)
 ]

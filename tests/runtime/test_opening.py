@@ -13,7 +13,7 @@ import pytest
 
 from maskline import catalog
 from maskline.errors import DeviceError, MissingDependencyError, ModelError, ParameterError
-from maskline.runtime import opening
+from maskline.runtime import opening, providers
 from maskline.runtime.backend import Acceleration
 from maskline.runtime.device import CPU, parse_devices
 from maskline.runtime.opening import open_graph, open_graphs
@@ -42,9 +42,9 @@ def gpu_in_name_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
     monkeypatch.setattr("onnxruntime.InferenceSession", without_cuda)
     monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None, raising=False)
-    opening.providers._fault.cache_clear()
+    providers._fault.cache_clear()
     yield
-    opening.providers._fault.cache_clear()
+    providers._fault.cache_clear()
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from fixtures.narrow import f32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,12 +48,8 @@ def ringed(values: np.ndarray) -> np.ndarray:
 
 def paste(values: np.ndarray, boxes: np.ndarray, size: tuple[int, int], **options: object) -> Instances:
     """Ours, for boxes (N, 4) in pixels of an image that is the network's input."""
-    raw = Raw(
-        boxes.astype(np.float32),
-        np.linspace(0.9, 0.6, len(boxes), dtype=np.float32),
-        np.zeros(len(boxes), int),
-        ringed(values),
-    )
+    scores = np.linspace(0.9, 0.6, len(boxes), dtype=np.float32)
+    raw = Raw(boxes.astype(np.float32), scores, np.zeros(len(boxes), int), ringed(values))
     return to_instances(raw, Frame(size, size), size, np.zeros(1), mask_layout=OVER_BOX, **options)  # type: ignore[arg-type]
 
 
@@ -90,7 +87,7 @@ def assert_pasted(found: Instances, index: int, expected: np.ndarray) -> None:
 
 def boxes_in(size: tuple[int, int], corners: np.ndarray) -> np.ndarray:
     """(N, 4) float32, ordered, from corners (N, 4) in shares of the image."""
-    spread = corners.astype(np.float32) * np.float32([size[1], size[0], size[1], size[0]])
+    spread = corners.astype(np.float32) * f32([size[1], size[0], size[1], size[0]])
     return np.concatenate([np.minimum(spread[:, :2], spread[:, 2:]), np.maximum(spread[:, :2], spread[:, 2:])], axis=1)
 
 
@@ -110,7 +107,7 @@ def test_each_pixel_of_the_image_is_the_references(
     if halves:  # corners where rounding to pixels has a choice
         boxes = np.rint(boxes) + np.float32(0.5)
     found = paste(values, boxes, size)
-    cut = np.clip(boxes, 0, np.float32([size[1], size[0]] * 2))
+    cut = np.clip(boxes, 0, f32([size[1], size[0]] * 2))
     if (cut[:, 2:] <= cut[:, :2]).any():
         assert len(found) == 0
         return
@@ -122,7 +119,7 @@ def test_each_pixel_of_the_image_is_the_references(
 def test_equal_to_grid_sample_over_the_whole_image(size: tuple[int, int]) -> None:
     n = 6
     values, rng = probabilities(n, size[0]), np.random.default_rng(size[1])
-    boxes = np.clip(boxes_in(size, rng.uniform(-0.1, 1.1, (4 * n, 4))), 0, np.float32([size[1], size[0]] * 2))
+    boxes = np.clip(boxes_in(size, rng.uniform(-0.1, 1.1, (4 * n, 4))), 0, f32([size[1], size[0]] * 2))
     boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)][:n]
     found, expected = paste(values, boxes, size), sampled(values, boxes, size)
     np.testing.assert_array_equal(found.boxes, boxes)
@@ -134,13 +131,13 @@ def test_equal_to_grid_sample_over_the_whole_image(size: tuple[int, int]) -> Non
 
 def test_boxes_come_from_the_network_input() -> None:
     """Scaled to the image, pasted and cut; how large the input is doesn't matter."""
-    frame, boxes = Frame((427, 640), (800, 1199)), np.float32([[-30, 100.7, 500.3, 700], [900, 20, 1300.5, 900]])
+    frame, boxes = Frame((427, 640), (800, 1199)), f32([[-30, 100.7, 500.3, 700], [900, 20, 1300.5, 900]])
     values = probabilities(2, 0)
-    raw = Raw(boxes, np.float32([0.9, 0.8]), np.zeros(2, int), ringed(values))
+    raw = Raw(boxes, f32([0.9, 0.8]), np.zeros(2, int), ringed(values))
     found = to_instances(raw, frame, (800, 1199), np.zeros(1, np.float32), mask_layout=OVER_BOX)
     np.testing.assert_allclose(found.boxes, [[0, 53.7486, 267.05, 373.625], [480.4, 10.675, 640, 427]], atol=1e-3)
     for i in range(2):
-        scaled = boxes[i] * np.float32([640 / 1199, 427 / 800] * 2)
+        scaled = boxes[i] * f32([640 / 1199, 427 / 800] * 2)
         assert_pasted(found, i, reference(values[i], scaled, frame.size))
     other = to_instances(raw, frame, (832, 1216), np.zeros(1, np.float32), mask_layout=OVER_BOX)
     for one, two in zip(found.masks, other.masks, strict=True):
@@ -148,7 +145,7 @@ def test_boxes_come_from_the_network_input() -> None:
 
 
 def test_boxes_never_grow_and_nothing_is_outside() -> None:
-    values, boxes = np.ones((1, CELLS, CELLS), np.float32), np.float32([[10.2, 5.7, 31.4, 20.1]])
+    values, boxes = np.ones((1, CELLS, CELLS), np.float32), f32([[10.2, 5.7, 31.4, 20.1]])
     for grow in (False, True):
         found = paste(values, boxes, (40, 50), grow_boxes=grow)
         np.testing.assert_array_equal(found.boxes, boxes)
@@ -158,8 +155,8 @@ def test_boxes_never_grow_and_nothing_is_outside() -> None:
 
 def test_a_box_beyond_the_image_on_all_sides() -> None:
     size = (90, 130)
-    whole, faint = np.float32([[0, 0, 130, 90]]), np.full((1, CELLS, CELLS), 0.6, np.float32)
-    found = paste(faint, whole * 3 - np.float32([100, 100, 0, 0]), size)  # cut at the image on all sides
+    whole, faint = f32([[0, 0, 130, 90]]), np.full((1, CELLS, CELLS), 0.6, np.float32)
+    found = paste(faint, whole * 3 - f32([100, 100, 0, 0]), size)  # cut at the image on all sides
     np.testing.assert_array_equal(found.boxes, whole)
     assert found.masks[0].all()  # the mask is cut too, not squeezed into what is left of its box
     # at the border of a box, half a cell and less inside, the reference has faded towards its zeros
@@ -173,7 +170,7 @@ def test_none_one_and_beyond() -> None:
         nothing = paste(values[:0], np.zeros((0, 4), np.float32), (30, 40), **options)
         assert len(nothing) == 0 and nothing.masks == () and nothing.boxes.shape == (0, 4)
         assert nothing.outside.shape == (0,) and nothing.full_masks().shape == (0, 30, 40)
-    boxes = np.float32([[-20, -20, -5, -5], [4, 3, 30, 22], [41, 0, 60, 20]])
+    boxes = f32([[-20, -20, -5, -5], [4, 3, 30, 22], [41, 0, 60, 20]])
     found = paste(values, boxes, (30, 40))
     assert len(found) == 1  # and it has its own mask
     assert_pasted(found, 0, reference(values[1], boxes[1], (30, 40)))
@@ -186,7 +183,7 @@ def test_the_thinnest_boxes_are_safe(side: float, corner: float) -> None:
     low = np.float32(corner)
     high = max(low + np.float32(side), np.nextafter(low, np.float32(np.inf)))
     values = np.full((2, CELLS, CELLS), 0.999, np.float32)  # 1 would tie where a centre is on the border
-    boxes = np.float32([[low, 2, high, 20], [low, low, high, high]])
+    boxes = f32([[low, 2, high, 20], [low, low, high, high]])
     with np.errstate(over="raise", divide="raise", invalid="raise"):
         found = paste(values, boxes, (40, 40))
     assert len(found) == 2
@@ -200,7 +197,7 @@ def test_the_thinnest_boxes_are_safe(side: float, corner: float) -> None:
 @given(st.lists(st.tuples(*[st.floats(0, 50, width=32)] * 4), min_size=1, max_size=8), st.integers(0, 100))
 def test_any_box_gives_finite_boxes_and_masks_of_its_window(corners: list[tuple[float, ...]], seed: int) -> None:
     with np.errstate(over="raise", divide="raise", invalid="raise"):
-        found = paste(probabilities(len(corners), seed), np.float32(corners), (40, 50))
+        found = paste(probabilities(len(corners), seed), f32(corners), (40, 50))
     for i, mask in enumerate(found.masks):
         top, bottom, left, right = found.window(i)
         assert mask.shape == (bottom - top, right - left) and mask.dtype == np.uint8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -22,7 +23,7 @@ SIZE = (64, 64)
 FROM_MASKS = MaskLayout(boxes_from_masks=True, beyond_boxes=False)
 
 
-def raw_of(boxes: list[list[float]], scores: list[float], masks: np.ndarray) -> Raw:
+def raw_of(boxes: Sequence[Sequence[float]], scores: Sequence[float], masks: np.ndarray) -> Raw:
     """Boxes in pixels of the 64x64 input."""
     labels = np.arange(len(boxes)) % 3
     return Raw(np.array(boxes, np.float32), np.array(scores, np.float32), labels, masks.astype(np.float32))
@@ -100,7 +101,7 @@ def test_what_lies_outside_the_box_is_told_and_can_be_kept() -> None:
     whole = cv2.resize(raw.masks[0], (200, 90), interpolation=cv2.INTER_LINEAR) > 0
     assert grown.outside[0] == 0
     np.testing.assert_array_equal(grown.full_mask(0), whole)
-    assert grown.masks[0].any(axis=0)[-1]  # no further than the mask
+    assert grown.masks[0][:, -1].any()  # no further than the mask
 
 
 def test_a_mask_without_foreground_leaves_its_box_as_it_is() -> None:

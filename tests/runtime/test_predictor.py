@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from fixtures import tiny
+from fixtures.narrow import imread
 
 import maskline
 from maskline import Predictor, Result, create_model, create_pipeline
@@ -35,7 +36,7 @@ def model(tiny_model_dir: Path) -> Predictor:
 
 def images() -> list[np.ndarray]:
     """Photos and parts of them, of five sizes."""
-    photo = cv2.imread(str(PHOTO))
+    photo = imread(PHOTO)
     return [photo, photo[:200, :300].copy(), cv2.resize(photo, (97, 53)), photo[:, :100].copy(), photo[::-1].copy()]
 
 
@@ -65,20 +66,21 @@ def test_predict_is_a_lazy_generator_in_order(model: Predictor) -> None:
             yield image
 
     results = model.predict(stream())
-    assert inspect.isgenerator(results) and seen == []
+    lazy = inspect.isgenerator(results)
+    assert lazy and seen == []
     next(results)
     assert seen == [0]
     assert [r["input_img"].shape for r in results] == [i.shape for i in images()[1:]]
 
 
 def test_array_and_file_give_the_same(model: Predictor) -> None:
-    from_file, from_array = model.predict([str(PHOTO), cv2.imread(str(PHOTO))])
+    from_file, from_array = model.predict([str(PHOTO), imread(PHOTO)])
     assert_same(from_file, from_array)
     assert from_file["input_path"] == str(PHOTO) and from_array["input_path"] is None
 
 
 def test_colours_reach_the_network_in_the_right_order(model: Predictor) -> None:
-    photo = cv2.imread(str(PHOTO))
+    photo = imread(PHOTO)
     right, swapped = model.predict([photo, photo[..., ::-1].copy()])
     assert not np.array_equal(right.instances.scores, swapped.instances.scores)
 

@@ -6,6 +6,10 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from fixtures.answers import KEY
+from fixtures.service import IMAGE, Service, encoded, running
+
+from maskline import Predictor, Result, create_model
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -19,3 +23,33 @@ def _short_collections() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Service]:
+    with running("serve", "--max-pixels", "2", "--max-body", "8", "--threads", "1", "--workers", "1") as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def guarded() -> Iterator[Service]:
+    """With a key, without images in its answers, for a page of another origin."""
+    options = ("--no-visualize", "--cors", "https://a.example", "--no-access-log")
+    with running("serve", *options, environment={"MASKLINE_API_KEY": KEY, "OMP_NUM_THREADS": "1"}) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def model() -> Predictor:
+    return create_model(threads=1)
+
+
+@pytest.fixture(scope="session")
+def expected(model: Predictor) -> Result:
+    (result,) = model.predict(str(IMAGE))
+    return result
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    return encoded()

@@ -119,9 +119,9 @@ def test_what_a_worker_has_died_on_comes_first_and_alone() -> None:
 def test_a_batch_is_bounded_in_images_and_pixels() -> None:
     async def test(queue: Queue) -> None:
         small = [queue.admit(b"", 1, WANTED) for _ in range(3)]
-        assert not queue.has_full_batch
+        before = queue.has_full_batch
         large = [queue.admit(b"", pixels * MP, WANTED) for pixels in (12, 8, 1, 1)]
-        assert queue.has_full_batch
+        assert (before, queue.has_full_batch) == (False, True)
         assert [queue.take(), queue.take(), queue.take()] == [small, large[:1], large[1:3]]
         assert not queue.has_full_batch and queue.take() == large[3:] and queue.take() == []
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +105,9 @@ def test_the_model_s_faults_are_not_told(model: Predictor, monkeypatch: pytest.M
 
 def test_each_image_has_its_own_threshold(model: Predictor) -> None:
     pixels = np.asarray(Image.open(IMAGE).convert("RGB"))[..., ::-1]
-    alone = [model.detect([pixels], [threshold])[0] for threshold in (0.3, None, {"nucleus": 0.8})]
-    together = model.detect([pixels] * 3, [0.3, None, {"nucleus": 0.8}])
+    thresholds: list[float | Mapping[int | str, float] | None] = [0.3, None, {"nucleus": 0.8}]
+    alone = [model.detect([pixels], [threshold])[0] for threshold in thresholds]
+    together = model.detect([pixels] * 3, thresholds)
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one.scores, other.scores)
         assert all((a == b).all() for a, b in zip(one.masks, other.masks, strict=True))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -78,12 +79,13 @@ def test_requests_with_an_image_are_accepted(described: schemathesis.BaseSchema)
 
     @given(case=described["/instance-segmentation"]["POST"].as_strategy())
     @settings(BOUNDED, max_examples=120)
-    def check(case: schemathesis.Case) -> None:
+    def check(case: schemathesis.Case[Any]) -> None:
         if not isinstance(case.body, dict):
             case.body = FILE
         else:
             in_form = case.media_type == "multipart/form-data"
-            case.body["image"] = FILE if in_form else IMAGE
+            body: dict[str, Any] = case.body
+            body["image"] = FILE if in_form else IMAGE
             scores = case.body.get("threshold")
             if isinstance(scores, dict) and scores:  # by class, whose names are the model's
                 case.body["threshold"] = {"nucleus": next(iter(scores.values()))}

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fixtures import toy
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from maskline import catalog
 from maskline.models.deployed import Normalise
@@ -32,15 +32,17 @@ def target(size: tuple[int, int], inside: tuple[int, int] = (64, 64)) -> Target:
 class Recorder(toy.Toy):
     """Keeps what it gets."""
 
-    def losses(self, x: Tensor, targets: list[Target], *, normalizer: Normalizer) -> dict[str, Tensor]:
-        self.x = x
-        return {"loss": x.sum()}
+    def losses(
+        self, image: Tensor, targets: list[Target], *, normalizer: Normalizer = local_normalizer
+    ) -> dict[str, Tensor]:
+        self.image = image
+        return {"loss": image.sum()}
 
 
 def given_to_the_network(spec: catalog.Model, images: Tensor, sizes: tuple[tuple[int, int], ...]) -> Tensor:
     recorder = Recorder(toy.ToyConfig(), 2)
     LossModule(recorder, spec, local_normalizer)(images, [target(size) for size in sizes])
-    return recorder.x
+    return recorder.image
 
 
 # Padding
@@ -147,8 +149,8 @@ def network() -> Network:
 def crossings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Lengths of what crosses processes, of which there is one."""
     crossed: list[int] = []
-    monkeypatch.setattr(processes.distributed, "all_reduce", lambda x: crossed.append(len(x)))
-    monkeypatch.setattr(processes.distributed, "get_world_size", lambda: 1)
+    monkeypatch.setattr(distributed, "all_reduce", lambda x: crossed.append(len(x)))
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 1)
     return crossed
 
 
@@ -186,7 +188,7 @@ def test_frozen_norms_stay_within_what_learns(network: Network, shared: bool) ->
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == CHANGES
     assert gradients.keys() == {name for name in CHANGES if name.endswith(("weight", "bias"))}
-    stage = network.backbone.stages[1][0]
+    stage = network.backbone.stages.get_submodule("1.0")
     assert isinstance(stage, ConvNorm)
     assert (network.backbone.training, stage.training, stage.conv.training, stage.norm.training) == (*[True] * 3, False)
     assert network.head.norm.training and not any(module.training for module in network.backbone.stem.modules())

@@ -106,7 +106,7 @@ def evaluate(folder: Path, source: DatasetOptions, how: EvaluateOptions, running
     if how.weights is not None:
         from maskline.training import devices
 
-        running = replace(running, device=devices.settle(running.device))
+        running = replace(running, device=devices.resolve(running.device))
     elif running.device is not None:
         running = replace(running, device=device_text(running.devices()))
     dataset = load_split(folder, how.split, source.data_format, source.images)

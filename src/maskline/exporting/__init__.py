@@ -1,9 +1,8 @@
-"""Export: from a network in torch to a model directory with one graph that keeps the contract.
+"""Export: from a torch network to a model directory with one graph.
 
-`make` puts the steps together: `graph` writes ONNX, `quantise` reduces it to 8 bits with images that `samples` finds,
-`formats` turns it into what other runtimes open, `triton` makes it a repository for that server, and `cost` measures
-what 8 bits cost. `target` has the options of all this, `yml` writes what accompanies the graph, and `verify` proves the
-graph.
+`make` runs the steps: `graph` writes ONNX, `verify` compares it with the network, `quantise` makes an int8 model with
+images from `samples`, `cost` measures the loss of accuracy, `formats` converts to other runtimes, `yml` writes
+``inference.yml`` and `triton` a model repository. `target` has the options.
 """
 
 from __future__ import annotations

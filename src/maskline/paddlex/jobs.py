@@ -111,7 +111,7 @@ def _check_dataset(config: ModuleConfig) -> dict[str, Any]:
 def _train(config: ModuleConfig) -> None:
     from maskline.training import TrainSettings, devices, train
 
-    given, device = config.Train, devices.settle(config.Global.device, cpu_fallback=True)
+    given, device = config.Train, devices.resolve(config.Global.device, cpu_fallback=True)
     settings = TrainSettings(
         model=config.Global.model,
         data=_data(config),
@@ -147,7 +147,7 @@ def _evaluate(config: ModuleConfig) -> dict[str, Any]:
     from maskline.training import devices
     from maskline.training.validate import evaluate_weights
 
-    device = devices.settle(_first_device(config.Global.device), cpu_fallback=True)
+    device = devices.resolve(_first_device(config.Global.device), cpu_fallback=True)
     row, given = catalog.get(config.Global.model), config.Evaluate.weight_path
     dataset, output = load_split(_data(config)), _output(config)
     weights = hub.weights_file(row) if given in (None, OFFICIAL, row.pretrained_url) else Path(str(given))

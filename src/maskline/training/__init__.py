@@ -1,4 +1,7 @@
-"""Training: from a data set to ``best_model/inference``. Needs the extra ``train``, except for `TrainSettings`."""
+"""Training: from a data set to an exported model, ``best_model/inference``.
+
+Needs the extra ``train``, except for `TrainSettings`.
+"""
 
 from __future__ import annotations
 

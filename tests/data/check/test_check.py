@@ -5,14 +5,36 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from fixtures import sets
-from PIL import Image
+from fixtures.narrow import polygon
+from fixtures.planted import (
+    PLANTED,
+    Plant,
+    as_text,
+    bad_record,
+    class_of_half_a_character,
+    drawn_on_the_file,
+    half_a_character,
+    leak,
+    listed_in_both,
+    missing,
+    one_id,
+    other_classes,
+    other_size,
+    planted,
+    resized,
+    ring,
+    stated,
+    swapped,
+    twice,
+    unlisted,
+    unreadable,
+)
 
 from maskline.data.check.run import check
 from maskline.data.convert import convert
@@ -23,231 +45,7 @@ from maskline.data.reading import load_splits
 from maskline.errors import DatasetError, OutputError
 from maskline.paddlex.check_dataset import FOLDER, examine
 
-ORIENTATION = 0x0112  # the EXIF tag
 SHARED = Path(__file__).parents[4] / "shared" / "data"
-Plant = Callable[[Path, sets.Json, sets.Json], None]  # the root, the content of train and of val: changed in place
-
-
-def planted(tmp_path: Path, plant: Plant) -> Path:
-    root = sets.make(tmp_path / "set")
-    contents = {split: sets.load(root, split) for split in ("train", "val")}
-    plant(root, contents["train"], contents["val"])
-    for split, content in contents.items():
-        sets.save(root, split, content)
-    return root
-
-
-def photo(root: Path, name: str, orientation: int) -> None:
-    """A JPEG of 64 x 48 stored pixels with an EXIF orientation."""
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    Image.fromarray(sets.image(77)).save(root / "images" / name, "JPEG", exif=exif, quality=95)
-
-
-def ring(*flat: float) -> Plant:
-    def plant(root: Path, train: sets.Json, val: sets.Json) -> None:
-        train["annotations"][0]["segmentation"] = [list(flat)]
-
-    return plant
-
-
-def stated(**values: object) -> Plant:
-    return lambda root, train, val: train["annotations"][0].update(values)
-
-
-def missing(root: Path, train: sets.Json, val: sets.Json) -> None:
-    (root / "images" / "train0.png").unlink()
-
-
-def unreadable(root: Path, train: sets.Json, val: sets.Json) -> None:
-    path = root / "images" / "train0.png"
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def empty_file(root: Path, train: sets.Json, val: sets.Json) -> None:
-    (root / "images" / "train0.png").write_bytes(b"")
-
-
-def resized(root: Path, train: sets.Json, val: sets.Json) -> None:
-    cv2.imwrite(str(root / "images" / "train0.png"), sets.image(0, (96, 128)))
-
-
-def swapped(root: Path, train: sets.Json, val: sets.Json) -> None:
-    """Width and height, of an image whose masks fit the file."""
-    train["images"][0] |= {"width": 48, "height": 64}
-    train["annotations"] = [a for a in train["annotations"] if a["id"] == 1000 or a["image_id"] != 1]
-
-
-def as_text(root: Path, train: sets.Json, val: sets.Json) -> None:
-    train["images"][0]["width"] = "64"
-
-
-def drawn_on_the_file(root: Path, train: sets.Json, val: sets.Json) -> None:
-    """The image is larger than listed, and the masks too."""
-    cv2.imwrite(str(root / "images" / "train0.png"), sets.image(0, (100, 128)))
-    train["annotations"] = [a for a in train["annotations"] if a["id"] == 1000 or a["image_id"] != 1]
-    train["annotations"][0]["segmentation"] = [[4, 4, 120, 4, 120, 90]]
-
-
-def one_id(root: Path, train: sets.Json, val: sets.Json) -> None:
-    for annotation in train["annotations"]:
-        annotation["image_id"] = 1 if annotation["image_id"] == 2 else annotation["image_id"]
-    train["images"][1]["id"] = 1
-
-
-def too_long(root: Path, train: sets.Json, val: sets.Json) -> None:
-    train["images"][0]["file_name"] = f"{'x' * 5000}.png"
-    (root / "images" / "train0.png").unlink()
-
-
-def half_a_character(root: Path, train: sets.Json, val: sets.Json) -> None:
-    train["images"][0]["file_name"] = "\ud800.png"
-    (root / "images" / "train0.png").unlink()
-
-
-def class_of_half_a_character(root: Path, train: sets.Json, val: sets.Json) -> None:
-    for content in (train, val):
-        content["categories"][0]["name"] = "\ud800"
-
-
-def no_number(root: Path, train: sets.Json, val: sets.Json) -> None:
-    train["images"][0]["quality"] = float("nan")
-
-
-def other_size(root: Path, train: sets.Json, val: sets.Json) -> None:
-    cv2.imwrite(str(root / "images" / "train0.png"), sets.image(0, (60, 64)))
-
-
-def turned(root: Path, train: sets.Json, val: sets.Json) -> None:
-    photo(root, "turned.jpg", 6)
-    (root / "images" / "train0.png").unlink()
-    train["images"][0]["file_name"] = "turned.jpg"
-
-
-def turned_png(root: Path, train: sets.Json, val: sets.Json) -> None:
-    exif = Image.Exif()
-    exif[ORIENTATION] = 8
-    Image.fromarray(sets.image(77)).save(root / "images" / "train0.png", exif=exif)
-
-
-def either_way(root: Path, train: sets.Json, val: sets.Json) -> None:
-    """Width and height are swapped, and the one mask fits the image both ways."""
-    turned(root, train, val)
-    train["annotations"] = [a for a in train["annotations"] if a["id"] == 1000 or a["image_id"] != 1]
-
-
-def exif(root: Path, train: sets.Json, val: sets.Json) -> None:
-    photo(root, "turned.jpg", 3)
-    (root / "images" / "train0.png").unlink()
-    train["images"][0]["file_name"] = "turned.jpg"
-
-
-def dark(root: Path, train: sets.Json, val: sets.Json) -> None:
-    """12 bits in 16."""
-    deep = sets.image(0).astype(np.uint16) << 4
-    deep[0, 0], deep[1, 1] = 0, 4080
-    cv2.imwrite(str(root / "images" / "train0.png"), deep)
-
-
-def unlisted(root: Path, train: sets.Json, val: sets.Json) -> None:
-    cv2.imwrite(str(root / "images" / "sub" / "more.png"), sets.image(50))
-    (root / "images" / "notes.txt").write_text("not an image")
-
-
-def other_classes(root: Path, train: sets.Json, val: sets.Json) -> None:  # B29
-    val["categories"].append({"id": 9, "name": "emu"})
-    val["annotations"][0]["category_id"] = 9
-
-
-def other_order(root: Path, train: sets.Json, val: sets.Json) -> None:
-    val["categories"].reverse()
-
-
-def no_dogs(root: Path, train: sets.Json, val: sets.Json) -> None:
-    val["annotations"] = [a for a in val["annotations"] if a["category_id"] == 3]
-
-
-def twice(root: Path, train: sets.Json, val: sets.Json) -> None:
-    train["annotations"].append(train["annotations"][0] | {"id": 5, "category_id": 7})
-
-
-def leak(root: Path, train: sets.Json, val: sets.Json) -> None:
-    cv2.imwrite(str(root / "images" / "val0.png"), sets.image(0))
-
-
-def listed_in_both(root: Path, train: sets.Json, val: sets.Json) -> None:
-    val["images"][0]["file_name"] = "train0.png"
-    (root / "images" / "val0.png").unlink()
-
-
-def near(root: Path, train: sets.Json, val: sets.Json) -> None:
-    cv2.imwrite(str(root / "images" / "val0.png"), cv2.convertScaleAbs(sets.image(0), alpha=0.95, beta=5))
-
-
-def same_split(root: Path, train: sets.Json, val: sets.Json) -> None:
-    cv2.imwrite(str(root / "images" / "train3.png"), sets.image(0))
-
-
-def no_images(root: Path, train: sets.Json, val: sets.Json) -> None:
-    val["images"], val["annotations"] = [], []
-    for path in (root / "images").rglob("val*"):
-        path.unlink()
-
-
-def no_training_images(root: Path, train: sets.Json, val: sets.Json) -> None:
-    train["images"], train["annotations"] = [], []
-    for path in (root / "images").rglob("train*"):
-        path.unlink()
-
-
-def bad_record(root: Path, train: sets.Json, val: sets.Json) -> None:
-    train["annotations"][0]["segmentation"] = [[1, 2]]
-
-
-PLANTED: list[tuple[str, str, Plant]] = [
-    ("no-images", "no image that could be used", no_training_images),
-    ("empty-list", "no images are listed: nothing can be evaluated", no_images),
-    ("image-missing", "train0.png", missing),
-    ("image-missing", "xxx.png", too_long),
-    ("name", r"image 1 has the file_name '.ud800.png'; 5 annotations of it left out too", half_a_character),
-    ("image-id", "'train0.png' and 'sub/train1.png' have the id 1, with 10 annotations", one_id),
-    ("image-size", "listed as 48 x 64, the file is 64 x 48", swapped),
-    ("image-size", "has width '64' and height 48: expected pixels, .*; the file is 64 x 48", as_text),
-    ("image-size", "the file is 128 x 100", drawn_on_the_file),
-    ("image-unreadable", "cut short", unreadable),
-    ("image-unreadable", "is empty", empty_file),
-    ("image-size", "listed as 64 x 48, the file is 128 x 96", resized),
-    ("image-size", "the file is 64 x 60", other_size),
-    ("image-turned", r"48 x 64 once its EXIF orientation \(6\) is applied; the masks were drawn without it", turned),
-    ("image-turned", r"orientation \(8\)", turned_png),
-    ("image-rotation", r"48 x 64 .* \(6\) is applied; the masks may have been drawn with or without it", either_way),
-    ("image-exif", "orientation is 3", exif),
-    ("image-dark", "levels 0 to 4080 of 65535: nearly black in 8 bits; scale them", dark),
-    ("image-unlisted", "1 image \\(1 \\.png\\): sub/more.png", unlisted),
-    ("categories-differ", "only instance_val.json has 'emu'", other_classes),
-    ("categories-differ", "other ids or in another order", other_order),
-    ("class-missing", "1 of 2 classes without instances: 'dog'", no_dogs),
-    ("polygon-broken", r"annotation 1000: polygon 1 of 1 is \[1, 2\]", bad_record),
-    (
-        "polygon-flat",
-        r"annotation 1000 has the segmentation \[1, 2, 9, 2, 9, 9\]",
-        stated(segmentation=[1, 2, 9, 2, 9, 9]),
-    ),
-    ("crowd", "has iscrowd 'no': expected 0 or 1", stated(iscrowd="no")),
-    ("not-json", "image 1 has NaN, Infinity or similar in 'quality'", no_number),
-    ("polygon-crossing", "Self-intersection", ring(4, 4, 20, 18, 20, 4, 4, 18)),
-    ("mask-empty", "no pixels in the image", ring(100, 100, 120, 100, 120, 120)),
-    ("mask-outside", "covers x -20 to 20, y 4 to 90 in an image of 64 x 48", ring(-20, 4, 20, 4, 20, 90)),
-    ("box-mismatch", r"its box is 4 4 30 30, that of its mask 4 4 17 14", stated(bbox=[4, 4, 30, 30])),
-    ("box-mismatch", "has the bbox 'hello': expected 4 numbers", stated(bbox="hello")),
-    ("area-mismatch", "has the area nan: expected a number", stated(area=float("nan"))),
-    ("area-mismatch", "its area is 999, that of its mask 238 pixels", stated(area=999)),
-    ("annotation-twice", r"annotation 5 \(dog\): the same mask as annotation 1000 \(cat\)", twice),
-    ("leak", "in train: the same image as val0.png in val", leak),
-    ("leak", "in train: the same image as train0.png in val", listed_in_both),
-    ("leak-near", "% like val0.png in val", near),
-    ("image-twice", "the same image as train3.png", same_split),
-]
 
 
 #: What else a fault brings with it, by its code or by how it was planted.
@@ -479,8 +277,8 @@ def test_a_crossing_polygon_keeps_its_pixels(tmp_path: Path) -> None:
 
 def test_a_polygon_is_cut_at_the_border_and_stays_one(tmp_path: Path) -> None:
     old, new = fixed(tmp_path, ring(-20, 4, 20, 4, 20, 90))
-    (cut,) = new.annotations[0].segmentation
-    assert isinstance(cut, np.ndarray) and cut.min() >= 0 and cut[:, 0].max() <= 64 and cut[:, 1].max() <= 48
+    cut = polygon(new.annotations[0])
+    assert cut.min() >= 0 and cut[:, 0].max() <= 64 and cut[:, 1].max() <= 48
     masks = [d.instances(d.images[0]).full_mask(0) for d in (old, new)]
     assert (masks[0] != masks[1]).sum() <= 3
 

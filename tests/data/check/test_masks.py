@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def polygon(x1: float, y1: float, x2: float, y2: float) -> Segmentation:
 def dataset(shapes: list[Segmentation], crowds: list[bool] | None = None, size: tuple[int, int] = SIZE) -> Dataset:
     marks = crowds or [False] * len(shapes)
     annotations = [Annotation(i, 1, 1, s, crowd=c) for i, (s, c) in enumerate(zip(shapes, marks, strict=True))]
-    return Dataset("train", "", (ImageRecord(1, "a.png", size[1], size[0]),), annotations, (Category(1, "cell"),))
+    return Dataset("train", Path(), (ImageRecord(1, "a.png", size[1], size[0]),), annotations, (Category(1, "cell"),))
 
 
 def all_with_all(shapes: list[Segmentation], crowds: list[bool]) -> dict[int, int]:

@@ -24,7 +24,7 @@ real = pytest.mark.skipif(not SHARED.exists(), reason="needs the real data sets"
 def scene(seed: int, size: tuple[int, int] = (240, 320)) -> np.ndarray:
     """Blobs of many sizes on uneven ground, different for each seed: (H, W, 3) uint8."""
     rng = np.random.default_rng(seed)
-    image = np.full((240, 320, 3), rng.integers(40, 200, 3), np.uint8)
+    image: np.ndarray = np.full((240, 320, 3), rng.integers(40, 200, 3), np.uint8)
     for _ in range(40):
         centre, axes = rng.integers(0, (320, 240)), rng.integers(5, 50, 2)
         colour = rng.integers(0, 256, 3).tolist()
@@ -37,12 +37,18 @@ def grey(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
 
 
+def recoded(suffix: str, image: np.ndarray, flag: int, value: int) -> np.ndarray:
+    pixels = cv2.imdecode(cv2.imencode(suffix, image, [flag, value])[1], cv2.IMREAD_COLOR)
+    assert pixels is not None
+    return pixels
+
+
 def jpeg(image: np.ndarray, quality: int = 30) -> np.ndarray:
-    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+    return recoded(".jpg", image, cv2.IMWRITE_JPEG_QUALITY, quality)
 
 
 def png(image: np.ndarray, level: int) -> np.ndarray:
-    return cv2.imdecode(cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, level])[1], cv2.IMREAD_COLOR)
+    return recoded(".png", image, cv2.IMWRITE_PNG_COMPRESSION, level)
 
 
 ALTERATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -119,7 +125,7 @@ def test_same_shape_and_bytes_but_another_size_is_not_exact() -> None:
 
 
 def test_another_aspect_ratio_is_another_image(scenes: list[np.ndarray]) -> None:
-    stretched = cv2.resize(scenes[0], (320, 400))
+    stretched: np.ndarray = cv2.resize(scenes[0], (320, 400))
     assert find_pairs([fingerprint(scenes[0]), fingerprint(stretched)]) == []
 
 

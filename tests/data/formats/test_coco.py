@@ -298,7 +298,7 @@ def test_what_is_written_is_json_whatever_was_read(tmp_path: Path) -> None:
         raise AssertionError(f"{word} is no JSON")
 
     again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"), parse_constant=refuse)
-    image, first, second = again["images"][0], *again["annotations"][:2]
+    image, (first, second) = again["images"][0], again["annotations"][:2]
     assert image["foo"] is None and image["half"] == "\ud800" and image["old"] == again["backup"] == polygons
     assert first["bbox"] == [4, 4, 17, 14] and first["area"] == 238 and first["deep"] == {"er": [None, 1]}
     assert first["score"] is None and again["licenses"] == [None] and second["id"] == "\udc80"

@@ -5,87 +5,29 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
-from xml.etree import ElementTree
 
-import cv2
 import numpy as np
 import pytest
-from fixtures import sets
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
+from fixtures.cvat import (
+    HEIGHT,
+    SQUARE,
+    WIDTH,
+    codes,
+    detect,
+    document,
+    image,
+    make,
+    one_mask,
+    read,
+    read_shapes,
+    rectangle,
+)
 
-from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
-from maskline.data.faults import KINDS, Reading
-from maskline.data.formats.cvat import format as cvat
-from maskline.data.reading import load_splits as load_any
-from maskline.data.shapes import Segmentation, crop, to_polygons, to_rle
-from maskline.data.source import Source
+from maskline.data.shapes import crop, to_rle
 from maskline.errors import DatasetError, DatasetNotFoundError
-from maskline.masks import Window, has_holes, place_rle, rle_decode, rle_encode
-from maskline.render import PALETTE
+from maskline.masks import rle_decode
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
-HEIGHT, WIDTH = 40, 60
-LABELS = "<labels><label><name>cat</name></label><label><name>dog</name></label></labels>"
-SQUARE = '<polygon label="cat" points="2.00,3.00;12.00,3.00;12.00,9.00;2.00,9.00"/>'
-
-
-def read(root: Path) -> Reading:
-    """What the format's own reader makes of a folder or file."""
-    return cvat.read(Source.of(root))
-
-
-def detect(root: Path) -> bool:
-    return root.exists() and bool(cvat.detect(Source.of(root)))
-
-
-def save_image(path: Path, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ok, data = cv2.imencode(".png", np.zeros((*size, 3), np.uint8))
-    assert ok
-    path.write_bytes(data.tobytes())
-
-
-def document(images: str, meta: str = f"<task>{LABELS}</task>") -> str:
-    return (
-        '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n'
-        f"  <meta>{meta}</meta>\n{images}\n</annotations>\n"
-    )
-
-
-def image(shapes: str = "", name: str = "a.png", more: str = "", size: str = 'width="60" height="40"') -> str:
-    return f'<image id="0" name="{name}" {more} {size}>{shapes}</image>'
-
-
-def make(root: Path, images: str, photos: tuple[str, ...] = ("images/a.png",), **more: str) -> Path:
-    root.mkdir(parents=True, exist_ok=True)
-    for name in photos:
-        save_image(root / name)
-    (root / "annotations.xml").write_text(document(images, **more), encoding="utf-8")
-    return root
-
-
-def read_shapes(root: Path, shapes: str) -> Reading:
-    return read(make(root, image(shapes)))
-
-
-def one_mask(root: Path, shapes: str) -> np.ndarray:
-    reading = read_shapes(root, shapes)
-    assert reading.faults == []
-    (annotation,) = reading.splits["all"].annotations
-    return rle_decode(to_rle(annotation.segmentation, (HEIGHT, WIDTH)), (HEIGHT, WIDTH))
-
-
-def codes(reading: Reading) -> list[str]:
-    assert all(fault.code in KINDS and "\n" not in fault.what for fault in reading.faults)
-    return [fault.code for fault in reading.faults]
-
-
-def rectangle(top: int, bottom: int, left: int, right: int) -> np.ndarray:
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    mask[top:bottom, left:right] = 1
-    return mask
 
 
 # ---- shapes
@@ -289,108 +231,6 @@ def test_labels_of_tasks_projects_and_jobs_without_what_has_no_region(tmp_path: 
     assert reading.splits["all"].names == ["cat", "dog"]
 
 
-# ---- images and splits
-
-
-def test_a_project_with_subsets(tmp_path: Path) -> None:
-    rows = [("Train", "a.png"), ("Validation", "a.png"), ("test", "b.png"), ("default", "c.png"), ("Train", "d/e.png")]
-    images = "".join(image(SQUARE, name, f'subset="{subset}" task_id="3"') for subset, name in rows)
-    reading = read(make(tmp_path, images, tuple(f"images/{subset}/{name}" for subset, name in rows)))
-    assert reading.faults == [] and list(reading.splits) == ["train", "val", "test", "all"]
-    train = reading.splits["train"]
-    assert [i.file_name for i in train.images] == ["a.png", "d/e.png"] and train.folder.name == "Train"
-    assert [a.id for a in train.annotations] == [1, 2] and [i.id for i in train.images] == [1, 2]
-    assert all(d.path(i).is_file() for d in reading.splits.values() for i in d.images)
-    assert all(d.categories == train.categories for d in reading.splits.values())
-
-
-@pytest.mark.parametrize("place", ["images/a.png", "a.png", "images/Train/a.png", "Train/a.png"])
-def test_where_images_may_lie(tmp_path: Path, place: str) -> None:
-    reading = read(make(tmp_path, image(SQUARE, more='subset="Train"'), (place,)))
-    dataset = reading.splits["train"]
-    assert dataset.path(dataset.images[0]) == tmp_path / place and dataset.images[0].file_name == "a.png"
-
-
-def test_images_in_several_folders_are_named_from_the_root(tmp_path: Path) -> None:
-    reading = read(make(tmp_path, image(name="a.png") + image(name="b.png"), ("images/a.png", "b.png")))
-    assert [i.file_name for i in reading.splits["all"].images] == ["images/a.png", "b.png"]
-
-
-def test_frames_of_a_video_lack_their_suffix(tmp_path: Path) -> None:
-    reading = read(make(tmp_path, image(SQUARE, "frame_000000"), ("images/frame_000000.PNG",)))
-    assert reading.splits["all"].images[0].file_name == "frame_000000.PNG" and reading.faults == []
-
-
-def test_names_with_backslashes_and_entities(tmp_path: Path) -> None:
-    reading = read(make(tmp_path, image(SQUARE, "b&amp;w\\&#252;.png"), ("images/b&w/ü.png",)))
-    assert [i.file_name for i in reading.splits["all"].images] == ["b&w/ü.png"]
-
-
-def test_the_xml_itself_may_be_named(tmp_path: Path) -> None:
-    make(tmp_path, image(SQUARE))
-    (tmp_path / "annotations.xml").rename(tmp_path / "My Task.XML")
-    for root in (tmp_path, tmp_path / "My Task.XML"):
-        assert detect(root) and len(read(root).splits["all"].annotations) == 1
-
-
-def test_several_exports_in_folders_named_as_splits(tmp_path: Path) -> None:
-    for folder in ("train", "valid", "other"):
-        make(tmp_path / folder, image(SQUARE))
-    reading = read(tmp_path)
-    assert list(reading.splits) == ["train", "val", "all"] and reading.faults == []
-    assert reading.splits["val"].path(reading.splits["val"].images[0]) == tmp_path / "valid/images/a.png"
-
-
-def test_missing_images_are_told_and_left_out(tmp_path: Path) -> None:
-    reading = read(make(tmp_path, image(SQUARE) + image(SQUARE, "gone.png")))
-    assert codes(reading) == ["image-missing"] and "'gone.png'" in reading.faults[0].what
-    assert len(reading.splits["all"].images) == len(reading.splits["all"].annotations) == 1
-
-
-def test_a_file_without_images_gives_a_split_and_faults(tmp_path: Path) -> None:
-    reading = read(make(tmp_path, image(SQUARE), ()))
-    assert codes(reading) == ["image-missing"] and len(reading.splits["all"].images) == 0
-
-
-@pytest.mark.parametrize("name", ["../gone.png", "/etc/gone.png", "C:\\gone.png", "", "a/../../b.png"])
-def test_names_that_lead_out_are_told(tmp_path: Path, name: str) -> None:
-    assert codes(read(make(tmp_path, image(SQUARE, name)))) == ["image-path"]
-
-
-@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "C:\\a.png"])
-def test_an_image_is_found_by_the_end_of_its_name(tmp_path: Path, name: str) -> None:
-    reading = read(make(tmp_path, image(SQUARE, name)))
-    assert codes(reading) == ["image-moved"] * name.startswith("/etc") and len(reading.splits["all"].annotations) == 1
-
-
-def test_images_that_are_all_in_a_folder_of_another_name_are_not_moved(tmp_path: Path) -> None:
-    """As in FiftyOne's exports."""
-    images = image(SQUARE, "a.png") + image(SQUARE, "b.png")
-    reading = read(make(tmp_path, images, ("data/a.png", "data/b.png")))
-    assert codes(reading) == [] and len(reading.splits["all"].annotations) == 2
-
-
-@pytest.mark.parametrize("name", ["x" * 5000 + ".png", "\ufffe".join("ab").replace("\ufffe", "&#x2028;") + ".png"])
-def test_names_no_file_has(tmp_path: Path, name: str) -> None:
-    assert codes(read(make(tmp_path, image(SQUARE, name)))) == ["image-missing"]
-
-
-def test_an_image_listed_twice_gets_the_annotations_of_both(tmp_path: Path) -> None:
-    reading = read(make(tmp_path, image(SQUARE) + image(SQUARE)))
-    assert codes(reading) == ["image-listed-twice"]
-    assert [a.image_id for a in reading.splits["all"].annotations] == [1, 1]
-
-
-@pytest.mark.parametrize(
-    "size", ["", 'width="0" height="4"', 'width="x" height="4"', 'width="99999999" height="99999999"']
-)
-def test_a_size_not_stated_is_the_files(tmp_path: Path, size: str) -> None:
-    reading = read(make(tmp_path, image(SQUARE, size=size)))
-    assert reading.splits["all"].images[0].size == (HEIGHT, WIDTH) and reading.faults == []
-    (tmp_path / "images/a.png").write_bytes(b"no image")
-    assert codes(read(tmp_path)) == ["image-unreadable"]
-
-
 # ---- what is wrong
 
 
@@ -503,170 +343,3 @@ def test_no_junk_gives_a_traceback(tmp_path: Path, seed: int) -> None:
     for dataset in reading.splits.values():
         for annotation in dataset.annotations:
             crop(annotation.segmentation, dataset.by_id[annotation.image_id].size)
-
-
-# ---- writing
-
-
-def masks(splits: dict[str, Dataset]) -> dict[str, list[tuple[object, ...]]]:
-    """Of each split the annotations: image, class, crowd, form, pixels."""
-    return {
-        split: [_row(dataset, annotation) for annotation in dataset.annotations] for split, dataset in splits.items()
-    }
-
-
-def _row(dataset: Dataset, annotation: Annotation) -> tuple[object, ...]:
-    owner, shape = dataset.by_id[annotation.image_id], annotation.segmentation
-    name = dataset.names[dataset.labels[annotation.category_id]]
-    return owner.file_name, name, annotation.crowd, drawn(shape, owner.size), to_rle(shape, owner.size)
-
-
-def single(folder: Path, *annotations: Annotation, classes: tuple[str, ...] = ("cat",), name: str = "a.png") -> Dataset:
-    save_image(folder / name)
-    categories = tuple(Category(number, text) for number, text in enumerate(classes, 1))
-    return Dataset("all", folder, (ImageRecord(1, name, WIDTH, HEIGHT),), annotations, categories)
-
-
-def drawn(shape: Segmentation, size: tuple[int, int]) -> str:
-    """How CVAT holds a shape: as polygons, but for masks with holes."""
-    return "mask" if isinstance(to_polygons(shape, size), str) else "polygon"
-
-
-def test_everything_legal_comes_back_equal(tmp_path: Path) -> None:
-    splits = load_any(sets.make(tmp_path / "set"))
-    (tmp_path / "new").mkdir()
-    notes = cvat.write(splits, tmp_path / "new")
-    reading = read(tmp_path / "new")
-    assert reading.faults == [] and masks(reading.splits) == masks(splits)
-    assert [d.images for d in map(_without_ids, reading.splits.values())] == [
-        d.images for d in map(_without_ids, splits.values())
-    ]
-    crowds = sum(a.crowd for d in splits.values() for a in d.annotations)
-    assert notes == [
-        f"crowd regions written with the attribute iscrowd, which CVAT shows as ordinary objects: {crowds}",
-        f"masks with holes written as <mask> shapes, which FiftyOne and CVAT projects skip: {crowds}",
-    ]
-
-
-def _without_ids(dataset: Dataset) -> Dataset:
-    images = tuple(ImageRecord(0, i.file_name, i.width, i.height) for i in dataset.images)
-    return Dataset(dataset.split, dataset.folder, images, (), dataset.categories)
-
-
-def test_what_is_written_is_cvats_form(tmp_path: Path) -> None:
-    splits = load_any(sets.make(tmp_path / "set"))
-    (tmp_path / "new").mkdir()
-    cvat.write(splits, tmp_path / "new")
-    root = ElementTree.parse(tmp_path / "new" / "annotations.xml").getroot()
-    assert root.findtext("version") == "1.1"
-    labels = root.findall("meta/project/labels/label")
-    assert [label.findtext("name") for label in labels] == splits["train"].names
-    assert labels[0].findtext("color") == "#{:02x}{:02x}{:02x}".format(*PALETTE[0])
-    assert labels[0].findtext("attributes/attribute/name") == "iscrowd"
-    assert root.findtext("meta/project/subsets") == "train\nval"  # CVAT's project import goes by these
-    tasks = [(task.findtext("id"), task.findtext("subset")) for task in root.findall("meta/project/tasks/task")]
-    assert tasks == [("1", "train"), ("2", "val")]  # Datumaro's import by these, the labels of CVAT's fork too
-    for task in root.findall("meta/project/tasks/task"):
-        assert [label.findtext("name") for label in task.findall("labels/label")] == splits["train"].names
-    assert [i.get("id") for i in root.iter("image")] == [str(n) for n in range(len(list(root.iter("image"))))]
-    for element in root.iter("image"):
-        assert (tmp_path / "new" / "images" / element.get("subset", "?") / element.get("name", "?")).is_file()
-    groups = [p.get("group_id") for p in root.iter("polygon") if p.get("group_id")]
-    assert groups and all(groups.count(group) == 2 for group in groups)
-    with_holes = sum(drawn(a.segmentation, sets.SIZE) == "mask" for d in splits.values() for a in d.annotations)
-    assert len(list(root.iter("mask"))) == with_holes == 5
-    for shape in root.iter("mask"):
-        runs = [int(run) for run in shape.get("rle", "").split(",")]
-        assert sum(runs) == int(shape.get("width", "")) * int(shape.get("height", "")) and 0 not in runs[1:]
-
-
-def test_a_set_not_divided_is_a_task_without_subsets(tmp_path: Path) -> None:
-    (tmp_path / "new").mkdir()
-    dataset = single(tmp_path / "old", name="train/a.png")
-    assert cvat.write({"all": dataset}, tmp_path / "new") == []
-    root = ElementTree.parse(tmp_path / "new" / "annotations.xml").getroot()
-    assert root.find("meta/task/labels") is not None and root.find("image").get("subset") is None
-    assert root.find("meta/project") is None and list(root.iter("subset")) == list(root.iter("subsets")) == []
-    reading = read(tmp_path / "new")
-    assert list(reading.splits) == ["all"] and reading.splits["all"].images == dataset.images
-
-
-def test_names_are_escaped_and_those_xml_cannot_hold_are_renamed(tmp_path: Path) -> None:
-    (tmp_path / "new").mkdir()
-    classes = ("<b>&amp;\"'", " two\n words ", "two words", "bell\x07", "猫", "1e5")
-    dataset = single(tmp_path / "old", classes=classes, name="a<&>\"'\x01 b.png")
-    (note,) = cvat.write({"all": dataset}, tmp_path / "new")
-    assert note.startswith("classes renamed to fit XML: ' two\\n words ' as 'two words 2', 'bell")
-    reading = read(tmp_path / "new")
-    assert reading.splits["all"].names == ["<b>&amp;\"'", "two words 2", "two words", "bell\ufffd", "猫", "1e5"]
-    assert reading.splits["all"].images[0].file_name == "a<&>\"'%01 b.png" and reading.faults == []
-
-
-def test_losses_are_counted(tmp_path: Path) -> None:
-    (tmp_path / "new").mkdir()
-    empty = place_rle(np.zeros((0, 0), np.uint8), Window(0, 0, 0, 0), (HEIGHT, WIDTH))
-    ring = np.asarray([[1.0, 1.0], [9.0, 1.0], [5.0, 8.0]])
-    dataset = single(
-        tmp_path / "old", Annotation(1, 1, 1, empty), Annotation(2, 1, 1, (ring,), extra={"attributes": {"a": "b"}})
-    )
-    notes = cvat.write({"all": dataset}, tmp_path / "new")
-    assert notes == ["annotations that lose their attributes: 1", "annotations without pixels left out: 1"]
-
-
-def test_polygons_keep_all_digits(tmp_path: Path) -> None:
-    (tmp_path / "new").mkdir()
-    ring = np.asarray([[1 / 3, 2.0], [55.123456789012345, 1e-7], [30.5, 39.0]])
-    cvat.write({"all": single(tmp_path / "old", Annotation(1, 1, 1, (ring,)))}, tmp_path / "new")
-    (annotation,) = read(tmp_path / "new").splits["all"].annotations
-    assert (annotation.segmentation[0] == ring).all()
-
-
-def test_a_missing_image_is_an_error(tmp_path: Path) -> None:
-    dataset = single(tmp_path / "old")
-    (tmp_path / "old" / "a.png").unlink()
-    with pytest.raises(DatasetError, match="a.png is missing"):
-        cvat.write({"all": dataset}, tmp_path / "new")
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    mask=arrays.arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))),
-    top=st.integers(0, HEIGHT - 9),
-    left=st.integers(0, WIDTH - 9),
-)
-def test_any_mask_comes_back(tmp_path_factory: pytest.TempPathFactory, mask: np.ndarray, top: int, left: int) -> None:
-    folder = tmp_path_factory.mktemp("cvat")
-    rle = place_rle(mask, Window(top, top + mask.shape[0], left, left + mask.shape[1]), (HEIGHT, WIDTH))
-    (folder / "new").mkdir()
-    notes = cvat.write({"all": single(folder / "old", Annotation(1, 1, 1, rle))}, folder / "new")
-    back = [to_rle(a.segmentation, (HEIGHT, WIDTH)) for a in read(folder / "new").splits["all"].annotations]
-    assert back == ([rle] if mask.any() else [])
-    tags = {element.tag for element in ElementTree.parse(folder / "new" / "annotations.xml").iter()}
-    holes = has_holes(mask)
-    assert ("mask" in tags, "polygon" in tags) == (holes, mask.any() and not holes)
-    assert len(notes) == (holes or not mask.any())
-
-
-def test_run_lengths_of_several_parts_are_polygons_of_one_group(tmp_path: Path) -> None:
-    """CVAT's import into projects and FiftyOne read no shapes of type mask."""
-    mask = rectangle(2, 9, 2, 9) | rectangle(20, 30, 30, 40)
-    (tmp_path / "new").mkdir()
-    notes = cvat.write({"all": single(tmp_path / "old", Annotation(1, 1, 1, rle_encode(mask)))}, tmp_path / "new")
-    shapes = ElementTree.parse(tmp_path / "new" / "annotations.xml").getroot().find("image")
-    assert [(shape.tag, shape.get("group_id")) for shape in shapes] == [("polygon", "1"), ("polygon", "1")]
-    (back,) = read(tmp_path / "new").splits["all"].annotations
-    assert notes == [] and to_rle(back.segmentation, (HEIGHT, WIDTH)) == rle_encode(mask)
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the real data sets")
-@pytest.mark.parametrize("name", ["nuclei", "coco_sample"])
-def test_all_masks_of_the_real_sets_come_back_equal(tmp_path: Path, name: str) -> None:
-    splits = load_any(SHARED / name)
-    cvat.write(splits, tmp_path)
-    reading = read(tmp_path)
-    assert reading.faults == []
-    back = reading.splits
-    assert [d.names for d in back.values()] == [d.names for d in splits.values()]
-    for split, dataset in splits.items():
-        rows = sorted(masks({split: dataset})[split], key=lambda row: row[0])
-        assert sorted(masks({split: back[split]})[split], key=lambda row: row[0]) == rows

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from fixtures.narrow import polygons
 from fixtures.readings import (
     CASES,
     SHARED,
@@ -112,7 +113,8 @@ def test_a_polygon_in_percent(tmp_path: Path) -> None:
 
 
 def test_an_ellipse_that_is_turned(tmp_path: Path) -> None:
-    value = {"x": 50, "y": 50, "radiusX": 30, "radiusY": 10, "rotation": 90}  # 15 and 4 pixels around (25, 20)
+    """By 90 degrees: 15 and 4 pixels around (25, 20)."""
+    value: dict[str, Any] = {"x": 50, "y": 50, "radiusX": 30, "radiusY": 10, "rotation": 90}
     mask = one_mask(read(make(tmp_path, task(annotation(result("ellipselabels", **value))))))
     y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     assert (mask != (((x - 25) / 4) ** 2 + ((y - 20) / 15) ** 2 < 1)).sum() <= 10
@@ -428,7 +430,7 @@ def test_polygons_of_coco_written_as_label_studio() -> None:
     assert len(found.annotations) == 48
     for annotation in found.annotations:
         name = found.by_id[annotation.image_id].file_name.partition("-")[2]
-        for ring in annotation.segmentation:
+        for ring in polygons(annotation):
             assert (name, tuple(map(tuple, np.round(ring, 4).tolist()))) in expected
 
 

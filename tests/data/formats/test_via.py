@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.narrow import polygons
 from fixtures.readings import (
     CASES,
     SHARED,
@@ -262,7 +263,7 @@ def test_polygons_of_coco_written_as_via() -> None:
     for annotation in train.annotations:
         name = train.categories[train.labels[annotation.category_id]].name
         image = train.by_id[annotation.image_id].file_name
-        for ring in annotation.segmentation:
+        for ring in polygons(annotation):
             assert (image, name, tuple(map(tuple, ring.tolist()))) in expected
 
 

@@ -77,7 +77,8 @@ def test_bars_by_train_count(tmp_path: Path, figures: list[Figure]) -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["common", "rare", "only in val", "absent"]
     heights = [[bar.get_height() for bar in container] for container in axes.containers]
     assert heights == [[3, 1, 0, 0], [0, 1, 2, 0]]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["train", "val"]
+    legend = axes.get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["train", "val"]
     assert axes.get_ylabel() == "Counts"
     assert {label.get_rotation() for label in axes.get_xticklabels()} == {90}
 

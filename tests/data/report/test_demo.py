@@ -38,8 +38,8 @@ def dataset(folder: Path, names: Sequence[str], size: tuple[int, int] = (60, 90)
         Image.new("RGB", size[::-1], (GREY,) * 3).save(folder / name)
     images = [ImageRecord(number, name, size[1], size[0]) for number, name in enumerate(names)]
     annotations = [
-        Annotation(2 * image.id + label, image.id, label, (rectangle(10 + 30 * label, 20, 30 + 40 * label, 50),))
-        for image in images
+        Annotation(2 * number + label, number, label, (rectangle(10 + 30 * label, 20, 30 + 40 * label, 50),))
+        for number in range(len(names))
         for label in range(2)
     ]
     return Dataset("train", folder, images, annotations, [Category(0, "left"), Category(1, "right")])

@@ -74,7 +74,8 @@ def square(left: float, top: float, side: float) -> tuple[np.ndarray, ...]:
 
 def dataset(folder: Path, split: str = "train", images: int = 3, names: Sequence[str] = ("cat", "dog")) -> Dataset:
     """Each image has one instance of each class."""
-    records, annotations = [], []
+    records: list[ImageRecord] = []
+    annotations: list[Annotation] = []
     for number in range(images):
         path = folder / f"{split}{number}.png"
         folder.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,8 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def dataset(folder: Path, split: str, names: list[str]) -> Dataset:
     """Grey images, each with a square of every fourth class."""
     folder.mkdir()
-    images, annotations = [], []
+    images: list[ImageRecord] = []
+    annotations: list[Annotation] = []
     for number in range(4):
         Image.new("RGB", (320, 240), GREY).save(folder / f"{split}{number}.png")
         images.append(ImageRecord(number, f"{split}{number}.png", 320, 240))
