@@ -116,7 +116,7 @@ def test_no_results_and_no_instances(name: str, tmp_path: Path) -> None:
         assert load(tmp_path / "empty" / "labelme" / "a.json")["shapes"] == []
 
 
-@pytest.mark.parametrize("kind", map(writer_class, WRITERS))
+@pytest.mark.parametrize("kind", [writer_class(name) for name in WRITERS])
 def test_the_same_run_again_gives_the_same(kind: type[Writer], tmp_path: Path) -> None:
     contents = []
     for _ in range(2):
@@ -127,7 +127,7 @@ def test_the_same_run_again_gives_the_same(kind: type[Writer], tmp_path: Path) -
     assert contents[0] == contents[1] and len(contents[0]) == (2 if kind is LabelMeWriter else 1)
 
 
-@pytest.mark.parametrize("kind", map(writer_class, WRITERS))
+@pytest.mark.parametrize("kind", [writer_class(name) for name in WRITERS])
 def test_what_a_writer_refuses(kind: type[Writer], tmp_path: Path) -> None:
     writer = kind.open(tmp_path)
     writer.add(make("a.jpg"))
