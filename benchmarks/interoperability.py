@@ -45,19 +45,20 @@ def reader(module: str, name: str, *formats: str) -> Callable[[Any], Any]:
 def write(source: Path, folder: Path, only: str | None) -> None:
     """Convert a data set to every format; ``FORMAT.json`` has the masks that maskline reads from it."""
     from maskline._files import new_folder
-    from maskline.data import convert
     from maskline.data.categories import unify_categories
+    from maskline.data.convert import writer_of
+    from maskline.data.reading import read_dataset
     from maskline.data.shapes import to_rle
     from maskline.masks import rle_runs
 
-    splits = convert.read(source).splits
+    splits = read_dataset(source).splits
     splits = unify_categories({split: dataset for split, dataset in splits.items() if only in (None, split)})
     for form in FORMATS:
         with new_folder(folder / form) as target:
-            for note in convert.get(form).write(splits, target):
+            for note in writer_of(form).write(splits, target):
                 print(f"{form}: {note}")
         truth = {}
-        for split, dataset in convert.get(form).read(folder / form).splits.items():
+        for split, dataset in read_dataset(folder / form, form).splits.items():
             for image in dataset.images:
                 masks = [
                     (

@@ -15,7 +15,7 @@ import argparse
 import logging
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from maskline import catalog
@@ -69,7 +69,7 @@ def main() -> None:
         network.CONFIGS[spec.name] = replace(network.CONFIGS[spec.name], loss=loss)
     if arguments.grids is not None:
         grids = tuple(map(int, arguments.grids.split(",")))
-        solov2.CONFIGS[spec.name] = replace(solov2.CONFIGS[spec.name], grids=grids)
+        solov2.CONFIGS[spec.name] = replace(solov2.CONFIGS[spec.name], num_grids=grids)
     dataset = load_splits(arguments.data)["train"]
     few = dataset.select(chosen(dataset, arguments.images))
     data = arguments.output / "data"
@@ -85,7 +85,7 @@ def main() -> None:
         learning_rate=arguments.learning_rate,
         clip_norm=arguments.clip_norm,
         weights=arguments.weights,
-        augment=Augment(flip=0),
+        augment=asdict(Augment(flip=0)),
         eval_interval=max(arguments.epochs // 10, 1),
         workers=0,
         export=False,

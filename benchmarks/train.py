@@ -19,17 +19,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from maskline import catalog
 from maskline.data.dataset import Dataset
 from maskline.data.formats import coco
 from maskline.data.reading import load_splits
 from maskline.training import TrainSettings, train
 from maskline.training.logger import RECENT
-from maskline.training.settings import AUGMENT
 
 STEPS = 2 * RECENT  # the log's means cover the last half
 
@@ -46,7 +44,6 @@ class Case:
 
 def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
     """Train for some steps on the number of images they need; print rates and memory as JSON."""
-    spec = catalog.get(case.model)
     with tempfile.TemporaryDirectory() as scratch:
         few = Path(scratch, "data")
         few.mkdir()
@@ -62,7 +59,7 @@ def measure(case: Case, data: Path, batch_size: int, device: str) -> None:
             device=device,
             processes=case.processes,
             precision=case.precision,  # type: ignore[arg-type]
-            augment=replace(AUGMENT[spec.family], sizes=(case.side,)),
+            augment={"sizes": (case.side,)},
             log_interval=1,
             export=False,
         )

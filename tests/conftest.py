@@ -41,8 +41,12 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model of three classes: real in every part, but tiny and untrained."""
     from fixtures import tiny
 
-    from maskline.exporting import export_network
+    from maskline.exporting import ExportOptions, export_network
 
     return export_network(
-        tiny.network(), tiny.SPEC, tmp_path_factory.mktemp("model"), labels=tiny.CLASSES, threshold=0.6
+        tiny.network(),
+        tiny.SPEC,
+        tmp_path_factory.mktemp("model"),
+        labels=tiny.CLASSES,
+        target=ExportOptions(threshold=0.6),
     )

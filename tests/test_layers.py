@@ -16,7 +16,8 @@ ROOT = Path(maskline.__file__).parent
 #: From the bottom up; a module imports from its own line and those above it in this list.
 LAYERS = (
     ("errors",),
-    ("_checks", "_cpu", "_files", "_plots", "_progress", "_templates", "_wording", "instances", "masks"),
+    ("_checks", "_cpu", "_files", "_lazy", "_plots", "_progress", "_templates", "_wording", "instances", "masks"),
+    ("_options",),
     ("fetching", "preprocess"),
     ("catalog", "inputs"),
     ("render",),

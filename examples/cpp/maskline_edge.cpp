@@ -55,7 +55,7 @@ Image read_ppm(const std::string& path) {
     }
     file.get();
     if (!file || magic != "P6" || width < 1 || height < 1 || highest != 255)
-        throw std::runtime_error(path + " is no PPM file of 8 bits (P6): make one with `convert IMAGE NAME.ppm`");
+        throw std::runtime_error(path + " is not an 8-bit PPM file (P6): create one with `convert IMAGE NAME.ppm`");
     const auto start = file.tellg();
     const auto left = file.seekg(0, std::ios::end).tellg() - start;
     if (height > left / 3 / width) throw std::runtime_error(path + " is cut short");

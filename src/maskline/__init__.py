@@ -20,20 +20,23 @@ if TYPE_CHECKING:
     from maskline.errors import MasklineError
     from maskline.exporting import export
     from maskline.instances import Instances
-    from maskline.outputs.formats import CocoResultsWriter, CocoWriter, CsvWriter, LabelMeWriter, open_writers
+    from maskline.outputs.coco import CocoResultsWriter, CocoWriter
+    from maskline.outputs.csv_table import CsvWriter
+    from maskline.outputs.formats import open_writers
+    from maskline.outputs.labelme import LabelMeWriter
     from maskline.outputs.result import Result
     from maskline.paddlex.pipeline import create_pipeline
     from maskline.runtime.predictor import Predictor
 
 _HOMES = {
-    "CocoResultsWriter": "maskline.outputs.formats",
-    "CocoWriter": "maskline.outputs.formats",
+    "CocoResultsWriter": "maskline.outputs.coco",
+    "CocoWriter": "maskline.outputs.coco",
     "create_model": "maskline.api",
     "create_pipeline": "maskline.paddlex.pipeline",
-    "CsvWriter": "maskline.outputs.formats",
+    "CsvWriter": "maskline.outputs.csv_table",
     "export": "maskline.exporting",
     "Instances": "maskline.instances",
-    "LabelMeWriter": "maskline.outputs.formats",
+    "LabelMeWriter": "maskline.outputs.labelme",
     "MasklineError": "maskline.errors",
     "open_writers": "maskline.outputs.formats",
     "Predictor": "maskline.runtime.predictor",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import numbers
 import os
 import reprlib
@@ -12,9 +14,7 @@ from maskline.errors import ParameterError, UnknownNameError
 
 def check_score(value: object, name: str = "threshold") -> float:
     """A number from 0 to 1, not a bool. Raises ParameterError naming it."""
-    if not isinstance(value, bool) and isinstance(value, numbers.Real) and 0 <= value <= 1:  # type: ignore[operator]
-        return float(value)
-    raise ParameterError(f"{name} is {reprlib.repr(value)}: expected a number from 0 to 1")
+    return check_number(value, name, least=0, most=1)
 
 
 def check_threshold(value: object, name: str = "threshold") -> float | dict[int | str, float]:
@@ -27,11 +27,27 @@ def check_threshold(value: object, name: str = "threshold") -> float | dict[int 
     return {key: check_score(score, f"{name} of {reprlib.repr(key)}") for key, score in value.items()}
 
 
-def check_count(value: object, name: str, most: int = 1 << 20) -> int:
-    """A whole number from 1 to ``most``, not a bool. Raises ParameterError naming it."""
-    if not isinstance(value, bool) and isinstance(value, numbers.Integral) and 1 <= int(value) <= most:
+def check_count(value: object, name: str, most: int = 1 << 20, *, least: int = 1) -> int:
+    """An integer from ``least`` to ``most``, not a bool. Raises ParameterError naming it."""
+    if not isinstance(value, bool) and isinstance(value, numbers.Integral) and least <= int(value) <= most:
         return int(value)
-    raise ParameterError(f"{name} is {value!r}: expected a whole number from 1 to {most}")
+    raise ParameterError(f"{name} is {value!r}: expected an integer from {least} to {most}")
+
+
+def check_number(
+    value: object, name: str, *, least: float | None = None, most: float | None = None, above: float | None = None
+) -> float:
+    """A finite number, not a bool, within the limits given. Raises ParameterError naming it."""
+    number = math.nan
+    if not isinstance(value, bool) and isinstance(value, numbers.Real):
+        with contextlib.suppress(OverflowError):  # of an integer with hundreds of digits
+            number = float(value)
+    low, high = (-math.inf if least is None else least), (math.inf if most is None else most)
+    if math.isfinite(number) and low <= number <= high and (above is None or number > above):
+        return number
+    start = f" above {above:g}" if above is not None else f" from {least:g}" if least is not None else ""
+    end = "" if most is None else f" and up to {most:g}" if least is None else f" to {most:g}"
+    raise ParameterError(f"{name} is {reprlib.repr(value)}: expected a number{start}{end}")
 
 
 def environment_switch(name: str) -> bool:

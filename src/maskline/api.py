@@ -13,8 +13,9 @@ from maskline import catalog, hub
 from maskline._checks import check_count, check_threshold
 from maskline.errors import ParameterError
 from maskline.runtime import acceleration, opening
+from maskline.runtime.backend import GRAPH_FILES
 from maskline.runtime.device import device_text, parse_devices
-from maskline.runtime.model_dir import GRAPH_FILES, WEIGHTS_SUFFIXES
+from maskline.runtime.model_dir import WEIGHTS_SUFFIXES
 from maskline.runtime.predictor import Predictor
 from maskline.runtime.thresholds import Threshold
 

@@ -1,4 +1,4 @@
-"""From a catalog name to a model directory: fetched and exported once, then taken from the cache."""
+"""Model directories of catalog models: downloaded and exported once, then cached."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from maskline import catalog
 from maskline._files import ASSETS
 from maskline._progress import status
 from maskline.errors import MissingDependencyError
+from maskline.exporting.target import MOST_GENERAL, ExportOptions
 from maskline.fetching.download import fetch, home
-from maskline.runtime.model_dir import GRAPH_FILES
+from maskline.runtime.backend import GRAPH_FILES
 
-#: The model that is part of the package: trained on microscopy, see MODEL_CARD.md there.
+#: The model that the package includes: trained on microscopy images, see MODEL_CARD.md there.
 EMBEDDED = ASSETS / "embedded"
 WEIGHTS_FILE = "weights.safetensors"
 
 
 def model_dir(name: str) -> Path:
-    """The directory of an official model, made on first use: its weights are downloaded and exported.
+    """Return the model directory of a catalog model; the first use downloads and exports its weights.
 
     Raises: as `make_model_dir`.
     """
@@ -27,7 +28,7 @@ def model_dir(name: str) -> Path:
         return EMBEDDED
     folder = home() / "models" / spec.name
     if not (folder / GRAPH_FILES["onnx"]).is_file():
-        with status(f"first use of {spec.name}: fetching and exporting it takes minutes"):
+        with status(f"first use of {spec.name}: downloading and exporting, takes minutes"):
             make_model_dir(spec.name, folder)
     return folder
 
@@ -38,19 +39,14 @@ def make_model_dir(
     weights: str | Path | None = None,
     *,
     labels_file: str | Path | None = None,
-    threshold: float = 0.5,
-    half: bool = False,
     unaligned: bool = False,
-    format: str = "onnx",
-    batch: int | str = "dynamic",
-    size: str | tuple[int, int] | None = None,
-    int8: str | Path | None = None,
+    options: ExportOptions = MOST_GENERAL,
 ) -> Path:
     """Export weights, by default the official ones, into a model directory; see `maskline.exporting.export`.
 
     Raises:
         MissingDependencyError: torch is not installed.
-        UnknownNameError, DownloadError, WeightsError, ExportError: see there.
+        UnknownNameError, DownloadError, WeightsError, ExportError: as in `export`.
     """
     spec = catalog.get(name)
     if find_spec("torch") is None:
@@ -58,29 +54,16 @@ def make_model_dir(
             f"{spec.name} has to be exported once, which needs torch: pip install 'maskline[train]', "
             f"or copy a directory exported elsewhere to {output}"
         )
-    from maskline.exporting import ExportOptions, export, read_labels
+    from maskline.exporting.make import export_weights, read_labels
 
     labels = None if labels_file is None else read_labels(labels_file)
-    if weights is None:  # a wrong option is to be told before anything is downloaded
-        ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8).check(spec)
-        weights = weights_file(spec)
-    return export(
-        spec.name,
-        weights,
-        output,
-        labels=labels,
-        threshold=threshold,
-        half=half,
-        unaligned=unaligned,
-        format=format,
-        batch=batch,
-        size=size,
-        int8=int8,
-    )
+    options.check(spec)  # before anything is downloaded
+    path = weights_file(spec) if weights is None else Path(weights)
+    return export_weights(spec, path, output, labels=labels, unaligned=unaligned, options=options)
 
 
 def weights_file(spec: catalog.Model) -> Path:
-    """The official weights of a model, downloaded on first use; of our own model, those that are installed."""
+    """Return the official weights of a model, downloaded on first use; our own model's are installed."""
     if spec.ours:
         return EMBEDDED / WEIGHTS_FILE
     name = spec.pretrained_url.rpartition("/")[2]

@@ -19,8 +19,9 @@ from pycocotools import mask as coco
 from maskline._files import new_folder, replace_file
 from maskline.data.convert import Converted, convert, convert_in_place, writer_of
 from maskline.data.dataset import Dataset, ImageRecord
+from maskline.data.formats import FORMATS
 from maskline.data.image_files import bring_in
-from maskline.data.reading import FORMATS, format_module, load_splits
+from maskline.data.reading import format_module, load_splits
 from maskline.data.reading import read_dataset as read_any
 from maskline.data.shapes import to_rle
 from maskline.data.source import Source

@@ -15,7 +15,8 @@ from fixtures.readings import distinct_masks
 
 from maskline.cli import cli
 from maskline.data.convert import convert
-from maskline.data.reading import FORMATS, format_module, read_dataset
+from maskline.data.formats import FORMATS
+from maskline.data.reading import format_module, read_dataset
 from maskline.errors import DatasetError, DatasetNotFoundError
 from maskline.evaluate import load_split
 
@@ -343,7 +344,7 @@ def test_a_yolo_set_without_any_label_file_is_an_error(tmp_path: Path) -> None:
     image(tmp_path / "images" / "train" / "a.jpg")
     (tmp_path / "data.yaml").write_text("train: images/train\nnames: [a]\n")
     (fault,) = read_dataset(tmp_path).errors
-    assert fault.code == "no-labels" and fault.what == "1 image, and no label file, such as labels/train/a.txt"
+    assert fault.code == "no-labels" and fault.what == "1 image without label files, such as labels/train/a.txt"
 
 
 def test_masks_of_voc_that_no_list_names_are_reported(tmp_path: Path) -> None:

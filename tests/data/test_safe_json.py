@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskline.data.formats.class_names import fit_names, one_line, renamed_note
-from maskline.data.reading import FORMATS
 from maskline.data.safe_json import dump_json, encode_json, escape_surrogates, is_plain, is_valid_unicode, plain
-from maskline.paddlex.module import SOURCE_FORMATS
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(st.characters(), max_size=3),
@@ -54,7 +52,3 @@ def test_names_are_fitted_and_no_two_become_one() -> None:
     (note,) = renamed_note(labels, "so")
     assert note == "classes renamed so: 'a  b' as 'a b 3', 'a\\nb' as 'a b 4'"
     assert not renamed_note(fit_names(["a", "b"], one_line), "so")
-
-
-def test_the_configuration_knows_the_formats() -> None:
-    assert set(SOURCE_FORMATS) == set(FORMATS)

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.formats.coco import coco_json
+from maskline.data.options import SplitConfig
 from maskline.data.reading import load_splits
-from maskline.data.split import SplitConfig, merge, split_dataset, split_in_place, split_into
+from maskline.data.split import merge, split_dataset, split_in_place, split_into
 from maskline.errors import DatasetError, ParameterError
 
 SQUARE = (np.asarray([[1.0, 1], [5, 1], [5, 5], [1, 5]]),)
@@ -155,7 +156,7 @@ def test_the_share_is_checked(percent: float) -> None:
 def test_what_can_not_be_divided() -> None:
     with pytest.raises(ParameterError, match="regular expression"):
         SplitConfig(group="(")
-    with pytest.raises(DatasetError, match="two or more"):
+    with pytest.raises(DatasetError, match="at least two"):
         split_dataset(made([[0]]), SplitConfig())
     with pytest.raises(DatasetError, match="in 1 group:"):
         split_dataset(made([[0]] * 4), SplitConfig(group="folder"))

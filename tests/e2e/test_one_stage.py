@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -38,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     save_weights(tiny_solov2.network().state_dict(), weights, NAME, tiny_solov2.NAMES)
     settings = TrainSettings(
         model=NAME, data=data, output=folder / "run", weights=str(weights), epochs=1, batch_size=2, learning_rate=1e-4,
-        device="cpu", workers=0, log_interval=1, augment=Augment(flip=0.5),
+        device="cpu", workers=0, log_interval=1, augment=asdict(Augment(flip=0.5)),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(catalog.MODELS, NAME, tiny_solov2.SPEC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def settings(name: str, data: Path, output: Path, start: Path, **changes: Any) -
     """Two steps that change little."""
     return TrainSettings(
         model=name, data=data, output=output, weights=str(start), epochs=1, batch_size=2, learning_rate=1e-5,
-        device="cpu", workers=0, log_interval=1, augment=Augment(flip=0.5, sizes=(96, 128)), **changes,
+        device="cpu", workers=0, log_interval=1, augment=asdict(Augment(flip=0.5, sizes=(96, 128))), **changes,
     )  # fmt: skip
 
 
@@ -135,8 +135,8 @@ def test_training_on_with_other_classes(
     with caplog.at_level(logging.INFO, "maskline"):
         train(settings(tiny, data, tmp_path / "run", weights, export=False))
     stages = range(3 if tiny.startswith("Cascade") else 1)
-    assert "classes whose weights are taken over, by name: none" in caplog.messages
-    assert f"classes that the weights don't know, which are re-initialised: {', '.join(classes)}" in caplog.messages
+    assert "classes whose weights are kept, by name: none" in caplog.messages
+    assert f"classes not in the weights, which are re-initialised: {', '.join(classes)}" in caplog.messages
     network = load_network(tiny, tmp_path / "run" / "model_final" / "model_final.safetensors")
     assert isinstance(network, MaskRCNN)
     head = parts.box_heads(network)[0]

@@ -133,9 +133,9 @@ RECORD = {"image_id": 1, "category_id": 0, "score": 0.5, "segmentation": {"size"
         ([RECORD | {"segmentation": [[1, 2, 3, 4, 5, 6]]}], "record 0"),
         (
             [RECORD | {"segmentation": {"size": [1, 1], "counts": "0"}}],
-            r"expected compressed run lengths of \[60, 80\]",
+            r"expected compressed RLE of \[60, 80\]",
         ),
-        ([RECORD | {"segmentation": {"size": [60, 80], "counts": [4800]}}], "expected compressed run lengths"),
+        ([RECORD | {"segmentation": {"size": [60, 80], "counts": [4800]}}], "expected compressed RLE"),
         ([RECORD | {"segmentation": {"size": [60, 80], "counts": "é"}}], "record 0"),
         ([RECORD | {"segmentation": {"size": [60, 80], "counts": "zzzzzzzz"}}], "RLE counts"),
         ([RECORD | {"bbox": [1, 2]}], "its box is"),

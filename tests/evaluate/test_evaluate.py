@@ -150,7 +150,10 @@ def test_as_many_results_as_images(data: Dataset) -> None:
     ("broken", "told"),
     [
         (replace(NONE, size=(60, 81)), r"image0.png is for \(60, 81\) .* expected \(60, 80\)"),
-        (made.instances([(np.ones((2, 2), np.uint8), 0, 0)], [3], [0.5]), "has the label 3: expected 0 to 2"),
+        (
+            made.instances([(np.ones((2, 2), np.uint8), 0, 0)], [3], [0.5]),
+            "has the label 3: expected a class from 0 to 2",
+        ),
         (made.instances([(np.ones((2, 2), np.uint8), 0, 0)], [-1], [0.5]), "has the label -1"),
         (made.instances([(np.ones((2, 2), np.uint8), 0, 0)], [0], [np.nan]), "NaN"),
     ],

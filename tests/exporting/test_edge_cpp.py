@@ -97,8 +97,8 @@ def test_it_enlarges_masks_twice(program: Path, cells: Path, tmp_path: Path) -> 
 def test_it_runs_openvinos_form_of_a_model_that_stretches(program: Path, tmp_path: Path) -> None:
     """Mask-RT-DETR: cubic interpolation, the ratio not kept, masks that go on beyond boxes, several classes."""
     labels = ('a "b"', "c, d]", "ψ")
-    network, target = tiny.network(), ExportOptions("openvino", single=True)
-    model_dir = export_network(network, tiny.SPEC, tmp_path, labels=labels, threshold=0.333, target=target)
+    network, target = tiny.network(), ExportOptions("openvino", batch="1", threshold=0.333)
+    model_dir = export_network(network, tiny.SPEC, tmp_path, labels=labels, target=target)
     found = lines(run(program, model_dir / "inference.xml", as_ppm(ASSETS / "fruit.jpg", tmp_path)))
     check(found, model_dir, ASSETS / "fruit.jpg", area=0.05)  # untrained, it notices a single level
     assert {one.label for one in found} <= set(labels)
@@ -107,7 +107,9 @@ def test_it_runs_openvinos_form_of_a_model_that_stretches(program: Path, tmp_pat
 def test_faults_are_told(program: Path, cells: Path) -> None:
     model = hub.EMBEDDED / "inference.onnx"
     assert "usage: " in run(program, code=2).stderr
-    assert told(program, model, ASSETS / "nuclei.png").startswith(f"error: {ASSETS / 'nuclei.png'} is no PPM file")
+    assert told(program, model, ASSETS / "nuclei.png").startswith(
+        f"error: {ASSETS / 'nuclei.png'} is not an 8-bit PPM file"
+    )
     assert told(program, model, cells.with_name("nothing.ppm")).endswith("nothing.ppm can't be opened\n")
     assert told(program, cells.with_name("nothing.onnx"), cells).endswith("nothing.onnx can't be opened\n")
 
@@ -144,7 +146,7 @@ def test_comments_in_an_image_are_skipped(program: Path, cells: Path, tmp_path: 
         ("cut.xml", b'<?xml version="1.0"?>\n<net name="n" version="11">\n', "can't be read"),
     ],
 )
-def test_a_file_that_is_no_model_is_told(
+def test_a_file_that_is_not_a_model_is_reported(
     program: Path, cells: Path, tmp_path: Path, name: str, content: bytes, fault: str
 ) -> None:
     """In our line alone, though OpenVINO would try all its formats."""

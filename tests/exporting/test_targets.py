@@ -29,12 +29,12 @@ from maskline.errors import (
 )
 from maskline.exporting import ExportOptions, export, export_network, formats, quantise, samples, verify
 from maskline.exporting import cost as costs
-from maskline.exporting.cost import Agreement, Cost, Figures, agreement, shared
+from maskline.exporting.cost import Agreement, Cost, Figures, agreement, shared_ious
 from maskline.instances import Instances
 from maskline.models.network import Network
+from maskline.runtime.backend import GRAPH_FILES
 from maskline.runtime.device import Device
 from maskline.runtime.graph import RECORD_KEY, Graph
-from maskline.runtime.model_dir import GRAPH_FILES
 
 ASSETS = hub.EMBEDDED.parent
 PHOTO = ASSETS / "fruit.jpg"
@@ -63,7 +63,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("form", ["ort", "openvino"])
 def test_other_forms_give_the_same_and_describe_themselves(form: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     """F54: ORT's form for phones, and OpenVINO's: the record travels in the file, the YAML beside it."""
-    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, threshold=0.6, target=ExportOptions(form))
+    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=ExportOptions(form, threshold=0.6))
     expected = {"inference.yml", GRAPH_FILES[form]} | ({"inference.bin"} if form == "openvino" else set())
     assert {path.name for path in tmp_path.iterdir()} == expected
     assert yaml.safe_load((tmp_path / "inference.yml").read_text())["mode"] == form
@@ -80,7 +80,7 @@ def test_other_forms_give_the_same_and_describe_themselves(form: str, tiny_model
 
 def test_a_form_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof is of the file that is handed out, not only of the graph it was made from."""
-    real = formats.convert
+    real = formats.convert_graph
 
     def sabotaged(source: Path, *rest: object, half: bool) -> None:
         model = onnx.load(source)
@@ -91,7 +91,7 @@ def test_a_form_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytes
         onnx.save(model, source)
         real(source, *rest, half=half)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("maskline.exporting.make.convert", sabotaged)
+    monkeypatch.setattr("maskline.exporting.make.convert_graph", sabotaged)
     with pytest.raises(ExportError, match="disagrees with the network"):
         export_network(tiny.network(), tiny.SPEC, tmp_path / "new", labels=tiny.CLASSES, target=ExportOptions("ort"))
     assert not (tmp_path / "new").exists()
@@ -138,11 +138,11 @@ def test_sizes_that_a_model_cannot_have() -> None:
         ({"size": "640"}, "size is '640': expected HEIGHTxWIDTH in pixels, such as 640x640"),
         ({"size": 640}, "size is 640: expected height and width"),
         ({"size": (640,)}, "expected height and width"),
-        ({"size": ("640", "640")}, "a side of size is '640': expected a whole number"),
+        ({"size": ("640", "640")}, "a side of size is '640': expected an integer"),
         ({"format": None}, "unknown format 'none'"),
         ({"size": (16, 640)}, "size is 16x640: expected sides from 32 to 4096 pixels"),
-        ({"batch": 4}, "batch is 4: expected 1, or 'dynamic'"),
-        ({"batch": "many"}, "batch is 'many'"),
+        ({"batch": 4}, "unknown batch '4': known: dynamic, 1"),
+        ({"batch": "many"}, "unknown batch 'many'"),
         ({"half": True, "int8": "x"}, "half and int8 can't both be"),
         ({"half": True, "format": "ort"}, "half and ort can't both be"),
     ],
@@ -191,7 +191,7 @@ def test_openvino_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_onnx_runtime_cannot_open_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"nothing")
-    with pytest.raises(ExportError, match="ONNX Runtime can't take the graph"):
+    with pytest.raises(ExportError, match="ONNX Runtime does not support the graph"):
         formats.to_ort(tmp_path / "a.onnx", tmp_path / "a.ort")
 
 
@@ -202,7 +202,7 @@ def test_8_bits_and_their_cost(
     (tmp_path / "inference.ort").write_bytes(b"of an earlier export")
     with caplog.at_level(logging.INFO, "maskline"):
         export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=ExportOptions(int8=photos))
-    assert "holds inference.ort too" in caplog.text
+    assert "also has inference.ort" in caplog.text
     cost = json.loads((tmp_path / "int8.json").read_text())
     assert cost["calibrated_on"] == 5 and cost["measured_on"] == 2 and cost["float32"]["ap"] is None
     assert cost["int8"]["megabytes"] == pytest.approx((tmp_path / "inference.onnx").stat().st_size / 1e6)
@@ -227,7 +227,7 @@ def test_8_bits_and_their_cost(
     image = ours.record.preprocess.apply(imread(photos / "0.png"))[0][None]
     moved = np.abs(ours.run(image).scores - theirs.run(image).scores)
     assert 0 < np.median(moved) < 0.2
-    formats.convert(tmp_path / "inference.onnx", ours.record, tmp_path / "inference.ort")
+    formats.convert_graph(tmp_path / "inference.onnx", ours.record, tmp_path / "inference.ort")
     assert not verify.compare(graph_of(tmp_path, "ort").run(image).image(0), ours.run(image).image(0))
 
 
@@ -272,10 +272,10 @@ def test_the_table_of_a_cost_and_its_warning(tmp_path: Path) -> None:
     assert "mask AP           0.4857    0.4776   -0.0081" in cost.summary() and not cost.warning
     assert cost.summary().endswith("calibrated on 50 images, none of those measured on; AP on 67")
     worse = replace(cost, int8=replace(cost.int8, ap=0.45))
-    assert worse.warning.startswith("8 bits change 0.036 of mask AP: calibrate with")
+    assert worse.warning.startswith("int8 changes 0.036 of mask AP: calibrate with")
     plain = Cost(Figures(9.0, 57.0), Figures(2.6, 49.0), Agreement(5, 10, 8, 8, None), 20, 5)
-    assert plain.warning.startswith("8 bits change 20% of what is found") and "AP" not in plain.summary()
-    assert "what 8 bits cost is not known" in replace(plain, agreement=Agreement(5, 0, 0, 0, None)).warning
+    assert plain.warning.startswith("int8 changes 20% of the instances") and "AP" not in plain.summary()
+    assert "the cost of int8 is unknown" in replace(plain, agreement=Agreement(5, 0, 0, 0, None)).warning
     with pytest.raises(ModelError, match=r"int8\.json can't be read"):
         costs.read(tmp_path)
 
@@ -296,10 +296,10 @@ def test_instances_are_shared_once_and_within_a_class() -> None:
         )
 
     a = instances([[0, 0, 10, 10], [50, 50, 60, 60]], [0, 1])
-    assert shared(a, a) == [1, 1]
-    assert shared(a, instances([[0, 0, 10, 10], [0, 0, 10, 9]], [0, 0])) == [1]
-    assert shared(a, instances([[0, 0, 10, 10]], [1])) == [] == shared(a, instances([], []))
-    assert shared(a, instances([[0, 0, 10, 6], [52, 50, 62, 60]], [0, 1])) == pytest.approx([2 / 3, 0.6])
+    assert shared_ious(a, a) == [1, 1]
+    assert shared_ious(a, instances([[0, 0, 10, 10], [0, 0, 10, 9]], [0, 0])) == [1]
+    assert shared_ious(a, instances([[0, 0, 10, 10]], [1])) == [] == shared_ious(a, instances([], []))
+    assert shared_ious(a, instances([[0, 0, 10, 6], [52, 50, 62, 60]], [0, 1])) == pytest.approx([2 / 3, 0.6])
 
 
 def test_costs_written_before_images_were_called_so_are_read(tmp_path: Path) -> None:

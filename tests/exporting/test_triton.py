@@ -38,7 +38,7 @@ INSTANCE = {"model_instance_kind": "CPU", "model_instance_device_id": "0", "mode
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
     return export_network(
-        tiny.network(), tiny.SPEC, folder, labels=tiny.CLASSES, threshold=0.6, target=ExportOptions.of("Triton")
+        tiny.network(), tiny.SPEC, folder, labels=tiny.CLASSES, target=ExportOptions.of("Triton", threshold=0.6)
     )
 
 

@@ -33,7 +33,10 @@ from maskline.runtime.device import CPU
 from maskline.runtime.graph import Raw, Record, open_backend
 
 PPYOLOE = PPYOLOESegConfig(
-    CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)), neck=(32, 24, 16), num_prototypes=8, prototype_inner=8
+    CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)),
+    neck_channels=(32, 24, 16),
+    num_prototypes=8,
+    prototype_channels=8,
 )
 FREE = ("MaskRCNN-ResNet50-FPN", "MaskRCNN-ResNet50", "Cascade-MaskRCNN-ResNet50-FPN")
 FAMILIES = ("Mask-RT-DETR-S", "PP-YOLOE_seg-N", *FREE, "SOLOv2")
@@ -50,7 +53,7 @@ class Made:
 
     def prove(self, network: Network) -> None:
         """That the graph is of this network."""
-        make._prove(
+        make._verify(
             Deployed(network.eval(), self.record.preprocess), self.graph, self.graph, self.record, ExportOptions()
         )
 
@@ -208,7 +211,7 @@ def test_what_is_pinned_follows_from_name_and_shape(made: Made) -> None:
 
 def test_a_layer_that_the_graph_does_not_show(made: Made, tmp_path: Path) -> None:
     call = Call("head.unknown", 0, np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))
-    with pytest.raises(ExportError, match="does not show each output of head.unknown; not written"):
+    with pytest.raises(ExportError, match="does not have every output of head.unknown; not written"):
         write_pinned(made.graph, [call], tmp_path / "pinned.onnx")
 
 

@@ -20,7 +20,7 @@ from maskline.models.network import Network
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph
 from maskline.training import TrainSettings, train
-from maskline.training.settings import recipe_augment
+from maskline.training.augment import recipe_augment
 from maskline.weights.load import config_in_file, load_network, save_weights
 
 

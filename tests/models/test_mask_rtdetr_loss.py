@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskline.models.iou import at_points, box_giou, box_iou, dice_loss, mask_iou
+from maskline.models.iou import box_giou, box_iou, dice_loss, mask_iou, point_sample
 from maskline.models.layers import box_cxcywh_to_xyxy
 from maskline.models.mask_rtdetr.decoder import Prediction
 from maskline.models.mask_rtdetr.denoising import UnitTarget
 from maskline.models.mask_rtdetr.loss import PARTS, LossConfig, losses, training_points
-from maskline.models.mask_rtdetr.matcher import Objects, Weights, match, match_costs
+from maskline.models.mask_rtdetr.matcher import LossWeights, Objects, match, match_costs
 
 CONFIG = LossConfig(num_points=200)
 
@@ -85,7 +85,7 @@ def test_a_batch_without_objects_is_legal() -> None:
 def test_images_without_objects_only_add_to_the_class_loss() -> None:
     alone, together = perfect([TWO]), perfect([TWO, NONE])
     for prediction, targets in ((alone, [TWO]), (together, [TWO, NONE])):
-        pairs = match(prediction, Objects.of(targets), torch.rand(len(targets), 50, 2), Weights())
+        pairs = match(prediction, Objects.of(targets), torch.rand(len(targets), 50, 2), LossWeights())
         assert pairs.image.tolist() == [0, 0] and pairs.query.tolist() == [0, 1] and pairs.object.tolist() == [0, 1]
 
 
@@ -99,7 +99,7 @@ def test_processes_together_have_the_loss_of_one() -> None:
     network = tiny.network().double()
     network.decoder.noise = network.decoder.noise._replace(num_queries=0)
     images, targets = torch.rand(3, 3, 96, 96).double(), [TWO, NONE, ONE]
-    config = LossConfig(num_points=200, oversampling=1, uncertain_share=1)
+    config = LossConfig(num_points=200, oversample_ratio=1, importance_sample_ratio=1)
 
     def loss(part: slice, points: Tensor, processes: int) -> Tensor:
         with pytest.MonkeyPatch.context() as patch:
@@ -118,7 +118,9 @@ def test_half_precision_is_summed_in_single() -> None:
     half = Prediction(*(t.bfloat16() for t in prediction))
     objects, points = Objects.of([TWO, ONE]), torch.rand(2, 50, 2)
     for a, b in zip(
-        match_costs(prediction, objects, points, Weights()), match_costs(half, objects, points, Weights()), strict=True
+        match_costs(prediction, objects, points, LossWeights()),
+        match_costs(half, objects, points, LossWeights()),
+        strict=True,
     ):
         assert b.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
@@ -127,23 +129,23 @@ def test_half_precision_is_summed_in_single() -> None:
 def test_a_diverged_network_is_matched_and_its_loss_tells() -> None:
     prediction = perfect([TWO])
     prediction.logits[0, 1], prediction.boxes[0, 2] = torch.nan, torch.inf
-    pairs = match(prediction, Objects.of([TWO]), torch.rand(1, 50, 2), Weights())
+    pairs = match(prediction, Objects.of([TWO]), torch.rand(1, 50, 2), LossWeights())
     assert len(set(pairs.query.tolist())) == 2 and sorted(pairs.object.tolist()) == [0, 1]
 
 
 def test_more_objects_than_queries() -> None:
     crowd = target(*[(0, (0.1 * i + 0.1, 0.5, 0.1, 0.1)) for i in range(8)])
-    pairs = match(perfect([crowd, ONE], queries=8), Objects.of([crowd, ONE]), torch.rand(2, 50, 2), Weights())
+    pairs = match(perfect([crowd, ONE], queries=8), Objects.of([crowd, ONE]), torch.rand(2, 50, 2), LossWeights())
     assert len(pairs.query) == 9
     few = Prediction(*(t[:, :3] for t in perfect([crowd, ONE], queries=8)))
-    pairs = match(few, Objects.of([crowd, ONE]), torch.rand(2, 50, 2), Weights())
+    pairs = match(few, Objects.of([crowd, ONE]), torch.rand(2, 50, 2), LossWeights())
     assert pairs.image.tolist() == [0, 0, 0, 1] and pairs.object.tolist() == [0, 1, 2, 8]
 
 
 def test_each_part_of_the_cost_finds_the_objects_alone() -> None:
     targets = [TWO, ONE]
-    for part in Weights._fields:
-        weights = Weights(0, 0, 0, 0, 0)._replace(**{part: 1.0})
+    for part in LossWeights._fields:
+        weights = LossWeights(0, 0, 0, 0, 0)._replace(**{part: 1.0})
         pairs = match(perfect(targets), Objects.of(targets), torch.rand(2, 500, 2), weights)
         assert pairs.query.tolist() == [0, 1, 0] and pairs.object.tolist() == [0, 1, 2], part
 
@@ -159,13 +161,13 @@ def test_masks_at_points_equal_grid_sample(seed: int, height: int, width: int) -
     )
     index, points = torch.tensor([2, 0, 2, 1]), torch.rand(4, 40, 2)
     points[0, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
-    expected = at_points(masks[index, None].float(), points)[:, 0]
+    expected = point_sample(masks[index, None].float(), points)[:, 0]
     torch.testing.assert_close(objects.masks_at(index, points), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_points_are_drawn_where_a_mask_is_uncertain() -> None:
     x = torch.linspace(-4, 4, 64).expand(1, 1, 64, 64)  # uncertain in the middle column
-    points = training_points(x, LossConfig(num_points=400, oversampling=4, uncertain_share=0.5), None)
+    points = training_points(x, LossConfig(num_points=400, oversample_ratio=4, importance_sample_ratio=0.5), None)
     assert points.shape == (1, 400, 2) and points.min() >= 0 and points.max() < 1
     near, anywhere = (points[0, :200, 0] - 0.5).abs(), (points[0, 200:, 0] - 0.5).abs()
     assert near.max() < 0.1 and anywhere.max() > 0.4

@@ -13,16 +13,24 @@ from torch import Tensor
 
 from maskline.models.iou import box_iou
 from maskline.models.network import Target
-from maskline.models.rcnn.boxes import LARGEST_GROWTH, UNIT, anchors_of, base_anchors, clip, decode, encode
+from maskline.models.rcnn.boxes import (
+    LARGEST_GROWTH,
+    UNIT,
+    anchors_of,
+    base_anchors,
+    clip_boxes,
+    decode_boxes,
+    encode_boxes,
+)
 from maskline.models.rcnn.loss import (
-    BACKGROUND,
-    NEITHER,
-    OBJECT,
+    IGNORED,
+    NEGATIVE,
+    POSITIVE,
     LossConfig,
-    choose,
     match,
-    sample,
+    random_rows,
     sample_regions,
+    subsample,
     true_masks,
 )
 from maskline.models.rcnn.network import CONFIGS
@@ -52,30 +60,30 @@ def target(boxes: list[list[float]], labels: list[int] | None = None, size: tupl
 def test_decoding_undoes_encoding(weights: tuple[float, float, float, float]) -> None:
     torch.manual_seed(0)
     boxes, anchors = some_boxes(50, torch.float64), some_boxes(50, torch.float64)
-    deltas = encode(boxes, anchors, weights)
-    torch.testing.assert_close(decode(deltas, anchors, weights), boxes)
-    torch.testing.assert_close(encode(decode(deltas, anchors, weights), anchors, weights), deltas)
+    deltas = encode_boxes(boxes, anchors, weights)
+    torch.testing.assert_close(decode_boxes(deltas, anchors, weights), boxes)
+    torch.testing.assert_close(encode_boxes(decode_boxes(deltas, anchors, weights), anchors, weights), deltas)
 
 
 def test_deltas_are_shifts_in_sides_and_logarithms_of_growth() -> None:
     anchor, box = torch.tensor([10.0, 20, 30, 60]), torch.tensor([20.0, 30, 30, 110])
     expected = [(25 - 20) / 20 * 10, (70 - 40) / 40 * 10, math.log(10 / 20) * 5, math.log(80 / 40) * 5]
-    assert encode(box, anchor, WEIGHTS).tolist() == pytest.approx(expected)
+    assert encode_boxes(box, anchor, WEIGHTS).tolist() == pytest.approx(expected)
 
 
 def test_sides_grow_so_far_and_no_further() -> None:
     """A thousand 16ths."""
     anchor = torch.tensor([0.0, 0, 16, 32])
-    grown = decode(torch.tensor([0.0, 0, 99, 99]), anchor, WEIGHTS)
+    grown = decode_boxes(torch.tensor([0.0, 0, 99, 99]), anchor, WEIGHTS)
     torch.testing.assert_close(grown[2:] - grown[:2], torch.tensor([1000.0, 2000]))
-    just = decode(torch.tensor([0.0, 0, 5 * LARGEST_GROWTH, -99]), anchor, WEIGHTS)
+    just = decode_boxes(torch.tensor([0.0, 0, 5 * LARGEST_GROWTH, -99]), anchor, WEIGHTS)
     torch.testing.assert_close(just[2] - just[0], torch.tensor(1000.0))
     assert just[3] - just[1] == pytest.approx(0, abs=1e-4)
 
 
 def test_each_box_is_cut_at_the_borders_of_its_own_image() -> None:
     boxes = torch.tensor([[-5.0, -6, 300, 400], [250, -9, 270, -3]]).expand(2, -1, -1)
-    found = clip(boxes, torch.tensor([[50.0, 200], [350, 260]])[:, None])
+    found = clip_boxes(boxes, torch.tensor([[50.0, 200], [350, 260]])[:, None])
     assert found.tolist() == [
         [[0, 0, 200, 50], [200, 0, 200, 0]],
         [[0, 0, 260, 350], [250, 0, 260, 0]],
@@ -139,7 +147,7 @@ def proposed(predictions: Predictions, image: int, size: Tensor, config: Proposa
     for scores, deltas, anchors in zip(*predictions, strict=True):
         kept: list[tuple[float, Tensor]] = []
         for row in scores[image].argsort(descending=True).tolist()[: config.pre_nms_top_n]:
-            box = clip(decode(deltas[image, row], anchors[row], UNIT), size)
+            box = clip_boxes(decode_boxes(deltas[image, row], anchors[row], UNIT), size)
             narrow = bool((box[2:] - box[:2] < 1).any())
             if not narrow and all(box_iou(box, other) <= config.iou_threshold for _, other in kept):
                 kept.append((float(scores[image, row]), box))
@@ -188,9 +196,9 @@ def matched(boxes: Tensor, true: Tensor, high: float, low: float, each: bool) ->
     overlap = np.array([[float(box_iou(t, b)) for b in boxes] for t in true])
     for j in range(len(boxes)):
         best = overlap[:, j].max()
-        kind = OBJECT if best >= high else BACKGROUND if best < low else NEITHER
+        kind = POSITIVE if best >= high else NEGATIVE if best < low else IGNORED
         if each and any(overlap[i, j] == overlap[i].max() > 0 for i in range(len(true))):
-            kind = OBJECT
+            kind = POSITIVE
         kinds.append(kind)
         objects.append(int(overlap[:, j].argmax()))
     return kinds, objects
@@ -202,33 +210,33 @@ def test_matches_are_the_definition_s(limits: tuple[float, float, bool]) -> None
     true = tiny_rcnn.objects(6)
     boxes = torch.cat([some_boxes(150), true.boxes[2:4] + 1, true.boxes[2:3] - 1])
     high, low, each = limits
-    kind, object_ = match(boxes, true, object_from=high, background_below=low, each_object=each)
+    kind, object_ = match(boxes, true, positive_iou=high, negative_iou=low, allow_low_quality_matches=each)
     assert (kind.tolist(), object_.tolist()) == matched(boxes, true.boxes, *limits)
-    assert {OBJECT, BACKGROUND} <= set(kind.tolist()) and (NEITHER in kind) == (high != low)
+    assert {POSITIVE, NEGATIVE} <= set(kind.tolist()) and (IGNORED in kind) == (high != low)
 
 
 def test_the_best_box_of_an_object_is_taken_for_it_however_little_it_overlaps() -> None:
     """All of them, where several are best; and one that fits another object better answers for that one."""
     true = target([[0, 0, 10, 10], [40, 40, 60, 60], [100, 0, 110, 10], [41, 41, 61, 61]])
     boxes = torch.tensor([[8.0, 0, 18, 10], [0, 8, 10, 18], [9, 0, 19, 10], [40, 40, 60, 60], [70, 70, 90, 90]])
-    kind, object_ = match(boxes, true, object_from=0.7, background_below=0.3, each_object=True)
-    assert kind.tolist() == [OBJECT, OBJECT, BACKGROUND, OBJECT, BACKGROUND]
+    kind, object_ = match(boxes, true, positive_iou=0.7, negative_iou=0.3, allow_low_quality_matches=True)
+    assert kind.tolist() == [POSITIVE, POSITIVE, NEGATIVE, POSITIVE, NEGATIVE]
     assert object_[:4].tolist() == [0, 0, 0, 1]
-    kind, _ = match(boxes, true, object_from=0.7, background_below=0.3, each_object=False)
-    assert kind.tolist() == [BACKGROUND] * 3 + [OBJECT, BACKGROUND]
+    kind, _ = match(boxes, true, positive_iou=0.7, negative_iou=0.3, allow_low_quality_matches=False)
+    assert kind.tolist() == [NEGATIVE] * 3 + [POSITIVE, NEGATIVE]
 
 
 def test_limits_belong_to_objects() -> None:
     true = target([[0, 0, 10, 10]])
-    kind, _ = match(torch.tensor([[0.0, 0, 10, 5], [0, 0, 10, 4.9]]), true, object_from=0.5, background_below=0.5,
-                    each_object=False)  # fmt: skip
-    assert kind.tolist() == [OBJECT, BACKGROUND]
+    kind, _ = match(torch.tensor([[0.0, 0, 10, 5], [0, 0, 10, 4.9]]), true, positive_iou=0.5, negative_iou=0.5,
+                    allow_low_quality_matches=False)  # fmt: skip
+    assert kind.tolist() == [POSITIVE, NEGATIVE]
 
 
 def test_without_objects_all_is_background() -> None:
     for boxes in (some_boxes(5), torch.zeros(0, 4)):
-        kind, object_ = match(boxes, target([]), object_from=0.7, background_below=0.3, each_object=True)
-        assert kind.tolist() == [BACKGROUND] * len(boxes) and object_.tolist() == [0] * len(boxes)
+        kind, object_ = match(boxes, target([]), positive_iou=0.7, negative_iou=0.3, allow_low_quality_matches=True)
+        assert kind.tolist() == [NEGATIVE] * len(boxes) and object_.tolist() == [0] * len(boxes)
 
 
 @pytest.mark.parametrize(
@@ -237,24 +245,24 @@ def test_without_objects_all_is_background() -> None:
 )
 def test_quotas(objects: int, background: int, expected: tuple[int, int]) -> None:
     """A quarter of 64 for objects; what they leave is for background."""
-    kind = torch.tensor([OBJECT] * objects + [NEITHER] * 20 + [BACKGROUND] * background)
+    kind = torch.tensor([POSITIVE] * objects + [IGNORED] * 20 + [NEGATIVE] * background)
     kind = kind[torch.randperm(len(kind))]
-    chosen = sample(kind, 64, 0.25)
+    chosen = subsample(kind, 64, 0.25)
     assert tuple(map(len, chosen)) == expected
-    assert all((kind[rows] == wanted).all() for rows, wanted in zip(chosen, (OBJECT, BACKGROUND), strict=True))
+    assert all((kind[rows] == wanted).all() for rows, wanted in zip(chosen, (POSITIVE, NEGATIVE), strict=True))
     assert all(len(rows.unique()) == len(rows) for rows in chosen)
 
 
 def test_choices_are_random_and_follow_the_seed() -> None:
     rows = torch.arange(1000, 1100)
     torch.manual_seed(1)
-    first = choose(rows, 30)
+    first = random_rows(rows, 30)
     torch.manual_seed(1)
-    again, other = choose(rows, 30), choose(rows, 30)
+    again, other = random_rows(rows, 30), random_rows(rows, 30)
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.isin(first, rows).all() and len(first.unique()) == 30
-    assert torch.equal(choose(rows, 100), rows)
-    often = torch.cat([choose(rows, 30) for _ in range(300)]) - 1000
+    assert torch.equal(random_rows(rows, 100), rows)
+    often = torch.cat([random_rows(rows, 30) for _ in range(300)]) - 1000
     assert often.bincount(minlength=100).min() > 50 and often.bincount().max() < 140  # of 90 on average
 
 

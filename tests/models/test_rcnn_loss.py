@@ -232,10 +232,10 @@ def test_each_stage_of_a_cascade_asks_for_more_overlap(name: str, monkeypatch: p
     """The first samples; the others take all boxes that the one before has made of its regions, but empty ones."""
     calls: list[tuple[list[Tensor], float, bool, Sampled]] = []
 
-    def spy(proposals: list[Tensor], targets: list[Target], object_from: float, config: LossConfig, *,
+    def spy(proposals: list[Tensor], targets: list[Target], positive_iou: float, config: LossConfig, *,
             num_classes: int, first: bool) -> Sampled:  # fmt: skip
-        found = sample_regions(proposals, targets, object_from, config, num_classes=num_classes, first=first)
-        calls.append((proposals, object_from, first, found))
+        found = sample_regions(proposals, targets, positive_iou, config, num_classes=num_classes, first=first)
+        calls.append((proposals, positive_iou, first, found))
         return found
 
     monkeypatch.setattr(network_module, "sample_regions", spy)

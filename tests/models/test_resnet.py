@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from maskline.models.backbones.resnet import STRIDES, ResNet, ResNetConfig
 from maskline.models.fpn import FPN
 from maskline.models.rcnn.weights import RENAME
-from maskline.weights.load import rename
+from maskline.weights.load import rename_keys
 
 TINY = ResNetConfig((1, 2, 2, 1), width=8)
 R50 = ResNetConfig((3, 4, 6, 3))
@@ -27,14 +27,14 @@ CONFIGS = {
     "MaskRCNN-ResNet50-vd-FPN": replace(R50, variant="d"),
     "MaskRCNN-ResNet101-FPN": R101,
     "MaskRCNN-ResNet101-vd-FPN": replace(R101, variant="d"),
-    "MaskRCNN-ResNeXt101-vd-FPN": replace(R101, variant="d", groups=64, group_width=4),
+    "MaskRCNN-ResNeXt101-vd-FPN": replace(R101, variant="d", groups=64, width_per_group=4),
     "Cascade-MaskRCNN-ResNet50-FPN": R50,
     "Cascade-MaskRCNN-ResNet50-vd-SSLDv2-FPN": replace(R50, variant="d"),
 }
 TAP_TOLERANCE = 1e-5  # of a tap's largest magnitude
 
 
-@pytest.mark.parametrize("config", [TINY, replace(TINY, variant="d"), replace(TINY, groups=4, group_width=8)])
+@pytest.mark.parametrize("config", [TINY, replace(TINY, variant="d"), replace(TINY, groups=4, width_per_group=8)])
 @torch.no_grad()
 def test_maps_have_the_stages_sizes(config: ResNetConfig) -> None:
     maps = ResNet(config)(torch.rand(2, 3, 64, 96))
@@ -70,7 +70,7 @@ def test_variants_are_built_as_described() -> None:
     assert strides == [[1, 1, 1], [1, 2, 2], [1, 2, 2], [1, 2, 2]]
     assert [conv(b.shortcut).stride[0] for b in first_blocks(deep)] == [1, 1, 1, 1]
     assert [b.pooled for b in first_blocks(deep)] == [False, True, True, True]
-    wide = ResNet(replace(TINY, groups=4, group_width=32))
+    wide = ResNet(replace(TINY, groups=4, width_per_group=32))
     assert [b.conv2.conv.weight.shape[:2] for b in first_blocks(wide)] == [(16, 4), (32, 8), (64, 16), (128, 32)]
 
 
@@ -113,7 +113,7 @@ def test_every_reference_weight_of_backbone_and_neck_has_its_place(name: str) ->
     if not path.exists():
         pytest.skip("the reference's names are not in the project")
     shapes = {old: tuple(shape) for old, shape, *_ in json.loads(path.read_text())}
-    renamed = {new: shapes[old] for old, new in rename(list(shapes), RENAME).items()}
+    renamed = {new: shapes[old] for old, new in rename_keys(list(shapes), RENAME).items()}
     given = {new: shape for new, shape in renamed.items() if new.startswith(("backbone.", "neck."))}
     assert given == {n: tuple(t.shape) for n, t in weights_of(parts(name)).items()}
     tops = {new.split(".")[0] for new in renamed}
@@ -122,7 +122,7 @@ def test_every_reference_weight_of_backbone_and_neck_has_its_place(name: str) ->
 
 def test_names_of_a_backbone_alone() -> None:
     names = ["conv1.conv1.norm._mean", "res2.res2a.short.conv.weight", "res4.res4b22.branch2c.norm._variance"]
-    assert list(rename([f"backbone.{n}" for n in names], RENAME).values()) == [
+    assert list(rename_keys([f"backbone.{n}" for n in names], RENAME).values()) == [
         "backbone.stem.0.norm.running_mean",
         "backbone.stages.0.0.shortcut.conv.weight",
         "backbone.stages.2.22.conv3.norm.running_var",
@@ -138,7 +138,7 @@ def test_numbers_of_the_reference(name: str) -> None:
         pytest.skip("the reference's numbers are not in the project")
     network = parts(name)
     state = stand_in.state(name)
-    renamed = {new: torch.from_numpy(state[old]) for old, new in rename(list(state), RENAME).items()}
+    renamed = {new: torch.from_numpy(state[old]) for old, new in rename_keys(list(state), RENAME).items()}
     network.load_state_dict({n: renamed[n] for n in weights_of(network)}, strict=False, assign=True)
     about, arrays = json.loads(expected.with_suffix(".json").read_text())["fixed"], np.load(expected)
     image = fixed_image(about)

@@ -24,14 +24,14 @@ from maskline.models.ppyoloe_seg.head import BINS, STRIDES, AnchorPoints, anchor
 from maskline.models.ppyoloe_seg.loss import LossConfig, box_losses, class_loss, mask_loss
 from maskline.models.ppyoloe_seg.network import CONFIGS, NMSConfig, PPYOLOESeg, PPYOLOESegConfig
 from maskline.models.ppyoloe_seg.weights import RENAME
-from maskline.weights.load import fit, rename
+from maskline.weights.load import mismatches, rename_keys
 
 CLASSES = 3
 CONFIG = PPYOLOESegConfig(
     CSPResNetConfig(8, (8, 16, 16, 32), (1, 2, 1, 1)),
-    neck=(32, 16, 16),
+    neck_channels=(32, 16, 16),
     num_prototypes=8,
-    prototype_inner=8,
+    prototype_channels=8,
     max_detections=20,
     nms=NMSConfig(pre_nms_top_n=40),
 )
@@ -82,7 +82,7 @@ def test_sizes_of_the_real_ones(name: str) -> None:
         network = PPYOLOESeg(CONFIGS[name], 80 if name.endswith("S") else 1)
         maps = network.backbone(torch.zeros(1, 3, 64, 96))
     assert [m.shape[1:] for m in maps] == [
-        (n, 64 // s, 96 // s) for n, s in zip(CONFIGS[name].backbone.out, (4, 8, 16, 32), strict=True)
+        (n, 64 // s, 96 // s) for n, s in zip(CONFIGS[name].backbone.out_channels, (4, 8, 16, 32), strict=True)
     ]
     parameters = sum(p.numel() for p in network.parameters())
     assert parameters / 1e6 == pytest.approx({"S": 9.00, "N": 2.24}[name[-1]], abs=0.01)
@@ -91,10 +91,10 @@ def test_sizes_of_the_real_ones(name: str) -> None:
 @pytest.mark.skipif(not MANIFEST.exists(), reason="the names of the reference's weights are not in the project")
 def test_every_weight_of_the_reference_has_its_place() -> None:
     manifest = json.loads(MANIFEST.read_text())
-    names = rename([name for name, *_ in manifest], RENAME)
+    names = rename_keys([name for name, *_ in manifest], RENAME)
     with torch.device("meta"):
         network = PPYOLOESeg(CONFIGS["PP-YOLOE_seg-S"], 80)
-        assert not fit(network, {names[name]: torch.zeros(shape) for name, shape, *_ in manifest})
+        assert not mismatches(network, {names[name]: torch.zeros(shape) for name, shape, *_ in manifest})
 
 
 @torch.no_grad()
@@ -238,12 +238,12 @@ def test_assignment_is_the_definition_s() -> None:
     for i, target in enumerate(targets):
         expected = assigned_densely(scores[i], boxes[i], points, target, 7)
         own = found.image == i
-        assert sorted(found.place[own].tolist()) == sorted(expected)  # each place once
-        for place, row, quality in zip(found.place[own], found.object[own], found.quality[own], strict=True):
+        assert sorted(found.point[own].tolist()) == sorted(expected)  # each place once
+        for place, row, quality in zip(found.point[own], found.object[own], found.quality[own], strict=True):
             assert int(row) - first == expected[int(place)][0]
             assert float(quality) == pytest.approx(expected[int(place)][1], rel=1e-4)
         first += len(target.labels)
-    assert len(found.place) > 30 and not (found.image == 1).any()
+    assert len(found.point) > 30 and not (found.image == 1).any()
 
 
 def test_an_object_between_places_has_none() -> None:
@@ -252,7 +252,7 @@ def test_an_object_between_places_has_none() -> None:
     between = Target(torch.tensor([0]), torch.tensor([[9.0, 9, 11, 11]]), mask, (64, 64))
     boxes = torch.cat([points - 4, points + 4], dim=1)[None]
     found = assign(torch.rand(1, 1, len(points)), boxes, points, [between], AssignerConfig())
-    assert len(found.place) == 0
+    assert len(found.point) == 0
 
 
 # losses
@@ -267,7 +267,7 @@ def test_the_loss_reaches_every_parameter() -> None:
     assert not [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 
-@pytest.mark.parametrize("config", [LossConfig(), LossConfig(mask_cells="mean", mask_weights="quality")])
+@pytest.mark.parametrize("config", [LossConfig(), LossConfig(mask_cells="mean", mask_weighting="quality")])
 def test_training_without_any_object_is_legal(config: LossConfig) -> None:
     network = tiny(replace(CONFIG, loss=config)).train()
     losses = network.losses(torch.rand(2, 3, 64, 64), [objects(0, 64), objects(0, 64)])
@@ -315,7 +315,7 @@ def test_losses_are_float32_under_autocast() -> None:
 def test_a_few_steps_of_training_help() -> None:
     """Scores and boxes come to fit the objects: the qualities that the loss is divided by grow."""
     torch.manual_seed(0)
-    network = PPYOLOESeg(replace(CONFIG, loss=LossConfig(mask_cells="mean", mask_weights="quality")), CLASSES).train()
+    network = PPYOLOESeg(replace(CONFIG, loss=LossConfig(mask_cells="mean", mask_weighting="quality")), CLASSES).train()
     targets = [objects(3, 64, seed=i) for i in range(2)]
     images = torch.stack([F.pad(t.masks.amax(dim=0)[None].float(), (0, 0, 0, 0, 0, 2)) for t in targets])
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
@@ -406,5 +406,5 @@ def test_masks_may_count_as_much_as_their_place() -> None:
     torch.manual_seed(0)
     found = Assignment(*map(torch.tensor, ([0], [0], [0], [0.3])))
     inputs = torch.randn(1, 8, 10), torch.randn(1, 8, 24, 24), found, [objects(1)]
-    same, weighted = mask_loss(*inputs, LossConfig()), mask_loss(*inputs, LossConfig(mask_weights="quality"))
+    same, weighted = mask_loss(*inputs, LossConfig()), mask_loss(*inputs, LossConfig(mask_weighting="quality"))
     torch.testing.assert_close(weighted, 0.3 * same)

@@ -21,7 +21,7 @@ from maskline.models.network import Detections
 from maskline.models.rcnn.network import BACKGROUND, CONFIGS, MaskRCNN, RCNNConfig
 from maskline.models.rcnn.weights import RENAME
 from maskline.models.roi_align import Regions, roi_align
-from maskline.weights.load import empty_network, fit, read_state, rename
+from maskline.weights.load import empty_network, mismatches, read_state, rename_keys
 
 EVERY = pytest.mark.parametrize("name", CONFIGS)
 KINDS = pytest.mark.parametrize(
@@ -80,11 +80,11 @@ def test_every_weight_of_the_reference_has_its_place(name: str) -> None:
     network = empty_network(name, {})
     layers = dict(network.named_modules())
     manifest = json.loads(path.read_text())
-    names, state = rename([old for old, *_ in manifest], RENAME), {}
+    names, state = rename_keys([old for old, *_ in manifest], RENAME), {}
     for old, shape, *_ in manifest:
         linear = isinstance(layers.get(names[old].rpartition(".")[0]), nn.Linear)
         state[names[old]] = torch.empty(shape[::-1] if linear else shape, device="meta")
-    assert fit(network, state) == []
+    assert mismatches(network, state) == []
     assert len(state) == len(manifest) > 250
 
 
@@ -98,7 +98,7 @@ def test_reference_s_weights_are_read_into_their_places(
     manifest = stand_in.fixture("manifests", f"{name}.json")
     if not manifest.exists():
         pytest.skip("the reference's names are not in the project")
-    names = rename([old for old, *_ in json.loads(manifest.read_text())], RENAME)
+    names = rename_keys([old for old, *_ in json.loads(manifest.read_text())], RENAME)
     ours, layers = network.state_dict(), dict(network.named_modules())
     arrays = {}
     for old, new in names.items():
@@ -108,7 +108,7 @@ def test_reference_s_weights_are_read_into_their_places(
     path = tmp_path / "w.pdparams"
     path.write_bytes(pickle.dumps(arrays, protocol=4))
     state, _ = read_state(catalog.get(name), path)
-    assert fit(network, state) == []
+    assert mismatches(network, state) == []
     assert all(torch.equal(tensor, ours[new]) for new, tensor in state.items())
 
 

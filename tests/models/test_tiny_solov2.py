@@ -24,15 +24,15 @@ from maskline.exporting import onnx_translations
 from maskline.models.network import Target
 from maskline.models.solov2 import loss as loss_module
 from maskline.models.solov2.assigner import AssignerConfig, Assignment, assign, reduced
-from maskline.models.solov2.decode import covering, decayed, mask_ious, peaks, tight_boxes
+from maskline.models.solov2.decode import covering, mask_ious, matrix_nms, points_nms, tight_boxes
 from maskline.models.solov2.head import Predictions, with_coordinates
-from maskline.models.solov2.loss import focal_loss, mask_loss, wanted_classes
+from maskline.models.solov2.loss import class_targets, focal_loss, mask_loss
 from maskline.models.solov2.network import CONFIGS, SOLOv2
 from maskline.models.solov2.weights import RENAME
 from maskline.preprocess import Frame
 from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
-from maskline.weights.load import fit, rename
+from maskline.weights.load import mismatches, rename_keys
 
 Pairs: TypeAlias = set[tuple[int, int]]
 CLASSES = len(NAMES)
@@ -77,12 +77,12 @@ def test_size_of_the_real_one() -> None:
 def test_every_weight_of_the_reference_has_its_place() -> None:
     manifest = json.loads(MANIFEST.read_text())
     twice = ("solov2_head.bbox_head.solo_", "mask_head.mask_feat_head.conv_pred.0.")
-    second = rename([n for n, *_ in manifest if n.startswith(twice)], RENAME)
-    names = rename([n for n, *_ in manifest if n not in second], RENAME)
+    second = rename_keys([n for n, *_ in manifest if n.startswith(twice)], RENAME)
+    names = rename_keys([n for n, *_ in manifest if n not in second], RENAME)
     assert len(second) == 7 and set(second.values()) < set(names.values())
     with torch.device("meta"):
         network = SOLOv2(CONFIGS["SOLOv2"], 80)
-        assert not fit(network, {names[n]: torch.zeros(shape) for n, shape, *_ in manifest if n in names})
+        assert not mismatches(network, {names[n]: torch.zeros(shape) for n, shape, *_ in manifest if n in names})
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def test_padding_an_image_changes_nothing_but_how_far_masks_reach() -> None:
 
 @torch.no_grad()
 def test_more_rows_than_cells_are_legal() -> None:
-    network = tiny(replace(CONFIG, grids=(2, 2, 1, 1, 1), max_detections=50), 1)
+    network = tiny(replace(CONFIG, num_grids=(2, 2, 1, 1, 1), max_detections=50), 1)
     scores = network(torch.randn(2, 3, 32, 32)).scores
     assert scores.shape == (2, 50) and not scores[:, 11:].any() and scores[:, 0].all()
 
@@ -140,7 +140,7 @@ def test_masks_that_are_too_small_are_nothing() -> None:
     network, image = tiny(), torch.randn(1, 3, 64, 64)
     most = 16 * 16
     assert network(image).scores.any()
-    network.config = replace(CONFIG, selection=replace(CONFIG.selection, areas=(most,) * 5))
+    network.config = replace(CONFIG, nms=replace(CONFIG.nms, min_areas=(most,) * 5))
     assert not network(image).scores.any()
 
 
@@ -173,7 +173,7 @@ def test_coordinates_run_from_minus_one_to_one() -> None:
 def test_peaks_are_the_definition_s() -> None:
     torch.manual_seed(0)
     scores = torch.rand(2, 3, 6, 6)
-    kept = peaks(scores)
+    kept = points_nms(scores)
     for b, c, y, x in np.ndindex(*scores.shape):
         before = scores[b, c, max(y - 1, 0) : y + 1, max(x - 1, 0) : x + 1]
         assert kept[b, c, y, x] == (scores[b, c, y, x] if scores[b, c, y, x] == before.max() else 0)
@@ -183,7 +183,7 @@ def test_matrix_nms_is_the_definition_s() -> None:
     masks = (blobs(12, 20, 20)[0].flatten(1) > 0).float()
     scores, labels = torch.rand(12).sort(descending=True).values, torch.arange(12) % 2
     iou = mask_ious((masks @ masks.T)[None], masks.sum(dim=1)[None])
-    found = decayed(scores[None], labels[None], iou, sigma=2.0)[0]
+    found = matrix_nms(scores[None], labels[None], iou, sigma=2.0)[0]
     for j in range(12):
         factor = 1.0
         for i in range(j):
@@ -197,7 +197,7 @@ def test_matrix_nms_is_the_definition_s() -> None:
 
 def test_a_copy_of_a_mask_loses_most_of_its_score_and_another_class_keeps_it() -> None:
     iou = torch.ones(1, 3, 3)
-    found = decayed(torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[1, 1, 0]]), iou, sigma=2.0)
+    found = matrix_nms(torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[1, 1, 0]]), iou, sigma=2.0)
     torch.testing.assert_close(found, torch.tensor([[0.9, 0.8 * float(np.exp(-2)), 0.7]]))
 
 
@@ -314,7 +314,7 @@ def total(losses: dict[str, Tensor]) -> Tensor:
 
 def test_a_cell_of_several_objects_has_the_class_of_the_last() -> None:
     found = Assignment(torch.tensor([0, 1, 1, 1]), torch.tensor([2, 0, 0, 1]), torch.tensor([0, 2, 1, 1]))
-    wanted = wanted_classes(torch.zeros(2, 4, 3), found, torch.tensor([2, 0, 1]))
+    wanted = class_targets(torch.zeros(2, 4, 3), found, torch.tensor([2, 0, 1]))
     assert torch.nonzero(wanted).tolist() == [[0, 2, 2], [1, 0, 1], [1, 1, 0]]
 
 
@@ -383,7 +383,7 @@ def test_sums_over_objects_are_divided_by_what_the_divisor_says() -> None:
         return torch.tensor(10.0)
 
     usual, tenth = network.losses(image, targets), network.losses(image, targets, normalizer=normalizer)
-    found = assign(targets, (96, 96), CONFIG.grids, CONFIG.loss.assigner)
+    found = assign(targets, (96, 96), CONFIG.num_grids, CONFIG.loss.assigner)
     assert counts == [len(found.cell.unique()) + 1, len(found.cell)]
     for part, count in zip(("loss_cate", "loss_ins"), counts, strict=True):
         torch.testing.assert_close(tenth[part] * 10, usual[part] * count)
@@ -393,7 +393,7 @@ def test_a_perfect_answer_costs_nothing() -> None:
     target = objects(1, 64, 64)
     grids = (4, 4, 4, 4, 4)
     found = assign([target], (64, 64), grids, AssignerConfig())
-    wanted = wanted_classes(torch.zeros(1, 80, CLASSES), found, target.labels)
+    wanted = class_targets(torch.zeros(1, 80, CLASSES), found, target.labels)
     mask = reduced(target.masks, (64, 64)).float() * 2 - 1
     classes = [level.view(1, CLASSES, 4, 4) for level in (wanted.transpose(1, 2) * 200 - 100).split(16, dim=2)]
     predictions = Predictions(classes, [torch.full((1, 1, 4, 4), 50.0)] * 5, mask[None])

@@ -17,12 +17,12 @@ from fixtures import sets
 
 import maskline
 from maskline import cli, hub, models
-from maskline.data.split import SplitConfig
+from maskline.data.options import SplitConfig
 from maskline.errors import DatasetError, ParameterError, UnknownNameError
 from maskline.paddlex import check_dataset as step
 from maskline.paddlex import jobs
 from maskline.paddlex.module import MODES, load
-from maskline.training.settings import TrainSettings, recipe_augment
+from maskline.training.settings import TrainSettings
 from maskline.weights.load import save_weights
 
 MAIN = Path(__file__).parents[2] / "main.py"
@@ -142,7 +142,6 @@ def test_an_output_that_can_t_be_written(
 def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """F61, F65: all keys of Train, the reference's and ours; what the pretrained path means."""
     from maskline import training as package
-    from maskline.training.augment import Augment
 
     seen: list[TrainSettings] = []
     monkeypatch.setattr(package, "train", lambda settings, report: seen.append(settings))
@@ -154,14 +153,13 @@ def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -
     }  # fmt: skip
     given = [f"Train.{key}={value}" for key, value in keys.items()]
     assert main("Global.mode=train", "Global.dataset_dir=d", "Global.device=cpu", *given) == 0
-    recipe = recipe_augment("Mask-RT-DETR-S")
     assert seen == [
         TrainSettings(
             model="Mask-RT-DETR-S", data=Path("d"), output=Path("output"), num_classes=3, epochs=7, batch_size=5,
             learning_rate=0.25, warmup_steps=11, resume=Path("a/b.pdparams"), device="cpu", processes=8,
             precision="bf16", accumulate=9, clip_norm=0.5, log_interval=2, eval_interval=4, save_interval=6,
             patience=12, drop_background=True, workers=0, threads=3, seed=13, weights="official",
-            augment=Augment(recipe.distort, recipe.expand, recipe.crop, 0, copy_paste=0.5, sizes=recipe.sizes),
+            augment={"flip": 0, "copy_paste": 0.5},
         )
     ]  # fmt: skip
     url = "https://example.com/x.pdparams?a=1"

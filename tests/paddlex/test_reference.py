@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from maskline import catalog
+from maskline._options import settings_of
 from maskline.paddlex.module import WITHOUT_EFFECT, load
 from maskline.paddlex.pipeline import PipelineConfig, load_pipeline
-from maskline.paddlex.reference import KINDS, MEANINGS, PIPELINE_YAML, key_tables, keys, module_yaml, recipe_table
+from maskline.paddlex.reference import CHINESE, MEANINGS, PIPELINE_YAML, key_tables, keys, module_yaml, recipe_table
+from maskline.training.settings import TrainOptions
 
 #: SPEC 3.3's keys, as the reference's documents list them.
 _DOCUMENTED = """
@@ -30,15 +33,26 @@ DOCUMENTED = _DOCUMENTED.split()
 def test_every_key_has_a_meaning_and_every_meaning_a_key() -> None:
     """F74: also each documented key of the reference is there."""
     names = [key.name for key in keys()]
-    assert sorted(names) == sorted(MEANINGS) and set(DOCUMENTED) <= set(names)
-    assert {key.check for key in keys()} == set(KINDS)
+    assert len(set(names)) == len(names) and set(DOCUMENTED) <= set(names)
+    assert {*MEANINGS, *CHINESE} <= set(names) and not set(MEANINGS) & set(CHINESE)
+    for key in keys():
+        assert key.meaning.en and re.search("[一-鿿]", key.meaning.zh), key
+        assert key.meaning.en.startswith("maskline only: ") == key.meaning.zh.startswith("新增："), key
+
+
+def test_an_option_of_training_is_described_once() -> None:
+    """What PaddleX has too keeps the setting's words; the section has every shared setting, by its own name."""
+    meanings = {key.name: key.meaning.en for key in keys()}
+    assert meanings["Train.workers"] == "maskline only: data-loading processes per device"
+    assert meanings["Train.log_interval"] == "steps between log lines"
+    assert {f"Train.{name}" for name in settings_of(TrainOptions)} <= set(meanings)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_tables_have_every_key_once(language: str) -> None:
     """F74."""
     tables = key_tables(language)  # type: ignore[arg-type]
-    assert all(tables.count(f"| `{name}` |") == 1 for name in MEANINGS)
+    assert all(tables.count(f"| `{key.name}` |") == 1 for key in keys())
     assert all(f"| {spec.name} | {spec.recipe.batch_size} |" in recipe_table() for spec in catalog.MODELS.values())
 
 
@@ -49,7 +63,7 @@ def test_a_written_file_is_the_model_s_defaults(name: str, tmp_path: Path) -> No
     path.write_text(module_yaml(name), encoding="utf-8")
     assert load(str(path)) == load(name)
     text = path.read_text(encoding="utf-8")
-    assert all(f"{key.rpartition('.')[2]}:" in text for key in set(MEANINGS) - WITHOUT_EFFECT)
+    assert all(f"{key.rpartition('.')[2]}:" in text for key in {key.name for key in keys()} - WITHOUT_EFFECT)
 
 
 def test_the_pipeline_s_file_is_the_reference_s() -> None:

@@ -33,7 +33,7 @@ from maskline.models.mask_rtdetr.loss import PARTS, LossConfig, box_fit, losses,
 from maskline.models.mask_rtdetr.matcher import Objects, denoising_pairs, match, match_costs
 from maskline.models.mask_rtdetr.network import MaskRTDETR
 from maskline.models.mask_rtdetr.weights import RENAME
-from maskline.weights.load import load_network, rename
+from maskline.weights.load import load_network, rename_keys
 
 LOSS_TOLERANCE = 1e-3  # relative, of each component
 NORM_TOLERANCE = 1e-2  # relative, of a block's gradient
@@ -130,7 +130,7 @@ def take_step(
         output = network.forward_train(image, targets)
         found = losses(output, targets)
     manifest = json.loads(stand_in.fixture("manifests", f"{model}.json").read_text())
-    names = rename([name for name, *_ in manifest], RENAME)
+    names = rename_keys([name for name, *_ in manifest], RENAME)
     return Step(network, names, Objects.of(targets), output, found, layers)
 
 

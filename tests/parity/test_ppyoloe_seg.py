@@ -20,7 +20,7 @@ from maskline.models.ppyoloe_seg.network import PPYOLOESeg
 from maskline.models.ppyoloe_seg.weights import RENAME
 from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
-from maskline.weights.load import load_network, rename
+from maskline.weights.load import load_network, rename_keys
 
 NAME = "PP-YOLOE_seg-S"
 TAGS = ("img480x640", "img427x640", "fixed")
@@ -134,7 +134,7 @@ def test_losses_and_gradients(network: PPYOLOESeg) -> None:
     assert max(errors.values()) <= LOSS_TOLERANCE, errors
 
     manifest = json.loads(stand_in.fixture("manifests", f"{NAME}.json").read_text())
-    names = rename([name for name, *_ in manifest], RENAME)
+    names = rename_keys([name for name, *_ in manifest], RENAME)
     parameters = dict(network.named_parameters())
     trained = {old: parameters[new] for old, new in names.items() if new in parameters}
     norms = {}

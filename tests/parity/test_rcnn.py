@@ -18,7 +18,7 @@ from fixtures.reference import Case, pair
 from pycocotools import mask as coco
 from torch import Tensor
 
-from maskline.models.fpn import MULTIPLE
+from maskline.models.fpn import SIZE_DIVISOR
 from maskline.models.iou import box_iou
 from maskline.models.network import Detections, Target
 from maskline.models.rcnn import loss as loss_module
@@ -30,7 +30,7 @@ from maskline.models.rcnn.weights import RENAME
 from maskline.models.roi_align import Regions
 from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
-from maskline.weights.load import load_network, rename
+from maskline.weights.load import load_network, rename_keys
 
 #: The first form of RoIAlign, which the reference's newest code computes whatever is asked for, and what is asked for.
 VARIANTS = {"": False, "_aligned": True}
@@ -88,7 +88,9 @@ def test_forward_and_detections(network: MaskRCNN, tag: str) -> None:
     assert variants
     case = Case(name, tag, next(iter(variants)))
     image = image_of(case)
-    padded = image if name == C4 else F.pad(image, (0, -image.shape[3] % MULTIPLE, 0, -image.shape[2] % MULTIPLE))
+    padded = (
+        image if name == C4 else F.pad(image, (0, -image.shape[3] % SIZE_DIVISOR, 0, -image.shape[2] % SIZE_DIVISOR))
+    )
     assert case.input_error(padded) <= 1e-6
 
     levels = network.features(image)
@@ -268,7 +270,7 @@ def assert_same_masks(case: Case, detections: Detections, partner: np.ndarray, e
 @pytest.fixture
 def first_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is drawn at random is the first that comes."""
-    monkeypatch.setattr(loss_module, "choose", lambda rows, number: rows[:number])
+    monkeypatch.setattr(loss_module, "random_rows", lambda rows, number: rows[:number])
 
 
 TRUTH = [det_weights.ground_truth(320, 416, n, seed=i) for i, n in ((0, 3), (1, 2))]
@@ -367,7 +369,7 @@ def test_losses_and_gradients(in_training: MaskRCNN, monkeypatch: pytest.MonkeyP
 
 def errors_of_gradients(network: MaskRCNN, name: str, record: dict[str, dict[str, float]]) -> dict[str, float]:
     manifest = json.loads(stand_in.fixture("manifests", f"{name}.json").read_text())
-    names, parameters = rename([name for name, *_ in manifest], RENAME), dict(network.named_parameters())
+    names, parameters = rename_keys([name for name, *_ in manifest], RENAME), dict(network.named_parameters())
     trained = {old: parameters[new] for old, new in names.items() if new in parameters}
     errors = {}
     for block, norm in record["grad_norm"].items():

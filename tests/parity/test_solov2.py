@@ -14,14 +14,14 @@ from fixtures.reference import Case
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from maskline.models.fpn import MULTIPLE
+from maskline.models.fpn import SIZE_DIVISOR
 from maskline.models.network import Detections, Target
-from maskline.models.solov2.decode import peaks
+from maskline.models.solov2.decode import points_nms
 from maskline.models.solov2.network import SOLOv2
 from maskline.models.solov2.weights import RENAME
 from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
-from maskline.weights.load import load_network, rename
+from maskline.weights.load import load_network, rename_keys
 
 NAME = "SOLOv2"
 TAGS = ("img480x640", "img427x640", "fixed")
@@ -82,7 +82,7 @@ def test_forward_and_detections(network: SOLOv2, tag: str) -> None:
     """F26: at full size."""
     case = Solo(tag)
     image = case.image()
-    padded = F.pad(image, (0, -image.shape[3] % MULTIPLE, 0, -image.shape[2] % MULTIPLE))
+    padded = F.pad(image, (0, -image.shape[3] % SIZE_DIVISOR, 0, -image.shape[2] % SIZE_DIVISOR))
     assert case.input_error(padded) <= 1e-6
 
     errors = {tap: case.tap_error(tap, ours) for tap, ours in taps_of(network, padded).items()}
@@ -107,7 +107,7 @@ def taps_of(network: SOLOv2, padded: Tensor) -> dict[str, Tensor]:
     maps = network.backbone(padded)
     levels = network.neck(maps)
     classes, kernels, features = network.predict(padded)
-    found = [peaks(level.sigmoid()).permute(0, 2, 3, 1) for level in classes]
+    found = [points_nms(level.sigmoid()).permute(0, 2, 3, 1) for level in classes]
     return (
         {f"backbone.{i}": m for i, m in enumerate(maps)}
         | {f"neck.{i}": m for i, m in enumerate(levels)}
@@ -174,7 +174,7 @@ def test_losses_and_gradients(network: SOLOv2) -> None:
     assert set(errors) == set(theirs)
     assert max(errors.values()) <= LOSS_TOLERANCE, errors
 
-    names = rename(names_of_parameters(), RENAME)
+    names = rename_keys(names_of_parameters(), RENAME)
     parameters = dict(network.named_parameters())
     trained = {old: parameters[new] for old, new in names.items() if new in parameters}
     norms = {}

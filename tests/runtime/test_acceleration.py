@@ -82,7 +82,7 @@ def test_dynamic_shapes(shapes: Any, chosen: Any) -> None:
     ("given", "told"),
     [
         ({"engine": "onnxrun"}, "unknown engine 'onnxrun': did you mean 'onnxruntime'"),
-        ({"engine": "transformers"}, "known: onnxruntime, openvino, tensorrt, hpi, paddle"),
+        ({"engine": "transformers"}, "known: onnxruntime, openvino, tensorrt, om, hpi, paddle"),
         (
             {"use_hpip": True, "hpi_config": {"backnd": "openvino"}},
             "key in hpi_config 'backnd': did you mean 'backend'",
@@ -103,7 +103,7 @@ def test_dynamic_shapes(shapes: Any, chosen: Any) -> None:
             r"mixes engines \(openvino\) and options \(precision",
         ),
         ({"use_hpip": "False"}, "use_hpip is 'False': expected True or False"),
-        ({"threads": 0}, "threads is 0: expected a whole number from 1"),
+        ({"threads": 0}, "threads is 0: expected an integer from 1"),
         ({"engine_config": {"cpu_threads": "2"}}, "cpu_threads in engine_config is '2'"),
         ({"engine_config": {"dynamic_shapes": {"image": [[1, 3, 9, 9]]}}}, "the least, usual and largest"),
         ({"engine_config": {"dynamic_shapes": {"image": [[1, 9, 9, 4]] * 3}}}, "expected batch, height, width, 3"),
@@ -154,5 +154,5 @@ def test_threads_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose(engine_config={"cpu_threads": 2}).threads == 2
     assert choose(threads=1).threads == 1
     monkeypatch.setenv("MASKLINE_THREADS", "many")
-    with pytest.raises(ParameterError, match="MASKLINE_THREADS is 'many': expected a whole number"):
+    with pytest.raises(ParameterError, match="MASKLINE_THREADS is 'many': expected an integer"):
         choose()

@@ -247,7 +247,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     ],
 )
 def test_providers_know_which_device(device: Device, first: Any, sessions: list[Any], tmp_path: Path) -> None:
-    OnnxRuntime(tmp_path / "g.onnx", device, Acceleration(threads=3), "image")
+    OnnxRuntime(tmp_path / "g.onnx", device, Acceleration(threads=3))
     options, providers = sessions[0]
     assert providers == [first, ("CPUExecutionProvider", {})]
     assert options.intra_op_num_threads == 3
@@ -259,7 +259,7 @@ def test_tensorrt_keeps_its_engines_beside_the_model(sessions: list[Any], tmp_pa
     own = tmp_path / ".cache" / hashlib.sha256(b"weights").hexdigest()[:16]
     shapes = ((1, 640, 640, 3), (1, 640, 640, 3), (8, 640, 640, 3))
     options = Acceleration(backend="tensorrt", precision="fp16", shapes=shapes)
-    made = OnnxRuntime(tmp_path / "g.onnx", Device("gpu", 1), options, "image")
+    made = OnnxRuntime(tmp_path / "g.onnx", Device("gpu", 1), options)
     providers = dict(sessions[0][1])
     assert list(providers) == ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     assert providers["TensorrtExecutionProvider"] == {
@@ -276,7 +276,7 @@ def test_tensorrt_keeps_its_engines_beside_the_model(sessions: list[Any], tmp_pa
 
 def test_a_cache_that_can_not_be_written_is_done_without(sessions: list[Any], tmp_path: Path) -> None:
     (tmp_path / ".cache").write_text("in the way")
-    OnnxRuntime(tmp_path / "g.onnx", Device("gpu", 0), Acceleration(backend="tensorrt"), "image")
+    OnnxRuntime(tmp_path / "g.onnx", Device("gpu", 0), Acceleration(backend="tensorrt"))
     assert dict(sessions[0][1])["TensorrtExecutionProvider"] == {"device_id": 0, "trt_fp16_enable": False}
 
 
@@ -286,7 +286,7 @@ def test_a_provider_that_does_not_start_is_an_error(
     """B52: never the CPU under another name."""
     monkeypatch.setattr(Session, "start", False)
     with pytest.raises(DeviceError, match="device 'gpu:0' is not available: .* CUDAExecutionProvider"):
-        OnnxRuntime(tmp_path / "g.onnx", Device("gpu", 0), Acceleration(), "image")
+        OnnxRuntime(tmp_path / "g.onnx", Device("gpu", 0), Acceleration())
 
 
 def test_tensorrt_that_is_not_built_in(graph_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,9 +305,9 @@ def test_tensorrt_without_its_libraries(sessions: list[Any], monkeypatch: pytest
     monkeypatch.setattr("onnxruntime.InferenceSession", session)
     (tmp_path / "g.onnx").write_bytes(b"weights")
     with pytest.raises(DeviceError, match="TensorRT could not be started .*Please install TensorRT libraries"):
-        OnnxRuntime(tmp_path / "g.onnx", Device("gpu", 0), Acceleration(backend="tensorrt"), "image")
+        OnnxRuntime(tmp_path / "g.onnx", Device("gpu", 0), Acceleration(backend="tensorrt"))
     with pytest.raises(ModelError, match="can't be opened"):
-        OnnxRuntime(tmp_path / "g.onnx", CPU, Acceleration(), "image")
+        OnnxRuntime(tmp_path / "g.onnx", CPU, Acceleration())
 
 
 def test_first_line_is_one_that_tells() -> None:

@@ -19,7 +19,7 @@ from fixtures.service import IMAGE, Service, ready, running
 
 from maskline._cpu import cores
 from maskline.cli.running import Running
-from maskline.cli.serving import divided, usual_batch
+from maskline.cli.serving import per_worker, usual_batch
 from maskline.runtime.device import CPU, parse_devices
 
 
@@ -131,14 +131,14 @@ def test_how_workers_share_what_there_is(
 ) -> None:
     """F37: devices in turns."""
     running, there = Running(device=device), parse_devices(device)
-    parts = divided(running, there, workers)
+    parts = per_worker(running, there, workers)
     assert [part.device for part in parts] == devices
     assert {part.threads for part in parts} == {threads} and usual_batch(there) == batch
-    assert {part.threads for part in divided(replace(running, threads=3), there, workers)} == {3}
+    assert {part.threads for part in per_worker(replace(running, threads=3), there, workers)} == {3}
 
 
 def test_workers_of_a_processor_that_stands_in() -> None:
     """As many, with the same batches, as had it been asked for."""
     running = Running(device="gpu:0", cpu_fallback=True)
     assert running.devices() == (CPU,)
-    assert [part.device for part in divided(running, running.devices(), 3)] == ["cpu"] * 3
+    assert [part.device for part in per_worker(running, running.devices(), 3)] == ["cpu"] * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -30,5 +31,5 @@ def settings(discs: Path, tmp_path: Path) -> TrainSettings:
         workers=0,
         log_interval=1,
         export=False,
-        augment=Augment(distort=0.5, flip=0.5, jitter=(0.8, 1.2), sizes=(SIDE,)),
+        augment=asdict(Augment(distort=0.5, flip=0.5, jitter=(0.8, 1.2), sizes=(SIDE,))),
     )

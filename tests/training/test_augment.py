@@ -18,7 +18,17 @@ from maskline.instances import Window
 from maskline.preprocess import Preprocess
 from maskline.training import augment as augmentations
 from maskline.training.augment import FILL, Augment, cropped, distortion, expanded, framed, jittered, pasted
-from maskline.training.samples import Original, Patch, TrainingSample, View, boxes, paste, read, see, see_mask
+from maskline.training.samples import (
+    Original,
+    Patch,
+    TrainingSample,
+    View,
+    apply_view,
+    paste,
+    read_original,
+    view_mask,
+    window_boxes,
+)
 
 OFF = Augment(flip=0)
 SQUARE = Preprocess(96, 96, interpolation="linear")
@@ -89,7 +99,7 @@ def test_masks_are_those_of_the_scaled_polygons(output: tuple[int, int]) -> None
     shape = ring(70, 60, 50, 40)
     found = crop((shape,), size)
     assert found is not None
-    seen = see_mask(Patch(*found), framed(Window(0, 120, 0, 160), size, output))
+    seen = view_mask(Patch(*found), framed(Window(0, 120, 0, 160), size, output))
     exact = crop((shape * (output[1] / size[1], output[0] / size[0]),), output)
     assert seen is not None
     assert exact is not None
@@ -120,7 +130,7 @@ def test_masks_lie_on_their_objects(seed: int) -> None:
 def test_boxes_are_those_of_the_masks() -> None:
     sample = GEOMETRY.sample(original(), SQUARE, rng(1))
     assert len(sample.masks)
-    for mask, box in zip(sample.masks, boxes(sample.masks), strict=True):
+    for mask, box in zip(sample.masks, window_boxes(sample.masks), strict=True):
         rows, columns = np.nonzero(full(mask, (96, 96)))
         assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
 
@@ -130,7 +140,7 @@ def test_boxes_are_those_of_the_masks() -> None:
 def test_flips_and_turns_are_exact(flip: bool, flip_vertical: bool, turns: int) -> None:
     given = original(count=1)
     view = View(Window(0, 120, 0, 160), Window(0, 120, 0, 160), (120, 160), flip, flip_vertical, turns)
-    sample = see(given, view, SQUARE, FILL)
+    sample = apply_view(given, view, SQUARE, FILL)
     expected = full(given.masks[0], (120, 160))
     expected = expected[:: -1 if flip_vertical else 1, :: -1 if flip else 1]
     expected = np.rot90(expected, turns)
@@ -141,7 +151,7 @@ def test_flips_and_turns_are_exact(flip: bool, flip_vertical: bool, turns: int) 
 @pytest.mark.parametrize("output", [(120, 160), (480, 500), (50, 30), (7, 5)])
 def test_a_mask_over_everything_stays_so(output: tuple[int, int]) -> None:
     mask = Patch(np.ones((120, 160), np.uint8), Window(0, 120, 0, 160))
-    seen = see_mask(mask, framed(Window(0, 120, 0, 160), (120, 160), output))
+    seen = view_mask(mask, framed(Window(0, 120, 0, 160), (120, 160), output))
     assert seen is not None
     assert seen.window == (0, output[0], 0, output[1])
     assert seen.pixels.all()
@@ -150,27 +160,27 @@ def test_a_mask_over_everything_stays_so(output: tuple[int, int]) -> None:
 def test_what_a_pixel_covers_decides_where_it_covers_many() -> None:
     pixels = np.ones((100, 100), np.uint8)
     pixels[:, 2::5] = 0  # where the centres of the output's pixels lie
-    seen = see_mask(Patch(pixels, Window(0, 100, 0, 100)), framed(Window(0, 100, 0, 100), (100, 100), (20, 20)))
+    seen = view_mask(Patch(pixels, Window(0, 100, 0, 100)), framed(Window(0, 100, 0, 100), (100, 100), (20, 20)))
     assert seen is not None
     assert seen.pixels.all()
-    seen = see_mask(Patch(1 - pixels, Window(0, 100, 0, 100)), framed(Window(0, 100, 0, 100), (100, 100), (20, 20)))
+    seen = view_mask(Patch(1 - pixels, Window(0, 100, 0, 100)), framed(Window(0, 100, 0, 100), (100, 100), (20, 20)))
     assert seen is None
 
 
 def test_what_hardly_shows_is_dropped() -> None:
     size = 100, 100
     mask = Patch(np.ones((40, 40), np.uint8), Window(30, 70, 30, 70))
-    assert see_mask(mask, framed(Window(0, 100, 66, 100), size, size)) is not None  # 4 of 40 columns
-    assert see_mask(mask, framed(Window(0, 100, 67, 100), size, size)) is None
-    assert see_mask(mask, framed(Window(0, 100, 80, 100), size, size)) is None
-    assert see_mask(mask, framed(Window(0, 100, 0, 100), size, (2, 2))) is None  # a pixel or none is left
+    assert view_mask(mask, framed(Window(0, 100, 66, 100), size, size)) is not None  # 4 of 40 columns
+    assert view_mask(mask, framed(Window(0, 100, 67, 100), size, size)) is None
+    assert view_mask(mask, framed(Window(0, 100, 80, 100), size, size)) is None
+    assert view_mask(mask, framed(Window(0, 100, 0, 100), size, (2, 2))) is None  # a pixel or none is left
     tiny = Patch(np.ones((1, 1), np.uint8), Window(5, 6, 5, 6))
-    assert see_mask(tiny, framed(Window(0, 100, 0, 100), size, size)) is None
+    assert view_mask(tiny, framed(Window(0, 100, 0, 100), size, size)) is None
 
 
 def test_labels_go_with_their_masks() -> None:
     given = original()
-    sample = see(given, framed(Window(0, 120, 100, 160), given.size, (120, 60)), SQUARE, FILL)
+    sample = apply_view(given, framed(Window(0, 120, 100, 160), given.size, (120, 60)), SQUARE, FILL)
     assert sample.labels.tolist() == [2]
     assert iou(all_masks(sample), full(given.masks[2], given.size)[:, 100:]) == 1
 
@@ -187,7 +197,7 @@ def test_an_image_on_a_canvas() -> None:
         assert bottom - top <= 120
         assert right - left <= 160
     assert max(bottom - top for top, bottom, _, _ in found) > 110
-    sample = see(original(), framed(Window(-120, 120, -160, 160), (120, 160), (96, 96)), SQUARE, FILL)
+    sample = apply_view(original(), framed(Window(-120, 120, -160, 160), (120, 160), (96, 96)), SQUARE, FILL)
     assert (sample.image[:48] == FILL).all()
     assert (sample.image[:, :48] == FILL).all()
     assert iou(all_masks(sample), (sample.image == 255).all(axis=2)) > 0.75
@@ -195,7 +205,7 @@ def test_an_image_on_a_canvas() -> None:
 
 def test_the_canvas_of_a_normalised_image_is_normalised() -> None:
     preprocess = replace(SQUARE, mean=(0.485, 0.456, 0.406), std=(0.2, 0.2, 0.2), float_resize=True)
-    sample = see(original(), framed(Window(-120, 120, 0, 160), (120, 160), (96, 96)), preprocess, FILL)
+    sample = apply_view(original(), framed(Window(-120, 120, 0, 160), (120, 160), (96, 96)), preprocess, FILL)
     expected = (np.array(FILL) / 255 - preprocess.mean) / 0.2
     np.testing.assert_allclose(sample.image[0, 0], expected, atol=1e-5)
 
@@ -412,7 +422,7 @@ def dataset(folder: Path, size: tuple[int, int] = (30, 40)) -> tuple[Dataset, Im
 
 
 def test_only_objects_with_pixels_are_read(tmp_path: Path) -> None:
-    found = read(*dataset(tmp_path))
+    found = read_original(*dataset(tmp_path))
     assert found.labels.tolist() == [1, 0]
     assert [mask.window for mask in found.masks] == [(5, 15, 5, 15)] * 2
     assert found.size == (30, 40)
@@ -421,4 +431,4 @@ def test_only_objects_with_pixels_are_read(tmp_path: Path) -> None:
 def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
     data, record = dataset(tmp_path, (40, 30))
     with pytest.raises(InputError, match="'a.png' is listed as 40 x 30, but the file is 30 x 40"):
-        read(data, record)
+        read_original(data, record)

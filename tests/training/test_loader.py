@@ -24,8 +24,8 @@ from maskline.models.network import Target
 from maskline.preprocess import Preprocess
 from maskline.training import loader as loaders
 from maskline.training.augment import Augment
-from maskline.training.loader import Batch, LoaderError, TrainingLoader, loader
-from maskline.training.samples import read
+from maskline.training.loader import Batch, LoaderError, TrainingLoader, make_loader
+from maskline.training.samples import read_original
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 SQUARE = Preprocess(64, 64)
@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def make(data: Dataset, augment: Augment = ALL, preprocess: Preprocess = SQUARE, **how: int) -> TrainingLoader:
     options = {"batch_size": 2, "seed": 3, "workers": 0} | how
-    return loader(data, preprocess, augment, **options)  # type: ignore[arg-type]
+    return make_loader(data, preprocess, augment, **options)  # type: ignore[arg-type]
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -253,7 +253,7 @@ def test_workers_change_nothing(data: Dataset, preprocess: Preprocess, augment: 
 def test_resuming_gives_the_rest_and_reads_no_more(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = list(make(data).epoch(2))
     reads: list[Any] = []
-    monkeypatch.setattr(loaders, "read", noting(reads, read))
+    monkeypatch.setattr(loaders, "read_original", noting(reads, read_original))
     rest = list(make(data).epoch(2, start=3))
     assert all_same(whole[3:], rest)
     assert 2 * len(rest) <= len(reads) <= 4 * len(rest)
@@ -315,7 +315,7 @@ def test_nothing_to_read_ends_the_run_with_one_line(data: Dataset, tmp_path: Pat
 def test_a_killed_worker_ends_the_run_with_one_line(data: Dataset) -> None:
     batches = make(data, workers=1, batch_size=1)
     started = time.monotonic()
-    with pytest.raises(LoaderError, match="was killed, as happens where memory") as info:
+    with pytest.raises(LoaderError, match="was killed, as happens when memory") as info:
         for number, _ in enumerate(batches.epoch(0)):
             if number == 1:
                 (worker,) = batches._loader._iterator._workers  # type: ignore[union-attr]
@@ -330,7 +330,7 @@ def test_a_fault_of_our_own_is_not_taken_for_a_killed_worker(data: Dataset, monk
     def fail(*args: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(loaders, "read", fail)  # workers are forked: they have it too
+    monkeypatch.setattr(loaders, "read_original", fail)  # workers are forked: they have it too
     for workers in (0, 1):
         with pytest.raises(RuntimeError, match="a bug") as info:
             next(make(data, workers=workers).epoch(0))
@@ -365,7 +365,7 @@ def test_nothing_to_train_on(data: Dataset) -> None:
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared")
 def test_photos_keep_their_objects() -> None:
     data = load_splits(SHARED / "coco_sample")["val"]
-    batches = loader(data, Preprocess(640, 640), Augment(flip=0), batch_size=4, seed=0, workers=0)
+    batches = make_loader(data, Preprocess(640, 640), Augment(flip=0), batch_size=4, seed=0, workers=0)
     seen = 0
     for _, batch in zip(range(3), batches.epoch(0), strict=False):
         for target in batch.targets:

@@ -26,7 +26,7 @@ from maskline.models.rcnn.network import MaskRCNN
 from maskline.models.solov2.network import SOLOv2
 from maskline.training import start
 from maskline.training.settings import BACKBONE, TrainSettings
-from maskline.training.start import file_of, load_with_classes, new_network
+from maskline.training.start import initial_weights_file, load_with_classes, new_network
 from maskline.weights.load import labels_in_file, save_weights
 
 # Other classes
@@ -84,7 +84,7 @@ def test_as_many_classes_are_the_same_classes_where_nothing_has_names(classes: i
     network, state = TwoStage(classes), weights(classes)
     (told,) = load_with_classes(network, state, FILE, ROW, names(classes), None)
     assert (
-        told == f"the weights have no class names: their {classes} classes are taken for the data set's, in this order"
+        told == f"the weights have no class names: their {classes} classes are taken as the data set's, in this order"
     )
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
@@ -134,7 +134,7 @@ def test_the_user_is_told_what_is_made_anew(tmp_path: Path, caplog: pytest.LogCa
     with caplog.at_level(logging.INFO, "maskline"):
         new_network(TrainSettings(model=ROW.name, data=tmp_path, weights=str(tmp_path / "w.safetensors")), names(2))
     reason, _, remade = caplog.messages[-1].rpartition(": ")
-    assert reason == "re-initialised, because the file has other classes than the data set's 2"
+    assert reason == "re-initialised, because the classes in the file are not the data set's 2"
     assert sorted(remade.split(", ")) == sorted(REMADE)
 
 
@@ -250,9 +250,9 @@ def test_what_is_known_of_a_class_goes_where_its_name_is(
     if family.background is not None:
         torch.testing.assert_close(family.background(fresh), family.background(source), rtol=1e-5, atol=1e-5)
     shared, others = [c for c in wanted if c in known], [c for c in wanted if c not in known]
-    expected_notes = [f"classes whose weights are taken over, by name: {', '.join(shared) or 'none'}"]
+    expected_notes = [f"classes whose weights are kept, by name: {', '.join(shared) or 'none'}"]
     if others:
-        expected_notes.append(f"classes that the weights don't know, which are re-initialised: {', '.join(others)}")
+        expected_notes.append(f"classes not in the weights, which are re-initialised: {', '.join(others)}")
     assert notes == ([] if known == wanted else expected_notes)
 
 
@@ -316,6 +316,6 @@ def test_weights_at_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(start, "fetch", fetch)
     monkeypatch.setenv("MASKLINE_HOME", str(tmp_path))
-    a, b = (file_of(f"https://example.com/{n}/mine.pdparams?key=1", ROW) for n in "ab")
+    a, b = (initial_weights_file(f"https://example.com/{n}/mine.pdparams?key=1", ROW) for n in "ab")
     assert a.name == b.name == "mine.pdparams" and a != b and a.is_relative_to(tmp_path)
     assert asked == [f"https://example.com/{n}/mine.pdparams?key=1" for n in "ab"]

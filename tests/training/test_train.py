@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +27,8 @@ from maskline.data.reading import load_splits
 from maskline.errors import DatasetError, DeviceError, MasklineError, ParameterError, UnknownNameError, WeightsError
 from maskline.paddlex import train_results
 from maskline.training import TrainResult, TrainSettings, checkpoint, loop, processes, train
-from maskline.training.augment import Augment
+from maskline.training.augment import Augment, as_augment, recipe_augment
 from maskline.training.run import prepare
-from maskline.training.settings import as_augment, recipe_augment
 from maskline.weights.load import labels_in_file, load_network
 
 
@@ -65,7 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, discs: Path) -> Finished:
 
     settings = TrainSettings(
         model="PP-YOLOE_seg-N", data=discs, output=tmp_path_factory.mktemp("run") / "out", epochs=3, batch_size=4,
-        weights="scratch", device="cpu", workers=1, log_interval=1, augment=Augment(jitter=(1, 1), sizes=(64,)),
+        weights="scratch", device="cpu", workers=1, log_interval=1, augment=asdict(Augment(jitter=(1, 1), sizes=(64,))),
         keep=1,
     )  # fmt: skip
     return Finished(settings.output, train(settings, report), reports)
@@ -228,9 +227,9 @@ def test_a_resumed_run_keeps_its_settings(settings: TrainSettings, tmp_path: Pat
     aside = settings.output / "earlier_run_1"
     assert sorted(p.name for p in aside.iterdir()) == ["best_model", "model_final"]  # of more epochs than the first
     assert same(weights(aside), weights(settings.output))
-    with pytest.raises(ParameterError, match="a run goes on where it is"):
+    with pytest.raises(ParameterError, match="but the run to resume is in"):
         train(replace(again, output=tmp_path / "elsewhere"))
-    with pytest.raises(ParameterError, match="epochs is 9, but the run to resume was begun with 2: leave it out"):
+    with pytest.raises(ParameterError, match="epochs is 9, but the run to resume was started with 2: leave it out"):
         train(replace(again, epochs=9))
 
 
@@ -267,7 +266,7 @@ def test_another_data_set_is_no_way_to_go_on(settings: TrainSettings, tmp_path: 
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
     train(settings)
     other = without_val(make_discs(tmp_path / "more", train=9), tmp_path / "other")
-    with pytest.raises(ParameterError, match="other is not the data set that the run in .* was begun with"):
+    with pytest.raises(ParameterError, match="other is not the data set that the run in .* was started with"):
         train(replace(settings, data=other, resume=settings.output))
 
 
@@ -302,8 +301,8 @@ def test_classes_are_made_anew(
         train(
             replace(settings, data=without_val(three, tmp_path / "data3"), output=tmp_path / "next", weights=str(start))
         )
-    assert "classes that the weights don't know, which are re-initialised: b, c" in caplog.text
-    assert "classes whose weights are taken over, by name: ring" in caplog.text
+    assert "classes not in the weights, which are re-initialised: b, c" in caplog.text
+    assert "classes whose weights are kept, by name: ring" in caplog.text
     assert load_network("PP-YOLOE_seg-N", tmp_path / "next/best_model/best_model.safetensors").num_classes == 3
 
 
@@ -319,11 +318,12 @@ def test_weights_of_another_network(settings: TrainSettings, pdparams: Path) -> 
     ("change", "error", "told"),
     [
         ({"epochs": 0}, ParameterError, "epochs is 0"),
-        ({"precision": "fp8"}, ParameterError, "expected one of fp32, bf16, fp16"),
+        ({"precision": "fp8"}, ParameterError, "unknown precision 'fp8': .*known: fp32, bf16, fp16"),
         ({"learning_rate": -1.0}, ParameterError, "learning_rate is -1.0"),
         ({"learning_rate": float("inf")}, ParameterError, "learning_rate is inf"),
         ({"warmup_steps": -1}, ParameterError, "warmup_steps is -1"),
-        ({"augment": {"flip": 0.5}}, ParameterError, "expected an Augment"),
+        ({"augment": {"flip": 2}}, ParameterError, "flip is 2: expected a number from 0 to 1"),
+        ({"augment": {"flop": 0.5}}, UnknownNameError, "did you mean 'flip'"),
         ({"device": "tpu"}, ParameterError, "unknown device 'tpu'"),
         ({"device": "npu:3"}, DeviceError, "device 'npu:3' is not available: torch has cpu.* here; install a build"),
         ({"num_classes": 5}, ParameterError, "num_classes is 5, but .* has 2 classes"),

@@ -8,7 +8,7 @@ import torch
 from maskline.errors import DeviceError, ParameterError
 from maskline.runtime.device import PROVIDERS
 from maskline.training import devices, processes
-from maskline.training.devices import KINDS, Devices, choose, settle
+from maskline.training.devices import KINDS, Devices, choose, resolve
 
 
 @pytest.fixture
@@ -41,11 +41,11 @@ def test_what_is_meant(text: str, processes: int, chosen: Devices, four_gpus: No
 @pytest.mark.parametrize(
     ("text", "processes", "error", "told"),
     [
-        ("gpu:0,cpu", 1, ParameterError, "training takes one kind"),
+        ("gpu:0,cpu", 1, ParameterError, "training takes devices of one kind"),
         ("gpu:0,1", 3, ParameterError, "processes is 3, but gpu:0,1 is 2 devices"),
         ("gpu:0", 2, ParameterError, "processes is 2, but gpu:0 is 1 device: one"),
         ("cpu,cpu", 3, ParameterError, "processes is 3"),
-        ("gpu:1,1", 1, ParameterError, "each can be named once only"),
+        ("gpu:1,1", 1, ParameterError, "each device may be given once"),
         ("gpu:a", 1, ParameterError, "a whole number"),
         ("tpu", 1, ParameterError, "unknown device 'tpu'"),
         ("gpu:4", 1, DeviceError, "device 'gpu:4' is not available: torch has gpu:0,1,2,3 here"),
@@ -64,8 +64,8 @@ def test_the_processor_stands_in_for_a_kind_that_is_not_there(
     """As the environment says, or PaddleX's own forms; but never for one number of several."""
     monkeypatch.delenv("MASKLINE_DEVICE_FALLBACK", raising=False)
     monkeypatch.setattr(devices, "_count", lambda kind: 0)
-    assert settle("gpu:0,1,2,3", cpu_fallback=True) == "cpu"
-    assert settle("cpu,cpu", cpu_fallback=True) == "cpu,cpu" and settle("cpu") == "cpu"
+    assert resolve("gpu:0,1,2,3", cpu_fallback=True) == "cpu"
+    assert resolve("cpu,cpu", cpu_fallback=True) == "cpu,cpu" and resolve("cpu") == "cpu"
     with pytest.raises(DeviceError, match="device 'gpu:0' is not available: torch has cpu here"):
         choose("gpu:0,1", 1)
     monkeypatch.setenv("MASKLINE_DEVICE_FALLBACK", "1")
@@ -94,7 +94,7 @@ def test_what_to_install_depends_on_the_build(
     for name in ("cuda", "hip", "xpu"):
         monkeypatch.setattr(torch.version, name, build.get(name))
     with pytest.raises(DeviceError, match=f"device '{device}' is not available: torch has cpu here; {told}"):
-        settle(device)
+        resolve(device)
 
 
 def test_by_default_the_first_gpu_else_the_processor(four_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def test_a_full_disk_in_between_is_told(
     settings = unevaluated(settings, tmp_path / "data")
     with caplog.at_level(logging.WARNING):
         train(settings)
-    assert "No space left on device; training goes on" in caplog.text
+    assert "No space left on device; training continues" in caplog.text
     assert sorted(p.name for p in settings.output.iterdir() if p.is_dir()) == [
         "0", "best_model", "model_final", "tensorboard",
     ]  # fmt: skip
@@ -60,7 +60,7 @@ def test_an_image_that_goes_bad_is_told(
     (broken / "images" / "train2.png").write_bytes(b"\x89PNG no")
     with caplog.at_level(logging.WARNING):
         train(replace(settings, data=without_val(broken, tmp_path / "data"), epochs=2))
-    assert caplog.text.count("train2.png is left out") == 1 and "training goes on" in caplog.text
+    assert caplog.text.count("train2.png is left out") == 1 and "training continues" in caplog.text
     assert checkpoint.read(settings.output / "model_final").epochs == 2
 
 
@@ -124,7 +124,7 @@ def test_a_refused_export_keeps_the_weights_and_says_how_to_go_on(
     command = f"maskline export PP-YOLOE_seg-N --weights '{weights}' --output '{weights.with_name('inference')}'"
     told = (
         "not exported: the graph disagrees with the network; not written; the weights are kept: train longer, or try "
-        f"again by `{command}`"
+        f"again with `{command}`"
     )
     assert str(caught.value) == told and caught.value.exit_code == 1 and weights.is_file()
     assert (settings.output / "train.log").read_text().count(told) == 1

@@ -20,10 +20,10 @@ from maskline.models.mask_rtdetr.network import MaskRTDETR
 from maskline.models.mask_rtdetr.weights import RENAME
 from maskline.weights.load import (
     empty_network,
-    fit,
     labels_in_file,
     load_network,
-    rename,
+    mismatches,
+    rename_keys,
     save_weights,
 )
 
@@ -41,7 +41,7 @@ def arrays() -> dict[str, np.ndarray]:
 def test_every_key_is_used_once_in_the_right_layout(pdparams: Path, arrays: dict[str, np.ndarray]) -> None:
     network = load_network("Mask-RT-DETR-S", pdparams)
     state = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-    renamed = rename(list(arrays), RENAME)
+    renamed = rename_keys(list(arrays), RENAME)
     assert set(renamed.values()) == set(state) and len(renamed) == len(state) == 646
     linear = {f"{n}.weight" for n, m in network.named_modules() if isinstance(m, nn.Linear)}
     for old, new in renamed.items():
@@ -70,7 +70,7 @@ def steps(name: str) -> list[str]:
 
 def test_two_names_never_become_one() -> None:
     with pytest.raises(WeightsError, match="'a.x' and 'b.x' are both called 'c.x'"):
-        rename(["a.x", "b.x"], ((r"^[ab]\.", "c."),))
+        rename_keys(["a.x", "b.x"], ((r"^[ab]\.", "c."),))
 
 
 def test_all_faults_in_one_message(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -134,5 +134,5 @@ def test_a_parameter_of_each_network_tells_how_many_classes_there_are(spec: cata
     with torch.device("meta"):
         state = models.build(spec.name, classes).state_dict()
     assert state[family_of(spec.name).class_parameter].shape == (classes,)
-    assert not fit(empty_network(spec.name, state), {k: v for k, v in state.items() if "num_batches" not in k})
-    assert fit(empty_network(spec.name, {}), {k: v for k, v in state.items() if "num_batches" not in k})
+    assert not mismatches(empty_network(spec.name, state), {k: v for k, v in state.items() if "num_batches" not in k})
+    assert mismatches(empty_network(spec.name, {}), {k: v for k, v in state.items() if "num_batches" not in k})

@@ -149,7 +149,7 @@ HUGE = b"\x8a\x08" + struct.pack("<q", 1 << 60)
         (assembled(RECONSTRUCT, b"cnumpy\nndarray\n", HUGE, b"\x85C\x01b\x87R"), "calls reconstruct in a way"),
         (assembled(RECONSTRUCT, b"cnumpy\ndtype\nK\x00\x85C\x01b\x87R"), "calls reconstruct in a way"),
         (assembled(b"c_codecs\nencode\n", text("a"), text("rot13"), b"\x86R"), "calls encode in a way"),
-        (assembled(b"c_codecs\nencode\n", text("\u20ac"), text("latin1"), b"\x86R"), "text where bytes should be"),
+        (assembled(b"c_codecs\nencode\n", text("\u20ac"), text("latin1"), b"\x86R"), "a string where bytes should be"),
         (assembled(b"NN\x85R"), "calls None"),
         (assembled(b"cnumpy\nndarray\n", b"]R"), "with a list of 0"),
         (assembled(b"}}b"), "sets the state of an empty dict"),
@@ -172,9 +172,9 @@ HUGE = b"\x8a\x08" + struct.pack("<q", 1 << 60)
         (entry(EMPTY + state(b"K\x00" + HUGE + b"\x86")), "impossible shape"),
         (entry(EMPTY + state(b"J\x00\x00\x00\x40\x85")), "of shape (1073741824,), type float32, with 0 bytes"),
         (entry(EMPTY + state(b"K\x02\x85", data=b"C\x04abcd")), "with 4 bytes of data"),
-        (entry(EMPTY + state(b"K\x01\x85", data=b"]")), "not described as numpy does it"),
-        (entry(EMPTY + state(b"K\x01\x85", dtype=b"N")), "not described as numpy does it"),
-        (entry(EMPTY + state(b"N", data=b"C\x04abcd")), "not described as numpy does it"),
+        (entry(EMPTY + state(b"K\x01\x85", data=b"]")), "numpy would not describe so"),
+        (entry(EMPTY + state(b"K\x01\x85", dtype=b"N")), "numpy would not describe so"),
+        (entry(EMPTY + state(b"N", data=b"C\x04abcd")), "numpy would not describe so"),
         (
             entry(EMPTY + state(b"K\x01\x85", data=b"C\x04abcd") + state(b"K\x01\x85", data=b"C\x04abcd")),
             "not described",
@@ -237,7 +237,7 @@ def test_no_memory(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
         raise MemoryError
 
     monkeypatch.setattr(module, "_read", fail)
-    refused(write(GOOD_BYTES), "more memory than there is")
+    refused(write(GOOD_BYTES), "more memory than is available")
 
 
 def test_aliases_stay_one_array(write: Write) -> None:

@@ -20,8 +20,8 @@ from maskline._wording import shortened
 from maskline.cli.configs import config, save_pipeline_config
 from maskline.cli.datasets import check, convert, split
 from maskline.cli.predicting import Showing, predict, predict_by_pipeline, showing_options
-from maskline.cli.running import MODEL, MODEL_DIR, Running, running_options
-from maskline.cli.serving import PIPELINE, SELFTEST, Serving, serve, serve_pipeline, serving_options
+from maskline.cli.running import Running, running_options
+from maskline.cli.serving import PIPELINE, SELFTEST, serve, serve_pipeline, serving_options
 from maskline.cli.signals import terminable
 from maskline.cli.training import compare, evaluate, export, train
 from maskline.errors import MasklineError, OutputError
@@ -33,7 +33,7 @@ PLUGINS = (
 
 
 class _Cli(click.Group):
-    """Commands, and beside them the options with which the reference does without."""
+    """Commands, and the options for use without a command, as in PaddleX."""
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         params = [p for p in self.get_params(context) if not getattr(p, "hidden", False)]
@@ -50,7 +50,7 @@ class _Cli(click.Group):
 
 
 def _hyphens(name: str) -> str:
-    """Options and commands may be written with underscores, as the reference's are."""
+    """Accept underscores in options and commands, as PaddleX writes them."""
     return name.replace("_", "-")
 
 
@@ -72,8 +72,6 @@ def _ignore(context: click.Context, parameter: click.Parameter, given: object) -
 )
 @click.version_option(__version__, package_name="maskline")
 @PIPELINE
-@MODEL
-@MODEL_DIR
 @click.option("--input", "inputs", multiple=True, metavar="INPUT", help="Input to predict; can be repeated.")
 @showing_options
 @running_options
@@ -110,8 +108,6 @@ def _ignore(context: click.Context, parameter: click.Parameter, given: object) -
 def cli(
     context: click.Context,
     pipeline: str | None,
-    model_name: str | None,
-    model_dir: str | None,
     inputs: tuple[str, ...],
     showing: Showing,
     running: Running,
@@ -121,7 +117,7 @@ def cli(
     overrides: tuple[str, ...],
     serves: bool,
     selftest: bool,
-    serving: Serving,
+    serving: Mapping[str, Any],
 ) -> None:
     """Instance segmentation: a photo in, masks out."""
     given = {str(p.name): p.opts[0] for p in cli.params if p.expose_value and _is_given(context, p)}
@@ -138,11 +134,11 @@ def cli(
         _run_job(config_file, overrides)
     elif serves:
         _refuse(given, ("serves", *_names(serve)), "does not go with --serve")
-        serve_pipeline(pipeline, model_name, model_dir, showing.threshold, selftest, serving, running)
+        serve_pipeline(pipeline, showing.threshold, selftest, serving, running)
     elif pipeline is not None:
         _refuse(given, [name for name in given if name != "force"], "goes with --get-pipeline-config")
         _refuse(given, ("pipeline", *_names(predict)), "goes with --serve")
-        predict_by_pipeline(pipeline, model_name, model_dir, inputs, showing, running)
+        predict_by_pipeline(pipeline, inputs, showing, running)
     else:
         _refuse(given, (), "needs --pipeline instance_segmentation, or a pipeline's YAML file")
         click.echo(context.get_help(), err=True)
@@ -158,7 +154,7 @@ def _is_given(context: click.Context, parameter: click.Parameter) -> bool:
 
 
 def _refuse(given: Mapping[str, str], legal: Collection[str], why: str) -> None:
-    """Raise UsageError for the first option that does not belong to what is asked for."""
+    """Raise UsageError for the first option given that is not among the legal ones."""
     for name, option in given.items():
         if name not in legal:
             raise click.UsageError(f"{option} {why}")
@@ -179,12 +175,12 @@ for command in (predict, serve, train, evaluate, compare, export, check, convert
 
 
 def _run_job(config_file: str | None, overrides: Sequence[str]) -> None:
-    """What ``python main.py -c CONFIG -o Section.key=value …`` does. Ends with 1 if the job fails."""
+    """Run a job, as ``python main.py -c CONFIG -o Section.key=value …`` does. Exits with 1 if it fails."""
     from maskline.paddlex import jobs
     from maskline.paddlex.module import gather
     from maskline.runtime.device import parse_devices
 
-    logging.getLogger("maskline").setLevel(logging.INFO)  # because what the documents show is logged
+    logging.getLogger("maskline").setLevel(logging.INFO)  # the documents show what is logged
     given = gather(config_file, overrides)
     with jobs.recorded(given.mode, given.output):
         config = given.checked()
@@ -197,11 +193,11 @@ def _run_job(config_file: str | None, overrides: Sequence[str]) -> None:
 
 
 class _StdoutError(OutputError):
-    """Standard output can't be written to."""
+    """Standard output is not writable."""
 
 
 class _Stdout:
-    """Stands in for standard output, so that its errors can be told from those of files and libraries."""
+    """Wraps standard output to distinguish its errors from those of files and libraries."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -227,11 +223,11 @@ class _Stdout:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors made on purpose become one line and an exit code."""
+    """Run the command line; a `MasklineError` becomes one line and an exit code."""
     log_to_terminal()
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong with an image, we say ourselves
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # `InputError` says what is wrong with an image
     warnings.filterwarnings("ignore", module="PIL")
-    for stream in (sys.stdout, sys.stderr):  # file names and texts of others may hold what the terminal has no code for
+    for stream in (sys.stdout, sys.stderr):  # file names may have characters that the terminal can't show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -240,8 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except _StdoutError as error:
-        sys.stdout = None  # or Python would try to write the rest, and fail again
-        if isinstance(error.__cause__, BrokenPipeError):  # nobody reads it any more
+        sys.stdout = None  # so that Python does not try to flush it at exit
+        if isinstance(error.__cause__, BrokenPipeError):  # the reader has gone
             sys.exit(1)
         _end(str(error), error.exit_code)
     except MasklineError as error:

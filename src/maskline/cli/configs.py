@@ -1,4 +1,4 @@
-"""Configuration files to start from: ``config``, and the reference's ``--get_pipeline_config``."""
+"""Configuration files to start from: ``config``, and PaddleX's ``--get_pipeline_config``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def config(name: str, save_path: str | None, force: bool) -> None:
 
 
 def save_pipeline_config(name: str, save_path: str | None, force: bool) -> None:
-    """What ``maskline --get_pipeline_config NAME`` does; without a path the file comes into the working directory."""
+    """Do what ``maskline --get_pipeline_config NAME`` does; without a path, write to the working directory."""
     from maskline.paddlex.pipeline import PIPELINE
     from maskline.paddlex.reference import PIPELINE_YAML
 
@@ -46,5 +46,5 @@ def _write(text: str, name: str, save_path: str, force: bool) -> Path:
     if path.suffix.lower() not in (".yaml", ".yml") or path.is_dir():
         path = path / f"{name}.yaml"
     if path.exists() and not force:
-        raise OutputError(f"{path} is there already: --force writes over it")
+        raise OutputError(f"{path} already exists: --force overwrites it")
     return replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))

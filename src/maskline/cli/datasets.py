@@ -4,50 +4,59 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from maskline._options import Option, like
 from maskline._wording import counted, shortened
-from maskline.cli.dataset_options import dataset_options
+from maskline.cli.options import options
+from maskline.data.formats import writable_formats
+from maskline.data.options import Crowd, DatasetOptions, SplitConfig
 from maskline.errors import ParameterError
 
 if TYPE_CHECKING:
-    from maskline.data.crowds import Crowd
     from maskline.data.dataset import Dataset
     from maskline.data.faults import Fault
 
-FAULTS_TOLD = 5  # of a kind
+FAULTS_SHOWN = 5  # of a kind
 
-_crowd = click.option(
-    "--crowd",
-    type=click.Choice(["instances", "regions"]),
-    help="What iscrowd: 1 means: single objects (as in CVAT's exports of brush and SAM masks), or crowd regions.",
-)
+DATA = click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
+dataset_options = options(DatasetOptions, "source")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions:
+    """Options of ``check``."""
+
+    output: Annotated[Path, Option("Folder for the report.")] = Path("output")
+    fix: Annotated[Path | None, Option("Write a corrected copy to this new folder.", metavar="NEW")] = None
+    crowd: Annotated[
+        Crowd | None,
+        Option(
+            "What iscrowd: 1 means: single objects (as in CVAT's exports of brush and SAM masks), or crowd regions."
+        ),
+    ] = None
+    strict: Annotated[bool, Option("Fail on warnings too.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertOptions:
+    """Options of ``convert``."""
+
+    to: Annotated[str, Option("Format to write.", metavar="FORMAT", listed=writable_formats)]
+    skip_errors: Annotated[bool, Option("Skip what can't be read, with a warning.")] = False
+    crowd: Annotated[Crowd | None, like(CheckOptions, "crowd")] = None
 
 
 @click.command()
-@click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
+@DATA
 @dataset_options
-@click.option(
-    "--output", default="output", show_default=True, type=click.Path(path_type=Path), help="Folder for the report."
-)
-@click.option(
-    "--fix", "target", metavar="NEW", type=click.Path(path_type=Path), help="Write a corrected copy to this new folder."
-)
-@_crowd
-@click.option("--strict", is_flag=True, help="Fail on warnings too.")
-def check(
-    folder: Path,
-    data_format: str | None,
-    images: Path | None,
-    output: Path,
-    target: Path | None,
-    crowd: Crowd | None,
-    strict: bool,
-) -> None:
+@options(CheckOptions, "how")
+def check(folder: Path, source: DatasetOptions, how: CheckOptions) -> None:
     """Check every record, image and mask of a data set. The exit code is 1 if there are errors.
 
     Writes a report (check_dataset/report.html) and a list of all faults (check_dataset/faults.json).
@@ -55,94 +64,73 @@ def check(
     from maskline.data.fix import fix
     from maskline.paddlex.check_dataset import FOLDER, PASSED, examine
 
-    reading, result = examine(folder, output, data_format, images, crowd=crowd, strict=strict)
+    reading, result = examine(folder, how.output, source.data_format, source.images, crowd=how.crowd, strict=how.strict)
     _print_faults(reading.faults)
     _print_notes(reading.notes)
     errors, warnings = len(reading.errors), len(reading.faults) - len(reading.errors)
     counts = "; ".join(f"{split}: {_contents(dataset)}" for split, dataset in reading.splits.items())
-    told = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
-    click.echo(f"{counts}; {told}; report: {output / FOLDER / 'report.html'}")
-    if target is not None:
-        fixed = fix(reading, target, folder)
+    total = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
+    click.echo(f"{counts}; {total}; report: {how.output / FOLDER / 'report.html'}")
+    if how.fix is not None:
+        fixed = fix(reading, how.fix, folder)
         for name, (before, after) in fixed.counts.items():
             nouns = zip(("image", "annotation"), before, after, strict=True)
             kept = ", ".join(f"{new} of {counted(old, noun)}" for noun, old, new in nouns)
-            click.echo(f"{target}: {name}: {kept}")
+            click.echo(f"{how.fix}: {name}: {kept}")
         number = counted(fixed.number("fixed"), "fault")
         left_out, left = fixed.number("left out"), fixed.number("left")
-        click.echo(f"{target}: {number} fixed, {left_out} more by leaving out, {left} left; all are in fixes.json")
+        click.echo(f"{how.fix}: {number} fixed, {left_out} more by leaving out, {left} left; all are in fixes.json")
     if not result["check_pass"]:
         sys.exit(1)
     click.echo(PASSED)
 
 
 @click.command()
-@click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="SOURCE", type=click.Path(path_type=Path))
 @click.argument("target", metavar="NEW", type=click.Path(path_type=Path))
-@click.option("--to", required=True, metavar="FORMAT", help="coco, labelme, yolo, voc or cvat.")
+@options(ConvertOptions, "how")
 @dataset_options
-@click.option("--skip-errors", is_flag=True, help="Skip what can't be read, with a warning.")
-@_crowd
-def convert(
-    source: Path,
-    target: Path,
-    to: str,
-    data_format: str | None,
-    images: Path | None,
-    skip_errors: bool,
-    crowd: Crowd | None,
-) -> None:
-    """Convert a data set into a new folder: COCO, LabelMe, YOLO-seg, Pascal VOC, CVAT."""
+def convert(folder: Path, target: Path, how: ConvertOptions, source: DatasetOptions) -> None:
+    """Convert a data set into a new folder, in another format."""
     from maskline.data.convert import convert as convert_dataset
 
-    done = convert_dataset(source, target, to, data_format, images=images, skip_errors=skip_errors, crowd=crowd)
+    done = convert_dataset(
+        folder,
+        target,
+        how.to,
+        source.data_format,
+        images=source.images,
+        skip_errors=how.skip_errors,
+        crowd=how.crowd,
+    )
     _print_faults(done.faults)
     _print_notes(done.notes)
     for split, dataset in done.splits.items():
         click.echo(f"{split}: {_size(dataset)}")
-    click.echo(f"{target}: from {done.source_format} to {to.lower()}")
+    click.echo(f"{target}: from {done.source_format} to {how.to.lower()}")
 
 
 @click.command()
-@click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
+@DATA
 @dataset_options
-@click.option(
-    "--val", type=float, default=20, show_default=True, metavar="PERCENT", help="Percentage of images in val."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the split.")
-@click.option("--stratify", is_flag=True, help="Keep the class proportions in both splits.")
-@click.option(
-    "--group",
-    metavar="KIND",
-    help="Keep groups of images together: folder, similar, key:NAME, or a regular expression.",
-)
+@options(SplitConfig, "how")
 @click.option(
     "--output",
     metavar="NEW",
     type=click.Path(path_type=Path),
     help="Write a new data set here. Default: split in place.",
 )
-def split(
-    folder: Path,
-    data_format: str | None,
-    images: Path | None,
-    val: float,
-    seed: int,
-    stratify: bool,
-    group: str | None,
-    output: Path | None,
-) -> None:
+def split(folder: Path, source: DatasetOptions, how: SplitConfig, output: Path | None) -> None:
     """Split a data set into train and val at random.
 
     By default in place: existing annotation files are kept as .bak.
     """
-    from maskline.data.split import SplitConfig, split_in_place, split_into
+    from maskline.data.split import split_in_place, split_into
 
-    how = SplitConfig(val, seed, stratify, group)
     if output is not None:
-        parts = split_into(output, folder, how, data_format, images)
-    elif data_format is not None or images is not None:
-        raise ParameterError("--from and --images need --output: only PaddleX's layout is divided in place")
+        parts = split_into(output, folder, how, source.data_format, source.images)
+    elif source != DatasetOptions():
+        raise ParameterError("--from and --images need --output: only PaddleX's layout is split in place")
     else:
         parts = split_in_place(folder, how)
     for name, dataset in parts.items():
@@ -155,8 +143,8 @@ def _size(dataset: Dataset) -> str:
 
 def _contents(dataset: Dataset) -> str:
     crowds = sum(annotation.crowd for annotation in dataset.annotations)
-    told = f"{counted(len(dataset.images), 'image')}, {counted(len(dataset.annotations) - crowds, 'instance')}"
-    return f"{told}, {counted(crowds, 'crowd region')}" if crowds else told
+    counts = f"{counted(len(dataset.images), 'image')}, {counted(len(dataset.annotations) - crowds, 'instance')}"
+    return f"{counts}, {counted(crowds, 'crowd region')}" if crowds else counts
 
 
 def _print_notes(notes: Sequence[str]) -> None:
@@ -165,12 +153,12 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 
 def _print_faults(faults: Sequence[Fault]) -> None:
-    """By kind: what is wrong, what to do, the first few of many."""
+    """Print faults by kind: what is wrong, what to do, and the first few."""
     for kind, group in groupby(faults, key=lambda fault: fault.kind):
         of_kind = list(group)
-        mended = "" if kind.fix is None else f" (--fix: {kind.fix})"
-        click.echo(f"{kind.severity}: {kind.title}, {len(of_kind)} x; {kind.advice}{mended}")
-        for fault in of_kind[:FAULTS_TOLD]:
+        remedy = "" if kind.fix is None else f" (--fix: {kind.fix})"
+        click.echo(f"{kind.severity}: {kind.title}, {len(of_kind)} x; {kind.advice}{remedy}")
+        for fault in of_kind[:FAULTS_SHOWN]:
             click.echo(shortened(f"  {fault.split} {fault.file}: {fault.what}"))
-        if len(of_kind) > FAULTS_TOLD:
-            click.echo(f"  and {len(of_kind) - FAULTS_TOLD} more")
+        if len(of_kind) > FAULTS_SHOWN:
+            click.echo(f"  and {len(of_kind) - FAULTS_SHOWN} more")

@@ -1,125 +1,99 @@
-"""Commands that predict: ``predict``, and the reference's ``--pipeline``."""
+"""Commands that predict: ``predict``, and PaddleX's ``--pipeline``."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from maskline._options import Option, check_options
 from maskline._progress import track
 from maskline._wording import counted
-from maskline.cli.running import MODEL, MODEL_DIR, THRESHOLD, Running, gathered, running_options
+from maskline.cli.options import option, options
+from maskline.cli.running import Running, running_options
 from maskline.errors import DownloadError, InputError, ParameterError
+from maskline.outputs.formats import WRITERS, MaskFormat
 
 if TYPE_CHECKING:
-    from maskline.outputs.formats import Writer
+    from maskline.outputs.writer import Writer
     from maskline.runtime.predictor import Predictor
 
-OUTSIDE_WORTH_TELLING = 0.1
-EMBEDDED_NOTE = "no --model given: the embedded one, which knows nuclei in microscopy; `maskline models` lists others"
+REPORTED_OUTSIDE = 0.1  # share of a mask outside its box from which it is reported
+EMBEDDED_NOTE = "no --model given: using the embedded one, for nuclei in microscopy; `maskline models` lists others"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Showing:
-    """What becomes of results."""
+    """Which results are kept, and in which form."""
 
-    threshold: float | None
-    save_path: str | None
-    mask_format: str
-    exports: str | None
-    simplify: float | None
-    grow_boxes: bool
-    skip_errors: bool
-    quiet: bool
+    threshold: Annotated[
+        float | None,
+        Option("Keep scores above this.", metavar="SCORE", least=0, most=1, unset="the model's own"),
+    ] = None
+    save_path: Annotated[str | None, Option("Save drawn images and JSON files here.", metavar="DIR")] = None
+    mask_format: Annotated[MaskFormat, Option("Form of masks in the JSON files. A polygon has no holes.")] = "list"
+    exports: Annotated[
+        str | None,
+        Option(
+            "Also write these formats to --save-path, separated by commas.",
+            flag="--export",
+            metavar="FORMATS",
+            listed=WRITERS.keys,
+        ),
+    ] = None
+    simplify: Annotated[
+        float,
+        Option("Tolerance for simplifying polygons with --export labelme, in pixels.", metavar="PIXELS", least=0),
+    ] = 0
+    grow_boxes: Annotated[bool, Option("Enlarge each box to fit its mask, instead of cropping the mask.")] = False
+    skip_errors: Annotated[bool, Option("Skip inputs that can't be read, with a warning.")] = False
+    quiet: Annotated[bool, Option("Do not print the results.")] = False
 
-
-_OPTIONS = (
-    THRESHOLD,
-    click.option("--save-path", metavar="DIR", help="Save drawn images and JSON files here."),
-    click.option(
-        "--mask-format",
-        metavar="FORM",
-        default="list",
-        show_default=True,
-        help="Form of masks in the JSON files: list, rle, or polygon (which fills holes).",
-    ),
-    click.option(
-        "--export",
-        "exports",
-        metavar="FORMATS",
-        help="Also write these formats to --save-path: coco, coco-results, labelme, csv.",
-    ),
-    click.option(
-        "--simplify",
-        type=click.FloatRange(min=0),
-        metavar="PIXELS",
-        help="Tolerance for simplifying polygons with --export labelme. Default: 0, exact to the pixel.",
-    ),
-    click.option("--grow-boxes", is_flag=True, help="Enlarge each box to fit its mask, instead of cropping the mask."),
-    click.option("--skip-errors", is_flag=True, help="Skip inputs that can't be read, with a warning."),
-    click.option("--quiet", is_flag=True, help="Do not print the results."),
-)
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
-def showing_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options, which come to the function as one argument ``showing``."""
-    return gathered(function, "showing", Showing, _OPTIONS)
+THRESHOLD = option(Showing, "threshold")
+showing_options = options(Showing, "showing")
 
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@MODEL
-@MODEL_DIR
 @showing_options
 @running_options
-def predict(
-    inputs: tuple[str, ...], model_name: str | None, model_dir: str | None, showing: Showing, running: Running
-) -> None:
+def predict(inputs: tuple[str, ...], showing: Showing, running: Running) -> None:
     """Find instances in images, folders, PDFs, videos or URLs; print them, and save them with --save-path."""
-    if model_name is None and model_dir is None:
+    if running.model_name is None and running.model_dir is None:
         click.echo(EMBEDDED_NOTE, err=True)
     with _saving(showing) as writers:
-        model = running.model(model_name, model_dir, threshold=showing.threshold, grow_boxes=showing.grow_boxes)
+        model = running.model(threshold=showing.threshold, grow_boxes=showing.grow_boxes)
         _show(model, inputs, showing, writers)
 
 
-def predict_by_pipeline(
-    pipeline: str,
-    model_name: str | None,
-    model_dir: str | None,
-    inputs: tuple[str, ...],
-    showing: Showing,
-    running: Running,
-) -> None:
-    """What ``maskline --pipeline NAME|YAML --input …`` does. Options win over the file."""
+def predict_by_pipeline(pipeline: str, inputs: tuple[str, ...], showing: Showing, running: Running) -> None:
+    """Do what ``maskline --pipeline NAME|YAML --input …`` does. Options win over the file."""
     from maskline.paddlex.pipeline import load_pipeline
 
     settings = load_pipeline(pipeline)
     if not inputs and settings.input is None:
         raise ParameterError("--input is missing: give an image, a folder, a PDF, a video or a URL")
     with _saving(showing) as writers:
-        model = running.pipeline(
-            pipeline, model_name, model_dir, threshold=showing.threshold, grow_boxes=showing.grow_boxes
-        )
+        model = running.pipeline(pipeline, threshold=showing.threshold, grow_boxes=showing.grow_boxes)
         _show(model, inputs or (str(settings.input),), showing, writers)
 
 
 @contextmanager
 def _saving(showing: Showing) -> Iterator[Sequence[Writer]]:
-    """The writers of results, opened before anything slow is done: what can't be written to is told at once."""
-    from maskline.errors import UnknownNameError
+    """The writers of results, opened before anything slow is done, so that an unwritable folder is reported at once."""
     from maskline.outputs.formats import open_writers
     from maskline.outputs.paths import check_folder
-    from maskline.outputs.result import MASK_FORMATS
 
-    if showing.mask_format not in MASK_FORMATS:
-        raise UnknownNameError.of("--mask-format", showing.mask_format, MASK_FORMATS)
     formats = [] if showing.exports is None else [name.strip() for name in showing.exports.split(",")]
-    if showing.simplify is not None and "labelme" not in formats:
+    if showing.simplify and "labelme" not in formats:
         raise ParameterError("--simplify is for the polygons of --export labelme: add that, or leave out --simplify")
     if showing.save_path is None:
         if formats:
@@ -127,12 +101,12 @@ def _saving(showing: Showing) -> Iterator[Sequence[Writer]]:
         yield ()
         return
     check_folder(showing.save_path)
-    with open_writers(formats, showing.save_path, tolerance=showing.simplify or 0) as writers:
+    with open_writers(formats, showing.save_path, tolerance=showing.simplify) as writers:
         yield writers
 
 
 def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Sequence[Writer]) -> None:
-    """Predict, print, save, and tell how much there was."""
+    """Predict, print and save; report how much there was."""
     from maskline import inputs as sources
     from maskline.masks import has_holes
 
@@ -154,7 +128,7 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
             for writer in writers:
                 writer.add(result)
             images, instances = images + 1, instances + len(result.instances)
-            reaching += int((result.instances.outside > OUTSIDE_WORTH_TELLING).sum())
+            reaching += int((result.instances.outside > REPORTED_OUTSIDE).sum())
             filled += sum(map(has_holes, result.instances.masks)) if polygons else 0
     if not images:
         raise InputError(f"nothing was predicted: {sources.not_read(unread)}" if unread else "there was no image")
@@ -170,6 +144,5 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
         masks = counted(filled, "mask is", "masks are")
         click.echo(f"holes: {masks} filled in the JSON; --mask-format rle keeps them", err=True)
     if reaching:
-        masks = counted(reaching, "mask lies", "masks lie")
-        share = f"{OUTSIDE_WORTH_TELLING:.0%}"
-        click.echo(f"{masks} more than {share} outside the box that cuts it: add --grow-boxes to keep all", err=True)
+        masks = counted(reaching, "mask loses", "masks lose")
+        click.echo(f"{masks} more than {REPORTED_OUTSIDE:.0%} outside the box: --grow-boxes keeps all", err=True)

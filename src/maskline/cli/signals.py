@@ -1,4 +1,4 @@
-"""SIGTERM as an interrupt: what a command has begun is cleared away before it ends."""
+"""SIGTERM as an interrupt: a command cleans up before it ends."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-TERMINATE_TIMEOUT = 2.0  # seconds that other processes have to end by themselves
+TERMINATE_TIMEOUT = 2.0  # seconds for child processes to end by themselves
 TERMINATED = 128 + signal.SIGTERM  # the exit code, by the shell's convention
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Have SIGTERM raise SystemExit with `TERMINATED`, once: what unwinds is not to be interrupted again.
+    """Make SIGTERM raise SystemExit with `TERMINATED`, once, so that cleaning up is not interrupted.
 
-    Processes that would be waited for are ended too. A handler that is there already stays, as does a SIGTERM that is
-    ignored, and outside the main thread, where Python allows none.
+    Child processes that would be waited for are ended too. An existing handler or an ignored SIGTERM is kept, and
+    outside the main thread, where Python allows no handlers, nothing changes.
     """
     here = threading.current_thread() is threading.main_thread()
     if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

@@ -1,13 +1,4 @@
 """Read, check, fix, convert, split and visualise data sets. COCO is the hub format; no torch.
 
-Needs the extra ``data``; without it, importing this raises MissingDependencyError.
+Needs the extra ``data``: all but the list of formats and the options imports `maskline.data.extra`.
 """
-
-from importlib.util import find_spec
-
-from maskline.errors import MissingDependencyError
-
-NEEDED = ("defusedxml", "jinja2", "matplotlib", "pycocotools", "shapely")
-
-if missing := [name for name in NEEDED if find_spec(name) is None]:
-    raise MissingDependencyError(f"data sets need {', '.join(missing)}: pip install 'maskline[data]'")

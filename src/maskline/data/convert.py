@@ -10,14 +10,15 @@ from maskline._files import new_folder
 from maskline._progress import status
 from maskline.data import crowds, reading
 from maskline.data.categories import unify_categories
-from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading, ordered
 from maskline.data.file_tree import UNSPLIT
+from maskline.data.formats import writable_formats
 from maskline.data.formats.coco.layout import paddlex_name
 from maskline.data.image_files import bring_in, is_available
-from maskline.data.reading import FORMATS, WritableFormat
-from maskline.data.split import SplitConfig, merge, split_dataset, write_in_place
+from maskline.data.options import Crowd, SplitConfig
+from maskline.data.reading import WritableFormat
+from maskline.data.split import merge, split_dataset, write_in_place
 from maskline.errors import DatasetError, UnknownNameError
 
 
@@ -40,8 +41,7 @@ class Converted:
 
 def writer_of(name: str) -> WritableFormat:
     """The module of a writable format. Raises UnknownNameError."""
-    writable = [key for key in FORMATS if hasattr(reading.format_module(key), "write")]
-    if name.lower() not in writable:
+    if name.lower() not in (writable := writable_formats()):
         raise UnknownNameError.of("format to write", name, writable)
     return cast("WritableFormat", reading.format_module(name))
 

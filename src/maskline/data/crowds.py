@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from maskline._wording import counted
 from maskline.data.dataset import Dataset
 from maskline.data.faults import MAX_NAMES, Fault
-
-#: How to read masks marked as crowds: as ``instances``, one object each, or as ``regions`` of many objects.
-Crowd: TypeAlias = Literal["instances", "regions"]
 
 #: Names of the flag (LabelMe) or attribute (CVAT) that marks a crowd region; the first is the one written.
 NAMES = ("iscrowd", "is_crowd", "crowd")

@@ -262,7 +262,7 @@ class Reading:
         faults: in the order found.
         listed: images and annotations by split, including those that could not be used: an annotation of a split is
             either in its `Dataset` or counted in a fault's ``lost``.
-        format: its key in `maskline.data.reading.FORMATS`.
+        format: its key in `maskline.data.formats.FORMATS`.
         files: the annotation files that were read, relative to the folder of the data set.
         notes: what was done on request.
         areas: pixels of each annotation's mask by split, in the order of `Dataset.annotations`; only after a check.

@@ -10,9 +10,9 @@ from itertools import groupby
 from maskline._wording import counted
 from maskline.data import crowds, units
 from maskline.data.background_classes import drop_background
-from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Fault, Reading, ordered
+from maskline.data.options import Crowd
 from maskline.data.shapes import is_rectangle
 
 BOXES = (5, 0.9)  # least instances, and least share of rectangles, of a data set for detection

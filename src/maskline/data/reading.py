@@ -10,12 +10,13 @@ from typing import Protocol, cast
 
 from maskline._wording import counted
 from maskline.data import accounting, unsupported
-from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import WHOLE_FILE, Fault, Reading
 from maskline.data.file_tree import SPLITS, UNSPLIT
+from maskline.data.formats import FORMATS
 from maskline.data.formats.coco.layout import paddlex_name
 from maskline.data.interpret import interpret, log_warnings
+from maskline.data.options import Crowd
 from maskline.data.safe_json import escape_surrogates, is_valid_unicode
 from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError, UnknownNameError
@@ -42,29 +43,12 @@ class WritableFormat(Format, Protocol):
         """Write images and annotations to an empty folder; returns what the format can't hold, one line each."""
 
 
-#: Modules by the format's name on the command line. Among formats with the same number of instances the first wins.
-FORMATS = {
-    "coco": "formats.coco",
-    "cvat": "formats.cvat",
-    "labelme": "formats.labelme",
-    "yolo": "formats.yolo",
-    "voc": "formats.voc",
-    "labelstudio": "formats.label_studio",
-    "via": "formats.via",
-    "supervisely": "formats.supervisely",
-    "panoptic": "formats.coco_panoptic",
-    "cityscapes": "formats.cityscapes",
-    "qupath": "formats.qupath",
-    "kaggle": "formats.kaggle_rle",
-}
-
-
 def format_module(name: str) -> Format:
     """The module of a format, by its key in any case. Raises UnknownNameError."""
     key = name.lower()
     if key not in FORMATS:
         raise UnknownNameError.of("format", name, FORMATS)
-    return cast("Format", import_module(f"maskline.data.{FORMATS[key]}"))
+    return cast("Format", import_module(f"maskline.data.formats.{FORMATS[key].module}"))
 
 
 def read_dataset(

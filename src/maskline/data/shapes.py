@@ -12,8 +12,8 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco
 
+from maskline.data.extra import coco
 from maskline.masks import ByteArray, Mask, Window, outlines, place_rle, rle_runs, rle_window, runs_rle
 
 Ring: TypeAlias = npt.NDArray[np.float64]  # (V, 2) x y in pixels, V >= 3, finite, the first vertex not repeated

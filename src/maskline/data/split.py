@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -29,13 +29,13 @@ from maskline.data.file_tree import UNSPLIT
 from maskline.data.formats.coco import coco_json
 from maskline.data.formats.coco.layout import annotation_name, write_annotations
 from maskline.data.image_files import place_images
+from maskline.data.options import BY_FOLDER, BY_KEY, BY_SIMILARITY, SplitConfig
 from maskline.errors import DatasetError, ParameterError
 from maskline.inputs import read_image
 
 logger = logging.getLogger("maskline")
 
 TRAIN, VAL = "train", "val"
-BY_FOLDER, BY_SIMILARITY, BY_KEY = "folder", "similar", "key:"
 
 
 def merge(splits: Mapping[str, Dataset]) -> Dataset:
@@ -123,40 +123,6 @@ class _Ids:
             key = next(self._numbers)
         self._taken.add(key)
         return key
-
-
-@dataclass(frozen=True, slots=True)
-class SplitConfig:
-    """How to split.
-
-    Attributes:
-        val_percent: percentage of images in val, 0 to 100, rounded half up to a number of images; unless it is 0 or
-            100, both splits get at least one image. With groups, the nearest percentage that the groups allow.
-        seed: of the random split, which does not depend on the order of the images.
-        stratify: split each class in proportion, the rarest first (Sechidis et al., *On the stratification of
-            multi-label data*, 2011).
-        group: which images must stay in one split: ``folder``: images of a sub-folder; ``similar``: near-duplicates,
-            found as in the check for leaks; ``key:NAME``: images with the same value for a key of the image record;
-            otherwise a regular expression searched in the file name: images with the same match of its first group,
-            or of the whole expression if it has none.
-
-    Raises:
-        ParameterError: the percentage is out of range, or the group is not a valid regular expression.
-    """
-
-    val_percent: float = 20
-    seed: int = 0
-    stratify: bool = False
-    group: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.val_percent <= 100:
-            raise ParameterError(f"val percent is {self.val_percent}: expected a number from 0 to 100")
-        try:
-            re.compile(self.group or "")
-        except re.error as error:
-            known = f"{BY_FOLDER}, {BY_SIMILARITY}, {BY_KEY}NAME or a regular expression"
-            raise ParameterError(f"group is {self.group!r}: expected {known} ({error})") from None
 
 
 def split_dataset(dataset: Dataset, how: SplitConfig) -> dict[str, Dataset]:

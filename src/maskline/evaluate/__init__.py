@@ -4,12 +4,18 @@
 instances, and `evaluate_model` an exported model; `maskline.evaluate.compare` tests two models for a significant
 difference.
 
-Needs the extra ``data``; without it, importing this raises MissingDependencyError.
+Needs the extra ``data``.
 """
 
-import maskline.data  # noqa: F401 (first, because it names a missing extra)
-from maskline.evaluate.evaluation import ClassResult, Counts, Evaluation, Skipped
-from maskline.evaluate.run import evaluate, evaluate_model, evaluate_stream, load_split
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maskline._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from maskline.evaluate.evaluation import ClassResult, Counts, Evaluation, Skipped
+    from maskline.evaluate.run import evaluate, evaluate_model, evaluate_stream, load_split
 
 __all__ = [
     "ClassResult",
@@ -21,3 +27,12 @@ __all__ = [
     "evaluate_stream",
     "load_split",
 ]
+
+STANDARD_DETECTIONS = 100  # of a class in an image: COCO's
+RESAMPLES = 1000  # of a bootstrap
+
+__getattr__ = lazy_names(
+    __name__,
+    dict.fromkeys(("ClassResult", "Counts", "Evaluation", "Skipped"), "evaluation")
+    | dict.fromkeys(("evaluate", "evaluate_model", "evaluate_stream", "load_split"), "run"),
+)

@@ -17,12 +17,11 @@ import numpy as np
 from maskline._checks import check_count
 from maskline.data.dataset import Dataset
 from maskline.errors import DatasetError
-from maskline.evaluate import detections
+from maskline.evaluate import RESAMPLES, STANDARD_DETECTIONS, detections
 from maskline.evaluate.average_precision import averages
 from maskline.evaluate.classes import match_classes
 from maskline.evaluate.detections import Floats, ImageDetections, truth_of
 from maskline.evaluate.matching import Kind, Ranking, rank_detections
-from maskline.evaluate.metrics import STANDARD_DETECTIONS
 
 METRICS = ("AP", "AP50", "AP75", "bbox_AP")
 LEVEL = 95  # percent of the resamples inside the interval
@@ -104,7 +103,7 @@ def compare(
     b: Path,
     dataset: Dataset,
     *,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     max_detections: int = STANDARD_DETECTIONS,
 ) -> Comparison:

@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco
 
 from maskline._files import read_json, replace_file
 from maskline.data.dataset import Annotation, Dataset, Id, ImageRecord
+from maskline.data.extra import coco
 from maskline.data.shapes import to_rle
 from maskline.errors import InputError, InputNotFoundError, ParameterError
 from maskline.evaluate.classes import Classes

@@ -16,8 +16,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco
 
+from maskline.data.extra import coco
 from maskline.evaluate.detections import Floats, ImageDetections, Truth, mask_areas, rle_objects
 from maskline.instances import IntArray
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from maskline.evaluate import STANDARD_DETECTIONS
 from maskline.evaluate.average_precision import Metrics, coco_metrics
 from maskline.evaluate.classes import Classes, join_names, nearest
 from maskline.evaluate.curves import best_threshold, class_curve, mean_curve
@@ -15,7 +16,6 @@ from maskline.evaluate.matching import Ranking, rank_detections
 from maskline.evaluate.outcomes import confusion_matrix, image_outcome, match_detections, worst_images
 from maskline.evaluate.predict import Predicted
 
-STANDARD_DETECTIONS = 100  # COCO's
 WORST = 20  # images
 DEFAULT_THRESHOLD = 0.5  # without true positives, when no threshold is best
 

@@ -14,10 +14,10 @@ from maskline.data import reading
 from maskline.data.dataset import Dataset
 from maskline.data.file_tree import UNSPLIT
 from maskline.errors import UnknownNameError
-from maskline.evaluate import detections
+from maskline.evaluate import STANDARD_DETECTIONS, detections
 from maskline.evaluate.classes import Classes, match_classes
 from maskline.evaluate.evaluation import Evaluation
-from maskline.evaluate.metrics import STANDARD_DETECTIONS, class_notes, compute_metrics
+from maskline.evaluate.metrics import class_notes, compute_metrics
 from maskline.evaluate.predict import Predict, Predicted, PredictStream, predict_dataset
 from maskline.instances import ByteArray, Instances
 

@@ -1,15 +1,21 @@
-"""Export: from a network in torch to a model directory with one graph that keeps the contract.
+"""Export: from a torch network to a model directory with one graph.
 
-`make` puts the steps together: `graph` writes ONNX, `quantise` makes its numbers small with images that `samples`
-finds, `formats` turns it into what other runtimes open, `triton` makes it a repository for that server, and `cost`
-measures what small numbers cost. `target` says what is wanted of all this, `yml` what is told beside the graph, and
-`maskline.exporting.verify` proves the graph.
+`make` runs the steps: `graph` writes ONNX, `verify` compares it with the network, `quantise` makes an int8 model with
+images from `samples`, `cost` measures the loss of accuracy, `formats` converts to other runtimes, `yml` writes
+``inference.yml`` and `triton` a model repository. `target` has the options.
 """
 
-from maskline.exporting.graph import OPSET, fused, onnx_translations, rounded, write_graph
-from maskline.exporting.make import export, export_network, read_labels
-from maskline.exporting.target import ExportOptions
-from maskline.exporting.yml import inference_yml
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maskline._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from maskline.exporting.graph import OPSET, fused, onnx_translations, rounded, write_graph
+    from maskline.exporting.make import export, export_network, read_labels
+    from maskline.exporting.target import ExportOptions
+    from maskline.exporting.yml import inference_yml
 
 __all__ = [
     "OPSET",
@@ -23,3 +29,10 @@ __all__ = [
     "rounded",
     "write_graph",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    dict.fromkeys(("OPSET", "fused", "onnx_translations", "rounded", "write_graph"), "graph")
+    | dict.fromkeys(("export", "export_network", "read_labels"), "make")
+    | {"ExportOptions": "target", "inference_yml": "yml"},
+)

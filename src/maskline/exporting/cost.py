@@ -1,4 +1,4 @@
-"""What 8 bits cost, measured: AP where there is truth, else agreement with float32; size and time."""
+"""Cost of int8: AP if images are annotated, agreement with float32, size and time."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from maskline.runtime.graph import Graph
 from maskline.runtime.predictor import Predictor
 
 RUNS, TIMED_IMAGES = 5, 3
-TOLERATED_LOSS = 0.02  # of mask AP, without a warning
-SHARE_EXPECTED = 0.9  # of instances that both models find, without a warning
-SAME = 0.5  # IoU of masks from which on two instances are one
+TOLERATED_LOSS = 0.02  # largest drop of mask AP without a warning
+SHARE_EXPECTED = 0.9  # smallest share of instances found by both models without a warning
+SAME = 0.5  # smallest mask IoU of equal instances
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one model.
+    """Figures of one model.
 
     Attributes:
         megabytes: size of its files, in 10⁶ bytes.
-        milliseconds: for one image, the graph alone, on the processor of the machine that made the export.
-        ap, ap50: of masks, as COCO has them; None without truth.
+        milliseconds: per image, graph only, on the CPU of the exporting machine.
+        ap, ap50: COCO mask AP and AP50; None without annotations.
     """
 
     megabytes: float
@@ -47,13 +47,13 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How alike the instances of two models are, at the model's own threshold, on images without need of truth.
+    """Agreement of the instances of two models, at the model's own threshold; needs no annotations.
 
     Attributes:
-        images: how many were looked at.
-        float32, int8: instances that each has found.
-        shared: those that both have: same class, masks with an IoU of 0.5 or more, each used once.
-        mean_iou: of the masks of these; None where there are none.
+        images: number of images.
+        float32, int8: number of instances of each model.
+        shared: number of instances in both: same class, mask IoU of at least 0.5, matched one to one.
+        mean_iou: mean mask IoU of shared instances; None if there are none.
     """
 
     images: int
@@ -65,10 +65,10 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Both models side by side.
+    """Comparison of both models.
 
     Attributes:
-        calibrated_on, measured_on: images.
+        calibrated_on, measured_on: numbers of images.
     """
 
     float32: Figures
@@ -78,16 +78,16 @@ class Cost:
     measured_on: int
 
     def to_json(self) -> str:
-        """For the file beside the model."""
+        """For the file next to the model."""
         return json.dumps(asdict(self), indent=2, allow_nan=False)
 
     @property
     def warning(self) -> str:
-        """What is to be told of a model that has become much worse; empty if it has not."""
+        """Warning if the int8 model is much worse; else empty."""
         if self.float32.ap is None and not self.agreement.float32 and not self.agreement.int8:
             return (
-                f"nothing is found on {counted(self.agreement.images, 'image')} held out, in float32 either: "
-                "what 8 bits cost is not known; give images with objects"
+                f"float32 and int8 find nothing in {counted(self.agreement.images, 'held-out image')}: "
+                "the cost of int8 is unknown; give images with objects"
             )
         lost = (self.float32.ap or 0) - (self.int8.ap or 0)
         found = max(self.agreement.float32, self.agreement.int8)
@@ -95,13 +95,13 @@ class Cost:
         if lost > TOLERATED_LOSS:
             what = f"{lost:.3f} of mask AP"
         elif share < SHARE_EXPECTED:
-            what = f"{1 - share:.0%} of what is found"
+            what = f"{1 - share:.0%} of the instances"
         else:
             return ""
-        return f"8 bits change {what}: calibrate with images like those it will be used on, or keep float32"
+        return f"int8 changes {what}: calibrate with images like those the model will be used on, or keep float32"
 
     def summary(self) -> str:
-        """A table for a terminal."""
+        """A table for the terminal."""
         rows = [("", "float32", "int8", "change")]
         rows.append(_row("size, MB", self.float32.megabytes, self.int8.megabytes, 2))
         rows.append(_row("ms per image", self.float32.milliseconds, self.int8.milliseconds, 0))
@@ -126,12 +126,12 @@ def _row(name: str, before: float, after: float, digits: int) -> tuple[str, str,
 
 
 def read(folder: Path) -> Cost:
-    """What an export in 8 bits has left in a model directory. Raises ModelError if it is not there."""
+    """Read the cost from the model directory of an int8 export. Raises ModelError if it can't be read."""
     try:
         values = json.loads((folder / COST_FILE).read_text(encoding="utf-8"))
         plain, small = (Figures(**values[name]) for name in ("float32", "int8"))
         same = values["agreement"]
-        if "pictures" in same:  # the key until images were called so everywhere
+        if "pictures" in same:  # the key in early versions
             same["images"] = same.pop("pictures")
         return Cost(plain, small, Agreement(**same), values["calibrated_on"], values["measured_on"])
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -156,12 +156,12 @@ def _figures(path: Path, milliseconds: float, samples: Samples) -> Figures:
 
 
 def _milliseconds(files: Sequence[Path], paths: Sequence[Path]) -> list[float]:
-    """For each graph, the median over images of the best run; in turns, so that all meet the same load."""
+    """Median over images of the best run, for each graph; interleaved, so that load affects all alike."""
     graphs = [Graph(file, Device("cpu")) for file in files]
     best = []
     for images in batches(paths, graphs[0].record.preprocess):
         for graph in graphs:
-            graph.run(images)  # the first of a shape is slow
+            graph.run(images)  # warm-up for the shape
         rounds = [[_seconds(graph, images) for graph in graphs] for _ in range(RUNS)]
         best.append(np.min(rounds, axis=0))
     return [1e3 * float(value) for value in np.median(best, axis=0)]
@@ -174,20 +174,20 @@ def _seconds(graph: Graph, images: npt.NDArray[Any]) -> float:
 
 
 def agreement(a: Path, b: Path, paths: Sequence[Path]) -> Agreement:
-    """Compare what two models find."""
+    """Compare the instances of two models."""
     models = [Predictor(path, device="cpu", batch_size=1) for path in (a, b)]
     counts, ious, seen = np.zeros(2, int), [], 0
     for image in read_images(paths):
         ours, theirs = (next(iter(model.predict(image))).instances for model in models)
         counts += len(ours), len(theirs)
-        ious += shared(ours, theirs)
+        ious += shared_ious(ours, theirs)
         seen += 1
     mean = float(np.mean(ious)) if ious else None
     return Agreement(seen, int(counts[0]), int(counts[1]), len(ious), mean)
 
 
-def shared(a: Instances, b: Instances) -> list[float]:
-    """IoUs of the masks of instances that two results have in common, the best pairs first, each used once."""
+def shared_ious(a: Instances, b: Instances) -> list[float]:
+    """Mask IoUs of the instances that two results share, matched greedily, best first."""
     from pycocotools import mask as coco
 
     if not len(a) or not len(b):

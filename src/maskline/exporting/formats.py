@@ -1,4 +1,4 @@
-"""One graph in the forms that other runtimes open: ORT's own, and OpenVINO's. Both keep the record."""
+"""Conversion of an ONNX graph to ORT and OpenVINO formats; both keep the record."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from maskline.errors import ExportError
 from maskline.runtime import openvino_backend, providers
 from maskline.runtime.graph import RECORD_KEY, Record
 
-IR_VERSION = 8  # of ONNX files: the oldest that opset 18 may be in, for old runtimes on phones and elsewhere
+IR_VERSION = 8  # of ONNX files: the oldest that allows opset 18, for old runtimes
 
 
-def convert(source: Path, record: Record, path: Path, *, half: bool = False) -> None:
-    """Write the graph of an ``.onnx`` file as another file, in the form that the suffix of ``path`` stands for.
+def convert_graph(source: Path, record: Record, path: Path, *, half: bool = False) -> None:
+    """Convert an ``.onnx`` file to the format of the suffix of ``path``.
 
     Args:
-        half: OpenVINO: store weights in half precision. (The other forms keep those of the source.)
+        half: store weights in half precision (OpenVINO only; other formats keep the source's).
 
     Raises:
-        ExportError: the runtime can't take the graph.
+        ExportError: the runtime does not support the graph.
         MissingDependencyError: OpenVINO is not installed.
     """
     if path.suffix == ".ort":
@@ -31,10 +31,9 @@ def convert(source: Path, record: Record, path: Path, *, half: bool = False) -> 
 
 
 def to_ort(source: Path, path: Path) -> None:
-    """Write ORT's own format, which its builds for phones open. The record stays in the metadata.
+    """Write ORT format, for ONNX Runtime's mobile builds. The record stays in the metadata.
 
-    What ONNX Runtime does to a graph when it opens one is done already, but for the layout that only some processors
-    of PCs gain from: the file is for all.
+    Graph optimizations are applied, except the layout optimizations, which are specific to a CPU.
     """
     onnxruntime = providers.library()
     options = onnxruntime.SessionOptions()
@@ -46,7 +45,7 @@ def to_ort(source: Path, path: Path) -> None:
 
 
 def fold(source: Path, path: Path) -> None:
-    """Write an ONNX file in which whatever does not hang on the input is computed already."""
+    """Write an ONNX file with constants folded."""
     import onnx
 
     onnxruntime = providers.library()
@@ -64,19 +63,23 @@ def fold(source: Path, path: Path) -> None:
 
 
 def _open(source: Path, options: object) -> None:
-    """Have ONNX Runtime open a graph and write what it makes of it, as the options say."""
+    """Open a graph in ONNX Runtime, which writes the optimized model that the options name."""
     try:
         providers.library().InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
     except providers.errors() as error:
-        raise ExportError(f"ONNX Runtime can't take the graph ({' '.join(str(error).split())}); not written") from None
+        raise ExportError(
+            f"ONNX Runtime does not support the graph ({' '.join(str(error).split())}); not written"
+        ) from None
 
 
 def to_openvino(source: Path, record: Record, path: Path, *, half: bool = False) -> None:
-    """Write OpenVINO's form, ``.xml`` and a ``.bin`` of the same name, with the record in its ``rt_info``."""
+    """Write OpenVINO IR, ``.xml`` and ``.bin``, with the record in ``rt_info``."""
     openvino = openvino_backend.library()
     try:
         model = openvino.Core().read_model(source)
         model.set_rt_info(record.to_json(), [RECORD_KEY])
         openvino.save_model(model, path, compress_to_fp16=half)
     except RuntimeError as error:
-        raise ExportError(f"OpenVINO can't take the graph ({' '.join(str(error).split())}); not written") from None
+        raise ExportError(
+            f"OpenVINO does not support the graph ({' '.join(str(error).split())}); not written"
+        ) from None

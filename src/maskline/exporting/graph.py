@@ -1,4 +1,4 @@
-"""Writing a network as an ONNX graph that keeps the contract and describes itself."""
+"""Write a network as an ONNX graph with its record."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from maskline.models import nms, padding, roi_align
 from maskline.models.deployed import Deployed
 from maskline.models.layers import ConvNorm, RepVGG
 from maskline.models.pinned import Call
-from maskline.runtime.graph import INPUT, OUTPUTS, RECORD_KEY, Record
+from maskline.runtime.backend import INPUT
+from maskline.runtime.graph import OUTPUTS, RECORD_KEY, Record
 
 if TYPE_CHECKING:
     import onnx
 
 OPSET = 18
 SIZES = ("batch", "height", "width")
-EXAMPLE_SIZE = (96, 160)  # pixels; any will do where the size is free
+EXAMPLE_SIZE = (96, 160)  # pixels; any size works if sizes are free
 N = TypeVar("N", bound=nn.Module)
-SMALLEST_HALF = 256  # values of a weight that are worth storing in half precision
+SMALLEST_HALF = 256  # weights with fewer values are not stored in half precision
 
 
 def fused(network: N) -> N:
-    """A copy for inference in which every block that can be one convolution is one."""
+    """Return a copy for inference with batch norms and RepVGG branches fused into convolutions."""
     network = copy.deepcopy(network)
     for parent in list(network.modules()):
         for name, child in parent.named_children():
@@ -46,7 +47,7 @@ def fused(network: N) -> N:
 
 
 def rounded(network: N) -> N:
-    """A copy whose weights are numbers of half precision."""
+    """Return a copy with weights rounded to half precision."""
     network = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -55,15 +56,15 @@ def rounded(network: N) -> N:
 
 
 def write_graph(deployed: Deployed, record: Record, path: Path, *, half: bool = False, single: bool = False) -> None:
-    """Write the graph with its record. The batch size is free; so are height and width where the ratio is kept.
+    """Write the graph with its record. The batch size is free, and so are height and width if the ratio is kept.
 
     Args:
-        half: store weights that are exact in half precision so.
-        single: the batch is one image, always.
+        half: store weights in half precision where that is exact.
+        single: fix the batch size to 1.
     """
     try:
         import onnx
-        import onnxscript  # noqa: F401  # torch needs it to export
+        import onnxscript  # noqa: F401  # torch.onnx.export needs it
     except ImportError as error:
         raise MissingDependencyError(f"export needs {error.name}: pip install 'maskline[train]'") from error
 
@@ -88,7 +89,7 @@ def write_graph(deployed: Deployed, record: Record, path: Path, *, half: bool = 
     assert program is not None
     model = program.model_proto
     for node in model.graph.node:
-        del node.metadata_props[:]  # where in which source file it came from
+        del node.metadata_props[:]  # locations in source files
     foreign = {n.domain for n in model.graph.node} - {"", "ai.onnx"}
     if foreign:
         raise ExportError(f"the graph of {record.model} uses operators outside the ONNX standard: {sorted(foreign)}")
@@ -104,12 +105,12 @@ def write_graph(deployed: Deployed, record: Record, path: Path, *, half: bool = 
 
 
 def write_pinned(source: Path, calls: Sequence[Call], path: Path) -> None:
-    """Write a graph in which the outputs of decisive layers are outputs, and inputs stand in for them: see `pinned`.
+    """Write a graph that outputs the results of decisive layers and takes their replacements as inputs; see `pinned`.
 
-    The inputs come after the image, the outputs after the contract's, both in the order of ``calls``.
+    The inputs follow the image, the outputs follow the detections, both in the order of ``calls``.
 
     Raises:
-        ExportError: a call is not to be found in the graph.
+        ExportError: the graph does not contain a call.
     """
     import onnx
 
@@ -118,13 +119,13 @@ def write_pinned(source: Path, calls: Sequence[Call], path: Path) -> None:
     layers = {f"network.{call.layer}.{part}": call.layer for call in calls for part in ("weight", "bias")}
     ends: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
-        # A linear layer ends with the addition of its bias: a node before may transpose its weight.
+        # A linear layer ends with the addition of its bias; a node before may transpose its weight.
         layer = next((layers[name] for name in node.input if name in layers), None)
         if layer is not None and node.op_type in ("Conv", "Gemm", "Add"):
             ends.setdefault(layer, []).append(node)
     if Counter(call.layer for call in calls) != {layer: len(nodes) for layer, nodes in ends.items()}:
         missing = ", ".join(sorted({call.layer for call in calls}))
-        raise ExportError(f"the graph can't be checked, because it does not show each output of {missing}; not written")
+        raise ExportError(f"the graph can't be checked: it does not have every output of {missing}; not written")
     replaced = {}
     for call in calls:
         name = ends[call.layer][call.number].output[0]
@@ -143,22 +144,22 @@ def write_pinned(source: Path, calls: Sequence[Call], path: Path) -> None:
 
 
 def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """How all operators of this project are written in ONNX, for `torch.onnx.export`."""
+    """ONNX translations of all custom operators, for `torch.onnx.export`."""
     return nms.onnx_translations() | padding.onnx_translations() | roi_align.onnx_translations()
 
 
 def name_sizes(graph: onnx.GraphProto) -> None:
-    """Call the free sizes batch, height and width, where the exporter has numbered them."""
+    """Rename the free sizes, numbered by the exporter, to batch, height and width."""
     sizes = graph.input[0].type.tensor_type.shape.dim
     names = {size.dim_param: name for size, name in zip(sizes, SIZES, strict=False) if size.dim_param}
     for value in (*graph.input, *graph.output, *graph.value_info):
         for size in value.type.tensor_type.shape.dim:
-            if size.dim_param:  # to set it would unset a number
+            if size.dim_param:  # setting it would clear dim_value
                 size.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.dim_param)
 
 
 def store_half(graph: onnx.GraphProto) -> None:
-    """Store float32 weights that half precision can hold so, each with a cast, which runtimes compute once."""
+    """Store float32 weights that are exact in half precision as such, with casts that runtimes fold."""
     import onnx
     from onnx import numpy_helper
 
@@ -177,7 +178,7 @@ def store_half(graph: onnx.GraphProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's chatter, which tells a user nothing."""
+    """Silence the exporter's messages."""
     loggers = [logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

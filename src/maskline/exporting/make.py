@@ -1,7 +1,7 @@
-"""From weights to a model directory: one graph that keeps the contract, and ``inference.yml``.
+"""From weights to a model directory: one graph, and ``inference.yml``.
 
-Nothing is handed out unproved: the graph is run beside the network on real photos of several sizes, alone and in
-batches, and nothing is written where they disagree. What 8 bits change is measured, and told.
+Every graph is verified: it is run next to the network on photos of several sizes, alone and in batches, and nothing is
+written if they disagree. The cost of int8 is measured and logged.
 """
 
 from __future__ import annotations
@@ -20,23 +20,21 @@ from maskline._files import read_text, replace_files
 from maskline._wording import counted
 from maskline.errors import InputNotFoundError, ParameterError
 from maskline.exporting import triton
-from maskline.exporting.formats import convert
+from maskline.exporting.formats import convert_graph
 from maskline.exporting.graph import fused, rounded, write_graph, write_pinned
-from maskline.exporting.target import COST_FILE, ExportOptions
-from maskline.exporting.verify import verify
+from maskline.exporting.target import COST_FILE, MOST_GENERAL, ExportOptions
+from maskline.exporting.verify import verify_graph
 from maskline.exporting.yml import inference_yml
 from maskline.models.deployed import Deployed
 from maskline.models.families import overrides_of
 from maskline.models.network import Network
 from maskline.models.pinned import Call
 from maskline.outputs.paths import check_folder
-from maskline.runtime.backend import Acceleration, Backend
+from maskline.runtime.backend import GRAPH_FILES, Acceleration, Backend
 from maskline.runtime.device import CPU
 from maskline.runtime.graph import Graph, Record, backend_for, open_backend
-from maskline.runtime.model_dir import CONFIG_FILE, GRAPH_FILES
+from maskline.runtime.model_dir import CONFIG_FILE
 from maskline.weights.load import labels_in_file, load_network, weights_path
-
-DEFAULT = ExportOptions()
 
 logger = logging.getLogger("maskline")
 
@@ -55,41 +53,54 @@ def export(
     size: str | tuple[int, int] | None = None,
     int8: str | Path | None = None,
 ) -> Path:
-    """Make a model directory from weights.
+    """Export weights to a model directory.
 
     Args:
-        name: a model of the catalog.
-        weights: ``.pdparams`` of the reference or ``.safetensors``.
-        output: folder to write the graph and ``inference.yml`` into, or the repository; made if need be.
-        labels: class names; default those in the file, else COCO's 80, or ``class_0`` … for another number of classes.
-        threshold: the model's own score threshold, used unless the user says otherwise.
-        half: store weights in half precision: half the size. Arithmetic stays in float32, so the speed is the same.
-        unaligned: Mask R-CNN only: the weights were trained with RoIAlign's first form (see `roi_align`), as by
-            PaddleDetection since August 2024, whatever its configuration says.
-        format: ``onnx``, ``ort`` (ONNX Runtime for phones), ``openvino``, or ``triton``: a model repository for Triton
+        name: a model in the catalog.
+        weights: ``.pdparams`` of PaddleDetection, or ``.safetensors``.
+        output: folder for the graph and ``inference.yml``, or the repository; created if missing.
+        labels: class names; default: those in the file, else COCO's 80, or ``class_0`` ... for other numbers.
+        threshold: the model's default score threshold.
+        half: store weights in half precision, for half the size. Arithmetic stays in float32, at the same speed.
+        unaligned: Mask R-CNN only: the weights were trained with the unaligned RoIAlign (see `roi_align`), as
+            PaddleDetection does since August 2024, whatever its configuration says.
+        format: ``onnx``, ``ort`` (ONNX Runtime Mobile), ``openvino``, or ``triton``: a model repository for Triton
             Inference Server, see `maskline.exporting.triton`.
-        batch: ``dynamic``, or 1 for runtimes that want a fixed shape.
-        size: fixed height and width of the input in pixels, such as ``640x640``, for models that leave them free.
-        int8: folder of images, or a data set, to calibrate convolutions in 8 bits with. What that costs is measured
-            on other images of it, logged, and kept in ``int8.json``.
+        batch: ``dynamic``, or 1 for runtimes that need a fixed shape.
+        size: fixed height and width of the input in pixels, such as ``640x640``, for models with free sizes.
+        int8: folder of images, or a data set, to calibrate an int8 model with. Its cost is measured on other images of
+            the same source, logged, and stored in ``int8.json``.
 
     Returns:
         The folder.
 
     Raises:
-        ParameterError: an option makes no sense, or not for this model.
+        ParameterError: an option is invalid, or not available for this model.
         InputError: the images can't be used.
         WeightsError: the weights don't fit the network.
         OutputError: the folder can't be written to.
-        ExportError: the graph does not give the network's results.
+        ExportError: graph and network disagree.
     """
     spec = catalog.get(name)
-    target = ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8)
-    target.check(spec)
+    options = ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8, threshold=threshold)
+    options.check(spec)
+    return export_weights(spec, Path(weights), output, labels=labels, unaligned=unaligned, options=options)
+
+
+def export_weights(
+    spec: catalog.Model,
+    weights: Path,
+    output: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    unaligned: bool = False,
+    options: ExportOptions = MOST_GENERAL,
+) -> Path:
+    """As `export`, with options that have been checked for this model."""
     network = load_network(spec.name, weights, overrides_of(spec.name, unaligned=unaligned))
     if labels is None:
-        labels = labels_in_file(weights_path(Path(weights)))
-    return export_network(network, spec, output, labels=labels, threshold=threshold, target=target)
+        labels = labels_in_file(weights_path(weights))
+    return export_network(network, spec, output, labels=labels, target=options)
 
 
 def export_network(
@@ -98,10 +109,9 @@ def export_network(
     output: str | Path,
     *,
     labels: Sequence[str] | None = None,
-    threshold: float = 0.5,
-    target: ExportOptions = DEFAULT,
+    target: ExportOptions = MOST_GENERAL,
 ) -> Path:
-    """As `export`, from a network in memory, built for ``spec``. The network is left as it was."""
+    """As `export`, from a network in memory, built for ``spec``. The network is not modified."""
     check_folder(output)
     model_dir = target.model_dir(Path(output))
     check_folder(model_dir)
@@ -110,7 +120,7 @@ def export_network(
         model=spec.name,
         labels=_labels(network, labels),
         preprocess=target.preprocess(spec.preprocess, spec.name),
-        threshold=threshold,
+        threshold=target.threshold,
         mask_layout=network.mask_layout,
         made_by=f"maskline {__version__}, torch {torch.__version__}{trained_with}",
     )
@@ -123,32 +133,32 @@ def export_network(
         if target.format == triton.FORMAT:
             triton.replace_model(Path(output), made)
         else:
-            what_is_looked_for_last = sorted(made.iterdir(), key=lambda path: path.name == target.file)
-            replace_files(Path(output), what_is_looked_for_last)
+            graph_last = sorted(made.iterdir(), key=lambda path: path.name == target.file)
+            replace_files(Path(output), graph_last)
     if target.int8 is None:
         (model_dir / COST_FILE).unlink(missing_ok=True)  # of an earlier export
-    _tell_of_others(model_dir, target)
+    _warn_of_other_graphs(model_dir, target)
     return Path(output)
 
 
 def _make(network: Network, record: Record, target: ExportOptions, scratch: Path, made: Path) -> None:
-    """Write the graph as wanted into the folder ``made``, proved; what else is needed goes into ``scratch``."""
+    """Write the verified graph into the folder ``made``; ``scratch`` is for temporary files."""
     exported = fused(network)
-    if target.half:  # the graph is compared with a network of the same, rounded weights
+    if target.half:  # compare with a network of the same, rounded weights
         network = exported = rounded(exported)
     plain, reference = scratch / GRAPH_FILES["onnx"], Deployed(network, record.preprocess)
     write_graph(Deployed(exported, record.preprocess), record, plain, half=target.half, single=target.single)
-    _prove(reference, plain, plain, record, target)
+    _verify(reference, plain, plain, record, target)
     if target.int8 is not None:
-        _make_small(plain, record, target, scratch, made)
+        _quantise(plain, record, target, scratch, made)
         return
-    convert(plain, record, made / target.file, half=target.half)
+    convert_graph(plain, record, made / target.file, half=target.half)
     if target.graph != "onnx":
-        _prove(reference, plain, made / target.file, record, target)
+        _verify(reference, plain, made / target.file, record, target)
 
 
-def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target: ExportOptions) -> None:
-    """Verify the graph in ``path``, which ``plain`` was made into."""
+def _verify(reference: Deployed, plain: Path, path: Path, record: Record, target: ExportOptions) -> None:
+    """Verify the graph in ``path``, converted from ``plain``."""
 
     def open_pinned(calls: Sequence[Call]) -> Backend:
         folder = plain.parent / "pinned"
@@ -156,16 +166,16 @@ def _prove(reference: Deployed, plain: Path, path: Path, record: Record, target:
         written = folder / plain.name
         write_pinned(plain, calls, written)
         if path != plain:
-            convert(written, record, folder / path.name, half=target.half)
+            convert_graph(written, record, folder / path.name, half=target.half)
         return open_backend(backend_for(path, CPU), folder / path.name, CPU, Acceleration())
 
     logger.info("checking the graph against the network")
-    verify(reference, Graph(path, CPU), open_pinned, single=target.single)
+    verify_graph(reference, Graph(path, CPU), open_pinned, single=target.single)
 
 
-def _make_small(plain: Path, record: Record, target: ExportOptions, scratch: Path, made: Path) -> None:
-    """As `_make`, in 8 bits, from the proved graph; and what that costs."""
-    from maskline.exporting import cost  # which needs the extra `data`, as predicting and export don't
+def _quantise(plain: Path, record: Record, target: ExportOptions, scratch: Path, made: Path) -> None:
+    """As `_make`, for int8, from the verified float32 graph; measure the cost."""
+    from maskline.exporting import cost  # needs the extra `data`, unlike float32 export
     from maskline.exporting.quantise import quantise
     from maskline.exporting.samples import batches
 
@@ -174,10 +184,10 @@ def _make_small(plain: Path, record: Record, target: ExportOptions, scratch: Pat
     record = replace(record, made_by=f"{record.made_by}, int8")
     small = scratch / "small.onnx"
     quantise(plain, record, batches(found.calibration, record.preprocess), small)
-    convert(small, record, made / target.file)
-    compared = scratch / "compared" / target.file  # in the same form, because sizes and times are compared
+    convert_graph(small, record, made / target.file)
+    compared = scratch / "compared" / target.file  # in the same format, to compare sizes and times
     compared.parent.mkdir()
-    convert(plain, record, compared)
+    convert_graph(plain, record, compared)
     measured = cost.measure(compared, made / target.file, found)
     (made / COST_FILE).write_text(measured.to_json(), encoding="utf-8")
     logger.info("%s", measured.summary())
@@ -185,20 +195,19 @@ def _make_small(plain: Path, record: Record, target: ExportOptions, scratch: Pat
         logger.warning("%s", measured.warning)
 
 
-def _tell_of_others(model_dir: Path, target: ExportOptions) -> None:
-    """Warn of graphs in other forms that an earlier export has left: the first of `GRAPH_FILES` is taken."""
+def _warn_of_other_graphs(model_dir: Path, target: ExportOptions) -> None:
+    """Warn about graphs in other formats from an earlier export; the first of `GRAPH_FILES` would be opened."""
     others = [name for name in GRAPH_FILES.values() if name != target.file and (model_dir / name).is_file()]
     if others:
-        told = ", ".join(others)
-        logger.warning("%s holds %s too: name the file, not the folder, to say which is meant", model_dir, told)
+        logger.warning("%s also has %s: give the file, not the folder, to choose one", model_dir, ", ".join(others))
 
 
 def read_labels(path: str | Path) -> list[str]:
-    """Class names from a text file, one on each line; empty lines don't count.
+    """Read class names from a text file, one per line; empty lines are skipped.
 
     Raises:
         InputNotFoundError: no such file.
-        ParameterError: not a text, or no names in it.
+        ParameterError: not a text file, or no names in it.
     """
     if not Path(path).is_file():
         raise InputNotFoundError(f"no labels file {path}")
@@ -207,7 +216,7 @@ def read_labels(path: str | Path) -> list[str]:
     except UnicodeDecodeError:
         names = []
     if not names:
-        raise ParameterError(f"{path} has no class names: expected a text file with one on each line")
+        raise ParameterError(f"{path} has no class names: expected a text file with one per line")
     return names
 
 
@@ -215,11 +224,11 @@ def _labels(network: Network, labels: Sequence[str] | None) -> tuple[str, ...]:
     classes = network.num_classes
     if labels is not None:
         if len(labels) != classes:
-            told = f"{counted(len(labels), 'label')} given, the weights have {counted(classes, 'class', 'classes')}"
-            raise ParameterError(f"{told}: give one for each")
+            given, expected = counted(len(labels), "label"), counted(classes, "class", "classes")
+            raise ParameterError(f"{given} given, the weights have {expected}: give one label per class")
         return tuple(labels)
     if classes == len(catalog.COCO_CLASSES):
         return catalog.COCO_CLASSES
-    told = counted(classes, "class", "classes")
-    logger.warning("the weights have %s, not COCO's 80: named class_0 …; name them with --labels", told)
+    number = counted(classes, "class", "classes")
+    logger.warning("the weights have %s, not COCO's 80: named class_0 ...; name them with --labels", number)
     return tuple(f"class_{i}" for i in range(classes))

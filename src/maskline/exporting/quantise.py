@@ -1,6 +1,6 @@
-"""Convolutions in 8 bits: ranges of values are measured on images, weights get a scale for each channel.
+"""Static int8 quantisation of convolutions: calibrated activation ranges, per-channel weight scales.
 
-What leads from maps to boxes and scores stays in float32: it is little work, and there the numbers are told.
+The layers after the last maps, up to boxes and scores, stay in float32: they are cheap and sensitive.
 Jacob et al., *Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference* (2018).
 """
 
@@ -20,19 +20,20 @@ from maskline import __version__
 from maskline.errors import InputError
 from maskline.exporting.formats import IR_VERSION, fold
 from maskline.runtime import providers
-from maskline.runtime.graph import INPUT, RECORD_KEY, Record
+from maskline.runtime.backend import INPUT
+from maskline.runtime.graph import RECORD_KEY, Record
 
-QUANTISED = ("Conv",)  # types of nodes
+QUANTISED = ("Conv",)  # node types
 
 
 def quantise(source: Path, record: Record, batches: Iterable[npt.NDArray[Any]], path: Path) -> None:
-    """Write the graph of an ``.onnx`` file with convolutions in 8 bits, in standard operators (Q, DQ around each).
+    """Quantise the convolutions of an ``.onnx`` file to int8, in QDQ format.
 
     Args:
-        batches: inputs, (B, H, W, 3) as the graph takes them, such as it will meet. Some dozens will do.
+        batches: representative inputs (B, H, W, 3) of the graph; some dozens suffice.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no inputs.
     """
     library = providers.library("onnxruntime.quantization")
     batches = iter(batches)
@@ -56,19 +57,19 @@ def quantise(source: Path, record: Record, batches: Iterable[npt.NDArray[Any]], 
 
 
 class _Reader:
-    """Images as ONNX Runtime's calibration takes them (its `CalibrationDataReader`)."""
+    """ONNX Runtime's `CalibrationDataReader` over batches."""
 
     def __init__(self, batches: Iterable[npt.NDArray[Any]]) -> None:
         self._batches = iter(batches)
 
     def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
-        """The next input by name, None after the last."""
+        """Return the next input by name, None after the last."""
         batch = next(self._batches, None)
         return None if batch is None else {INPUT: batch}
 
 
 def _describe(path: Path, record: Record) -> None:
-    """Put the record, and nothing else, into the metadata."""
+    """Set the metadata to the record alone."""
     import onnx
 
     model = onnx.load(path)
@@ -82,7 +83,7 @@ def _describe(path: Path, record: Record) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's advice, given on the root logger, to do first what has been done: folding."""
+    """Silence the library's advice, on the root logger, to fold first, which has been done."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Images for 8 bits: some to calibrate with, others to measure with what it costs."""
+"""Images for int8 export: for calibration, and held out to measure the cost."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from maskline.inputs.files import Folder
 from maskline.instances import ByteArray
 from maskline.preprocess import Preprocess
 
-TO_CALIBRATE, TO_COMPARE = 50, 25  # images at most
+TO_CALIBRATE, TO_COMPARE = 50, 25  # largest numbers of images
 
 logger = logging.getLogger("maskline")
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Images by what they are for.
+    """Images by purpose.
 
     Attributes:
-        calibration: files that ranges of values are measured on.
-        held_out: other files, to compare on.
-        annotated: a data set to measure AP on, none of whose files is among the calibration's; None: there is none.
+        calibration: files to calibrate with.
+        held_out: other files, to compare models on.
+        annotated: data set to measure AP on, without calibration files; None if there is none.
     """
 
     calibration: tuple[Path, ...]
@@ -40,8 +40,8 @@ class Samples:
 
 
 def find(source: Path) -> Samples:
-    """Images of a data set (calibrated on its ``train`` split, measured on ``val``) or of a folder (every fifth is
-    held out), spread evenly over all there are.
+    """Choose images of a data set (``train`` for calibration, ``val`` to measure) or of a folder (every fifth is held
+    out), evenly spread.
 
     Raises:
         InputNotFoundError: no such folder.
@@ -66,24 +66,24 @@ def find(source: Path) -> Samples:
         raise InputError(
             f"{source} has {counted(len(calibration), 'image')} to calibrate with and "
             f"{counted(len(held_out), 'other')} to compare on: "
-            "int8 needs at least one of each, better dozens"
+            "int8 needs at least one of each, preferably dozens"
         )
     return Samples(calibration, held_out, annotated)
 
 
 def batches(paths: Sequence[Path], preprocess: Preprocess) -> Iterator[npt.NDArray[Any]]:
-    """Inputs (1, H, W, 3) of a graph, an image in each."""
+    """Yield inputs (1, H, W, 3) of a graph, one per image."""
     for pixels in read_images(paths):
         yield preprocess.apply(pixels)[0][None]
 
 
 def read_images(paths: Sequence[Path]) -> Iterator[ByteArray]:
-    """The images, BGR."""
+    """Read the images, BGR."""
     return map(read_image, paths)
 
 
 def _readable(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Those that can be read; of the others a warning tells."""
+    """Return the readable paths; log a warning for others."""
     return tuple(path for path in paths if _can_be_read(path))
 
 
@@ -101,6 +101,6 @@ def _splits(source: Path) -> dict[str, Dataset]:
 
 
 def _spread(paths: Sequence[Path], most: int) -> tuple[Path, ...]:
-    """At most so many of them, at even distances."""
+    """Choose at most ``most`` paths, evenly spaced."""
     count = min(most, len(paths))
     return tuple(paths[i * len(paths) // count] for i in range(count))

@@ -1,4 +1,4 @@
-"""What an export is for: the runtime that opens it, the shape of its input, and the numbers it is stored in."""
+"""Options of an export: the runtime that opens it, the shape of its input, and the precision of its weights."""
 
 from __future__ import annotations
 
@@ -7,45 +7,82 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from maskline import catalog
 from maskline._checks import check_count
+from maskline._options import Option, check_options
 from maskline.errors import MissingDependencyError, ParameterError, UnknownNameError
 from maskline.exporting import triton
-from maskline.preprocess import Preprocess
-from maskline.runtime.model_dir import GRAPH_FILES
+from maskline.runtime.backend import GRAPH_FILES
 
 if TYPE_CHECKING:
+    from maskline import catalog
     from maskline.exporting.samples import Samples
+    from maskline.preprocess import Preprocess
 
-COST_FILE = "int8.json"  # beside a model in 8 bits: what they cost
-FORMATS = (*GRAPH_FILES, triton.FORMAT)
-BATCHES = ("dynamic", "1")
+COST_FILE = "int8.json"  # next to an int8 model: what 8 bits cost
 SMALLEST, LARGEST = 32, 4096  # pixels of a fixed side
+
+
+def formats() -> tuple[str, ...]:
+    """Formats of an export: those of graphs, and ``triton``."""
+    return (*GRAPH_FILES, triton.FORMAT)
+
+
+def parse_size(value: object, name: str = "size") -> tuple[int, int] | None:
+    """``(height, width)`` from that or from ``640x640``. Raises ParameterError, which calls it ``name``."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", value.strip().lower())
+        if match is None:
+            raise ParameterError(f"{name} is {value!r}: expected HEIGHTxWIDTH in pixels, such as 640x640")
+        value = int(match[1]), int(match[2])
+    if value is None:
+        return None
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise ParameterError(f"{name} is {value!r}: expected height and width in pixels, such as 640x640")
+    height, width = (check_count(side, f"a side of {name}", LARGEST) for side in value)
+    if min(height, width) < SMALLEST:
+        raise ParameterError(f"{name} is {height}x{width}: expected sides from {SMALLEST} to {LARGEST} pixels")
+    return height, width
+
+
+def _lower(value: str, name: str) -> str:
+    return value.lower()
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is wanted of a graph. The default is the most general one.
+    """Options of an export. The defaults give the most general model.
 
     Attributes:
-        format: one of `FORMATS`: that of the graph, or ``triton``, a repository for that server around an ONNX graph.
-        single: every run has one image, rather than any number. Some runtimes of phones want all shapes fixed.
-        size: ``(height, width)`` of the input in pixels, where the model leaves it free; None: as the model has it.
-        half: store weights in half precision; arithmetic stays in float32.
-        int8: convolutions in 8 bits, calibrated with the images of this folder or data set; None: float32.
+        batch: some runtimes on phones need all shapes fixed.
+        size: ``(height, width)``. None: as the model has it.
+        int8: calibrated with the images of this folder or data set. None: float32.
+        half: arithmetic stays in float32.
     """
 
-    format: str = "onnx"
-    single: bool = False
-    size: tuple[int, int] | None = None
-    half: bool = False
-    int8: Path | None = None
+    format: Annotated[
+        str,
+        Option("Runtime that opens the model, or triton for a model repository.", listed=formats, parse=_lower),
+    ] = "onnx"
+    batch: Annotated[Literal["dynamic", "1"], Option("Batch size of the graph.")] = "dynamic"
+    size: Annotated[
+        tuple[int, int] | None,
+        Option("Fixed input size, such as 640x640, for models that allow any size.", metavar="HxW", parse=parse_size),
+    ] = None
+    half: Annotated[bool, Option("Store weights in half precision: half the size, the same speed.")] = False
+    int8: Annotated[
+        Path | None,
+        Option("Run convolutions in 8 bits, calibrated on this data set or folder of images.", metavar="DIR"),
+    ] = None
+    threshold: Annotated[float, Option("Score threshold of the exported model.", metavar="SCORE", least=0, most=1)] = (
+        0.5
+    )
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise UnknownNameError.of("format", str(self.format), FORMATS)
+        if self.format not in formats():
+            raise UnknownNameError.of("format", str(self.format), formats())
+        check_options(self)
         if self.half and self.int8 is not None:
             raise ParameterError("half and int8 can't both be: weights are stored in 16 bits or in 8, leave one out")
         if self.half and self.format == "ort":
@@ -54,23 +91,22 @@ class ExportOptions:
             )
 
     @classmethod
-    def of(
-        cls,
-        format: str = "onnx",
-        *,
-        batch: int | str = "dynamic",
-        size: str | tuple[int, int] | None = None,
-        half: bool = False,
-        int8: str | Path | None = None,
-    ) -> ExportOptions:
-        """From what users write: a batch of ``1`` or ``dynamic``, a size such as ``640x640``, a path.
+    def of(cls, format: str = "onnx", **given: Any) -> ExportOptions:
+        """From fields as users write them: a format in capitals, a batch of 1, a size such as ``640x640``, a str path.
 
         Raises:
-            ParameterError: one of them makes no sense.
+            ParameterError: a value is not valid.
         """
-        if str(batch) not in BATCHES:
-            raise ParameterError(f"batch is {batch!r}: expected 1, or 'dynamic' for any number of images")
-        return cls(str(format).lower(), str(batch) == "1", _size(size), half, None if int8 is None else Path(int8))
+        if "batch" in given:
+            given["batch"] = str(given["batch"])
+        if given.get("int8") is not None:
+            given["int8"] = Path(given["int8"])
+        return cls(str(format).lower(), **given | {"size": parse_size(given.get("size"))})
+
+    @property
+    def single(self) -> bool:
+        """Whether each run has exactly one image."""
+        return self.batch == "1"
 
     @property
     def graph(self) -> str:
@@ -121,33 +157,20 @@ class ExportOptions:
             return own
         if not own.has_free_size:
             raise ParameterError(
-                f"size is {_told(self.size)}: {model} is made for {own.height}x{own.width} and nothing else; "
+                f"size is {_text(self.size)}: {model} is made for {own.height}x{own.width} and nothing else; "
                 "leave the size out"
             )
         height, width = self.size
         if height != width:
             raise ParameterError(
-                f"size is {_told(self.size)}: {model} keeps an image's ratio, upright or lying, so a fixed size has "
+                f"size is {_text(self.size)}: {model} keeps an image's ratio, upright or lying, so a fixed size has "
                 f"to be a square, such as {max(self.size)}x{max(self.size)}"
             )
         return replace(own, height=height, width=width, pad_stride=height)
 
 
-def _size(value: str | tuple[int, int] | None) -> tuple[int, int] | None:
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", value.strip().lower())
-        if match is None:
-            raise ParameterError(f"size is {value!r}: expected HEIGHTxWIDTH in pixels, such as 640x640")
-        value = int(match[1]), int(match[2])
-    if value is None:
-        return None
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise ParameterError(f"size is {value!r}: expected height and width in pixels, such as 640x640")
-    height, width = (check_count(side, "a side of size", LARGEST) for side in value)
-    if min(height, width) < SMALLEST:
-        raise ParameterError(f"size is {height}x{width}: expected sides from {SMALLEST} to {LARGEST} pixels")
-    return height, width
+MOST_GENERAL = ExportOptions()
 
 
-def _told(size: tuple[int, int]) -> str:
+def _text(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"

@@ -1,9 +1,9 @@
-"""A model repository for Triton Inference Server: a model directory, and what its Python backend runs.
+"""A model repository for Triton Inference Server: a model directory, and code for its Python backend.
 
     OUTPUT/instance-segmentation/config.pbtxt
     OUTPUT/instance-segmentation/1/inference.onnx, inference.yml, model.py
 
-Names and tensors are those of the reference's high-stability service, see `maskline.serve.kserve`.
+Names and tensors are those of PaddleX's high-stability serving, see `maskline.serve.kserve`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 from maskline._files import replace_files
 from maskline.errors import OutputError
-from maskline.runtime.model_dir import GRAPH_FILES
+from maskline.runtime.backend import GRAPH_FILES
 
-FORMAT = "triton"  # as users call it
+FORMAT = "triton"  # value of the option
 MODEL, VERSION = "instance-segmentation", "1"
 
 _TEMPLATES = Path(__file__).with_name("triton_model")
@@ -26,19 +26,19 @@ logger = logging.getLogger("maskline")
 
 
 def model_dir(repository: Path) -> Path:
-    """The model directory within a repository."""
+    """Return the model directory in a repository."""
     return repository / MODEL / VERSION
 
 
 def replace_model(repository: Path, made: Path) -> None:
-    """Copy a model directory, and what Triton runs, into a repository: all or none.
+    """Copy a model directory, and the code that Triton runs, into a repository: all or nothing.
 
     Args:
-        repository: made where missing. A configuration that is there is left, because users edit it.
+        repository: created if missing. An existing configuration is kept, because users edit it.
         made: the model directory; ``model.py`` is added to it.
 
     Raises:
-        OutputError: they can't be written; what was there before is left.
+        OutputError: a file can't be written; the previous content is kept.
     """
     shutil.copyfile(_TEMPLATES / f"{_CODE}.txt", made / _CODE)
     config = repository / MODEL / _CONFIG
@@ -46,10 +46,10 @@ def replace_model(repository: Path, made: Path) -> None:
     if is_new:
         replace_files(config.parent, [_TEMPLATES / _CONFIG])
     else:
-        logger.info("%s is left as it is", config)
+        logger.info("%s is kept", config)
     try:
-        what_is_looked_for_last = sorted(made.iterdir(), key=lambda path: path.name == GRAPH_FILES["onnx"])
-        replace_files(model_dir(repository), what_is_looked_for_last)
+        graph_last = sorted(made.iterdir(), key=lambda path: path.name == GRAPH_FILES["onnx"])
+        replace_files(model_dir(repository), graph_last)
     except OutputError:
         if is_new:
             config.unlink(missing_ok=True)

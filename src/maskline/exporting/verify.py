@@ -1,4 +1,4 @@
-"""Proof that an exported graph does what its network does."""
+"""Verification of exported graphs against their networks."""
 
 from __future__ import annotations
 
@@ -28,50 +28,49 @@ from maskline.runtime.postprocess import to_instances
 
 PHOTOS = ("fruit.jpg", "ski.jpg")
 
-# How far graph and network may be apart, for a detection of one and its partner of the other.
+# Largest differences between a detection of the graph and its match in the network's.
 SCORE_TOLERANCE = 5e-4
 BOX_TOLERANCE = 0.05  # pixels of the network's input
 MASK_TOLERANCE = 0.01  # 1 - IoU on the mask grid
-CELLS_FORGIVEN = 4  # masks that differ by so few cells are equal, whatever their IoU
-NUMBER_TOLERANCE = 1e-3  # of the standard deviation of an array, plus a hundredth of its largest number
-ROUNDING_SLACK = 5  # what misses by less may be rounding, and is told
+CELLS_FORGIVEN = 4  # masks that differ in at most this many cells are equal, whatever their IoU
+NUMBER_TOLERANCE = 1e-3  # of the array's standard deviation + 1/100 of its largest absolute value
+ROUNDING_SLACK = 5  # factor on tolerances: a smaller miss may be rounding, and is logged
 
-KEPT = 0.05  # a score that any threshold of use is above
+KEPT = 0.05  # below any useful score threshold
 
-#: What is told of a network for which rounding decides what it finds.
-ROUNDING = "by no more than rounding alone moves this network, because its weights leave near ties"
+#: Warnings about networks whose detections depend on rounding.
+ROUNDING = "by no more than rounding alone changes this network's detections, because its scores have near ties"
 NOTHING_LEARNED = (
-    "the network has learned almost nothing yet, and its scores are so nearly equal that rounding decides what it "
-    "finds; the graph itself is proved: train longer before you use it"
+    "the network has learned almost nothing yet: its scores are nearly equal, and rounding decides what it detects; "
+    "the graph itself is verified: train longer before using it"
 )
 
 logger = logging.getLogger("maskline")
 
 
 class Answer(NamedTuple):
-    """What one side says of a batch: the detections, and what its decisive layers gave, by layer and call."""
+    """Results for a batch: detections, and outputs of decisive layers by layer and call."""
 
     found: Raw
     layers: Mapping[str, FloatArray] = MappingProxyType({})
 
 
-def verify(
+def verify_graph(
     deployed: Deployed, graph: Graph, open_pinned: Callable[[Sequence[Call]], Backend], *, single: bool = False
 ) -> None:
-    """Run graph and network side by side on photos; raise ExportError where they disagree.
+    """Run graph and network on photos; raise ExportError if they disagree.
 
-    Compared first is what the layers give that decide what is found, and then what is found if they give numbers
-    chosen beforehand (`pinned`): of their own outputs, a network that has learned little makes nothing to compare, or
-    so many near ties that rounding decides. Compared are two photos and one of them turned, so that sizes differ, each
-    alone and, where a batch can hold them, all three together, else one of them with its mirror image. Then the photos
-    alone again, as graph and network are: there counts what a user could keep, if anything; and a threshold that
-    nothing passes must give no instances.
-    Where sizes are free, all but the first are small, because a full batch of the largest networks takes minutes and
-    gigabytes.
+    First, the outputs of decisive layers are compared, and the detections with these outputs replaced by random
+    numbers (`pinned`): an untrained network's own outputs would give no detections, or near ties that rounding
+    decides. The inputs are two photos and one of them rotated, so that sizes differ, each alone and, if a batch can
+    hold them, all three together, else one with its mirror image. Then the photos are run without replacements, where
+    detections that a user could keep are compared; and an infinite threshold must give no instances.
+    With free sizes, all inputs but the first are small, because a full batch takes minutes and gigabytes for the
+    largest networks.
 
     Args:
-        open_pinned: opens the graph with inputs and outputs for these calls of layers.
-        single: the graph takes one image at a time, so nothing is compared in batches.
+        open_pinned: opens the graph with inputs and outputs for these calls.
+        single: the graph takes one image at a time, so batches are not compared.
     """
     inputs = _verification_inputs(graph.record.preprocess)
     groups = [[pixels] for pixels in inputs]
@@ -87,9 +86,9 @@ def verify(
         fault = _differing_numbers(ours, theirs) or compare_all(ours.found, theirs.found)
         if fault and not _only_rounding(ours, theirs, partial(_run_pinned_exactly, deployed, batch)):
             raise ExportError(f"the graph disagrees with the network at batch {len(batch)}: {fault}; not written")
-    unsteady = [told for pixels in inputs if (told := _verify_as_it_is(deployed, graph, pixels))]
-    for told in dict.fromkeys(unsteady):
-        logger.warning("on %d of %d photos graph and network differ: %s", unsteady.count(told), len(inputs), told)
+    reasons = [reason for pixels in inputs if (reason := _verify_unpinned(deployed, graph, pixels))]
+    for reason in dict.fromkeys(reasons):
+        logger.warning("on %d of %d photos graph and network differ: %s", reasons.count(reason), len(inputs), reason)
     _verify_nothing(graph, inputs[0])
 
 
@@ -120,8 +119,8 @@ def _exact(deployed: Deployed) -> Deployed:
     return copy.deepcopy(deployed).double()
 
 
-def _verify_as_it_is(deployed: Deployed, graph: Graph, pixels: npt.NDArray[Any]) -> str:
-    """Compare what is found in a photo; why it may differ, empty if it does not."""
+def _verify_unpinned(deployed: Deployed, graph: Graph, pixels: npt.NDArray[Any]) -> str:
+    """Compare the detections in a photo; return why they may differ, empty if they don't."""
     ours, theirs = (side.run(pixels[None]) for side in (graph, deployed))
     if not compare_all(ours, theirs):
         return ""
@@ -136,7 +135,7 @@ def _verify_as_it_is(deployed: Deployed, graph: Graph, pixels: npt.NDArray[Any])
 
 
 def _knows_nothing(scores: FloatArray) -> bool:
-    """Whether nothing could be kept, or most of what could has the score of another."""
+    """Whether no score is above `KEPT`, or most of those above have nearly equal neighbours."""
     kept = np.sort(scores[scores > KEPT])
     return len(kept) == 0 or bool(len(kept) > 2 and np.median(np.diff(kept)) < SCORE_TOLERANCE)
 
@@ -159,7 +158,7 @@ def _verify_nothing(graph: Graph, pixels: npt.NDArray[Any]) -> None:
 
 
 def compare_all(ours: Raw, theirs: Raw, *, least: float = 0) -> str:
-    """What differs between the detections of a batch, first of its first image; empty if nothing does."""
+    """Describe the first difference between the detections of a batch; empty if there is none."""
     if len(ours.scores) != len(theirs.scores):
         return f"{counted(len(ours.scores), 'image')} instead of {len(theirs.scores)}"
     faults = (compare(ours.image(i), theirs.image(i), least=least) for i in range(len(theirs.scores)))
@@ -167,7 +166,7 @@ def compare_all(ours: Raw, theirs: Raw, *, least: float = 0) -> str:
 
 
 def _differing_numbers(ours: Answer, theirs: Answer) -> str:
-    """Where numbers before any selection differ, and how many; empty if none do."""
+    """Describe the first difference in values before any selection; empty if there is none."""
     for name, mine, other in _numbers(ours, theirs):
         if n := _beyond(mine, other):
             return f"{n} of {other.size} numbers of {name} differ"
@@ -175,7 +174,7 @@ def _differing_numbers(ours: Answer, theirs: Answer) -> str:
 
 
 def _numbers(ours: Answer, theirs: Answer) -> Iterator[tuple[str, FloatArray, FloatArray]]:
-    """What can be compared number by number: outputs of layers, and masks where both have the same detection."""
+    """Yield the arrays to compare value by value: outputs of layers, and masks of equal detections."""
     for name, other in theirs.layers.items():
         yield name, ours.layers[name], other
     a, b = ours.found, theirs.found
@@ -188,7 +187,7 @@ def _numbers(ours: Answer, theirs: Answer) -> Iterator[tuple[str, FloatArray, Fl
 
 
 def compare(ours: Raw, theirs: Raw, *, least: float = 0) -> str:
-    """What differs between the detections of one image that score more than ``least``; empty if nothing does."""
+    """Describe the difference between the detections of one image above ``least``; empty if there is none."""
     if [a.shape for a in ours] != [a.shape for a in theirs]:
         return f"shapes {[a.shape for a in ours]} against {[a.shape for a in theirs]}"
     n = without_partner(ours, theirs, least=least)
@@ -196,11 +195,11 @@ def compare(ours: Raw, theirs: Raw, *, least: float = 0) -> str:
 
 
 def without_partner(ours: Raw, theirs: Raw, slack: float = 1, *, least: float = 0) -> int:
-    """How many rows of either side have no equal on the other, each row being used once; ``slack`` widens tolerances.
+    """Count the rows of both sides without a match on the other, one to one; ``slack`` widens the tolerances.
 
-    Rows are matched by what they say, not by place, because neighbours of nearly equal score may change places. A row
-    that would not have come before the other side's last row doesn't count, because the cut may have fallen otherwise;
-    nor one that scores no more than ``least``.
+    Rows are matched by content, not by index, because rows of nearly equal score may swap. Rows that do not score
+    clearly above the other side's last row don't count, because the cut-off may differ; nor do rows of at most
+    ``least``.
     """
     free = [i for i in range(len(ours.scores)) if ours.scores[i] > 0]
     alone = []
@@ -216,8 +215,8 @@ def without_partner(ours: Raw, theirs: Raw, slack: float = 1, *, least: float = 
 
 
 def _counts(score: float, other: Raw, least: float) -> bool:
-    """Whether a row of this score should have been among the other side's rows, which end where their number or the
-    network's own threshold cuts them off."""
+    """Whether a row of this score should be among the other side's rows, which are cut off by their number or by the
+    network's own threshold."""
     last = other.scores[other.scores > 0].min(initial=1)
     return bool(score > max(last if last < 1 else 0, least) + SCORE_TOLERANCE)
 
@@ -233,7 +232,7 @@ def _agree(ours: Raw, i: int, theirs: Raw, j: int, slack: float) -> bool:
 
 
 def _beyond(ours: FloatArray, theirs: FloatArray, slack: float = 1) -> int:
-    """How many numbers differ by more than the tolerance."""
+    """Count the values that differ by more than the tolerance."""
     if ours.shape != theirs.shape or not theirs.size:
         return int(theirs.size)
     tolerance = NUMBER_TOLERANCE * (theirs.std() + np.abs(theirs).max() / 100)
@@ -241,18 +240,18 @@ def _beyond(ours: FloatArray, theirs: FloatArray, slack: float = 1) -> int:
 
 
 def _misses(ours: Answer, theirs: Answer, slack: float = 1) -> IntArray:
-    """How many detections have no equal, and how many numbers differ."""
+    """Count the detections without a match, and the values that differ."""
     images = range(len(theirs.found.scores))
     alone = sum(without_partner(ours.found.image(i), theirs.found.image(i), slack) for i in images)
     return np.array([alone, sum(_beyond(mine, other, slack) for _, mine, other in _numbers(ours, theirs))])
 
 
 def _only_rounding(ours: Answer, theirs: Answer, run_exact: Callable[[], Answer]) -> bool:
-    """Whether graph and network differ by no more than rounding does.
+    """Whether rounding explains the differences between graph and network.
 
-    Either nothing misses the tolerances by more than a small factor; or the network hangs on near ties (which of two
-    tokens is the 300th, whether a mask ends a pixel earlier), so that computing it in double precision moves about as
-    many detections as the graph has moved. Trained networks rarely do that, stand-in weights often.
+    Either nothing misses the tolerances by more than a small factor; or the network has near ties (which of two tokens
+    is the 300th, whether a mask ends a pixel earlier), so that running it in double precision changes about as many
+    detections. That is rare for trained networks and frequent for random weights.
     """
     if [a.shape for a in ours.found] != [a.shape for a in theirs.found]:
         return False

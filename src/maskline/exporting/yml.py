@@ -1,4 +1,4 @@
-"""The description that stands beside a graph, for people and for programs that know the reference's."""
+"""``inference.yml``, in PaddleX's format, for people and programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from maskline.runtime.graph import Record
 
 
 def inference_yml(spec: catalog.Model, record: Record, mode: str = "onnx") -> str:
-    """The description that the reference puts beside an exported model, for the graph beside ours."""
+    """Return the ``inference.yml`` that PaddleX would write next to an exported model."""
     pre = record.preprocess
     resize: dict[str, Any] = {
         "type": "Resize",

@@ -10,19 +10,21 @@ from maskline import catalog
 from maskline.models.families import family_of
 from maskline.models.network import Network
 
-AS_IT_IS: Mapping[str, Any] = MappingProxyType({})
+NO_OVERRIDES: Mapping[str, Any] = MappingProxyType({})
 
 
-def build(name: str, num_classes: int = len(catalog.COCO_CLASSES), overrides: Mapping[str, Any] = AS_IT_IS) -> Network:
-    """A new network, with freshly drawn weights, in training mode.
+def build(
+    name: str, num_classes: int = len(catalog.COCO_CLASSES), overrides: Mapping[str, Any] = NO_OVERRIDES
+) -> Network:
+    """Build a network with newly initialised weights, in training mode.
 
     Args:
-        name: a model of the catalog.
+        name: a model in the catalog.
         num_classes: classes without background.
-        overrides: values for fields of the model's configuration, such as those that a weights file says.
+        overrides: new values for fields of the model's configuration, such as those stored in a weights file.
 
     Raises:
-        UnknownNameError: no such row.
+        UnknownNameError: the catalog has no such model.
         ParameterError: the configuration has no such field.
     """
     family = family_of(name)

@@ -1,4 +1,4 @@
-"""A network as the runtime meets it: pixels in, detections out."""
+"""A network as the runtime uses it: pixels in, detections out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from maskline.runtime.graph import Raw
 
 
 class Normalise(nn.Module):
-    """Pixels as `Preprocess.apply` gives them to what a network expects."""
+    """Convert pixels from `Preprocess.apply` to a network's normalised input."""
 
     factor: Tensor
     offset: Tensor
@@ -28,11 +28,11 @@ class Normalise(nn.Module):
 
     @property
     def keeps_zero(self) -> bool:
-        """Whether 0, which images of a batch are padded with, stays 0."""
+        """Whether zero padding of a batch stays 0."""
         return self.done or self.plain
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, H, W, 3) RGB, uint8, or float32 where the preprocess has normalised it, to (B, 3, H, W)."""
+        """(B, H, W, 3) RGB, uint8, or float32 if already normalised, to (B, 3, H, W)."""
         x = image.permute(0, 3, 1, 2).to(self.factor.dtype)
         if self.done:
             return x
@@ -41,7 +41,7 @@ class Normalise(nn.Module):
 
 
 class Deployed(nn.Module):
-    """A network behind the contract's input: pixels as they come from an image, normalised inside."""
+    """A network with normalisation included; takes the graph's input."""
 
     def __init__(self, network: Network, preprocess: Preprocess) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Deployed(nn.Module):
         return self.network(self.normalise(image))
 
     def run(self, images: npt.NDArray[Any]) -> Raw:
-        """(B, H, W, 3), as `Preprocess.apply` gives them, to what a graph would give, on the network's device."""
+        """(B, H, W, 3) from `Preprocess.apply` to the outputs of a graph; runs on the network's device."""
         with torch.no_grad():
             found = self(torch.from_numpy(images).to(self.normalise.factor.device))
         boxes, scores, labels, masks = (tensor.cpu() for tensor in found)

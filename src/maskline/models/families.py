@@ -1,4 +1,4 @@
-"""The list of families. A new one is a folder here, a line in `FAMILIES`, and its rows in `maskline.catalog`."""
+"""All model families. To add one: a folder here, a line in `FAMILIES`, and rows in `maskline.catalog`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ FAMILIES: tuple[Family[Any], ...] = (
 
 
 def family_of(model: str) -> Family[Any]:
-    """The family of a model of the catalog. Raises UnknownNameError, with the nearest name, if there is none."""
+    """Return the family of a catalog model. Raises UnknownNameError, which suggests the nearest name."""
     name = catalog.get(model).family
     return next(family for family in FAMILIES if family.name == name)
 
 
 def overrides_of(model: str, *, unaligned: bool) -> dict[str, Any]:
-    """What users say of weights whose file doesn't say it, as fields of the configuration.
+    """Return the configuration fields that a user sets because the weights file does not.
 
     Args:
-        unaligned: trained with RoIAlign's first form, as by PaddleDetection since August 2024 whatever its
-            configuration says, see `maskline.models.roi_align`.
+        unaligned: trained with the unaligned RoIAlign, as PaddleDetection does since August 2024 whatever its
+            configuration says; see `maskline.models.roi_align`.
 
     Raises:
         ParameterError: the model has no RoIAlign.

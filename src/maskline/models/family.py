@@ -1,4 +1,4 @@
-"""What a family of models consists of, apart from the facts in the catalog."""
+"""What defines a family of models, besides its rows in the catalog."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ if TYPE_CHECKING:
 else:
     C = TypeVar("C")
 
-#: Regular expressions and their replacements, all of them applied to a name, in this order.
+#: Regular expressions and replacements; all are applied to a name, in order.
 Rules: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Family(Generic[C]):
-    """All that is particular to a family and needs torch; what doesn't is in `maskline.catalog`.
+    """The parts of a family that need torch; `maskline.catalog` has the rest.
 
-    The catalog has a row for each model: its name, its family's name, its preprocess, recipe and published figures. So
-    it can be read without torch. The configurations here have the same names for keys.
+    The catalog, readable without torch, has a row for each model: name, family, preprocess, recipe and published
+    figures. The configurations here are keyed by the same names.
 
     Attributes:
         name: a key of `maskline.catalog.FAMILIES`.
         configs: by model name.
-        build: from a configuration and a number of classes to a network with freshly drawn weights.
-        rename: names of PaddleDetection's weights, rewritten to ours.
-        class_parameter: a parameter with one entry for each class, which shows how many classes weights have.
-        augment: what of `maskline.training.augment.Augment` the recipe sets, by name. Values only: `training` is above.
+        build: builds a network with newly initialised weights from a configuration and the number of classes.
+        rename: rules from PaddleDetection's parameter names to ours.
+        class_parameter: a parameter with one entry per class; its length is the number of classes of a weights file.
+        augment: fields of `maskline.training.augment.Augment` that the recipe sets. A mapping, because `training` is a
+            higher layer.
     """
 
     name: str
@@ -44,10 +45,10 @@ class Family(Generic[C]):
     augment: Mapping[str, Any]
 
     def config(self, model: str, overrides: Mapping[str, Any]) -> C:
-        """The configuration of a model, with the values of some fields replaced.
+        """Return the configuration of a model, with some fields replaced.
 
         Raises:
-            ParameterError: there is no such field, or its value is of another type.
+            ParameterError: a field does not exist, or its value is of another type.
         """
         config = self.configs[model]
         known = {field.name: getattr(config, field.name) for field in fields(config)}

@@ -1,4 +1,4 @@
-"""Feature pyramid network (arXiv 1612.03144): every level sees what the coarser ones have found."""
+"""Feature pyramid network (arXiv 1612.03144): top-down pathway with lateral connections."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDES = (4, 8, 16, 32, 64)  # of the levels, P2 … P6
-MULTIPLE = 32  # pixels: sides of the image divide by it, as in the reference
+SIZE_DIVISOR = 32  # pixels: image sides are padded to a multiple, as in PaddleDetection
 
-#: Names of the reference's weights, rewritten to ours; see `maskline.models.rcnn.weights`.
+#: PaddleDetection's parameter names to ours; see `maskline.models.rcnn.weights`.
 RENAME = (
     *((rf"^neck\.fpn_inner_res{i + 2}_sum(?:_lateral)?\.", f"neck.lateral.{i}.") for i in range(4)),
     *((rf"^neck\.fpn_res{i + 2}_sum\.", f"neck.output.{i}.") for i in range(4)),
@@ -18,13 +18,13 @@ RENAME = (
 
 
 class FPN(nn.Module):
-    """Backbone maps of strides 4, 8, 16, 32 to as many levels of equal width, and one more of stride 64.
+    """Backbone maps at strides 4, 8, 16, 32 to five levels of equal width, at strides 4 to 64.
 
-    In every list index 0 belongs to stride 4.
+    Index 0 of every list is stride 4.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
-        """in_channels: of the four maps; channels: of every level."""
+        """in_channels: of the four maps; channels: of each level."""
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(n, channels, 1) for n in in_channels)
         self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
@@ -35,7 +35,7 @@ class FPN(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """maps: strides 4, 8, 16, 32, each (B, C, h, w); a map need not be just half as large as the one before it."""
+        """maps: strides 4, 8, 16, 32, each (B, C, h, w); sizes need not halve exactly."""
         levels = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
         for i in range(len(levels) - 1, 0, -1):
             levels[i - 1] = levels[i - 1] + F.interpolate(levels[i], size=levels[i - 1].shape[-2:], mode="nearest")

@@ -1,4 +1,4 @@
-"""Small layers that several networks share."""
+"""Layers shared by several networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm, and an optional activation; padded to keep the size at stride 1."""
+    """Convolution without bias, batch norm, optional activation; same padding."""
 
     def __init__(
         self,
@@ -37,21 +37,21 @@ class ConvNorm(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:
-        """The convolution with bias, then the activation, that gives the same numbers in eval mode."""
+        """Return the equivalent convolution with bias, and activation, for eval mode."""
         weight, bias = self.fused_kernel()
         conv = copy.deepcopy(self.conv)
         conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
         return Activated(conv, self.activation)
 
     def fused_kernel(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the one convolution that equals convolution and norm at inference."""
+        """Weight and bias of the convolution with the batch norm folded in."""
         assert self.norm.running_mean is not None and self.norm.running_var is not None
         scale = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
         return self.conv.weight * scale[:, None, None, None], self.norm.bias - self.norm.running_mean * scale
 
 
 class Activated(nn.Module):
-    """A layer, then an optional activation."""
+    """A layer and an optional activation."""
 
     def __init__(self, layer: nn.Module, activation: Activation | None) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Activated(nn.Module):
 
 
 class RepVGG(nn.Module):
-    """3x3 and 1x1 convolutions side by side, the latter with a learned weight or not (arXiv 2101.03697)."""
+    """Parallel 3x3 and 1x1 convolutions, summed (arXiv 2101.03697); ``weighted``: with a learned weight for 1x1."""
 
     def __init__(self, channels: int, *, weighted: bool = False) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class RepVGG(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Module:
-        """The single convolution with bias, then SiLU, that gives the same numbers in eval mode."""
+        """Return the equivalent 3x3 convolution with bias, and SiLU, for eval mode."""
         (dense, dense_bias), (pointwise, pointwise_bias) = self.dense.fused_kernel(), self.pointwise.fused_kernel()
         alpha = 1.0 if self.alpha is None else self.alpha
         conv = nn.Conv2d(dense.shape[1], dense.shape[0], 3, padding=1, dtype=dense.dtype, device=dense.device)
@@ -88,7 +88,7 @@ class RepVGG(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them, none after the last."""
+    """Linear layers with ReLU in between."""
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class MLP(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention whose queries and keys, but not values, carry a position (DETR, section 3.2)."""
+    """Multi-head self-attention; the position is added to queries and keys only (DETR, section 3.2)."""
 
     def __init__(self, hidden_dim: int, num_heads: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.in_proj.bias)
 
     def forward(self, x: Tensor, position: Tensor, may_attend: Tensor | None = None) -> Tensor:
-        """x, position: (B, N, C); may_attend: (N, N) bool, True where row may look at column. Returns (B, N, C)."""
+        """x, position: (B, N, C); may_attend: (N, N) bool, True where row may attend to column. Returns (B, N, C)."""
         B, N, C = x.shape
         weight_qk, weight_v = torch.split(self.in_proj.weight, [2 * C, C])
         bias_qk, bias_v = torch.split(self.in_proj.bias, [2 * C, C])
@@ -127,28 +127,28 @@ class SelfAttention(nn.Module):
 
 
 def to_fp32(x: Tensor) -> Tensor:
-    """x in float32 where it was less: sums over thousands of cells lose too much in half precision."""
+    """Cast half precision to float32, because sums over thousands of cells lose too much; float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """log(x / (1 - x)) of x clipped to [0, 1], both terms at least ``eps``."""
+    """log(x / (1 - x)) of x clipped to [0, 1]; numerator and denominator are at least ``eps``."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
 def clip_probabilities(x: Tensor) -> Tensor:
-    """x pulled into the range that `inverse_sigmoid` can tell apart: about [1e-5, 1 - 1e-5]."""
+    """Clip x to the range in which `inverse_sigmoid` is invertible: about [1e-5, 1 - 1e-5]."""
     return torch.sigmoid(inverse_sigmoid(x))
 
 
 def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Boxes (..., 4) as centre and size to ``x1 y1 x2 y2``."""
+    """Convert boxes (..., 4) from centre and size to ``x1 y1 x2 y2``."""
     centre, size = torch.split(boxes, 2, dim=-1)
     return torch.cat([centre - 0.5 * size, centre + 0.5 * size], dim=-1)
 
 
 def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Boxes (..., 4) as ``x1 y1 x2 y2`` to centre and size."""
+    """Convert boxes (..., 4) from ``x1 y1 x2 y2`` to centre and size."""
     first, second = torch.split(boxes, 2, dim=-1)
     return torch.cat([(first + second) / 2, second - first], dim=-1)

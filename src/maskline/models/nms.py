@@ -1,7 +1,7 @@
-"""Non-maximum suppression of boxes, the same in torch and in an ONNX graph.
+"""Non-maximum suppression of boxes, with equal results in torch and in an ONNX graph.
 
-In torch it is an operator of its own, ``maskline::batched_nms``, so that an exporter meets one node whose output has a
-fixed shape; `onnx_translations` tells the exporter to write the standard's NonMaxSuppression for it.
+In torch it is a custom operator, ``maskline::batched_nms``, so that the exporter sees one node with an output of fixed
+shape; `onnx_translations` maps it to ONNX NonMaxSuppression.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskline.models.iou import box_iou
 
-LOWEST = -1e30  # a score that any real one is above
+LOWEST = -1e30  # below every score
 BLOCK = 1024  # boxes compared at a time
 
 
@@ -25,10 +25,10 @@ def batched_nms(
     """Keep-mask of greedy non-maximum suppression, per group and class.
 
     Args:
-        boxes: (G, N, 4) ``x1 y1 x2 y2``, N boxes of each of G groups (such as images), shared by all classes.
+        boxes: (G, N, 4) ``x1 y1 x2 y2``, N boxes in each of G groups (such as images), shared by all classes.
         scores: (G, C, N).
-        score_threshold: boxes of a class that score no more than this are dropped.
-        iou_threshold: a box is dropped if its IoU with a better kept box is above this.
+        score_threshold: boxes with at most this score in a class are dropped.
+        iou_threshold: a box is dropped if its IoU with a better, kept box is above this.
         max_detections: only the best ``max_detections`` of a group are exact; others may be missing.
 
     Returns:
@@ -59,9 +59,9 @@ def _(boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: floa
 
 
 def greedy_nms(boxes: Tensor, labels: Tensor, iou_threshold: float, max_detections: int) -> Tensor:
-    """Rows (at most ``max_detections``) of boxes (N, 4), best first, that greedy NMS per label keeps.
+    """Indices of at most ``max_detections`` of the boxes (N, 4), sorted best first, that greedy NMS per label keeps.
 
-    Block by block: first what earlier blocks suppress goes, then what the block itself does.
+    Works in blocks: each is suppressed by the boxes kept so far, then by itself.
     """
     stays = torch.zeros(0, dtype=torch.int64, device=boxes.device)
     for rows in torch.split(torch.arange(len(boxes), device=boxes.device), BLOCK):
@@ -73,15 +73,15 @@ def greedy_nms(boxes: Tensor, labels: Tensor, iou_threshold: float, max_detectio
 
 
 def _suppresses(boxes: Tensor, labels: Tensor, better: Tensor, worse: Tensor, iou_threshold: float) -> Tensor:
-    """(len(better), len(worse)) bool."""
+    """Whether each better box suppresses each worse one: (len(better), len(worse)) bool."""
     alike = labels[better, None] == labels[worse]
     return (box_iou(boxes[better, None], boxes[worse]) > iou_threshold) & alike
 
 
 def _settled(suppresses: Tensor) -> Tensor:
-    """Which of n rows stay, given which suppresses which (n, n), better rows first.
+    """Keep-mask (n,) from the pairwise suppression (n, n) of rows sorted best first.
 
-    One after the other, because a row that goes suppresses nothing; in NumPy, where such a step costs least.
+    Sequential, because a suppressed row suppresses nothing; in NumPy, whose overhead per step is smallest.
     """
     rows = suppresses.cpu().numpy()
     stays = np.ones(len(rows), np.bool_)
@@ -92,7 +92,7 @@ def _settled(suppresses: Tensor) -> Tensor:
 
 
 def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """For `torch.onnx.export`: how operators of this project are written in ONNX."""
+    """ONNX translation of the operator in this module, for `torch.onnx.export`."""
     import onnxscript
     from onnx import TensorProto
 

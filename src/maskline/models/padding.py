@@ -1,7 +1,7 @@
-"""Images made larger inside a network, so that its maps fit onto each other.
+"""Padding of images inside a network, to a multiple of its largest stride.
 
-An exporter meets one operator, ``maskline::pad``, whose result has sides that are known to be multiples: all sizes
-after it stay simple expressions.
+The exporter sees one operator, ``maskline::pad``, whose output sides are known multiples, so that all later sizes stay
+simple expressions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Image (B, C, H, W) with zeros below and right, until both sides divide by ``multiple``."""
+    """Pad an image (B, C, H, W) with zeros, below and right, to multiples of ``multiple``."""
     if torch.compiler.is_exporting():
         padded: Tensor = torch.ops.maskline.pad(image, multiple)
         return padded
@@ -40,14 +40,14 @@ def _(image: Tensor, multiple: int) -> Tensor:
 
 
 def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """For `torch.onnx.export`: how the operator of this file is written in ONNX."""
+    """ONNX translation of the operator in this module, for `torch.onnx.export`."""
     import onnxscript
 
     op: Any = onnxscript.opset18
 
     def pad(image: Any, multiple: int) -> Any:
         sides = op.Shape(image, start=2, end=4)
-        missing = op.Mod(op.Neg(sides), op.Constant(value_ints=[multiple]))  # has the sign of the normalizer
+        missing = op.Mod(op.Neg(sides), op.Constant(value_ints=[multiple]))  # has the sign of the divisor
         nothing = op.Constant(value_ints=[0, 0])
         return op.Pad(image, op.Concat(nothing, nothing, nothing, missing, axis=0))
 

@@ -1,4 +1,4 @@
-"""A network whose deciding layers give numbers chosen beforehand, so that rounding decides nothing of what it finds."""
+"""Run a network with the outputs of its decisive layers replaced, so that rounding can't change what is detected."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from maskline.models.network import Decisive, Network
 
 
 class Call(NamedTuple):
-    """One call of a decisive layer: what it gave, and what the rest of the network got instead."""
+    """One call of a decisive layer: its output, and what replaced it."""
 
     layer: str  # its name in the network
-    number: int  # of this layer's calls in a run, from 0
+    number: int  # index of the call among this layer's, from 0
     output: FloatArray
     replacement: FloatArray  # of the same shape
 
 
 @contextmanager
 def pinned(network: Network) -> Iterator[list[Call]]:
-    """Replace the outputs of the network's decisive layers by random numbers while the context lasts.
+    """Replace the outputs of the network's decisive layers by random numbers within the context.
 
-    The numbers depend on the layer's name, the number of the call and the shape alone.
+    The numbers depend only on the layer's name, the index of the call and the shape.
 
     Yields:
-        The calls so far, in their order.
+        The calls so far, in order.
     """
     names = {layer: name for name, layer in network.named_modules()}
     calls: list[Call] = []

@@ -1,9 +1,8 @@
-"""RoIAlign (Mask R-CNN, arXiv 1703.06870, section 3), from one map or from a pyramid of maps.
+"""RoIAlign (Mask R-CNN, arXiv 1703.06870, section 3), from one map or a feature pyramid.
 
-A bin's value is the mean of bilinear interpolations at regular points, so it is a weighted sum of cells, and weights
-are products of one along y and one along x. In torch all bins of all boxes become one `F.embedding_bag` over the cells
-of all maps, with gradient. An exporter meets one operator, ``maskline::roi_align``, and writes the standard's RoiAlign
-for it, once a level.
+A bin's value is the mean of bilinear interpolations at regular points: a weighted sum of cells, whose weights are
+products of one along y and one along x. In torch, all bins of all boxes are one differentiable `F.embedding_bag` over
+the cells of all maps. The exporter sees one operator, ``maskline::roi_align``, and writes an ONNX RoiAlign per level.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ from maskline.models.layers import to_fp32
 
 
 class Regions(NamedTuple):
-    """Boxes in some images of a batch, R in all: what heads look at."""
+    """R boxes in the images of a batch, which features are pooled for."""
 
     boxes: Tensor  # (R, 4) x1 y1 x2 y2, in pixels of the network's input
-    image: Tensor  # (R,) int64: of which image
+    image: Tensor  # (R,) int64: index of the image
 
-    def of(self, rows: Tensor) -> Regions:
-        """Some of them, by index or mask."""
+    def select(self, rows: Tensor) -> Regions:
+        """Return a subset, by index or mask."""
         return Regions(self.boxes[rows], self.image[rows])
 
 
 def roi_align(
     maps: Sequence[Tensor], regions: Regions, level: Tensor, *, strides: Sequence[int], side: int, aligned: bool
 ) -> Tensor:
-    """Features of boxes, in ``side`` x ``side`` bins of as many points as they are cells wide and high, rounded up.
+    """Pool features of boxes into ``side`` x ``side`` bins; points per bin: its size in cells, rounded up.
 
     Args:
-        maps: of each level, (B, C, h, w).
-        regions: what to look at.
-        level: (R,) int64, from which map.
+        maps: (B, C, h, w) per level.
+        regions: the boxes.
+        level: (R,) int64, index of the map to pool from.
         strides: of the levels, in pixels.
         side: bins along either axis.
-        aligned: whether a cell's value belongs to its centre. False is the operator's first form: values belong to
-            corners, and boxes are at least a cell wide and high.
+        aligned: whether a cell's value is at its centre. False is the original operator: values are at corners, and
+            boxes are at least one cell wide and high.
 
     Returns:
         (R, C, side, side), at least float32.
@@ -79,7 +78,7 @@ def _per_level(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def _layout(maps: Sequence[Tensor], strides: Sequence[float]) -> list[tuple[int, int, float, int]]:
-    """Height, width, cells for a pixel, and the row of its first cell among all cells, of each map."""
+    """For each map: height, width, cells per pixel, and the index of its first cell among all cells."""
     layout, first = [], 0
     for m, stride in zip(maps, strides, strict=True):
         B, _, h, w = m.shape
@@ -89,9 +88,9 @@ def _layout(maps: Sequence[Tensor], strides: Sequence[float]) -> list[tuple[int,
 
 
 class _Axis(NamedTuple):
-    """Which cells bins take along one axis: as many as ``run``, from ``start``, with weights; 0 beyond the run.
+    """Cells of each bin along one axis: ``run`` cells from ``start``, with weights; 0 beyond the run.
 
-    A bin with points at 3.2 and 3.9 takes 0.45 of cell 3 and 0.55 of cell 4: (0.8 + 0.1) / 2 and (0.2 + 0.9) / 2.
+    A bin with points at 3.2 and 3.9 weights cell 3 by 0.45 and cell 4 by 0.55: (0.8 + 0.1) / 2 and (0.2 + 0.9) / 2.
     """
 
     start: Tensor  # (R, side) int64, inside the map
@@ -100,9 +99,9 @@ class _Axis(NamedTuple):
 
 
 def _axis(low: Tensor, high: Tensor, cells: Tensor, side: int, aligned: bool) -> _Axis:
-    """low, high: (R,) in cells of a map that has ``cells`` (R,) of them."""
+    """low, high: (R,) interval in cells, on maps with ``cells`` (R,) cells along the axis."""
     length = high - low if aligned else (high - low).clamp(min=1)
-    points = torch.ceil(length / side).clamp(min=0)  # of a bin; they are at most a cell apart
+    points = torch.ceil(length / side).clamp(min=0)  # per bin, at most one cell apart
     longest = int(points.max()) if len(points) else 0
     number = torch.arange(longest, device=low.device)
     bins = torch.arange(side, device=low.device)[:, None]
@@ -124,7 +123,7 @@ def _axis(low: Tensor, high: Tensor, cells: Tensor, side: int, aligned: bool) ->
 
 
 def _bags(x: _Axis, y: _Axis, first: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For every bin, box after box, row after row: the cells it takes, their weights, and where its cells begin."""
+    """For all bins, by box and row: cell indices, their weights, and the offset of each bin's first cell."""
     R, side = x.start.shape
     per_bin = (x.run * y.run)[:, None].expand(R, side * side).flatten()
     offsets = per_bin.cumsum(0) - per_bin
@@ -155,7 +154,7 @@ def _(
 
 
 def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """For `torch.onnx.export`: how the operator of this file is written in ONNX."""
+    """ONNX translation of the operator in this module, for `torch.onnx.export`."""
     import onnxscript
 
     op: Any = onnxscript.opset18

@@ -13,23 +13,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 from maskline.errors import UnknownNameError
-from maskline.outputs.coco import CocoResultsWriter, CocoWriter
-from maskline.outputs.csv_table import CsvWriter
-from maskline.outputs.labelme import LabelMeWriter
-from maskline.outputs.paths import AnyPath
-from maskline.outputs.writer import Writer
 
-__all__ = ["WRITERS", "CocoResultsWriter", "CocoWriter", "CsvWriter", "LabelMeWriter", "Writer", "open_writers"]
+if TYPE_CHECKING:
+    from maskline.outputs.paths import AnyPath
+    from maskline.outputs.writer import Writer
 
-#: By the name of the format. ``WRITERS[name].open(folder)`` is a writer to that format's own place in a folder.
-WRITERS: dict[str, type[Writer]] = {
-    "coco": CocoWriter,
-    "coco-results": CocoResultsWriter,
-    "labelme": LabelMeWriter,
-    "csv": CsvWriter,
+#: Form of masks in a result's JSON.
+MaskFormat: TypeAlias = Literal["list", "rle", "polygon"]
+MASK_FORMATS = get_args(MaskFormat)
+
+#: Module and class below this package, by the name of the format.
+WRITERS = {
+    "coco": "coco.CocoWriter",
+    "coco-results": "coco.CocoResultsWriter",
+    "labelme": "labelme.LabelMeWriter",
+    "csv": "csv_table.CsvWriter",
 }
+
+
+def writer_class(name: str) -> type[Writer]:
+    """The writer of a format; its ``open(folder)`` takes the format's own place there. Raises UnknownNameError."""
+    if name not in WRITERS:
+        raise UnknownNameError.of("export format", str(name), WRITERS)
+    module, _, kind = WRITERS[name].partition(".")
+    return cast("type[Writer]", getattr(import_module(f"maskline.outputs.{module}"), kind))
 
 
 @contextmanager
@@ -45,8 +56,6 @@ def open_writers(formats: Sequence[str], folder: AnyPath, *, tolerance: float = 
         UnknownNameError: no such format.
         ParameterError, OutputError: the folder can't be one, or can't be written to; tolerance is negative.
     """
-    for name in formats:
-        if name not in WRITERS:
-            raise UnknownNameError.of("export format", str(name), WRITERS)
+    kinds = [writer_class(name) for name in dict.fromkeys(formats)]
     with ExitStack() as stack:
-        yield [stack.enter_context(WRITERS[name].open(folder, tolerance=tolerance)) for name in dict.fromkeys(formats)]
+        yield [stack.enter_context(kind.open(folder, tolerance=tolerance)) for kind in kinds]

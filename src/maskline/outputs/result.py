@@ -15,6 +15,7 @@ import numpy as np
 from maskline._files import replace_file
 from maskline.errors import MissingDependencyError, ParameterError, UnknownNameError
 from maskline.instances import ByteArray, Instances
+from maskline.outputs.formats import MASK_FORMATS
 from maskline.outputs.paths import IMAGE_FORMATS, AnyPath, Stems, check_folder, named_file, stem_of
 from maskline.render import draw
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
     from supervision import Detections
 
-MASK_FORMATS = ("list", "rle", "polygon")
 ENCODER_OPTIONS = {
     "JPEG": {"subsampling": 0},
     "PNG": {"compress_level": 3},

@@ -1,4 +1,4 @@
-"""PaddleX's own interface: its pipeline, module configurations, jobs and result files.
+"""PaddleX's interface: its pipeline, module configurations, jobs and result files.
 
-What follows from PaddleX's conventions rather than ours lies here, above the API and below the command line.
+Everything that follows PaddleX's conventions rather than ours is here, above the API and below the command line.
 """

@@ -1,4 +1,4 @@
-"""The step ``check_dataset`` of the reference: convert and divide if asked to, check, and leave results to look at."""
+"""PaddleX's step ``check_dataset``: convert and split if asked to, check, and write reports."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from maskline._files import replace_file
 from maskline.data.categories import unify_categories
 from maskline.data.check.run import check
 from maskline.data.convert import convert_in_place
-from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset
 from maskline.data.faults import Reading
 from maskline.data.formats.coco.layout import find_annotation_files
+from maskline.data.options import Crowd, SplitConfig
 from maskline.data.report import charts, demo, page
 from maskline.data.safe_json import dump_json, encode_json
 from maskline.data.source import Source
-from maskline.data.split import SplitConfig, split_in_place
+from maskline.data.split import split_in_place
 from maskline.data.stats import class_names, statistics
 from maskline.errors import DatasetError, DatasetNotFoundError
 
-# The reference's words, to the letter: people's scripts look for them.
+# PaddleX's words, to the letter: scripts look for them.
 PASSED = "Check dataset passed !"
 CONVERTED = "Convert dataset successfully !"
-DIVIDED = "Split dataset successfully !"
+SPLIT = "Split dataset successfully !"
 FOLDER = "check_dataset"
-RESULTS = ("report.html", "faults.json", "histogram.png")  # in it, beside the folder demo_img
+RESULTS = ("report.html", "faults.json", "histogram.png")  # in `FOLDER`, next to demo_img
 
 logger = logging.getLogger("maskline")
 
 
 class DatasetCheckError(DatasetError):
-    """A data set has errors. ``details`` is what `check_dataset` would have returned, and all faults."""
+    """A data set has errors. ``details`` is what `check_dataset` would have returned."""
 
     def __init__(self, message: str, details: dict[str, Any]) -> None:
         super().__init__(message)
@@ -50,21 +50,21 @@ def check_dataset(
     split: SplitConfig | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Check a data set of the reference's layout, after converting and dividing it in place where that is asked for.
+    """Check a data set in PaddleX's layout, optionally after converting and splitting it in place.
 
     Args:
         dataset_dir: the folder with ``annotations/instance_{train,val}.json`` and ``images/``.
         output: gets ``check_dataset/`` with ``report.html``, ``faults.json``, ``histogram.png`` and ``demo_img/``.
         convert_from: a format of `maskline.data.convert`, such as LabelMe.
-        split: how to divide it anew; None leaves it as it is.
-        seed: of the division that converting a set without a ``val`` split needs.
+        split: how to split it again; None leaves it as it is.
+        seed: of the split that converting a data set without ``val`` needs.
 
     Returns:
-        What belongs into ``check_dataset_result.json``; paths are relative to ``output``. ``train_samples`` and
-        ``val_samples`` count annotations, as the reference does; images and instances have keys of their own.
+        Content of ``check_dataset_result.json``; paths are relative to ``output``. ``train_samples`` and
+        ``val_samples`` count annotations, as in PaddleX; images and instances have keys of their own.
 
     Raises:
-        DatasetCheckError: the data set has errors; the results are there all the same.
+        DatasetCheckError: the data set has errors; the reports are written all the same.
         DatasetError: there is nothing to check.
     """
     _clear(output)
@@ -73,7 +73,7 @@ def check_dataset(
         logger.info(CONVERTED)
     if split is not None:
         split_in_place(dataset_dir, split)
-        logger.info(DIVIDED)
+        logger.info(SPLIT)
     source = Source.of(dataset_dir)
     found = find_annotation_files(source)
     for name in ("train", "val"):
@@ -84,8 +84,8 @@ def check_dataset(
     reading, result = examine(dataset_dir, output)
     if reading.errors:
         first = reading.errors[0]
-        told = f"errors in the data set: {len(reading.errors)}, the first: {first.file}: {first.what}"
-        raise DatasetCheckError(f"{told}; all are in {output / FOLDER / 'report.html'}", result)
+        summary = f"errors in the data set: {len(reading.errors)}, the first: {first.file}: {first.what}"
+        raise DatasetCheckError(f"{summary}; all are in {output / FOLDER / 'report.html'}", result)
     logger.info(PASSED)
     return result
 
@@ -99,15 +99,15 @@ def examine(
     crowd: Crowd | None = None,
     strict: bool = False,
 ) -> tuple[Reading, dict[str, Any]]:
-    """Check a data set of any format and write all results; those of an earlier check go first.
+    """Check a data set of any format and write the reports, after removing those of an earlier check.
 
     Args:
         root, format_, images, crowd: as for `maskline.data.check.run.check`.
         output: gets the folder ``check_dataset``.
-        strict: warnings fail the check too: ``check_pass`` is False.
+        strict: ``check_pass`` is False for warnings too.
 
     Returns:
-        The faults with what can be used of the data set; and what `check_dataset` returns.
+        The usable part of the data set with its faults; and what `check_dataset` returns.
 
     Raises:
         DatasetError: there is nothing to check.
@@ -128,10 +128,10 @@ def examine(
 
 
 def _clear(output: Path) -> None:
-    """Take away what an earlier check left: nobody shall take its results for those of one that failed."""
+    """Remove the reports of an earlier check, which must not pass for those of one that fails."""
     shutil.rmtree(output / FOLDER / "demo_img", ignore_errors=True)
     for name in RESULTS:
-        with contextlib.suppress(OSError):  # that it can't be written is told when it is
+        with contextlib.suppress(OSError):  # writing it will report the reason
             (output / FOLDER / name).unlink(missing_ok=True)
 
 

@@ -1,7 +1,7 @@
-"""The jobs of the reference's documents: ``maskline -c CONFIG -o Section.key=value …``, one mode a run.
+"""The jobs of PaddleX's documents: ``maskline -c CONFIG -o Section.key=value …``, one mode per run.
 
-Whatever runs it can read how it ended from ``<Global.output>/<mode>_result.json``: always after a failure, and after a
-success of the modes that have something to tell (check_dataset, evaluate).
+Programs read the outcome from ``<Global.output>/<mode>_result.json``, written after each failure, and after a success
+of the modes with a result (check_dataset, evaluate).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ logger = logging.getLogger("maskline")
 
 
 def run(config: ModuleConfig) -> dict[str, Any] | None:
-    """Do what ``Global.mode`` says, and leave the result file.
+    """Run the mode ``Global.mode`` and write the result file.
 
     Returns:
-        The content of the result file without ``done_flag``; None where success has no such file.
+        Content of the result file without ``done_flag``; None for modes without one.
 
     Raises:
-        UnknownNameError: there is no such mode.
-        MasklineError: what the mode raises. Any error is in the result file too, with what it has in ``details``.
+        UnknownNameError: unknown mode.
+        MasklineError: raised by the mode. Any error is in the result file too, with its ``details``.
     """
     if config.Global.mode not in MODES:
         raise UnknownNameError.of("Global.mode", config.Global.mode, MODES)
@@ -46,16 +46,16 @@ def run(config: ModuleConfig) -> dict[str, Any] | None:
 
 
 def result_file(output: str | Path, mode: str) -> Path:
-    """Where the result of a mode is written."""
+    """The result file of a mode."""
     return Path(output, f"{mode}_result.json")
 
 
 @contextlib.contextmanager
 def recorded(mode: str | None, output: str | None) -> Iterator[None]:
-    """While a job is prepared or done: the result of an earlier run goes at the start, and a failure is written.
+    """Remove the result file of an earlier run on entry, and write one for an exception.
 
     Args:
-        mode, output: what says where; None where that is not known, or there is no such place.
+        mode, output: the place of the file; None if unknown, and then nothing is removed or written.
     """
     if mode is None or output is None:
         yield
@@ -70,11 +70,11 @@ def recorded(mode: str | None, output: str | None) -> Iterator[None]:
 
 
 def clear_result(record: Path) -> None:
-    """Remove the result of an earlier run, so that nobody takes it for that of the one that begins.
+    """Remove the result of an earlier run, which must not pass for that of the new one.
 
-    ``train_results.json`` lists the checkpoints that are still there, so it stays, but no longer says that all is done.
+    ``train_results.json`` stays, because it lists existing checkpoints, but with ``done_flag`` false.
     """
-    with contextlib.suppress(OSError):  # that it can't be written is told when it is
+    with contextlib.suppress(OSError):  # writing it will report the reason
         record.unlink(missing_ok=True)
     listed = record.with_name(TRAIN_RESULTS[1])
     if record.name == "train_result.json" and listed.is_file():
@@ -98,7 +98,7 @@ def _dispatch(config: ModuleConfig) -> dict[str, Any] | None:
 
 
 def _check_dataset(config: ModuleConfig) -> dict[str, Any]:
-    from maskline.data.split import SplitConfig
+    from maskline.data.options import SplitConfig
     from maskline.paddlex.check_dataset import check_dataset
 
     source, split = config.CheckDataset.convert.source(), config.CheckDataset.split
@@ -110,41 +110,24 @@ def _check_dataset(config: ModuleConfig) -> dict[str, Any]:
 
 def _train(config: ModuleConfig) -> None:
     from maskline.training import TrainSettings, devices, train
-    from maskline.training.settings import as_augment
 
-    wanted, device = config.Train, devices.settle(config.Global.device, cpu_fallback=True)
+    given, device = config.Train, devices.resolve(config.Global.device, cpu_fallback=True)
     settings = TrainSettings(
         model=config.Global.model,
         data=_data(config),
         output=_output(config),
-        num_classes=wanted.num_classes,
-        epochs=wanted.epochs_iters,
-        batch_size=wanted.batch_size,
-        learning_rate=wanted.learning_rate,
-        warmup_steps=wanted.warmup_steps,
+        epochs=given.epochs_iters,
         weights=_first_weights(config),
-        resume=None if wanted.resume_path is None else Path(wanted.resume_path),
+        resume=None if given.resume_path is None else Path(given.resume_path),
         device=device,
-        processes=wanted.processes,
-        precision=_precision(wanted.amp, device),
-        accumulate=wanted.accumulate,
-        augment=None if wanted.augment is None else as_augment(wanted.augment, config.Global.model),
-        clip_norm=wanted.clip_norm,
-        log_interval=wanted.log_interval,
-        eval_interval=wanted.eval_interval,
-        save_interval=wanted.save_interval,
-        patience=wanted.patience,
-        drop_background=wanted.drop_background,
-        workers=wanted.workers,
-        threads=wanted.threads,
-        seed=wanted.seed,
-        unaligned=wanted.unaligned,
+        precision=_precision(given.amp, device),
+        **given.shared(),
     )
     train(settings, train_results.write)
 
 
 def _first_weights(config: ModuleConfig) -> str:
-    """None is the pretrained backbone, as in the reference."""
+    """None is the pretrained backbone, as in PaddleX."""
     given = config.Train.pretrain_weight_path
     if given is None:
         return "backbone"
@@ -152,7 +135,7 @@ def _first_weights(config: ModuleConfig) -> str:
 
 
 def _precision(amp: str, device: str) -> Precision:
-    """O1 and O2 are the reference's fp16; a CPU has bf16 for it."""
+    """O1 and O2 are fp16 in PaddleX; on the CPU they are bf16."""
     if amp == "OFF":
         return "fp32"
     return "bf16" if device.startswith("cpu") else "fp16"
@@ -164,7 +147,7 @@ def _evaluate(config: ModuleConfig) -> dict[str, Any]:
     from maskline.training import devices
     from maskline.training.validate import evaluate_weights
 
-    device = devices.settle(_first_device(config.Global.device), cpu_fallback=True)
+    device = devices.resolve(_first_device(config.Global.device), cpu_fallback=True)
     row, given = catalog.get(config.Global.model), config.Evaluate.weight_path
     dataset, output = load_split(_data(config)), _output(config)
     weights = hub.weights_file(row) if given in (None, OFFICIAL, row.pretrained_url) else Path(str(given))
@@ -185,7 +168,7 @@ def _export(config: ModuleConfig) -> None:
 
     row, weights = catalog.get(config.Global.model), config.Export.weight_path
     if weights in (OFFICIAL, row.pretrained_url):
-        weights = None  # which the hub takes as the official ones too, and fetches them
+        weights = None  # the hub downloads the official ones
     elif weights is not None and "://" in weights:
         raise ParameterError(
             f"Export.weight_path is {weights}: the only URL allowed is the official one of {row.name} "
@@ -220,7 +203,7 @@ def _predict(config: ModuleConfig) -> None:
 
 def _data(config: ModuleConfig) -> Path:
     if config.Global.dataset_dir is None:
-        raise ParameterError("Global.dataset_dir is not set: say where the data set is, -o Global.dataset_dir=DIR")
+        raise ParameterError("Global.dataset_dir is not set: name the data set's folder, -o Global.dataset_dir=DIR")
     return Path(config.Global.dataset_dir)
 
 
@@ -231,7 +214,7 @@ def _output(config: ModuleConfig) -> Path:
 
 
 def _first_device(devices: str | None) -> str | None:
-    """``gpu:2`` of ``gpu:2,3``: only training uses several."""
+    """The first of several devices, ``gpu:2`` of ``gpu:2,3``: only training uses more."""
     return None if devices is None else devices.partition(",")[0]
 
 
@@ -239,12 +222,12 @@ def _write_failure(record: Path, error: Exception) -> None:
     content = {"done_flag": False, "err_type": str(type(error)), "err_msg": str(error)}
     try:
         _write(record, content | getattr(error, "details", {}) | content)
-    except MasklineError as fault:  # the error itself is what the user has to see
+    except MasklineError as fault:  # the user has to see the error itself
         logger.warning("%s", fault)
 
 
 def write_result(record: Path, content: Mapping[str, Any]) -> None:
-    """Write the result file of a success. Raises OutputError if it can't be written."""
+    """Write the result file of a success. Raises OutputError."""
     _write(record, {"done_flag": True, **content})
 
 

@@ -1,8 +1,8 @@
 """The configuration of a module's jobs: check a data set, train, evaluate, export, predict.
 
-Sections, keys and defaults are the reference's. But ``Global.dataset_dir`` and ``Global.device`` have no default here
-(the reference's are those of one machine), ``Train.num_classes`` and ``Train.learning_rate`` follow from the data set
-and the devices where they are not given, and some keys are ours. docs/config.md says what each key means.
+Sections, keys and defaults are PaddleX's, except that ``Global.dataset_dir`` and ``Global.device`` have no default
+(PaddleX's are those of one machine), ``Train.num_classes`` and ``Train.learning_rate`` follow from the data set and the
+devices unless they are given, and some keys are ours. docs/config.md has the meaning of each key.
 """
 
 from __future__ import annotations
@@ -11,33 +11,29 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial, reduce
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypeAlias, cast, get_args, get_type_hints
+from typing import Annotated, Any, TypeAlias, cast, get_args
 
 from maskline import catalog
 from maskline._checks import check_count, check_threshold
 from maskline._files import read_text
+from maskline._options import hints_of, like, settings_of
+from maskline.data.formats import FORMATS
+from maskline.data.options import SplitConfig
 from maskline.errors import InputError, InputNotFoundError, MasklineError, ParameterError, UnknownNameError
 from maskline.paddlex import values
 from maskline.paddlex.overrides import parse, read_yaml
+from maskline.training.settings import TrainOptions, TrainSettings
 
 MODES = ("check_dataset", "train", "evaluate", "export", "predict")
 
-#: Folders of the module files in the documents, new and old. No file need be there: its name says the model.
+#: Folders of the module files in PaddleX's documents, new and old. The file need not exist: its name is the model's.
 FOLDERS = ("/paddlex/configs/modules/instance_segmentation", "/paddlex/configs/instance_segmentation")
 
-# fmt: off
-#: What a data set can be converted from: `maskline.data.convert.FORMATS`, which needs the extra ``data``.
-SOURCE_FORMATS = (
-    "coco", "cvat", "labelme", "yolo", "voc",
-    "labelstudio", "via", "supervisely", "panoptic", "cityscapes", "qupath", "kaggle",
-)
-# fmt: on
-
-#: Keys of the reference that mean nothing here. Setting one is legal, and told.
+#: Keys of PaddleX without effect here. Setting one is allowed, with a warning.
 WITHOUT_EFFECT = frozenset(
     (
         "Global.export_with_pir",
@@ -49,19 +45,15 @@ WITHOUT_EFFECT = frozenset(
     )
 )
 UNREAD_SECTION = "Benchmark"
-OFFICIAL = "official"  # in the place of the address of the official weights
-OTHER_NAMES = {"Predict.hpip_config": "hpi_config"}  # as the newest document of the reference spells it
+OFFICIAL = "official"  # stands for the URL of the official weights
+OTHER_NAMES = {"Predict.hpip_config": "hpi_config"}  # as PaddleX's newest document spells it
 
 _DEMO_IMAGE = "https://paddle-model-ecology.bj.bcebos.com/paddlex/imgs/demo_image/general_instance_segmentation_004.png"
 
 logger = logging.getLogger("maskline")
 
-# A key's type, and the check that its value must pass. Where None is legal, it is not checked.
+# Type of a key and the check of its value. None is not checked, if it is allowed.
 Count: TypeAlias = Annotated[int, check_count]
-MaybeCount: TypeAlias = Annotated[int | None, check_count]
-Natural: TypeAlias = Annotated[int, values.as_natural]
-Rate: TypeAlias = Annotated[float, values.as_rate]
-Percent: TypeAlias = Annotated[float | None, values.as_percent]
 Switch: TypeAlias = Annotated[bool, values.as_switch]
 Text: TypeAlias = Annotated[str | None, values.as_text]
 Options: TypeAlias = Annotated[Mapping[Any, Any] | None, values.as_mapping]
@@ -87,7 +79,7 @@ class ConvertSection:
     src_dataset_type: Text = None
 
     def __post_init__(self) -> None:
-        """Raises ParameterError if it is to convert, but not from what; UnknownNameError if there is no such format."""
+        """Raises ParameterError if ``enable`` is set without a format; UnknownNameError for an unknown format."""
         if not self.enable:
             return
         if self.src_dataset_type is None:
@@ -95,27 +87,27 @@ class ConvertSection:
                 "CheckDataset.convert.src_dataset_type is not set, but CheckDataset.convert.enable is: "
                 "name the format of the data set, such as LabelMe"
             )
-        if self.src_dataset_type.lower() not in SOURCE_FORMATS:
-            raise UnknownNameError.of("CheckDataset.convert.src_dataset_type", self.src_dataset_type, SOURCE_FORMATS)
+        if self.src_dataset_type.lower() not in FORMATS:
+            raise UnknownNameError.of("CheckDataset.convert.src_dataset_type", self.src_dataset_type, FORMATS)
 
     def source(self) -> str | None:
-        """The format to convert from, None not to."""
+        """The format to convert from; None: no conversion."""
         return self.src_dataset_type if self.enable else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitSection:
-    """``CheckDataset.split``. A percentage that is not given is what the other leaves."""
+    """``CheckDataset.split``. One percentage determines the other."""
 
     enable: Switch = False
-    train_percent: Percent = None
-    val_percent: Percent = None
-    seed: Natural = 0
-    stratify: Switch = False
-    group: Text = None
+    train_percent: Annotated[float | None, like(SplitConfig, "val_percent")] = None
+    val_percent: Annotated[float | None, like(SplitConfig, "val_percent")] = None
+    seed: Annotated[int, like(SplitConfig, "seed")] = 0
+    stratify: Annotated[bool, like(SplitConfig, "stratify")] = False
+    group: Annotated[str | None, like(SplitConfig, "group")] = None
 
     def __post_init__(self) -> None:
-        """Raises ParameterError if the percentages do not fit, or the group is not a regular expression."""
+        """Raises ParameterError if the percentages contradict each other, or the group is not a regular expression."""
         self.percents()
         try:
             re.compile(self.group or "" if self.enable else "")
@@ -124,7 +116,7 @@ class SplitSection:
             raise ParameterError(f"CheckDataset.split.group is {self.group!r}: expected {expected} ({error})") from None
 
     def percents(self) -> tuple[float, float] | None:
-        """Of training and validation, each from 0 to 100, together 100. None: no split.
+        """Percentages of train and val, with a sum of 100. None: no split.
 
         Raises:
             ParameterError: neither is given, or their sum is not 100.
@@ -156,34 +148,31 @@ class CheckDatasetSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSection:
-    """``Train``. Defaults of the model: ``batch_size`` and ``pretrain_weight_path``."""
+class TrainSection(TrainOptions):
+    """``Train``: PaddleX's keys, and those of `TrainOptions` that PaddleX does not have.
 
-    num_classes: MaybeCount = None
-    epochs_iters: Count = 40
-    batch_size: Count
-    learning_rate: Annotated[float | None, values.as_rate] = None
+    ``batch_size`` and ``pretrain_weight_path`` have defaults of the model.
+    """
+
+    num_classes: Annotated[int | None, like(TrainOptions, "num_classes")] = None
+    epochs_iters: Annotated[int, like(TrainSettings, "epochs")] = 40
+    batch_size: Annotated[int, like(TrainOptions, "batch_size")]
+    learning_rate: Annotated[float | None, like(TrainOptions, "learning_rate")] = None
     pretrain_weight_path: Text
-    warmup_steps: Natural = 100
+    warmup_steps: Annotated[int, like(TrainOptions, "warmup_steps")] = 100
     resume_path: Text = None
-    log_interval: Count = 10
-    eval_interval: Count = 1
-    save_interval: MaybeCount = None
+    log_interval: Annotated[int, like(TrainOptions, "log_interval")] = 10
+    eval_interval: Annotated[int, like(TrainOptions, "eval_interval")] = 1
+    save_interval: Annotated[int | None, like(TrainOptions, "save_interval")] = None
     amp: Annotated[str, values.as_precision] = "OFF"
-    processes: Count = 1
-    workers: Natural = 2
-    threads: MaybeCount = None
-    accumulate: Count = 1
-    patience: MaybeCount = None
-    clip_norm: Annotated[float | None, values.as_rate] = None
-    drop_background: Switch = False
-    augment: Options = None
-    seed: Natural = 0
-    unaligned: Switch = False
     dy2st: Switch = False
     dist_ips: Text = None
     basic_config_path: Text = None
     uniform_output_enabled: Switch = True
+
+    def shared(self) -> dict[str, Any]:
+        """The settings of `TrainOptions`, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(TrainOptions)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +180,7 @@ class EvaluateSection:
     """``Evaluate``."""
 
     weight_path: Text = "output/best_model/best_model.pdparams"
-    unaligned: Switch = False
+    unaligned: Annotated[bool, like(TrainOptions, "unaligned")] = False
     log_interval: Count = 10
 
 
@@ -200,7 +189,7 @@ class ExportSection:
     """``Export``. The default is the model's official weights."""
 
     weight_path: Text
-    unaligned: Switch = False
+    unaligned: Annotated[bool, like(TrainOptions, "unaligned")] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,17 +227,17 @@ class ModuleConfig:
 
 
 def load(path: str | None, overrides: Sequence[str] = ()) -> ModuleConfig:
-    """Read a module's configuration; all that is wrong with it is told at once.
+    """Read a module's configuration; one error reports all faults.
 
     Args:
-        path: a YAML file; or, without a file, a path as the documents have it (one of `FOLDERS`, and
-            ``<Model>.yaml``), or the name of a model. None: the model is said by the override ``Global.model``.
+        path: a YAML file; or, if there is no such file, a path as in PaddleX's documents (one of `FOLDERS`, and
+            ``<Model>.yaml``), or the name of a model. None: the override ``Global.model`` names the model.
         overrides: ``Section.key=value``, applied in order; see `maskline.paddlex.overrides`.
 
     Raises:
-        InputNotFoundError: there is no such file.
+        InputNotFoundError: the file does not exist.
         InputError: it can't be read.
-        UnknownNameError: a section, key, model or mode that does not exist; the message names the nearest.
+        UnknownNameError: unknown section, key, model or mode; the message names the nearest.
         ParameterError: not YAML, or values of the wrong type or out of range.
     """
     return gather(path, overrides).checked()
@@ -256,12 +245,12 @@ def load(path: str | None, overrides: Sequence[str] = ()) -> ModuleConfig:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What is given for a module's configuration, before it is checked.
+    """A module's configuration before it is checked.
 
     Attributes:
         content: of the file and the overrides.
-        faults: what was wrong so far.
-        readable: whether ``content`` has that of the file.
+        faults: errors so far.
+        readable: whether the file could be read.
     """
 
     content: dict[str, Any]
@@ -278,18 +267,18 @@ class Given:
         config = _section(ModuleConfig, given, _given_model_defaults(given, faults), "", faults)
         if faults:
             raise _together(faults)
-        _tell_without_effect(config)
+        _warn_without_effect(config)
         return cast(ModuleConfig, config)
 
     @property
     def mode(self) -> str | None:
-        """``Global.mode``, if it is known and legal."""
+        """``Global.mode``, if it is known and valid."""
         mode = self._global("mode")
         return mode if mode in MODES else None
 
     @property
     def output(self) -> str | None:
-        """``Global.output``, if it is known and legal."""
+        """``Global.output``, if it is known and valid."""
         output = self._global("output")
         try:
             return None if output in (None, "", "None") else values.as_text(output, "Global.output")
@@ -319,7 +308,7 @@ def gather(path: str | None, overrides: Sequence[str] = ()) -> Given:
 
 
 def _source(path: str | None) -> dict[str, Any]:
-    """What is given before overrides: the content of a file, or no more than a model's name."""
+    """The configuration before overrides: the content of a file, or only a model's name."""
     if path is None:
         return {}
     if os.path.isfile(path):  # noqa: PTH113 (Path's raises for names that are too long)
@@ -338,7 +327,7 @@ def _source(path: str | None) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a file. One called after a model need not say the model."""
+    """The content of a file. Its name may be the model's, and ``Global.model`` then be left out."""
     try:
         content = read_yaml(read_text(path))
     except OSError as error:
@@ -349,7 +338,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ParameterError(f"{path} is not a configuration: expected sections such as Global, with keys and values")
     if {"model", "data", "output"} <= content.keys():
         raise ParameterError(
-            f"{path} has the settings of a training run, not the sections of a configuration: to go on with the run, "
+            f"{path} has the settings of a training run, not the sections of a configuration: to resume the run, "
             f"`maskline train MODEL DATA --resume {path.parent}`; `maskline config MODEL` prints a configuration"
         )
     if catalog.has(path.stem) and isinstance(content.setdefault("Global", {}), dict):
@@ -358,18 +347,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _put(given: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
-    """Set a key, making the sections it lies in. Raises ParameterError if one of these holds a value instead."""
+    """Set a key, creating its sections. Raises ParameterError if one of these is a value."""
     for depth, part in enumerate(key[:-1], 1):
         if given.get(part) is None:
             given[part] = {}
         given = given[part]
         if not isinstance(given, dict):
-            raise ParameterError(f"override {'.'.join(key)}: {'.'.join(key[:depth])} is {given!r}, and has no keys")
+            raise ParameterError(f"override {'.'.join(key)}: {'.'.join(key[:depth])} is {given!r}, which has no keys")
     given[key[-1]] = value
 
 
 def _given_model_defaults(given: Mapping[str, Any], faults: list[MasklineError]) -> dict[str, Any]:
-    """The defaults that depend on the model; none for an unknown one, which the check of its key tells."""
+    """The defaults that depend on the model; none for an unknown one, which the check of its key reports."""
     section = given.get("Global") or {}
     name = section.get("model") if isinstance(section, Mapping) else ""
     if name is None:
@@ -387,32 +376,33 @@ def model_defaults(spec: catalog.Model) -> dict[str, Any]:
 
 
 def _section(kind: Any, given: Any, defaults: Mapping[str, Any], prefix: str, faults: list[MasklineError]) -> Any:
-    """A dataclass ``kind`` from what is given for it. None, and something in ``faults``, if that won't do.
+    """Build a dataclass ``kind`` from the values given. None, and an entry in ``faults``, if they are not valid.
 
     Args:
         defaults: values of fields that have no default of their own.
-        prefix: what comes before the keys in messages: nothing, or a section and a full stop.
+        prefix: of keys in messages: empty, or a section and a full stop.
     """
     before = len(faults)
-    hints = get_type_hints(kind, include_extras=True)
-    known = _known(given, hints, prefix, faults)
+    hints = hints_of(kind)
+    known, described = _known(given, hints, prefix, faults), settings_of(kind)
     found = dict(defaults)
     for key, hint in hints.items():
         if is_dataclass(hint):
             found[key] = _section(hint, known.get(key), defaults.get(key, {}), f"{prefix}{key}.", faults)
         elif key in known:
-            found |= _checked(key, known[key], hint, prefix, faults)
+            check = partial(values.as_setting, described[key]) if key in described else get_args(hint)[1]
+            found |= _checked(f"{prefix}{key}", known[key], get_args(hint)[0], check, faults)
     if len(faults) > before or any(field.default is MISSING and field.name not in found for field in fields(kind)):
         return None
     try:
         return kind(**found)
-    except ParameterError as fault:  # of values that do not fit each other
+    except ParameterError as fault:  # of values that contradict each other
         faults.append(fault)
         return None
 
 
 def _known(given: Any, hints: Mapping[str, Any], prefix: str, faults: list[MasklineError]) -> dict[str, Any]:
-    """What is given for keys that exist."""
+    """The values given for known keys."""
     if given is not None and not isinstance(given, Mapping):
         faults.append(values.wrong(given, prefix.rstrip(".") or "the configuration", "keys and values"))
         return {}
@@ -427,27 +417,29 @@ def _known(given: Any, hints: Mapping[str, Any], prefix: str, faults: list[Maskl
     return known
 
 
-def _checked(key: str, value: Any, hint: Any, prefix: str, faults: list[MasklineError]) -> dict[str, Any]:
-    """The key with its value; nothing if that is wrong, or if it is None and the default has to do."""
-    kind, check = get_args(hint)
-    if value in (None, "", "None"):  # quoted, the last two come as text
-        return {key: None} if type(None) in get_args(kind) else {}
+def _checked(
+    key: str, value: Any, kind: Any, check: Callable[[Any, str], Any], faults: list[MasklineError]
+) -> dict[str, Any]:
+    """The last part of ``key`` with its value; nothing if that is wrong, or None where the default applies instead."""
+    name = key.rpartition(".")[2]
+    if value in (None, "", "None"):  # if quoted, the last two are strings
+        return {name: None} if type(None) in get_args(kind) else {}
     try:
-        return {key: check(value, f"{prefix}{key}")}
+        return {name: check(value, key)}
     except ParameterError as fault:
         faults.append(fault)
         return {}
 
 
 def _together(faults: Sequence[MasklineError]) -> MasklineError:
-    """One error that tells all."""
+    """One error for all faults."""
     if len(faults) == 1:
         return faults[0]
     kind = UnknownNameError if all(isinstance(fault, UnknownNameError) for fault in faults) else ParameterError
     return kind("\n  ".join([f"{len(faults)} faults in the configuration:", *map(str, faults)]))
 
 
-def _tell_without_effect(config: Any) -> None:
+def _warn_without_effect(config: Any) -> None:
     for name in sorted(WITHOUT_EFFECT):
         *sections, key = name.split(".")
         section = reduce(getattr, sections, config)

@@ -1,17 +1,17 @@
-"""``-o Section.key=value``, and the reading of values: YAML 1.2's scalars, so that what looks like a number is one.
+"""``-o Section.key=value``, and values in YAML 1.2, where everything that looks like a number is one.
 
-PyYAML reads YAML 1.1, where ``1e-3`` is text, ``on`` and ``yes`` are truth values, ``010`` is eight and ``2024-01-01``
-is a date. Here, in overrides and module files alike:
+PyYAML reads YAML 1.1, where ``1e-3`` is a string, ``on`` and ``yes`` are booleans, ``010`` is eight and ``2024-01-01``
+is a date. In overrides and module files:
 
 ====================================== ========================================
 written                                read as
 ====================================== ========================================
 ``None none NULL Null null ~``, nothing None
-``true True TRUE false False FALSE``   a truth value
-``5  -1  1e-3  .5  2.``                a number; with a leading zero, text
-``"5"``, ``'None'``                    text: quotes keep anything as it is
-``[1, a]``, ``{a: 1}``                 a list, a mapping, of the same
-anything else                          text
+``true True TRUE false False FALSE``   a boolean
+``5  -1  1e-3  .5  2.``                a number; with a leading zero, a string
+``"5"``, ``'None'``                    a string: quotes keep anything as it is
+``[1, a]``, ``{a: 1}``                 a list, a mapping of these
+anything else                          a string
 ====================================== ========================================
 """
 
@@ -26,15 +26,15 @@ from maskline.errors import ParameterError
 
 _NONE = frozenset(("", "~", "None", "none", "null", "Null", "NULL"))
 _TRUTH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,30})")  # longer ones are identifiers rather than numbers
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,30})")  # longer ones are identifiers
 _FLOAT = re.compile(r"[-+]?((0|[1-9][0-9]{0,30})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,4})?")
 
 
 def parse(text: str) -> tuple[tuple[str, ...], Any]:
-    """``"Train.epochs_iters=10"`` as ``(("Train", "epochs_iters"), 10)``; the first ``=`` divides.
+    """``"Train.epochs_iters=10"`` as ``(("Train", "epochs_iters"), 10)``, split at the first ``=``.
 
     Raises:
-        ParameterError: no ``=``, or a part of the key is empty.
+        ParameterError: there is no ``=``, or a part of the key is empty.
     """
     key, equals, value = text.partition("=")
     parts = tuple(part.strip() for part in key.split("."))
@@ -44,10 +44,10 @@ def parse(text: str) -> tuple[tuple[str, ...], Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A value given as text, see the top of this file. Never evaluated, and never refused.
+    """Parse a value, see the module's docstring. Nothing is evaluated, and nothing is an error.
 
-    Unlike within a file, what is neither a whole collection nor whole quoted text is taken as it stands: ``a #1.jpg``,
-    ``[draft] a.jpg`` and ``*.jpg`` are text. Empty quotes are None.
+    Unlike in a file, anything but a complete collection or quoted string is kept as it is: ``a #1.jpg``,
+    ``[draft] a.jpg`` and ``*.jpg`` are strings. Empty quotes are None.
     """
     text = text.strip()
     if text[:1] not in ("[", "{", '"', "'"):
@@ -60,7 +60,7 @@ def parse_value(text: str) -> Any:
 
 
 def parse_scalar(text: str) -> bool | int | float | str | None:
-    """A scalar without quotes."""
+    """Parse a scalar without quotes."""
     if text in _NONE:
         return None
     if text in _TRUTH:
@@ -71,10 +71,10 @@ def parse_scalar(text: str) -> bool | int | float | str | None:
 
 
 def read_yaml(text: str) -> Any:
-    """A YAML document of None, truth values, numbers, text, lists and dicts. Tags are without effect.
+    """Read a YAML document of None, booleans, numbers, strings, lists and dicts. Tags have no effect.
 
     Raises:
-        ParameterError: it is not YAML, nested too deep to be meant, or has aliases (with them a kilobyte can hold a
+        ParameterError: it is not YAML, is nested too deeply, or has aliases (a kilobyte of them can stand for a
             billion values).
     """
     try:
@@ -84,7 +84,7 @@ def read_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.BaseLoader):
-    """PyYAML's loader that knows no types, with ours."""
+    """PyYAML's loader without types, with ours."""
 
     def construct_scalar(self, node: Any) -> Any:
         text = super().construct_scalar(node)

@@ -1,4 +1,4 @@
-"""Pipeline configuration: a name, a YAML file in the new or the old form, or the same as a dict."""
+"""Pipeline configuration: a name, a YAML file in the new or the old form, or its content as a dict."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 PIPELINE = "instance_segmentation"
 MODULE = "InstanceSegmentation"
 
-#: Keys about what runs the network, at the top or in the module, whose word is the last.
+#: Keys of the backend, at the top level or in the module, which wins.
 ACCELERATION = ("use_hpip", "hpi_config", "engine", "engine_config")
 
-#: Keys about the service. Only the first has an effect; the others are for other pipelines of the reference.
+#: Keys of the service. Only the first has an effect; the others are for other pipelines of PaddleX.
 SERVING = ("visualize", "return_urls", "extra")
 
 logger = logging.getLogger("maskline")
@@ -36,12 +36,12 @@ logger = logging.getLogger("maskline")
 
 @dataclass(frozen=True, slots=True)
 class PipelineConfig:
-    """What a pipeline is made of. None: the default applies.
+    """Settings of a pipeline. None: the default applies.
 
     Attributes:
         use_hpip, hpi_config, engine, engine_config: see `maskline.create_model`.
-        input: what an old file predicts when no input is given.
-        visualize: whether a service's answers hold a rendered image, unless a request says.
+        input: default input, of an old file.
+        visualize: whether a service's responses include a rendered image by default.
     """
 
     model_name: str | None = catalog.DEFAULT_MODEL
@@ -57,7 +57,7 @@ class PipelineConfig:
     visualize: bool = True
 
     def with_model(self, name: str | None, folder: str | Path | None) -> PipelineConfig:
-        """With another model, if one is given by name, directory or both; its own name keeps its directory."""
+        """With another model, given by name, directory or both; the name of the current one keeps its directory."""
         if folder is None and name in (None, self.model_name):
             return self
         return replace(self, model_name=name, model_dir=None if folder is None else str(folder))
@@ -70,8 +70,8 @@ def load_pipeline(source: str | Path | Mapping[str, Any]) -> PipelineConfig:
         source: ``instance_segmentation``, a path ending in .yml or .yaml, or the file's content as a dict.
 
     Raises:
-        UnknownNameError: a pipeline or key that does not exist; the message names the nearest.
-        InputNotFoundError: no such file.
+        UnknownNameError: unknown pipeline or key; the message names the nearest.
+        InputNotFoundError: the file does not exist.
         ParameterError: not YAML, or values of the wrong type.
     """
     if isinstance(source, Mapping):
@@ -108,19 +108,19 @@ def create_pipeline(
     cpu_fallback: bool = False,
     **ignored: Unpack[PaddleOnly],
 ) -> Predictor:
-    """The instance segmentation pipeline, ready to predict.
+    """Open the instance segmentation pipeline.
 
     Args:
         pipeline: ``instance_segmentation`` or the path of a YAML file.
         config: the content of such a file; wins over ``pipeline``.
-        model_name, model_dir: the model in place of the file's; a name that is the file's own keeps its ``model_dir``.
+        model_name, model_dir: model to use instead of the file's; the file's own name keeps its ``model_dir``.
         device, threshold, batch_size, grow_boxes, threads, use_hpip, hpi_config, engine, engine_config: as for
-            `create_model`; what is given wins over the file's.
-        cpu_fallback: as for `create_model`; always so for a device that the file names, as in PaddleX.
-        ignored: what only means something to Paddle, see `maskline.api.PaddleOnly`; a warning says so.
+            `create_model`; they win over the file's.
+        cpu_fallback: as for `create_model`; always on for a device that the file names, as in PaddleX.
+        ignored: arguments for Paddle only, see `maskline.api.PaddleOnly`; they are logged as a warning.
 
     Raises:
-        ParameterError: neither is given, or a bad value. Else as `create_model`.
+        ParameterError: neither ``pipeline`` nor ``config`` is given, or a value is not valid. Others as `create_model`.
     """
     warn_ignored(ignored)
     source = pipeline if config is None else config
@@ -164,7 +164,7 @@ def _from_new(config: Mapping[str, Any], where: str) -> PipelineConfig:
     refuse_unknown(module, keys, f"{where}: {MODULE}")
     name, folder = _text(module, "model_name", where), _text(module, "model_dir", where)
     return PipelineConfig(
-        model_name=catalog.DEFAULT_MODEL if name is None and folder is None else name,  # a folder knows its own
+        model_name=catalog.DEFAULT_MODEL if name is None and folder is None else name,  # a folder records its model
         model_dir=folder,
         batch_size=_batch_size(module),
         threshold=_literal(module.get("threshold")),
@@ -188,7 +188,7 @@ def _batch_size(section: Mapping[str, Any]) -> Any:
 
 
 def _literal(value: Any) -> Any:
-    """What a text spells: ``'None'``, ``'0.5'``."""
+    """The value that a string spells: ``'None'``, ``'0.5'``."""
     return parse_value(value) if isinstance(value, str) else value
 
 
@@ -197,7 +197,7 @@ def _innermost(outer: Mapping[str, Any], inner: Mapping[str, Any], key: str) -> 
 
 
 def _merged(outer: Mapping[str, Any], inner: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any] | None:
-    """Both mappings as one, in which the inner one wins; None if neither is given."""
+    """Both mappings merged, the inner one wins; None if neither is given."""
     given = [_section(part, key, where) for part in (outer, inner)]
     return {**given[0], **given[1]} or None
 
@@ -235,5 +235,5 @@ def _text(config: Mapping[str, Any], key: str, where: str) -> str | None:
     if value is None or value in ("", "None"):
         return None
     if not isinstance(value, str):
-        raise ParameterError(f"{where}: {key} is {value!r}, expected a text")
+        raise ParameterError(f"{where}: {key} is {value!r}, expected a string")
     return value

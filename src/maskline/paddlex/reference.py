@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_type_hints
+from inspect import get_annotations
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from maskline import catalog
 from maskline._checks import check_count, check_threshold
+from maskline._options import Setting, hints_of, names_of, settings_of
 from maskline.paddlex import values
 from maskline.paddlex.module import WITHOUT_EFFECT, ModuleConfig, model_defaults
 from maskline.paddlex.pipeline import MODULE, PIPELINE
@@ -28,8 +30,9 @@ class Key(NamedTuple):
     """A key of `ModuleConfig`."""
 
     name: str  # Section.key
-    check: Callable[..., Any]
     default: Any  # MISSING if it depends on the model
+    kind: Text
+    meaning: Text
 
 
 _NOTHING = Text("no effect", "无作用")
@@ -42,9 +45,6 @@ KINDS: Mapping[Callable[..., Any], Text] = {
     values.one_of: Text("string", "字符串"),
     values.as_devices: Text("string", "字符串"),
     values.as_switch: Text("boolean", "布尔值"),
-    values.as_natural: Text("integer, 0 or more", "非负整数"),
-    values.as_rate: Text("number above 0", "正数"),
-    values.as_percent: Text("number, 0 to 100", "0 到 100 的数"),
     values.as_precision: Text("`OFF`, `O1`, `O2`", "`OFF`、`O1`、`O2`"),
     values.as_mapping: Text("mapping", "映射"),
     values.as_inputs: Text("string, or a list of strings", "字符串或其列表"),
@@ -52,7 +52,9 @@ KINDS: Mapping[Callable[..., Any], Text] = {
     check_count: Text("integer, 1 or more", "正整数"),
 }
 
-#: Every key. "maskline only": PaddleX does not have it.
+NATURAL = Text("integer, 0 or more", "非负整数")
+
+#: "maskline only": PaddleX does not have the key.
 MEANINGS: Mapping[str, Text] = {
     "Global.model": Text("model name, in any case", "模型名称，不分大小写"),
     "Global.mode": Text(
@@ -100,7 +102,6 @@ MEANINGS: Mapping[str, Text] = {
         "number of classes; if given, it must equal that of the data set. PaddleX's default is 2",
         "类别数；给出时须与数据集一致。PaddleX 默认为 2",
     ),
-    "Train.epochs_iters": Text("epochs", "训练轮数"),
     "Train.batch_size": Text("images per device, see below", "每个设备的图片数，见下表"),
     "Train.learning_rate": Text(
         "base learning rate; None: the model's, see below, scaled to the batch size over all devices",
@@ -111,46 +112,16 @@ MEANINGS: Mapping[str, Text] = {
         "backbone; `scratch`: random",
         "初始权重：文件、`official` 或官方 URL（默认）；None 或 `backbone`：模型的预训练骨干网络；`scratch`：随机",
     ),
-    "Train.warmup_steps": Text(
-        "warm-up steps of the learning rate, at most a tenth of the run",
-        "学习率预热的步数，至多为全程的十分之一",
-    ),
     "Train.resume_path": Text(
         "checkpoint to resume from: its folder, a file in it, or the output folder of its run",
         "恢复训练的检查点：其目录、其中的文件，或那次训练的输出目录",
     ),
-    "Train.log_interval": Text("steps between log lines", "两行日志之间的步数"),
-    "Train.eval_interval": Text("epochs between evaluations, each with a checkpoint", "两次评估（含保存）之间的轮数"),
-    "Train.save_interval": Text(
-        "epochs between checkpoints; None: as `eval_interval`", "两次保存之间的轮数；None：同 `eval_interval`"
-    ),
     "Train.amp": Text("mixed precision: fp16, or bf16 on the CPU", "混合精度：fp16，CPU 上为 bf16"),
-    "Train.processes": Text(
-        "maskline only: training processes on the CPU (with GPUs: one per GPU)",
-        "新增：CPU 上的训练进程数（使用 GPU 时每块一个）",
-    ),
-    "Train.workers": Text("maskline only: data-loading processes per device", "新增：每个设备的数据加载进程数"),
-    "Train.threads": Text(
-        "maskline only: CPU threads per training process; None: one per core",
-        "新增：每个训练进程的CPU 线程数；None：每个核心一个",
-    ),
-    "Train.accumulate": Text("maskline only: batches per optimizer step", "新增：每个优化步累积的批数"),
-    "Train.patience": Text(
-        "maskline only: stop after this many evaluations without a better AP",
-        "新增：连续这么多次评估 AP 没有提高即停止",
-    ),
-    "Train.clip_norm": Text(
-        "maskline only: maximum gradient norm; None: the recipe's", "新增：梯度范数上限；None：用模型的配方"
-    ),
-    "Train.drop_background": Text(
-        "maskline only: exclude training images without objects", "新增：训练时不使用没有目标的图片"
-    ),
     "Train.augment": Text(
         "maskline only: values of the [augmentation](train.md#augmentation) that replace the recipe's, such as "
         "`{copy_paste: 0.5}`",
         "新增：替换配方的[数据增强](../train.md#augmentation)取值，如 `{copy_paste: 0.5}`",
     ),
-    "Train.seed": Text("maskline only: random seed", "新增：随机种子"),
     "Train.unaligned": Text(
         "maskline only: the initial Mask R-CNN weights were trained with PaddleDetection since August 2024, see "
         "[predict.md](predict.md)",
@@ -187,6 +158,23 @@ MEANINGS: Mapping[str, Text] = {
     "Predict.engine_config": Text(f"backend options; {_ENGINE[0]}", f"后端选项；{_ENGINE[1]}"),
 }
 
+#: Keys whose meaning in English is the help of a setting. Without a translation, documents in Chinese have that too.
+CHINESE: Mapping[str, str] = {
+    "Train.epochs_iters": "训练轮数",
+    "Train.warmup_steps": "学习率预热的步数，至多为全程的十分之一",
+    "Train.log_interval": "两行日志之间的步数",
+    "Train.eval_interval": "两次评估（含保存）之间的轮数",
+    "Train.save_interval": "两次保存之间的轮数；None：与评估一样频繁",
+    "Train.processes": "新增：CPU 上的训练进程数（使用 GPU 时每块一个）",
+    "Train.workers": "新增：每个设备的数据加载进程数",
+    "Train.threads": "新增：每个训练进程的 CPU 线程数；None：每个核心一个",
+    "Train.accumulate": "新增：每个优化步累积的批数",
+    "Train.patience": "新增：连续这么多次评估 AP 没有提高即停止",
+    "Train.clip_norm": "新增：梯度范数上限；None：用模型的配方",
+    "Train.drop_background": "新增：训练时不使用没有目标的图片",
+    "Train.seed": "新增：随机种子",
+}
+
 _HEADS: Mapping[Language, str] = {
     "en": "| key | type | default | meaning |\n|---|---|---|---|",
     "zh": "| 键 | 类型 | 默认值 | 含义 |\n|---|---|---|---|",
@@ -208,15 +196,43 @@ SubModules:
 
 
 def keys(kind: Any = ModuleConfig, prefix: str = "") -> Iterator[Key]:
-    """All keys, in the order of the files."""
-    hints = get_type_hints(kind, include_extras=True)
-    for field in fields(kind):
-        hint = hints[field.name]
-        if is_dataclass(hint):
-            yield from keys(hint, f"{prefix}{field.name}.")
+    """All keys, in the order of the files: PaddleX's keys of a section, then those inherited from our settings."""
+    hints, described = hints_of(kind), settings_of(kind)
+    defaults = {field.name: field.default for field in fields(kind)}
+    own = get_annotations(kind)
+    for name in names_of(kind):
+        if is_dataclass(hints[name]):
+            yield from keys(hints[name], f"{prefix}{name}.")
+        elif name in described:
+            meaning = _meaning(f"{prefix}{name}", described[name], defaults[name], ours=name not in own)
+            yield Key(f"{prefix}{name}", defaults[name], _kind(described[name]), meaning)
         else:
-            check = get_args(hint)[1]
-            yield Key(f"{prefix}{field.name}", check.func if isinstance(check, partial) else check, field.default)
+            check = get_args(hints[name])[1]
+            text = KINDS[check.func if isinstance(check, partial) else check]
+            yield Key(f"{prefix}{name}", defaults[name], text, MEANINGS[f"{prefix}{name}"])
+
+
+def _meaning(key: str, setting: Setting, default: Any, *, ours: bool) -> Text:
+    """As written for the key; else the help of the setting."""
+    if key in MEANINGS:
+        return MEANINGS[key]
+    unset = f"; None: {setting.option.unset}" if setting.option.unset and default is None else ""
+    text = f"{setting.option.help.rstrip('.')}{unset}"
+    if not text[1:2].isupper():
+        text = f"{text[0].lower()}{text[1:]}"
+    return Text(f"maskline only: {text}" if ours else text, CHINESE.get(key, text))
+
+
+def _kind(setting: Setting) -> Text:
+    """Type and range of a setting."""
+    option = setting.option
+    if setting.kind in (bool, str, Mapping):
+        return KINDS[{bool: values.as_switch, str: values.as_text, Mapping: values.as_mapping}[setting.kind]]
+    if setting.kind is int:
+        return NATURAL if option.least == 0 else KINDS[check_count]
+    if option.above is not None:
+        return Text(f"number above {option.above:g}", "正数" if option.above == 0 else f"大于 {option.above:g} 的数")
+    return Text(f"number, {option.least} to {option.most}", f"{option.least} 到 {option.most} 的数")
 
 
 def key_tables(language: Language = "en") -> str:
@@ -227,7 +243,7 @@ def key_tables(language: Language = "en") -> str:
         if key.name.split(".")[0] != section:
             section = key.name.split(".")[0]
             lines += [f"\n### {section}\n", _HEADS[language]]
-        kind, meaning = (getattr(text, language) for text in (KINDS[key.check], MEANINGS[key.name]))
+        kind, meaning = (getattr(text, language) for text in (key.kind, key.meaning))
         lines.append(f"| `{key.name}` | {kind} | {_default(key, language)} | {meaning} |")
     return "\n".join(lines).lstrip()
 
@@ -274,7 +290,7 @@ def _yaml_section(section: str, own: Mapping[str, Any]) -> list[str]:
             lines.append(f"  {inner}:")
         indent = "    " if folders else "  "
         value = own.get(name) if key.default is MISSING else key.default
-        lines += [f"{indent}# {_plain(MEANINGS[key.name].en)}", f"{indent}{name}: {_scalar(value)}"]
+        lines += [f"{indent}# {_plain(key.meaning.en)}", f"{indent}{name}: {_scalar(value)}"]
     return lines
 
 

@@ -10,17 +10,15 @@ from typing import Any
 
 from maskline._checks import check_count, refuse_unknown
 from maskline.errors import ParameterError, UnknownNameError
-from maskline.runtime.backend import BACKENDS, Acceleration, Shape
+from maskline.runtime.backend import BACKENDS, INPUT, Acceleration, Shape
 from maskline.runtime.device import parse_devices
-from maskline.runtime.graph import INPUT
 
 #: Engines of the reference that are Paddle's; ours stand in for them.
 PADDLE_ENGINES = ("paddle", "paddle_static", "paddle_dynamic")
-ENGINES = ("onnxruntime", "openvino", "tensorrt", "hpi", *PADDLE_ENGINES)
+OTHER_ENGINES = ("hpi", *PADDLE_ENGINES)  # besides the names of `BACKENDS`
 
 HPI_KEYS = ("auto_config", "backend", "backend_config", "device_type", "device_id")
 HPI_UNUSED = ("auto_paddle2onnx", "hpi_info", "model_name", "pdx_model_name")  # nothing here to convert or look up
-HPI_BACKENDS = (*BACKENDS, "paddle")
 
 OPTIONS = ("cpu_num_threads", "cpu_threads", "precision", "cache_dir", "use_dynamic_shapes", "dynamic_shapes")
 # fmt: off
@@ -32,7 +30,6 @@ PADDLE_OPTIONS = (
     "shape_info_filename", "device_type", "device_id",
 )
 # fmt: on
-PRECISIONS = ("fp32", "fp16", "bf16")
 THREAD_VARIABLES = ("MASKLINE_THREADS", "PADDLE_PDX_CPU_NUM_THREADS")
 
 logger = logging.getLogger("maskline")
@@ -53,7 +50,7 @@ def choose(
         hpi_config: for ``use_hpip``, in the reference's keys. ``backend`` names one: onnxruntime, openvino, tensorrt
             (also "om", the CANN of ONNX Runtime; "paddle" stands for the default). ``auto_config`` false: what can't be
             had is an error, not a warning. ``backend_config`` has options, see below.
-        engine: a backend by name, of `ENGINES`, or an error; wins over ``use_hpip``.
+        engine: the name of a backend, or one of `OTHER_ENGINES`; wins over ``use_hpip``.
         engine_config: options for it, or such a mapping for each engine by name. For "hpi" as ``hpi_config``.
         threads: processor threads; wins over the options, these over the environment.
 
@@ -66,8 +63,8 @@ def choose(
     if not isinstance(use_hpip, bool | None):
         raise ParameterError(f"use_hpip is {use_hpip!r}: expected True or False")
     count = _threads(threads)
-    if engine is not None and engine not in ENGINES:
-        raise UnknownNameError.of("engine", str(engine), ENGINES)
+    if engine is not None and engine not in (engines := (*BACKENDS, *OTHER_ENGINES)):
+        raise UnknownNameError.of("engine", str(engine), engines)
     hpi = _mapping(hpi_config, "hpi_config")
     options = _of_engine(_mapping(engine_config, "engine_config"), engine)
     if engine == "hpi" or (engine is None and use_hpip):
@@ -100,8 +97,8 @@ def _check_hpi(hpi: Mapping[str, Any]) -> None:
     refuse_unknown(hpi, (*HPI_KEYS, *HPI_UNUSED), "hpi_config")
     if not isinstance(hpi.get("auto_config", True), bool):
         raise ParameterError(f"auto_config of hpi_config is {hpi['auto_config']!r}: expected true or false")
-    if hpi.get("backend") is not None and hpi["backend"] not in HPI_BACKENDS:
-        raise UnknownNameError.of("backend in hpi_config", str(hpi["backend"]), HPI_BACKENDS)
+    if hpi.get("backend") is not None and hpi["backend"] not in (known := (*BACKENDS, "paddle")):
+        raise UnknownNameError.of("backend in hpi_config", str(hpi["backend"]), known)
 
 
 def _instead_of_paddle(what: str, options: Mapping[str, Any], threads: int | None, where: str) -> Acceleration:
@@ -116,8 +113,9 @@ def _options(options: Mapping[str, Any], threads: int | None, where: str) -> dic
     """Fields of `Acceleration`."""
     refuse_unknown(options, OPTIONS, where)
     precision = str(options.get("precision", "fp32")).lower()
-    if precision not in PRECISIONS:
-        raise UnknownNameError.of(f"precision in {where}", precision, PRECISIONS)
+    known = dict.fromkeys(name for spec in BACKENDS.values() for name in spec.precisions)
+    if precision not in known:
+        raise UnknownNameError.of(f"precision in {where}", precision, known)
     folder = options.get("cache_dir")
     if folder is not None and not isinstance(folder, str | Path):
         raise ParameterError(f"cache_dir in {where} is {folder!r}: expected a path")
@@ -187,7 +185,7 @@ def _device(hpi: Mapping[str, Any]) -> str | None:
 
 def _of_engine(config: Mapping[str, Any], engine: str | None) -> Mapping[str, Any]:
     """The options for an engine, also from one mapping for each."""
-    named = [key for key in config if key in ENGINES]
+    named = [key for key in config if key in BACKENDS or key in OTHER_ENGINES]
     if not named:
         return config
     if len(named) < len(config):

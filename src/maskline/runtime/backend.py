@@ -1,15 +1,22 @@
-"""What opens and runs a model file. A file of this folder for each library; `Graph` is all that knows of them."""
+"""What opens and runs a model file: a row of `BACKENDS`, and a module of this folder for each library."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from maskline.runtime.device import PROVIDERS, Device
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+INPUT = "image"  # name of a graph's input
+
+#: Name of the graph's file by format; the first that exists is taken. OpenVINO's weights are in ``inference.bin``.
+GRAPH_FILES = {"onnx": "inference.onnx", "ort": "inference.ort", "openvino": "inference.xml"}
 
 #: Shape of the input: (B, H, W, 3).
 Shape = tuple[int, int, int, int]
@@ -17,19 +24,21 @@ Shape = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What is known of a backend before it is asked."""
+    """What is known of a backend before its library is imported."""
 
     title: str
+    module: str  # of this package, see `BackendModule`
     kinds: tuple[str, ...]  # of devices
     suffixes: tuple[str, ...]  # of model files
     precisions: tuple[str, ...] = ("fp32",)
 
 
+#: By the name of the engine. The first that opens a file is the default for it.
 BACKENDS = {
-    "onnxruntime": Spec("ONNX Runtime", tuple(PROVIDERS), (".onnx", ".ort")),
-    "openvino": Spec("OpenVINO", ("cpu", "xpu"), (".onnx", ".xml"), ("fp32", "bf16", "fp16")),
-    "tensorrt": Spec("TensorRT", ("gpu",), (".onnx",), ("fp32", "fp16")),
-    "om": Spec("CANN", ("npu",), (".onnx",)),
+    "onnxruntime": Spec("ONNX Runtime", "onnxruntime_backend", tuple(PROVIDERS), (".onnx", ".ort")),
+    "openvino": Spec("OpenVINO", "openvino_backend", ("cpu", "xpu"), (".onnx", ".xml"), ("fp32", "bf16", "fp16")),
+    "tensorrt": Spec("TensorRT", "onnxruntime_backend", ("gpu",), (".onnx",), ("fp32", "fp16")),
+    "om": Spec("CANN", "onnxruntime_backend", ("npu",), (".onnx",)),
 }
 
 
@@ -86,6 +95,21 @@ class Backend(Protocol):
     def run(self, *inputs: npt.NDArray[Any]) -> Sequence[npt.NDArray[Any]]:
         """All outputs, for all inputs, as in ``names``. Raises RunError."""
         ...
+
+
+class BackendModule(Protocol):
+    """What the module of a backend offers."""
+
+    def open_file(self, path: Path, device: Device, options: Acceleration) -> Backend:
+        """Open a model file. Raises ModelError, DeviceError, MissingDependencyError."""
+
+    def problem(self, device: Device) -> str | None:
+        """Why this backend can't run on a device, and what to do; None if it can."""
+
+
+def module_of(name: str) -> BackendModule:
+    """The module of a backend of `BACKENDS`, imported."""
+    return cast("BackendModule", import_module(f"maskline.runtime.{BACKENDS[name].module}"))
 
 
 class RunError(Exception):

@@ -26,16 +26,13 @@ from maskline._checks import check_score
 from maskline.errors import ModelError, ParameterError
 from maskline.instances import FloatArray, IntArray
 from maskline.preprocess import Preprocess
-from maskline.runtime.backend import Acceleration, Backend, RunError, unfit
+from maskline.runtime.backend import BACKENDS, INPUT, Acceleration, Backend, RunError, module_of, unfit
 from maskline.runtime.device import Device
 from maskline.runtime.mask_layout import MASK_FRAMES, MaskLayout
-from maskline.runtime.onnxruntime_backend import OnnxRuntime
-from maskline.runtime.openvino_backend import OpenVino
 from maskline.runtime.providers import usable_kinds
 
 RECORD_KEY = "maskline"
 RECORD_VERSION = 3  # the newest that is read; 1 and 2 had a ``mask_frame`` instead of a ``mask_layout``
-INPUT = "image"
 OUTPUTS = ("boxes", "scores", "labels", "masks")
 
 
@@ -158,11 +155,10 @@ class Graph:
 
 
 def backend_for(path: Path, device: Device) -> str:
-    """The backend that runs a file on a device where none is named: ONNX Runtime, or OpenVINO where only that can."""
-    if path.suffix.lower() == ".xml":
-        return "openvino"
+    """The default backend for a file on a device: the first that opens it; OpenVINO if only that can use the device."""
+    able = [name for name, spec in BACKENDS.items() if path.suffix.lower() in spec.suffixes]
     elsewhere = device.kind == "xpu" and "xpu" not in usable_kinds() and find_spec("openvino") is not None
-    return "openvino" if elsewhere else "onnxruntime"
+    return "openvino" if elsewhere else next(iter(able), "onnxruntime")
 
 
 def open_backend(name: str, path: Path, device: Device, options: Acceleration) -> Backend:
@@ -170,6 +166,4 @@ def open_backend(name: str, path: Path, device: Device, options: Acceleration) -
     reason = unfit(name, path, device, options.precision)
     if reason:
         raise ParameterError(reason)
-    if name == "openvino":
-        return OpenVino(path, device, options)
-    return OnnxRuntime(path, device, options, INPUT)
+    return module_of(name).open_file(path, device, options)

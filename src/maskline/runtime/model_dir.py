@@ -16,10 +16,9 @@ from maskline._checks import check_score
 from maskline._files import read_yaml
 from maskline._wording import counted
 from maskline.errors import InputNotFoundError, ModelError, ParameterError
+from maskline.runtime.backend import GRAPH_FILES
 from maskline.runtime.graph import Record
 
-#: The graph's file by format; the first one there is taken. The weights of OpenVINO's are in ``inference.bin``.
-GRAPH_FILES = {"onnx": "inference.onnx", "ort": "inference.ort", "openvino": "inference.xml"}
 CONFIG_FILE = "inference.yml"
 FOREIGN_FILES = ("inference.pdmodel", "inference.json", "inference.pdiparams")
 

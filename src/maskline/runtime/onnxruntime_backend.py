@@ -12,7 +12,7 @@ import numpy.typing as npt
 from maskline._checks import environment_switch
 from maskline.errors import DeviceError, ModelError
 from maskline.runtime import providers
-from maskline.runtime.backend import Acceleration, RunError, Shape, cache_folder, first_line
+from maskline.runtime.backend import INPUT, Acceleration, RunError, Shape, cache_folder, first_line
 from maskline.runtime.device import CPU, Device
 
 #: Have threads sleep, not spin, while they wait for their next part: 2 to 6 % slower alone, but other work on the same
@@ -21,10 +21,20 @@ PATIENT_VARIABLE = "MASKLINE_NO_SPINNING"
 TENSORRT = "TensorrtExecutionProvider"
 
 
+def open_file(path: Path, device: Device, options: Acceleration) -> OnnxRuntime:
+    """See `maskline.runtime.backend.BackendModule`."""
+    return OnnxRuntime(path, device, options)
+
+
+def problem(device: Device) -> str | None:
+    """See `maskline.runtime.backend.BackendModule`."""
+    return providers.problem(device)
+
+
 class OnnxRuntime:
     """See `Backend`."""
 
-    def __init__(self, path: Path, device: Device, options: Acceleration, input_name: str) -> None:
+    def __init__(self, path: Path, device: Device, options: Acceleration) -> None:
         """Raises: ModelError: a damaged file. DeviceError: the device is not there, or in name only."""
         onnxruntime = providers.library()
         settings = onnxruntime.SessionOptions()
@@ -33,7 +43,7 @@ class OnnxRuntime:
             settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if options.threads is not None:
             settings.intra_op_num_threads = options.threads
-        wanted = _providers(path, device, options, input_name)
+        wanted = _providers(path, device, options)
         try:
             self._session = onnxruntime.InferenceSession(str(path), settings, providers=wanted, enable_fallback=0)
         except providers.errors() as error:
@@ -64,34 +74,32 @@ class OnnxRuntime:
         return outputs
 
 
-def _providers(path: Path, device: Device, options: Acceleration, input_name: str) -> list[tuple[str, dict[str, Any]]]:
+def _providers(path: Path, device: Device, options: Acceleration) -> list[tuple[str, dict[str, Any]]]:
     """Best first; each takes what those before it leave."""
     provider = providers.provider_of(device)
     if provider is None:
         raise DeviceError(str(providers.problem(device)))
     found: list[tuple[str, dict[str, Any]]] = [(provider, providers.options_of(provider, device))]
     if options.backend == "tensorrt":
-        found.insert(0, (TENSORRT, _tensorrt(path, device, options, input_name)))
+        found.insert(0, (TENSORRT, _tensorrt(path, device, options)))
     if device != CPU:
         found.append(("CPUExecutionProvider", {}))
     return found
 
 
-def _tensorrt(path: Path, device: Device, options: Acceleration, input_name: str) -> dict[str, Any]:
+def _tensorrt(path: Path, device: Device, options: Acceleration) -> dict[str, Any]:
     """Options of the provider. Raises DeviceError where ONNX Runtime is built without it."""
     if TENSORRT not in providers.library().get_available_providers():
         built_for = ", ".join(providers.usable_kinds())
         raise DeviceError(f"TensorRT is not available: this ONNX Runtime, for {built_for}, is built without it")
     settings: dict[str, Any] = {"device_id": device.index, "trt_fp16_enable": options.precision == "fp16"}
     cache = cache_folder(path, options, by_default=True)
-    if (
-        cache is not None
-    ):  # a file's own: by itself TensorRT tells engines by the path and form of a model, not its weights
+    if cache is not None:  # one per file content: TensorRT itself goes by the path and form of a model, not its weights
         own = cache / hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         settings |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(own)}
     if options.shapes is not None:
         for name, shape in zip(("min", "opt", "max"), options.shapes, strict=True):
-            settings[f"trt_profile_{name}_shapes"] = f"{input_name}:{_times(shape)}"
+            settings[f"trt_profile_{name}_shapes"] = f"{INPUT}:{_times(shape)}"
     return settings
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from maskline._cpu import bound_cores, cores
 from maskline.errors import MasklineError
-from maskline.runtime import openvino_backend, providers
-from maskline.runtime.backend import BACKENDS, Acceleration, unfit
+from maskline.runtime import providers
+from maskline.runtime.backend import BACKENDS, GRAPH_FILES, Acceleration, module_of, unfit
 from maskline.runtime.device import CPU, Device, available, device_text, may_fall_back, parse_devices
 from maskline.runtime.graph import Graph, backend_for
-from maskline.runtime.model_dir import GRAPH_FILES
 
 #: Models that OpenVINO runs faster than ONNX Runtime on the CPU, in fp32, by more than a twentieth: what
 #: `benchmarks/backends.py` measured, on one machine. The others were slower, equal, or not measured.
@@ -64,8 +63,7 @@ def _problem(path: Path, options: Acceleration, device: Device) -> str | None:
         if options.strict:
             return None  # the backend is what is wrong, which is told when it opens the graph
         name = None
-    openvino = (name or backend_for(path, device)) == "openvino"
-    return openvino_backend.problem(device) if openvino else providers.problem(device)
+    return module_of(name or backend_for(path, device)).problem(device)
 
 
 def told(graphs: Sequence[Graph]) -> str:

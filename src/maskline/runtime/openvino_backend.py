@@ -24,6 +24,11 @@ TELEMETRY = "openvino_telemetry"
 PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # as we call them: as OpenVINO does
 
 
+def open_file(path: Path, device: Device, options: Acceleration) -> OpenVino:
+    """See `maskline.runtime.backend.BackendModule`."""
+    return OpenVino(path, device, options)
+
+
 class OpenVino:
     """See `Backend`."""
 

@@ -33,7 +33,7 @@ class Predictor:
         model_name: name of the model, from its file.
         labels: class names, in the order of class indices.
         device: where it runs, such as ``cpu``, ``gpu:0`` or ``gpu:0,1``.
-        backend: what runs it: onnxruntime, openvino, tensorrt or om.
+        backend: what runs it: a name of `maskline.runtime.backend.BACKENDS`.
         precision: what the network computes in, such as fp32.
         threshold: scores must be above it unless `predict` says otherwise.
     """

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from maskline._lazy import lazy_names
+
 if TYPE_CHECKING:
     from maskline.serve.answering import answer
     from maskline.serve.server import serve
@@ -17,13 +19,4 @@ if TYPE_CHECKING:
 
 __all__ = ["ServiceSettings", "answer", "serve"]
 
-_ROOMS = {"ServiceSettings": "settings", "answer": "answering", "serve": "server"}
-
-
-def __getattr__(name: str) -> object:
-    """Public names load what they need on first use: a worker needs no web framework."""
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+__getattr__ = lazy_names(__name__, {"ServiceSettings": "settings", "answer": "answering", "serve": "server"})

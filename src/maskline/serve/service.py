@@ -77,6 +77,7 @@ class Service:
     def __init__(self, openers: Sequence[Opener], settings: ServiceSettings) -> None:
         """For the event loop that runs; `workers.start` starts it."""
         self.settings, self.metrics = settings, Metrics()
+        self._urls = settings.url_policy
         batch = settings.batch_size, settings.max_pixels
         self._queue = Queue(settings.queue_pixels, batch, settings.timeout, self.metrics)
         self.workers = Workers(openers, self._queue, self.metrics, timeout=settings.timeout)
@@ -236,6 +237,6 @@ class Service:
         with entry.timed("fetch"):
             async with self._fetches:
                 try:
-                    return await fetch(url, self.settings.urls)
+                    return await fetch(url, self._urls)
                 except FetchError as error:
                     raise RefusalError.of_image(error.kind, str(error)) from None

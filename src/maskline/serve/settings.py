@@ -1,17 +1,32 @@
-"""What a service is told when it starts."""
+"""Settings of a service."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from maskline._checks import check_count
+from maskline._options import Option, check_options
 from maskline.errors import ParameterError
-from maskline.fetching.url_policy import UrlPolicy
+
+if TYPE_CHECKING:
+    from maskline.fetching.url_policy import UrlPolicy
 
 MB = 1 << 20  # bytes
 MP = 1_000_000  # pixels
+DAY = 86400  # seconds
+KEY_VARIABLE = "MASKLINE_API_KEY"
+
+
+def read_key(path: str, name: str) -> str:
+    """The API key in a file. Raises ParameterError, which calls the file ``name``, if it can't be read."""
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise ParameterError(f"{name} {path} can't be read: {reason}") from None
 
 
 def is_loopback(host: str) -> bool:
@@ -24,59 +39,98 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
-    """How a service behaves; which model it serves is told apart.
+    """How a service behaves. Which model it serves is said by the openers that `maskline.serve.serve` gets.
 
     Attributes:
-        host, port: where it listens. Port 0: any that is free.
-        batch_size: most images in one run of the network, which have together at most ``max_pixels``. Those that wait
-            are taken together; none is waited for.
-        visualize: whether answers hold a rendered image where a request does not say.
-        timeout: seconds from a request's last byte to its answer.
-        body_timeout: seconds that the bytes of a request may take to come.
-        drain: seconds that requests under way have once the service is told to end.
-        max_body: bytes of one request, as it comes and decompressed.
-        max_pixels: of one image, by its header.
-        queue_pixels: of all images that wait or are worked on. Each counts as a million at least.
-        api_key: what requests must carry; None: nothing.
-        trusted_hosts: names under which the service may be asked for besides this machine's own, where it listens on
-            loopback without a key; ``*`` is any. So a web page can't read it by having its own name lead here.
-        cors: origins of web pages that may call the service; ``*`` is any.
-        urls: which URLs are fetched for a client.
-        access_log: whether a line is written for each request.
+        batch_size: images that wait are taken together; none is waited for. A batch has at most ``max_pixels``.
+        queue_pixels: each image counts as a million at least.
+        trusted_hosts: for a service on loopback without a key, so that no web page can read it by having its own name
+            resolve to this machine; ``*`` is any.
+        cors: ``*`` is any.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8080
-    batch_size: int = 1
-    visualize: bool = True
-    timeout: float = 60.0
-    body_timeout: float = 30.0
-    drain: float = 30.0
-    max_body: int = 64 * MB
-    max_pixels: int = 64 * MP
-    queue_pixels: int = 256 * MP
-    api_key: str | None = field(default=None, repr=False)
-    trusted_hosts: tuple[str, ...] = ()
-    cors: tuple[str, ...] = ()
-    urls: UrlPolicy = field(default_factory=UrlPolicy)
-    access_log: bool = True
+    host: Annotated[
+        str, Option("Address to listen on; a loopback address serves this machine only.", metavar="ADDRESS")
+    ] = "127.0.0.1"
+    port: Annotated[int, Option("Port; 0 picks a free one.", least=0, most=65535)] = 8080
+    batch_size: Annotated[int, Option("Most images per run of the network.", flag="", most=256)] = 1
+    visualize: Annotated[bool, Option("Include a drawn image in responses, unless the request says otherwise.")] = True
+    timeout: Annotated[
+        float,
+        Option("Seconds from the last byte of a request to its response.", metavar="S", above=0, most=DAY),
+    ] = 60.0
+    body_timeout: Annotated[float, Option("Seconds for receiving a request.", flag="", above=0, most=DAY)] = 30.0
+    drain: Annotated[
+        float, Option("Seconds for running requests to finish at shutdown.", metavar="S", above=0, most=DAY)
+    ] = 30.0
+    max_body: Annotated[
+        int,
+        Option("Largest request in MB, as sent and decompressed.", metavar="MB", unit=MB),
+    ] = 64 * MB
+    max_pixels: Annotated[int, Option("Largest image in megapixels, by its header.", metavar="MP", unit=MP)] = 64 * MP
+    queue_pixels: Annotated[
+        int,
+        Option("Megapixels of all images waiting or being processed.", metavar="MP", unit=MP),
+    ] = 256 * MP
+    api_key: Annotated[
+        str | None,
+        Option(
+            "File with the API key that clients must send.",
+            flag="--api-key-file",
+            metavar="FILE",
+            parse=read_key,
+            unset=f"the variable {KEY_VARIABLE}, if set",
+        ),
+    ] = field(default=None, repr=False)
+    trusted_hosts: Annotated[
+        tuple[str, ...],
+        Option(
+            "Host name of the service behind a proxy on this machine; can be repeated.",
+            flag="--trusted-host",
+            metavar="NAME",
+        ),
+    ] = ()
+    cors: Annotated[
+        tuple[str, ...],
+        Option("Origin of web pages that may call the service; can be repeated.", metavar="ORIGIN"),
+    ] = ()
+    url_hosts: Annotated[
+        tuple[str, ...],
+        Option(
+            "Host from which image URLs may be fetched; can be repeated. Without any, URLs are refused.",
+            flag="--allow-url-host",
+            metavar="HOST",
+        ),
+    ] = ()
+    url_networks: Annotated[
+        tuple[str, ...],
+        Option(
+            "Private network that these hosts may resolve to; can be repeated.",
+            flag="--allow-url-network",
+            metavar="CIDR",
+        ),
+    ] = ()
+    url_timeout: Annotated[float | None, Option("Seconds for fetching a URL.", flag="")] = None
+    url_max_bytes: Annotated[int | None, Option("Largest file behind a URL, in bytes.", flag="", most=1 << 40)] = None
+    access_log: Annotated[bool, Option("Log each request as a line of JSON, to standard output.")] = True
 
     @property
     def is_local(self) -> bool:
         """Whether only programs on this machine can reach the service."""
         return is_loopback(self.host)
 
+    @property
+    def url_policy(self) -> UrlPolicy:
+        """Which URLs are fetched for clients. Raises ParameterError for hosts and networks that are not valid."""
+        from maskline.fetching.url_policy import UrlPolicy
+
+        limits = {"timeout": self.url_timeout, "max_bytes": self.url_max_bytes}
+        given: dict[str, Any] = {name: value for name, value in limits.items() if value is not None}
+        return UrlPolicy.of(self.url_hosts, self.url_networks, **given)
+
     def __post_init__(self) -> None:
-        if not 0 <= self.port < 1 << 16:
-            raise ParameterError(f"port is {self.port}: expected 1 to 65535, or 0 for any that is free")
-        check_count(self.batch_size, "batch_size", 256)
-        for name in ("timeout", "body_timeout", "drain"):
-            value = getattr(self, name)
-            if not 0 < value <= 86400:
-                raise ParameterError(f"{name} is {value!r}: expected seconds, above 0, at most a day")
-        for name in ("max_body", "max_pixels", "queue_pixels"):
-            if getattr(self, name) < 1:
-                raise ParameterError(f"{name} is {getattr(self, name)}: expected a number above 0")
+        check_options(self)
+        _ = self.url_policy
         if self.queue_pixels < self.max_pixels:
             raise ParameterError(
                 f"queue_pixels is {self.queue_pixels / MP:g} million, max_pixels {self.max_pixels / MP:g} million: the "

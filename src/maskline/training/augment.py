@@ -1,36 +1,39 @@
-"""Augmentations: what is drawn at random about how an image is seen. Of images and masks together, on the CPU.
+"""Random augmentation of images and masks, on the CPU.
 
-All geometry is drawn first and becomes one `View`, so that image and masks are resampled once.
+All geometry is drawn first and combined in one `View`, so that image and masks are resampled once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from maskline._checks import check_score
-from maskline.errors import ParameterError
+from maskline.errors import ParameterError, UnknownNameError
 from maskline.instances import ByteArray, FloatArray, Window
+from maskline.models.families import family_of
 from maskline.preprocess import Preprocess
-from maskline.training.samples import Original, TrainingSample, View, boxes, paste, see
+from maskline.training.samples import Original, TrainingSample, View, apply_view, paste, window_boxes
 
-STRIDE = 32  # of the coarsest features: what sides of square inputs divide by
-FILL = (124, 116, 104)  # RGB of what lies outside the image: ImageNet's mean
+STRIDE = 32  # of the coarsest features; input sides are multiples
+FILL = (124, 116, 104)  # RGB outside the image: ImageNet's mean
 
-# Ranges of the reference's RandomDistort. Each of the four is left out half of the time.
+# Ranges of PaddleDetection's RandomDistort. Each of the four is applied half of the time.
 DISTORT_SHARE = 0.5
 BRIGHTNESS = CONTRAST = SATURATION = (0.5, 1.5)
 HUE = (-18 / 256, 18 / 256)  # turns of the colour circle
 
-EXPAND_RATIO = 4.0  # the largest canvas, in sides of the image
+EXPAND_RATIO = 4.0  # largest canvas side / image side
 
-# Of the reference's RandomCrop, which are SSD's but for the size: shares of the image's sides.
+# Of PaddleDetection's RandomCrop, which are SSD's except for the scale.
 CROP_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
-CROP_SCALE = (0.3, 1.0)
-CROP_RATIO = (0.5, 2.0)  # width to height, in terms of the image's own
+CROP_SCALE = (0.3, 1.0)  # of the image's sides
+CROP_RATIO = (0.5, 2.0)  # width / height, relative to the image's
 CROP_TRIES = 50
 
 LUMA = (0.114, 0.587, 0.299)  # of B, G, R (ITU-R BT.601)
@@ -38,25 +41,25 @@ LUMA = (0.114, 0.587, 0.299)  # of B, G, R (ITU-R BT.601)
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """What is done to training images, each at random; all off but ``flip``, so that a recipe states what it uses.
+    """Random augmentations of training images; all off except ``flip``, so that a recipe states what it uses.
 
     Attributes:
-        distort: probability of changed colours: brightness, contrast, saturation, hue (the reference's RandomDistort;
-            SSD, arXiv 1512.02325, section 3.6).
-        expand: probability that the image lies on a canvas of up to `EXPAND_RATIO` its sides (SSD's "zoom out").
-        crop: probability of a crop that overlaps some object by a drawn IoU and holds its centre (SSD's, with the
-            reference's ranges). Images without objects are not cropped.
+        distort: probability of colour distortion: brightness, contrast, saturation, hue (PaddleDetection's
+            RandomDistort; SSD, arXiv 1512.02325, section 3.6).
+        expand: probability of placing the image on a canvas of up to `EXPAND_RATIO` times its sides (SSD's "zoom out").
+        crop: probability of a crop that has a random minimal IoU with some object and contains an object's centre
+            (SSD's, with PaddleDetection's ranges). Images without objects are not cropped.
         flip: probability of left-right mirroring.
         flip_vertical: probability of top-bottom mirroring.
-        rotate90: probability of turning by 90, 180 or 270 degrees; where there is no up and down, as in microscopy.
-        jitter: (smallest, largest) scale of large-scale jitter (Simple Copy-Paste, arXiv 2012.07177, section 3), 1
-            being the largest at which the whole image fits into the input. The input keeps its size and the image its
-            shape: a part of it at random where it is larger, and a random place where it is smaller.
-        copy_paste: probability that some objects of another training image, augmented likewise, lie on top (same
-            paper). What is covered shrinks, what vanishes goes.
-        sizes: multi-scale training: one of these sides, in pixels, for each batch: of the square input, or of its short
-            side where the preprocess keeps the ratio and there is no jitter. Empty: the preprocess's own. Repeat a side
-            to draw it more often.
+        rotate90: probability of rotation by 90, 180 or 270 degrees, for images without up and down, as in microscopy.
+        jitter: (smallest, largest) scale of large-scale jitter (Simple Copy-Paste, arXiv 2012.07177, section 3); at 1
+            the whole image just fits into the input. Input size and aspect ratio are kept: a larger image is cropped
+            at random, a smaller one is placed at random.
+        copy_paste: probability of pasting some objects of another training image, augmented likewise (same paper).
+            Covered objects shrink or are dropped.
+        sizes: multi-scale training: sides in pixels, one of which is drawn per batch, for the square input, or for its
+            short side if the preprocess keeps the ratio and there is no jitter. Empty: the preprocess's size. Repeat a
+            side to draw it more often.
     """
 
     distort: float = 0.0
@@ -76,10 +79,10 @@ class Augment:
         if self.jitter is not None and not (len(self.jitter) == 2 and 0 < self.jitter[0] <= self.jitter[1]):
             raise ParameterError(f"jitter is {self.jitter}: expected the smallest and the largest scale, above 0")
         if any(size != int(size) or size <= 0 or size % STRIDE for size in self.sizes):
-            raise ParameterError(f"sizes is {self.sizes}: expected pixels that divide by {STRIDE}")
+            raise ParameterError(f"sizes is {self.sizes}: expected multiples of {STRIDE} pixels")
 
     def resized(self, preprocess: Preprocess, rng: np.random.Generator) -> Preprocess:
-        """The preprocess of one batch: with one of ``sizes`` if there are any."""
+        """Return the preprocess for one batch, with one of ``sizes`` if there are any."""
         if not self.sizes:
             return preprocess
         side = int(rng.choice(self.sizes))
@@ -92,18 +95,18 @@ class Augment:
         return replace(preprocess, width=side)
 
     def sample(self, original: Original, preprocess: Preprocess, rng: np.random.Generator) -> TrainingSample:
-        """An image as drawn by ``rng``, alone: `pasted` is the other half."""
+        """Augment an image, except for `pasted`, which needs another sample."""
         view = self.view(original, preprocess, rng)
         colour = distortion(original.image[view.source.slices], rng) if rng.random() < self.distort else None
-        return see(original, view, preprocess, FILL, colour)
+        return apply_view(original, view, preprocess, FILL, colour)
 
     def view(self, original: Original, preprocess: Preprocess, rng: np.random.Generator) -> View:
-        """The geometry of all, in the reference's order: expand, crop, (jitter,) flip; then turned."""
+        """Draw the geometry, in PaddleDetection's order: expand, crop, (jitter,) flip; then rotation."""
         area = Window.whole(original.size)
         if rng.random() < self.expand:
             area = expanded(area, rng)
         if rng.random() < self.crop and len(original.masks):
-            area = cropped(area, boxes(original.masks), rng)
+            area = cropped(area, window_boxes(original.masks), rng)
         flip, flip_vertical = rng.random() < self.flip, rng.random() < self.flip_vertical
         turns = int(rng.integers(1, 4)) if rng.random() < self.rotate90 else 0
         size = area.size[:: -1 if turns % 2 else 1]
@@ -120,11 +123,36 @@ class Augment:
         )
 
 
+def recipe_augment(model: str) -> Augment:
+    """The augmentation of a model's recipe. Raises UnknownNameError for an unknown model."""
+    return Augment(**family_of(model).augment)
+
+
+def as_augment(values: Mapping[str, Any], model: str) -> Augment:
+    """The augmentation of a model's recipe, with some of its values replaced.
+
+    Raises:
+        UnknownNameError: there is no such value.
+        ParameterError: it is of the wrong type or out of range.
+    """
+    known = [field.name for field in fields(Augment)]
+    for name in values:
+        if name not in known:
+            raise UnknownNameError.of("augmentation", str(name), known)
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    try:
+        return replace(recipe_augment(model), **given)
+    except TypeError:
+        raise ParameterError(
+            f"augment is {dict(values)!r}: expected numbers, or lists of them for jitter and sizes"
+        ) from None
+
+
 def framed(area: Window, size: tuple[int, int], output: tuple[int, int]) -> View:
-    """The view of an area, stretched to an output of ``(height, width)``.
+    """Return the view that stretches an area to an output of ``(height, width)``.
 
     Args:
-        area: in pixels of the image of ``(height, width)``; it may reach beyond but overlaps it.
+        area: in pixels of the image of ``size``; may exceed it, but overlaps it.
     """
     source = area.intersection(Window.whole(size))
     rows = _stretched(source.rows, area.rows, output[0])
@@ -133,7 +161,7 @@ def framed(area: Window, size: tuple[int, int], output: tuple[int, int]) -> View
 
 
 def _stretched(part: tuple[int, int], whole: tuple[int, int], length: int) -> tuple[int, int]:
-    """Where a part of an interval comes to lie, to the nearest pixel but never empty, once it is ``length`` long."""
+    """Map a part of an interval stretched to ``length``, to the nearest pixel, but never empty."""
     (part_start, part_end), (whole_start, whole_end) = part, whole
     scale = length / (whole_end - whole_start)
     start = min(round((part_start - whole_start) * scale), length - 1)
@@ -141,7 +169,7 @@ def _stretched(part: tuple[int, int], whole: tuple[int, int], length: int) -> tu
 
 
 def expanded(area: Window, rng: np.random.Generator) -> Window:
-    """A canvas of up to `EXPAND_RATIO` the sides, with the area anywhere on it."""
+    """Draw a canvas of up to `EXPAND_RATIO` times the sides around the area."""
     ratio = rng.uniform(1, EXPAND_RATIO)
     rows, columns = int(area.height * ratio), int(area.width * ratio)
     top = area.top - int(rng.integers(rows - area.height + 1))
@@ -150,13 +178,12 @@ def expanded(area: Window, rng: np.random.Generator) -> Window:
 
 
 def cropped(area: Window, objects: FloatArray, rng: np.random.Generator) -> Window:
-    """A part that holds the centre of an object and whose IoU with some object's box reaches a drawn one.
+    """Draw a part with the centre of an object and a minimal IoU with some object's box.
 
-    The overlaps asked for are tried in random order, and so is the choice not to crop; where no try meets one, the next
-    is asked for.
+    Minimal IoUs, and the option not to crop, are tried in random order until a part is found.
 
     Args:
-        objects: (n, 4) ``x1 y1 x2 y2``, in the frame of ``area``; at least one.
+        objects: (n, 4) ``x1 y1 x2 y2``, in the coordinates of ``area``; at least one.
     """
     for number in rng.permutation(len(CROP_OVERLAPS) + 1):
         if number == len(CROP_OVERLAPS):
@@ -170,7 +197,7 @@ def cropped(area: Window, objects: FloatArray, rng: np.random.Generator) -> Wind
 
 
 def _parts(area: Window, rng: np.random.Generator) -> FloatArray:
-    """Parts of an area at random: (`CROP_TRIES`, 4) ``x1 y1 x2 y2``, whole pixels."""
+    """Draw parts of an area: (`CROP_TRIES`, 4) ``x1 y1 x2 y2``, integer pixels."""
     scale = rng.uniform(*CROP_SCALE, CROP_TRIES)
     ratio = rng.uniform(np.maximum(CROP_RATIO[0], scale**2), np.minimum(CROP_RATIO[1], scale**-2))
     height, width = area.size
@@ -190,15 +217,15 @@ def _overlaps(parts: FloatArray, objects: FloatArray) -> FloatArray:
 
 
 def _centred(parts: FloatArray, objects: FloatArray) -> npt.NDArray[np.bool_]:
-    """Which boxes (m, 4) hold the centre of any of the boxes (n, 4)."""
+    """Whether boxes (m, 4) contain the centre of any of the boxes (n, 4): (m,)."""
     centres = (objects[:, :2] + objects[:, 2:]) / 2
     inside = (parts[:, None, :2] <= centres) & (centres < parts[:, None, 2:])
     return np.asarray(np.any(np.all(inside, axis=2), axis=1), np.bool_)
 
 
 def jittered(area: Window, output: tuple[int, int], scale: float, rng: np.random.Generator) -> Window:
-    """What fills an output of ``(height, width)`` at a scale, 1 being that at which the whole area just fits."""
-    pixels = max(side / length for side, length in zip(area.size, output, strict=True)) / scale  # of the image, for one
+    """Return the part that fills an output of ``(height, width)`` at a scale; at 1 the whole area just fits."""
+    pixels = max(side / length for side, length in zip(area.size, output, strict=True)) / scale  # image / output
     rows, columns = (max(round(length * pixels), 1) for length in output)
     top = area.top + _offset(area.height - rows, rng)
     left = area.left + _offset(area.width - columns, rng)
@@ -206,18 +233,18 @@ def jittered(area: Window, output: tuple[int, int], scale: float, rng: np.random
 
 
 def _offset(room: int, rng: np.random.Generator) -> int:
-    """From 0 to ``room``, which may lie below 0."""
+    """Draw from 0 to ``room``, which may be negative."""
     return int(rng.integers(min(room, 0), max(room, 0) + 1))
 
 
 def distortion(image: ByteArray, rng: np.random.Generator) -> FloatArray:
-    """Brightness, contrast, saturation and hue at random as one affine map of BGR colours: (3, 4) float32.
+    """Draw brightness, contrast, saturation and hue as one affine map of BGR colours: (3, 4) float32.
 
-    Nothing is clipped between the steps, whose order then hardly matters; the reference draws it. Hue turns about the
-    grey axis, which keeps the sum of the channels, where the reference turns within HSV.
+    There is no clipping between the steps, so their order, which PaddleDetection draws, hardly matters. Hue rotates
+    about the grey axis, which keeps the sum of channels; PaddleDetection rotates in HSV.
 
     Args:
-        image: (H, W, 3) BGR; contrast changes towards its mean grey.
+        image: (H, W, 3) BGR; contrast is relative to its mean grey.
     """
     ranges = (BRIGHTNESS, CONTRAST, SATURATION, HUE)
     drawn = [rng.uniform(*span) if rng.random() < DISTORT_SHARE else sum(span) / 2 for span in ranges]
@@ -235,7 +262,7 @@ def _turn(angle: float) -> npt.NDArray[np.float64]:
 
 
 def pasted(sample: TrainingSample, other: TrainingSample, rng: np.random.Generator) -> TrainingSample:
-    """With a random subset of another sample's objects on top, one at least if it has any (arXiv 2012.07177)."""
+    """Paste a random subset, at least one, of another sample's objects (arXiv 2012.07177)."""
     count = len(other.masks)
     if not count:
         return sample

@@ -1,13 +1,13 @@
-"""Checkpoints: weights to use, and all that a run needs to go on as if it had never stopped.
+"""Checkpoints: weights, and the state that a run needs to resume exactly.
 
 A checkpoint is a folder, ``<output>/<epoch>``, ``<output>/model_final`` or ``<output>/best_model``::
 
-    <name>.safetensors         weights for prediction (the running average where there is one), with class names
-    <name>.state.safetensors   weights in training, and the optimizer's moments; not in best_model
-    <name>.json                how far the run is, its settings, what it reached
+    <name>.safetensors         weights for prediction (the EMA if there is one), with class names
+    <name>.state.safetensors   training weights and optimizer state; not in best_model
+    <name>.json                progress, settings and results of the run
 
-It is written beside its place and then renamed, so there is never half of one. No state of random generators is kept,
-because none matters: every draw depends on the seed, the step and the process alone.
+It is written next to its final path and renamed, so it is never partial. There is no state of random generators,
+because every draw depends only on seed, step and process.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ FINAL, BEST = "model_final", "best_model"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        epochs: finished.
-        steps: of the optimizer.
-        losses: mean of each epoch.
-        history: of each evaluation, its ``epoch`` (from 0) and its metrics.
-        updates: of the running average.
+        epochs: finished epochs.
+        steps: optimizer steps.
+        losses: mean loss of each epoch.
+        history: ``epoch`` (from 0) and metrics of each evaluation.
+        updates: updates of the EMA.
         scaler: state of the gradient scaler (fp16).
-        settings: of the run, for people and for resuming.
+        settings: settings of the run.
         weights_config: see `Network.weights_config`.
         data: fingerprint of the training data.
     """
@@ -67,39 +67,39 @@ class Progress:
 
     @property
     def since_best(self) -> int:
-        """Evaluations since the best one."""
+        """Number of evaluations since the best one."""
         return 0 if self.best is None else len(self.history) - 1 - self.history.index(self.best)
 
 
 def best_evaluation(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The evaluation with the highest AP, the latest of equal ones; None if there is none."""
+    """Return the evaluation with the highest AP, the latest on ties; None if there is none."""
     return max(reversed(history), key=lambda entry: entry["AP"], default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What changes while a network learns."""
+    """State that training changes."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    average: ModelEma | None
+    ema: ModelEma | None
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it by name, not copied."""
+        """Return all tensors by name, without copies."""
         found = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for name, slots in self._slots().items():
             found |= {f"optimizer.{name}.{slot}": tensor for slot, tensor in slots.items()}
-        if self.average is not None:
-            found |= {f"average.{name}": tensor for name, tensor in self.average.weights.items()}
+        if self.ema is not None:
+            found |= {f"average.{name}": tensor for name, tensor in self.ema.weights.items()}
         return found
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights for prediction."""
+        """Return the weights for prediction."""
         weights: dict[str, Tensor] = self.network.state_dict()
-        return weights if self.average is None else weights | self.average.weights
+        return weights if self.ema is None else weights | self.ema.weights
 
     def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Take all of it from a checkpoint of the same network."""
+        """Restore from the tensors of a checkpoint of the same network."""
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}, "average": {}}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
@@ -110,9 +110,9 @@ class State:
             parameter, _, slot = name.rpartition(".")
             here = tensor if slot == "step" else tensor.to(by_name[parameter].device)
             self.optimizer.state[by_name[parameter]][slot] = here
-        if self.average is not None:
-            self.average.updates = updates
-            for name, tensor in self.average.weights.items():
+        if self.ema is not None:
+            self.ema.updates = updates
+            for name, tensor in self.ema.weights.items():
                 tensor.copy_(parts["average"][name])
 
     def _slots(self) -> dict[str, dict[str, Tensor]]:
@@ -124,10 +124,10 @@ class State:
 
 
 def save(folder: Path, state: State, progress: Progress, labels: tuple[str, ...], *, resumable: bool = True) -> None:
-    """Write a checkpoint, in place of one that is there.
+    """Write a checkpoint; replaces an existing one.
 
     Raises:
-        OutputError: it can't be written; what was there is left.
+        OutputError: it can't be written; an existing one is kept.
     """
     temporary = folder.parent / f".{secrets.token_hex(8)}.tmp"
     try:
@@ -153,13 +153,13 @@ def _save_state(state: State, path: Path) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file would outlive a loss of power."""
+    """Flush a file to disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def _put(temporary: Path, folder: Path) -> None:
-    """Give a folder its name; an older one of that name goes."""
+    """Rename a folder; replaces an existing one."""
     old = folder.parent / f".{secrets.token_hex(8)}.tmp"
     if folder.exists():
         folder.rename(old)
@@ -168,17 +168,15 @@ def _put(temporary: Path, folder: Path) -> None:
 
 
 def find(path: Path) -> Path:
-    """The newest complete checkpoint that can be resumed.
+    """Find the newest complete, resumable checkpoint.
 
     Args:
         path: a checkpoint's folder, a file in it, or a run's output folder.
 
     Raises:
-        InputNotFoundError: there is none.
+        InputNotFoundError: there is no such checkpoint.
     """
-    folder = (
-        path.parent if path.suffix and not path.is_dir() else path
-    )  # the reference names a file, NAME/NAME.pdparams
+    folder = path.parent if path.suffix and not path.is_dir() else path  # PaddleX gives a file, NAME/NAME.pdparams
     found = [folder, *folder.iterdir()] if folder.is_dir() else []
     usable = {folder: read(folder) for folder in found if _is_resumable(folder)}
     if not usable:
@@ -197,7 +195,7 @@ def _is_resumable(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Progress:
-    """How far the run of a checkpoint was.
+    """Read the progress of a checkpoint.
 
     Raises:
         WeightsError: it can't be read.
@@ -207,15 +205,15 @@ def read(folder: Path) -> Progress:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("version") != VERSION:
             raise ValueError("written by another version")
-        values.setdefault("weights_config", weights_config(values["settings"]))  # where early versions had it
+        values.setdefault("weights_config", weights_config(values["settings"]))  # where early versions have it
         progress = Progress(**values)
         return replace(progress, losses=tuple(progress.losses), history=tuple(progress.history))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise WeightsError(f"{path} can't be used ({error}): name another checkpoint") from None
+        raise WeightsError(f"{path} can't be used ({error}): give another checkpoint") from None
 
 
 def restore(folder: Path, state: State) -> Progress:
-    """Put a checkpoint into a network, its optimizer and its running average.
+    """Restore network, optimizer and EMA from a checkpoint.
 
     Raises:
         WeightsError: it can't be read, or is of another network.
@@ -227,47 +225,47 @@ def restore(folder: Path, state: State) -> Progress:
     try:
         state.restore(load_file(path), progress.updates)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-        told = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise WeightsError(
-            f"{path} can't be resumed ({told}): expected a checkpoint of this model and data set"
+            f"{path} can't be resumed ({reason}): expected a checkpoint of this model and data set"
         ) from None
     return progress
 
 
 def clear(output: Path) -> None:
-    """Remove what a killed run has left half written."""
+    """Remove partial checkpoints of a killed run."""
     for path in output.glob(".*.tmp"):
         if re.fullmatch(r"\.[0-9a-f]{16}\.tmp", path.name):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def numbered(output: Path) -> list[Path]:
-    """Checkpoints of finished epochs, the newest first."""
+    """Return the checkpoints of epochs, newest first."""
     return sorted((p for p in output.iterdir() if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
 
 
 def later_than(output: Path, epochs: int) -> list[Path]:
-    """Checkpoints, the best included, of more epochs than these."""
+    """Return the checkpoints, final and best included, after more epochs than these."""
     folders = [*numbered(output), *(output / name for name in (FINAL, BEST) if (output / name).is_dir())]
     return [folder for folder in folders if read(folder).epochs > epochs]
 
 
 def set_aside(output: Path, paths: Iterable[Path]) -> Path | None:
-    """Move what an earlier run has left, if anything, into a folder of its own.
+    """Move the files of an earlier run to a new folder.
 
     Returns:
-        That folder.
+        The folder; None if there are no such files.
 
     Raises:
-        OutputError: it can't be moved.
+        OutputError: they can't be moved.
     """
-    there = sorted(path for path in paths if path.exists())
-    if not there:
+    existing = sorted(path for path in paths if path.exists())
+    if not existing:
         return None
     folder = next(f for i in count(1) if not (f := output / f"earlier_run_{i}").exists())
     try:
         folder.mkdir()
-        for path in there:
+        for path in existing:
             path.rename(folder / path.name)
     except OSError as error:
         raise OutputError(f"the earlier run in {output} can't be moved to {folder}: {error.strerror}") from None
@@ -275,7 +273,7 @@ def set_aside(output: Path, paths: Iterable[Path]) -> Path | None:
 
 
 def prune(output: Path, keep: int) -> None:
-    """Remove old checkpoints of finished epochs: the newest ``keep`` stay, and of these only the newest can resume."""
+    """Keep the newest ``keep`` checkpoints of epochs; only the newest stays resumable."""
     folders = numbered(output)
     for folder in folders[1:]:
         (folder / f"{folder.name}.state.safetensors").unlink(missing_ok=True)

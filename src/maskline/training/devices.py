@@ -1,4 +1,4 @@
-"""Where to train: from what people write to what torch and accelerate understand."""
+"""Training devices: from device strings to torch and accelerate."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from maskline._wording import counted
 from maskline.errors import DeviceError, ParameterError
 from maskline.runtime.device import Device, available, device_text, may_fall_back, missing, parse_devices
 
-#: Kinds of `maskline.runtime.device`: torch's name, and the variable that says which of them a process sees. Those of
-#: makers who keep to CUDA's names have torch's.
+#: For kinds of `maskline.runtime.device`: torch's name, and the environment variable that selects visible devices. Some
+#: vendors use torch's CUDA interface.
 KINDS = {
     "cpu": ("cpu", ""),
     "gpu": ("cuda", "CUDA_VISIBLE_DEVICES"),
@@ -29,7 +29,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """One kind of device and how many processes use it."""
+    """Devices of one kind, and the number of processes on them."""
 
     kind: str  # torch's name
     processes: int
@@ -37,7 +37,7 @@ class Devices:
     variable: str = ""
 
     def select(self) -> None:
-        """Let accelerate take these. Processes that are started later see no others."""
+        """Make accelerate use these devices. Processes started later see no others."""
         if self.kind == "cpu":
             os.environ["ACCELERATE_USE_CPU"] = "true"
         elif self.processes == 1:
@@ -46,16 +46,16 @@ class Devices:
             os.environ[self.variable] = ",".join(map(str, self.numbers))
 
 
-def settle(device: str | None, *, cpu_fallback: bool = False) -> str:
-    """Where to train, in the form of ``device``; to be asked before anything slow is done.
+def resolve(device: str | None, *, cpu_fallback: bool = False) -> str:
+    """Check a device string and apply defaults; call it before anything slow.
 
     Args:
-        device: as `parse_devices` takes it; None: the first GPU if there is one, else the CPU.
-        cpu_fallback: the CPU stands in, with a warning, where torch has no such device at all;
-            `maskline.runtime.device.FALLBACK_VARIABLE` wins.
+        device: as for `parse_devices`; None: the first GPU if there is one, else the CPU.
+        cpu_fallback: use the CPU, with a warning, if torch has no device of that kind;
+            `maskline.runtime.device.FALLBACK_VARIABLE` takes precedence.
 
     Raises:
-        ParameterError: not such a text.
+        ParameterError: an invalid string.
         DeviceError: this machine or this installation of torch has none of that kind.
     """
     if device is None:
@@ -64,19 +64,19 @@ def settle(device: str | None, *, cpu_fallback: bool = False) -> str:
 
 
 def choose(device: str | None, processes: int) -> Devices:
-    """What ``cpu``, ``gpu``, ``gpu:0,1`` ... mean here; None: the first GPU if there is one, else the CPU.
+    """Resolve ``cpu``, ``gpu``, ``gpu:0,1`` ... on this machine; None: the first GPU if there is one, else the CPU.
 
     Args:
-        device: as `parse_devices` takes it. ``cpu,cpu`` is two processes.
-        processes: on the CPU.
+        device: as for `parse_devices`. ``cpu,cpu`` is two processes.
+        processes: number of processes on the CPU.
 
     Raises:
-        ParameterError: not such a text, several kinds, or several processes on one device.
+        ParameterError: an invalid string, several kinds, or several processes on one device.
         DeviceError: this machine or this installation of torch has none of that kind, or too few.
     """
-    chosen = parse_devices(settle(device))
+    chosen = parse_devices(resolve(device))
     if len({one.kind for one in chosen}) > 1:
-        raise ParameterError(f"device is {device!r}: training takes one kind of devices, with numbers such as gpu:0,1")
+        raise ParameterError(f"device is {device!r}: training takes devices of one kind, such as gpu:0,1")
     kind, variable = KINDS[chosen[0].kind]
     if kind == "cpu" and len(chosen) == 1:
         return Devices(kind, processes)
@@ -87,23 +87,23 @@ def choose(device: str | None, processes: int) -> Devices:
     if kind == "cpu":
         return Devices(kind, len(chosen))
     if len(set(chosen)) < len(chosen):
-        raise ParameterError(f"device is {device!r}: to train on, each can be named once only")
-    there = [Device(chosen[0].kind, number) for number in range(_count(kind))]
+        raise ParameterError(f"device is {device!r}: for training, each device may be given once")
+    existing = [Device(chosen[0].kind, number) for number in range(_count(kind))]
     for one in chosen:
-        if one not in there:
-            raise DeviceError(missing(one, "torch", [device_text(there)], "choose among these"))
+        if one not in existing:
+            raise DeviceError(missing(one, "torch", [device_text(existing)], "choose among these"))
     return Devices(kind, len(chosen), tuple(one.index for one in chosen if one.index is not None), variable)
 
 
 def _problem(device: Device) -> str | None:
-    """Why torch can't train on a kind of device, and what to do; None if it can."""
+    """Explain why torch can't train on a kind of device; None if it can."""
     if _count(KINDS[device.kind][0]):
         return None
-    there = [name for name in dict.fromkeys(name for name, _ in KINDS.values()) if name == "cpu" or _count(name)]
+    existing = [name for name in dict.fromkeys(name for name, _ in KINDS.values()) if name == "cpu" or _count(name)]
     version = torch.version
     built = {"cuda": version.cuda or version.hip, "xpu": version.xpu}.get(KINDS[device.kind][0])
     remedy = "is its driver installed?" if built else "install a build of torch for it,"
-    return missing(device, "torch", there, f"{remedy} see docs/gpu.md")
+    return missing(device, "torch", existing, f"{remedy} see docs/gpu.md")
 
 
 def _count(kind: str) -> int:

@@ -1,7 +1,7 @@
-"""Batches for training, the same whatever the number of workers and processes and wherever an epoch is resumed.
+"""Training batches, independent of the number of workers and processes, and of where an epoch is resumed.
 
-Workers make batches with masks in small windows; the process that trains spreads them over the whole input, so that
-little goes through shared memory. Every random draw has a key of its own: seed, epoch, purpose, position in the epoch.
+Workers make masks in small windows; the training process expands them to the whole input, to keep shared memory small.
+Every random draw has a key of its own: seed, epoch, purpose, position in the epoch.
 """
 
 from __future__ import annotations
@@ -29,33 +29,32 @@ from maskline.instances import IntArray
 from maskline.models.network import Target
 from maskline.preprocess import Preprocess, pad_to
 from maskline.training.augment import Augment, pasted
-from maskline.training.samples import Original, TrainingSample, boxes, objects, read
+from maskline.training.samples import Original, TrainingSample, objects, read_original, window_boxes
 
 # Purposes of random draws.
 ORDER, SIZE, SAMPLE, PASTE, REPLACEMENT = range(5)
 
-Step: TypeAlias = tuple[int, int]  # epoch and number of the batch in it, both from 0
+Step: TypeAlias = tuple[int, int]  # epoch, and index of the batch in it
 
 
 WORKER_DIED_HINT = (
-    "a process that prepares training images was killed, as happens where memory or shared memory (/dev/shm) runs out: "
+    "a process that prepares training images was killed, as happens when memory or shared memory (/dev/shm) runs out: "
     "use fewer workers or smaller batches"
 )
 
 
 class LoaderError(MasklineError, RuntimeError):
-    """A process that prepares batches has died."""
+    """A worker process has died."""
 
 
 class Batch(NamedTuple):
-    """What one training step of one process reads.
+    """A batch of one process.
 
     Attributes:
-        images: (B, H, W, 3) RGB, uint8, or float32 normalised for ``float_resize`` models; as `Preprocess.apply` gives
-            them. Where sizes differ, zeros are added right and below up to the largest.
-        targets: one for each image.
-        skipped: a line for each image that could not be read and has not been reported before; another image is in
-            its place.
+        images: (B, H, W, 3) RGB, uint8, or float32 normalised for ``float_resize`` models; as returned by
+            `Preprocess.apply`. Zero-padded, right and below, to the largest.
+        targets: one per image.
+        skipped: a line per image that could not be read, reported once; another image replaces it.
     """
 
     images: Tensor
@@ -64,18 +63,18 @@ class Batch(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A batch on its way from a worker: n objects in all."""
+    """A batch as sent by a worker, with n objects in all."""
 
     images: Tensor  # (B, H, W, 3)
     sizes: Tensor  # (B, 2) int64 height and width of each image, before padding
-    counts: tuple[int, ...]  # objects of each image
+    counts: tuple[int, ...]  # objects per image
     labels: Tensor  # (n,) int64
-    boxes: Tensor  # (n, 4) float32 x1 y1 x2 y2, whole numbers: the windows of the masks
-    pixels: Tensor  # (sum of the windows' areas,) uint8, the masks one after the other
+    boxes: Tensor  # (n, 4) float32 x1 y1 x2 y2, integers: windows of the masks
+    pixels: Tensor  # (sum of the windows' areas,) uint8, concatenated masks
     skipped: tuple[str, ...]
 
 
-def loader(
+def make_loader(
     dataset: Dataset,
     preprocess: Preprocess,
     augment: Augment,
@@ -87,25 +86,25 @@ def loader(
     processes: int = 1,
     drop_background: bool = False,
 ) -> TrainingLoader:
-    """Batches of a split for one of the processes that train together.
+    """Make the training loader of one process.
 
     Args:
         preprocess: of the model.
-        batch_size: images of this process; the global batch has ``processes`` times as many.
-        seed: of all that is drawn, 0 or more.
-        workers: processes that prepare batches; 0: this one does.
-        process: which of the processes this is, from 0.
-        drop_background: leave out images without objects.
+        batch_size: images per process; the global batch is ``processes`` times larger.
+        seed: for all random draws, at least 0.
+        workers: processes that prepare batches; 0: this process does.
+        process: index of this process.
+        drop_background: skip images without objects.
 
     Raises:
-        DatasetError: there is no image, or none with objects where only those are wanted.
+        DatasetError: there are no images, or none with objects if only those are used.
         ParameterError: a number is out of range.
     """
     check_count(batch_size, "batch_size")
     check_count(processes, "processes")
     for name, value, least in (("seed", seed, 0), ("workers", workers, 0), ("process", process, 0)):
         if value < least:
-            raise ParameterError(f"{name} is {value}: expected a whole number from {least}")
+            raise ParameterError(f"{name} is {value}: expected an integer from {least}")
     if process >= processes:
         raise ParameterError(f"process is {process}: expected one of {processes}, counted from 0")
     with_objects = tuple(index for index, record in enumerate(dataset.images) if objects(dataset, record))
@@ -119,29 +118,29 @@ def loader(
 
 
 class BatchShare(NamedTuple):
-    """What each process takes of a global batch: the process's number of consecutive images."""
+    """A process's share of a global batch: ``batch_size`` consecutive images."""
 
     batch_size: int
     process: int
     processes: int
 
     def batches(self, images: int) -> int:
-        """Global batches of an epoch: the last, incomplete one is dropped, unless it is the only one."""
+        """Number of global batches in an epoch; an incomplete last one is dropped unless it is the only one."""
         return max(images // (self.batch_size * self.processes), 1)
 
     def positions(self, batch: int) -> range:
-        """Positions in the epoch of this process's images of a global batch."""
+        """Positions in the epoch of this process's images in a global batch."""
         start = (batch * self.processes + self.process) * self.batch_size
         return range(start, start + self.batch_size)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides what a batch holds; workers get a copy.
+    """Everything that determines the content of batches; workers get a copy.
 
     Attributes:
         chosen: indices of the images to train on.
-        with_objects: indices of those to paste objects from.
+        with_objects: indices of the images to paste objects from.
     """
 
     dataset: Dataset
@@ -160,7 +159,7 @@ class Plan:
         return pack(samples, preprocess.pad_stride, skipped)
 
     def sample(self, epoch: int, position: int, preprocess: Preprocess, skipped: list[str]) -> TrainingSample:
-        """Read and augment the image at a position of an epoch, or another in its place; adds to ``skipped``."""
+        """Read and augment the image at a position of an epoch, or a replacement; adds to ``skipped``."""
         original = self.first_readable(self.candidates(epoch, position), skipped)
         if original is None:
             raise DatasetError(
@@ -175,9 +174,9 @@ class Plan:
         return sample
 
     def candidates(self, epoch: int, position: int) -> Iterator[int]:
-        """The image at a position, then others at random until all have been tried.
+        """Yield the index of the image at a position, then all others in random order.
 
-        A position past the end, of a set smaller than a global batch, starts over.
+        Positions past the end, in sets smaller than a global batch, wrap around.
         """
         count = len(self.chosen)
         first = int(_order(self.seed, epoch, count)[position % count])
@@ -187,17 +186,17 @@ class Plan:
                 yield self.chosen[other]
 
     def first_readable(self, indices: Iterable[int], skipped: list[str]) -> Original | None:
-        """The first that can be read; adds a line to ``skipped`` for those before it."""
+        """Return the first readable image; adds a line to ``skipped`` for each before it."""
         for index in indices:
             record = self.dataset.images[index]
             try:
-                return read(self.dataset, record)
+                return read_original(self.dataset, record)
             except InputError as error:
                 skipped.append(_line(record, error))
         return None
 
     def rng(self, epoch: int, purpose: int, number: int) -> np.random.Generator:
-        """Random numbers for one purpose at one place of an epoch."""
+        """Random generator for a purpose at a position of an epoch."""
         return np.random.default_rng([self.seed, epoch, purpose, number])
 
 
@@ -214,7 +213,7 @@ def _order(seed: int, epoch: int, count: int) -> IntArray:
 
 
 def pack(samples: Sequence[TrainingSample], stride: int, skipped: Iterable[str] = ()) -> Packed:
-    """Samples as one batch, padded to the largest image and to multiples of ``stride`` (0: not)."""
+    """Pack samples into a batch, padded to the largest image and to multiples of ``stride`` (0: none)."""
     height, width = (_multiple(max(sample.image.shape[axis] for sample in samples), stride) for axis in (0, 1))
     masks = [mask for sample in samples for mask in sample.masks]
     pixels = [mask.pixels.ravel() for mask in masks]
@@ -223,7 +222,7 @@ def pack(samples: Sequence[TrainingSample], stride: int, skipped: Iterable[str] 
         sizes=torch.tensor([sample.image.shape[:2] for sample in samples]),
         counts=tuple(len(sample.masks) for sample in samples),
         labels=torch.from_numpy(np.concatenate([sample.labels for sample in samples])),
-        boxes=torch.from_numpy(boxes(masks)),
+        boxes=torch.from_numpy(window_boxes(masks)),
         pixels=torch.from_numpy(np.concatenate(pixels) if pixels else np.zeros(0, np.uint8)),
         skipped=tuple(dict.fromkeys(skipped)),
     )
@@ -234,10 +233,10 @@ def _multiple(length: int, stride: int) -> int:
 
 
 def unpack(packed: Packed) -> list[Target]:
-    """The targets of a batch, masks over the whole input."""
+    """Return the targets of a batch, with masks over the whole input."""
     height, width = packed.images.shape[1:3]
     windows = packed.boxes.to(torch.int64).tolist()
-    masks = np.zeros((len(windows), height, width), np.uint8)  # NumPy's zeros cost where written to, PyTorch's at once
+    masks = np.zeros((len(windows), height, width), np.uint8)  # NumPy allocates zeros lazily, PyTorch does not
     pixels, start = packed.pixels.numpy(), 0
     for mask, (left, top, right, bottom) in zip(masks, windows, strict=True):
         end = start + (bottom - top) * (right - left)
@@ -253,10 +252,10 @@ def unpack(packed: Packed) -> list[Target]:
 
 
 class TrainingLoader:
-    """Epochs of batches; made by `loader`.
+    """Epochs of batches; made by `make_loader`.
 
-    Every epoch has its own order of the images. What does not fill a global batch at its end is left out of that epoch,
-    so that all processes have as many batches; a set smaller than one global batch is repeated to fill it.
+    Every epoch has its own order of images. An incomplete last global batch is dropped, so that all processes have
+    equally many batches; a set smaller than one global batch is repeated to fill it.
     """
 
     def __init__(self, plan: Plan, workers: int) -> None:
@@ -271,19 +270,19 @@ class TrainingLoader:
             persistent_workers=workers > 0,
             worker_init_fn=_start_worker,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else each epoch would advance torch's own state, and so what training draws
+            generator=torch.Generator(),  # else each epoch would advance torch's global generator
         )
 
     def __len__(self) -> int:
-        """Batches of an epoch, the same in each process."""
+        """Number of batches in an epoch, equal in all processes."""
         return self.plan.share.batches(len(self.plan.chosen))
 
     def close(self) -> None:
-        """End the workers, which would live on until the garbage collector comes. There are no more epochs then."""
-        del self._loader  # PyTorch ends them with the last reference
+        """Stop the workers now, not at garbage collection. No epoch may follow."""
+        del self._loader  # PyTorch stops them with the last reference
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from batch ``start`` on; those before are not prepared.
+        """Yield the batches of an epoch from batch ``start``; earlier ones are not prepared.
 
         Raises:
             DatasetError: no image can be read.
@@ -294,7 +293,7 @@ class TrainingLoader:
             for packed in _begin(self._loader):
                 yield self._unpack(packed)
         except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-            if not _tells_of_death(error):
+            if not _is_worker_death(error):
                 raise
             raise LoaderError(WORKER_DIED_HINT) from error
 
@@ -307,8 +306,9 @@ class TrainingLoader:
 
 
 def _begin(batches: DataLoader[Packed | DatasetError]) -> Iterator[Packed | DatasetError]:
-    """Start an epoch, without the signal handler by which PyTorch would raise a worker's death wherever the main thread
-    is just then; the next batch that is asked for raises it anyway, within seconds.
+    """Start an epoch without PyTorch's SIGCHLD handler, which raises a worker's death anywhere in the main thread.
+
+    The next batch raises it anyway, within seconds.
     """
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         return iter(batches)
@@ -319,17 +319,17 @@ def _begin(batches: DataLoader[Packed | DatasetError]) -> Iterator[Packed | Data
         signal.signal(signal.SIGCHLD, handler if handler is not None else signal.SIG_DFL)
 
 
-def _tells_of_death(error: Exception) -> bool:
-    """Whether a worker has died, and not raised an error of its own, to which PyTorch adds a traceback.
+def _is_worker_death(error: Exception) -> bool:
+    """Whether an error is a worker's death, not an error in a worker, which PyTorch raises with a traceback.
 
-    Found missing, or no longer there to hand over a tensor (all errors but RuntimeError).
+    PyTorch notices it as a RuntimeError, or by another error when it receives a tensor.
     """
     text = str(error)
     return "DataLoader worker (pid" in text if isinstance(error, RuntimeError) else not text.startswith("Caught ")
 
 
 class _Steps:
-    """The batches to make next: the sampler of a `DataLoader` that outlives its epochs."""
+    """Sampler of steps for a `DataLoader` that outlives its epochs."""
 
     def __init__(self, batches: int) -> None:
         self.batches = batches
@@ -340,7 +340,7 @@ class _Steps:
 
 
 class _Batches(TorchDataset[Packed | DatasetError]):
-    """Batches by their step. An error is a value here: PyTorch would hide it in a worker's traceback."""
+    """Batches by step. Errors are returned, because PyTorch would wrap them in a worker's traceback."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -353,6 +353,6 @@ class _Batches(TorchDataset[Packed | DatasetError]):
 
 
 def _start_worker(worker: int) -> None:
-    """One thread each; an interrupt is for the main process, which ends its workers."""
+    """Use one thread, and ignore interrupts: the main process stops its workers."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar or lines, ``train.log``, TensorBoard, curves."""
+"""Training output: progress bar or log lines, ``train.log``, TensorBoard, curves."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from maskline.errors import OutputError
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-RECENT = 20  # steps that rates and the shown loss are means of
+RECENT = 20  # steps to average speed and loss over
 LOG_FILE, CURVES_FILE, TENSORBOARD_FOLDER = "train.log", "curves.png", "tensorboard"
 SAMPLES_FOLDER = "samples"  # predictions at each evaluation
 FILES = (LOG_FILE, CURVES_FILE, TENSORBOARD_FOLDER, SAMPLES_FOLDER)
 
 logger = logging.getLogger("maskline")
-lines = logging.getLogger("maskline.training.steps")  # the lines of steps: on the terminal only where there is no bar
+lines = logging.getLogger("maskline.training.steps")  # step lines; on the terminal only without a bar
 
 
 class LogFile:
-    """Has all that is logged also go to ``train.log``, whose end it is added to. Use as a context.
+    """Context that appends everything logged to ``train.log``.
 
-    What comes before the folder is known is kept until then, so that a run that can't start leaves nothing behind.
+    Records are buffered until `open`, so that a run that can't start leaves no files.
     """
 
     def __enter__(self) -> LogFile:
@@ -46,7 +46,7 @@ class LogFile:
         return self
 
     def open(self, output: Path) -> None:
-        """From now on write. Raises OutputError."""
+        """Start to write. Raises OutputError."""
         kept = self._handler
         assert isinstance(kept, MemoryHandler)
         try:
@@ -62,7 +62,7 @@ class LogFile:
         self._handler = file
 
     def error(self, text: str) -> None:
-        """A line of the file alone, of an error that is raised and so told elsewhere."""
+        """Write an error to the file only, because it is also raised."""
         self._handler.handle(logger.makeRecord(logger.name, logging.ERROR, "", 0, text, (), None))
 
     def __exit__(self, *exception: object) -> None:
@@ -72,11 +72,11 @@ class LogFile:
 
 
 class TrainingLogger:
-    """Follows a run. Use as a context; only the first process has one."""
+    """Logger of a run, a context; only the first process has one."""
 
     def __init__(self, output: Path, *, epochs: int, epoch_steps: int, log_interval: int) -> None:
         self.output, self.epochs, self.epoch_steps = output, epochs, epoch_steps
-        self.interval = min(log_interval, epoch_steps)  # each epoch has a line
+        self.interval = min(log_interval, epoch_steps)  # at least one line per epoch
         self.losses: list[tuple[int, float]] = []
         self._recent: deque[tuple[float, float, float, int]] = deque(maxlen=RECENT)  # loss, step s, data s, images
         self._bar: Bar | None = None
@@ -105,7 +105,7 @@ class TrainingLogger:
 
     @staticmethod
     def _lines_to_terminal(shown: bool) -> None:
-        """Lines of steps go to the file in any case."""
+        """Show or hide step lines on the terminal; they always go to the file."""
         lines.propagate = shown
         for handler in (h for h in logger.handlers if isinstance(h, logging.FileHandler)):
             (lines.removeHandler if shown else lines.addHandler)(handler)
@@ -113,14 +113,15 @@ class TrainingLogger:
     def step(
         self, step: int, losses: Mapping[str, float], rate: float, images: int, spent: float, waited: float
     ) -> None:
-        """Tell of a step that was done.
+        """Log a step.
 
         Args:
-            step: from 0, over all epochs.
-            losses: the parts of the loss.
-            rate: the learning rate.
-            images: of the step, over all processes.
-            spent: seconds the step took, with ``waited``: for its images.
+            step: index over all epochs.
+            losses: terms of the loss.
+            rate: learning rate.
+            images: number of images over all processes.
+            spent: seconds for the step, ``waited`` included.
+            waited: seconds spent waiting for images.
         """
         loss = sum(losses.values())
         self.losses.append((step, loss))
@@ -134,7 +135,7 @@ class TrainingLogger:
                 self._board.add_scalar(f"train/{name}", value, step)
 
     def _text(self, step: int, losses: Mapping[str, float], rate: float) -> str:
-        """The line of the reference's log."""
+        """Format a step as PaddleDetection's log does."""
         epoch, within = divmod(step, self.epoch_steps)
         _, spent, waited, images = (sum(column) / len(self._recent) for column in zip(*self._recent, strict=True))
         left = timedelta(seconds=round(spent * (self.epochs * self.epoch_steps - step - 1)))
@@ -154,7 +155,7 @@ class TrainingLogger:
         )
 
     def evaluation(self, step: int, metrics: Mapping[str, Any], best: float) -> None:
-        """Tell of an evaluation."""
+        """Log an evaluation."""
         numbers = {name: value for name, value in metrics.items() if isinstance(value, float)}
         logger.info("evaluation: %s", ", ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
         logger.info("Best test mask ap is %.3f.", best)
@@ -162,18 +163,18 @@ class TrainingLogger:
             self._board.add_scalar(f"val/{name}", value, step)
 
     def epoch_loss(self) -> float:
-        """The mean loss of the last epoch's steps."""
+        """Mean loss of the last epoch."""
         losses = [loss for _, loss in self.losses[-self.epoch_steps :]]
         return sum(losses) / max(len(losses), 1)
 
     def curves(self, epoch_losses: Sequence[float], history: Sequence[Mapping[str, Any]]) -> None:
-        """Draw the loss and AP over epochs, those before a resumed run too."""
+        """Plot loss and AP over epochs, those before a resume included."""
         steps = [((step + 1) / self.epoch_steps, loss) for step, loss in self.losses]
         replace_file(self.output / CURVES_FILE, partial(_draw, steps, epoch_losses, history))
 
 
 def peak_memory() -> tuple[int, int]:
-    """The most memory taken from the device and the most in use, in MB; on the CPU, of the process, both alike."""
+    """Peak reserved and allocated device memory, in MB; on the CPU, twice the process's peak."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_reserved() >> 20, torch.cuda.max_memory_allocated() >> 20
     if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""The training loop, as each process runs it."""
+"""The training loop of a process."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from maskline.evaluate import Skipped
 from maskline.models.deployed import Normalise
 from maskline.models.network import Network, Normalizer, Target
 from maskline.training import checkpoint
+from maskline.training.augment import as_augment
 from maskline.training.checkpoint import Progress, State
-from maskline.training.loader import Batch, TrainingLoader, loader
+from maskline.training.loader import Batch, TrainingLoader, make_loader
 from maskline.training.logger import SAMPLES_FOLDER, LogFile, TrainingLogger
 from maskline.training.optim import LearningRate, ModelEma, make_optimizer, set_learning_rate
 from maskline.training.processes import convert_sync_batchnorm
@@ -40,17 +41,17 @@ logger = logging.getLogger("maskline")
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """What every process of a run gets: settings without any None of the recipe's, and the data."""
+    """Input of all processes of a run: settings, complete with the recipe's values, and data."""
 
     settings: TrainSettings
     train: Dataset
     val: Dataset | None
     notes: tuple[str, ...] = ()  # for the log
-    report: Report | None = None  # gets the result so far, in the first process
+    report: Report | None = None  # called in the first process
 
     @property
     def fingerprint(self) -> str:
-        """Of what is learned from: images, their objects and the classes."""
+        """Hash of the training data: images, numbers of objects, classes."""
         found = hashlib.sha256(repr(self.labels).encode("utf-8", "backslashreplace"))
         for image in self.train.images:
             line = f"{image.file_name} {image.size} {len(self.train.of(image))}\n"
@@ -69,7 +70,7 @@ class TrainingJob:
 
 
 class LossModule(nn.Module):
-    """A network behind its loss, as one module that several processes can share: pixels and targets in, loss out."""
+    """A network with normalisation and loss, as one module for distributed training."""
 
     def __init__(self, network: Network, spec: catalog.Model, normalizer: Normalizer) -> None:
         super().__init__()
@@ -77,9 +78,9 @@ class LossModule(nn.Module):
         self.normalise = Normalise(spec.preprocess)
 
     def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
-        """Images (B, H, W, 3) as in `Batch` to the weighted parts of the loss.
+        """Images (B, H, W, 3) as in `Batch` to the weighted loss terms.
 
-        The network gets images whose padding is 0, as in the reference, which pads what it has normalised.
+        Padding is 0 after normalisation, as in PaddleDetection, which pads normalised images.
         """
         x = self.normalise(images)
         if not self.normalise.keeps_zero:
@@ -88,7 +89,7 @@ class LossModule(nn.Module):
 
 
 def clear_padding(images: Tensor, targets: Iterable[Target]) -> None:
-    """Set what lies beyond the size of each image of a batch (B, C, H, W) to 0, in place."""
+    """Zero the padding of a batch (B, C, H, W), in place."""
     for i, (height, width) in enumerate(target.size for target in targets):
         if (height, width) != images.shape[2:]:
             images[i, :, height:] = 0
@@ -96,7 +97,7 @@ def clear_padding(images: Tensor, targets: Iterable[Target]) -> None:
 
 
 class Run:
-    """One process of a training run."""
+    """A training run in one process."""
 
     def __init__(self, job: TrainingJob, accelerator: Accelerator) -> None:
         self.job, self.settings, self.accelerator = job, job.settings, accelerator
@@ -117,9 +118,9 @@ class Run:
         optimizer = make_optimizer(
             self.network, recipe, self.settings.learning_rate, pretrained=self.settings.weights != SCRATCH
         )
-        average = None if recipe.ema_decay is None else ModelEma(self.network, recipe.ema_decay, steps)
-        self.state = State(self.network, optimizer, average)
-        self.unread: set[Skipped] = set()  # images of the val split that were told of
+        ema = None if recipe.ema_decay is None else ModelEma(self.network, recipe.ema_decay, steps)
+        self.state = State(self.network, optimizer, ema)
+        self.unread: set[Skipped] = set()  # val images already reported
         self.progress = Progress(
             settings=asdict(self.settings), weights_config=self.network.weights_config(), data=job.fingerprint
         )
@@ -131,24 +132,24 @@ class Run:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes and tells."""
+        """Whether this is the process that writes files and logs."""
         return bool(self.accelerator.is_main_process)
 
     @property
     def epoch_steps(self) -> int:
-        """Steps of the optimizer in an epoch."""
+        """Optimizer steps per epoch."""
         return -(-len(self.loader) // self.settings.accumulate)
 
     def frozen(self) -> list[nn.Module]:
-        """The parts that the network wants to stay as they are, which makes sense only if they have learned before."""
+        """Modules to freeze; none if training from scratch."""
         return [] if self.settings.weights == SCRATCH else list(self.network.frozen())
 
     def train(self) -> None:
-        """All epochs that are left."""
+        """Run the remaining epochs."""
         with self._open_logger() as run_logger:
             for epoch in range(self.progress.epochs, self.settings.epochs):
-                if self._is_enough():
-                    logger.info("no better AP in %s: ending early", counted(self.progress.since_best, "evaluation"))
+                if self._should_stop():
+                    logger.info("no better AP in %s: stopping early", counted(self.progress.since_best, "evaluation"))
                     break
                 self._epoch(epoch, run_logger)
                 last = epoch + 1 == self.settings.epochs
@@ -167,7 +168,7 @@ class Run:
         started = perf_counter()
         for batches in grouped(self.loader.epoch(epoch), self.settings.accumulate):
             waited = perf_counter() - started
-            self._tell_skipped(batches)
+            self._log_skipped(batches)
             rate = self.rate.factor(self.progress.steps)
             set_learning_rate(self.state.optimizer, rate)
             losses = self._step(batches)
@@ -183,44 +184,44 @@ class Run:
         self.progress = replace(self.progress, epochs=epoch + 1, losses=means)
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
-        """One step of the optimizer over one or more batches. Returns the parts of the loss."""
+        """Run an optimizer step over one or more batches. Returns the loss terms."""
         losses = self.gradients(batches)
         loss = sum(losses.values())
         if not math.isfinite(loss):
             raise MasklineError(
                 f"the loss became {loss} at step {self.progress.steps}: lower the learning rate, or use fp32; "
-                f"checkpoints in {self.settings.output} are sound"
+                f"checkpoints in {self.settings.output} are intact"
             )
         if self.settings.clip_norm is not None:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.state.average is not None:
-            self.state.average.update(self.network)
+        if self.state.ema is not None:
+            self.state.ema.update(self.network)
         return losses
 
     def gradients(self, batches: list[Batch]) -> dict[str, float]:
-        """Add to the gradients what some batches of a step give. Returns the parts of the loss, means over processes.
+        """Accumulate the gradients of a step's batches. Returns the loss terms, averaged over processes.
 
-        What is drawn at random in a step depends on the seed, the step and the process alone.
+        Random draws depend only on seed, step and process.
         """
         torch.manual_seed(hash((self.settings.seed, self.progress.steps, self.accelerator.process_index)))
         total: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
-            with self._synchronised(i + 1 == len(batches)):  # mixed precision is the prepared module's own
+            with self._gradient_sync(i + 1 == len(batches)):  # the prepared module applies mixed precision
                 images, targets = to_device(batch, self.accelerator.device)
                 parts = {name: part / len(batches) for name, part in self.module(images, targets).items()}
             self.accelerator.backward(torch.stack(list(parts.values())).sum())
             total = {name: total.get(name, 0) + part.detach() for name, part in parts.items()}
-        values = self._average(torch.stack(list(total.values())))
+        values = self._mean(torch.stack(list(total.values())))
         return dict(zip(total, values.tolist(), strict=True))
 
-    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients of all but the last batch of a step need not cross processes."""
+    def _gradient_sync(self, last: bool) -> AbstractContextManager[Any]:
+        """Synchronise gradients only with the last batch of a step."""
         return nullcontext() if last else self.accelerator.no_sync(self.module)
 
-    def _average(self, x: Tensor) -> Tensor:
-        """The mean over processes."""
+    def _mean(self, x: Tensor) -> Tensor:
+        """Average over processes."""
         mean: Tensor = self.accelerator.reduce(x, "mean")
         return mean
 
@@ -233,7 +234,7 @@ class Run:
         if self.job.val is None:
             return
         images = self.settings.output / SAMPLES_FOLDER / f"epoch_{epoch}.jpg"
-        with averaged_weights(self.state):
+        with ema_weights(self.state):
             metrics, skipped = validate(self.network, self.job.spec, self.job.val, self.accelerator, images)
         for image in (image for image in skipped if image not in self.unread):
             logger.warning("%s is left out of the evaluation: %s", image.file, image.reason)
@@ -249,29 +250,29 @@ class Run:
     def _is_due(self, interval: int, epoch: int) -> bool:
         return (epoch + 1) % interval == 0
 
-    def _is_enough(self) -> bool:
+    def _should_stop(self) -> bool:
         return self.settings.patience is not None and self.progress.since_best >= self.settings.patience
 
     def _save(self, folder: Path, *, resumable: bool = True, must: bool = False) -> None:
-        """Write a checkpoint. That one can't be written ends a run only if it is the last."""
+        """Write a checkpoint; a failure ends the run only with ``must``."""
         if not self.is_first:
             return
-        updates = 0 if self.state.average is None else self.state.average.updates
+        updates = 0 if self.state.ema is None else self.state.ema.updates
         scaler = {} if self.accelerator.scaler is None else self.accelerator.scaler.state_dict()
         progress = replace(self.progress, updates=updates, scaler=scaler)
         try:
             checkpoint.save(folder, self.state, progress, self.job.labels, resumable=resumable)
         except OutputError as error:
             if must:
-                raise OutputError(f"{error}; make room and resume, or export what there is") from None
-            logger.warning("%s; training goes on, earlier checkpoints are whole", error)
+                raise OutputError(f"{error}; free disk space and resume, or export an earlier checkpoint") from None
+            logger.warning("%s; training continues, earlier checkpoints are intact", error)
             return
         logger.info("Save checkpoint: %s", folder)
         checkpoint.prune(self.settings.output, self.settings.keep)
         self.report()
 
     def report(self) -> None:
-        """Tell the caller of `train` how far the run is."""
+        """Call the `Report` with the result so far."""
         if self.job.report is not None:
             self.job.report(TrainResult.of(self.settings, self.job.labels, self.progress))
 
@@ -279,7 +280,7 @@ class Run:
         progress = checkpoint.restore(folder, self.state)
         if progress.data != self.progress.data:
             raise ParameterError(
-                f"{self.settings.data} is not the data set that the run in {folder.parent} was begun with: give that "
+                f"{self.settings.data} is not the data set that the run in {folder.parent} was started with: give that "
                 f"one, or start a new run from {folder / folder.name}.safetensors"
             )
         self.progress = replace(progress, settings=asdict(self.settings))
@@ -290,11 +291,11 @@ class Run:
 
     def _loader(self) -> TrainingLoader:
         settings, row = self.settings, self.job.spec
-        assert settings.batch_size is not None and settings.augment is not None
-        return loader(
+        assert settings.batch_size is not None
+        return make_loader(
             self.job.train,
             row.preprocess,
-            settings.augment,
+            as_augment(settings.augment or {}, settings.model),
             batch_size=settings.batch_size,
             seed=settings.seed,
             workers=settings.workers,
@@ -313,19 +314,19 @@ class Run:
             log_interval=self.settings.log_interval,
         )
 
-    def _tell_skipped(self, batches: list[Batch]) -> None:
+    def _log_skipped(self, batches: list[Batch]) -> None:
         for line in (line for batch in batches for line in batch.skipped):
-            logger.warning("%s; training goes on without it", line)
+            logger.warning("%s; training continues without it", line)
 
 
-def run(job: TrainingJob) -> Progress:
+def run_process(job: TrainingJob) -> Progress:
     """Train in this process."""
     accelerator = make_accelerator(job.settings)
     with LogFile() if accelerator.is_main_process else nullcontext() as file:
         for note in job.notes if file is not None else ():
             logger.warning("%s", note)
         training = Run(job, accelerator)
-        if file is not None:  # only now, when nothing more can be wrong with what was asked for
+        if file is not None:  # only now, after all checks
             prepare_folder(training.settings, training.progress.epochs, reported=job.report is not None)
             training.report()
             file.open(training.settings.output)
@@ -335,26 +336,26 @@ def run(job: TrainingJob) -> Progress:
 
 
 def make_accelerator(settings: TrainSettings) -> Accelerator:
-    """Where this process trains, together with the others, and in which precision."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # or a second run in a process would keep the first's
+    """Make the accelerator of this process, with device, process group and precision."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # else a second run would keep the first's settings
     return Accelerator(mixed_precision="no" if settings.precision == "fp32" else settings.precision)
 
 
 def freeze(modules: Iterable[nn.Module]) -> None:
-    """Let these stay as they are."""
+    """Exclude modules from training."""
     for module in modules:
         module.requires_grad_(False)
 
 
 def train_mode(network: nn.Module, frozen: Iterable[nn.Module]) -> None:
-    """Training mode, but not for what is frozen: its statistics stay too."""
+    """Set training mode, except for frozen modules, whose statistics stay fixed."""
     network.train()
     for module in frozen:
         module.eval()
 
 
-class averaged_weights:  # noqa: N801 (a context, used like a function)
-    """The network with its running average for weights, in evaluation mode; afterwards what it was, to the bit."""
+class ema_weights:  # noqa: N801 (a context, used like a function)
+    """Context in which the network has its EMA weights, in eval mode; restores it exactly."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -381,7 +382,7 @@ def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, list[Target]]:
-    """Images and targets where they are needed."""
+    """Move a batch to a device."""
 
     def moved(tensor: Tensor) -> Tensor:
         return tensor.to(device, non_blocking=True)

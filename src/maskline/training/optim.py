@@ -1,7 +1,6 @@
-"""What changes the weights: optimizer, learning rate over time, running average.
+"""Optimizer, learning-rate schedule and EMA.
 
-Everything that a recipe states in epochs or steps is scaled to the length of the run, so that a run of 40 epochs decays
-where one of 12 would have, in proportion.
+Epochs and steps of a recipe are scaled to the length of the run.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from torch import Tensor, nn
 
 from maskline.catalog import Constant, Cosine, Recipe, Schedule, Steps
 
-EMA_RAMP = 2000  # updates after which the running average has come near its decay (RT-DETR's recipe)
-EMA_SHARE = 0.05  # of a run: further back no running average reaches
-WARMUP_SHARE = 0.1  # of a run: longer no warm-up is
+EMA_RAMP = 2000  # time constant, in updates, of the decay's rise (RT-DETR's recipe)
+EMA_SHARE = 0.05  # of a run: longest time constant of the EMA
+WARMUP_SHARE = 0.1  # of a run: longest warm-up
 
 
 def scaled_learning_rate(recipe: Recipe, images: int) -> float:
-    """The recipe's learning rate for steps of ``images`` images.
+    """Scale the recipe's learning rate to batches of ``images`` images.
 
-    In proportion for SGD (arXiv 1706.02677), by the root for AdamW (arXiv 2205.10287).
+    Linear for SGD (arXiv 1706.02677), square root for AdamW (arXiv 2205.10287).
     """
     ratio = images / (recipe.batch_size * recipe.devices)
     return recipe.learning_rate * (ratio if recipe.optimizer == "momentum" else math.sqrt(ratio))
@@ -32,13 +31,13 @@ def scaled_learning_rate(recipe: Recipe, images: int) -> float:
 def make_optimizer(
     network: nn.Module, recipe: Recipe, learning_rate: float, *, pretrained: bool = True
 ) -> torch.optim.Optimizer:
-    """The recipe's optimizer over all parameters that learn.
+    """Make the recipe's optimizer for all trainable parameters.
 
-    Groups differ in learning rate, by the stage of the backbone, and in decay, which norms and biases don't have. Each
-    has its ``base_lr``, which `set_learning_rate` multiplies.
+    Parameter groups differ in learning rate, by backbone stage, and in weight decay, none for norms and biases. Each
+    has a ``base_lr``, which `set_learning_rate` multiplies.
 
     Args:
-        pretrained: whether the backbone has learned something already, and so learns slower.
+        pretrained: the backbone is pretrained, so it has lower learning rates.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
@@ -53,7 +52,7 @@ def make_optimizer(
 
 
 def stage_factor(name: str, recipe: Recipe) -> float:
-    """The learning rate's factor for a parameter, by its name: 1 outside the backbone."""
+    """Learning-rate factor of a parameter, by name; 1 outside the backbone."""
     if not name.startswith("backbone."):
         return 1.0
     part = name.split(".")
@@ -62,7 +61,7 @@ def stage_factor(name: str, recipe: Recipe) -> float:
 
 @dataclass(frozen=True, slots=True)
 class LearningRate:
-    """The learning rate's factor at each step of a run: warm-up, then the schedule."""
+    """Learning-rate factor by step: warm-up, then the schedule."""
 
     schedule: Schedule
     recipe_epochs: int
@@ -72,7 +71,7 @@ class LearningRate:
 
     @classmethod
     def of(cls, recipe: Recipe, steps: int, warmup_steps: int | None) -> LearningRate:
-        """For a run of ``steps``; the warm-up is ``warmup_steps``, by default the recipe's, and a tenth at most."""
+        """For a run of ``steps``. The warm-up is ``warmup_steps``, default the recipe's, at most a tenth of the run."""
         if warmup_steps is None:
             share = recipe.warmup.epochs / recipe.epochs
             warmup_steps = recipe.warmup.steps or round(share * steps)
@@ -85,14 +84,14 @@ class LearningRate:
         )
 
     def factor(self, step: int) -> float:
-        """At ``step``, from 0."""
+        """Factor at ``step``, from 0."""
         scheduled = self._scheduled(step / self.steps * self.recipe_epochs)
         if step >= self.warmup_steps:
             return scheduled
         return scheduled * (self.warmup_start + (1 - self.warmup_start) * (step + 1) / self.warmup_steps)
 
     def _scheduled(self, epoch: float) -> float:
-        """At an epoch of the recipe."""
+        """Factor of the schedule at an epoch of the recipe."""
         match self.schedule:
             case Constant():
                 return 1.0
@@ -103,16 +102,16 @@ class LearningRate:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Each group's is ``factor`` times its ``base_lr``."""
+    """Set the learning rate of each group to ``factor`` times its ``base_lr``."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
 
 
 class ModelEma:
-    """An exponential moving average of the weights, which is what is evaluated and kept.
+    """Exponential moving average of the weights, which is evaluated and saved.
 
-    The decay rises from 0, as in RT-DETR's recipe, and reaches back over a twentieth of the run at most: with the
-    decay of a long recipe, a short run would end near its first weights.
+    The decay rises from 0, as in RT-DETR's recipe. Its time constant is at most a twentieth of the run: with the decay
+    of a long recipe, a short run would end near its initial weights.
     """
 
     def __init__(self, network: nn.Module, decay: float, steps: int) -> None:
@@ -123,7 +122,7 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take in the weights after a step. Counters are copied."""
+        """Update with the weights after a step."""
         self.updates += 1
         decay = self.decay * (1 - math.exp(-self.updates / self.ramp))
         for name, tensor in averaged(network):
@@ -131,5 +130,5 @@ class ModelEma:
 
 
 def averaged(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Weights and statistics; not the norms' counters of batches."""
+    """Averaged tensors by name: weights and running statistics, without ``num_batches_tracked``."""
     return ((name, tensor) for name, tensor in network.state_dict().items() if tensor.is_floating_point())

@@ -1,4 +1,4 @@
-"""Several processes: starting them, and what they have to agree on."""
+"""Distributed training: start processes, and synchronised batch norm."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def count(wanted: int) -> int:
-    """How many processes train: as wanted, unless torchrun or the like has started them already."""
-    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else wanted
+def count(requested: int) -> int:
+    """Number of training processes: as requested, unless torchrun or similar has already started them."""
+    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else requested
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes what all have done."""
+    """Whether this is the process that writes the results."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def run(function: Callable[[T], R], job: T, processes: int, threads: int | None = None) -> R | None:
-    """Call ``function(job)`` in each of some processes that know of each other, and wait for all.
+    """Call ``function(job)`` in a group of processes, and wait for all.
 
-    One process is this one. If one fails, the others are ended.
+    A single process is this one. If one fails, the others are stopped.
 
     Args:
-        threads: processor threads of each; None: torch's, which several processes share.
+        threads: CPU threads per process; None: torch's number, divided among the processes.
 
     Returns:
-        What the function returned, if this process has called it; None if others have.
+        Result of the function if this process has called it, else None.
 
     Raises:
-        MasklineError: the first error made on purpose in one of them.
+        MasklineError: the first such error in one of the processes.
     """
-    if processes == 1 or "RANK" in os.environ:  # then this is one of them
+    if processes == 1 or "RANK" in os.environ:  # this is one of the processes
         usual = torch.get_num_threads()
         torch.set_num_threads(threads or usual)
         try:
@@ -58,7 +58,7 @@ def run(function: Callable[[T], R], job: T, processes: int, threads: int | None 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    talk = bool(logging.getLogger().handlers)  # as this process does
+    talk = bool(logging.getLogger().handlers)  # if this process does
     threads = threads or max(torch.get_num_threads() // processes, 1)
     try:
         start_processes(
@@ -68,9 +68,9 @@ def run(function: Callable[[T], R], job: T, processes: int, threads: int | None 
         if not faults.empty():
             kind, message = faults.get()
             raise kind(message) from None
-        if isinstance(error, ProcessRaisedException):  # not made on purpose: with its traceback
+        if isinstance(error, ProcessRaisedException):  # unexpected: with its traceback
             raise
-        raise MasklineError(f"a training process was ended from outside: {error}; resume the run") from None
+        raise MasklineError(f"a training process was killed: {error}; resume the run") from None
     return None
 
 
@@ -94,7 +94,7 @@ def _child(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # accelerate would set 1, and say so
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # accelerate would set 1, with a message
     torch.set_num_threads(threads)
     try:
         function(job)
@@ -107,9 +107,9 @@ def _child(
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose statistics are of the batches of all processes together; on every device, the CPU too.
+    """Batch norm with statistics over the batches of all processes, on every device.
 
-    ``torch.nn.SyncBatchNorm`` does this on GPUs only.
+    ``torch.nn.SyncBatchNorm`` supports GPUs only.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,14 +120,14 @@ class SyncBatchNorm(nn.BatchNorm2d):
             mean = all_reduce_mean(values.mean(dim=(0, 2, 3)))
             centred = values - mean[:, None, None]
             variance = all_reduce_mean(centred.square().mean(dim=(0, 2, 3)))
-            self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1])
+            self._update_statistics(mean.detach(), variance.detach(), x.numel() // x.shape[1])
             scaled = centred * torch.rsqrt(variance + self.eps)[:, None, None]
             normed = scaled * self.weight[:, None, None] + self.bias[:, None, None]
         return normed.to(x.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Running statistics, with the unbiased variance as in torch's own."""
+    def _update_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Update running statistics, with the unbiased variance as in torch."""
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
         total = count * distributed.get_world_size()
@@ -137,7 +137,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 
 def all_reduce_mean(x: Tensor) -> Tensor:
-    """The mean over processes, with gradient. Each must have as many values."""
+    """Differentiable mean over processes, with equal shapes."""
     mean: Tensor = _Mean.apply(x)  # type: ignore[no-untyped-call]
     return mean
 
@@ -159,7 +159,7 @@ def _mean(x: Tensor) -> Tensor:
 
 
 def convert_sync_batchnorm(network: nn.Module) -> None:
-    """Make every batch norm that learns a shared one, in place."""
+    """Convert every `nn.BatchNorm2d` to `SyncBatchNorm`, in place."""
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm

@@ -1,6 +1,6 @@
-"""One image with its objects on the way to a network: as read, and as seen through a `View`.
+"""Training samples: an image with its objects, as read, and as transformed by a `View`.
 
-Masks stay small all the way: the pixels of a window, never a whole image.
+Masks are stored in small windows, never as a whole image.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from maskline.inputs import read_image
 from maskline.instances import ByteArray, FloatArray, IntArray, Window
 from maskline.preprocess import Preprocess
 
-SMALLEST_AREA = 2  # pixels of the network's input: a mask with fewer is not an object any more
-SMALLEST_SHARE = 0.1  # of a mask's pixels: an object of which less is left after a crop or under another is dropped
+SMALLEST_AREA = 2  # pixels of the network's input; smaller masks are dropped
+SMALLEST_SHARE = 0.1  # of a mask's pixels; objects with less left after a crop or paste are dropped
 
 
 class Patch(NamedTuple):
-    """A mask within a window of its image; nothing is outside."""
+    """A mask within a window of its image; zero outside."""
 
     pixels: ByteArray  # (bottom - top, right - left), 0 or 1
     window: Window  # inside the image
@@ -47,22 +47,22 @@ class Original(NamedTuple):
 
 
 class TrainingSample(NamedTuple):
-    """An image as a network gets it, but for padding below and right, with its objects."""
+    """The input image of a network, without padding below and right, with its objects."""
 
     image: npt.NDArray[Any]  # (H, W, 3) RGB, uint8, or float32 normalised for ``float_resize`` models
     labels: IntArray  # (n,) index into `Dataset.categories`
-    masks: tuple[Patch, ...]  # each window is its mask's box
+    masks: tuple[Patch, ...]  # windows are tight
 
 
 class View(NamedTuple):
-    """What of an image is seen, and where: a crop, one resize, a placement; then flips and quarter turns.
+    """A geometric transform of an image: crop, resize, placement; then flips and rotation by multiples of 90 degrees.
 
     Attributes:
-        source: the part of the image that is seen, a window inside it.
-        placed: where that part lies in the output, before it is turned.
-        size: ``(height, width)`` of the output before it is turned.
-        flip, flip_vertical: mirrored left-right, top-bottom, before it is turned.
-        turns: quarter turns, anticlockwise.
+        source: the crop, a window inside the image.
+        placed: window of the crop in the output, before rotation.
+        size: ``(height, width)`` of the output before rotation.
+        flip, flip_vertical: mirror left-right, top-bottom, before rotation.
+        turns: number of anticlockwise rotations by 90 degrees.
     """
 
     source: Window
@@ -74,15 +74,15 @@ class View(NamedTuple):
 
 
 def is_object(annotation: Annotation) -> bool:
-    """Whether it is learned from: not a crowd, nor marked with ``ignore``, as some tools do."""
+    """Whether an annotation is trained on: not a crowd region, nor marked ``ignore``, as by some tools."""
     return not annotation.crowd and not annotation.extra.get("ignore")
 
 
-def read(dataset: Dataset, record: ImageRecord) -> Original:
+def read_original(dataset: Dataset, record: ImageRecord) -> Original:
     """Read an image and the masks of its objects; masks without pixels are left out.
 
     Raises:
-        InputError: the image can't be read, or is not of the size its record says, which its masks rely on.
+        InputError: the image can't be read, or does not have the size in its record.
     """
     image = read_image(dataset.path(record))
     if image.shape[:2] != record.size:
@@ -94,27 +94,27 @@ def read(dataset: Dataset, record: ImageRecord) -> Original:
 
 
 def objects(dataset: Dataset, record: ImageRecord) -> list[Annotation]:
-    """The annotations of an image that are learned from."""
+    """The annotations of an image that are trained on."""
     return [annotation for annotation in dataset.of(record) if is_object(annotation)]
 
 
-def boxes(masks: Sequence[Patch]) -> FloatArray:
-    """``x1 y1 x2 y2`` in pixels of the windows: (n, 4) float32."""
+def window_boxes(masks: Sequence[Patch]) -> FloatArray:
+    """Windows of masks as boxes ``x1 y1 x2 y2``, in pixels: (n, 4) float32."""
     return np.asarray([mask.window.box_xyxy for mask in masks], np.float32).reshape(-1, 4)
 
 
-# ---- seen through a view
+# ---- views
 
 
-def see(
+def apply_view(
     original: Original, view: View, preprocess: Preprocess, fill: tuple[int, int, int], colour: FloatArray | None = None
 ) -> TrainingSample:
-    """The sample that a view of an image gives.
+    """Apply a view to an image and its masks.
 
     Args:
-        preprocess: its interpolation and, for ``float_resize``, its normalisation; the size is the view's.
-        fill: RGB of what lies outside the image.
-        colour: (3, 4), the affine map of BGR colours in [0, 255] that is applied first.
+        preprocess: for interpolation and, with ``float_resize``, normalisation; the size is the view's.
+        fill: RGB outside the image.
+        colour: (3, 4) affine map of BGR colours in [0, 255], applied first.
     """
     seen = _resampled(original.image, view, preprocess, colour)
     if seen.shape[:2] != view.size:
@@ -123,7 +123,7 @@ def see(
         canvas[:] = _resampled(np.array([[fill[::-1]]], np.uint8), View(pixel, pixel, (1, 1)), preprocess)
         canvas[view.placed.slices] = seen
         seen = canvas
-    masks = [see_mask(mask, view) for mask in original.masks]
+    masks = [view_mask(mask, view) for mask in original.masks]
     kept = [mask is not None for mask in masks]
     left_over = tuple(mask for mask in masks if mask is not None)
     return TrainingSample(np.ascontiguousarray(_turned(seen, view)), original.labels[kept], left_over)
@@ -132,7 +132,7 @@ def see(
 def _resampled(
     image: ByteArray, view: View, preprocess: Preprocess, colour: FloatArray | None = None
 ) -> npt.NDArray[Any]:
-    """What is seen of an image (H, W, 3) BGR, as large as it is placed, made by the preprocess itself."""
+    """Crop and resize an image (H, W, 3) BGR with the preprocess."""
     seen = image[view.source.slices]
     if colour is not None:
         seen = np.asarray(cv2.transform(seen, colour), np.uint8)
@@ -141,7 +141,7 @@ def _resampled(
 
 
 def _turned(pixels: npt.NDArray[Any], view: View) -> npt.NDArray[Any]:
-    """Flipped and turned; a view of the same memory."""
+    """Flip and rotate, without a copy."""
     if view.flip:
         pixels = pixels[:, ::-1]
     if view.flip_vertical:
@@ -149,12 +149,11 @@ def _turned(pixels: npt.NDArray[Any], view: View) -> npt.NDArray[Any]:
     return np.rot90(pixels, view.turns) if view.turns else pixels
 
 
-def see_mask(mask: Patch, view: View) -> Patch | None:
-    """A mask through a view; None where too little of it is left (`SMALLEST_SHARE`, `SMALLEST_AREA`).
+def view_mask(mask: Patch, view: View) -> Patch | None:
+    """Apply a view to a mask; None if too little of it is left (`SMALLEST_SHARE`, `SMALLEST_AREA`).
 
-    A pixel of the output belongs to the mask if the mask, interpolated linearly between the centres of its pixels,
-    reaches one half at its centre. Where the view shrinks to half or less, the mask is averaged first over the pixels
-    that fall together, so that about half of them decide.
+    An output pixel is set if the mask, interpolated linearly at the pixel's centre, is at least 0.5. If the view
+    shrinks to half or less, the mask is blurred first, so that all of its pixels contribute.
     """
     seen = _visible(mask, view.source)
     if seen is None:
@@ -173,7 +172,7 @@ def see_mask(mask: Patch, view: View) -> Patch | None:
 
 
 def _visible(mask: Patch, part: Window) -> Patch | None:
-    """A mask cut at a window of its image; None where too small a share of it is inside."""
+    """Clip a mask to a window of its image; None if too small a share is inside."""
     window = mask.window.intersection(part)
     if window == mask.window:
         return mask
@@ -185,7 +184,7 @@ def _visible(mask: Patch, part: Window) -> Patch | None:
 
 
 def _placed(mask: Patch, view: View) -> tuple[ByteArray, Window]:
-    """A mask inside ``view.source`` as it lies in the output, before flips and turns."""
+    """Resize and place a mask inside ``view.source``, before flips and rotation."""
     (y, y_end, origin_y, scale_y) = _interval(mask.window.rows, view.source.rows, view.placed.rows)
     (x, x_end, origin_x, scale_x) = _interval(mask.window.columns, view.source.columns, view.placed.columns)
     window = Window(y, y_end, x, x_end)
@@ -206,13 +205,15 @@ def _placed(mask: Patch, view: View) -> tuple[ByteArray, Window]:
 
 
 def _odd(scale: float) -> int:
-    """The side of a kernel with a centre that covers about ``scale`` pixels; 1 where linear interpolation does."""
+    """Odd kernel side that covers about ``scale`` pixels; 1 if linear interpolation suffices."""
     return 2 * int(scale / 2) + 1
 
 
 def _interval(mask: tuple[int, int], source: tuple[int, int], placed: tuple[int, int]) -> tuple[int, int, float, float]:
-    """Along one axis: the output's pixels whose centres lie inside a mask's window, half open; where the first centre
-    lies, counted from that of the mask's first pixel; and how many pixels of the mask one of the output spans.
+    """Map a mask's window to output pixels along one axis.
+
+    Returns the half-open range of output pixels with centres inside the window; the position of the first centre,
+    relative to the centre of the mask's first pixel; and mask pixels per output pixel.
     """
     (mask_start, _), (source_start, source_end), (placed_start, placed_end) = mask, source, placed
     scale = (source_end - source_start) / (placed_end - placed_start)
@@ -222,7 +223,7 @@ def _interval(mask: tuple[int, int], source: tuple[int, int], placed: tuple[int,
 
 
 def tight(pixels: ByteArray, top: int, left: int) -> Patch | None:
-    """A mask (h, w) whose first pixel lies at ``top left``, cut to its box; None below `SMALLEST_AREA`."""
+    """Crop a mask (h, w) at ``top left`` to its tight box; None below `SMALLEST_AREA`."""
     pixels = np.ascontiguousarray(pixels)
     x, y, width, height = cv2.boundingRect(pixels)
     pixels = pixels[y : y + height, x : x + width]
@@ -231,11 +232,11 @@ def tight(pixels: ByteArray, top: int, left: int) -> Patch | None:
     return Patch(pixels, Window(top + y, top + y + height, left + x, left + x + width))
 
 
-# ---- objects over objects
+# ---- copy-paste
 
 
 def paste(sample: TrainingSample, other: TrainingSample, chosen: Iterable[int]) -> TrainingSample:
-    """With objects of another sample on top, where they lie there; what is covered shrinks, what vanishes goes."""
+    """Paste objects of another sample at their positions; covered objects shrink or are dropped."""
     height, width = sample.image.shape[:2]
     over = [(other.labels[i], cut) for i in chosen if (cut := _cut(other.masks[i], (height, width))) is not None]
     cover = np.zeros((height, width), np.bool_)
@@ -250,13 +251,13 @@ def paste(sample: TrainingSample, other: TrainingSample, chosen: Iterable[int]) 
 
 
 def _cut(mask: Patch, size: tuple[int, int]) -> Patch | None:
-    """A mask cut at the lower and right border of an image of ``(height, width)``."""
+    """Clip a mask to an image of ``(height, width)``."""
     seen = _visible(mask, Window.whole(size))
     return seen and tight(seen.pixels, seen.window.top, seen.window.left)
 
 
 def _uncovered(sample: TrainingSample, cover: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Patch]]:
-    """Labels and masks of what is still to be seen under ``cover`` (H, W)."""
+    """Labels and masks of what ``cover`` (H, W) leaves visible."""
     for label, mask in zip(sample.labels, sample.masks, strict=True):
         covered = cover[mask.window.slices]
         if not covered.any():

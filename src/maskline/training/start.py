@@ -1,4 +1,4 @@
-"""What a network knows before its first step: official or other weights, a pretrained backbone, or nothing."""
+"""Initial weights of a run: official or other weights, a pretrained backbone, or none."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from maskline.inputs.web import is_url, place
 from maskline.models.families import family_of, overrides_of
 from maskline.models.network import Network
 from maskline.training.settings import BACKBONE, OFFICIAL, SCRATCH, TrainSettings
-from maskline.weights.load import config_in_file, empty_network, fit, labels_in_file, read_state, weights_path
+from maskline.weights.load import config_in_file, empty_network, labels_in_file, mismatches, read_state, weights_path
 
 logger = logging.getLogger("maskline")
 
-PART = "backbone"  # of every network
+PART = "backbone"  # module of every network
 
 
 def new_network(settings: TrainSettings, labels: Sequence[str]) -> Network:
-    """The network with its first weights.
+    """Build the network with its initial weights.
 
     Args:
         labels: class names of the data set.
 
     Raises:
         ParameterError: settings say unaligned, but the model has no RoIAlign.
-        DownloadError, InputNotFoundError, WeightsError: the weights can't be had, or are of another network.
+        DownloadError, InputNotFoundError, WeightsError: the weights are unavailable, or are of another network.
     """
     spec = catalog.get(settings.model)
     overrides, path = overrides_of(spec.name, unaligned=settings.unaligned), None
     if settings.weights not in (SCRATCH, BACKBONE):
-        path = weights_path(file_of(settings.weights, spec))
+        path = weights_path(initial_weights_file(settings.weights, spec))
         overrides = {**config_in_file(path, spec.name), **overrides}
     torch.manual_seed(settings.seed)
     network = models.build(spec.name, len(labels), overrides)
@@ -54,8 +54,8 @@ def new_network(settings: TrainSettings, labels: Sequence[str]) -> Network:
     return network
 
 
-def file_of(weights: str, spec: catalog.Model) -> Path:
-    """The file of the official weights, of those at an address, or of those named."""
+def initial_weights_file(weights: str, spec: catalog.Model) -> Path:
+    """Return the file of the official weights, or of those at a URL or path."""
     if weights == OFFICIAL:
         return hub.weights_file(spec)
     if is_url(weights):
@@ -71,24 +71,24 @@ def load_with_classes(
     labels: Sequence[str],
     known: Sequence[str] | None,
 ) -> list[str]:
-    """Load weights: those of a class go to the class of the same name, and those of a class they don't know stay new.
+    """Load weights, matching classes by name; classes that are not in the file keep their new weights.
 
-    Without names, as many classes count as the same, and of any other number all stay new.
-    Which weights are those of classes is not guessed from lengths: the weights have to fit the spec's network of their
-    own number of classes, all of them, and what grows with one class more is the classes'.
+    Without names, equal numbers of classes count as the same classes; otherwise all classes keep their new weights. The
+    weights must fit the spec's network with their own number of classes; per-class weights are those whose shapes grow
+    with the number of classes.
 
     Args:
         state: weights of the file ``path``.
         labels: class names of the data set.
-        known: those of the file, None where it has none.
+        known: class names in the file, None if it has none.
 
     Returns:
-        What a user should know, a line each.
+        Messages for the user.
 
     Raises:
-        WeightsError: the weights are not those of the spec's network for any number of classes.
+        WeightsError: the weights don't fit the spec's network with any number of classes.
     """
-    faults = fit(empty_network(spec.name, state), state)
+    faults = mismatches(empty_network(spec.name, state), state)
     if faults and all(name.startswith(("network.", "optimizer.", "average.")) for name in state):
         raise WeightsError(f"{path} is the state of a run: give the .safetensors next to it, or --resume that run")
     if faults:
@@ -100,24 +100,24 @@ def load_with_classes(
         known = None
         kept = dict(state) if number == len(labels) else {n: t for n, t in state.items() if n not in rows}
     else:
-        moved = {n: by_name(state[n], fresh[n], rows[n], known, labels) for n in rows if n in state}
+        moved = {n: remap_classes(state[n], fresh[n], rows[n], known, labels) for n in rows if n in state}
         kept = {**state, **moved}
     network.load_state_dict(kept, strict=False)
     return _notes(labels, known, number, [name for name in state if name not in kept])
 
 
 def rows_of_classes(spec: catalog.Model) -> dict[str, int]:
-    """How many rows of each weight belong to one class, by its name, for those that have any.
+    """Number of rows per class of each per-class weight, by name.
 
-    The classes' rows come first, in their order; what follows is the background's.
+    Rows are in order of classes; any further rows are the background's.
     """
     with torch.device("meta"):
         one, two = (models.build(spec.name, n).state_dict() for n in (1, 2))
     return {name: len(two[name]) - len(one[name]) for name in one if one[name].shape != two[name].shape}
 
 
-def by_name(given: Tensor, fresh: Tensor, rows: int, known: Sequence[str], labels: Sequence[str]) -> Tensor:
-    """A weight for the classes ``labels``: of what it was for the classes ``known``, and new (``fresh``) for others."""
+def remap_classes(given: Tensor, fresh: Tensor, rows: int, known: Sequence[str], labels: Sequence[str]) -> Tensor:
+    """Reorder a weight from classes ``known`` to classes ``labels``; other classes get ``fresh`` values."""
     moved = fresh.clone()
     moved[rows * len(labels) :] = given[rows * len(known) :]
     for i, label in enumerate(labels):
@@ -130,18 +130,18 @@ def by_name(given: Tensor, fresh: Tensor, rows: int, known: Sequence[str], label
 def _notes(labels: Sequence[str], known: Sequence[str] | None, number: int, remade: list[str]) -> list[str]:
     if remade:
         names = ", ".join(remade)
-        return [f"re-initialised, because the file has other classes than the data set's {len(labels)}: {names}"]
+        return [f"re-initialised, because the classes in the file are not the data set's {len(labels)}: {names}"]
     if known is None:
-        return [f"the weights have no class names: their {number} classes are taken for the data set's, in this order"]
+        return [f"the weights have no class names: their {number} classes are taken as the data set's, in this order"]
     if list(known) == list(labels):
         return []
-    shared, new = ([label for label in labels if (label in known) == there] for there in (True, False))
-    told = f"classes whose weights are taken over, by name: {', '.join(shared) or 'none'}"
-    return [told, f"classes that the weights don't know, which are re-initialised: {', '.join(new)}"] if new else [told]
+    shared, new = ([label for label in labels if (label in known) == known_label] for known_label in (True, False))
+    note = f"classes whose weights are kept, by name: {', '.join(shared) or 'none'}"
+    return [note, f"classes not in the weights, which are re-initialised: {', '.join(new)}"] if new else [note]
 
 
 def _load_backbone(network: nn.Module, spec: catalog.Model) -> None:
-    """Take over what the recipe starts from: the backbone, and what else fits."""
+    """Load the recipe's pretrained backbone, and any other weights of its file that fit."""
     url = spec.recipe.backbone_init
     if not url:
         raise ParameterError(f"{spec.name} has no pretrained backbone: start from official weights, scratch, or a file")

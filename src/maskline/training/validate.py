@@ -1,4 +1,4 @@
-"""Evaluation while a network learns: the figures, and some predictions as an image."""
+"""Evaluation during training: COCO metrics, and an image of some predictions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from maskline._files import replace_file
 from maskline._wording import counted
 from maskline.data.dataset import Dataset
 from maskline.errors import OutputError, ParameterError
-from maskline.evaluate import Evaluation, Skipped, evaluate_stream
+from maskline.evaluate import STANDARD_DETECTIONS, Evaluation, Skipped, evaluate_stream
 from maskline.evaluate.classes import match_classes
-from maskline.evaluate.metrics import STANDARD_DETECTIONS, compute_metrics
+from maskline.evaluate.metrics import compute_metrics
 from maskline.evaluate.predict import Predicted, predict_dataset
 from maskline.instances import ByteArray, Instances
 from maskline.models.deployed import Deployed
@@ -32,12 +32,12 @@ from maskline.runtime.postprocess import to_instances
 from maskline.training import devices
 from maskline.weights.load import labels_in_file, load_network, weights_path
 
-SHOWN = 6  # predictions in the image, in a grid of
-COLUMNS = 3
-SIDE = 480  # pixels that an image in the grid fits into
+SHOWN = 6  # predictions in the image
+COLUMNS = 3  # of the grid
+SIDE = 480  # pixels of a grid cell
 GAP = 8  # pixels
-SHOWN_ABOVE = 0.3  # score
-LABELLED = 12  # instances; in a larger crowd labels would cover what they name
+SHOWN_ABOVE = 0.3  # score threshold
+LABELLED = 12  # largest number of instances drawn with labels
 
 logger = logging.getLogger("maskline")
 
@@ -45,16 +45,17 @@ logger = logging.getLogger("maskline")
 def validate(
     network: Network, spec: catalog.Model, dataset: Dataset, accelerator: Accelerator, image: Path
 ) -> tuple[dict[str, Any], tuple[Skipped, ...]]:
-    """COCO's figures for a network in evaluation mode, on all images of a split, which the processes share.
-
-    Also, in the first process, the images that could not be used.
+    """Evaluate a network in eval mode on a split, distributed over the processes.
 
     Args:
-        image: gets the predictions for some images; that it can't be written is told.
+        image: file for the predictions on some images; a warning if it can't be written.
+
+    Returns:
+        COCO metrics, and, in the first process, the images that could not be used.
     """
     classes = match_classes(dataset)
     share = dataset.select(dataset.images[accelerator.process_index :: accelerator.num_processes])
-    keep = Keep(accelerator.is_main_process, len(share.images))
+    keep = SampleKeeper(accelerator.is_main_process, len(share.images))
     with accelerator.autocast():
         predict = partial(predict_stream, network, spec, accelerator.device)
         part = predict_dataset(lambda images: keep(images, predict), share, classes) if share.images else None
@@ -62,7 +63,7 @@ def validate(
     metrics: list[Any] = [None]
     skipped: tuple[Skipped, ...] = ()
     if accelerator.is_main_process:
-        evaluation = compute_metrics(join(parts, dataset), classes)
+        evaluation = compute_metrics(join_shares(parts, dataset), classes)
         metrics, skipped = [evaluation.metrics], evaluation.skipped
         try:
             replace_file(image, partial(_draw, keep.kept, dataset.names))
@@ -84,17 +85,17 @@ def evaluate_weights(
     threshold: float | None = None,
     unaligned: bool = False,
 ) -> Evaluation:
-    """Measure weights as training does, without exporting them.
+    """Evaluate weights as training does, without export.
 
     Args:
-        model: the catalog row.
-        weights: ``.safetensors`` or ``.pdparams``; class names from the file, else the data set's, if it has as many.
+        model: name in the catalog.
+        weights: ``.safetensors`` or ``.pdparams``; class names are the file's, or else the data set's, in equal number.
         unaligned: see `maskline.models.families.overrides_of`.
         dataset, output, max_detections, threshold: as for `maskline.evaluate.evaluate`.
 
     Raises:
         WeightsError, InputNotFoundError: the weights can't be used.
-        ParameterError: their classes are not the data set's.
+        ParameterError: their number of classes is not the data set's.
     """
     row, kind = catalog.get(model), devices.choose(device, 1)
     network = load_network(row.name, weights, overrides_of(row.name, unaligned=unaligned))
@@ -113,23 +114,23 @@ def evaluate_weights(
 
 
 def _assumed_labels(network: Network, dataset: Dataset, weights: Path) -> tuple[str, ...]:
-    """Names for classes that the file does not name."""
+    """Class names for weights without names."""
     number = network.num_classes
     if number == len(catalog.COCO_CLASSES) != len(dataset.names):
         return catalog.COCO_CLASSES
     if number != len(dataset.names):
         classes = counted(number, "class", "classes")
         raise ParameterError(
-            f"{weights} has {classes} without names, the data set has {len(dataset.names)}: expected as many"
+            f"{weights} has {classes} without names, the data set has {len(dataset.names)}: expected the same number"
         )
-    logger.warning("%s does not name its classes: taken to be those of the data set, in its order", weights)
+    logger.warning("%s has no class names: assumed to be the data set's, in its order", weights)
     return tuple(dataset.names)
 
 
 def predict_stream(
     network: Network, spec: catalog.Model, device: torch.device, images: Iterator[ByteArray]
 ) -> Iterator[Instances]:
-    """Instances of each image, (H, W, 3) uint8 BGR, whatever their score."""
+    """Yield the instances of each image (H, W, 3) uint8 BGR, with any score."""
     deployed = Deployed(network, spec.preprocess).to(device)
     every = np.zeros(network.num_classes, np.float32)
     for image in images:
@@ -138,8 +139,8 @@ def predict_stream(
         yield to_instances(raw, frame, pixels.shape[:2], every, mask_layout=network.mask_layout)
 
 
-def join(parts: Sequence[Predicted], dataset: Dataset) -> Predicted:
-    """The shares of several processes as one, in the order of the data set."""
+def join_shares(parts: Sequence[Predicted], dataset: Dataset) -> Predicted:
+    """Join the shares of several processes, in the order of the data set."""
     place = {image.id: number for number, image in enumerate(dataset.images)}
     rows = [row for part in parts for row in zip(part.images, part.truths, part.found, strict=True)]
     images, truths, found = zip(*sorted(rows, key=lambda row: place[row[0].id]), strict=True)
@@ -148,17 +149,17 @@ def join(parts: Sequence[Predicted], dataset: Dataset) -> Predicted:
     return Predicted(images, truths, found, skipped, foreign, seconds)
 
 
-class Keep:
-    """Keeps some images and their instances as they pass, from all over a split."""
+class SampleKeeper:
+    """Keeps some images of a split, evenly spread, with their instances."""
 
-    def __init__(self, wanted: bool, images: int) -> None:
-        self.chosen = set(np.linspace(0, images - 1, min(SHOWN, images)).astype(int).tolist()) if wanted else set()
+    def __init__(self, enabled: bool, images: int) -> None:
+        self.chosen = set(np.linspace(0, images - 1, min(SHOWN, images)).astype(int).tolist()) if enabled else set()
         self.kept: list[tuple[ByteArray, Instances]] = []
 
     def __call__(
         self, images: Iterator[ByteArray], predict: Callable[[Iterator[ByteArray]], Iterator[Instances]]
     ) -> Iterator[Instances]:
-        """The instances that ``predict``, which takes images one by one, finds."""
+        """Yield the instances of ``predict``, which takes images one by one."""
         last: ByteArray
 
         def passing() -> Iterator[ByteArray]:
@@ -174,7 +175,7 @@ class Keep:
 
 
 def _draw(shown: list[tuple[ByteArray, Instances]], names: list[str], path: Path) -> None:
-    """A grid of images with what was found."""
+    """Draw a grid of images with their instances."""
     cells = [_cell(image, instances, names) for image, instances in shown]
     empty = np.full((SIDE, SIDE, 3), 255, np.uint8)
     cells += [empty] * (-len(cells) % COLUMNS)

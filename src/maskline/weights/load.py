@@ -1,4 +1,4 @@
-"""Put weights from a file into a network, accounting for every key."""
+"""Load weights files into networks; every key has to match."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from torch import Tensor, nn
 from maskline import catalog, models
 from maskline._files import replace_file
 from maskline.errors import InputNotFoundError, ParameterError, WeightsError
-from maskline.models import AS_IT_IS
+from maskline.models import NO_OVERRIDES
 from maskline.models.families import family_of
 from maskline.models.family import Rules
 from maskline.models.network import Network
 from maskline.weights.pdparams import read_pdparams
 
-METADATA = "maskline"  # key of what a weights file says of itself
+METADATA = "maskline"  # key of our metadata in a weights file
 
 
-def load_network(name: str, path: Path | str, overrides: Mapping[str, Any] = AS_IT_IS) -> Network:
-    """Build a catalog network with the weights of a file, in eval mode; the file says how many classes there are.
+def load_network(name: str, path: Path | str, overrides: Mapping[str, Any] = NO_OVERRIDES) -> Network:
+    """Build a catalog network from a weights file, in eval mode; the number of classes is the file's.
 
     Args:
-        name: a model of the catalog.
-        path: ``.pdparams`` of the reference (`save_weights`' ``.safetensors`` are ours).
-        overrides: what the weights were trained with and the file doesn't say, as values for fields of the network's
-            configuration; they go before what it does say.
+        name: a model in the catalog.
+        path: ``.pdparams`` of PaddleDetection, or ``.safetensors`` of `save_weights`.
+        overrides: values for fields of the network's configuration that the weights were trained with; they take
+            precedence over those in the file.
 
     Raises:
         ParameterError: the configuration has no such field.
         InputNotFoundError: no such file.
-        WeightsError: damaged or unsafe file, or weights of another network: all missing, unexpected and misshapen keys
-            in one message, and the model of the catalog they do fit, if any.
+        WeightsError: damaged or unsafe file, or weights of another network; the message lists all missing, unexpected
+            and misshapen keys, and the catalog model that the weights fit, if any.
     """
     spec = catalog.get(name)
     state, names_in_file = read_state(spec, Path(path))
     network = empty_network(spec.name, state, {**config_in_file(weights_path(Path(path)), spec.name), **overrides})
-    faults = fit(network, state, names_in_file)
+    faults = mismatches(network, state, names_in_file)
     if faults:
         others = [m.name for m in catalog.MODELS.values() if m.family == spec.family and m.name != spec.name]
-        alike = next((other for other in others if not fit(empty_network(other, state), state)), None)
+        alike = next((other for other in others if not mismatches(empty_network(other, state), state)), None)
         advice = f"these are the weights of {alike}: name that model" if alike else "give the weights of that model"
         raise WeightsError("\n  ".join([f"{path} does not fit {spec.name}: {_summary(faults)}; {advice}", *faults]))
     network.load_state_dict(state, strict=False, assign=True)
@@ -57,12 +57,12 @@ def save_weights(
     path: Path,
     model: str,
     labels: Sequence[str],
-    weights_config: Mapping[str, Any] = AS_IT_IS,
+    weights_config: Mapping[str, Any] = NO_OVERRIDES,
 ) -> None:
-    """Write weights as safetensors under our names (no counters of seen batches), with what they are of.
+    """Write weights as safetensors, with metadata. Batch norms' ``num_batches_tracked`` are left out.
 
     Args:
-        model: the catalog row.
+        model: name in the catalog.
         labels: class names.
         weights_config: see `Network.weights_config`.
 
@@ -73,30 +73,30 @@ def save_weights(
     about = {"model": model, "labels": list(labels)} | (
         {"weights_config": dict(weights_config)} if weights_config else {}
     )
-    metadata = {METADATA: json.dumps(about)}  # one key: their order would vary
+    metadata = {METADATA: json.dumps(about)}  # one key, because the order of several would vary
     replace_file(path, lambda file: write_safetensors(kept, file, metadata))
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
-    """Write tensors in place, with a description. Raises OSError, also for a full disk."""
+    """Write tensors to ``path``, with metadata. Raises OSError, also if the disk is full."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=about)
-        path.chmod(0o644)  # the library makes it the owner's alone
-    except SafetensorError as error:  # what it makes of a full disk
+        path.chmod(0o644)  # safetensors creates it readable by the owner only
+    except SafetensorError as error:  # also for a full disk
         raise OSError(str(error)) from error
 
 
 def labels_in_file(path: Path) -> tuple[str, ...] | None:
-    """The class names in a weights file; None where it has none."""
+    """Return the class names in a weights file, None if it has none."""
     labels = _about(path).get("labels")
     return tuple(map(str, labels)) if isinstance(labels, list) else None
 
 
 def config_in_file(path: Path, model: str) -> dict[str, Any]:
-    """The `Network.weights_config` that a file of ours states; nothing for PaddleDetection's.
+    """Return `Network.weights_config` from one of our files; empty for PaddleDetection's.
 
     Raises:
         WeightsError: the model's configuration has no such field.
@@ -105,12 +105,14 @@ def config_in_file(path: Path, model: str) -> dict[str, Any]:
     try:
         family_of(model).config(model, config)
     except ParameterError as error:
-        raise WeightsError(f"{path} was not trained as a {model} of this version is: {error}") from None
+        raise WeightsError(
+            f"{path} was trained with another configuration than {model} has in this version: {error}"
+        ) from None
     return config
 
 
 def weights_config(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The `Network.weights_config` among what a file says. Early files of ours have a key ``unaligned`` instead."""
+    """Return `Network.weights_config` from metadata. Early files have the key ``unaligned`` instead."""
     stored = about.get("weights_config")
     if isinstance(stored, dict):
         return stored
@@ -118,7 +120,7 @@ def weights_config(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _about(path: Path) -> Mapping[str, Any]:
-    """What a weights file says of itself; nothing, if it is none of ours."""
+    """Our metadata in a weights file; empty for other files."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -130,10 +132,10 @@ def _about(path: Path) -> Mapping[str, Any]:
 
 
 def read_state(spec: catalog.Model, path: Path, *, part: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights of a file under our names and in our layout, float32; and what the file calls them where that differs.
+    """Read weights as float32, under our names and in our layout; also return the file's names where they differ.
 
     Args:
-        part: of the network that the file may be of alone, such as ``backbone``.
+        part: module that the file may contain alone, without prefix, such as ``backbone``.
     """
     path = weights_path(path)
     if path.suffix == ".safetensors":
@@ -141,21 +143,23 @@ def read_state(spec: catalog.Model, path: Path, *, part: str = "") -> tuple[dict
     arrays = read_pdparams(path)
     if part and not any(name.startswith(f"{part}.") for name in arrays):
         arrays = {f"{part}.{name}": array for name, array in arrays.items()}
-    renamed = rename(list(arrays), family_of(spec.name).rename, same=lambda a, b: np.array_equal(arrays[a], arrays[b]))
+    renamed = rename_keys(
+        list(arrays), family_of(spec.name).rename, same=lambda a, b: np.array_equal(arrays[a], arrays[b])
+    )
     layers = dict(empty_network(spec.name, {}).named_modules())
     state = {}
     for old, new in renamed.items():
         tensor = torch.from_numpy(arrays[old])
         tensor = tensor.float() if tensor.is_floating_point() else tensor
         linear = isinstance(layers.get(new.rpartition(".")[0]), nn.Linear) and tensor.ndim == 2
-        state[new] = tensor.T.contiguous() if linear else tensor  # the reference keeps (in, out)
+        state[new] = tensor.T.contiguous() if linear else tensor  # Paddle's layout is (in, out)
     return state, {new: old for old, new in renamed.items() if new != old}
 
 
 def weights_path(path: Path) -> Path:
-    """The file; or, where the documents' ``NAME.pdparams`` is not there, our ``NAME.safetensors`` beside it.
+    """Return the path, or ``NAME.safetensors`` next to it if ``NAME.pdparams`` does not exist.
 
-    Raises InputNotFoundError if neither is there.
+    Raises InputNotFoundError if neither exists.
     """
     for candidate in (path, path.with_suffix(".safetensors")):
         if candidate.is_file():
@@ -170,16 +174,19 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return {k: v.float() for k, v in load_file(path).items()}
     except SafetensorError as error:
-        raise WeightsError(f"{path} is not a readable safetensors file ({error}): fetch or write it again") from error
+        raise WeightsError(f"{path} is not a readable safetensors file ({error}): download or save it again") from error
 
 
-def rename(
+def rename_keys(
     names: list[str], rules: Rules, same: Callable[[str, str], bool] = lambda one, other: False
 ) -> dict[str, str]:
-    """Old name to new name; no two may become one.
+    """Map old names to new ones; two may not become one.
 
     Args:
-        same: whether the weights of two old names are equal. Such may become one; the later name is then left out.
+        same: whether the weights of two old names are equal. These may become one; the later name is left out.
+
+    Raises:
+        WeightsError: two names with different weights become one.
     """
     renamed: dict[str, str] = {}
     taken: dict[str, str] = {}
@@ -195,15 +202,17 @@ def rename(
     return renamed
 
 
-def fit(network: nn.Module, state: Mapping[str, Tensor], names_in_file: Mapping[str, str] | None = None) -> list[str]:
-    """Every reason why a state does not fit a network, a line each; empty if it fits."""
-    wanted = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+def mismatches(
+    network: nn.Module, state: Mapping[str, Tensor], names_in_file: Mapping[str, str] | None = None
+) -> list[str]:
+    """List the keys of a state that don't match a network, a line each; empty if it fits."""
+    expected = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     named = {k: f"{k} ({old} in the file)" for k, old in (names_in_file or {}).items()}
-    faults = [f"missing: {k} {list(v.shape)}" for k, v in wanted.items() if k not in state]
-    faults += [f"unexpected: {named.get(k, k)} {list(v.shape)}" for k, v in state.items() if k not in wanted]
+    faults = [f"missing: {k} {list(v.shape)}" for k, v in expected.items() if k not in state]
+    faults += [f"unexpected: {named.get(k, k)} {list(v.shape)}" for k, v in state.items() if k not in expected]
     faults += [
         f"misshapen: {named.get(k, k)} is {list(state[k].shape)}, expected {list(v.shape)}"
-        for k, v in wanted.items()
+        for k, v in expected.items()
         if k in state and state[k].shape != v.shape
     ]
     return faults
@@ -214,10 +223,10 @@ def _summary(faults: list[str]) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in counts.items()) + " keys"
 
 
-def empty_network(name: str, state: Mapping[str, Tensor], overrides: Mapping[str, Any] = AS_IT_IS) -> Network:
-    """A network of as many classes as the state has (COCO's where it does not tell), without memory for its weights.
+def empty_network(name: str, state: Mapping[str, Tensor], overrides: Mapping[str, Any] = NO_OVERRIDES) -> Network:
+    """Build a network on the meta device, with the state's number of classes (80 if it has no class parameter).
 
-    Counters of seen batches are real.
+    Only ``num_batches_tracked`` are real tensors.
     """
     per_class = state.get(family_of(name).class_parameter)
     classes = len(catalog.COCO_CLASSES) if per_class is None or per_class.ndim == 0 else len(per_class)

@@ -1,13 +1,12 @@
 """Read Paddle's ``.pdparams`` files without Paddle, and without trusting them.
 
-A ``.pdparams`` file is a Python pickle of ``{parameter name: array}``. Unpickling a file means running the calls that
-are written in it, so Python's unpickler is not used here at all, not even a restricted one. The small stack machine
-below replays the few opcodes that Paddle writes. It has no imports, no attribute access and no calls to offer: a name
-in the file is looked up in `_SYMBOLS` and becomes a token, and "calling" a token is one branch of `_Machine.call`.
-Whatever is not listed is refused by name.
+A ``.pdparams`` file is a Python pickle of ``{parameter name: array}``. Unpickling runs the calls written in the file,
+so Python's unpickler is not used here, not even a restricted one. The small stack machine below replays the few
+opcodes that Paddle writes. It has no imports, attribute access or calls: a name in the file is looked up in
+`_SYMBOLS` and becomes a token, and "calling" a token is a branch of `_Machine.call`. Anything else is refused by name.
 
-What the machine builds is bounded by the size of the file, so that a few bytes can't claim gigabytes, and nothing here
-recurses into what the file nests.
+Memory is bounded by the size of the file, so that a few bytes can't claim gigabytes, and nothing here recurses into
+nested values.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ from maskline.errors import InputNotFoundError, WeightsError
 
 Array = npt.NDArray[Any]
 
-_NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own map of layer names to variable names: not weights
-_SLICE_TABLE = "UnpackBigParamInfor@@"  # how arrays over 1 GiB were cut up under protocols 2 and 3
+_NAME_TABLE = "StructuredToParameterName@@"  # Paddle's map of layer names to variable names, not weights
+_SLICE_TABLE = "UnpackBigParamInfor@@"  # Paddle's table of slices of arrays over 1 GiB, under protocols 2 and 3
 
-_MAX_FILE = 8 << 30  # bytes; the largest official file has less than 1 GiB
+_MAX_FILE = 8 << 30  # bytes; official files are smaller than 1 GiB
 _MAX_OPERATIONS = 1_000_000  # a network of a thousand parameters takes about thirty thousand
 _MAX_AXES = 32
 
@@ -40,12 +39,12 @@ _NUMBERS = ("b1", "i1", "u1", "i2", "u2", "f2", "i4", "u4", "f4", "i8", "u8", "f
 
 _EXPECTED = "expected a Paddle .pdparams file, which is what paddle.save(layer.state_dict(), path) writes"
 _FETCH_AGAIN = "it is damaged or cut short: download or copy it again"
-_DISTRUST = "do not load it with anything else either, unless you trust who made it"
+_DISTRUST = "do not load it with anything else either, unless you trust its author"
 _SAVE_AGAIN = "with Paddle, load it and save the plain state dict: paddle.save(layer.state_dict(), path)"
 
 
 class _FaultError(Exception):
-    """What is wrong with the file, and what to do about it; `read_pdparams` adds which file and what was expected."""
+    """A fault of the file and a remedy; `read_pdparams` adds the path and what was expected."""
 
     def __init__(self, what: str, do: str = _FETCH_AGAIN) -> None:
         super().__init__(what)
@@ -56,17 +55,17 @@ class _FaultError(Exception):
 def read_pdparams(path: Path | str) -> dict[str, Array]:
     """Read a Paddle ``.pdparams`` file; safe for files of unknown origin.
 
-    Understood are pickle protocols 2 to 5 as numpy 1 and 2 write them, values that are arrays or ``(name, array)``
-    pairs, and large arrays that Paddle cut into slices, which are joined. Paddle's table of variable names is dropped.
+    Supports pickle protocols 2 to 5 as numpy 1 and 2 write them, values that are arrays or ``(name, array)`` pairs, and
+    large arrays that Paddle split into slices, which are joined. Paddle's table of variable names is dropped.
 
     Returns:
         Name -> array, in the order of the file. Arrays own their memory, are C-contiguous and in native byte order, of
-        bool, integer or float type and any shape, ``()`` and empty ones included. Paddle stores bfloat16 as uint16 bit
-        patterns and leaves no mark of it: these stay uint16. Two names share one array only if they do in the file.
+        bool, integer or float type and any shape, ``()`` and empty ones included. bfloat16, which Paddle stores as
+        unmarked uint16 bit patterns, stays uint16. Two names share an array only if they do in the file.
 
     Raises:
-        InputNotFoundError: there is no such file.
-        WeightsError: the file is something else, is damaged, holds more than named arrays, or asks for any name or call
+        InputNotFoundError: the file does not exist.
+        WeightsError: the file is of another kind, is damaged, holds more than named arrays, or asks for a name or call
             that such a file never needs. Nothing in the file has been run.
     """
     path = Path(path)
@@ -76,11 +75,11 @@ def read_pdparams(path: Path | str) -> dict[str, Array]:
     except _FaultError as fault:
         raise WeightsError(f"{path}: {fault.what}; {_EXPECTED}; {fault.do}") from None
     except MemoryError:
-        raise WeightsError(f"{path}: needs more memory than there is; {_EXPECTED}; free some memory") from None
+        raise WeightsError(f"{path}: needs more memory than is available; {_EXPECTED}; free some memory") from None
 
 
 def _read(path: Path) -> bytes:
-    """The bytes of ``path``, once its head looks like a pickle of protocol 2 to 5."""
+    """Read ``path`` if its head looks like a pickle of protocol 2 to 5."""
     try:
         if path.is_dir():
             raise _FaultError("is a folder", "give the .pdparams file inside it")
@@ -97,7 +96,7 @@ def _read(path: Path) -> bytes:
 
 
 def _check_head(head: bytes, size: int) -> None:
-    """Refuse what is plainly another kind of file, naming the kind. ``size`` is that of the whole file, in bytes."""
+    """Refuse other kinds of files, naming the kind. ``size``: of the whole file, in bytes."""
     if not head:
         raise _FaultError("is empty (0 bytes)")
     if foreign := _foreign_kind(head, size):
@@ -111,7 +110,7 @@ def _check_head(head: bytes, size: int) -> None:
 
 
 def _foreign_kind(head: bytes, size: int) -> str | None:
-    """What ``head`` (the first 512 bytes) belongs to, for the files most likely given by mistake."""
+    """Kind of a file with this ``head`` (its first 512 bytes), for the files most likely given by mistake."""
     if head.startswith(b"PK\x03\x04"):
         return "a zip archive, as PyTorch's .pt and .pth files are"
     if head.startswith(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"):
@@ -128,10 +127,10 @@ def _foreign_kind(head: bytes, size: int) -> str | None:
 
 
 class _Allowance:
-    """How many bytes may still be built: three times those of the file.
+    """Number of bytes that may still be built, initially three times the size of the file.
 
-    Three, because under protocol 2 the bytes of an array are made from text, the array is made from the bytes, and a
-    large array is joined from slices. A file that needs more refers to the same bytes over and over: a memory bomb.
+    Three, because under protocol 2 the bytes of an array come from a string, the array from the bytes, and a large
+    array from slices. A file that needs more refers to the same bytes over and over: a memory bomb.
     """
 
     def __init__(self, file_size: int) -> None:
@@ -144,7 +143,7 @@ class _Allowance:
 
 
 class _Symbol(enum.Enum):
-    """The names a file may mention. A token each: no object of numpy or Python is behind it."""
+    """The names a file may mention, as tokens without the numpy or Python object."""
 
     NDARRAY = enum.auto()
     DTYPE = enum.auto()
@@ -172,7 +171,7 @@ _SYMBOLS = {
 
 
 class _DType:
-    """An element type; ``code`` such as ``f4``. The byte order follows in a BUILD."""
+    """An element type with a ``code`` such as ``f4``. BUILD sets the byte order."""
 
     def __init__(self, code: object) -> None:
         if not isinstance(code, str) or code not in _NUMBERS:
@@ -194,7 +193,7 @@ class _DType:
 
 
 class _Array:
-    """An array; empty until a BUILD brings shape, type and bytes."""
+    """An array; empty until BUILD sets shape, type and bytes."""
 
     def __init__(self) -> None:
         self.value: Array | None = None
@@ -204,11 +203,11 @@ class _Array:
             case (1, tuple() as shape, _DType() as dtype, bool() as fortran, bytes() as data) if self.value is None:
                 self.value = _make_array(shape, dtype.numpy(), fortran, data, allowance)
             case _:
-                raise _FaultError("holds an array that is not described as numpy does it", _DISTRUST)
+                raise _FaultError("holds an array that numpy would not describe so", _DISTRUST)
 
 
 def _sizes(shape: tuple[object, ...]) -> tuple[int, ...]:
-    """``shape`` as numpy could hold it, or a fault."""
+    """Check that numpy can hold ``shape``."""
     sizes = tuple(size for size in shape if type(size) is int and size >= 0)
     # Empty axes count as 1: numpy refuses (0, huge) too, where the other axes alone would overflow.
     if sizes != shape or len(sizes) > _MAX_AXES or math.prod(max(size, 1) for size in sizes) > _MAX_FILE:
@@ -219,18 +218,18 @@ def _sizes(shape: tuple[object, ...]) -> tuple[int, ...]:
 def _make_array(
     shape: tuple[object, ...], dtype: np.dtype[Any], fortran: bool, data: bytes, allowance: _Allowance
 ) -> Array:
-    """An array that owns its memory, C-contiguous and in native order; ``data`` must have exactly the bytes of it."""
+    """Make an array that owns its memory, C-contiguous, in native byte order; ``data`` must have its exact size."""
     sizes = _sizes(shape)
     if math.prod(sizes) * dtype.itemsize != len(data):
         raise _FaultError(f"holds an array of shape {sizes}, type {dtype}, with {len(data)} bytes of data")
     allowance.spend(len(data))
-    # Booleans pass through uint8, so that a byte such as 7 becomes a proper True.
+    # Booleans go through uint8, so that a byte such as 7 becomes True.
     raw = np.frombuffer(data, np.uint8 if dtype.kind == "b" else dtype) if data else np.zeros(0, dtype)
     return raw.reshape(sizes, order="F" if fortran else "C").astype(dtype.newbyteorder("="), order="C", copy=True)
 
 
 class _Machine:
-    """The stack machine of pickle, cut down to data."""
+    """Pickle's stack machine, restricted to data."""
 
     def __init__(self, allowance: _Allowance) -> None:
         self.allowance = allowance
@@ -239,7 +238,7 @@ class _Machine:
         self.memo: dict[int, object] = {}
 
     def run(self, data: bytes) -> object:
-        """Replay the pickle and return what it built: dicts, lists, tuples, text, numbers, bytes, `_Array`."""
+        """Replay the pickle and return what it built: dicts, lists, tuples, strings, numbers, bytes, `_Array`."""
         for count, (step, argument) in enumerate(_operations(data)):
             if count >= _MAX_OPERATIONS:
                 raise _FaultError(f"has more than {_MAX_OPERATIONS} pickle opcodes; weights need far fewer", _DISTRUST)
@@ -252,7 +251,7 @@ class _Machine:
         self.stack.append(value)
 
     def pop(self, count: int) -> list[object]:
-        """The topmost ``count`` values, in the order they were pushed; marks can't be taken along."""
+        """The topmost ``count`` values, in the order they were pushed; not across a mark."""
         start = len(self.stack) - count
         if start < (self.marks[-1] if self.marks else 0):
             raise _FaultError("takes more from its pickle stack than it put there")
@@ -279,7 +278,7 @@ class _Machine:
 
     def recall(self, index: int) -> None:
         if index not in self.memo:
-            raise _FaultError(f"refers to item {index} of its pickle memo, which is not there")
+            raise _FaultError(f"refers to item {index} of its pickle memo, which does not exist")
         self.push(self.memo[index])
 
     def append(self, values: list[object]) -> None:
@@ -293,9 +292,9 @@ class _Machine:
         if not isinstance(target, dict) or len(values) % 2:
             raise _FaultError(f"sets items of {_kind(target)}")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            # Only text: the hash of a deeply nested tuple, of all things, recurses in C until the process dies.
+            # Only strings: hashing a deeply nested tuple recurses in C until the process crashes.
             if not isinstance(key, str):
-                raise _FaultError(f"holds a dict with {_kind(key)} as a key; keys must be text", _SAVE_AGAIN)
+                raise _FaultError(f"holds a dict with {_kind(key)} as a key; keys must be strings", _SAVE_AGAIN)
             target[key] = value
 
     def name(self, dotted: str) -> None:
@@ -319,7 +318,7 @@ class _Machine:
         self.push(self.call(symbol, args))
 
     def call(self, symbol: _Symbol, args: tuple[object, ...]) -> object:
-        """What the real call would give, for the forms that numpy and Paddle write."""
+        """Result of the real call, for the forms that numpy and Paddle write."""
         match symbol, args:
             case _Symbol.RECONSTRUCT, (_Symbol.NDARRAY, (0,), _):
                 return _Array()
@@ -344,7 +343,7 @@ class _Machine:
         try:
             return text.encode("latin-1")
         except UnicodeEncodeError:
-            raise _FaultError("holds text where bytes should be") from None
+            raise _FaultError("holds a string where bytes should be") from None
 
     def build(self) -> None:
         (state,) = self.pop(1)
@@ -391,14 +390,14 @@ _OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opco
 
 
 def _argument(opcode: pickletools.OpcodeInfo, stream: io.BytesIO) -> Any:
-    """What follows an opcode in the stream; ValueError if it makes no sense."""
-    if opcode.name == "GLOBAL":  # the reader of pickletools would undo backslashes, which no unpickler does
+    """Read an opcode's argument from the stream. Raises ValueError if it is invalid."""
+    if opcode.name == "GLOBAL":  # pickletools' reader would decode backslashes, which unpicklers don't
         return " ".join(stream.readline().removesuffix(b"\n").decode() for _ in range(2))
     return opcode.arg.reader(stream) if opcode.arg else None
 
 
 def _operations(data: bytes) -> Iterator[tuple[_Step, Any]]:
-    """The steps a pickle asks for, each with its argument. An argument is not even parsed unless its step is known."""
+    """Yield the steps of a pickle with their arguments. Arguments of unknown steps are not parsed."""
     stream = io.BytesIO(data)
     name = ""
     while name != "STOP":
@@ -411,7 +410,7 @@ def _operations(data: bytes) -> Iterator[tuple[_Step, Any]]:
             raise _FaultError(f"uses the pickle opcode {name} at byte {position}, which weights never need", _DISTRUST)
         try:
             argument = _argument(opcode, stream)
-        except ValueError:  # also bad UTF-8, and lengths beyond the end
+        except ValueError:  # also invalid UTF-8, and lengths beyond the end
             raise _FaultError(f"is invalid at byte {position} of {len(data)}") from None
         yield _STEPS[name], argument
     if stream.tell() != len(data):
@@ -419,7 +418,7 @@ def _operations(data: bytes) -> Iterator[tuple[_Step, Any]]:
 
 
 def _named_arrays(root: object, allowance: _Allowance) -> dict[str, Array]:
-    """The arrays of the state dict ``root``; every entry that is not an array is listed in one fault."""
+    """Return the arrays of the state dict ``root``; entries that are not arrays are listed in one fault."""
     if not isinstance(root, dict):
         raise _FaultError(f"holds {_kind(root)}, not a dict of arrays", _SAVE_AGAIN)
     entries = {name: value for name, value in root.items() if name not in (_NAME_TABLE, _SLICE_TABLE)}
@@ -434,7 +433,7 @@ def _named_arrays(root: object, allowance: _Allowance) -> dict[str, Array]:
 
 
 def _array_of(value: object) -> Array | None:
-    """The array of a value: an array, or Paddle's pair of variable name and array; else None."""
+    """Return the array of a value, an array or Paddle's pair of variable name and array; else None."""
     match value:
         case (_Array() as array) | (str(), _Array() as array):
             return array.value
@@ -442,23 +441,23 @@ def _array_of(value: object) -> Array | None:
 
 
 def _join_slices(arrays: dict[str, Array], table: object, allowance: _Allowance) -> dict[str, Array]:
-    """Put arrays together that Paddle cut up; ``table``: name -> {"OriginShape": tuple, "slices": names in order}."""
+    """Join arrays that Paddle split; ``table``: name -> {"OriginShape": tuple, "slices": names in order}."""
     if not isinstance(table, dict):
-        raise _FaultError(f"its table of cut arrays is {_kind(table)}, not a dict")
+        raise _FaultError(f"its table of slices is {_kind(table)}, not a dict")
     arrays = dict(arrays)
     for name, entry in table.items():
         match entry:
             case {"OriginShape": tuple() as shape, "slices": list() as slices} if name not in arrays and slices:
                 arrays[name] = _join(name, shape, [_take(arrays, part) for part in slices], allowance)
             case _:
-                raise _FaultError(f"its table of cut arrays is invalid at {_quote(name)}")
+                raise _FaultError(f"its table of slices is invalid at {_quote(name)}")
     return arrays
 
 
 def _take(arrays: dict[str, Array], part: object) -> Array:
     """Remove a slice from ``arrays``, so that none is used twice or left over."""
     if not isinstance(part, str) or part not in arrays:
-        raise _FaultError(f"its table of cut arrays names {_quote(part)}, which is not in the file")
+        raise _FaultError(f"its table of slices names {_quote(part)}, which is not in the file")
     return arrays.pop(part)
 
 
@@ -475,19 +474,19 @@ def _join(name: str, shape: tuple[object, ...], parts: list[Array], allowance: _
 
 
 def _quote(value: object) -> str:
-    """Text from the file for a message: quoted, on one line, short."""
+    """Quote a value from the file for a message: one short line."""
     text = value if isinstance(value, str) else _kind(value)
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 def _some(names: Collection[str], describe: Callable[[str], str]) -> str:
-    """The first few of ``names`` in words, and how many more there are."""
+    """Describe the first few of ``names``, and count the rest."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(describe(name) for name in itertools.islice(names, 5)) + more
 
 
 def _kind(value: object) -> str:
-    """What a value of the file is, without looking deep into it: it may nest without end."""
+    """Describe a value from the file without recursion, because nesting may be endless."""
     match value:
         case dict():
             return f"a dict of {len(value)} ({_some(value, _quote)})" if value else "an empty dict"

@@ -122,7 +122,7 @@ def test_where_masks_do_not_show_it_nothing_is_changed(tmp_path: Path) -> None:
     assert [i.size for i in new.images] == [(60, 100)] * 2  # height, width: as listed
     assert rings(new) == [a["segmentation"][0] for a in before["annotations"]]
     assert {d.how for d in done.done if "masks" in d.how} == {
-        "left as it is: the masks do not show what size they were drawn on"
+        "left as it is: the masks do not show which size they were drawn on"
     }
     assert done.number("fixed") == done.number("left out") == 0
     left = {f.code for f in check(tmp_path / "fixed").faults}

@@ -115,8 +115,8 @@ def test_class_names(tmp_path: Path, names: str, expected: list[str]) -> None:
         ("names: {a: 1}", "names: expected a list of class names, or a mapping from index to name"),
         ("names: {9999999: a}", "names: expected a list of class names, or a mapping from index to name"),
         ("names: [a, a]", "2 classes are named 'a'"),
-        ("names: [a]\nval: data.yaml", "val is 'data.yaml': there is no such folder, or list of images"),
-        ("names: [a]\ntest: [[]]", "test is a list: there is no such folder, or list of images"),
+        ("names: [a]\nval: data.yaml", "val is 'data.yaml': there is no such folder or list of images"),
+        ("names: [a]\ntest: [[]]", "test is a list: there is no such folder or list of images"),
     ],
 )
 def test_faults_of_the_yaml_file(tmp_path: Path, names: str, what: str) -> None:
@@ -132,13 +132,13 @@ def test_faults_of_the_yaml_file(tmp_path: Path, names: str, what: str) -> None:
     [
         ("0 0.5 0.5 0.2 0.2", "no-mask", "line 2: a box (class x y width height): expected a polygon"),
         ("2 .1 .1 .5 .1 .5 .5", "unknown-category", "line 2: class 2: expected one from 0 to 1"),
-        ("-1 .1 .1 .5 .1 .5 .5", "record", "line 2: the class is -1: expected a whole number from 0"),
+        ("-1 .1 .1 .5 .1 .5 .5", "record", "line 2: the class is -1: expected an integer from 0"),
         ("nan .1 .1 .5 .1 .5 .5", "record", "line 2: the class is nan"),
         ("apple .1 .1 .5 .1 .5 .5", "record", "line 2: expected numbers (class x1 y1 x2 y2 ...), not 'apple"),
         ("0 .1 .1 .5 .1 .5 .5 .9", "polygon-broken", "line 2: 7 coordinates: expected pairs of x and y, 3 or more"),
         ("0", "polygon-broken", "line 2: 0 coordinates"),
         ("0 .1 .1 nan .1 .5 .5", "polygon-broken", "line 2: coordinates from"),
-        ("0 .1 .1 inf .1 .5 .5", "polygon-broken", "line 2: coordinates from 0.1 to inf: expected shares"),
+        ("0 .1 .1 inf .1 .5 .5", "polygon-broken", "line 2: coordinates from 0.1 to inf: expected fractions"),
         (
             "0 1 1 5 1 5 5",
             "polygon-broken",

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import shapely
-from pycocotools import mask as coco
 
 from maskline.data.dataset import Annotation, Dataset, ImageRecord
+from maskline.data.extra import coco
 from maskline.data.faults import Fault
 from maskline.data.shapes import Boxes, Ring, Rle, rles
 from maskline.instances import IntArray

@@ -14,9 +14,9 @@ from maskline._progress import status, track
 from maskline._wording import counted
 from maskline.data import crowds, units
 from maskline.data.check import images, mask_sizes, masks, near_duplicates, sizes
-from maskline.data.crowds import Crowd
 from maskline.data.dataset import Dataset, Id, ImageRecord
 from maskline.data.faults import MAX_NAMES, Fault, Reading, ordered
+from maskline.data.options import Crowd
 from maskline.data.reading import read_dataset
 from maskline.instances import IntArray
 
@@ -30,7 +30,7 @@ def check(root: Path, format_: str | None = None, images: Path | None = None, cr
 
     Args:
         root: the folder, or the annotation file.
-        format_: a key of `maskline.data.reading.FORMATS`; None detects it.
+        format_: a key of `maskline.data.formats.FORMATS`; None detects it.
         images: the folder with the images, if they are not below ``root``.
         crowd: how to read crowd regions; None makes it a fault if they seem to be single objects.
 

@@ -1,6 +1,6 @@
-"""CSPResNet: residual blocks with a RepVGG convolution, on one half of the channels of each stage.
+"""CSPResNet: residual blocks with a RepVGG convolution, on half the channels of each stage.
 
-Source: PP-YOLOE (arXiv 2203.16250, section 2.2); the blocks' weighted 1x1 branch is PP-YOLOE+'s.
+Source: PP-YOLOE (arXiv 2203.16250, section 2.2); the weighted 1x1 branch of its blocks is from PP-YOLOE+.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ STRIDES = (4, 8, 16, 32)
 
 @dataclass(frozen=True, slots=True)
 class CSPResNetConfig:
-    """Widths and depths. A tuple of four has one entry for each stage (strides 4, 8, 16, 32)."""
+    """Widths and depths. Tuples have an entry per stage (strides 4, 8, 16, 32)."""
 
-    stem: int  # channels out of the stem, at stride 2; half as many inside
-    out: tuple[int, int, int, int]  # channels out of a stage
+    stem_channels: int  # output of the stem, at stride 2; half of it inside
+    out_channels: tuple[int, int, int, int]
     num_blocks: tuple[int, int, int, int]
 
 
 class Block(nn.Module):
-    """3x3 convolution and RepVGG. With or without a shortcut around both, and a learned weight in RepVGG."""
+    """3x3 convolution and RepVGG, with an optional shortcut; ``weighted`` as in `RepVGG`."""
 
     def __init__(self, channels: int, *, shortcut: bool, weighted: bool) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Each channel times a weight that comes from the means of all (effective squeeze-excitation, arXiv 1911.06667)."""
+    """Channel attention by effective squeeze-excitation (arXiv 1911.06667)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -51,18 +51,18 @@ class ChannelAttention(nn.Module):
 
 
 class Stage(nn.Module):
-    """Halve the size; one half of the channels goes through the blocks, the other around them."""
+    """Downsample by 2; half the channels pass through the blocks, half bypass them."""
 
-    def __init__(self, in_channels: int, out: int, *, blocks: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, num_blocks: int) -> None:
         super().__init__()
-        mid = (in_channels + out) // 2
+        mid = (in_channels + out_channels) // 2
         half = mid // 2
         self.down = ConvNorm(in_channels, mid, 3, stride=2, activation=F.silu)
         self.conv1 = ConvNorm(mid, half, 1, activation=F.silu)
         self.conv2 = ConvNorm(mid, half, 1, activation=F.silu)
-        self.blocks = nn.Sequential(*(Block(half, shortcut=True, weighted=True) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(Block(half, shortcut=True, weighted=True) for _ in range(num_blocks)))
         self.attention = ChannelAttention(2 * half)
-        self.conv3 = ConvNorm(2 * half, out, 1, activation=F.silu)
+        self.conv3 = ConvNorm(2 * half, out_channels, 1, activation=F.silu)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.down(x)
@@ -72,18 +72,18 @@ class Stage(nn.Module):
 
 
 class CSPResNet(nn.Module):
-    """Image (B, 3, H, W) to four maps (B, out[i], H / STRIDES[i], W / STRIDES[i]). H and W divide by 32."""
+    """Image (B, 3, H, W) to four maps (B, out_channels[i], H / STRIDES[i], W / STRIDES[i]); H, W multiples of 32."""
 
     def __init__(self, config: CSPResNetConfig) -> None:
         super().__init__()
-        half = config.stem // 2
+        half = config.stem_channels // 2
         self.stem = nn.Sequential(
             ConvNorm(3, half, 3, stride=2, activation=F.silu),
             ConvNorm(half, half, 3, activation=F.silu),
-            ConvNorm(half, config.stem, 3, activation=F.silu),
+            ConvNorm(half, config.stem_channels, 3, activation=F.silu),
         )
-        widths = (config.stem, *config.out)
-        self.stages = nn.ModuleList(Stage(widths[i], widths[i + 1], blocks=config.num_blocks[i]) for i in range(4))
+        widths = (config.stem_channels, *config.out_channels)
+        self.stages = nn.ModuleList(Stage(widths[i], widths[i + 1], num_blocks=config.num_blocks[i]) for i in range(4))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps = [self.stem(image)]

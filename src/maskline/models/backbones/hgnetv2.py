@@ -19,41 +19,41 @@ STRIDES = (4, 8, 16, 32)
 
 @dataclass(frozen=True, slots=True)
 class HGNetV2Config:
-    """Widths and depths. A tuple has one entry for each of the four stages (strides 4, 8, 16, 32)."""
+    """Widths and depths. Tuples of four have an entry per stage (strides 4, 8, 16, 32)."""
 
-    stem: tuple[int, int]  # channels inside and out of the stem
-    out: tuple[int, int, int, int]  # channels out of a stage
-    mid: tuple[int, int, int, int]  # channels of a block's layers
+    stem_channels: tuple[int, int]  # inside and output
+    out_channels: tuple[int, int, int, int]
+    mid_channels: tuple[int, int, int, int]  # of the layers in a block
     num_blocks: tuple[int, int, int, int]
-    num_layers: int  # layers of each block
+    num_layers: int  # per block
 
 
 class Stem(nn.Module):
-    """Stride 4 in two strided convolutions; between them a pooled and a convolved branch side by side."""
+    """Two strided convolutions, to stride 4, with parallel pooled and convolved branches in between."""
 
-    def __init__(self, mid: int, out: int) -> None:
+    def __init__(self, mid_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.down1 = ConvNorm(3, mid, 3, stride=2, activation=F.relu)
-        self.branch1 = ConvNorm(mid, mid // 2, 2, activation=F.relu)
-        self.branch2 = ConvNorm(mid // 2, mid, 2, activation=F.relu)
-        self.down2 = ConvNorm(2 * mid, mid, 3, stride=2, activation=F.relu)
-        self.project = ConvNorm(mid, out, 1, activation=F.relu)
+        self.down1 = ConvNorm(3, mid_channels, 3, stride=2, activation=F.relu)
+        self.branch1 = ConvNorm(mid_channels, mid_channels // 2, 2, activation=F.relu)
+        self.branch2 = ConvNorm(mid_channels // 2, mid_channels, 2, activation=F.relu)
+        self.down2 = ConvNorm(2 * mid_channels, mid_channels, 3, stride=2, activation=F.relu)
+        self.project = ConvNorm(mid_channels, out_channels, 1, activation=F.relu)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.down1(x)
         convolved = self.branch2(pad_end(self.branch1(pad_end(x))))
-        pooled = F.max_pool2d(pad_end(x), 2, stride=1)  # x is not negative: padding with 0 never wins
+        pooled = F.max_pool2d(pad_end(x), 2, stride=1)  # x >= 0, so the zero padding never is the maximum
         projected: Tensor = self.project(self.down2(torch.cat([pooled, convolved], dim=1)))
         return projected
 
 
 def pad_end(x: Tensor) -> Tensor:
-    """One row of zeros below and one column right: keeps the size under a 2x2 kernel."""
+    """Pad a row of zeros below and a column right: same padding for a 2x2 kernel."""
     return F.pad(x, (0, 1, 0, 1))
 
 
 class LightConv(nn.Module):
-    """Pointwise convolution without activation, then a 5x5 depthwise one."""
+    """Pointwise convolution without activation, then 5x5 depthwise convolution."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -66,16 +66,18 @@ class LightConv(nn.Module):
 
 
 class Block(nn.Module):
-    """A chain of layers; its input and every layer's output are concatenated and squeezed to the output width."""
+    """A chain of layers; the input and all outputs are concatenated and reduced to the output width."""
 
-    def __init__(self, in_channels: int, mid: int, out: int, *, layers: int, light: bool, residual: bool) -> None:
+    def __init__(
+        self, in_channels: int, mid_channels: int, out_channels: int, *, num_layers: int, light: bool, residual: bool
+    ) -> None:
         super().__init__()
-        widths = [in_channels] + [mid] * layers
+        widths = [in_channels] + [mid_channels] * num_layers
         self.layers = nn.ModuleList(
             LightConv(n, m) if light else ConvNorm(n, m, 3, activation=F.relu) for n, m in pairwise(widths)
         )
-        self.squeeze = ConvNorm(sum(widths), out // 2, 1, activation=F.relu)
-        self.excite = ConvNorm(out // 2, out, 1, activation=F.relu)
+        self.squeeze = ConvNorm(sum(widths), out_channels // 2, 1, activation=F.relu)
+        self.excite = ConvNorm(out_channels // 2, out_channels, 1, activation=F.relu)
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,17 +89,32 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Halve the size (not in the first stage), then blocks; all but the first have a shortcut."""
+    """Optional downsampling by 2, then blocks; all but the first have a shortcut."""
 
     def __init__(
-        self, in_channels: int, mid: int, out: int, *, blocks: int, layers: int, light: bool, down: bool
+        self,
+        in_channels: int,
+        mid_channels: int,
+        out_channels: int,
+        *,
+        num_blocks: int,
+        num_layers: int,
+        light: bool,
+        down: bool,
     ) -> None:
         super().__init__()
         self.down = ConvNorm(in_channels, in_channels, 3, stride=2, groups=in_channels) if down else nn.Identity()
         self.blocks = nn.Sequential(
             *(
-                Block(out if i else in_channels, mid, out, layers=layers, light=light, residual=i > 0)
-                for i in range(blocks)
+                Block(
+                    out_channels if i else in_channels,
+                    mid_channels,
+                    out_channels,
+                    num_layers=num_layers,
+                    light=light,
+                    residual=i > 0,
+                )
+                for i in range(num_blocks)
             )
         )
 
@@ -107,16 +124,16 @@ class Stage(nn.Module):
 
 
 class HGNetV2(nn.Module):
-    """Image (B, 3, H, W) to four maps (B, out[i], H / STRIDES[i], W / STRIDES[i]). H and W divide by 32."""
+    """Image (B, 3, H, W) to four maps (B, out_channels[i], H / STRIDES[i], W / STRIDES[i]); H, W multiples of 32."""
 
     def __init__(self, config: HGNetV2Config) -> None:
         super().__init__()
-        self.stem = Stem(*config.stem)
-        widths = (config.stem[1], *config.out)
+        self.stem = Stem(*config.stem_channels)
+        widths = (config.stem_channels[1], *config.out_channels)
         self.stages = nn.ModuleList(
             Stage(
-                widths[i], config.mid[i], config.out[i],
-                blocks=config.num_blocks[i], layers=config.num_layers, light=i >= 2, down=i > 0,
+                widths[i], config.mid_channels[i], config.out_channels[i],
+                num_blocks=config.num_blocks[i], num_layers=config.num_layers, light=i >= 2, down=i > 0,
             )
             for i in range(4)
         )  # fmt: skip

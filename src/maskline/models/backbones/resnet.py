@@ -1,7 +1,7 @@
-"""ResNet and ResNeXt of bottleneck blocks.
+"""ResNet and ResNeXt with bottleneck blocks.
 
-Source: ResNet (arXiv 1512.03385), with the stride in a block's 3x3 convolution (variant b) and, in variant d, three
-stem convolutions and pooled shortcuts as well (variant d, arXiv 1812.01187, section 4.2); ResNeXt (arXiv 1611.05431).
+Sources: ResNet (arXiv 1512.03385); variants b (stride in the 3x3 convolution) and d (also three stem convolutions and
+pooled shortcuts), arXiv 1812.01187, section 4.2; ResNeXt (arXiv 1611.05431).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from maskline.models.layers import ConvNorm
 
 STRIDES = (4, 8, 16, 32)
-EXPANSION = 4  # channels out of a block for each inside
-PLAIN_WIDTH = 64  # of a ResNet's first stage, to which ``group_width`` refers
+EXPANSION = 4  # output channels of a block / its inner channels
+PLAIN_WIDTH = 64  # of a ResNet's stem, which ``width_per_group`` refers to
 
 
-#: Names of the reference's weights, rewritten to ours; see `maskline.models.rcnn.weights`.
+#: PaddleDetection's parameter names to ours; see `maskline.models.rcnn.weights`.
 RENAME = (
     # batch norm
     (r"\._mean$", ".running_mean"),
@@ -46,50 +46,61 @@ RENAME = (
 
 @dataclass(frozen=True, slots=True)
 class ResNetConfig:
-    """Depths and widths. A tuple of four has one entry for each stage (strides 4, 8, 16, 32).
+    """Depths and widths. Tuples have an entry per stage (strides 4, 8, 16, 32).
 
     Attributes:
-        variant: ``d``: a stem of three convolutions, and shortcuts that pool before they project; Paddle's "vd".
+        variant: ``d`` (Paddle's "vd"): a stem of three convolutions, and shortcuts that pool before the projection.
         groups: of each 3x3 convolution.
-        group_width: channels of each group in the first stage, at ``width`` 64; doubled from stage to stage.
-        width: channels out of the stem; all others are in proportion.
+        width_per_group: channels per group in the first stage, at ``width`` 64; doubles with each stage.
+        width: output channels of the stem; all others are proportional.
     """
 
     num_blocks: tuple[int, int, int, int]
     variant: Literal["b", "d"] = "b"
     groups: int = 1
-    group_width: int = 64
+    width_per_group: int = 64
     width: int = PLAIN_WIDTH
 
     @property
-    def out(self) -> tuple[int, int, int, int]:
-        """Channels out of each stage."""
+    def out_channels(self) -> tuple[int, int, int, int]:
+        """Output channels of each stage."""
         first = EXPANSION * self.width
         return first, 2 * first, 4 * first, 8 * first
 
     @property
-    def inner(self) -> tuple[int, int, int, int]:
-        """Channels inside the blocks of each stage."""
-        first = self.width * self.group_width * self.groups // PLAIN_WIDTH
+    def mid_channels(self) -> tuple[int, int, int, int]:
+        """Inner channels of the blocks of each stage."""
+        first = self.width * self.width_per_group * self.groups // PLAIN_WIDTH
         return first, 2 * first, 4 * first, 8 * first
 
 
 class Block(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut around them, which is a convolution where sizes change.
+    """1x1, 3x3 and 1x1 convolutions with a shortcut.
 
     Args:
-        pooled: the shortcut halves the size by averages of 2x2, not by leaving cells out.
+        pooled: the shortcut downsamples by 2x2 average pooling, not by stride.
+        project: the shortcut has a 1x1 convolution.
     """
 
     def __init__(
-        self, in_channels: int, inner: int, out: int, *, stride: int, groups: int, pooled: bool, project: bool
+        self,
+        in_channels: int,
+        mid_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        groups: int,
+        pooled: bool,
+        project: bool,
     ) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(in_channels, inner, 1, activation=F.relu)
-        self.conv2 = ConvNorm(inner, inner, 3, stride=stride, groups=groups, activation=F.relu)
-        self.conv3 = ConvNorm(inner, out, 1)
+        self.conv1 = ConvNorm(in_channels, mid_channels, 1, activation=F.relu)
+        self.conv2 = ConvNorm(mid_channels, mid_channels, 3, stride=stride, groups=groups, activation=F.relu)
+        self.conv3 = ConvNorm(mid_channels, out_channels, 1)
         self.pooled = pooled
-        self.shortcut = ConvNorm(in_channels, out, 1, stride=1 if pooled else stride) if project else nn.Identity()
+        self.shortcut = (
+            ConvNorm(in_channels, out_channels, 1, stride=1 if pooled else stride) if project else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         short = self.shortcut(F.avg_pool2d(x, 2) if self.pooled else x)
@@ -97,9 +108,9 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Image (B, 3, H, W) to maps (B, out[i], H / STRIDES[i], W / STRIDES[i]).
+    """Image (B, 3, H, W) to maps (B, out_channels[i], H / STRIDES[i], W / STRIDES[i]).
 
-    H and W divide by 32; for variant ``b`` they need not, and sizes are rounded up.
+    H and W are multiples of 32; variant ``b`` takes any and rounds sizes up.
     """
 
     def __init__(self, config: ResNetConfig) -> None:
@@ -114,28 +125,28 @@ class ResNet(nn.Module):
                 for i, (n, m) in enumerate(layers)
             )
         )
-        self.stages = nn.ModuleList(stage(config, i) for i in range(4))
+        self.stages = nn.ModuleList(make_stage(config, i) for i in range(4))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, image: Tensor, stages: int = 4) -> list[Tensor]:
-        """Maps of the first ``stages`` stages."""
+        """Return the maps of the first ``stages`` stages."""
         maps = [F.max_pool2d(self.stem(image), 3, stride=2, padding=1)]
         for stage in self.stages[:stages]:
             maps.append(stage(maps[-1]))
         return maps[1:]
 
 
-def stage(config: ResNetConfig, index: int) -> nn.Sequential:
-    """Blocks of one stage; the first changes the width, and halves the size but in stage 0."""
-    before = (config.width, *config.out)[index]
-    out, stride = config.out[index], 2 if index else 1
+def make_stage(config: ResNetConfig, index: int) -> nn.Sequential:
+    """Build a stage; its first block changes the width and, except in stage 0, downsamples by 2."""
+    before = (config.width, *config.out_channels)[index]
+    out, stride = config.out_channels[index], 2 if index else 1
     return nn.Sequential(
         *(
             Block(
                 out if i else before,
-                config.inner[index],
+                config.mid_channels[index],
                 out,
                 stride=1 if i else stride,
                 groups=config.groups,

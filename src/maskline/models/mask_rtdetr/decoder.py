@@ -1,7 +1,7 @@
-"""The decoder of Mask-RT-DETR: query selection, deformable decoder layers, and the heads they share.
+"""The decoder of Mask-RT-DETR: query selection, deformable decoder layers, and shared heads.
 
 Sources: RT-DETR (arXiv 2304.08069), Deformable DETR (arXiv 2010.04159), and Mask DINO (arXiv 2206.02777) for the mask
-head and for boxes that start from the extent of predicted masks. Boxes are centre and size, in units of the input.
+head and for initial boxes from predicted masks. Boxes are centre and size, relative to the input.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from maskline.models.layers import MLP, ConvNorm, SelfAttention, box_xyxy_to_cxcywh, clip_probabilities, inverse_sigmoid
 from maskline.models.mask_rtdetr.denoising import Denoising, Noise, UnitTarget, denoising_queries
 
-ANCHOR_SIZE = 0.05  # of the input, at stride 8; doubles with each level
-ANCHOR_MARGIN = 0.01  # anchors nearer than this to the border are not used
-SCORE_PRIOR = 0.01  # the class score an untrained network gives
+ANCHOR_SIZE = 0.05  # relative to the input, at stride 8; doubles with each level
+ANCHOR_MARGIN = 0.01  # anchors closer to the border are not used
+SCORE_PRIOR = 0.01  # initial class score
 
 
 class Prediction(NamedTuple):
-    """What a set of Q queries says."""
+    """Predictions of Q queries."""
 
     logits: Tensor  # (B, Q, classes), before the sigmoid
     boxes: Tensor  # (B, Q, 4) in [0, 1]
@@ -30,16 +30,16 @@ class Prediction(NamedTuple):
 
 
 class TrainingOutput(NamedTuple):
-    """Predictions that take part in the loss."""
+    """All predictions that enter the loss."""
 
-    encoder: Prediction  # of the selected queries, before the decoder
-    layers: list[Prediction]  # at the start (only with denoising) and after each decoder layer
-    denoising: list[Prediction]  # the same for the denoising queries; empty without
-    groups: Denoising | None  # which denoising query stands for which object
+    encoder: Prediction  # for the selected queries, before the decoder
+    layers: list[Prediction]  # initial (only with denoising), and after each decoder layer
+    denoising: list[Prediction]  # the same for denoising queries; may be empty
+    groups: Denoising | None  # the denoising queries and their objects
 
 
 class DeformableAttention(nn.Module):
-    """Each query samples a few num_points around its reference box on every level (Deformable DETR, section 4.1)."""
+    """Each query samples ``num_points`` around its reference box on every level (Deformable DETR, section 4.1)."""
 
     def __init__(self, hidden_dim: int, num_heads: int, num_levels: int, num_points: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class DeformableAttention(nn.Module):
         self._reset()
 
     def _reset(self) -> None:
-        """Start with one direction for each head and one distance for each point, all weighted alike."""
+        """Initialise with a direction per head, a distance per point, and equal weights."""
         angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
         direction = direction / direction.abs().amax(dim=-1, keepdim=True)
@@ -66,14 +66,14 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, query: Tensor, boxes: Tensor, memory: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-        """query (B, Q, C), boxes (B, Q, 4) in [0, 1], memory (B, sum of h*w, C) with ``shapes`` (h, w) in its order."""
+        """query (B, Q, C), boxes (B, Q, 4) in [0, 1], memory (B, sum of h*w, C); ``shapes``: (h, w) of its levels."""
         B, Q, C = query.shape
         M, L, P = self.num_heads, self.num_levels, self.num_points
         value = self.value_proj(memory).transpose(1, 2).reshape(B * M, C // M, -1)  # (B*M, C/M, sum of h*w)
         offsets = self.sampling_offsets(query).view(B, Q, M, L * P, 2)
         weights = self.attention_weights(query).view(B, Q, M, L * P).softmax(dim=-1)
         centre, size = torch.split(boxes[:, :, None, None], 2, dim=-1)
-        locations = centre + offsets * (0.5 / P) * size  # (B, Q, M, L*P, 2), x and y in [0, 1] inside the input
+        locations = centre + offsets * (0.5 / P) * size  # (B, Q, M, L*P, 2), x and y, in [0, 1] inside the input
         grid = (2 * locations - 1).transpose(1, 2).reshape(B * M, Q, L, P, 2)
         sampled = [
             F.grid_sample(v.view(B * M, C // M, h, w), grid[:, :, i], padding_mode="zeros", align_corners=False)
@@ -88,7 +88,7 @@ class DeformableAttention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among queries, deformable attention to the image, feed-forward; norms after the sums."""
+    """Self-attention, deformable cross-attention, feed-forward; post-norm."""
 
     def __init__(self, hidden_dim: int, num_heads: int, feedforward_dim: int, num_levels: int, num_points: int) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class DecoderLayer(nn.Module):
 
 
 class QueryDecoder(nn.Module):
-    """Encoded levels and prototypes to classes, boxes and masks of a fixed number of queries."""
+    """Encoded levels and prototypes to classes, boxes and masks of ``num_queries`` queries."""
 
     def __init__(
         self,
@@ -160,8 +160,8 @@ class QueryDecoder(nn.Module):
             prototypes: (B, prototypes, h, w) at stride 4.
 
         Returns:
-            Class logits (B, Q, classes), boxes (B, Q, 4) in [0, 1], mask embeddings (B, Q, prototypes): a query's mask
-            is its embedding times the prototypes (`masks_from`).
+            Class logits (B, Q, classes), boxes (B, Q, 4) in [0, 1], mask embeddings (B, Q, prototypes): its
+            product with the prototypes is the query's mask (`masks_from`).
         """
         memory, shapes = self.flatten(levels)
         tokens, logits, _ = self.score_tokens(memory, shapes)
@@ -174,7 +174,7 @@ class QueryDecoder(nn.Module):
         return self.class_head(query), boxes, self.mask_head(query)
 
     def forward_train(self, levels: list[Tensor], prototypes: Tensor, targets: list[UnitTarget]) -> TrainingOutput:
-        """Training: the predictions of every layer, for matched queries and for denoising queries."""
+        """Return the predictions of all layers, for matched and denoising queries."""
         memory, shapes = self.flatten(levels)
         tokens, logits, anchors = self.score_tokens(memory, shapes)
         chosen = self.select(logits)
@@ -187,7 +187,7 @@ class QueryDecoder(nn.Module):
         if groups is not None:
             query = torch.cat([groups.content, query], dim=1)
             boxes = torch.cat([groups.boxes, boxes], dim=1)
-        else:  # every parameter takes part in every step, as processes that train together need
+        else:  # every parameter needs a gradient in every step for distributed training
             query = query + 0 * self.label_embedding.weight.sum()
         outputs = [self.predict(query, boxes, prototypes)] if groups is not None else []
         outputs += self._decode(query, boxes, memory, shapes, prototypes, groups)
@@ -208,8 +208,8 @@ class QueryDecoder(nn.Module):
         prototypes: Tensor,
         groups: Denoising | None,
     ) -> list[Prediction]:
-        """All decoder layers. References are detached between layers; predicted boxes keep the gradient of the layer
-        before (look forward twice, DINO, arXiv 2203.03605, section 3.5)."""
+        """Run all decoder layers. Reference boxes are detached between layers; predicted boxes keep the gradient of the
+        previous layer (look forward twice, DINO, arXiv 2203.03605, section 3.5)."""
         outputs, previous = [], boxes
         for layer in self.layers:
             position = self.position_head(boxes)
@@ -221,18 +221,18 @@ class QueryDecoder(nn.Module):
         return outputs
 
     def predict(self, query: Tensor, boxes: Tensor, prototypes: Tensor) -> Prediction:
-        """Class and mask of queries (B, Q, C); the heads are shared by all layers."""
+        """Predict class and mask of queries (B, Q, C), with heads shared by all layers."""
         query = self.norm(query)
         return Prediction(self.class_head(query), boxes, masks_from(self.mask_head(query), prototypes))
 
     def flatten(self, levels: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Levels to one memory (B, sum of h*w, C) and their (h, w)."""
+        """Flatten levels to one memory (B, sum of h*w, C); also return their (h, w)."""
         projected = [project(x) for project, x in zip(self.project, levels, strict=True)]
         shapes = [(x.shape[2], x.shape[3]) for x in projected]
         return torch.cat([x.flatten(2) for x in projected], dim=2).transpose(1, 2), shapes
 
     def score_tokens(self, memory: Tensor, shapes: list[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Content (B, T, C) and class logits (B, T, classes) of every token, and the anchors (1, T, 4) as logits."""
+        """Return content (B, T, C) and class logits (B, T, classes) of all tokens, and anchors (1, T, 4) as logits."""
         anchors, usable = anchor_logits(shapes, like=memory)
         tokens = self.memory_head(memory * usable)
         return tokens, self.class_head(tokens), anchors
@@ -243,14 +243,14 @@ class QueryDecoder(nn.Module):
 
     @staticmethod
     def boxes_of_masks(masks: Tensor) -> Tensor:
-        """Extent of each mask's positive part, (B, Q, 4) kept off 0 and 1; nearly zero where there is none."""
+        """Boxes (B, Q, 4) around the positive cells of masks, clipped inside (0, 1); nearly 0 for an empty mask."""
         x1, x2 = extent(masks.amax(dim=-2) > 0)
         y1, y2 = extent(masks.amax(dim=-1) > 0)
         return clip_probabilities(box_xyxy_to_cxcywh(torch.stack([x1, y1, x2, y2], dim=-1))).to(masks.dtype)
 
 
 def extent(covered: Tensor) -> tuple[Tensor, Tensor]:
-    """First and one past the last True along the last axis, as shares of its length; zeros if none."""
+    """Start and end of the True values along the last axis, as fractions of its length; 0 if none."""
     n = covered.shape[-1]
     covered = covered.to(torch.float32)
     index = torch.arange(n, dtype=torch.float32, device=covered.device)
@@ -260,19 +260,20 @@ def extent(covered: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def masks_from(embedding: Tensor, prototypes: Tensor) -> Tensor:
-    """(B, Q, D) and (B, D, h, w) to mask logits (B, Q, h, w)."""
+    """Embeddings (B, Q, D) and prototypes (B, D, h, w) to mask logits (B, Q, h, w)."""
     (B, Q, _), (h, w) = embedding.shape, prototypes.shape[-2:]
     return torch.bmm(embedding, prototypes.flatten(2)).view(B, Q, h, w)
 
 
 def gather(tokens: Tensor, index: Tensor) -> Tensor:
-    """Rows ``index`` (B, Q) of tokens (B, T, C): (B, Q, C)."""
+    """Gather tokens (B, T, C) at ``index`` (B, Q): (B, Q, C)."""
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def anchor_logits(shapes: list[tuple[int, int]], *, like: Tensor) -> tuple[Tensor, Tensor]:
-    """An anchor box at every token, as logits (1, T, 4), infinite where it is too near the border, and which are not:
-    (1, T, 1), 1 or 0."""
+    """Anchor boxes of all tokens, as logits (1, T, 4), and whether they are usable, (1, T, 1), 1 or 0.
+
+    Anchors too close to the border are unusable; their logits are infinite."""
     anchors = []
     for level, (h, w) in enumerate(shapes):
         y = (torch.arange(h, dtype=torch.float32, device=like.device) + 0.5) / h

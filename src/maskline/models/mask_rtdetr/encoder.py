@@ -1,6 +1,6 @@
 """The neck of Mask-RT-DETR: hybrid encoder (RT-DETR, arXiv 2304.08069, section 4.2) and mask prototypes.
 
-One transformer encoder runs on a single level; the levels then mix top-down and bottom-up by convolution.
+One transformer encoder runs on a single level; convolutions then fuse the levels top-down and bottom-up.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from maskline.models.layers import ConvNorm, RepVGG, SelfAttention
 
 
 class EncoderLayer(nn.Module):
-    """Transformer encoder layer, norms after the residual sums."""
+    """Transformer encoder layer, post-norm."""
 
     def __init__(self, hidden_dim: int, num_heads: int, feedforward_dim: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class TransformerEncoder(nn.Module):
 
 
 class CSPRepLayer(nn.Module):
-    """Two 1x1 branches, one through RepVGG num_blocks, summed; a third 1x1 only where the inner width is smaller."""
+    """Two 1x1 branches, one with RepVGG blocks, summed; then a 1x1 convolution unless ``expansion`` is 1."""
 
     def __init__(self, in_channels: int, out_channels: int, *, expansion: float, num_blocks: int = 3) -> None:
         super().__init__()
@@ -75,18 +75,22 @@ class CSPRepLayer(nn.Module):
 class MaskFeatures(nn.Module):
     """Prototypes at stride 4 from the encoder's three levels and the backbone's stride-4 map."""
 
-    def __init__(self, hidden_dim: int, stride4_channels: int, inner: int, out: int, num_prototypes: int) -> None:
+    def __init__(
+        self, hidden_dim: int, stride4_channels: int, mid_channels: int, out_channels: int, num_prototypes: int
+    ) -> None:
         super().__init__()
-        self.stride8 = ConvNorm(hidden_dim, inner, 3, activation=F.silu)
-        self.stride16 = ConvNorm(hidden_dim, inner, 3, activation=F.silu)
-        self.stride32 = nn.ModuleList(ConvNorm(n, inner, 3, activation=F.silu) for n in (hidden_dim, inner))
-        self.merge = ConvNorm(inner, out, 3, activation=F.silu)
-        self.lateral = ConvNorm(stride4_channels, out, 3, activation=F.silu)
-        self.smooth = ConvNorm(out, out, 3, activation=F.silu)
-        self.project = nn.Conv2d(out, num_prototypes, 1)
+        self.stride8 = ConvNorm(hidden_dim, mid_channels, 3, activation=F.silu)
+        self.stride16 = ConvNorm(hidden_dim, mid_channels, 3, activation=F.silu)
+        self.stride32 = nn.ModuleList(
+            ConvNorm(n, mid_channels, 3, activation=F.silu) for n in (hidden_dim, mid_channels)
+        )
+        self.merge = ConvNorm(mid_channels, out_channels, 3, activation=F.silu)
+        self.lateral = ConvNorm(stride4_channels, out_channels, 3, activation=F.silu)
+        self.smooth = ConvNorm(out_channels, out_channels, 3, activation=F.silu)
+        self.project = nn.Conv2d(out_channels, num_prototypes, 1)
 
     def forward(self, stride4: Tensor, levels: list[Tensor]) -> Tensor:
-        """stride4: (B, C4, H/4, W/4); levels: strides 8, 16, 32. Returns (B, prototypes, H/4, W/4)."""
+        """stride4: (B, C4, H/4, W/4); levels: strides 8, 16, 32. Returns prototypes (B, P, H/4, W/4)."""
         x8 = self.stride8(levels[0])
         x16 = double(self.stride16(levels[1]))
         x32 = double(self.stride32[1](double(self.stride32[0](levels[2]))))
@@ -96,7 +100,7 @@ class MaskFeatures(nn.Module):
 
 
 def double(x: Tensor) -> Tensor:
-    """Twice the size, bilinear."""
+    """Upsample by 2, bilinear."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
@@ -120,7 +124,7 @@ class HybridEncoder(nn.Module):
         self.attention_level = (8, 16, 32).index(attention_stride)
         self.project = nn.ModuleList(ConvNorm(n, hidden_dim, 1) for n in in_channels[1:])
         self.encoder = TransformerEncoder(num_layers, hidden_dim, num_heads, feedforward_dim)
-        # Index 0 joins strides 32 and 16, index 1 the result and stride 8; going down, 8 and 16, then 16 and 32.
+        # Top-down, index 0 merges strides 32 and 16, index 1 the result and 8; bottom-up: 8 and 16, then 16 and 32.
         self.lateral = nn.ModuleList(ConvNorm(hidden_dim, hidden_dim, 1, activation=F.silu) for _ in range(2))
         self.top_down = nn.ModuleList(CSPRepLayer(2 * hidden_dim, hidden_dim, expansion=expansion) for _ in range(2))
         self.down = nn.ModuleList(ConvNorm(hidden_dim, hidden_dim, 3, stride=2, activation=F.silu) for _ in range(2))
@@ -128,7 +132,7 @@ class HybridEncoder(nn.Module):
         self.mask_features = MaskFeatures(hidden_dim, in_channels[0], *mask_channels, num_prototypes)
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Returns the levels, each (B, hidden_dim, H/stride, W/stride), and prototypes (B, prototypes, H/4, W/4)."""
+        """Return the levels, each (B, hidden_dim, H/stride, W/stride), and prototypes (B, P, H/4, W/4)."""
         stride4, *deeper = maps
         levels = [project(x) for project, x in zip(self.project, deeper, strict=True)]
         levels[self.attention_level] = self.encoder(levels[self.attention_level])
@@ -145,5 +149,5 @@ class HybridEncoder(nn.Module):
 
 
 def enlarge(x: Tensor) -> Tensor:
-    """Twice the size, nearest."""
+    """Upsample by 2, nearest."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -1,10 +1,9 @@
-"""What Mask-RT-DETR is trained to make small.
+"""Loss of Mask-RT-DETR.
 
-Every prediction, of the encoder and after each decoder layer, answers for the objects matched to its queries, and the
-denoising queries for the objects they were made from:
+Computed for the encoder and after each decoder layer, on matched queries and on denoising queries:
 
-* class: varifocal loss (arXiv 2008.13367), whose target is how well the query fits its object, as in RT-DETR
-  (arXiv 2304.08069, section 4.3). For the last layer that is the IoU of the masks, for all others of the boxes;
+* class: varifocal loss (arXiv 2008.13367), whose target is the IoU of query and object, as in RT-DETR
+  (arXiv 2304.08069, section 4.3): IoU of masks for the last layer, of boxes for all others;
 * box: L1 distance and generalised IoU, as in DETR (arXiv 2005.12872, section 3.1);
 * mask: cross-entropy and dice at random points, most of them where the mask is uncertain, as in Mask DINO
   (arXiv 2206.02777) and PointRend (arXiv 1912.08193, section 3.1).
@@ -18,25 +17,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskline.models.iou import at_points, box_giou, box_iou, dice_loss, mask_iou
+from maskline.models.iou import box_giou, box_iou, dice_loss, mask_iou, point_sample
 from maskline.models.layers import box_cxcywh_to_xyxy, to_fp32
 from maskline.models.mask_rtdetr.decoder import Prediction, TrainingOutput
 from maskline.models.mask_rtdetr.denoising import UnitTarget
-from maskline.models.mask_rtdetr.matcher import Matches, Objects, Weights, denoising_pairs, match
+from maskline.models.mask_rtdetr.matcher import LossWeights, Matches, Objects, denoising_pairs, match
 
-PARTS = ("class", "bbox", "giou", "mask", "dice")  # names as in the reference's logs, in the order of Weights
+PARTS = ("class", "bbox", "giou", "mask", "dice")  # names as in PaddleDetection's logs, in the order of LossWeights
 VARIFOCAL_ALPHA, VARIFOCAL_GAMMA = 0.75, 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """The reference's values."""
+    """PaddleDetection's values."""
 
-    weights: Weights = field(default_factory=Weights)
-    match_weights: Weights = field(default_factory=Weights)
-    num_points: int = 112 * 112  # for each mask
-    oversampling: float = 3.0  # candidates for the uncertain points, as a multiple of all points
-    uncertain_share: float = 0.75  # of the points; the others lie anywhere
+    weights: LossWeights = field(default_factory=LossWeights)
+    match_weights: LossWeights = field(default_factory=LossWeights)
+    num_points: int = 112 * 112  # per mask
+    oversample_ratio: float = 3.0  # candidates for uncertain points / all points
+    importance_sample_ratio: float = 0.75  # fraction of uncertain points; the rest is uniform
 
 
 def losses(
@@ -47,19 +46,19 @@ def losses(
     instances: float | Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """Parts of the loss, weighted: the loss is their sum.
+    """Return the weighted loss terms; the loss is their sum.
 
     Args:
-        output: what the network's ``forward_train`` gave for these targets.
-        targets: the true objects of each image; images without any are legal, also all of them.
-        instances: what sums over objects are divided by; by default the objects in ``targets``, at least 1. Where
-            gradients are averaged over N processes or micro-batches, give max(1, objects in all of them) / N to each:
-            the result is that of one batch.
-        generator: draws the random points; on the device of ``output``.
+        output: of the network's ``forward_train`` for these targets.
+        targets: the true objects of each image; any may be empty.
+        instances: divisor of sums over objects; default: the number of objects in ``targets``, at least 1. If
+            gradients are averaged over N processes or micro-batches, pass max(1, objects in all of them) / N to each;
+            the result equals that of one batch.
+        generator: for the random points; on the device of ``output``.
 
     Returns:
-        ``loss_PART`` of the last layer for each of PARTS, ``loss_PART_aux`` of all others together, and both again with
-        ``_dn`` for denoising queries (0 without any); scalars in float32, each connected with its predictions.
+        ``loss_PART`` of the last layer for each of PARTS, ``loss_PART_aux`` summed over the others, and both with
+        suffix ``_dn`` for denoising queries (0 without any); float32 scalars, all connected to their predictions.
     """
     config = config or LossConfig()
     total = max(sum(len(t.labels) for t in targets), 1) if instances is None else instances
@@ -81,7 +80,7 @@ def losses(
 
 
 def _named(layers: Tensor, suffix: str) -> dict[str, Tensor]:
-    """Losses (layers, parts) to the last layer's by name, and the sum of all others."""
+    """Name the losses (layers, parts) of the last layer, and their sums over the others."""
     last = {f"loss_{part}{suffix}": loss for part, loss in zip(PARTS, layers[-1], strict=True)}
     return last | {f"loss_{part}_aux{suffix}": loss for part, loss in zip(PARTS, layers[:-1].sum(dim=0), strict=True)}
 
@@ -127,8 +126,8 @@ def mask_fit(prediction: Prediction, pairs: Matches, objects: Objects) -> Tensor
 def class_loss(prediction: Prediction, pairs: Matches, objects: Objects, fit: Tensor) -> Tensor:
     """Varifocal loss, summed over all queries and classes.
 
-    A matched query should score ``fit`` (K,) in its object's class, which also is its weight; everything else 0, with a
-    weight that falls as it gets there.
+    The target of a matched query in its object's class is ``fit`` (K,), also its weight. All other targets are 0, with
+    a weight that falls with the score.
     """
     logits = to_fp32(prediction.logits)
     place = (pairs.image, pairs.query, objects.labels[pairs.object])
@@ -148,10 +147,10 @@ def box_losses(prediction: Prediction, pairs: Matches, objects: Objects) -> tupl
 def mask_losses(
     prediction: Prediction, pairs: Matches, objects: Objects, config: LossConfig, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy over random points, and dice loss there, summed over pairs."""
+    """Mean cross-entropy and dice loss at random points, summed over pairs."""
     masks = to_fp32(prediction.masks[pairs.image, pairs.query])[:, None]  # (K, 1, h, w)
     points = training_points(masks.detach(), config, generator)
-    logits, true = at_points(masks, points)[:, 0], objects.masks_at(pairs.object, points).to(masks.dtype)  # (K, P)
+    logits, true = point_sample(masks, points)[:, 0], objects.masks_at(pairs.object, points).to(masks.dtype)  # (K, P)
     entropy = F.binary_cross_entropy_with_logits(logits, true, reduction="none").mean(dim=1).sum()
     score = logits.sigmoid()
     return entropy, dice_loss((score * true).sum(dim=1), (score + true).sum(dim=1)).sum()
@@ -159,12 +158,12 @@ def mask_losses(
 
 @torch.no_grad()
 def training_points(masks: Tensor, config: LossConfig, generator: torch.Generator | None) -> Tensor:
-    """Points (K, P, 2) in [0, 1] for mask logits (K, 1, h, w): of many random ones the nearest to 0, then any."""
-    uncertain = int(config.num_points * config.uncertain_share)
+    """Draw points (K, P, 2) in [0, 1] for mask logits (K, 1, h, w): random ones with logits near 0, then uniform."""
+    uncertain = int(config.num_points * config.importance_sample_ratio)
     candidates = random_points(
-        len(masks), int(config.num_points * config.oversampling), like=masks, generator=generator
+        len(masks), int(config.num_points * config.oversample_ratio), like=masks, generator=generator
     )
-    certainty = at_points(masks, candidates)[:, 0].abs()
+    certainty = point_sample(masks, candidates)[:, 0].abs()
     nearest = certainty.topk(uncertain, dim=1, largest=False, sorted=False).indices
     anywhere = random_points(len(masks), config.num_points - uncertain, like=masks, generator=generator)
     return torch.cat([candidates.gather(1, nearest[..., None].expand(-1, -1, 2)), anywhere], dim=1)

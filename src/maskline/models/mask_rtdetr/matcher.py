@@ -1,6 +1,6 @@
-"""Which query should find which object: the assignment of least cost (DETR, arXiv 2005.12872, section 3.1).
+"""Hungarian matching of queries and objects (DETR, arXiv 2005.12872, section 3.1).
 
-The cost adds up a class, a box and, as in Mask DINO (arXiv 2206.02777), a mask part.
+The cost is the sum of class, box and, as in Mask DINO (arXiv 2206.02777), mask costs.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from maskline.models.iou import at_points, box_giou, dice_loss
+from maskline.models.iou import box_giou, dice_loss, point_sample
 from maskline.models.layers import box_cxcywh_to_xyxy, to_fp32
 from maskline.models.mask_rtdetr.decoder import Prediction
 from maskline.models.mask_rtdetr.denoising import Denoising, UnitTarget
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # focal loss, arXiv 1708.02002
-IMPOSSIBLE = 1e6  # cost of a prediction that is not a number: whoever sees the loss reports it, not the assignment
+IMPOSSIBLE = 1e6  # cost of a NaN prediction: the training loop reports a loss that is not finite, not the matcher
 
 
-class Weights(NamedTuple):
-    """How much each part counts, in the cost of a match or in the loss."""
+class LossWeights(NamedTuple):
+    """Weights of the terms of the matching cost or of the loss."""
 
     label: float = 4.0
     box: float = 5.0
@@ -34,25 +34,25 @@ class Weights(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """K queries and the objects they should find."""
+    """K queries and their objects."""
 
     image: Tensor  # (K,) int64
     query: Tensor  # (K,) int64, within the image
-    object: Tensor  # (K,) int64, a row of `Objects`
+    object: Tensor  # (K,) int64, index into `Objects`
 
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """The N true objects of a batch, image by image."""
+    """The N true objects of a batch, in order of images."""
 
     labels: Tensor  # (N,) int64
     boxes: Tensor  # (N, 4) centre and size in [0, 1]
-    counts: tuple[int, ...]  # objects of each image
-    framed: Tensor  # (N, H + 2, W + 2) uint8 masks in a frame of zeros; bytes, as there may be hundreds
+    counts: tuple[int, ...]  # objects per image
+    framed: Tensor  # (N, H + 2, W + 2) uint8 masks with a border of zeros; bytes, because there may be hundreds
 
     @classmethod
     def of(cls, targets: list[UnitTarget]) -> Objects:
-        """Targets whose masks all have one size."""
+        """From targets whose masks have the same size."""
         return cls(
             torch.cat([t.labels for t in targets]),
             torch.cat([t.boxes for t in targets]),
@@ -61,20 +61,20 @@ class Objects:
         )
 
     def first(self) -> list[int]:
-        """The first row of each image."""
+        """Index of the first object of each image."""
         return [sum(self.counts[:i]) for i in range(len(self.counts))]
 
     def rows(self) -> Iterator[slice]:
-        """The rows of each image."""
+        """Slice of the objects of each image."""
         return (slice(first, first + n) for first, n in zip(self.first(), self.counts, strict=True))
 
     def masks_at(self, index: Tensor, points: Tensor) -> Tensor:
-        """Masks of objects (K,) at points (K, P, 2), x and y in [0, 1]: (K, P) in [0, 1], bilinear, zero outside.
+        """Sample masks of objects (K,) at points (K, P, 2), x and y in [0, 1]: (K, P), bilinear, zero outside.
 
-        The same as `at_points`, but without a copy of the masks in floating point.
+        As `point_sample`, but without a floating-point copy of the masks.
         """
         height, width = self.framed.shape[1:]
-        place = points * points.new_tensor([width - 2, height - 2]) + 0.5  # the frame moves all by one cell
+        place = points * points.new_tensor([width - 2, height - 2]) + 0.5  # shifted by the border
         cell = place.floor()
         right, down = (place - cell).unbind(dim=-1)
         x, y = cell.long().unbind(dim=-1)
@@ -83,15 +83,15 @@ class Objects:
         return torch.lerp(torch.lerp(a, b, right), torch.lerp(c, d, right), down)
 
     def resized_masks(self, size: tuple[int, int]) -> Tensor:
-        """All masks, (N, h, w) bool: more than half after bilinear resizing to ``size``."""
-        parts = [self.framed[rows, 1:-1, 1:-1] for rows in self.rows()]  # by image, as this copies to floating point
+        """All masks resized to ``size``, (N, h, w) bool: bilinear, above 0.5."""
+        parts = [self.framed[rows, 1:-1, 1:-1] for rows in self.rows()]  # by image, to bound the floating-point copy
         return torch.cat([F.interpolate(p[:, None].float(), size, mode="bilinear")[:, 0] > 0.5 for p in parts])
 
 
-def match(prediction: Prediction, objects: Objects, points: Tensor, weights: Weights) -> Matches:
-    """The best query for each object, none twice; with fewer queries than objects, the best object for each query.
+def match(prediction: Prediction, objects: Objects, points: Tensor, weights: LossWeights) -> Matches:
+    """Match objects to queries, one to one, at least total cost; takes the arguments of `match_costs`.
 
-    Arguments are those of `match_costs`.
+    With fewer queries than objects, every query gets an object.
     """
     costs = [
         cost.nan_to_num(IMPOSSIBLE, IMPOSSIBLE, -IMPOSSIBLE).cpu().numpy()
@@ -102,16 +102,16 @@ def match(prediction: Prediction, objects: Objects, points: Tensor, weights: Wei
 
 
 @torch.no_grad()
-def match_costs(prediction: Prediction, objects: Objects, points: Tensor, weights: Weights) -> list[Tensor]:
-    """What it costs each query to answer for each object of its image: (Q, n), image by image.
+def match_costs(prediction: Prediction, objects: Objects, points: Tensor, weights: LossWeights) -> list[Tensor]:
+    """Cost of matching each query with each object of its image: (Q, n) per image.
 
     Args:
         prediction: logits (B, Q, classes), boxes (B, Q, 4), masks (B, Q, h, w).
-        points: (B, P, 2) in [0, 1]; where all masks of an image are compared.
-        weights: of the parts of the cost.
+        points: (B, P, 2) in [0, 1], where the masks of each image are compared.
+        weights: weights of the cost terms.
     """
     logits, boxes, masks = (to_fp32(t) for t in prediction)
-    values = at_points(masks, points)
+    values = point_sample(masks, points)
     costs = []
     for i, rows in enumerate(objects.rows()):
         index = torch.arange(rows.start, rows.stop, device=points.device)
@@ -125,21 +125,21 @@ def match_costs(prediction: Prediction, objects: Objects, points: Tensor, weight
 
 
 def denoising_pairs(groups: Denoising, objects: Objects) -> Matches:
-    """Denoising queries and the objects they were made from, known without a search."""
+    """Match denoising queries to the objects they were made from."""
     counts = objects.counts
     assigned = [[p.cpu(), torch.arange(n).repeat(groups.groups)] for p, n in zip(groups.positions, counts, strict=True)]
     return pairs_of(assigned, objects, objects.labels.device)
 
 
 def pairs_of(assigned: list[list[Tensor]], objects: Objects, device: torch.device) -> Matches:
-    """Queries and objects of each image, both counted within it, as one list of pairs."""
+    """Join the pairs of query and object of all images, with object indices into the batch."""
     image = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(assigned)])
     row = torch.cat([index + first for (_, index), first in zip(assigned, objects.first(), strict=True)])
     return Matches(image.to(device), torch.cat([query for query, _ in assigned]).to(device), row.to(device))
 
 
 def class_cost(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits (Q, classes) and labels (n,) to (Q, n): what the focal loss gains by calling the query an object."""
+    """Logits (Q, classes) and labels (n,) to (Q, n): focal loss as positive minus as negative."""
     logits = logits[:, labels]
     score = logits.sigmoid()
     positive = -FOCAL_ALPHA * (1 - score) ** FOCAL_GAMMA * F.logsigmoid(logits)
@@ -147,16 +147,16 @@ def class_cost(logits: Tensor, labels: Tensor) -> Tensor:
     return positive - negative
 
 
-def box_cost(boxes: Tensor, true: Tensor, weights: Weights) -> Tensor:
-    """Boxes (Q, 4) and (n, 4), centre and size, to (Q, n): sum of distances, and generalised IoU."""
+def box_cost(boxes: Tensor, true: Tensor, weights: LossWeights) -> Tensor:
+    """Boxes (Q, 4) and (n, 4), centre and size, to (Q, n): L1 distance and generalised IoU."""
     distance = (boxes[:, None] - true).abs().sum(dim=-1)
     return weights.box * distance - weights.giou * box_giou(
         box_cxcywh_to_xyxy(boxes)[:, None], box_cxcywh_to_xyxy(true)
     )
 
 
-def mask_cost(logits: Tensor, true: Tensor, weights: Weights) -> Tensor:
-    """Logits (Q, P) and masks (n, P) in [0, 1], both at P points, to (Q, n): mean cross-entropy, and dice loss."""
+def mask_cost(logits: Tensor, true: Tensor, weights: LossWeights) -> Tensor:
+    """Logits (Q, P) and masks (n, P) in [0, 1] at P points to (Q, n): mean cross-entropy and dice loss."""
     entropy = (F.softplus(logits).sum(dim=1)[:, None] - logits @ true.T) / logits.shape[1]
     score = logits.sigmoid()
     dice = dice_loss(score @ true.T, score.sum(dim=1)[:, None] + true.sum(dim=1))

@@ -1,4 +1,4 @@
-"""Mask-RT-DETR: backbone, hybrid encoder, query decoder; from an image to detections."""
+"""Mask-RT-DETR: backbone, hybrid encoder, query decoder; image to detections."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from maskline.runtime.mask_layout import MaskLayout
 
 @dataclass(frozen=True, slots=True)
 class MaskRTDETRConfig:
-    """What differs between the sizes comes first; the rest is the same in all five."""
+    """Configuration; the first fields differ between sizes, the rest is the same for all five."""
 
     backbone: HGNetV2Config
-    neck_width: int = 256
+    neck_channels: int = 256
     neck_attention_stride: int = 32
     num_encoder_layers: int = 1
     encoder_feedforward_dim: int = 1024
@@ -59,13 +59,13 @@ CONFIGS = {
     ),
     "Mask-RT-DETR-X": MaskRTDETRConfig(
         HGNetV2Config((32, 64), (128, 512, 1024, 2048), (64, 128, 256, 512), (1, 2, 5, 2), num_layers=6),
-        neck_width=384,
+        neck_channels=384,
         encoder_feedforward_dim=2048,
         mask_channels=(128, 128),
     ),
     "Mask-RT-DETR-H": MaskRTDETRConfig(
         HGNetV2Config((48, 96), (192, 512, 1024, 2048), (96, 192, 384, 768), (2, 3, 6, 3), num_layers=6),
-        neck_width=512,
+        neck_channels=512,
         num_encoder_layers=2,
         encoder_feedforward_dim=2048,
         mask_channels=(256, 128),
@@ -74,7 +74,7 @@ CONFIGS = {
 
 
 class MaskRTDETR(Network):
-    """The whole network. Pixels are RGB in [0, 1], without mean or deviation; height and width divide by 32."""
+    """The network. Pixels are RGB in [0, 1]; height and width are multiples of 32."""
 
     config: MaskRTDETRConfig
     mask_layout = MaskLayout()
@@ -83,8 +83,8 @@ class MaskRTDETR(Network):
         super().__init__(config, num_classes)
         self.backbone = HGNetV2(config.backbone)
         self.neck = HybridEncoder(
-            config.backbone.out,
-            hidden_dim=config.neck_width,
+            config.backbone.out_channels,
+            hidden_dim=config.neck_channels,
             num_heads=config.num_heads,
             attention_stride=config.neck_attention_stride,
             num_layers=config.num_encoder_layers,
@@ -94,7 +94,7 @@ class MaskRTDETR(Network):
             num_prototypes=config.num_prototypes,
         )
         self.decoder = QueryDecoder(
-            config.neck_width,
+            config.neck_channels,
             num_classes=num_classes,
             num_prototypes=config.num_prototypes,
             hidden_dim=config.hidden_dim,
@@ -109,7 +109,7 @@ class MaskRTDETR(Network):
     def forward(self, image: Tensor) -> Detections:
         """Image (B, 3, H, W) to the best ``max_detections`` of queries x classes; a query may have several classes.
 
-        Nothing is suppressed and nothing clipped. Masks are logits over the whole input, at stride 4.
+        No NMS, no clipping. Masks are logits over the whole input, at stride 4.
         """
         H, W = image.shape[-2:]
         levels, prototypes = self.neck(self.backbone(image))
@@ -135,21 +135,21 @@ class MaskRTDETR(Network):
         return losses(output, targets_in_unit, config=self.config.loss, instances=objects)
 
     def forward_train(self, image: Tensor, targets: list[UnitTarget]) -> TrainingOutput:
-        """Image (B, 3, H, W) and B targets to every prediction that takes part in the loss."""
+        """Image (B, 3, H, W) and B targets to all predictions that enter the loss."""
         levels, prototypes = self.neck(self.backbone(image))
         return self.decoder.forward_train(levels, prototypes, targets)
 
     def decisive(self) -> list[Decisive]:
-        """The layers that decide what is found: see `pinned`."""
+        """See `Network`."""
         return [Decisive(self.decoder.class_head, -3.0, 2.0)]
 
     def frozen(self) -> Iterator[nn.Module]:
-        """Parts that training leaves as they are: the stem, and the norms of the backbone with their statistics."""
+        """The stem, and the batch norms of the backbone's stages."""
         yield self.backbone.stem
         yield from (module for module in self.backbone.stages.modules() if isinstance(module, nn.BatchNorm2d))
 
 
 def in_unit(target: Target, size: tuple[int, int]) -> UnitTarget:
-    """The target with its boxes as the decoder has them, for an input of ``size`` (H, W)."""
+    """Convert a target's boxes to the decoder's form, for an input of ``size`` (H, W)."""
     scale = target.boxes.new_tensor([size[1], size[0]] * 2)
     return UnitTarget(target.labels, box_xyxy_to_cxcywh(target.boxes) / scale, target.masks)

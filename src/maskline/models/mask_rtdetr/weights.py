@@ -1,6 +1,6 @@
-"""Names of the reference's Mask-RT-DETR weights, rewritten to ours.
+"""Rules from PaddleDetection's parameter names for Mask-RT-DETR to ours.
 
-Every rule is a regular expression and its replacement; all rules are applied to a name, in this order.
+Each rule is a regular expression and its replacement; all rules are applied to a name, in order.
 """
 
 RENAME = (

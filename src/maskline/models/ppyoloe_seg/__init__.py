@@ -1,4 +1,4 @@
-"""PP-YOLOE-seg: a one-stage detector without anchor boxes that predicts masks from shared prototypes."""
+"""PP-YOLOE-seg: a one-stage, anchor-free detector that predicts masks from shared prototypes."""
 
 from maskline.models.family import Family
 from maskline.models.ppyoloe_seg.network import CONFIGS, PPYOLOESeg

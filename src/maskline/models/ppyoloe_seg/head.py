@@ -1,6 +1,6 @@
-"""The head of PP-YOLOE-seg: class, box and mask coefficients of every place, and mask prototypes.
+"""The head of PP-YOLOE-seg: class, box and mask coefficients of every anchor point, and mask prototypes.
 
-Source: the efficient task-aligned head of PP-YOLOE (arXiv 2203.16250, section 2.2), distances as distributions
+Sources: the efficient task-aligned head of PP-YOLOE (arXiv 2203.16250, section 2.2), distances as distributions
 (arXiv 2006.04388), prototypes and coefficients (YOLACT, arXiv 1904.02689).
 """
 
@@ -15,30 +15,30 @@ from torch import Tensor, nn
 
 from maskline.models.layers import ConvNorm
 
-STRIDES = (32, 16, 8)  # of the levels, in the order in which their places follow each other
-BINS = 17  # a distance is a mean over 0 … 16 strides
-PRIOR = 0.01  # every class's score before training
+STRIDES = (32, 16, 8)  # of the levels, in the order of anchor points
+BINS = 17  # a distance is the mean of a distribution over 0 ... 16 strides
+PRIOR = 0.01  # initial class score
 
 
 class Predictions(NamedTuple):
-    """Of B images, at L places: all levels, coarsest first, row by row."""
+    """Predictions for B images at L anchor points: all levels, coarsest first, row by row."""
 
     classes: Tensor  # (B, C, L) logits
-    distances: Tensor  # (B, 4 * BINS, L) logits; of left, top, right, bottom one after the other
+    distances: Tensor  # (B, 4 * BINS, L) logits of left, top, right, bottom
     coefficients: Tensor  # (B, M, L)
     prototypes: Tensor  # (B, M, H/4, W/4)
-    places: AnchorPoints
+    anchor_points: AnchorPoints
 
 
 class AnchorPoints(NamedTuple):
-    """Where the predictions of L places are made, in the input."""
+    """L anchor points of the input."""
 
     points: Tensor  # (L, 2) x y of a cell's centre, in pixels
     strides: Tensor  # (L,) pixels
 
 
 class ChannelGate(nn.Module):
-    """Each channel times a weight that comes from the means of all, then a 1x1 convolution."""
+    """Channel attention, then a 1x1 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -52,14 +52,14 @@ class ChannelGate(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Masks that all objects are mixed from, at twice the resolution of the map they are made of."""
+    """Mask prototypes, at twice the resolution of the input map."""
 
-    def __init__(self, in_channels: int, inner: int, num_prototypes: int) -> None:
+    def __init__(self, in_channels: int, mid_channels: int, num_prototypes: int) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(in_channels, inner, 3, activation=F.silu)
-        self.enlarge = nn.ConvTranspose2d(inner, inner, 2, stride=2)
-        self.conv2 = ConvNorm(inner, inner, 3, activation=F.silu)
-        self.conv3 = ConvNorm(inner, num_prototypes, 1, activation=F.silu)
+        self.conv1 = ConvNorm(in_channels, mid_channels, 3, activation=F.silu)
+        self.enlarge = nn.ConvTranspose2d(mid_channels, mid_channels, 2, stride=2)
+        self.conv2 = ConvNorm(mid_channels, mid_channels, 3, activation=F.silu)
+        self.conv3 = ConvNorm(mid_channels, num_prototypes, 1, activation=F.silu)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv3(self.conv2(self.enlarge(self.conv1(x))))
@@ -67,12 +67,12 @@ class Prototypes(nn.Module):
 
 
 class Head(nn.Module):
-    """Levels of strides 32, 16, 8 to predictions. In every list index 0 belongs to stride 32."""
+    """Levels at strides 32, 16, 8 to predictions. Index 0 of every list is stride 32."""
 
     bins: Tensor
 
     def __init__(
-        self, channels: tuple[int, int, int], *, num_classes: int, num_prototypes: int, prototype_inner: int
+        self, channels: tuple[int, int, int], *, num_classes: int, num_prototypes: int, prototype_channels: int
     ) -> None:
         super().__init__()
         self.class_gates = nn.ModuleList(ChannelGate(n) for n in channels)
@@ -81,12 +81,12 @@ class Head(nn.Module):
         self.class_heads = nn.ModuleList(nn.Conv2d(n, num_classes, 3, padding=1) for n in channels)
         self.box_heads = nn.ModuleList(nn.Conv2d(n, 4 * BINS, 3, padding=1) for n in channels)
         self.mask_heads = nn.ModuleList(nn.Conv2d(n, num_prototypes, 3, padding=1) for n in channels)
-        self.prototypes = Prototypes(channels[-1], prototype_inner, num_prototypes)
-        # The reference keeps them with its weights, as a convolution that is not trained.
+        self.prototypes = Prototypes(channels[-1], prototype_channels, num_prototypes)
+        # PaddleDetection stores them with the weights, as a convolution that is not trained.
         self.register_buffer("bins", torch.arange(BINS, dtype=torch.float32).view(1, BINS, 1, 1))
 
     def reset(self) -> None:
-        """Draw the weights training starts from: scores of PRIOR, distances evenly spread, gates half open."""
+        """Initialise the weights: all scores are PRIOR, distances uniform, gates at 0.5."""
         for module in self.modules():
             if isinstance(module, ChannelGate):
                 nn.init.normal_(module.fc.weight, std=1e-3)
@@ -112,11 +112,11 @@ class Head(nn.Module):
 
 
 def anchor_points(levels: list[Tensor]) -> AnchorPoints:
-    """Centres of all cells of the levels (strides 32, 16, 8)."""
+    """Return the centres of all cells of the levels (strides 32, 16, 8)."""
     points, strides = [], []
     for x, stride in zip(levels, STRIDES, strict=True):
         height, width = x.shape[-2:]
-        kind = torch.promote_types(x.dtype, torch.float32)  # half precision can't tell pixels apart
+        kind = torch.promote_types(x.dtype, torch.float32)  # half precision can't resolve pixels
         rows, columns = ((torch.arange(n, device=x.device, dtype=kind) + 0.5) * stride for n in (height, width))
         points.append(torch.stack([columns.repeat(height), rows.repeat_interleave(width)], dim=1))
         strides.append(torch.full((height * width,), stride, device=x.device, dtype=kind))
@@ -130,7 +130,7 @@ def mean_distances(logits: Tensor, bins: Tensor) -> Tensor:
     return (shares * bins.view(1, 1, BINS, 1)).sum(dim=2).transpose(1, 2)
 
 
-def boxes_around(points: Tensor, distances: Tensor) -> Tensor:
+def boxes_from_distances(points: Tensor, distances: Tensor) -> Tensor:
     """Boxes (..., 4) ``x1 y1 x2 y2`` from points (..., 2) and distances (..., 4) of left, top, right, bottom."""
     near, far = torch.split(distances, 2, dim=-1)
     return torch.cat([points - near, points + far], dim=-1)

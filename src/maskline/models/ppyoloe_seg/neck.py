@@ -13,7 +13,7 @@ POOLS = (5, 9, 13)
 
 
 class SpatialPyramid(nn.Module):
-    """A map and its maxima over windows of three sizes, mixed by a 1x1 convolution (arXiv 1406.4729)."""
+    """Spatial pyramid pooling: max pooling at three sizes, concatenated, and a 1x1 convolution (arXiv 1406.4729)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -26,16 +26,16 @@ class SpatialPyramid(nn.Module):
 
 
 class CSPStage(nn.Module):
-    """Two 1x1 branches, one through blocks without shortcut, then joined; a spatial pyramid amid the blocks or none."""
+    """Two 1x1 branches, one with blocks without shortcut, concatenated; ``pyramid``: pooling between the blocks."""
 
-    def __init__(self, in_channels: int, out: int, *, blocks: int, pyramid: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, num_blocks: int, pyramid: bool) -> None:
         super().__init__()
-        mid = out // 2
+        mid = out_channels // 2
         self.conv1 = ConvNorm(in_channels, mid, 1, activation=F.silu)
         self.conv2 = ConvNorm(in_channels, mid, 1, activation=F.silu)
-        self.blocks = nn.ModuleList(Block(mid, shortcut=False, weighted=False) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(mid, shortcut=False, weighted=False) for _ in range(num_blocks))
         self.pyramid = SpatialPyramid(mid) if pyramid else nn.Identity()
-        self.conv3 = ConvNorm(2 * mid, out, 1, activation=F.silu)
+        self.conv3 = ConvNorm(2 * mid, out_channels, 1, activation=F.silu)
 
     def forward(self, x: Tensor) -> Tensor:
         deep = self.conv2(x)
@@ -48,23 +48,26 @@ class CSPStage(nn.Module):
 
 
 class PathAggregation(nn.Module):
-    """Backbone maps of strides 8, 16, 32 to as many levels, **coarsest first**: strides 32, 16, 8.
+    """Backbone maps at strides 8, 16, 32 to three levels, **coarsest first**: strides 32, 16, 8.
 
-    In every list index 0 belongs to stride 32.
+    Index 0 of every list of levels is stride 32.
     """
 
-    def __init__(self, in_channels: tuple[int, int, int], out: tuple[int, int, int], *, blocks: int) -> None:
-        """in_channels: of strides 8, 16, 32; out: channels of strides 32, 16, 8."""
+    def __init__(
+        self, in_channels: tuple[int, int, int], out_channels: tuple[int, int, int], *, num_blocks: int
+    ) -> None:
+        """in_channels: of strides 8, 16, 32; out_channels: of strides 32, 16, 8."""
         super().__init__()
         c8, c16, c32 = in_channels
+        out = out_channels
         joined = (c32, c16 + out[0] // 2, c8 + out[1] // 2)
         self.top_down = nn.ModuleList(
-            CSPStage(joined[i], out[i], blocks=blocks, pyramid=i == 0) for i in range(len(out))
+            CSPStage(joined[i], out[i], num_blocks=num_blocks, pyramid=i == 0) for i in range(len(out))
         )
         self.lateral = nn.ModuleList(ConvNorm(n, n // 2, 1, activation=F.silu) for n in out[:2])
         self.down = nn.ModuleList(ConvNorm(n, n, 3, stride=2, activation=F.silu) for n in out[1:])
         self.bottom_up = nn.ModuleList(
-            CSPStage(out[i] + out[i + 1], out[i], blocks=blocks, pyramid=False) for i in range(2)
+            CSPStage(out[i] + out[i + 1], out[i], num_blocks=num_blocks, pyramid=False) for i in range(2)
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -79,5 +82,5 @@ class PathAggregation(nn.Module):
 
 
 def enlarge(x: Tensor) -> Tensor:
-    """Twice the size, nearest."""
+    """Upsample by 2, nearest."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -1,4 +1,4 @@
-"""Mask R-CNN and Cascade Mask R-CNN: two-stage detectors that predict a mask for each box."""
+"""Mask R-CNN and Cascade Mask R-CNN: two-stage detectors that predict a mask per box."""
 
 from maskline.models.family import Family
 from maskline.models.rcnn.network import CONFIGS, MaskRCNN

@@ -1,4 +1,4 @@
-"""What looks at regions: the box head (one of them, or three in a cascade) and the mask head.
+"""RoI heads: the box head (one, or three in a cascade) and the mask head.
 
 Sources: Fast R-CNN (arXiv 1504.08083), Mask R-CNN (arXiv 1703.06870, section 3 and figure 4), Cascade R-CNN (arXiv
 1712.00726).
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 
 class BoxHead(nn.Module):
-    """Features of regions to class scores and boxes.
+    """RoI features to class scores and boxes.
 
-    With ``hidden_dim``, two linear layers of that width (FPN); without it, the mean over the bins (C4).
+    With ``hidden_dim``: two linear layers of that width (FPN); None: average pooling (C4).
     """
 
     def __init__(
         self, channels: int, *, roi_size: int, hidden_dim: int | None, num_classes: int, num_boxes: int
     ) -> None:
-        """num_boxes: of each region: one for each class, or one for all."""
+        """num_boxes: per region: one per class, or 1 for all classes."""
         super().__init__()
         if hidden_dim is not None:
             self.fc1: nn.Linear | None = nn.Linear(channels * roi_size * roi_size, hidden_dim)
@@ -46,7 +46,7 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Features of regions to mask logits at twice the resolution."""
+    """RoI features to mask logits, at twice the resolution."""
 
     def __init__(self, in_channels: int, channels: int, *, num_convs: int, num_classes: int) -> None:
         super().__init__()
@@ -60,11 +60,11 @@ class MaskHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Features (R, C, s, s) and classes (R,) to the logits of these classes (R, 2s, 2s)."""
+        """Features (R, C, s, s) and labels (R,) to the mask logits of these labels (R, 2s, 2s)."""
         for conv in self.convs:
             features = F.relu(conv(features))
         features = F.relu(self.enlarge(features))
-        kernel = self.logits.weight.flatten(1)[labels]  # (R, C): no other class is needed
+        kernel = self.logits.weight.flatten(1)[labels]  # (R, C): only the labels' classes are computed
         assert self.logits.bias is not None
         mixed = torch.bmm(kernel[:, None], features.flatten(2)).view(-1, *features.shape[2:])
         return mixed + self.logits.bias[labels][:, None, None]

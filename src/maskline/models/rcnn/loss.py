@@ -1,4 +1,4 @@
-"""What Mask R-CNN is trained to make small: which boxes answer for which objects, and the losses of all heads."""
+"""Loss of Mask R-CNN: matching and sampling of anchors and regions, and the losses of all heads."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from maskline.models.iou import box_iou
 from maskline.models.layers import to_fp32
 from maskline.models.network import Normalizer, Target
-from maskline.models.rcnn.boxes import UNIT, Weights, encode
+from maskline.models.rcnn.boxes import UNIT, DeltaWeights, encode_boxes
 from maskline.models.rcnn.rpn import Predictions
 from maskline.models.roi_align import Regions
 
-NEITHER, BACKGROUND, OBJECT = -1, 0, 1  # what a box is taken for
-PAIRS = 1 << 23  # compared at a time: an image may have hundreds of objects and 200,000 anchors
+IGNORED, NEGATIVE, POSITIVE = -1, 0, 1  # kinds of anchors and regions
+PAIRS = 1 << 23  # pairs of box and object compared at a time: an image may have hundreds of objects and 200,000 anchors
 
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """The reference's values.
+    """PaddleDetection's values.
 
     Attributes:
         num_anchors: sampled per image for the RPN loss.
@@ -42,36 +42,37 @@ class LossConfig:
 
 
 class Sampled(NamedTuple):
-    """Regions to learn from, R in all, image after image."""
+    """R sampled regions, in order of images."""
 
     regions: Regions
     labels: Tensor  # (R,) int64; the number of classes for background
-    boxes: Tensor  # (R, 4) of the object that each is compared with
-    objects: Tensor  # (R,) int64, its row among the image's objects
+    boxes: Tensor  # (R, 4) of the matched objects
+    objects: Tensor  # (R,) int64, index among the image's objects
 
     def positive(self, num_classes: int) -> Tensor:
-        """Rows of those that are objects."""
+        """Indices of positive regions."""
         return torch.nonzero(self.labels < num_classes).flatten()
 
 
-# ---- which box answers for which object
+# ---- matching and sampling
 
 
 @torch.no_grad()
 def match(
-    boxes: Tensor, target: Target, *, object_from: float, background_below: float, each_object: bool
+    boxes: Tensor, target: Target, *, positive_iou: float, negative_iou: float, allow_low_quality_matches: bool
 ) -> tuple[Tensor, Tensor]:
-    """What boxes (N, 4) are taken for, and the object (its row) that each overlaps most: (N,) int64 twice.
+    """Match boxes (N, 4) to objects: kind and index of the object with the largest IoU, both (N,) int64.
 
     Args:
-        object_from, background_below: IoU.
-        each_object: the boxes that overlap an object most are taken for it, however little.
+        positive_iou: boxes with at least this IoU are positive.
+        negative_iou: boxes below this IoU are negative.
+        allow_low_quality_matches: the boxes with the largest IoU with an object are positive, however small it is.
     """
     if not len(target.boxes) or not len(boxes):
         nothing = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-        return torch.full_like(nothing, BACKGROUND), nothing
+        return torch.full_like(nothing, NEGATIVE), nothing
     best, row = torch.full_like(boxes[:, 0], -1), torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-    favourite = torch.zeros_like(row, dtype=torch.bool)  # of some object
+    favourite = torch.zeros_like(row, dtype=torch.bool)  # has the largest IoU with some object
     first = 0
     for some in torch.split(target.boxes, max(PAIRS // len(boxes), 1)):
         overlap = box_iou(some[:, None], boxes)
@@ -79,49 +80,51 @@ def match(
         best, row = torch.where(most > best, most, best), torch.where(most > best, own + first, row)
         favourite |= ((overlap == overlap.amax(dim=1, keepdim=True)) & (overlap > 0)).any(dim=0)
         first += len(some)
-    kind = torch.full_like(row, NEITHER)
-    kind[best < background_below] = BACKGROUND
-    kind[(best >= object_from) | (favourite if each_object else False)] = OBJECT
+    kind = torch.full_like(row, IGNORED)
+    kind[best < negative_iou] = NEGATIVE
+    kind[(best >= positive_iou) | (favourite if allow_low_quality_matches else False)] = POSITIVE
     return kind, row
 
 
-def sample(kind: Tensor, number: int, share: float) -> tuple[Tensor, Tensor]:
-    """Rows of objects, ``share`` of ``number`` at most, and of background, up to ``number`` with them."""
-    objects, background = (torch.nonzero(kind == wanted).flatten() for wanted in (OBJECT, BACKGROUND))
-    objects = choose(objects, int(number * share))
-    return objects, choose(background, number - len(objects))
+def subsample(kind: Tensor, number: int, share: float) -> tuple[Tensor, Tensor]:
+    """Sample rows of positives, at most ``share`` of ``number``, and of negatives, up to ``number`` in all."""
+    objects, background = (torch.nonzero(kind == k).flatten() for k in (POSITIVE, NEGATIVE))
+    objects = random_rows(objects, int(number * share))
+    return objects, random_rows(background, number - len(objects))
 
 
-def choose(rows: Tensor, number: int) -> Tensor:
-    """``number`` of the rows at random; all, if they are fewer."""
+def random_rows(rows: Tensor, number: int) -> Tensor:
+    """Draw ``number`` rows at random; all, if there are fewer."""
     return rows[torch.randperm(len(rows), device=rows.device)[:number]] if len(rows) > number else rows
 
 
 def sample_regions(
     proposals: list[Tensor],
     targets: list[Target],
-    object_from: float,
+    positive_iou: float,
     config: LossConfig,
     *,
     num_classes: int,
     first: bool,
 ) -> Sampled:
-    """Regions to learn from.
+    """Sample and label the regions for the box head.
 
     Args:
-        proposals: of each image, (n, 4).
-        object_from: IoU from which on a region is an object; all others are background.
-        first: of a cascade's stages only the first samples, and only there the true boxes are proposals too.
+        proposals: (n, 4) per image.
+        positive_iou: regions with at least this IoU with an object are positive, all others negative.
+        first: first stage of a cascade, the only one that samples and adds the true boxes to the proposals.
     """
     parts = []
     for i, (boxes, target) in enumerate(zip(proposals, targets, strict=True)):
         if first:
             boxes = torch.cat([boxes, target.boxes.to(boxes.dtype)])
-        kind, object_ = match(boxes, target, object_from=object_from, background_below=object_from, each_object=False)
+        kind, object_ = match(
+            boxes, target, positive_iou=positive_iou, negative_iou=positive_iou, allow_low_quality_matches=False
+        )
         if first:
-            rows = torch.cat(sample(kind, config.num_regions, config.region_positive_fraction))
+            rows = torch.cat(subsample(kind, config.num_regions, config.region_positive_fraction))
             boxes, kind, object_ = boxes[rows], kind[rows], object_[rows]
-        is_object = kind == OBJECT
+        is_object = kind == POSITIVE
         labels = torch.full_like(object_, num_classes)
         labels[is_object] = target.labels[object_[is_object]]
         true = boxes.clone()
@@ -135,7 +138,7 @@ def sample_regions(
 
 
 def rpn_losses(predictions: Predictions, targets: list[Target], config: LossConfig) -> dict[str, Tensor]:
-    """Whether sampled anchors are objects (cross-entropy), and by what deltas those that are miss them (L1)."""
+    """Cross-entropy of sampled anchors, and L1 loss of the deltas of positive ones."""
     scores, deltas = torch.cat(predictions.scores, dim=1), torch.cat(predictions.deltas, dim=1)
     anchors = torch.cat(predictions.anchors)
     score, delta = scores.new_zeros(()), scores.new_zeros(())
@@ -143,24 +146,24 @@ def rpn_losses(predictions: Predictions, targets: list[Target], config: LossConf
         kind, object_ = match(
             anchors,
             target,
-            object_from=config.anchor_positive_iou,
-            background_below=config.anchor_negative_iou,
-            each_object=True,
+            positive_iou=config.anchor_positive_iou,
+            negative_iou=config.anchor_negative_iou,
+            allow_low_quality_matches=True,
         )
-        objects, background = sample(kind, config.num_anchors, config.anchor_positive_fraction)
+        objects, background = subsample(kind, config.num_anchors, config.anchor_positive_fraction)
         rows = torch.cat([objects, background])
-        wanted = (torch.arange(len(rows), device=rows.device) < len(objects)).to(scores.dtype)
-        score = score + F.binary_cross_entropy_with_logits(scores[i, rows], wanted, reduction="sum")
-        true = encode(target.boxes[object_[objects]].to(anchors.dtype), anchors[objects], UNIT)
+        true_scores = (torch.arange(len(rows), device=rows.device) < len(objects)).to(scores.dtype)
+        score = score + F.binary_cross_entropy_with_logits(scores[i, rows], true_scores, reduction="sum")
+        true = encode_boxes(target.boxes[object_[objects]].to(anchors.dtype), anchors[objects], UNIT)
         delta = delta + (deltas[i, objects] - true).abs().sum()
     number = config.num_anchors * len(targets)
     return {"loss_rpn_cls": score / number, "loss_rpn_reg": delta / number}
 
 
 def box_losses(
-    logits: Tensor, deltas: Tensor, sampled: Sampled, weights: Weights, normalizer: Normalizer
+    logits: Tensor, deltas: Tensor, sampled: Sampled, weights: DeltaWeights, normalizer: Normalizer
 ) -> dict[str, Tensor]:
-    """Cross-entropy of all sampled regions; L1 of the deltas of those that are objects.
+    """Cross-entropy of sampled regions, and L1 loss of the deltas of positive ones.
 
     Args:
         logits: (R, classes + 1), background last.
@@ -169,7 +172,7 @@ def box_losses(
     logits, deltas = to_fp32(logits), to_fp32(deltas)
     positive = sampled.positive(logits.shape[1] - 1)
     labels = sampled.labels[positive] if deltas.shape[1] > 1 else torch.zeros_like(positive)
-    true = encode(sampled.boxes[positive], sampled.regions.boxes[positive], weights)
+    true = encode_boxes(sampled.boxes[positive], sampled.regions.boxes[positive], weights)
     total = normalizer(logits.new_tensor(float(len(logits))))
     return {
         "loss_bbox_cls": F.cross_entropy(logits, sampled.labels, reduction="sum") / total,
@@ -180,7 +183,7 @@ def box_losses(
 def mask_loss(
     logits: Tensor, regions: Regions, objects: Tensor, targets: list[Target], normalizer: Normalizer
 ) -> Tensor:
-    """Cross-entropy of masks (R, s, s) of regions with those of their objects."""
+    """Cross-entropy of the masks (R, s, s) of regions."""
     true = true_masks(regions, objects, targets, logits.shape[1]).to(logits.device)
     loss = F.binary_cross_entropy_with_logits(to_fp32(logits), true, reduction="none").mean(dim=(1, 2)).sum()
     return loss / normalizer(loss.new_tensor(float(len(logits))))
@@ -188,9 +191,9 @@ def mask_loss(
 
 @torch.no_grad()
 def true_masks(regions: Regions, objects: Tensor, targets: list[Target], side: int) -> Tensor:
-    """Masks of objects as seen in the ``side`` x ``side`` cells of regions: (R, side, side) float32, 0 or 1.
+    """Crop the masks of objects to regions, at ``side`` x ``side`` cells: (R, side, side) float32, 0 or 1.
 
-    A cell has what the mask, interpolated linearly between the centres of its pixels, is at the cell's centre.
+    Masks are sampled at cell centres, bilinear.
     """
     parts = [regions.boxes.new_zeros(0, side, side)]
     for i, target in enumerate(targets):
@@ -200,7 +203,7 @@ def true_masks(regions: Regions, objects: Tensor, targets: list[Target], side: i
 
 
 def _seen(masks: Tensor, boxes: Tensor, objects: Tensor, side: int) -> Tensor:
-    """Masks (n, H, W) of objects (R,), interpolated at the centres of cells of boxes (R, 4): (R, side, side)."""
+    """Sample masks (n, H, W) of objects (R,) at the cell centres of boxes (R, 4), bilinear: (R, side, side)."""
     _, H, W = masks.shape
     cell = (torch.arange(side, device=boxes.device, dtype=boxes.dtype) + 0.5) / side
     x, y = (

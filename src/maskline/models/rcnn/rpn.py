@@ -1,4 +1,4 @@
-"""The region proposal network (Faster R-CNN, arXiv 1506.01497, section 3), on one map or a pyramid of them."""
+"""The region proposal network (Faster R-CNN, arXiv 1506.01497, section 3), on one map or a feature pyramid."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from maskline.models.fpn import STRIDES
 from maskline.models.layers import to_fp32
 from maskline.models.nms import LOWEST, batched_nms
-from maskline.models.rcnn.boxes import UNIT, anchors_of, base_anchors, clip, decode
+from maskline.models.rcnn.boxes import UNIT, anchors_of, base_anchors, clip_boxes, decode_boxes
 
-SMALLEST_SIDE = 1.0  # pixels: boxes below are not proposals
+SMALLEST_SIDE = 1.0  # pixels; smaller boxes are not proposals
 
 
 @dataclass(frozen=True, slots=True)
 class AnchorConfig:
-    """Which anchors there are: of each level, sides in pixels; ratios are height to width."""
+    """Anchors. ``sizes``: sides in pixels, per level; ``ratios``: height / width."""
 
     strides: tuple[int, ...] = STRIDES
     sizes: tuple[tuple[int, ...], ...] = ((32,), (64,), (128,), (256,), (512,))
@@ -28,7 +28,7 @@ class AnchorConfig:
 
 @dataclass(frozen=True, slots=True)
 class ProposalConfig:
-    """How many proposals there are.
+    """Limits on proposals.
 
     Attributes:
         pre_nms_top_n: anchors per level that enter NMS.
@@ -44,15 +44,15 @@ class ProposalConfig:
 
 
 class Predictions(NamedTuple):
-    """Of every anchor: all levels, finest first, row by row; L anchors in all."""
+    """Predictions for all anchors, by level, finest first, row by row."""
 
-    scores: list[Tensor]  # of each level, (B, l) logits: how much of an object
-    deltas: list[Tensor]  # of each level, (B, l, 4)
-    anchors: list[Tensor]  # of each level, (l, 4) in pixels
+    scores: list[Tensor]  # per level, (B, l) objectness logits
+    deltas: list[Tensor]  # per level, (B, l, 4)
+    anchors: list[Tensor]  # per level, (l, 4) in pixels
 
 
 class RPN(nn.Module):
-    """Levels to scores and deltas of their anchors."""
+    """Levels to objectness and deltas of their anchors."""
 
     def __init__(self, channels: int, config: AnchorConfig) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class RPN(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, levels: list[Tensor]) -> Predictions:
-        """levels: (B, C, h, w) each."""
+        """levels: each (B, C, h, w)."""
         scores, deltas, anchors = [], [], []
         for x, stride, sizes in zip(levels, self.config.strides, self.config.sizes, strict=True):
             hidden = F.relu(self.conv(x))
@@ -80,14 +80,14 @@ class RPN(nn.Module):
 
 
 def propose(predictions: Predictions, size: Tensor, config: ProposalConfig) -> tuple[Tensor, Tensor]:
-    """The best boxes of each image, best first.
+    """Select proposals by objectness and NMS, best first.
 
     Args:
         predictions: of the RPN.
         size: (B, 2) height and width of each image inside the input, in pixels.
 
     Returns:
-        Boxes (B, N, 4), and which of the rows are any (B, N) bool.
+        Boxes (B, N, 4), and a mask of the valid rows (B, N) bool.
     """
     found = [candidates(*level, size, config.pre_nms_top_n) for level in zip(*predictions, strict=True)]
     boxes, scores = (torch.stack(parts, dim=1) for parts in zip(*found, strict=True))  # (B, levels, candidates, ...)
@@ -103,10 +103,10 @@ def propose(predictions: Predictions, size: Tensor, config: ProposalConfig) -> t
 
 
 def candidates(scores: Tensor, deltas: Tensor, anchors: Tensor, size: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Of a level, the ``number`` boxes (B, number, 4) with the best scores (B, number), -inf where there is no box."""
+    """Boxes (B, number, 4) of a level with the best scores (B, number); a score of -inf marks an invalid row."""
     best = F.pad(scores, (0, number), value=-torch.inf).topk(number, dim=1)
     index = best.indices.clamp(max=scores.shape[1] - 1)
     chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4))
-    boxes = clip(decode(chosen, anchors[index], UNIT), size[:, None])
+    boxes = clip_boxes(decode_boxes(chosen, anchors[index], UNIT), size[:, None])
     large = (boxes[..., 2:] - boxes[..., :2] >= SMALLEST_SIDE).all(dim=-1)
     return boxes, torch.where(large, best.values, -torch.inf)

@@ -1,6 +1,6 @@
-"""Names of the reference's Mask R-CNN and Cascade Mask R-CNN weights, rewritten to ours.
+"""Rules from PaddleDetection's parameter names for Mask R-CNN and Cascade Mask R-CNN to ours.
 
-Every rule is a regular expression and its replacement; all rules are applied to a name, in this order.
+Each rule is a regular expression and its replacement; all rules are applied to a name, in order.
 """
 
 from maskline.models.backbones.resnet import RENAME as RESNET

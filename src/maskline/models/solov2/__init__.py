@@ -1,4 +1,4 @@
-"""SOLOv2: a one-stage network without boxes, whose masks are convolutions that it predicts itself."""
+"""SOLOv2: a one-stage, box-free network that predicts the convolution kernels of its masks."""
 
 from maskline.models.family import Family
 from maskline.models.solov2.network import CONFIGS, SOLOv2

@@ -1,6 +1,6 @@
-"""Which cell answers for which object: those around its centre of mass, on the grids made for its size.
+"""Assignment of objects to grid cells: those around the centre of mass, on the grids for the object's scale.
 
-Source: SOLO (arXiv 1912.04488, section 3.3), SOLOv2 (arXiv 2003.10152, section 3.3).
+Sources: SOLO (arXiv 1912.04488, section 3.3), SOLOv2 (arXiv 2003.10152, section 3.3).
 """
 
 from __future__ import annotations
@@ -14,53 +14,59 @@ from torch import Tensor
 
 from maskline.models.network import Target
 
-REACH = 1  # cells from the one with the centre of mass, at most
+REACH = 1  # largest distance to the cell with the centre of mass, in cells
 
 Ranges = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AssignerConfig:
-    """The reference's values. ``sizes`` has one entry for each grid."""
+    """PaddleDetection's values. ``scale_ranges`` has an entry per grid."""
 
-    sizes: Ranges = ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))  # pixels: root of a box's area, inclusive
-    share: float = 0.2  # of a box's sides: cells as near to the centre of mass as half of it answer
+    scale_ranges: Ranges = (
+        (1, 96),
+        (48, 192),
+        (96, 384),
+        (192, 768),
+        (384, 2048),
+    )  # sqrt of box area, pixels, inclusive
+    centre_fraction: float = 0.2  # of a box's sides: size of the centre region
 
 
 class Assignment(NamedTuple):
-    """The P pairs of a cell and an object it answers for, image after image; a cell may be in several."""
+    """P pairs of a cell and its object, in order of images; a cell may have several objects."""
 
     image: Tensor  # (P,) int64
-    cell: Tensor  # (P,) int64: its number over all grids, row by row
-    object: Tensor  # (P,) int64: its row among all objects of the batch, image after image
+    cell: Tensor  # (P,) int64: index over all grids, row by row
+    object: Tensor  # (P,) int64: index among all objects of the batch
 
 
 class Centres(NamedTuple):
-    """Of n objects, on the CPU in double precision, as it is about which side of a line a point is on."""
+    """Centres of n objects, on the CPU in float64, because rounding could move a point across a cell border."""
 
-    at: Tensor  # (n, 2) y x of the centre of mass, as a share of the input's height and width; NaN of an empty mask
-    reach: Tensor  # (n, 2) along y and x: how far from it cells answer, as such a share
-    side: Tensor  # (n,) root of the box's area, in pixels
+    at: Tensor  # (n, 2) y x of the centre of mass, relative to the input's height and width; NaN for an empty mask
+    reach: Tensor  # (n, 2) y x: half the centre region, relative to the input
+    side: Tensor  # (n,) sqrt of the box's area, in pixels
 
 
 @torch.no_grad()
 def assign(targets: list[Target], size: tuple[int, int], grids: tuple[int, ...], config: AssignerConfig) -> Assignment:
-    """Find the cells that answer for objects, in every image of a batch.
+    """Assign the objects of a batch to grid cells.
 
     Args:
         size: (height, width) of the padded input that the grids cover; masks may be smaller.
-        grids: cells along a side.
+        grids: cells per side of each grid.
     """
     parts, before = [], 0
     for i, target in enumerate(targets):
-        cells, rows = assign_one(centres_of(target, size, config.share), grids, config.sizes)
+        cells, rows = assign_one(centres_of(target, size, config.centre_fraction), grids, config.scale_ranges)
         parts.append(torch.stack([torch.full_like(rows, i), cells, rows + before]))
         before += len(target.labels)
     return Assignment(*torch.cat(parts, dim=1).to(targets[0].labels.device))
 
 
 def centres_of(target: Target, size: tuple[int, int], share: float) -> Centres:
-    """Where the objects of an image are. Pixels count from 0, as in the reference, not from their centres."""
+    """Centres of the objects of an image. Pixel coordinates are corners, not centres, as in PaddleDetection."""
     sums = [target.masks.sum(dim=dim) for dim in (2, 1)]  # (n, H) and (n, W) int64
     moments = torch.stack([(s * torch.arange(s.shape[1], device=s.device)).sum(dim=1) for s in sums], dim=1)
     at = moments.cpu().double() / sums[0].sum(dim=1, keepdim=True).cpu()
@@ -70,7 +76,7 @@ def centres_of(target: Target, size: tuple[int, int], share: float) -> Centres:
 
 
 def assign_one(centres: Centres, grids: tuple[int, ...], sizes: Ranges) -> tuple[Tensor, Tensor]:
-    """Cells (P,), by their number over all grids, and the objects (P,) they answer for."""
+    """Assign the objects of one image: cell indices over all grids (P,) and object indices (P,)."""
     cells, rows, first = [], [], 0
     for grid, (least, most) in zip(grids, sizes, strict=True):
         chosen = (centres.side >= least) & (centres.side <= most) & ~centres.at.isnan().any(dim=1)
@@ -87,14 +93,14 @@ def assign_one(centres: Centres, grids: tuple[int, ...], sizes: Ranges) -> tuple
 
 
 def cell_at(position: Tensor, grid: int) -> Tensor:
-    """Which of ``grid`` equal parts of [0, 1] a position is in; beyond it goes on counting."""
+    """Index of the cell, of ``grid`` equal ones in [0, 1], that a position is in; not clipped."""
     return torch.div(position, 1 / grid, rounding_mode="floor").long()
 
 
 def reduced(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks (n, H, W) of 0 and 1 at a quarter of ``size``, which is at least theirs: (n, height / 4, width / 4).
+    """Downsample masks (n, H, W) of 0 and 1, padded to ``size``, by 4: (n, height / 4, width / 4).
 
-    A cell is 1 if at least two of the four pixels in its middle are: linear interpolation, rounded.
+    A cell is 1 if at least two of its four central pixels are: bilinear interpolation, rounded.
     """
     H, W = masks.shape[-2:]
     if size != (H, W):

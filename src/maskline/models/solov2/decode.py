@@ -1,6 +1,6 @@
-"""From what the head of SOLOv2 says to masks, best first: peaks, scores of masks, matrix NMS, boxes.
+"""Decoding of SOLOv2's predictions: points NMS, matrix NMS, mask crop, boxes.
 
-Source: SOLOv2 (arXiv 2003.10152, section 3.4). Everything has a fixed number of rows, so that it can be a graph.
+Source: SOLOv2 (arXiv 2003.10152, section 3.4). All shapes are fixed, for export.
 """
 
 from __future__ import annotations
@@ -9,40 +9,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STRIDE = 4  # pixels of the padded input for a cell of a mask
+STRIDE = 4  # pixels of the padded input per mask cell
 
 
-def peaks(scores: Tensor) -> Tensor:
-    """Scores (B, C, g, g) in which a cell is 0 if the one above, left or above left has a better one (points NMS)."""
+def points_nms(scores: Tensor) -> Tensor:
+    """Points NMS: zero scores (B, C, g, g) of cells with a better neighbour above, left or above left."""
     best = F.max_pool2d(scores, 2, stride=1, padding=1)[:, :, :-1, :-1]
     return torch.where(best == scores, scores, 0)
 
 
-def decayed(scores: Tensor, labels: Tensor, iou: Tensor, sigma: float) -> Tensor:
-    """Scores lowered by how much better masks of the same class cover the same place (matrix NMS, gaussian).
+def matrix_nms(scores: Tensor, labels: Tensor, iou: Tensor, sigma: float) -> Tensor:
+    """Matrix NMS, gaussian: lower scores by the overlap with better masks of the same class.
 
     Args:
         scores, labels: (B, M), best first.
         iou: (B, M, M) IoU of masks.
-        sigma: how sharply.
+        sigma: of the gaussian; higher decays more.
     """
     alike = labels[:, :, None] == labels[:, None]
     squared = torch.where(alike, iou, 0).triu(1).square()  # (B, better, worse)
-    covered = squared.amax(dim=1)  # of each mask, by better ones: as much less does it cover worse ones
+    covered = squared.amax(dim=1)  # largest overlap with a better mask; it weakens the decay that the mask causes
     return scores * torch.exp(-sigma * (squared - covered[:, :, None]).amax(dim=1))
 
 
 def mask_ious(shared: Tensor, area: Tensor) -> Tensor:
-    """IoU (B, N, N) of masks that share so many cells (B, N, N) and have so many (B, N)."""
+    """IoU (B, N, N) from intersections (B, N, N) and areas (B, N), in cells."""
     return shared / (area[:, :, None] + area[:, None] - shared).clamp(min=1)
 
 
 def covering(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks (B, K, h, w) of a padded input, as masks that cover just the input of ``size`` (height, width).
+    """Crop masks (B, K, h, w) of a padded input to the input of ``size`` (height, width).
 
-    The result has ceil(height / STRIDE) x ceil(width / STRIDE) cells. Where a side divides by STRIDE they are the first
-    ones of ``masks``. Where it does not, they are smaller than STRIDE pixels by up to one pixel in all, and
-    interpolated.
+    The result has ceil(height / STRIDE) x ceil(width / STRIDE) cells: those of ``masks`` along a side that is a
+    multiple of STRIDE; else slightly smaller ones, interpolated.
     """
     for dim, pixels in zip((-2, -1), size, strict=True):
         cells = (pixels + STRIDE - 1) // STRIDE
@@ -57,17 +56,17 @@ def covering(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def tight_boxes(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (B, K, 4) in pixels around what is positive in masks (B, K, h, w) that cover an input of ``size``.
+    """Tight boxes (B, K, 4), in pixels, around the positive area of masks (B, K, h, w) that cover an input of ``size``.
 
-    Between the centres of its cells a mask is interpolated, beyond the outermost ones it goes on: no point outside the
-    box is positive, and on each of its sides one is on the edge of being so. Without a positive cell the box is empty.
+    Masks are interpolated between cell centres and constant beyond the outermost ones; each side of a box touches the
+    zero level. The box of a mask without positive cells is empty.
     """
     (top, bottom), (left, right) = extent(masks, size[0]), extent(masks.mT, size[1])
     return torch.stack([left, top, right, bottom], dim=-1)
 
 
 def extent(masks: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-    """First and last height (B, K), in [0, pixels], at which masks (B, K, h, w) are positive."""
+    """First and last y (B, K), in [0, pixels], at which masks (B, K, h, w) are positive."""
     rows = masks.shape[2]
     at, positive = torch.arange(rows, device=masks.device), masks.amax(dim=3) > 0
     first, last = torch.where(positive, at, rows - 1).amin(dim=2), torch.where(positive, at, 0).amax(dim=2)
@@ -77,10 +76,9 @@ def extent(masks: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
 
 
 def reach(masks: Tensor, row: Tensor, step: int) -> Tensor:
-    """How far on the way from a row (B, K) of masks (B, K, h, w) to the next one they are positive; 1 at the border.
+    """Zero crossing between a row (B, K) of masks (B, K, h, w) and the next, in [0, 1]; 1 at the border.
 
-    Between a positive and a negative cell the sign changes at a share of the way that depends on their values; and no
-    mixture of neighbouring columns is positive where neither of them is.
+    The largest over columns suffices: a mixture of neighbouring columns is positive only where one of them is.
     """
     _, _, h, w = masks.shape
     own, beyond = (

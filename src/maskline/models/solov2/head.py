@@ -1,6 +1,6 @@
-"""The head of SOLOv2: a category and a kernel for each cell of five grids, and the map that kernels are applied to.
+"""The head of SOLOv2: category and kernel of each cell of five grids, and the mask features.
 
-Source: SOLOv2 (arXiv 2003.10152, section 3); coordinates as further channels, CoordConv (arXiv 1807.03247).
+Sources: SOLOv2 (arXiv 2003.10152, section 3); coordinate channels, CoordConv (arXiv 1807.03247).
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GROUPS = 32  # of group norm
-PRIOR = 0.01  # every class's score before training
+PRIOR = 0.01  # initial class score
 
 
 class Predictions(NamedTuple):
-    """Of B images. A list has one entry for each grid, g x g cells that together cover the padded input."""
+    """Predictions for B images. Lists have an entry per grid of g x g cells, which covers the padded input."""
 
     classes: list[Tensor]  # (B, C, g, g) logits
     kernels: list[Tensor]  # (B, E, g, g)
-    features: Tensor  # (B, E, H/4, W/4): a cell's kernel times these is its mask, as logits
+    features: Tensor  # (B, E, H/4, W/4): their product with a cell's kernel is its mask, as logits
 
 
 class ConvGroupNorm(nn.Module):
-    """Convolution without bias that keeps the size, group norm, ReLU."""
+    """Convolution without bias, same padding; group norm; ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
         super().__init__()
@@ -33,16 +33,16 @@ class ConvGroupNorm(nn.Module):
         self.norm = nn.GroupNorm(GROUPS, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        # not by calling the norm: it asks whether there is a single value, which an exporter can't tell
+        # calling the module would check for a single value per channel, which can't be exported
         x = torch.group_norm(self.conv(x), GROUPS, self.norm.weight, self.norm.bias, self.norm.eps)
         return F.relu(x)
 
 
 class Head(nn.Module):
-    """Five levels to category and kernel of each cell of as many grids; the weights are the same for all of them."""
+    """Five levels to category and kernel of the cells of five grids, with shared weights."""
 
     def __init__(self, channels: int, width: int, *, num_convs: int, kernel_dim: int, num_classes: int) -> None:
-        """kernel_dim: numbers in a kernel; num_convs: convolutions of ``width`` before the last one."""
+        """kernel_dim: size of a kernel; num_convs: convolutions of ``width`` channels before the last."""
         super().__init__()
         inputs = [channels] + [width] * (num_convs - 1)
         self.category_convs = nn.Sequential(*(ConvGroupNorm(n, width, 3) for n in inputs))
@@ -51,7 +51,7 @@ class Head(nn.Module):
         self.kernel = nn.Conv2d(width, kernel_dim, 3, padding=1)
 
     def reset(self) -> None:
-        """Draw the weights training starts from: scores of PRIOR."""
+        """Initialise the weights; all scores are PRIOR."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -71,14 +71,14 @@ class Head(nn.Module):
 
 
 class MaskFeatures(nn.Module):
-    """Levels of strides 4, 8, 16, 32 to one map of stride 4: each is convolved and doubled until it fits, then added.
+    """Levels at strides 4, 8, 16, 32 to one map at stride 4: convolved, upsampled and summed.
 
-    In ``levels`` index 0 belongs to stride 4.
+    Index 0 of ``levels`` is stride 4.
     """
 
     def __init__(self, channels: int, width: int, out: int) -> None:
         super().__init__()
-        inputs = (channels, channels, channels, channels + 2)  # the coarsest knows where it is
+        inputs = (channels, channels, channels, channels + 2)  # the coarsest has coordinate channels
         self.levels = nn.ModuleList(
             nn.ModuleList(ConvGroupNorm(width if j else n, width, 3) for j in range(max(i, 1)))
             for i, n in enumerate(inputs)
@@ -86,7 +86,7 @@ class MaskFeatures(nn.Module):
         self.merge = ConvGroupNorm(width, out, 1)
 
     def reset(self) -> None:
-        """Draw the weights training starts from."""
+        """Initialise the weights."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -104,18 +104,18 @@ class MaskFeatures(nn.Module):
 
 
 def resized(x: Tensor, other: Tensor) -> Tensor:
-    """x at the size of another map, bilinear."""
+    """Resize x to the size of another map, bilinear."""
     return F.interpolate(x, size=other.shape[-2:], mode="bilinear")
 
 
 def with_coordinates(x: Tensor) -> Tensor:
-    """x (B, C, h, w) with two more channels: x and y of each place, each from -1 (first) to 1 (last)."""
+    """Append x and y coordinates, from -1 to 1, to x (B, C, h, w): (B, C + 2, h, w)."""
     B, _, h, w = x.shape
     down, across = (from_minus_one(n, x) for n in (h, w))
     return torch.cat([x, across.expand(B, 1, h, w), down[:, None].expand(B, 1, h, w)], dim=1)
 
 
 def from_minus_one(number: int, like: Tensor) -> Tensor:
-    """(number,) from -1 to 1 in equal steps; a single one is -1."""
+    """``number`` equally spaced values from -1 to 1; -1 if there is one."""
     steps = torch.arange(number, device=like.device, dtype=torch.float32)
     return (2 * steps / steps.amax(dim=0).clamp(min=1) - 1).to(like.dtype)

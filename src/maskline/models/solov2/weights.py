@@ -1,7 +1,7 @@
-"""Names of the reference's SOLOv2 weights, rewritten to ours.
+"""Rules from PaddleDetection's parameter names for SOLOv2 to ours.
 
-Every rule is a regular expression and its replacement; all rules are applied to a name, in this order. The reference
-has the last layers of its heads twice, under two names, which become one here.
+Each rule is a regular expression and its replacement; all rules are applied to a name, in order. Their files
+hold the last layers of the heads twice, under two names, which become one here.
 """
 
 from maskline.models.backbones.resnet import RENAME as RESNET
@@ -10,12 +10,12 @@ from maskline.models.fpn import RENAME as FPN
 RENAME = (
     *RESNET,
     *FPN,
-    # head; its last layers twice
+    # head; last layers twice
     (r"^solov2_head\.(?:bbox_head\.)?solo_kernel\.", "head.kernel."),
     (r"^solov2_head\.(?:bbox_head\.)?solo_cate\.", "head.category."),
     (r"^solov2_head\.bbox_head\.kernel_convs\.", "head.kernel_convs."),
     (r"^solov2_head\.bbox_head\.cate_convs\.", "head.category_convs."),
-    # the map that kernels are applied to; its last layer twice
+    # mask features, which kernels are applied to; last layer twice
     (
         r"^mask_head\.conv_pre_feat\d\.mask_feat_head\.convs_all_levels\.(\d)\.conv(\d)\.",
         r"mask_features.levels.\1.\2.",

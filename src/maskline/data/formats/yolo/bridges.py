@@ -23,7 +23,7 @@ def boundary(mask: Mask, window: Window) -> list[Ring]:
 
     Args:
         mask: (bottom - top, right - left).
-        window: where it lies in the image.
+        window: its position in the image.
     """
     outer, holes = outlines(mask, window.origin)
     return [np.asarray(flat).reshape(-1, 2) for flat in (*outer, *holes)]
