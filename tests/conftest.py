@@ -48,5 +48,5 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny.SPEC,
         tmp_path_factory.mktemp("model"),
         labels=tiny.CLASSES,
-        target=ExportOptions(threshold=0.6),
+        options=ExportOptions(threshold=0.6),
     )

@@ -31,7 +31,7 @@ from maskline.outputs.formats import WRITERS, open_writers
 from maskline.outputs.result import Result
 from maskline.paddlex.module import ConvertSection, TrainSection
 from maskline.paddlex.reference import keys
-from maskline.runtime.acceleration import choose
+from maskline.runtime.acceleration import parse_acceleration
 from maskline.runtime.backend import BACKENDS, Spec
 from maskline.runtime.device import CPU
 from maskline.runtime.graph import Graph
@@ -141,10 +141,10 @@ def test_a_backend_is_a_file_and_a_line(monkeypatch: pytest.MonkeyPatch, tiny_mo
 
     module(monkeypatch, "maskline.runtime.toy_backend", open_file=open_file, problem=lambda device: None)
     with pytest.raises(UnknownNameError):
-        choose(engine="toy")
+        parse_acceleration(engine="toy")
     monkeypatch.setitem(BACKENDS, "toy", Spec("Toy", "toy_backend", ("cpu",), (".toy", ".onnx"), ("fp32", "fp4")))
-    model = shutil.copy(tiny_model_dir / "inference.onnx", tmp_path / "model.toy")
+    model = Path(shutil.copy(tiny_model_dir / "inference.onnx", tmp_path / "model.toy"))
     assert Graph(model, CPU).backend == "toy" and opened == [model]
-    fast = choose(engine="toy", engine_config={"precision": "fp4"})
+    fast = parse_acceleration(engine="toy", engine_config={"precision": "fp4"})
     assert Graph(tiny_model_dir / "inference.onnx", CPU, fast).backend == "toy"
     assert "om, toy." in help_of(Running)

@@ -9,7 +9,7 @@ from maskline import catalog
 from maskline._files import ASSETS
 from maskline._progress import status
 from maskline.errors import MissingDependencyError
-from maskline.exporting.target import MOST_GENERAL, ExportOptions
+from maskline.exporting.options import MOST_GENERAL, ExportOptions
 from maskline.fetching.download import cache_dir, download_file
 from maskline.runtime.backend import GRAPH_FILES
 

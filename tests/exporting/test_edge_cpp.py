@@ -98,7 +98,7 @@ def test_it_runs_openvinos_form_of_a_model_that_stretches(program: Path, tmp_pat
     """Mask-RT-DETR: cubic interpolation, the ratio not kept, masks that go on beyond boxes, several classes."""
     labels = ('a "b"', "c, d]", "ψ")
     network, target = tiny.network(), ExportOptions("openvino", batch="1", threshold=0.333)
-    model_dir = export_network(network, tiny.SPEC, tmp_path, labels=labels, target=target)
+    model_dir = export_network(network, tiny.SPEC, tmp_path, labels=labels, options=target)
     found = lines(run(program, model_dir / "inference.xml", as_ppm(ASSETS / "fruit.jpg", tmp_path)))
     check(found, model_dir, ASSETS / "fruit.jpg", area=0.05)  # untrained, it notices a single level
     assert {one.label for one in found} <= set(labels)

@@ -58,7 +58,7 @@ def test_the_graph_gives_the_networks_detections_at_any_batch(tiny_model_dir: Pa
 
 def test_half_precision_halves_the_file_and_keeps_the_detections(tiny_model_dir: Path, tmp_path: Path) -> None:
     """Weights are rounded, by a two thousandth at most; what is computed with them is float32."""
-    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=ExportOptions(half=True))
+    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, options=ExportOptions(half=True))
     model, whole = (onnx.load(folder / "inference.onnx") for folder in (tmp_path, tiny_model_dir))
     onnx.checker.check_model(model, full_check=True)
     stored = {kind: sum(len(t.raw_data) for t in model.graph.initializer if t.data_type == kind) for kind in (1, 10)}
@@ -200,7 +200,7 @@ def test_weights_of_other_classes_need_names(tmp_path: Path, caplog: pytest.LogC
 
 def test_a_threshold_must_be_a_score(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="threshold is 7: expected a number from 0 to 1"):
-        export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, threshold=7)
+        export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, options=ExportOptions(threshold=7))
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:

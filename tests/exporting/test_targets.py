@@ -63,7 +63,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("form", ["ort", "openvino"])
 def test_other_forms_give_the_same_and_describe_themselves(form: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     """F54: ORT's form for phones, and OpenVINO's: the record travels in the file, the YAML beside it."""
-    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=ExportOptions(form, threshold=0.6))
+    export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, options=ExportOptions(form, threshold=0.6))
     expected = {"inference.yml", GRAPH_FILES[form]} | ({"inference.bin"} if form == "openvino" else set())
     assert {path.name for path in tmp_path.iterdir()} == expected
     assert yaml.safe_load((tmp_path / "inference.yml").read_text())["mode"] == form
@@ -93,7 +93,7 @@ def test_a_form_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr("maskline.exporting.make.convert_graph", sabotaged)
     with pytest.raises(ExportError, match="disagrees with the network"):
-        export_network(tiny.network(), tiny.SPEC, tmp_path / "new", labels=tiny.CLASSES, target=ExportOptions("ort"))
+        export_network(tiny.network(), tiny.SPEC, tmp_path / "new", labels=tiny.CLASSES, options=ExportOptions("ort"))
     assert not (tmp_path / "new").exists()
 
 
@@ -106,7 +106,7 @@ def test_a_fixed_size_where_the_model_leaves_it_free(family: str, tmp_path: Path
         row, network = catalog.get("MaskRCNN-ResNet50-FPN"), tiny_rcnn.network("MaskRCNN-ResNet50-FPN")
     else:
         row, network = catalog.get("SOLOv2"), tiny_solov2.network()
-    export_network(network, row, tmp_path, labels=[f"c{i}" for i in range(network.num_classes)], target=target)
+    export_network(network, row, tmp_path, labels=[f"c{i}" for i in range(network.num_classes)], options=target)
     assert shape_of(tmp_path) == [1, 160, 160, 3]
     image = imread(PHOTO)
     model = create_model(model_dir=tmp_path, device="cpu", threshold=0.05)
@@ -169,18 +169,14 @@ def test_bad_options_are_told_before_anything_is_downloaded(tmp_path: Path) -> N
 def test_the_hub_passes_all_on(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, object] = {}
 
-    def record(name: str, weights: Path, output: Path, **options: object) -> Path:
+    def record(spec: catalog.Model, weights: Path, output: Path, **options: object) -> Path:
         given.update(options)
         return output
 
-    monkeypatch.setattr("maskline.exporting.export", record)
-    hub.make_model_dir("PP-YOLOE_seg-N", tmp_path, format="ort", batch="1", size="640x640", int8=photos)
-    assert {k: given[k] for k in ("format", "batch", "size", "int8")} == {
-        "format": "ort",
-        "batch": "1",
-        "size": "640x640",
-        "int8": photos,
-    }
+    monkeypatch.setattr("maskline.exporting.make.export_weights", record)
+    wanted = ExportOptions("ort", batch="1", size=(640, 640), int8=photos)
+    hub.make_model_dir("PP-YOLOE_seg-N", tmp_path, options=wanted)
+    assert given["options"] == wanted
 
 
 def test_openvino_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +197,7 @@ def test_8_bits_and_their_cost(
     """F54: every convolution in 8 bits with standard operators; what it costs is measured, kept and told."""
     (tmp_path / "inference.ort").write_bytes(b"of an earlier export")
     with caplog.at_level(logging.INFO, "maskline"):
-        export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, target=ExportOptions(int8=photos))
+        export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, options=ExportOptions(int8=photos))
     assert "also has inference.ort" in caplog.text
     cost = json.loads((tmp_path / "int8.json").read_text())
     assert cost["calibrated_on"] == 5 and cost["measured_on"] == 2 and cost["float32"]["ap"] is None

@@ -38,7 +38,7 @@ INSTANCE = {"model_instance_kind": "CPU", "model_instance_device_id": "0", "mode
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
     return export_network(
-        tiny.network(), tiny.SPEC, folder, labels=tiny.CLASSES, target=ExportOptions.of("Triton", threshold=0.6)
+        tiny.network(), tiny.SPEC, folder, labels=tiny.CLASSES, options=ExportOptions.of("Triton", threshold=0.6)
     )
 
 
@@ -257,7 +257,7 @@ def test_all_or_none(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_place_that_is_taken_is_told_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "instance-segmentation").write_text("a file")
     with pytest.raises(OutputError, match="instance-segmentation is a file"):
-        export_network(tiny.network(), tiny.SPEC, tmp_path, target=ExportOptions("triton"))
+        export_network(tiny.network(), tiny.SPEC, tmp_path, options=ExportOptions("triton"))
 
 
 def test_what_triton_stands_for() -> None:

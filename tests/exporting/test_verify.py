@@ -218,7 +218,7 @@ def test_a_layer_that_the_graph_does_not_show(made: Made, tmp_path: Path) -> Non
 @pytest.mark.parametrize(("form", "half"), [("ort", False), ("openvino", True), ("onnx", True)])
 def test_other_forms_and_half_precision_are_proved_too(form: str, half: bool, tmp_path: Path) -> None:
     network, row = barely_trained("PP-YOLOE_seg-N")
-    export_network(network, row, tmp_path, labels=tiny.CLASSES, target=ExportOptions(form, half=half))
+    export_network(network, row, tmp_path, labels=tiny.CLASSES, options=ExportOptions(form, half=half))
 
 
 def test_a_network_that_knows_nothing_is_told_of() -> None:

@@ -303,4 +303,4 @@ def test_only_http(url: str, target: Path) -> None:
 @pytest.mark.parametrize("options", [{"attempts": 0}, {"sha256": "abc"}, {"sha256": ""}])
 def test_senseless_options(target: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
-        fetch("http://127.0.0.1/x", target, **options)
+        download_file("http://127.0.0.1/x", target, **options)

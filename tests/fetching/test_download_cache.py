@@ -18,7 +18,7 @@ from fixtures.web_server import BODY, Request, Server, serve, status
 
 from maskline.errors import DownloadError, ParameterError
 from maskline.fetching import download, http
-from maskline.fetching.download import home, offline
+from maskline.fetching.download import cache_dir, is_offline
 from maskline.fetching.http import blocks
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -76,8 +76,8 @@ def test_threads_fetch_once(server: Server, target: Path, caplog: pytest.LogCapt
 
 SCRIPT = """
 import pathlib, sys
-from maskline.fetching.download import fetch
-fetch(sys.argv[1], pathlib.Path(sys.argv[2]))
+from maskline.fetching.download import download_file
+download_file(sys.argv[1], pathlib.Path(sys.argv[2]))
 """
 
 
@@ -212,7 +212,7 @@ def test_advice(server: Server, target: Path) -> None:
 def test_offline(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     """F76: the message names the address and the file."""
     monkeypatch.setenv("MASKLINE_OFFLINE", word)
-    assert offline()
+    assert is_offline()
     fails(server, target, "MASKLINE_OFFLINE forbids the network")
     assert not server.seen and not target.parent.exists()
     target.parent.mkdir()
@@ -224,14 +224,14 @@ def test_offline(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_online(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     """B71."""
     monkeypatch.setenv("MASKLINE_OFFLINE", word)
-    assert not offline()
+    assert not is_offline()
 
 
 def test_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     """B71: a variable is a yes or a no, by its word."""
     monkeypatch.setenv("MASKLINE_OFFLINE", "maybe")
     with pytest.raises(ParameterError, match="MASKLINE_OFFLINE is 'maybe': expected 1, true"):
-        offline()
+        is_offline()
 
 
 def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,17 +239,17 @@ def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("MASKLINE_HOME", "PADDLE_PDX_CACHE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert home() == tmp_path / ".cache" / "maskline"
+    assert cache_dir() == tmp_path / ".cache" / "maskline"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert home() == tmp_path / ".cache" / "maskline"
+    assert cache_dir() == tmp_path / ".cache" / "maskline"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert home() == tmp_path / "xdg" / "maskline"
+    assert cache_dir() == tmp_path / "xdg" / "maskline"
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", "~/pdx")
-    assert home() == tmp_path / "pdx"
+    assert cache_dir() == tmp_path / "pdx"
     monkeypatch.setenv("MASKLINE_HOME", "here")
-    assert home() == Path.cwd() / "here"
+    assert cache_dir() == Path.cwd() / "here"
     monkeypatch.setenv("MASKLINE_HOME", "")
-    assert home() == tmp_path / "pdx"
+    assert cache_dir() == tmp_path / "pdx"
     assert list(tmp_path.iterdir()) == []
 
 

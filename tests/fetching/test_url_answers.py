@@ -16,7 +16,7 @@ import pytest
 from fixtures.sites import IMAGE, Script, answer, kind, listening, names, outcome, redirect, refusal, run
 
 from maskline.fetching import url_policy as module
-from maskline.fetching.url_policy import FetchError, UrlPolicy, fetch
+from maskline.fetching.url_policy import FetchError, UrlPolicy, fetch_url
 
 pytestmark = pytest.mark.usefixtures("dialled")
 
@@ -56,7 +56,7 @@ def test_sizes() -> None:
 
     async def work() -> bytes:
         async with listening(answer()) as site:
-            return await fetch(site.at(), site.policy(max_bytes=len(IMAGE)))
+            return await fetch_url(site.at(), site.policy(max_bytes=len(IMAGE)))
 
     assert run(work()) == IMAGE
 
@@ -72,7 +72,7 @@ def test_what_comes_after_the_said_length_is_no_part() -> None:
     async def work() -> bytes:
         async with listening(answer(length=10)) as site:
             with contextlib.suppress(FetchError):
-                return await fetch(site.at(), site.policy())
+                return await fetch_url(site.at(), site.policy())
         return IMAGE[:10]
 
     assert run(work()) == IMAGE[:10]
@@ -156,7 +156,7 @@ def test_the_deadline_covers_names() -> None:
 def test_a_caller_that_gives_up_ends_the_connection() -> None:
     async def work() -> None:
         async with listening(trickle) as site:
-            task = asyncio.create_task(fetch(site.at("body"), site.policy()))
+            task = asyncio.create_task(fetch_url(site.at("body"), site.policy()))
             while not site.heads:
                 await asyncio.sleep(0.01)
             task.cancel()
@@ -207,7 +207,7 @@ def test_tls_checks_the_name(trusted: Path) -> None:
         async with listening(redirect("x"), tls=secure(trusted)) as site:
             known = names(images_example=["127.0.0.1"], other_example=["127.0.0.1"])
             for host in ("images.example", "Images.example."):
-                assert await fetch(site.at("0", host, "https"), site.policy(), look_up=known) == IMAGE
+                assert await fetch_url(site.at("0", host, "https"), site.policy(), look_up=known) == IMAGE
             site.heads.clear()
             for host in ("other.example", "127.0.0.1"):
                 error = await refusal(site.at("x", host, "https"), site.policy(), known)

@@ -13,7 +13,7 @@ from fixtures.sites import IMAGE, LOOPBACK, answer, kind, listening, names, outc
 import maskline
 from maskline.errors import ParameterError
 from maskline.fetching import url_policy as module
-from maskline.fetching.url_policy import UrlPolicy, look_up
+from maskline.fetching.url_policy import UrlPolicy, fetch_url, look_up
 
 pytestmark = pytest.mark.usefixtures("dialled")
 

@@ -266,7 +266,7 @@ def test_camera_that_is_unplugged(camera: type[FakeCapture], monkeypatch: pytest
     monkeypatch.setattr(camera, "frames", 3)
     numbers: list[int | None] = []
     with pytest.raises(InputError, match="camera 0 gives no more frames"):
-        numbers.extend(image.page for image in expand(0))
+        numbers.extend(image.page for image in iter_images(0))
     assert numbers == [0, 1, 2] and camera.log[-1] == "release"
 
 

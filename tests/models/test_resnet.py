@@ -46,7 +46,7 @@ def test_maps_have_the_stages_sizes(config: ResNetConfig) -> None:
 
 @torch.no_grad()
 def test_sides_that_do_not_divide_are_rounded_up() -> None:
-    network, pyramid = ResNet(TINY).eval(), FPN(TINY.out, 16)
+    network, pyramid = ResNet(TINY).eval(), FPN(TINY.out_channels, 16)
     maps = network(torch.rand(1, 3, 75, 101))
     assert [tuple(m.shape[2:]) for m in maps] == [(19, 26), (10, 13), (5, 7), (3, 4)]
     assert [tuple(m.shape[1:]) for m in pyramid(maps)] == [
@@ -162,7 +162,7 @@ def parts(name: str) -> nn.ModuleDict:
         backbone = ResNet(CONFIGS[name])
         network = nn.ModuleDict({"backbone": backbone})
         if name != "MaskRCNN-ResNet50":
-            network["neck"] = FPN(CONFIGS[name].out)
+            network["neck"] = FPN(CONFIGS[name].out_channels)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.num_batches_tracked = torch.zeros((), dtype=torch.int64)

@@ -148,7 +148,7 @@ def test_a_box_sees_its_own_map_alone() -> None:
             lonely = [torch.full_like(m, torch.nan) for m in maps]
             lonely[at][image] = maps[at][image]
             assert own.sum() > 5
-            torch.testing.assert_close(pooled(lonely, regions.of(own), level[own]), together[own])
+            torch.testing.assert_close(pooled(lonely, regions.select(own), level[own]), together[own])
 
 
 def test_more_boxes_than_fit_on_one_map() -> None:
@@ -156,7 +156,7 @@ def test_more_boxes_than_fit_on_one_map() -> None:
     torch.manual_seed(0)
     maps, (regions, level) = some_maps(), some_regions(500)
     order = torch.randperm(500)
-    shuffled = pooled(maps, regions.of(order), level[order])
+    shuffled = pooled(maps, regions.select(order), level[order])
     torch.testing.assert_close(shuffled, pooled(maps, regions, level)[order])
 
 

@@ -127,7 +127,12 @@ def test_losses_and_gradients(network: PPYOLOESeg) -> None:
     parts.total(found.values()).backward()
 
     config, theirs = network.config.loss, record["losses"]
-    weights = {"loss_cls": config.label, "loss_iou": config.box, "loss_dfl": config.distances, "loss_mask": config.mask}
+    weights = {
+        "loss_cls": config.class_weight,
+        "loss_iou": config.iou_weight,
+        "loss_dfl": config.dfl_weight,
+        "loss_mask": config.mask_weight,
+    }
     assert set(found) == set(weights)
     errors = {name: abs(float(found[name].detach()) / weights[name] / theirs[name] - 1) for name in weights}
     errors["loss"] = abs(sum(float(part.detach()) for part in found.values()) / theirs["loss"] - 1)

@@ -161,4 +161,4 @@ def test_threads_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_acceleration(threads=1).threads == 1
     monkeypatch.setenv("MASKLINE_THREADS", "many")
     with pytest.raises(ParameterError, match="MASKLINE_THREADS is 'many': expected an integer"):
-        choose()
+        parse_acceleration()

@@ -18,7 +18,7 @@ from maskline.cli.running import Running, running_options
 from maskline.data.options import DatasetOptions
 from maskline.errors import ParameterError
 from maskline.evaluate import RESAMPLES, STANDARD_DETECTIONS
-from maskline.exporting.target import ExportOptions
+from maskline.exporting.options import ExportOptions
 from maskline.training.settings import TrainSettings
 
 

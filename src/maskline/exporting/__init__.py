@@ -2,7 +2,7 @@
 
 `make` runs the steps: `graph` writes ONNX, `verify` compares it with the network, `quantise` makes an int8 model with
 images from `samples`, `cost` measures the loss of accuracy, `formats` converts to other runtimes, `yml` writes
-``inference.yml`` and `triton` a model repository. `target` has the options.
+``inference.yml`` and `triton` a model repository. `options` has the options.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from maskline._lazy import lazy_names
 if TYPE_CHECKING:
     from maskline.exporting.graph import OPSET, fused, onnx_translations, rounded, write_graph
     from maskline.exporting.make import export, export_network, read_labels
-    from maskline.exporting.target import ExportOptions
+    from maskline.exporting.options import ExportOptions
     from maskline.exporting.yml import inference_yml
 
 __all__ = [
@@ -34,5 +34,5 @@ __getattr__ = lazy_names(
     __name__,
     dict.fromkeys(("OPSET", "fused", "onnx_translations", "rounded", "write_graph"), "graph")
     | dict.fromkeys(("export", "export_network", "read_labels"), "make")
-    | {"ExportOptions": "target", "inference_yml": "yml"},
+    | {"ExportOptions": "options", "inference_yml": "yml"},
 )

@@ -16,8 +16,8 @@ from maskline._wording import counted
 from maskline.errors import ModelError
 from maskline.evaluate import evaluate_model
 from maskline.evaluate.detections import rle_objects
+from maskline.exporting.options import COST_FILE
 from maskline.exporting.samples import Samples, batches, read_images
-from maskline.exporting.target import COST_FILE
 from maskline.instances import Instances
 from maskline.runtime.device import Device
 from maskline.runtime.graph import Graph

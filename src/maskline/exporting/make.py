@@ -22,7 +22,7 @@ from maskline.errors import InputNotFoundError, ParameterError
 from maskline.exporting import triton
 from maskline.exporting.formats import convert_graph
 from maskline.exporting.graph import fused, rounded, write_graph, write_pinned
-from maskline.exporting.target import COST_FILE, MOST_GENERAL, ExportOptions
+from maskline.exporting.options import COST_FILE, MOST_GENERAL, ExportOptions
 from maskline.exporting.verify import verify_graph
 from maskline.exporting.yml import inference_yml
 from maskline.models.deployed import Deployed
@@ -100,7 +100,7 @@ def export_weights(
     network = load_network(spec.name, weights, overrides_of(spec.name, unaligned=unaligned))
     if labels is None:
         labels = labels_in_file(weights_path(weights))
-    return export_network(network, spec, output, labels=labels, target=options)
+    return export_network(network, spec, output, labels=labels, options=options)
 
 
 def export_network(
@@ -109,18 +109,18 @@ def export_network(
     output: str | Path,
     *,
     labels: Sequence[str] | None = None,
-    target: ExportOptions = MOST_GENERAL,
+    options: ExportOptions = MOST_GENERAL,
 ) -> Path:
     """As `export`, from a network in memory, built for ``spec``. The network is not modified."""
     check_folder(output)
-    model_dir = target.model_dir(Path(output))
+    model_dir = options.model_dir(Path(output))
     check_folder(model_dir)
     trained_with = "".join(f", {name}={value}" for name, value in network.weights_config().items())
     record = Record(
         model=spec.name,
         labels=_labels(network, labels),
-        preprocess=target.preprocess(spec.preprocess, spec.name),
-        threshold=target.threshold,
+        preprocess=options.preprocess(spec.preprocess, spec.name),
+        threshold=options.threshold,
         mask_layout=network.mask_layout,
         made_by=f"maskline {__version__}, torch {torch.__version__}{trained_with}",
     )
@@ -128,36 +128,36 @@ def export_network(
     with tempfile.TemporaryDirectory(prefix="maskline-") as scratch:
         made = Path(scratch, "made")
         made.mkdir()
-        (made / CONFIG_FILE).write_text(inference_yml(spec, record, target.graph), encoding="utf-8")
-        _make(network, record, target, Path(scratch), made)
-        if target.format == triton.FORMAT:
+        (made / CONFIG_FILE).write_text(inference_yml(spec, record, options.graph), encoding="utf-8")
+        _make(network, record, options, Path(scratch), made)
+        if options.format == triton.FORMAT:
             triton.replace_model(Path(output), made)
         else:
-            graph_last = sorted(made.iterdir(), key=lambda path: path.name == target.file)
+            graph_last = sorted(made.iterdir(), key=lambda path: path.name == options.file)
             replace_files(Path(output), graph_last)
-    if target.int8 is None:
+    if options.int8 is None:
         (model_dir / COST_FILE).unlink(missing_ok=True)  # of an earlier export
-    _warn_of_other_graphs(model_dir, target)
+    _warn_of_other_graphs(model_dir, options)
     return Path(output)
 
 
-def _make(network: Network, record: Record, target: ExportOptions, scratch: Path, made: Path) -> None:
+def _make(network: Network, record: Record, options: ExportOptions, scratch: Path, made: Path) -> None:
     """Write the verified graph into the folder ``made``; ``scratch`` is for temporary files."""
     exported = fused(network)
-    if target.half:  # compare with a network of the same, rounded weights
+    if options.half:  # compare with a network of the same, rounded weights
         network = exported = rounded(exported)
     plain, reference = scratch / GRAPH_FILES["onnx"], Deployed(network, record.preprocess)
-    write_graph(Deployed(exported, record.preprocess), record, plain, half=target.half, single=target.single)
-    _verify(reference, plain, plain, record, target)
-    if target.int8 is not None:
-        _quantise(plain, record, target, scratch, made)
+    write_graph(Deployed(exported, record.preprocess), record, plain, half=options.half, single=options.single)
+    _verify(reference, plain, plain, record, options)
+    if options.int8 is not None:
+        _quantise(plain, record, options, scratch, made)
         return
-    convert_graph(plain, record, made / target.file, half=target.half)
-    if target.graph != "onnx":
-        _verify(reference, plain, made / target.file, record, target)
+    convert_graph(plain, record, made / options.file, half=options.half)
+    if options.graph != "onnx":
+        _verify(reference, plain, made / options.file, record, options)
 
 
-def _verify(reference: Deployed, plain: Path, path: Path, record: Record, target: ExportOptions) -> None:
+def _verify(reference: Deployed, plain: Path, path: Path, record: Record, options: ExportOptions) -> None:
     """Verify the graph in ``path``, converted from ``plain``."""
 
     def open_pinned(calls: Sequence[Call]) -> Backend:
@@ -166,38 +166,38 @@ def _verify(reference: Deployed, plain: Path, path: Path, record: Record, target
         written = folder / plain.name
         write_pinned(plain, calls, written)
         if path != plain:
-            convert_graph(written, record, folder / path.name, half=target.half)
+            convert_graph(written, record, folder / path.name, half=options.half)
         return open_backend(backend_for(path, CPU), folder / path.name, CPU, Acceleration())
 
     logger.info("checking the graph against the network")
-    verify_graph(reference, Graph(path, CPU), open_pinned, single=target.single)
+    verify_graph(reference, Graph(path, CPU), open_pinned, single=options.single)
 
 
-def _quantise(plain: Path, record: Record, target: ExportOptions, scratch: Path, made: Path) -> None:
+def _quantise(plain: Path, record: Record, options: ExportOptions, scratch: Path, made: Path) -> None:
     """As `_make`, for int8, from the verified float32 graph; measure the cost."""
     from maskline.exporting import cost  # needs the extra `data`, unlike float32 export
     from maskline.exporting.quantise import quantise
     from maskline.exporting.samples import batches
 
-    found = target.samples
+    found = options.samples
     assert found is not None
     record = replace(record, made_by=f"{record.made_by}, int8")
     small = scratch / "small.onnx"
     quantise(plain, record, batches(found.calibration, record.preprocess), small)
-    convert_graph(small, record, made / target.file)
-    compared = scratch / "compared" / target.file  # in the same format, to compare sizes and times
+    convert_graph(small, record, made / options.file)
+    compared = scratch / "compared" / options.file  # in the same format, to compare sizes and times
     compared.parent.mkdir()
     convert_graph(plain, record, compared)
-    measured = cost.measure(compared, made / target.file, found)
+    measured = cost.measure(compared, made / options.file, found)
     (made / COST_FILE).write_text(measured.to_json(), encoding="utf-8")
     logger.info("%s", measured.summary())
     if measured.warning:
         logger.warning("%s", measured.warning)
 
 
-def _warn_of_other_graphs(model_dir: Path, target: ExportOptions) -> None:
+def _warn_of_other_graphs(model_dir: Path, options: ExportOptions) -> None:
     """Warn about graphs in other formats from an earlier export; the first of `GRAPH_FILES` would be opened."""
-    others = [name for name in GRAPH_FILES.values() if name != target.file and (model_dir / name).is_file()]
+    others = [name for name in GRAPH_FILES.values() if name != options.file and (model_dir / name).is_file()]
     if others:
         logger.warning("%s also has %s: give the file, not the folder, to choose one", model_dir, ", ".join(others))
 

@@ -42,10 +42,10 @@ class ServiceSettings:
     """Settings of a service, apart from its model.
 
     Attributes:
-        batch_size: queued images are batched; the service never waits to fill a batch, which has at most ``max_pixels``.
+        batch_size: queued images are batched, up to ``max_pixels`` in all; the service never waits to fill a batch.
         queue_pixels: each image counts at least as a million.
-        trusted_hosts: host names accepted in addition to this machine's own if the service listens on the loopback without a
-            key; ``*``: any. This protects against web pages that point their own name here (DNS rebinding).
+        trusted_hosts: host names accepted in addition to this machine's own if the service listens on the loopback
+            without a key; ``*``: any. This protects against web pages that point their own name here (DNS rebinding).
         cors: ``*``: any.
     """
 
