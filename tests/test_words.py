@@ -25,7 +25,7 @@ NAME_ROOTS = ("README.md", "CHANGELOG.md", "benchmarks", "docs", "examples", "sr
 
 #: In prose: Markdown without code, strings and comments of Python, and whole files of other kinds.
 PHRASES = {
-    r"(?i)\b(told|tells?|telling)\b": "say, show, report, log",
+    r"(?i)(?<!\.)\b(told|tells?|telling)\b": "say, show, report, log",
     r"(?<!here )\b(is|are|was|were) no (?!longer\b)": "is not a",
     r"(?i)\banew\b": "again",
     r"(?i)\bbeside\b": "next to, besides",
@@ -38,7 +38,6 @@ PHRASES = {
     "游程": "RLE",
     "图像(?!数据|描述)": "图片",
 }
-#: "src" joins when its strings and comments are edited.
 PROSE_ROOTS = (
     "README.md",
     "README.zh-CN.md",
@@ -46,10 +45,7 @@ PROSE_ROOTS = (
     "benchmarks",
     "docs",
     "examples",
-    "src/maskline/assets",
-    "src/maskline/data/report/page.html",
-    "src/maskline/evaluate/report.html",
-    "src/maskline/serve/page",
+    "src",
 )
 
 

@@ -17,11 +17,21 @@ from maskline.exporting import ExportOptions, export_network
 from maskline.exporting.graph import fused
 from maskline.models.families import FAMILIES, family_of
 from maskline.models.network import Network
+from maskline.runtime.mask_layout import MaskLayout
 from maskline.runtime.predictor import Predictor
+
+
+def _modules(name: str) -> tuple[frozenset[type[nn.Module]], MaskLayout]:
+    with torch.device("meta"):
+        network = family_of(name).build(shrunk.config_of(name), shrunk.NUM_CLASSES)
+    return frozenset(type(module) for module in network.modules()), network.mask_layout
+
 
 NAMES = tuple(catalog.MODELS)
 #: One model of each structure.
 DISTINCT = tuple({(family_of(name).name, shrunk.config_of(name)): name for name in reversed(NAMES)}.values())
+#: One model for each set of modules and mask layout: what an exporter sees.
+EXPORTED = tuple({_modules(name): name for name in reversed(DISTINCT)}.values())
 every_model = pytest.mark.parametrize("name", DISTINCT)
 
 
@@ -120,7 +130,7 @@ def test_losses_are_float32_under_autocast(name: str) -> None:
     assert all(part.dtype == torch.float32 and part.isfinite() for part in losses.values())
 
 
-@every_model
+@pytest.mark.parametrize("name", EXPORTED)
 def test_an_export_proves_itself_and_predicts(name: str, tmp_path: Path) -> None:
     spec = shrunk.spec_of(name)
     options = ExportOptions(threshold=0.05)

@@ -6,13 +6,12 @@ import pytest
 import torch
 from fixtures import parts, tiny
 
-from maskline import catalog, models
+from maskline import models
 from maskline.errors import ParameterError, UnknownNameError
 from maskline.exporting import fused
 from maskline.models.layers import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, clip_probabilities, inverse_sigmoid
 from maskline.models.mask_rtdetr.decoder import QueryDecoder, extent
 from maskline.models.mask_rtdetr.denoising import Noise, UnitTarget, denoising_queries
-from maskline.models.mask_rtdetr.network import CONFIGS
 
 
 def some_targets() -> list[UnitTarget]:
@@ -26,10 +25,6 @@ def some_targets() -> list[UnitTarget]:
         UnitTarget(labels[:0], boxes[:0], masks[:0]),
         UnitTarget(labels[1:], boxes[1:], masks[1:]),
     ]
-
-
-def test_every_mask_rtdetr_of_the_catalog_has_a_network() -> None:
-    assert set(CONFIGS) == {m.name for m in catalog.MODELS.values() if m.family == "mask_rtdetr"}
 
 
 def test_build_refuses_what_it_cannot_build() -> None:
@@ -53,15 +48,6 @@ def test_detections_have_the_shapes_of_the_contract() -> None:
 @torch.no_grad()
 def test_another_input_size_is_legal() -> None:
     assert tiny.network()(torch.rand(1, 3, 64, 128)).masks.shape == (1, 12, 16, 32)
-
-
-@torch.no_grad()
-def test_images_of_a_batch_do_not_touch_each_other() -> None:
-    network, images = tiny.network().double(), torch.rand(3, 3, 96, 96).double()
-    together = network(images)
-    for i in range(3):
-        for whole, alone in zip(together, network(images[i : i + 1]), strict=True):
-            torch.testing.assert_close(whole[i], alone[0], rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()

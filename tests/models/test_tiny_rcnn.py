@@ -15,7 +15,6 @@ from fixtures import parts, stand_in, tiny_rcnn
 from torch import Tensor, nn
 
 from maskline import catalog, models
-from maskline.exporting import fused
 from maskline.models.iou import box_iou
 from maskline.models.network import Detections
 from maskline.models.rcnn.network import BACKGROUND, CONFIGS, MaskRCNN, RCNNConfig
@@ -52,10 +51,6 @@ def cells(network: MaskRCNN) -> int:
 
 
 # The real ones
-
-
-def test_every_rcnn_of_the_catalog_has_a_network() -> None:
-    assert set(CONFIGS) == {m.name for m in catalog.MODELS.values() if m.family == "rcnn"}
 
 
 @EVERY
@@ -205,27 +200,6 @@ def test_no_proposals_are_legal(name: str) -> None:
 
 
 # What must not matter
-
-
-@EVERY
-def test_images_of_a_batch_do_not_touch_each_other(name: str) -> None:
-    network, images = tiny_rcnn.network(name).double(), tiny_rcnn.image(97, 130, batch=3).double()
-    with torch.no_grad():
-        parts.box_heads(network)[0].score.bias[-1] += 2  # so that images differ in how many detections they have
-    together = found_in(network, images)
-    for i in range(3):
-        for whole, alone in zip(together, found_in(network, images[i : i + 1]), strict=True):
-            torch.testing.assert_close(whole[i], alone[0], rtol=1e-9, atol=1e-9)
-
-
-@EVERY
-def test_a_fused_network_gives_the_same_numbers(name: str) -> None:
-    network, image = tiny_rcnn.network(name).double(), tiny_rcnn.image(97, 130).double()
-    fast = fused(network)
-    assert len(fast.state_dict()) < len(network.state_dict())
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in fast.modules())
-    for a, b in zip(found_in(network, image), found_in(fast, image), strict=True):
-        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("name", [n for n in CONFIGS if n != "MaskRCNN-ResNet50"])

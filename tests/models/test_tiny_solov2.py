@@ -14,12 +14,11 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from fixtures import parts, stand_in
+from fixtures import stand_in
 from fixtures.tiny_solov2 import CONFIG, NAMES
 from fixtures.tiny_solov2 import network as tiny
 from torch import Tensor, nn
 
-from maskline import catalog
 from maskline.exporting import onnx_translations
 from maskline.models.network import Target
 from maskline.models.solov2 import loss as loss_module
@@ -61,10 +60,6 @@ def blobs(number: int, height: int, width: int, seed: int = 0) -> Tensor:
 
 
 # the network
-
-
-def test_every_solov2_of_the_catalog_has_a_network() -> None:
-    assert set(CONFIGS) == {m.name for m in catalog.MODELS.values() if m.family == "solov2"}
 
 
 def test_size_of_the_real_one() -> None:
@@ -117,22 +112,6 @@ def test_more_rows_than_cells_are_legal() -> None:
     network = tiny(replace(CONFIG, num_grids=(2, 2, 1, 1, 1), max_detections=50), 1)
     scores = network(torch.randn(2, 3, 32, 32)).scores
     assert scores.shape == (2, 50) and not scores[:, 11:].any() and scores[:, 0].all()
-
-
-@torch.no_grad()
-def test_images_of_a_batch_do_not_touch_each_other() -> None:
-    network, images = tiny().double(), torch.randn(3, 3, 90, 70).double()
-    together = network(images)
-    for i in range(3):
-        for whole, alone in zip(together, network(images[i : i + 1]), strict=True):
-            torch.testing.assert_close(whole[i], alone[0], rtol=1e-9, atol=1e-9)
-
-
-@torch.no_grad()
-def test_nothing_above_the_threshold_is_legal() -> None:
-    network = tiny()
-    parts.bias(network.head.category).fill_(-100)
-    assert not network(torch.randn(2, 3, 96, 96)).scores.any()
 
 
 @torch.no_grad()
@@ -352,15 +331,6 @@ def test_mask_loss_is_the_definition_s(at_a_time: int, monkeypatch: pytest.Monke
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(kernels.grad, again[0].grad)
     torch.testing.assert_close(features.grad, again[1].grad)
-
-
-def test_every_trained_parameter_has_a_gradient() -> None:
-    network = SOLOv2(CONFIG, CLASSES).train()
-    for part in network.frozen():
-        part.eval().requires_grad_(False)
-    total(network.losses(torch.randn(2, 3, 96, 96), [objects(4), objects(2, seed=1)])).backward()
-    for name, parameter in network.named_parameters():
-        assert (parameter.grad is not None and parameter.grad.any()) == parameter.requires_grad, name
 
 
 def test_images_without_objects_are_legal_also_all_of_them() -> None:

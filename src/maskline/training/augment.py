@@ -30,7 +30,7 @@ HUE = (-18 / 256, 18 / 256)  # turns of the colour circle
 
 EXPAND_RATIO = 4.0  # largest canvas side / image side
 
-# Of PaddleDetection's RandomCrop, which are SSD's except for the scale.
+# PaddleDetection's RandomCrop: SSD's values except for the scale.
 CROP_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 CROP_SCALE = (0.3, 1.0)  # of the image's sides
 CROP_RATIO = (0.5, 2.0)  # width / height, relative to the image's
