@@ -89,7 +89,7 @@ def test_a_foreign_graph(tmp_path: Path) -> None:
         ({"mask_layout": MaskLayout().to_dict() | {"over": "image"}}, "expected input or box"),
         ({"mask_layout": MaskLayout().to_dict() | {"via_input": 1}}, "expected true or false"),
         ({"mask_layout": MaskLayout().to_dict() | {"over": "box"}}, "masks over their boxes"),
-        ({"mask_layout": MaskLayout().to_dict() | {"via_input": True}}, "do not extend beyond them"),
+        ({"mask_layout": MaskLayout().to_dict() | {"via_input": True}}, "can't extend beyond their boxes"),
     ],
 )
 def test_damaged_records(model_dir: Path, changes: dict[str, object], told: str) -> None:

@@ -46,7 +46,7 @@ def test_what_is_meant(text: str, processes: int, chosen: Devices, four_gpus: No
         ("gpu:0", 2, ParameterError, "processes is 2, but gpu:0 is 1 device: one"),
         ("cpu,cpu", 3, ParameterError, "processes is 3"),
         ("gpu:1,1", 1, ParameterError, "each device may be given once"),
-        ("gpu:a", 1, ParameterError, "a whole number"),
+        ("gpu:a", 1, ParameterError, "an integer"),
         ("tpu", 1, ParameterError, "unknown device 'tpu'"),
         ("gpu:4", 1, DeviceError, "device 'gpu:4' is not available: torch has gpu:0,1,2,3 here"),
         ("gpu:2,4", 1, DeviceError, "device 'gpu:4' is not available"),
