@@ -102,14 +102,13 @@ def settings_of(kind: Any) -> Mapping[str, Setting]:
 
 @cache
 def _settings_of(kind: Any) -> Mapping[str, Setting]:
-    hints = hints_of(kind)
     defaults = {field.name: field.default for field in fields(kind)}
-    return {
-        name: _setting(name, hint[0], option, defaults[name])
-        for name, hint in ((name, get_args(hints[name])) for name in names_of(kind))
-        for option in hint[1:]
-        if get_origin(hints[name]) is Annotated and isinstance(option, Option)
-    }
+    found = {}
+    for name in names_of(kind):
+        hint = hints_of(kind)[name]
+        if get_origin(hint) is Annotated and isinstance(hint.__metadata__[0], Option):
+            found[name] = _setting(name, hint.__origin__, hint.__metadata__[0], defaults[name])
+    return found
 
 
 @cache
@@ -129,7 +128,7 @@ def like(kind: type, name: str) -> Option:
 
 
 def check_options(settings: object) -> None:
-    """Raise ParameterError for the first described field whose value is out of range. None is always legal."""
+    """Raise ParameterError for the first described field whose value is out of range. None is always valid."""
     for name, setting in settings_of(type(settings)).items():
         value = getattr(settings, name)
         if value is not None and not setting.repeats:

@@ -153,10 +153,10 @@ def _is_given(context: click.Context, parameter: click.Parameter) -> bool:
     return context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
 
 
-def _refuse(given: Mapping[str, str], legal: Collection[str], why: str) -> None:
-    """Raise UsageError for the first option given that is not among the legal ones."""
+def _refuse(given: Mapping[str, str], allowed: Collection[str], why: str) -> None:
+    """Raise UsageError for the first option given that is not among the allowed ones."""
     for name, option in given.items():
-        if name not in legal:
+        if name not in allowed:
             raise click.UsageError(f"{option} {why}")
 
 
