@@ -14,7 +14,7 @@ from fixtures import tiny
 from fixtures.narrow import imread
 
 import maskline
-from maskline import Predictor, Result, create_model, create_pipeline
+from maskline import Predictor, Result, catalog, create_model, create_pipeline
 from maskline.errors import (
     DeviceError,
     DownloadError,
@@ -216,13 +216,13 @@ def test_an_official_model_is_exported_once(pdparams: Path, tmp_path: Path, monk
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / pdparams.name).symlink_to(pdparams)
 
-    def export(name: str, weights: Path, output: Path, **_: object) -> Path:
-        made.append((name, weights.name, output))
+    def export(spec: catalog.Model, weights: Path, output: Path, **_: object) -> Path:
+        made.append((spec.name, weights.name, output))
         output.mkdir(parents=True)
         (output / "inference.onnx").write_bytes(b"")
         return output
 
-    monkeypatch.setattr("maskline.exporting.export", export)
+    monkeypatch.setattr("maskline.exporting.make.export_weights", export)
     for _ in range(2):
         with pytest.raises(ModelError):  # the stand-in wrote no graph
             create_model("Mask-RT-DETR-S")
