@@ -182,7 +182,7 @@ def test_numbers_that_are_known_are_not_counted_anew(tmp_path: Path, monkeypatch
 def test_nothing_to_report_on(tmp_path: Path) -> None:
     assert "Passed" in written(Reading({}), tmp_path).words
     empty = Dataset("val", tmp_path, [], [], [])
-    assert "No instance in an image that can be read" in written(Reading({"val": empty}), tmp_path).words
+    assert "No instances in readable images" in written(Reading({"val": empty}), tmp_path).words
 
 
 # ---- faults
@@ -198,7 +198,7 @@ def test_faults_by_kind_leaks_first_then_errors(tmp_path: Path) -> None:
     title = "The same image in two splits: the evaluation is too optimistic"
     assert f"2 warnings {title} What to do Keep it in one split, unless you overfit on purpose" in page.words
     assert "wrong 1 train · x.json wrong 4" in page.words
-    clean = page.words.partition("Also checked, nothing found: ")[2].partition(". ")[0].split("; ")
+    clean = page.words.partition("Also checked, without faults: ")[2].partition(". ")[0].split("; ")
     assert clean == [kind.title for code, kind in KINDS.items() if code not in codes]
 
 
@@ -215,7 +215,7 @@ def test_many_faults_of_a_kind(tmp_path: Path) -> None:
     page = written(Reading(splits(tmp_path), faults), tmp_path)
     assert "wrong (19)" in page.text
     assert "wrong (20)" not in page.text
-    assert "and 3 more: all are in faults.json" in page.words
+    assert "and 3 more: see faults.json" in page.words
     assert "image 0 · annotation 19" in page.words
 
 
