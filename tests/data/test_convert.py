@@ -152,15 +152,17 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
 
 
 def test_killed_in_the_middle_the_original_is_whole_and_there_is_no_half_result(tmp_path: Path) -> None:
-    root = sets.make(tmp_path / "set", train=40)
-    for i in range(40):
-        cv2.imwrite(
-            str(root / "images" / f"{'sub/' if i == 1 else ''}train{i}.png"),
-            np.random.default_rng(i).integers(0, 256, (900, 900, 3), dtype=np.uint8),
-        )
+    root = sets.make(tmp_path / "set", train=100)
+    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "noise.png"), noise)
+    for i in range(100):
+        image = root / "images" / f"{'sub/' if i == 1 else ''}train{i}.png"
+        image.unlink()
+        image.hardlink_to(tmp_path / "noise.png")  # 240 MB to copy, 2.4 on the disk
+    (tmp_path / "noise.png").unlink()
     content = sets.load(root, "train")
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    assert len(content["images"]) == 40
+    assert len(content["images"]) == 100
     for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         command = [sys.executable, "-m", "maskline", "convert", str(root), str(tmp_path / "new"), "--to", "coco"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
