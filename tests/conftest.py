@@ -10,8 +10,35 @@ from pathlib import Path
 import pytest
 from fixtures import stand_in
 
+#: Folders and files that take long: real networks, exports, runs of training, services, browsers, fresh interpreters.
+SLOW = (
+    "cli/",
+    "conformance/",
+    "data/report/",
+    "e2e/",
+    "exporting/",
+    "models/test_tiny_",
+    "outputs/test_result.py",
+    "parity/",
+    "serve/",
+    "test_before.py",
+    "test_clients.py",
+    "test_dependencies.py",
+    "test_documents.py",
+    "training/",
+)
+
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # some tests import ONNX Runtime themselves
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests of `SLOW` as slow, and those that export, read whole data sets or measure memory wherever they are."""
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        by_name = any(word in item.name for word in ("export", "real", "nuclei", "memory"))
+        if path.startswith(SLOW) or by_name or "tiny_model_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
