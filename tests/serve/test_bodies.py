@@ -157,14 +157,14 @@ gzipped = partial(gzip.compress, mtime=0)  # the same bytes at any time, as name
     [
         ("br", b"\x0b\x02\x80{}\x03", 415, "'br': expected deflate, gzip, x-gzip or none"),
         ("gzip, gzip", gzipped(gzipped(b"{}")), 415, "expected deflate, gzip"),
-        ("gzip", b'{"image": "QUJD"}', 400, "not whole gzip data.*incorrect header"),
-        ("gzip", b"", 400, "not whole gzip data.*cut short"),
-        ("gzip", gzipped(b"{}" * 999)[:-9], 400, "not whole gzip data.*cut short"),
-        ("gzip", gzipped(b"{}" * 999)[:-8] + bytes(8), 400, "not whole gzip data.*incorrect data check"),
-        ("gzip", gzipped(b"{}") * 2, 400, "not whole gzip data.*bytes follow its end"),
-        ("gzip", gzipped(bytes(1 << 18)) + b"x", 400, "not whole gzip data.*bytes follow its end"),
-        ("deflate", gzipped(b"{}"), 400, "not whole deflate data"),
-        ("deflate", zlib.compress(bytes(range(256)) * 99)[:200], 400, "not whole deflate data.*cut short"),
+        ("gzip", b'{"image": "QUJD"}', 400, "not valid gzip data.*incorrect header"),
+        ("gzip", b"", 400, "not valid gzip data.*cut short"),
+        ("gzip", gzipped(b"{}" * 999)[:-9], 400, "not valid gzip data.*cut short"),
+        ("gzip", gzipped(b"{}" * 999)[:-8] + bytes(8), 400, "not valid gzip data.*incorrect data check"),
+        ("gzip", gzipped(b"{}") * 2, 400, "not valid gzip data.*data follows its end"),
+        ("gzip", gzipped(bytes(1 << 18)) + b"x", 400, "not valid gzip data.*data follows its end"),
+        ("deflate", gzipped(b"{}"), 400, "not valid deflate data"),
+        ("deflate", zlib.compress(bytes(range(256)) * 99)[:200], 400, "not valid deflate data.*cut short"),
     ],
 )
 def test_bodies_that_can_t_be_decompressed(service: Service, coding: str, body: bytes, status: int, told: str) -> None:
@@ -250,12 +250,12 @@ IMAGE_FIELD = ("image", "a.png", b"QUJD")
         (form(IMAGE_FIELD, ("threshold", None, b"high")), ("threshold_invalid", "body.threshold"), "'high'"),
         (form(IMAGE_FIELD, ("threshold", None, b'"0.3"')), ("threshold_invalid", "body.threshold"), "'0.3'"),
         (form(IMAGE_FIELD, IMAGE_FIELD), ("form_invalid", "body"), "'image' is given twice"),
-        (form(("image", None, b"\xff\xd8")), ("form_invalid", "body"), "which has a filename"),
-        (form(IMAGE_FIELD, end=b""), ("form_invalid", "body"), "no end"),
+        (form(("image", None, b"\xff\xd8")), ("form_invalid", "body"), "which needs a filename"),
+        (form(IMAGE_FIELD, end=b""), ("form_invalid", "body"), "no closing boundary"),
         (form(IMAGE_FIELD, boundary=b"x" * 80), ("form_invalid", "body"), "70 characters"),
         (form(*[("x", None, b"")] * 200), ("form_invalid", "body"), "100 fields"),
         (b"--a\r\n\r\n\r\n--a--", ("form_invalid", "body"), "Content-Disposition"),
-        (b"--", ("form_invalid", "body"), "no end"),
+        (b"--", ("form_invalid", "body"), "no closing boundary"),
         (IMAGE.read_bytes()[:5000], ("image_invalid", "body.image"), "cut short"),
         (b"GIF89a" + bytes(20), ("json_invalid", "body[0]"), "or the file alone: JPEG"),
         (b"\0\0\0\x18ftypheic" + bytes(20), ("json_invalid", "body"), "or the file alone: JPEG"),
@@ -274,7 +274,7 @@ def test_bodies_that_are_no_request(service: Service, body: bytes, fault: tuple[
 def test_images_are_told_where_they_go(service: Service) -> None:
     for body in (IMAGE.read_bytes(), form(IMAGE_FIELD)):
         response = service.post(body, "/v2/models/instance-segmentation/infer")
-        assert response.status_code == 400 and "POST /instance-segmentation takes" in response.json()["error"]
+        assert response.status_code == 400 and "send it to POST /instance-segmentation" in response.json()["error"]
 
 
 def test_json_of_too_many_values(service: Service) -> None:
