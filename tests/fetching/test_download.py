@@ -274,7 +274,7 @@ def test_max_bytes(server: Server, target: Path, scene: Scene) -> None:
 
 def test_disk_full(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
-    fails(server, target, f"it needs {len(BODY)} bytes, the disk has 5 free")
+    fails(server, target, f"it needs {len(BODY)} bytes, but the disk has 5 free")
 
 
 def test_faults_of_the_disk_are_not_asked_again(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_stale_record_is_mentioned(server: Server, target: Path) -> None:
     get(server, target)
     target.unlink()
     server.play(status(404))
-    fails(server, target, "(and remove w.pdparams.sha256 beside it)")
+    fails(server, target, "(and remove w.pdparams.sha256 next to it)")
     target.with_name("w.pdparams.sha256").unlink()
     target.write_bytes(OTHER)
     assert get(server, target).read_bytes() == OTHER
@@ -174,7 +174,7 @@ def test_refresh_offline(
 
 def test_a_304_nobody_asked_for(server: Server, target: Path) -> None:
     server.play(status(304))
-    fails(server, target, "the server answers 304")
+    fails(server, target, "the server responds 304")
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -195,7 +195,7 @@ def test_deadline_of_a_server_that_trickles(server: Server, target: Path, chunke
 
 def test_deadline_leaves_no_time_to_ask_again(server: Server, target: Path) -> None:
     server.play(status(503, Retry_After="30"))
-    fails(server, target, "it takes longer than 5 s; the server answers 503", deadline=5.0)
+    fails(server, target, "it takes longer than 5 s; the server responds 503", deadline=5.0)
     assert len(server.seen) == 1
 
 
@@ -213,7 +213,7 @@ def test_offline(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch, 
     """F76: the message names the address and the file."""
     monkeypatch.setenv("MASKLINE_OFFLINE", word)
     assert is_offline()
-    fails(server, target, "MASKLINE_OFFLINE forbids the network")
+    fails(server, target, "MASKLINE_OFFLINE forbids network access")
     assert not server.seen and not target.parent.exists()
     target.parent.mkdir()
     target.write_bytes(OTHER)

@@ -29,7 +29,7 @@ def test_the_status_is_told(status: int) -> None:
     """F40: the client learns what the image's server said."""
     error = outcome(answer(f"{status} Words", b"", length=None if status in (204, 304) else -1))
     assert (error.kind, error.status) == ("url_status", status)
-    assert str(error) == f"the URL answers with status {status}"
+    assert str(error) == f"the URL responds with status {status}"
 
 
 async def endless(path: str, writer: asyncio.StreamWriter) -> None:

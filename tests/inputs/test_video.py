@@ -265,7 +265,7 @@ def test_camera_is_released_when_forgotten(camera: type[FakeCapture]) -> None:
 def test_camera_that_is_unplugged(camera: type[FakeCapture], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(camera, "frames", 3)
     numbers: list[int | None] = []
-    with pytest.raises(InputError, match="camera 0 gives no more frames"):
+    with pytest.raises(InputError, match="camera 0 stopped sending frames"):
         numbers.extend(image.page for image in iter_images(0))
     assert numbers == [0, 1, 2] and camera.log[-1] == "release"
 
