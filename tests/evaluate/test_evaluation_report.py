@@ -68,7 +68,7 @@ def test_hostile_names_are_only_text(page: Path) -> None:
 
 def test_everything_is_in_it(page: Path) -> None:
     text = page.read_text("utf-8")
-    assert text.count("<figcaption>Truth</figcaption>") == text.count("<figcaption>Prediction</figcaption>") >= 6
+    assert text.count("<figcaption>Ground truth</figcaption>") == text.count("<figcaption>Prediction</figcaption>") >= 6
     for verdict in COLOURS:
         assert f'<i class="tone {verdict}">' in text  # in the legend, if nowhere else
     for part in ("figures", "classes", "confusion", "worst", "skipped"):
@@ -85,7 +85,7 @@ def test_reports_on_next_to_nothing(tmp_path: Path) -> None:
     evaluate(lambda _: empty, bare, tmp_path / "a")
     evaluate(lambda _: empty, replace(bare, categories=[]), tmp_path / "b")
     text = (tmp_path / "a" / "evaluate" / "report.html").read_text("utf-8")
-    assert "No object to find" in text and "No image has an error" in text
+    assert "No objects, so there is no curve" in text and "No errors at this threshold" in text
     assert "The data set has no class" in (tmp_path / "b" / "evaluate" / "report.html").read_text("utf-8")
 
 

@@ -53,7 +53,7 @@ def maskline(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("--max-pixels", "300"), 2, "queue_pixels is 256 million, max_pixels 300 million"),
         (("--max-body", "0"), 2, "max_body is 0"),
         (("--device", "cpu,cpu", "--workers", "1"), 2, "--workers 1 for 2 devices"),
-        (("--workers", "0"), 2, "--workers is 0"),
+        (("--workers", "0"), 2, "workers is 0"),
         (("--cors", "foo bar"), 2, "cors is 'foo bar'"),
         (("--trusted-host", "a/b"), 2, "trusted_hosts has 'a/b'"),
         (("--api-key-file", "/nowhere"), 2, "can't be read"),
