@@ -205,7 +205,7 @@ def read(folder: Path) -> Progress:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("version") != VERSION:
             raise ValueError("written by another version")
-        values.setdefault("weights_config", weights_config(values["settings"]))  # where early versions have it
+        values.setdefault("weights_config", weights_config(values.get("settings", {})))  # where early versions have it
         progress = Progress(**values)
         return replace(progress, losses=tuple(progress.losses), history=tuple(progress.history))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
