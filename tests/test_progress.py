@@ -150,6 +150,6 @@ def test_the_first_use_of_a_model_is_told(tmp_path: Path) -> None:
     """It may take minutes before anything is printed."""
     command = ["-m", "maskline", "--pipeline", "instance_segmentation", "--model", "SOLOv2", "--input", PHOTO]
     shown = on_terminal(*command, MASKLINE_HOME=str(tmp_path), MASKLINE_OFFLINE="1")
-    assert shown.code == 1 and "first use of SOLOv2: downloading and exporting, takes minutes" in shown.raw
+    assert shown.code == 1 and "first use of SOLOv2: downloading and exporting it takes minutes" in shown.raw
     (line,) = shown.lines
     assert "MASKLINE_OFFLINE forbids network access" in line
