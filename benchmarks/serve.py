@@ -221,11 +221,11 @@ async def peer(model_dir: str | None) -> None:
 
     @app.post(ROUTE)
     async def infer(request: Request) -> Response:
-        given = protocol.parse(await request.body())
+        given = protocol.parse(await request.body(), model.labels)
         wanted = protocol.PredictOptions.of(given, visualize=True)
-        pixels = answering.decode(images.from_base64(given.image))
-        (instances,) = await loop.run_in_executor(thread, model.detect, [pixels], [wanted.threshold])
-        result = answering.encode(pixels, instances, model.labels, wanted)
+        decoded = answering.decode(images.file_of(given.image))
+        (instances,) = await loop.run_in_executor(thread, model.detect, [decoded.pixels], [wanted.threshold])
+        result = answering.encode(decoded, instances, model.labels, wanted)
         return Response(protocol.success(protocol.new_log_id(), result), media_type="application/json")
 
     @app.get(HEALTH)
