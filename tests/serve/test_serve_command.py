@@ -52,6 +52,8 @@ def maskline(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("--timeout", "-1"), 2, "timeout is -1"),
         (("--max-pixels", "300"), 2, "queue_pixels is 256 million, max_pixels 300 million"),
         (("--max-body", "0"), 2, "max_body is 0"),
+        (("--max-body", "nan"), 2, "--max-body is nan: expected a number"),
+        (("--max-pixels", "inf"), 2, "--max-pixels is inf: expected a number"),
         (("--device", "cpu,cpu", "--workers", "1"), 2, "--workers 1 for 2 devices"),
         (("--workers", "0"), 2, "workers is 0"),
         (("--cors", "foo bar"), 2, "cors is 'foo bar'"),

@@ -247,6 +247,33 @@ def test_the_command_resumes_from_a_checkpoint_that_is_pruned_meanwhile(
     assert done.stdout.startswith(f"{settings.output / 'best_model' / 'inference' / 'inference.onnx'}: ")
 
 
+def test_the_command_without_an_export_names_the_best_weights(settings: TrainSettings, tmp_path: Path) -> None:
+    data = unevaluated(settings, tmp_path / "data").data
+    command = [sys.executable, "-m", "maskline", "train", settings.model, data, "--output", tmp_path / "new"]
+    options = [
+        "--weights",
+        "scratch",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--workers",
+        "0",
+        "--augment",
+        "sizes=[64]",
+    ]
+    done = subprocess.run(
+        [*map(str, command), *options, "--device", "cpu", "--no-export"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    best = tmp_path / "new" / "best_model" / "best_model.safetensors"
+    assert (
+        done.stdout == f"{best}: the weights of epoch 0\n"
+        and best.is_file()
+        and not (best.parent / "inference").exists()
+    )
+
+
 def test_resuming_from_what_is_no_checkpoint(settings: TrainSettings, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nofile.pdparams"):  # the path as it was given is told
         with pytest.raises(MasklineError, match=f"no checkpoint to resume at {path}: expected the output folder"):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from maskline._checks import check_number
 from maskline._options import Setting, settings_of
 from maskline.errors import ParameterError
 
@@ -84,7 +85,8 @@ def _value(setting: Setting, context: click.Context, parameter: click.Parameter,
         return _mapping(value, parameter.opts[0])
     if setting.option.parse is not None:
         return setting.option.parse(value, parameter.opts[0])
-    return value if setting.option.unit == 1 else int(value * setting.option.unit)
+    unit = setting.option.unit
+    return value if unit == 1 else int(check_number(value, parameter.opts[0]) * unit)
 
 
 def _mapping(texts: Sequence[str], flag: str) -> Mapping[str, Any]:
@@ -96,7 +98,7 @@ def _mapping(texts: Sequence[str], flag: str) -> Mapping[str, Any]:
         name, equals, value = text.partition("=")
         part = {name.strip(): parse_value(value)} if equals and text.lstrip()[:1] != "{" else parse_value(text)
         if not isinstance(part, Mapping):
-            raise ParameterError(f'{flag} is {text}: expected a mapping such as {{"precision": "fp16"}}, or NAME=VALUE')
+            raise ParameterError(f'{flag} is {text}: expected a mapping such as {{"name": value}}, or name=value')
         found |= part
     return found
 

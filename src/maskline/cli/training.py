@@ -68,15 +68,19 @@ def train(model: str, folder: Path, given: Mapping[str, Any]) -> None:
     """
     from maskline.paddlex import train_results
     from maskline.runtime.backend import GRAPH_FILES
+    from maskline.training import checkpoint
     from maskline.training import train as train_model
     from maskline.training.processes import is_first
 
     logging.getLogger("maskline").setLevel(logging.INFO)
     found = train_model(TrainSettings(model=model, data=folder, **given), train_results.write)
-    assert found.model_dir is not None
+    if found.model_dir is None:
+        best = checkpoint.weights_file(found.best_checkpoint)
+    else:
+        best = found.model_dir / GRAPH_FILES["onnx"]
     score = "" if found.best_score is None else f", mask AP {found.best_score:.3f} on val"
     if is_first():
-        click.echo(f"{found.model_dir / GRAPH_FILES['onnx']}: the weights of epoch {found.best_epoch}{score}")
+        click.echo(f"{best}: the weights of epoch {found.best_epoch}{score}")
 
 
 @click.command()

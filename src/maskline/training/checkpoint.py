@@ -194,6 +194,11 @@ def _is_resumable(folder: Path) -> bool:
     )
 
 
+def weights_file(folder: Path) -> Path:
+    """The weights of a checkpoint; those of the EMA where the model has one."""
+    return folder / f"{folder.name}.safetensors"
+
+
 def read(folder: Path) -> Progress:
     """Read the progress of a checkpoint.
 

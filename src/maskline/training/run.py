@@ -173,7 +173,7 @@ def _images(settings: TrainSettings) -> int:
 def _export(job: TrainingJob) -> None:
     """Export the best weights; without evaluation, the last."""
     folder = job.settings.output / checkpoint.BEST
-    weights, target = folder / f"{folder.name}.safetensors", export_folder(job.settings.output)
+    weights, target = checkpoint.weights_file(folder), export_folder(job.settings.output)
     with LogFile() as file:
         file.open(job.settings.output)
         network = load_network(job.spec.name, weights)
