@@ -101,7 +101,7 @@ def photos() -> list[np.ndarray]:
     mean, std = (np.array(values)[:, None, None] for values in (ROW.preprocess.mean, ROW.preprocess.std))
     found = []
     for i, size in enumerate(SIZES):
-        pixels = (tiny_rcnn.image(*size, seed=i)[0].numpy() * std + mean) * 255
+        pixels = (parts.image(*size, seed=i)[0].numpy() * std + mean) * 255
         found.append(np.ascontiguousarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)[..., ::-1]))
     return found
 

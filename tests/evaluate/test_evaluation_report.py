@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from fixtures import made
-from fixtures.browser import needs_browser, opened, show
+from fixtures.browser import contrast, needs_browser, opened, show
 
 from maskline.data.dataset import Annotation, Category, Dataset
 from maskline.evaluate import evaluate
@@ -191,15 +191,3 @@ def test_text_can_be_read_in_both_schemes(browser: Any, page: Path) -> None:
         assert len(looked) > 60
         for ink, ground, what in looked:
             assert contrast(ink, ground) >= 4.5, (scheme, what, ink, ground)
-
-
-def contrast(ink: list[float], ground: list[float]) -> float:
-    """WCAG 2's contrast ratio of two colours, R G B of 0 to 255."""
-    light, dark = sorted((luminance(colour) for colour in (ink, ground)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def luminance(colour: list[float]) -> float:
-    share = np.asarray(colour[:3]) / 255
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))

@@ -75,9 +75,9 @@ def barely_trained(name: str) -> tuple[Network, catalog.Model]:
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     for seed in range(2):
         torch.manual_seed(seed)
-        targets = [tiny_rcnn.objects(3, 96, 96, seed=seed)]
+        targets = [parts.objects(3, 96, 96, seed=seed)]
         optimizer.zero_grad()
-        found = network.train().losses(tiny_rcnn.image(96, 96, seed).repeat(2, 1, 1, 1), targets * 2)
+        found = network.train().losses(parts.image(96, 96, seed).repeat(2, 1, 1, 1), targets * 2)
         parts.total(found.values()).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures import shrunk
-from torch import Tensor, nn
+from fixtures import parts, shrunk
+from torch import nn
 
 from maskline import catalog
 from maskline.exporting import ExportOptions, export_network
 from maskline.exporting.graph import fused
-from maskline.models.families import FAMILIES, family_of
+from maskline.models.families import family_of
 from maskline.models.network import Network
 from maskline.runtime.mask_layout import MaskLayout
 from maskline.runtime.predictor import Predictor
@@ -35,21 +35,10 @@ EXPORTED = tuple({_modules(name): name for name in reversed(DISTINCT)}.values())
 every_model = pytest.mark.parametrize("name", DISTINCT)
 
 
-def total(losses: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(losses.values())).sum()
-
-
 def trained(network: Network) -> dict[str, nn.Parameter]:
     """The parameters that fine-tuning changes, by name."""
     frozen = {id(p) for part in network.frozen() for p in part.parameters()}
     return {name: p for name, p in network.named_parameters() if id(p) not in frozen}
-
-
-def test_every_model_has_a_family_with_its_configuration() -> None:
-    assert [family.name for family in FAMILIES] == sorted(catalog.FAMILIES)
-    for name in NAMES:
-        assert name in family_of(name).configs
-    assert sorted(name for family in FAMILIES for name in family.configs) == sorted(NAMES)
 
 
 @every_model
@@ -106,10 +95,10 @@ def test_fusing_changes_no_number(name: str) -> None:
 def test_losses_are_finite_and_reach_every_trained_parameter(name: str) -> None:
     network = shrunk.network(name).train()
     torch.manual_seed(0)  # R-CNNs sample regions
-    targets = [shrunk.objects(number, seed=seed) for seed, number in enumerate((12, 0, 9, 12))]
+    targets = [parts.objects(number, seed=seed) for seed, number in enumerate((12, 0, 9, 12))]
     losses = network.losses(shrunk.images(4), targets)
     assert all(part.ndim == 0 and part.isfinite() and part >= 0 for part in losses.values())
-    total(losses).backward()
+    parts.total(losses.values()).backward()
     without = [n for n, p in trained(network).items() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not without
 
@@ -117,10 +106,10 @@ def test_losses_are_finite_and_reach_every_trained_parameter(name: str) -> None:
 @every_model
 def test_images_without_objects_can_be_trained_on(name: str) -> None:
     network = shrunk.network(name).train()
-    some = network.losses(shrunk.images(2), [shrunk.objects(3), shrunk.objects(1)])
-    none = network.losses(shrunk.images(2), [shrunk.objects(0), shrunk.objects(0)])
+    some = network.losses(shrunk.images(2), [parts.objects(3), parts.objects(1)])
+    none = network.losses(shrunk.images(2), [parts.objects(0), parts.objects(0)])
     assert list(some) == list(none) and all(part.isfinite() for part in none.values())
-    total(none).backward()
+    parts.total(none.values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
 
 
@@ -128,7 +117,7 @@ def test_images_without_objects_can_be_trained_on(name: str) -> None:
 def test_losses_are_float32_under_autocast(name: str) -> None:
     network = shrunk.network(name).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = network.losses(shrunk.images(2), [shrunk.objects(3), shrunk.objects(2, seed=1)])
+        losses = network.losses(shrunk.images(2), [parts.objects(3), parts.objects(2, seed=1)])
     assert all(part.dtype == torch.float32 and part.isfinite() for part in losses.values())
 
 

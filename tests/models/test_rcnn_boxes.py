@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fixtures import tiny_rcnn
+from fixtures import parts
 from torch import Tensor
 
 from maskline.models.iou import box_iou
@@ -207,7 +207,7 @@ def matched(boxes: Tensor, true: Tensor, high: float, low: float, each: bool) ->
 @pytest.mark.parametrize("limits", [(0.7, 0.3, True), (0.7, 0.3, False), (0.5, 0.5, False), (0.6, 0.2, True)])
 def test_matches_are_the_definition_s(limits: tuple[float, float, bool]) -> None:
     torch.manual_seed(0)
-    true = tiny_rcnn.objects(6)
+    true = parts.objects(6)
     boxes = torch.cat([some_boxes(150), true.boxes[2:4] + 1, true.boxes[2:3] - 1])
     high, low, each = limits
     kind, object_ = match(boxes, true, positive_iou=high, negative_iou=low, allow_low_quality_matches=each)
@@ -269,7 +269,7 @@ def test_choices_are_random_and_follow_the_seed() -> None:
 def test_regions_to_learn_from() -> None:
     """True boxes are regions too; each knows its image, its class and its object."""
     torch.manual_seed(0)
-    targets = [tiny_rcnn.objects(4, seed=1), tiny_rcnn.objects(0), tiny_rcnn.objects(3, seed=2)]
+    targets = [parts.objects(4, seed=1), parts.objects(0), parts.objects(3, seed=2)]
     proposals = [some_boxes(30), some_boxes(20), some_boxes(0)]
     config = LossConfig(num_regions=24)
     found = sample_regions(proposals, targets, 0.5, config, num_classes=3, first=True)
@@ -288,14 +288,14 @@ def test_regions_to_learn_from() -> None:
 
 def test_more_objects_than_their_share() -> None:
     """A quarter of 24 places: no more, though all true boxes are regions."""
-    crowd = tiny_rcnn.objects(40)
+    crowd = parts.objects(40)
     found = sample_regions([some_boxes(200)], [crowd], 0.5, LossConfig(num_regions=24), num_classes=3, first=True)
     assert len(found.labels) == 24 and len(found.positive(3)) == 6
 
 
 def test_later_stages_take_all_regions_and_no_true_boxes() -> None:
     torch.manual_seed(0)
-    targets, boxes = [tiny_rcnn.objects(4), tiny_rcnn.objects(0)], [some_boxes(30), some_boxes(9)]
+    targets, boxes = [parts.objects(4), parts.objects(0)], [some_boxes(30), some_boxes(9)]
     boxes[0][:4] = targets[0].boxes + 1
     found = sample_regions(boxes, targets, 0.6, LossConfig(num_regions=8), num_classes=3, first=False)
     assert torch.equal(found.regions.boxes, torch.cat(boxes))
@@ -314,7 +314,7 @@ def test_a_disc_as_its_regions_see_it() -> None:
     own = Target(torch.zeros(2).long(), torch.tensor([[0.0, 0, 128, 96], [35, 15, 85, 65]]), torch.stack([other, disc]),
                  (96, 128))  # fmt: skip
     boxes = torch.tensor([[35.0, 15, 85, 65], [60, 40, 100, 70], [0, 0, 128, 96], [50.3, 20.7, 53.1, 90.2]])
-    found = true_masks(Regions(boxes, torch.ones(4).long()), torch.ones(4).long(), [tiny_rcnn.objects(1), own], 28)
+    found = true_masks(Regions(boxes, torch.ones(4).long()), torch.ones(4).long(), [parts.objects(1), own], 28)
     assert found.shape == (4, 28, 28) and found.dtype == torch.float32
     cell = (torch.arange(28) + 0.5) / 28
     for mask, (x1, y1, x2, y2) in zip(found, boxes.tolist(), strict=True):
@@ -327,8 +327,8 @@ def test_a_disc_as_its_regions_see_it() -> None:
 def test_masks_are_interpolated_between_centres_of_pixels() -> None:
     """As grid_sample does it, with the border's values beyond the border."""
     torch.manual_seed(0)
-    blobs = tiny_rcnn.image(96, 128, batch=2).flatten(0, 1)[:5] > 0
-    own = tiny_rcnn.objects(5)._replace(masks=blobs.to(torch.uint8))
+    blobs = parts.image(96, 128, batch=2).flatten(0, 1)[:5] > 0
+    own = parts.objects(5)._replace(masks=blobs.to(torch.uint8))
     boxes, objects = some_boxes(40, torch.float64) * 1.4 - 8, torch.randint(5, (40,))
     found = true_masks(Regions(boxes, torch.zeros(40).long()), objects, [own], 14)
     cell = (torch.arange(14) + 0.5) / 14

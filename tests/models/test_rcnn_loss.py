@@ -45,7 +45,7 @@ def losses_of(
 ) -> dict[str, Tensor]:
     """With the same draws each time."""
     torch.manual_seed(0)
-    return network.losses(tiny_rcnn.image(96, 128, batch=len(targets)) if image is None else image, targets,
+    return network.losses(parts.image(96, 128, batch=len(targets)) if image is None else image, targets,
                           normalizer=normalizer)  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def total(losses: dict[str, Tensor]) -> Tensor:
 @EVERY
 def test_parts_of_the_loss(name: str) -> None:
     stages = [f"_stage{i}" for i in range(3)] if name in CASCADES else [""]
-    losses = losses_of(learning(name), [tiny_rcnn.objects(5), tiny_rcnn.objects(3, seed=1)])
+    losses = losses_of(learning(name), [parts.objects(5), parts.objects(3, seed=1)])
     assert sorted(losses) == sorted(
         ["loss_rpn_cls", "loss_rpn_reg", "loss_mask", *(f"loss_bbox_{k}{s}" for k in ("cls", "reg") for s in stages)]
     )
@@ -76,7 +76,7 @@ def test_parts_of_the_loss(name: str) -> None:
 def test_the_loss_reaches_every_parameter_that_learns(name: str) -> None:
     """Also where one of the images has no objects. The coarsest anchors are few, and not always among the chosen."""
     network = unlimited(learning(name))
-    total(losses_of(network, [tiny_rcnn.objects(5), tiny_rcnn.objects(0), tiny_rcnn.objects(2, seed=1)])).backward()
+    total(losses_of(network, [parts.objects(5), parts.objects(0), parts.objects(2, seed=1)])).backward()
     for parameter_name, parameter in network.named_parameters():
         reached = parameter.grad is not None and bool(parameter.grad.isfinite().all()) and bool(parameter.grad.any())
         assert reached == parameter.requires_grad, parameter_name
@@ -86,7 +86,7 @@ def test_the_loss_reaches_every_parameter_that_learns(name: str) -> None:
 def test_training_without_any_object_is_legal(name: str) -> None:
     """What learns from objects has a gradient of zero: processes that train together wait for each other's."""
     network = learning(name)
-    losses = losses_of(network, [tiny_rcnn.objects(0), tiny_rcnn.objects(0)])
+    losses = losses_of(network, [parts.objects(0), parts.objects(0)])
     assert losses["loss_rpn_cls"] > 0 and losses["loss_mask"] == 0 and losses["loss_rpn_reg"] == 0
     assert all(bool(part > 0) == ("cls" in key) for key, part in losses.items())
     total(losses).backward()
@@ -101,7 +101,7 @@ def test_training_without_any_proposal_is_legal(name: str) -> None:
     network = learning(name)
     network.rpn.delta.weight.data.zero_()
     parts.bias(network.rpn.delta).data.fill_(-20)
-    for targets in ([tiny_rcnn.objects(3), tiny_rcnn.objects(0)], [tiny_rcnn.objects(0), tiny_rcnn.objects(0)]):
+    for targets in ([parts.objects(3), parts.objects(0)], [parts.objects(0), parts.objects(0)]):
         losses = losses_of(network, targets)
         network.zero_grad()
         total(losses).backward()
@@ -152,7 +152,7 @@ def test_as_many_parameters_learn_as_in_the_reference(name: str) -> None:
 @EVERY
 def test_a_few_steps_of_training_help(name: str) -> None:
     network = unlimited(learning(name))
-    targets = [tiny_rcnn.objects(3), tiny_rcnn.objects(2, seed=1)]
+    targets = [parts.objects(3), parts.objects(2, seed=1)]
     image = torch.stack([F.pad(t.masks.amax(dim=0)[None].float(), (0, 0, 0, 0, 0, 2)) for t in targets])
     still = {n: t.clone() for n, t in network.state_dict().items() if n not in dict(network.named_parameters())}
     optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=5e-4)
@@ -173,7 +173,7 @@ def test_a_few_steps_of_training_help(name: str) -> None:
 @KINDS
 def test_regions_are_divided_by_the_divisor(name: str) -> None:
     """One that says twice as many halves boxes and masks, and leaves anchors."""
-    network, targets = learning(name), [tiny_rcnn.objects(5), tiny_rcnn.objects(3, seed=1)]
+    network, targets = learning(name), [parts.objects(5), parts.objects(3, seed=1)]
     counts: list[Tensor] = []
     plain = losses_of(network, targets, parts.noting_normalizer(counts))
     double = losses_of(network, targets, lambda n: 2 * n)
@@ -186,8 +186,8 @@ def test_regions_are_divided_by_the_divisor(name: str) -> None:
 
 def test_averaged_gradients_are_those_of_one_batch() -> None:
     network = unlimited(tiny_rcnn.network("MaskRCNN-ResNet50-FPN").double())
-    images = tiny_rcnn.image(96, 128, batch=4).double()
-    targets = [tiny_rcnn.objects(n, seed=n) for n in (6, 0, 3, 8)]
+    images = parts.image(96, 128, batch=4).double()
+    targets = [parts.objects(n, seed=n) for n in (6, 0, 3, 8)]
     sums: list[Tensor] = []
     whole = losses_of(network, targets, parts.noting_normalizer(sums), image=images)
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -201,7 +201,7 @@ def test_averaged_gradients_are_those_of_one_batch() -> None:
 
 
 def test_losses_are_float32_under_autocast() -> None:
-    network, targets = learning("MaskRCNN-ResNet50-FPN"), [tiny_rcnn.objects(5), tiny_rcnn.objects(2, seed=1)]
+    network, targets = learning("MaskRCNN-ResNet50-FPN"), [parts.objects(5), parts.objects(2, seed=1)]
     exact = losses_of(network, targets)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = losses_of(network, targets)
@@ -214,11 +214,11 @@ def test_a_batch_s_padding_bounds_proposals() -> None:
     """Of an image that is smaller than the input, regions end where it ends."""
     network = learning("MaskRCNN-ResNet50-FPN")
     seen: list[tuple[Tensor, Tensor]] = []
-    small = tiny_rcnn.objects(2, 60, 70)
+    small = parts.objects(2, 60, 70)
     small = Target(small.labels, small.boxes, F.pad(small.masks, (0, 58, 0, 36)), (60, 70))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(network_module, "propose", keeping(seen, propose))
-        losses_of(network, [small, tiny_rcnn.objects(3)])
+        losses_of(network, [small, parts.objects(3)])
     ((boxes, valid),) = seen
     assert boxes[0][valid[0]].amax(dim=0).tolist()[2:] == [70, 60]
     assert boxes[1][valid[1]].amax(dim=0).tolist()[2:] == [128, 96]
@@ -241,7 +241,7 @@ def test_each_stage_of_a_cascade_asks_for_more_overlap(name: str, monkeypatch: p
     monkeypatch.setattr(network_module, "sample_regions", spy)
     network = learning(name)
     parts.box_heads(network)[0].delta.bias.data[:2] = 60  # many leave the image
-    losses_of(network, [tiny_rcnn.objects(4), tiny_rcnn.objects(2, seed=1)])
+    losses_of(network, [parts.objects(4), parts.objects(2, seed=1)])
     assert [call[1:3] for call in calls] == [(0.5, True), (0.6, False), (0.7, False)]
     before = len(calls[0][3].labels)
     for proposals, _, _, found in calls[1:]:
@@ -255,7 +255,7 @@ def test_each_stage_of_a_cascade_asks_for_more_overlap(name: str, monkeypatch: p
 
 def test_stages_of_a_cascade_count_a_third_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network_module, "box_losses", lambda *_: {"loss_bbox_cls": torch.tensor(3.0)})
-    losses = losses_of(learning(CASCADES[0]), [tiny_rcnn.objects(4)])
+    losses = losses_of(learning(CASCADES[0]), [parts.objects(4)])
     assert [float(losses[f"loss_bbox_cls_stage{i}"]) for i in range(3)] == [1, 1, 1]
 
 
@@ -276,7 +276,7 @@ def test_loss_of_anchors_by_hand() -> None:
     deltas[0, 0] = torch.tensor([0.3, 0, 0, -0.2])
     deltas[1] = 7  # of an image without objects
     predictions = Predictions(list(scores.split(2, dim=1)), list(deltas.split(2, dim=1)), list(anchors.split(2)))
-    losses = rpn_losses(predictions, [one, tiny_rcnn.objects(0)], LossConfig(num_anchors=16))
+    losses = rpn_losses(predictions, [one, parts.objects(0)], LossConfig(num_anchors=16))
     wanted = torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 0]])
     p = scores.sigmoid()
     entropy = -(wanted * p.log() + (1 - wanted) * (1 - p).log()).sum()
@@ -332,7 +332,7 @@ def test_the_mask_head_learns_from_sampled_objects_only(monkeypatch: pytest.Monk
     seen: list[tuple[Any, ...]] = []
     monkeypatch.setattr(network_module, "mask_loss", noting(seen, mask_loss))
     for name in ("MaskRCNN-ResNet50", "MaskRCNN-ResNet50-FPN", CASCADES[0]):
-        network, targets = learning(name), [tiny_rcnn.objects(30), tiny_rcnn.objects(2, seed=1)]
+        network, targets = learning(name), [parts.objects(30), parts.objects(2, seed=1)]
         losses_of(network, targets)
         logits, regions, objects, *_ = seen.pop()
         assert len(logits) == len(regions.boxes) == len(objects) and 12 < len(objects) <= 24

@@ -53,15 +53,7 @@ def tiny(config: PPYOLOESegConfig = CONFIG, classes: int = CLASSES) -> PPYOLOESe
 
 
 def objects(number: int, size: int = 96, seed: int = 0) -> Target:
-    """Ellipses, which may overlap."""
-    rng = torch.Generator().manual_seed(seed)
-    extent = torch.rand(number, 2, generator=rng) * size * 0.4 + size * 0.1
-    centre = extent / 2 + torch.rand(number, 2, generator=rng) * (size - extent)
-    at = torch.arange(size) + 0.5
-    x, y = ((at - centre[:, i, None]) / extent[:, i, None] * 2 for i in (0, 1))
-    masks = (x[:, None] ** 2 + y[:, :, None] ** 2 < 1).to(torch.uint8)
-    labels = torch.randint(CLASSES, (number,), generator=rng)
-    return Target(labels, torch.cat([centre - extent / 2, centre + extent / 2], dim=1), masks, (size, size))
+    return parts.objects(number, size, size, seed)
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:

@@ -125,7 +125,7 @@ def test_the_tiny_ones_are_built_like_the_real_ones(name: str) -> None:
 @EVERY
 def test_detections_have_the_shapes_of_the_contract(name: str) -> None:
     network = tiny_rcnn.network(name)
-    boxes, scores, labels, masks = found_in(network, tiny_rcnn.image(128, 160, batch=2))
+    boxes, scores, labels, masks = found_in(network, parts.image(128, 160, batch=2))
     side = cells(network) + 2
     assert boxes.shape == (2, 20, 4) and scores.shape == labels.shape == (2, 20)
     assert masks.shape == (2, 20, side, side) and side == (16 if name == "MaskRCNN-ResNet50" else 30)
@@ -139,7 +139,7 @@ def test_detections_have_the_shapes_of_the_contract(name: str) -> None:
 
 @EVERY
 def test_the_ring_of_masks_is_background(name: str) -> None:
-    masks = found_in(tiny_rcnn.network(name), tiny_rcnn.image(96, 130)).masks.clone()
+    masks = found_in(tiny_rcnn.network(name), parts.image(96, 130)).masks.clone()
     masks[..., 1:-1, 1:-1] = BACKGROUND
     assert (masks == BACKGROUND).all()
 
@@ -151,7 +151,7 @@ def test_boxes_end_where_the_image_ends_however_large_and_odd_it_is(name: str) -
     for head in parts.box_heads(network):
         head.delta.bias.data.add_(5)  # right and down, and larger
     for height, width in ((97, 131), (64, 64), (33, 161), (129, 40)):
-        boxes, scores, _, masks = found_in(network, tiny_rcnn.image(height, width, seed=height))
+        boxes, scores, _, masks = found_in(network, parts.image(height, width, seed=height))
         real = boxes[scores > 0]
         assert len(real) and real.min() >= 0 and masks.isfinite().all()
         assert real[:, 2].max() == width and real[:, 3].max() == height
@@ -161,7 +161,7 @@ def test_boxes_end_where_the_image_ends_however_large_and_odd_it_is(name: str) -
 def test_no_two_of_a_class_overlap_much(name: str) -> None:
     network = tiny_rcnn.network(name)
     network.config = replace(network.config, max_detections=60)
-    boxes, scores, labels, _ = found_in(network, tiny_rcnn.image(128, 160))
+    boxes, scores, labels, _ = found_in(network, parts.image(128, 160))
     boxes, labels = boxes[scores > 0], labels[scores > 0]
     overlap = box_iou(boxes[:, None], boxes).triu(1)
     alike = labels[:, None] == labels
@@ -174,7 +174,7 @@ def test_fewer_candidates_than_rows_are_legal(name: str) -> None:
     """An image of a cell or so: the rows left over are no detections."""
     network = tiny_rcnn.network(name)
     network.config = replace(network.config, max_detections=200)
-    boxes, scores, labels, masks = found_in(network, tiny_rcnn.image(20, 17, batch=2))
+    boxes, scores, labels, masks = found_in(network, parts.image(20, 17, batch=2))
     none = scores == 0
     assert boxes.shape == (2, 200, 4) and none[:, 150:].all() and not none.all()
     assert (masks[none] == BACKGROUND).all() and labels.max() < 3 and not none[:, 0].any()
@@ -185,7 +185,7 @@ def test_no_detections_are_legal(name: str) -> None:
     network = tiny_rcnn.network(name)
     for head in parts.box_heads(network):
         head.score.bias.data[-1] = 100
-    boxes, scores, labels, masks = found_in(network, tiny_rcnn.image(100, 120, batch=2))
+    boxes, scores, labels, masks = found_in(network, parts.image(100, 120, batch=2))
     assert not scores.any() and (masks == BACKGROUND).all() and boxes.isfinite().all() and labels.max() < 3
 
 
@@ -195,7 +195,7 @@ def test_no_proposals_are_legal(name: str) -> None:
     network = tiny_rcnn.network(name)
     network.rpn.delta.weight.data.zero_()
     parts.bias(network.rpn.delta).data.fill_(-20)
-    _, scores, _, masks = found_in(network, tiny_rcnn.image(64, 96))
+    _, scores, _, masks = found_in(network, parts.image(64, 96))
     assert not scores.any() and (masks == BACKGROUND).all()
 
 
@@ -205,7 +205,7 @@ def test_no_proposals_are_legal(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in CONFIGS if n != "MaskRCNN-ResNet50"])
 def test_padding_is_as_if_the_image_had_been_padded(name: str) -> None:
     """All maps are those of the image with zeros below and right; C4 pads nothing."""
-    network, image = tiny_rcnn.network(name), tiny_rcnn.image(97, 130)
+    network, image = tiny_rcnn.network(name), parts.image(97, 130)
     larger = nn.functional.pad(image, (0, 30, 0, 31))
     with torch.no_grad():
         levels = network.features(image)
@@ -216,7 +216,7 @@ def test_padding_is_as_if_the_image_had_been_padded(name: str) -> None:
 
 def test_c4_looks_at_the_image_as_it_is() -> None:
     with torch.no_grad():
-        (level,) = tiny_rcnn.network("MaskRCNN-ResNet50").features(tiny_rcnn.image(97, 130))
+        (level,) = tiny_rcnn.network("MaskRCNN-ResNet50").features(parts.image(97, 130))
     assert level.shape[2:] == (7, 9)
 
 
@@ -239,14 +239,14 @@ def test_regions_are_looked_at_in_the_level_of_their_size(monkeypatch: pytest.Mo
     sides = torch.tensor([0.0, 1, 55, 111.9, 112, 223.9, 224.1, 447.9, 448.1, 895, 5000])
     boxes = torch.stack([sides * 0, sides * 0, sides, sides], dim=1)
     with torch.no_grad():
-        network.roi_features(network.features(tiny_rcnn.image(64, 64)), Regions(boxes, torch.zeros(11).long()), 7)
+        network.roi_features(network.features(parts.image(64, 64)), Regions(boxes, torch.zeros(11).long()), 7)
     assert seen[0].tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3]
 
 
 def test_a_cascade_s_score_is_the_mean_of_its_looks() -> None:
     """Each at the boxes of the one before; the last box counts."""
     network = tiny_rcnn.network("Cascade-MaskRCNN-ResNet50-FPN")
-    image, size = tiny_rcnn.image(96, 128), torch.tensor([[96.0, 128.0]])
+    image, size = parts.image(96, 128), torch.tensor([[96.0, 128.0]])
     proposals = torch.tensor([[[10.0, 10, 60, 70], [0, 0, 0, 0], [30, 20, 128, 96]]])
     valid = torch.tensor([[True, False, True]])
     with torch.no_grad():

@@ -13,7 +13,7 @@ from PIL import Image
 
 pytest.importorskip("jinja2")
 pytest.importorskip("selenium")
-from fixtures.browser import needs_browser, opened, show
+from fixtures.browser import contrast, needs_browser, opened, show
 
 from maskline.data.dataset import Annotation, Category, Dataset, ImageRecord
 from maskline.data.faults import KINDS, Fault, Reading
@@ -154,18 +154,6 @@ def test_both_schemes(browser: Any, page: Path) -> None:
     light, dark = (sum(map(int, ground[4:-1].split(","))) for ground in grounds)
     assert light > 600
     assert dark < 150
-
-
-def contrast(ink: list[float], ground: list[float]) -> float:
-    """WCAG 2's contrast ratio of two colours, R G B of 0 to 255."""
-    light, dark = sorted((luminance(colour) for colour in (ink, ground)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def luminance(colour: list[float]) -> float:
-    share = np.asarray(colour[:3]) / 255
-    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def test_works_without_a_mouse(browser: Any, page: Path) -> None:
