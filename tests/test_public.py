@@ -12,6 +12,7 @@ import pytest
 import maskline
 
 ROOT = Path(maskline.__file__).parent
+HOMES = {name: f"maskline.{home}" for name, home in maskline._HOMES.items()}
 
 
 def tree(path: Path) -> ast.Module:
@@ -43,8 +44,8 @@ def test_type_checkers_see_what_loads_on_first_use() -> None:
     assert ast.unparse(checked.test) == "TYPE_CHECKING"
     imports = [node for node in checked.body if isinstance(node, ast.ImportFrom)]
     assert len(imports) == len(checked.body)
-    assert {alias.name: node.module for node in imports for alias in node.names} == maskline._HOMES
-    assert {"__version__", *maskline._HOMES} == set(maskline.__all__)
+    assert {alias.name: node.module for node in imports for alias in node.names} == HOMES
+    assert {"__version__", *HOMES} == set(maskline.__all__)
 
 
 def test_dir_lists_what_is_public() -> None:
@@ -59,10 +60,10 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         maskline.Mask  # noqa: B018
 
 
-@pytest.mark.parametrize("name", sorted(maskline._HOMES))
+@pytest.mark.parametrize("name", sorted(HOMES))
 def test_a_public_name_is_what_its_home_has(name: str) -> None:
     value = getattr(maskline, name)
-    assert value is getattr(import_module(maskline._HOMES[name]), name)
+    assert value is getattr(import_module(HOMES[name]), name)
     assert value.__module__.startswith("maskline.") and documented(name, value)
 
 

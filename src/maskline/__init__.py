@@ -10,8 +10,9 @@ Public names are loaded on first use, so that importing maskline is fast and onl
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from maskline._lazy import lazy_names
 
 __version__ = "0.1.0"
 
@@ -29,18 +30,18 @@ if TYPE_CHECKING:
     from maskline.runtime.predictor import Predictor
 
 _HOMES = {
-    "CocoResultsWriter": "maskline.outputs.coco",
-    "CocoWriter": "maskline.outputs.coco",
-    "create_model": "maskline.api",
-    "create_pipeline": "maskline.paddlex.pipeline",
-    "CsvWriter": "maskline.outputs.csv_table",
-    "export": "maskline.exporting",
-    "Instances": "maskline.instances",
-    "LabelMeWriter": "maskline.outputs.labelme",
-    "MasklineError": "maskline.errors",
-    "open_writers": "maskline.outputs.formats",
-    "Predictor": "maskline.runtime.predictor",
-    "Result": "maskline.outputs.result",
+    "CocoResultsWriter": "outputs.coco",
+    "CocoWriter": "outputs.coco",
+    "create_model": "api",
+    "create_pipeline": "paddlex.pipeline",
+    "CsvWriter": "outputs.csv_table",
+    "export": "exporting",
+    "Instances": "instances",
+    "LabelMeWriter": "outputs.labelme",
+    "MasklineError": "errors",
+    "open_writers": "outputs.formats",
+    "Predictor": "runtime.predictor",
+    "Result": "outputs.result",
 }
 
 __all__ = [
@@ -60,12 +61,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'maskline' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

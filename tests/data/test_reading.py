@@ -327,7 +327,7 @@ def test_labels_that_belong_to_no_image_are_errors_with_numbers(tmp_path: Path) 
         (tmp_path / "labels" / f"{name}.txt").write_text(LINE * 2)
     reading = read_dataset(tmp_path)
     assert [(f.code, f.file, f.what, f.lost) for f in reading.errors] == [
-        ("label-unmatched", "labels/b.txt", "2 lines; there is no image with its name", 2),
+        ("label-unmatched", "labels/b.txt", "2 lines; no image has its name", 2),
         (
             "label-unmatched",
             "labels/phone.txt",

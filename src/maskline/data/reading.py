@@ -67,7 +67,7 @@ def read_dataset(
 
     Raises:
         UnknownNameError: unknown format.
-        DatasetError: there is no data set in a supported format, or it can't be read at all.
+        DatasetError: no supported format is found, or the data set can't be read at all.
     """
     source = Source.of(path, images)
     return interpret(_read(source, format_), crowd)

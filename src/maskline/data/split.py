@@ -162,7 +162,7 @@ def split_in_place(root: Path, how: SplitConfig) -> dict[str, Dataset]:
         The new splits.
 
     Raises:
-        DatasetError: there is no data set in our layout, or it has errors. Nothing has changed then.
+        DatasetError: the data set has another layout or has errors; nothing is changed.
     """
     with status(f"reading {root}"):
         splits = reading.load_splits(root)

@@ -193,7 +193,7 @@ def read(path: Path, dataset: Dataset, classes: Classes) -> dict[Id, ImageDetect
         Detections of all images of the data set, by image id.
 
     Raises:
-        InputNotFoundError: there is no such file.
+        InputNotFoundError: the file does not exist.
         InputError: it is not COCO's results format with masks, or has unknown images or categories.
     """
     path = find_detections(path)

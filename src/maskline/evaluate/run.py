@@ -148,8 +148,8 @@ def load_split(folder: Path, split: str = "val", format_: str | None = None, ima
         split: its name.
 
     Raises:
-        DatasetError: there is no data set, or it has errors.
-        UnknownNameError: there is no such split.
+        DatasetError: the data set does not exist or has errors.
+        UnknownNameError: unknown split.
     """
     splits = reading.load_splits(folder, format_, images)
     if split not in splits and list(splits) == [UNSPLIT]:

@@ -190,7 +190,7 @@ def _fetch(job: _Job) -> Path:
         return job.target
     if is_offline():
         if not job.refresh or not _is_good(job):
-            raise job.failure("MASKLINE_OFFLINE forbids network access, and there is no valid copy in the cache")
+            raise job.failure("MASKLINE_OFFLINE forbids network access, and the cache has no valid copy")
         logger.warning("MASKLINE_OFFLINE is set: using the cached copy of %s", redacted(job.url))
         return job.target
     job.target.parent.mkdir(parents=True, exist_ok=True)

@@ -132,7 +132,7 @@ def as_augment(values: Mapping[str, Any], model: str) -> Augment:
     """The augmentation of a model's recipe, with some of its values replaced.
 
     Raises:
-        UnknownNameError: there is no such value.
+        UnknownNameError: unknown augmentation.
         ParameterError: it is of the wrong type or out of range.
     """
     known = [field.name for field in fields(Augment)]

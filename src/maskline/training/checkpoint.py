@@ -174,7 +174,7 @@ def find(path: Path) -> Path:
         path: a checkpoint's folder, a file in it, or a run's output folder.
 
     Raises:
-        InputNotFoundError: there is no such checkpoint.
+        InputNotFoundError: the checkpoint does not exist.
     """
     folder = path.parent if path.suffix and not path.is_dir() else path  # PaddleX gives a file, NAME/NAME.pdparams
     found = [folder, *folder.iterdir()] if folder.is_dir() else []

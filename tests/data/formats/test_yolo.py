@@ -85,8 +85,8 @@ def test_lists_of_images(tmp_path: Path) -> None:
     reading = read(make(tmp_path, {"train": "list.txt", "names": {0: "a"}}, files))
     assert [image.file_name for image in reading.splits["train"].images] == ["a.jpg", "b.jpg"]
     assert [(fault.code, fault.file, fault.what) for fault in reading.faults] == [
-        ("image-missing", "list.txt", "line 4: there is no image '/far/away/images/none.jpg'"),
-        ("image-missing", "list.txt", "line 5: there is no image '../secret.txt'"),
+        ("image-missing", "list.txt", "line 4: image '/far/away/images/none.jpg' not found"),
+        ("image-missing", "list.txt", "line 5: image '../secret.txt' not found"),
     ]
 
 
@@ -115,8 +115,8 @@ def test_class_names(tmp_path: Path, names: str, expected: list[str]) -> None:
         ("names: {a: 1}", "names: expected a list of class names, or a mapping from index to name"),
         ("names: {9999999: a}", "names: expected a list of class names, or a mapping from index to name"),
         ("names: [a, a]", "2 classes are named 'a'"),
-        ("names: [a]\nval: data.yaml", "val is 'data.yaml': there is no such folder or list of images"),
-        ("names: [a]\ntest: [[]]", "test is a list: there is no such folder or list of images"),
+        ("names: [a]\nval: data.yaml", "val is 'data.yaml': no such folder or list of images"),
+        ("names: [a]\ntest: [[]]", "test is a list: no such folder or list of images"),
     ],
 )
 def test_faults_of_the_yaml_file(tmp_path: Path, names: str, what: str) -> None:
@@ -193,7 +193,7 @@ def test_images_of_every_suffix(tmp_path: Path) -> None:
     lost = [(fault.file, fault.what, fault.lost) for fault in reading.faults if fault.code == "label-unmatched"]
     first = len(READABLE)
     unread = [f"its image images/{first + n}.{kinds[first + n]} has an unsupported format" for n in range(3)]
-    expected = [*unread, "there is no image with its name"]
+    expected = [*unread, "no image has its name"]
     assert sorted(lost) == [(f"labels/{first + n}.txt", f"1 line; {why}", 1) for n, why in enumerate(expected)]
 
 
@@ -203,7 +203,7 @@ def test_images_of_every_suffix(tmp_path: Path) -> None:
         (
             {"images/a.jpg": "", "images/b/a.png": "", "labels/x/c.txt": SQUARE},
             "labels/x/c.txt",
-            "there is no image with its name",
+            "no image has its name",
         ),
         (
             {"images/a.jpg": "", "images/a.png": "", "labels/a.txt": SQUARE},

@@ -180,7 +180,7 @@ class Sheet:
 
     def _size(self, name: str, path: str | None) -> tuple[int, int]:
         if path is None:
-            raise UnusableError("image-missing", f"there is no image {name}, and its size is not stated")
+            raise UnusableError("image-missing", f"image {name} not found, and its size is not stated")
         try:
             return image_size(self.assembly.source.images.root / path)
         except InputError as error:

@@ -121,7 +121,7 @@ class Column:
 
     Attributes:
         label: its range of values, in words.
-        tick: the first value, or empty if there is no room.
+        tick: the first value, or empty if it does not fit.
         counts: by split.
         shares: by split, in percent of the split's total.
     """

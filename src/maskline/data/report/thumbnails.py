@@ -218,7 +218,7 @@ class _Canvas:
 
 
 def _draw_others(canvas: _Canvas, shot: Shot, size: tuple[int, int], windows: Windows) -> None:
-    """Draw other annotations, faintly unless there is no focus."""
+    """Draw other annotations, faintly if one annotation is in focus."""
     strong = shot.focus is None
     colour, share, line = (shot.colour, TINT, 1.0) if strong else (LIGHT, FAINT_TINT, FAINT_LINE)
     for annotation in shot.others:

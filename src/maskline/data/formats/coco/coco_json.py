@@ -60,7 +60,7 @@ def read(path: Path, folder: Path | Locate, split: str) -> CocoFile:
         split: its name.
 
     Raises:
-        DatasetNotFoundError: there is no such file.
+        DatasetNotFoundError: the file does not exist.
         DatasetError: it is not JSON, or not an object with the lists ``images``, ``annotations`` and ``categories``.
     """
     return _Reader(path, split, values.parse_json(path)).read(folder)

@@ -66,7 +66,7 @@ def read(source: Source) -> Reading:
     """Read all splits of an export, of several exports in a folder, or of an XML file; missing images are faults.
 
     Raises:
-        DatasetNotFoundError: there is no such file.
+        DatasetNotFoundError: the file does not exist.
         DatasetError: the only file is damaged XML, unsafe XML, or an export of another kind ("CVAT for video").
     """
     paths = detect(source)
@@ -253,7 +253,7 @@ class _Reader:
             return match, False
         if absolute:
             raise UnusableError("image-path", "expected the path of a file below 'images'")
-        raise UnusableError("image-missing", f"there is no such file in {images.root}")
+        raise UnusableError("image-missing", f"no such file in {images.root}")
 
     def objects(self, element: Element, image: ImageRecord, path: str, split: str) -> Iterator[tuple[str, Annotation]]:
         """Label and annotation of each object; annotation and category ids are still 0."""

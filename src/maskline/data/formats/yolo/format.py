@@ -282,7 +282,7 @@ class _Reader:
         for entry in given if isinstance(given, list) else [given]:
             target = images_at(entry, bases) if isinstance(entry, str) else None
             if target is None or not (target.is_dir() or target.suffix.lower() == ".txt"):
-                what = f"{split} is {brief(entry)}: there is no such folder or list of images"
+                what = f"{split} is {brief(entry)}: no such folder or list of images"
                 self.fault("record" if split == "train" else "split-missing", split, path.name, what)
                 continue
             inside = self.inside(target) if target.is_dir() else self.from_list(split, target)
@@ -314,7 +314,7 @@ class _Reader:
         found = self.files.images.images.find_all([line for line in lines if line], split)
         for number, line in enumerate(lines, 1):
             if line and line not in found:
-                self.fault("image-missing", split, path.name, f"line {number}: there is no image {brief(line)}")
+                self.fault("image-missing", split, path.name, f"line {number}: image {brief(line)} not found")
         return list(dict.fromkeys(found[line].path for line in lines if line in found))
 
     # -- labels
@@ -394,7 +394,7 @@ class _Reader:
             return f"several images have its name: {first_names(rivals)}"
         if match := unread.find(posixpath.splitext(label)[0], split):
             return f"its image {match.path} has an unsupported format"
-        return "there is no image with its name"
+        return "no image has its name"
 
     def instance(self, line: str, size: tuple[int, int]) -> tuple[int, Segmentation]:
         """The class and shape of a line. Raises UnusableError."""
