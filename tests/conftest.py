@@ -48,6 +48,18 @@ def _no_real_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["MASKLINE_OFFLINE"] = "1"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_traces(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
+    from fixtures import traces
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "traces"  # the same for all processes of a run
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maskline.exporting.graph.trace", traces.shared(folder))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _level() -> Iterator[None]:
     """Some commands have maskline's log more talkative; other tests shall not."""

@@ -1,14 +1,12 @@
-"""Model directories by catalog name: downloaded and exported once, then cached."""
+"""Model directories by catalog name: weights are downloaded and exported once, then cached."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from maskline import catalog
 from maskline._files import ASSETS
-from maskline._progress import status
-from maskline.errors import MissingDependencyError
+from maskline.exporting import make, shipped
 from maskline.exporting.options import MOST_GENERAL, ExportOptions
 from maskline.fetching.download import cache_dir, download_file
 from maskline.runtime.backend import GRAPH_FILES
@@ -28,8 +26,7 @@ def model_dir(name: str) -> Path:
         return EMBEDDED
     folder = cache_dir() / "models" / spec.name
     if not (folder / GRAPH_FILES["onnx"]).is_file():
-        with status(f"first use of {spec.name}: downloading and exporting it takes minutes"):
-            make_model_dir(spec.name, folder)
+        make_model_dir(spec.name, folder)
     return folder
 
 
@@ -45,21 +42,16 @@ def make_model_dir(
     """Export weights, by default the official ones, into a model directory; see `maskline.exporting.export`.
 
     Raises:
-        MissingDependencyError: torch is not installed.
+        MissingDependencyError: the graph has to be traced, and torch is not installed.
         UnknownNameError, DownloadError, WeightsError, ExportError: as in `export`.
     """
     spec = catalog.get(name)
-    if find_spec("torch") is None:
-        raise MissingDependencyError(
-            f"{spec.name} has to be exported once, which needs torch: pip install 'maskline[train]', "
-            f"or copy a directory exported elsewhere to {output}"
-        )
-    from maskline.exporting.make import export_weights, read_labels
-
-    labels = None if labels_file is None else read_labels(labels_file)
-    options.check(spec)  # reject invalid options before the download
+    labels = None if labels_file is None else make.read_labels(labels_file)
+    options.check(spec)  # reject before the download what can't be done
+    if unaligned or not shipped.applies(spec, options):
+        make.check_torch(f"{spec.name} with these options")
     path = weights_file(spec) if weights is None else Path(weights)
-    return export_weights(spec, path, output, labels=labels, unaligned=unaligned, options=options)
+    return make.export_weights(spec, path, output, labels=labels, unaligned=unaligned, options=options)
 
 
 def weights_file(spec: catalog.Model) -> Path:

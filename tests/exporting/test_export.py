@@ -85,7 +85,7 @@ def test_files_and_only_these(tiny_model_dir: Path) -> None:
 def test_exporting_leaves_the_network_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = tiny.network().train()
     before = copy.deepcopy(network.state_dict())
-    monkeypatch.setattr("maskline.exporting.make.verify_graph", lambda *_, single: None)
+    monkeypatch.setattr("maskline.exporting.from_network.verify_graph", lambda *_, single: None)
     export_network(network, tiny.SPEC, tmp_path, labels=tiny.CLASSES)
     assert network.training
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
@@ -103,7 +103,7 @@ def test_a_graph_that_disagrees_is_not_written(what: str, tmp_path: Path, monkey
                 parameter.mul_(1.05)
         real(deployed, record, path, half=half, single=single)
 
-    monkeypatch.setattr("maskline.exporting.make.write_graph", sabotaged)
+    monkeypatch.setattr("maskline.exporting.from_network.write_graph", sabotaged)
     with pytest.raises(ExportError, match="disagrees with the network.*not written"):
         export_network(tiny.network(), tiny.SPEC, tmp_path / "new", labels=tiny.CLASSES)
     assert not (tmp_path / "new").exists()
@@ -115,7 +115,7 @@ def test_a_failed_export_keeps_what_was_there(tmp_path: Path, monkeypatch: pytes
     def refuse(*_: object, single: bool) -> None:
         raise ExportError("no")
 
-    monkeypatch.setattr("maskline.exporting.make.verify_graph", refuse)
+    monkeypatch.setattr("maskline.exporting.from_network.verify_graph", refuse)
     with pytest.raises(ExportError):
         export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES)
     assert [p.name for p in tmp_path.iterdir()] == ["inference.onnx"]

@@ -18,7 +18,8 @@ from torch import nn
 
 from maskline import catalog
 from maskline.errors import ExportError
-from maskline.exporting import ExportOptions, export_network, make, verify
+from maskline.exporting import ExportOptions, export_network, verify
+from maskline.exporting.from_network import NetworkSource
 from maskline.exporting.graph import fused, write_graph, write_pinned
 from maskline.models.backbones.cspresnet import CSPResNetConfig
 from maskline.models.deployed import Deployed
@@ -53,9 +54,7 @@ class Made:
 
     def prove(self, network: Network) -> None:
         """That the graph is of this network."""
-        make._verify(
-            Deployed(network.eval(), self.record.preprocess), self.graph, self.graph, self.record, ExportOptions()
-        )
+        NetworkSource(network, ExportOptions()).verify(self.graph, self.graph, self.record)
 
 
 def untrained(name: str) -> tuple[Network, catalog.Model]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from maskline.models.backbones.resnet import STRIDES, ResNet, ResNetConfig
 from maskline.models.fpn import FPN
 from maskline.models.rcnn.weights import RENAME
-from maskline.weights.load import rename_keys
+from maskline.weights.arrays import rename_keys
 
 TINY = ResNetConfig((1, 2, 2, 1), width=8)
 R50 = ResNetConfig((3, 4, 6, 3))

@@ -23,7 +23,8 @@ from maskline.models.ppyoloe_seg.head import BINS, STRIDES, AnchorPoints, anchor
 from maskline.models.ppyoloe_seg.loss import LossConfig, box_losses, class_loss, mask_loss
 from maskline.models.ppyoloe_seg.network import CONFIGS, NMSConfig, PPYOLOESeg, PPYOLOESegConfig
 from maskline.models.ppyoloe_seg.weights import RENAME
-from maskline.weights.load import mismatches, rename_keys
+from maskline.weights.arrays import rename_keys
+from maskline.weights.load import mismatches
 
 CLASSES = 3
 CONFIG = PPYOLOESegConfig(

@@ -20,7 +20,8 @@ from maskline.models.network import Detections
 from maskline.models.rcnn.network import BACKGROUND, CONFIGS, MaskRCNN, RCNNConfig
 from maskline.models.rcnn.weights import RENAME
 from maskline.models.roi_align import Regions, roi_align
-from maskline.weights.load import empty_network, mismatches, read_state, rename_keys
+from maskline.weights.arrays import rename_keys
+from maskline.weights.load import empty_network, mismatches, read_state
 
 EVERY = pytest.mark.parametrize("name", CONFIGS)
 KINDS = pytest.mark.parametrize(

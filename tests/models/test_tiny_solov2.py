@@ -31,7 +31,8 @@ from maskline.models.solov2.weights import RENAME
 from maskline.preprocess import Frame
 from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
-from maskline.weights.load import mismatches, rename_keys
+from maskline.weights.arrays import rename_keys
+from maskline.weights.load import mismatches
 
 Pairs: TypeAlias = set[tuple[int, int]]
 CLASSES = len(NAMES)

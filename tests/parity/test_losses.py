@@ -33,7 +33,8 @@ from maskline.models.mask_rtdetr.loss import PARTS, LossConfig, box_fit, losses,
 from maskline.models.mask_rtdetr.matcher import Objects, denoising_pairs, match, match_costs
 from maskline.models.mask_rtdetr.network import MaskRTDETR
 from maskline.models.mask_rtdetr.weights import RENAME
-from maskline.weights.load import load_network, rename_keys
+from maskline.weights.arrays import rename_keys
+from maskline.weights.load import load_network
 
 LOSS_TOLERANCE = 1e-3  # relative, of each component
 NORM_TOLERANCE = 1e-2  # relative, of a block's gradient

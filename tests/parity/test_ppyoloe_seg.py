@@ -20,7 +20,8 @@ from maskline.models.ppyoloe_seg.network import PPYOLOESeg
 from maskline.models.ppyoloe_seg.weights import RENAME
 from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
-from maskline.weights.load import load_network, rename_keys
+from maskline.weights.arrays import rename_keys
+from maskline.weights.load import load_network
 
 NAME = "PP-YOLOE_seg-S"
 TAGS = ("img480x640", "img427x640", "fixed")

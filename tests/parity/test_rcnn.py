@@ -30,7 +30,8 @@ from maskline.models.rcnn.weights import RENAME
 from maskline.models.roi_align import Regions
 from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
-from maskline.weights.load import load_network, rename_keys
+from maskline.weights.arrays import rename_keys
+from maskline.weights.load import load_network
 
 #: The first form of RoIAlign, which the reference's newest code computes whatever is asked for, and what is asked for.
 VARIANTS = {"": False, "_aligned": True}

@@ -21,7 +21,8 @@ from maskline.models.solov2.network import SOLOv2
 from maskline.models.solov2.weights import RENAME
 from maskline.runtime.graph import Raw
 from maskline.runtime.postprocess import to_instances
-from maskline.weights.load import load_network, rename_keys
+from maskline.weights.arrays import rename_keys
+from maskline.weights.load import load_network
 
 NAME = "SOLOv2"
 TAGS = ("img480x640", "img427x640", "fixed")

@@ -18,14 +18,8 @@ from maskline.errors import InputNotFoundError, UnknownNameError, WeightsError
 from maskline.models.families import family_of
 from maskline.models.mask_rtdetr.network import MaskRTDETR
 from maskline.models.mask_rtdetr.weights import RENAME
-from maskline.weights.load import (
-    empty_network,
-    labels_in_file,
-    load_network,
-    mismatches,
-    rename_keys,
-    save_weights,
-)
+from maskline.weights.arrays import rename_keys
+from maskline.weights.load import empty_network, labels_in_file, load_network, mismatches, save_weights
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:

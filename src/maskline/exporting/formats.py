@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from maskline.errors import ExportError
 from maskline.runtime import openvino_backend, providers
 from maskline.runtime.graph import RECORD_KEY, Record
 
+SMALLEST_HALF = 256  # weights with fewer values are not stored in half precision
 IR_VERSION = 8  # of ONNX files: the oldest that allows opset 18, for old runtimes
 
 
@@ -83,3 +86,23 @@ def to_openvino(source: Path, record: Record, path: Path, *, half: bool = False)
         raise ExportError(
             f"OpenVINO does not support the graph ({' '.join(str(error).split())}); not written"
         ) from None
+
+
+def store_half(path: Path) -> None:
+    """Store float32 weights of an ONNX file that are exact in half precision as such, with casts that runtimes fold."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    casts = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < SMALLEST_HALF or (values.astype(np.float16) != values).any():
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+        casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)

@@ -7,22 +7,23 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
 from maskline import __version__
 from maskline.errors import ExportError, MissingDependencyError
-from maskline.exporting.formats import IR_VERSION
+from maskline.exporting.formats import IR_VERSION, store_half
+from maskline.exporting.template import GraphTemplate, Step
 from maskline.models import nms, padding, roi_align
 from maskline.models.deployed import Deployed
 from maskline.models.layers import ConvNorm, RepVGG
 from maskline.models.pinned import Call
+from maskline.preprocess import Preprocess
 from maskline.runtime.backend import INPUT
 from maskline.runtime.graph import OUTPUTS, RECORD_KEY, Record
 
@@ -33,7 +34,6 @@ OPSET = 18
 SIZES = ("batch", "height", "width")
 EXAMPLE_SIZE = (96, 160)  # pixels; any size works if sizes are free
 N = TypeVar("N", bound=nn.Module)
-SMALLEST_HALF = 256  # weights with fewer values are not stored in half precision
 
 
 def fused(network: N) -> N:
@@ -62,46 +62,118 @@ def write_graph(deployed: Deployed, record: Record, path: Path, *, half: bool = 
         half: store weights in half precision where that is exact.
         single: fix the batch size to 1.
     """
+    template = trace(deployed, record.preprocess, single=single)
+    state = {name: tensor.numpy() for name, tensor in deployed.state_dict().items()}
+    template.write(path, state, {RECORD_KEY: record.to_json()})
+    if half:
+        store_half(path)
+    import onnx
+
+    onnx.checker.check_model(path)
+
+
+def trace(deployed: Deployed, preprocess: Preprocess, *, single: bool = False) -> GraphTemplate:
+    """Return the graph of a network without its weights.
+
+    Args:
+        preprocess: height and width are free if it keeps the ratio.
+        single: fix the batch size to 1.
+
+    Raises:
+        ExportError: the network needs operators outside the ONNX standard.
+        MissingDependencyError: onnx or onnxscript is not installed.
+    """
     try:
-        import onnx
         import onnxscript  # noqa: F401  # torch.onnx.export needs it
     except ImportError as error:
         raise MissingDependencyError(f"export needs {error.name}: pip install 'maskline[train]'") from error
 
-    pre = record.preprocess
-    free = [axis for axis, fixed in enumerate((single, not pre.has_free_size, not pre.has_free_size)) if not fixed]
-    kind = torch.float32 if pre.float_resize else torch.uint8
-    example = torch.zeros(
-        1 if single else 2, *EXAMPLE_SIZE if pre.has_free_size else (pre.height, pre.width), 3, dtype=kind
-    )
+    any_size = preprocess.has_free_size
+    free = [axis for axis, fixed in enumerate((single, not any_size, not any_size)) if not fixed]
+    height, width = EXAMPLE_SIZE if any_size else (preprocess.height, preprocess.width)
+    kind = torch.float32 if preprocess.float_resize else torch.uint8
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             deployed,
-            (example,),
+            (torch.zeros(1 if single else 2, height, width, 3, dtype=kind),),
             dynamo=True,
             dynamic_shapes={INPUT: dict.fromkeys(free, torch.export.Dim.DYNAMIC)},
             input_names=[INPUT],
             output_names=list(OUTPUTS),
             opset_version=OPSET,
             custom_translation_table=onnx_translations(),
+            optimize=False,
             verbose=False,
         )
-    assert program is not None
+        assert program is not None
+        graph = program.model.graph
+        weights = [f"network.{name}" for name in deployed.network.state_dict()]
+        for name in weights:
+            if name in graph.initializers:  # as an input, it is not merged into constants
+                value = graph.initializers.pop(name)
+                value.const_value = None
+                graph.inputs.append(value)
+        program.optimize()
     model = program.model_proto
     for node in model.graph.node:
         del node.metadata_props[:]  # locations in source files
     foreign = {n.domain for n in model.graph.node} - {"", "ai.onnx"}
     if foreign:
-        raise ExportError(f"the graph of {record.model} uses operators outside the ONNX standard: {sorted(foreign)}")
+        raise ExportError(f"the graph uses operators outside the ONNX standard: {', '.join(sorted(foreign))}")
     del model.metadata_props[:]
-    model.metadata_props.add(key=RECORD_KEY, value=record.to_json())
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "maskline", __version__
+    del model.graph.input[1:]
     name_sizes(model.graph)
-    if half:
-        store_half(model.graph)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
+    steps = tuple(_extract_steps(model.graph, weights))
+    used = set(_inputs(model.graph))
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(constants)
+    arrays = [*weights, *(name for step in steps for name in step.results)]
+    return GraphTemplate(
+        model.SerializeToString(deterministic=True), tuple(name for name in arrays if name in used), steps
+    )
+
+
+def _extract_steps(graph: onnx.GraphProto, weights: Iterable[str]) -> Iterator[Step]:
+    """Remove the nodes that only change the layout of a weight, and yield the same as steps."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in graph.value_info}
+    known, kept = set(weights), []
+    for node in graph.node:
+        attributes = {a.name: a for a in node.attribute}
+        sources, results = list(node.input), tuple(node.output)
+        step = None
+        if sources and sources[0] in known and all(name in constants for name in sources[1:]):
+            shape = shapes.get(results[0], ())
+            if node.op_type == "Transpose":
+                step = Step("transpose", sources[0], results, tuple(attributes["perm"].ints))
+            elif node.op_type in ("Reshape", "Unsqueeze") and shape and all(shape):
+                step = Step("reshape", sources[0], results, shape)
+            elif node.op_type == "Split" and len(sources) == 2:
+                sizes = numpy_helper.to_array(constants[sources[1]])
+                step = Step("split", sources[0], results, tuple(sizes.tolist()), attributes["axis"].i)
+        if step is None:
+            kept.append(node)
+        else:
+            known.update(step.results)
+            yield step
+    del graph.node[:]
+    graph.node.extend(kept)
+    described = [value for value in graph.value_info if value.name not in known]
+    del graph.value_info[:]
+    graph.value_info.extend(described)
+
+
+def _inputs(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names of what the nodes take, those of inner graphs too."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _inputs(attribute.g)
 
 
 def write_pinned(source: Path, calls: Sequence[Call], path: Path) -> None:
@@ -156,24 +228,6 @@ def name_sizes(graph: onnx.GraphProto) -> None:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:  # setting it would clear dim_value
                 size.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.dim_param)
-
-
-def store_half(graph: onnx.GraphProto) -> None:
-    """Store float32 weights that are exact in half precision as such, with casts that runtimes fold."""
-    import onnx
-    from onnx import numpy_helper
-
-    casts = []
-    for tensor in graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < SMALLEST_HALF or (values.astype(np.float16) != values).any():
-            continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 @contextmanager

@@ -1,42 +1,55 @@
 """From weights to a model directory: one graph, and ``inference.yml``.
 
-Every graph is verified: it is run next to the network on photos of several sizes, alone and in batches, and nothing is
-written if they disagree. The cost of int8 is measured and logged.
+The graphs of official models are shipped, and filled with the weights (`shipped`). Others are traced from the network,
+which needs torch, and verified (`from_network`): graph and network are run on photos of several sizes, alone and in
+batches, and nothing is written if they disagree. The cost of int8 is measured and logged.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-
-import torch
+from typing import Protocol
 
 from maskline import __version__, catalog
 from maskline._files import read_text, replace_files
 from maskline._wording import counted
-from maskline.errors import InputNotFoundError, ParameterError
-from maskline.exporting import triton
+from maskline.errors import InputNotFoundError, MissingDependencyError, ParameterError
+from maskline.exporting import shipped, triton
 from maskline.exporting.formats import convert_graph
-from maskline.exporting.graph import fused, rounded, write_graph, write_pinned
 from maskline.exporting.options import COST_FILE, MOST_GENERAL, ExportOptions
-from maskline.exporting.verify import verify_graph
 from maskline.exporting.yml import inference_yml
-from maskline.models.deployed import Deployed
-from maskline.models.families import overrides_of
-from maskline.models.network import Network
-from maskline.models.pinned import Call
 from maskline.outputs.paths import check_folder
-from maskline.runtime.backend import GRAPH_FILES, Acceleration, Backend
-from maskline.runtime.device import CPU
-from maskline.runtime.graph import Graph, Record, backend_for, open_backend
+from maskline.runtime.backend import GRAPH_FILES
+from maskline.runtime.graph import Record
+from maskline.runtime.mask_layout import MaskLayout
 from maskline.runtime.model_dir import CONFIG_FILE
-from maskline.weights.load import labels_in_file, load_network, weights_path
 
 logger = logging.getLogger("maskline")
+
+
+class GraphSource(Protocol):
+    """What a graph is made from."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def mask_layout(self) -> MaskLayout: ...
+
+    @property
+    def made_with(self) -> str:
+        """Versions and settings, for the record."""
+
+    def write(self, path: Path, record: Record) -> None:
+        """Write the graph as ONNX."""
+
+    def verify(self, plain: Path, path: Path, record: Record) -> None:
+        """Compare the graph in ``path``, converted from ``plain``, with the network. Raises ExportError."""
 
 
 def export(
@@ -52,6 +65,7 @@ def export(
     batch: int | str = "dynamic",
     size: str | tuple[int, int] | None = None,
     int8: str | Path | None = None,
+    verify: bool = False,
 ) -> Path:
     """Export weights to a model directory.
 
@@ -70,6 +84,7 @@ def export(
         size: fixed height and width of the input in pixels, such as ``640x640``, for models with free sizes.
         int8: folder of images, or a data set, to calibrate an int8 model with. Its cost is measured on other images of
             the same source, logged, and stored in ``int8.json``.
+        verify: compare a shipped graph with the network, too, which needs torch; traced graphs always are.
 
     Returns:
         The folder.
@@ -80,9 +95,10 @@ def export(
         WeightsError: the weights don't fit the network.
         OutputError: the folder can't be written to.
         ExportError: graph and network disagree.
+        MissingDependencyError: the graph has to be traced, which needs torch.
     """
     spec = catalog.get(name)
-    options = ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8, threshold=threshold)
+    options = ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8, threshold=threshold, verify=verify)
     options.check(spec)
     return export_weights(spec, Path(weights), output, labels=labels, unaligned=unaligned, options=options)
 
@@ -97,39 +113,48 @@ def export_weights(
     options: ExportOptions = MOST_GENERAL,
 ) -> Path:
     """As `export`, with options that have been checked for this model."""
-    network = load_network(spec.name, weights, overrides_of(spec.name, unaligned=unaligned))
-    if labels is None:
-        labels = labels_in_file(weights_path(weights))
-    return export_network(network, spec, output, labels=labels, options=options)
+    if not unaligned and (source := shipped.source(spec, weights, options)):
+        return write_model_dir(source, spec, output, labels=labels, options=options)
+    check_torch(f"{spec.name} with these weights")
+    from maskline.exporting.from_network import export_from_weights
+
+    return export_from_weights(spec, weights, output, labels=labels, unaligned=unaligned, options=options)
 
 
-def export_network(
-    network: Network,
+def check_torch(what: str) -> None:
+    """Raise MissingDependencyError if torch is not installed, for what has to be traced."""
+    if find_spec("torch") is None:
+        raise MissingDependencyError(
+            f"exporting {what} needs torch: pip install 'maskline[train]', or export it elsewhere and copy the "
+            "model directory"
+        )
+
+
+def write_model_dir(
+    source: GraphSource,
     spec: catalog.Model,
     output: str | Path,
     *,
-    labels: Sequence[str] | None = None,
-    options: ExportOptions = MOST_GENERAL,
+    labels: Sequence[str] | None,
+    options: ExportOptions,
 ) -> Path:
-    """As `export`, from a network in memory, built for ``spec``. The network is not modified."""
+    """Write the graph of a source in the format of the options, and what belongs to it."""
     check_folder(output)
     model_dir = options.model_dir(Path(output))
     check_folder(model_dir)
-    trained_with = "".join(f", {name}={value}" for name, value in network.weights_config().items())
     record = Record(
         model=spec.name,
-        labels=_labels(network, labels),
+        labels=_labels(source.num_classes, labels),
         preprocess=options.preprocess(spec.preprocess, spec.name),
         threshold=options.threshold,
-        mask_layout=network.mask_layout,
-        made_by=f"maskline {__version__}, torch {torch.__version__}{trained_with}",
+        mask_layout=source.mask_layout,
+        made_by=f"maskline {__version__}, {source.made_with}",
     )
-    network = copy.deepcopy(network).eval()
     with tempfile.TemporaryDirectory(prefix="maskline-") as scratch:
         made = Path(scratch, "made")
         made.mkdir()
         (made / CONFIG_FILE).write_text(inference_yml(spec, record, options.graph), encoding="utf-8")
-        _make(network, record, options, Path(scratch), made)
+        _make(source, record, options, Path(scratch), made)
         if options.format == triton.FORMAT:
             triton.replace_model(Path(output), made)
         else:
@@ -141,36 +166,17 @@ def export_network(
     return Path(output)
 
 
-def _make(network: Network, record: Record, options: ExportOptions, scratch: Path, made: Path) -> None:
+def _make(source: GraphSource, record: Record, options: ExportOptions, scratch: Path, made: Path) -> None:
     """Write the verified graph into the folder ``made``; ``scratch`` is for temporary files."""
-    exported = fused(network)
-    if options.half:  # compare with a network of the same, rounded weights
-        network = exported = rounded(exported)
-    plain, reference = scratch / GRAPH_FILES["onnx"], Deployed(network, record.preprocess)
-    write_graph(Deployed(exported, record.preprocess), record, plain, half=options.half, single=options.single)
-    _verify(reference, plain, plain, record, options)
+    plain = scratch / GRAPH_FILES["onnx"]
+    source.write(plain, record)
+    source.verify(plain, plain, record)
     if options.int8 is not None:
         _quantise(plain, record, options, scratch, made)
         return
     convert_graph(plain, record, made / options.file, half=options.half)
     if options.graph != "onnx":
-        _verify(reference, plain, made / options.file, record, options)
-
-
-def _verify(reference: Deployed, plain: Path, path: Path, record: Record, options: ExportOptions) -> None:
-    """Verify the graph in ``path``, converted from ``plain``."""
-
-    def open_pinned(calls: Sequence[Call]) -> Backend:
-        folder = plain.parent / "pinned"
-        folder.mkdir(exist_ok=True)
-        written = folder / plain.name
-        write_pinned(plain, calls, written)
-        if path != plain:
-            convert_graph(written, record, folder / path.name, half=options.half)
-        return open_backend(backend_for(path, CPU), folder / path.name, CPU, Acceleration())
-
-    logger.info("checking the graph against the network")
-    verify_graph(reference, Graph(path, CPU), open_pinned, single=options.single)
+        source.verify(plain, made / options.file, record)
 
 
 def _quantise(plain: Path, record: Record, options: ExportOptions, scratch: Path, made: Path) -> None:
@@ -220,8 +226,7 @@ def read_labels(path: str | Path) -> list[str]:
     return names
 
 
-def _labels(network: Network, labels: Sequence[str] | None) -> tuple[str, ...]:
-    classes = network.num_classes
+def _labels(classes: int, labels: Sequence[str] | None) -> tuple[str, ...]:
     if labels is not None:
         if len(labels) != classes:
             given, expected = counted(len(labels), "label"), counted(classes, "class", "classes")

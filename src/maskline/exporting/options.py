@@ -75,6 +75,10 @@ class ExportOptions:
         Path | None,
         Option("Run convolutions in 8 bits, calibrated on this data set or folder of images.", metavar="DIR"),
     ] = None
+    verify: Annotated[
+        bool,
+        Option("Compare the graph of an official model with the network, which needs torch. Other graphs always are."),
+    ] = False
     threshold: Annotated[float, Option("Score threshold of the exported model.", metavar="SCORE", least=0, most=1)] = (
         0.5
     )
@@ -133,6 +137,8 @@ class ExportOptions:
         self.preprocess(spec.preprocess, spec.name)
         if self.format == "openvino" and find_spec("openvino") is None:
             raise MissingDependencyError("the format openvino needs it: pip install 'maskline[openvino]'")
+        if (self.half or self.int8 is not None) and find_spec("onnx") is None:
+            raise MissingDependencyError("half and int8 need onnx: pip install 'maskline[train]'")
         _ = self.samples
 
     @cached_property

@@ -17,7 +17,8 @@ from maskline.inputs.web import is_url, place
 from maskline.models.families import family_of, overrides_of
 from maskline.models.network import Network
 from maskline.training.settings import BACKBONE, OFFICIAL, SCRATCH, TrainSettings
-from maskline.weights.load import config_in_file, empty_network, labels_in_file, mismatches, read_state, weights_path
+from maskline.weights.arrays import weights_path
+from maskline.weights.load import config_in_file, empty_network, labels_in_file, mismatches, read_state
 
 logger = logging.getLogger("maskline")
 

@@ -30,7 +30,8 @@ from maskline.models.network import Network
 from maskline.render import draw
 from maskline.runtime.postprocess import to_instances
 from maskline.training import devices
-from maskline.weights.load import labels_in_file, load_network, weights_path
+from maskline.weights.arrays import weights_path
+from maskline.weights.load import labels_in_file, load_network
 
 SHOWN = 6  # predictions in the image
 COLUMNS = 3  # of the grid

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from maskline import catalog, models
 from maskline._files import replace_file
-from maskline.errors import InputNotFoundError, ParameterError, WeightsError
+from maskline.errors import ParameterError, WeightsError
 from maskline.models import NO_OVERRIDES
 from maskline.models.families import family_of
-from maskline.models.family import Rules
 from maskline.models.network import Network
-from maskline.weights.pdparams import read_pdparams
+from maskline.weights.arrays import differences, misfit, read_arrays, weights_path
 
 METADATA = "maskline"  # key of our metadata in a weights file
 
@@ -46,8 +43,7 @@ def load_network(name: str, path: Path | str, overrides: Mapping[str, Any] = NO_
     if faults:
         others = [m.name for m in catalog.MODELS.values() if m.family == spec.family and m.name != spec.name]
         alike = next((other for other in others if not mismatches(empty_network(other, state), state)), None)
-        advice = f"these are the weights of {alike}: name that model" if alike else "give the weights of that model"
-        raise WeightsError("\n  ".join([f"{path} does not fit {spec.name}: {_summary(faults)}; {advice}", *faults]))
+        raise misfit(Path(path), spec.name, faults, alike)
     network.load_state_dict(state, strict=False, assign=True)
     return network.eval()
 
@@ -140,31 +136,14 @@ def read_state(spec: catalog.Model, path: Path, *, part: str = "") -> tuple[dict
     path = weights_path(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path), {}
-    arrays = read_pdparams(path)
-    if part and not any(name.startswith(f"{part}.") for name in arrays):
-        arrays = {f"{part}.{name}": array for name, array in arrays.items()}
-    renamed = rename_keys(
-        list(arrays), family_of(spec.name).rename, same=lambda a, b: np.array_equal(arrays[a], arrays[b])
-    )
     layers = dict(empty_network(spec.name, {}).named_modules())
-    state = {}
-    for old, new in renamed.items():
-        tensor = torch.from_numpy(arrays[old])
-        tensor = tensor.float() if tensor.is_floating_point() else tensor
-        linear = isinstance(layers.get(new.rpartition(".")[0]), nn.Linear) and tensor.ndim == 2
-        state[new] = tensor.T.contiguous() if linear else tensor  # Paddle's layout is (in, out)
-    return state, {new: old for old, new in renamed.items() if new != old}
-
-
-def weights_path(path: Path) -> Path:
-    """Return the path, or ``NAME.safetensors`` next to it if ``NAME.pdparams`` does not exist.
-
-    Raises InputNotFoundError if neither exists.
-    """
-    for candidate in (path, path.with_suffix(".safetensors")):
-        if candidate.is_file():
-            return candidate
-    raise InputNotFoundError(f"no weights file {path}: give a .pdparams or .safetensors file")
+    arrays, names_in_file = read_arrays(
+        path,
+        family_of(spec.name).rename,
+        lambda name: isinstance(layers.get(name.rpartition(".")[0]), nn.Linear),
+        part=part,
+    )
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}, names_in_file
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -177,50 +156,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is not a readable safetensors file ({error}): download or save it again") from error
 
 
-def rename_keys(
-    names: list[str], rules: Rules, same: Callable[[str, str], bool] = lambda one, other: False
-) -> dict[str, str]:
-    """Map old names to new ones; two may not become one.
-
-    Args:
-        same: whether the weights of two old names are equal. These may become one; the later name is left out.
-
-    Raises:
-        WeightsError: two names with different weights become one.
-    """
-    renamed: dict[str, str] = {}
-    taken: dict[str, str] = {}
-    for old in names:
-        new = old
-        for pattern, replacement in rules:
-            new = re.sub(pattern, replacement, new)
-        if new in taken and same(taken[new], old):
-            continue
-        if new in taken:
-            raise WeightsError(f"weights {taken[new]!r} and {old!r} are both called {new!r} here")
-        renamed[old], taken[new] = new, old
-    return renamed
-
-
 def mismatches(
     network: nn.Module, state: Mapping[str, Tensor], names_in_file: Mapping[str, str] | None = None
 ) -> list[str]:
     """List the keys of a state that don't match a network, a line each; empty if it fits."""
-    expected = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-    named = {k: f"{k} ({old} in the file)" for k, old in (names_in_file or {}).items()}
-    faults = [f"missing: {k} {list(v.shape)}" for k, v in expected.items() if k not in state]
-    faults += [f"unexpected: {named.get(k, k)} {list(v.shape)}" for k, v in state.items() if k not in expected]
-    faults += [
-        f"misshapen: {named.get(k, k)} is {list(state[k].shape)}, expected {list(v.shape)}"
-        for k, v in expected.items()
-        if k in state and state[k].shape != v.shape
-    ]
-    return faults
-
-
-def _summary(faults: list[str]) -> str:
-    counts = {kind: sum(f.startswith(kind) for f in faults) for kind in ("missing", "unexpected", "misshapen")}
-    return ", ".join(f"{n} {kind}" for kind, n in counts.items()) + " keys"
+    expected = {k: v.shape for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    return differences(expected, {k: v.shape for k, v in state.items()}, names_in_file)
 
 
 def empty_network(name: str, state: Mapping[str, Tensor], overrides: Mapping[str, Any] = NO_OVERRIDES) -> Network:
