@@ -6,12 +6,11 @@ import os
 import re
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from fixtures import scripts
 
 from maskline.data.faults import KINDS
 
@@ -20,14 +19,8 @@ SCRIPT = ROOT / "scripts" / "tables"
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    loader = SourceFileLoader("tables", str(SCRIPT))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = module_from_spec(spec)
-    loader.exec_module(module)
-    return module
+def script() -> ModuleType:
+    return scripts.load("tables")
 
 
 def put(root: Path, script: ModuleType, between: str) -> None:

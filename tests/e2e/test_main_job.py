@@ -25,7 +25,7 @@ PHOTO = Path(maskline.__file__).with_name("assets") / "fruit.jpg"
 @pytest.fixture(scope="module")
 def model_dir(pdparams: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "S"
-    command = [sys.executable, "-m", "maskline", "export", "Mask-RT-DETR-S"]
+    command = [sys.executable, "-m", "maskline", "export", "Mask-RT-DETR-S", "--verify"]
     done = subprocess.run([*command, "--weights", pdparams, "--output", folder], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "" and "checked against the network" in done.stderr

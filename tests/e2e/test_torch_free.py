@@ -50,9 +50,24 @@ def test_same_results_without_torch(bare_python: Path, tiny_model_dir: Path, tmp
 
 
 @pytest.mark.slow
-def test_what_needs_torch_says_so(bare_python: Path, tmp_path: Path) -> None:
-    done = run(
-        bare_python, "-m", "maskline", "export", "Mask-RT-DETR-S", "--weights", PHOTO, "--output", "x", cwd=tmp_path
-    )
+def test_an_official_model_by_name(
+    bare_python: Path, pdparams: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its weights in the cache, as after the download."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / pdparams.name).symlink_to(pdparams)
+    monkeypatch.setenv("MASKLINE_HOME", str(tmp_path))
+    arguments = ["-m", "maskline", "predict", PHOTO, "--model", "Mask-RT-DETR-S", "--threshold", 0.3]
+    done = run(bare_python, *arguments, "--save-path", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    there = json.loads((tmp_path / "out" / "fruit_res.json").read_text())
+    (here,) = create_model("Mask-RT-DETR-S", threshold=0.3).predict(str(PHOTO))
+    assert len(there["boxes"]) > 0 and there == json.loads(json.dumps(here.json["res"]))
+
+
+@pytest.mark.slow
+def test_what_needs_torch_says_so(bare_python: Path, pdparams: Path, tmp_path: Path) -> None:
+    arguments = ["-m", "maskline", "export", "Mask-RT-DETR-S", "--weights", pdparams, "--batch", "1", "--output", "x"]
+    done = run(bare_python, *arguments, cwd=tmp_path)
     assert done.returncode == 1 and "pip install 'maskline[train]'" in done.stderr and done.stderr.count("\n") <= 2
     assert "Traceback" not in done.stderr

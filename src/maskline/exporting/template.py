@@ -84,7 +84,7 @@ class GraphTemplate:
             # Concatenated protobuf messages are merged: lists are joined, and so are the graphs.
             file.write(self.graph)
             for name in self.weights:
-                array = np.ascontiguousarray(arrays[name])
+                array = np.asarray(arrays[name], order="C")
                 head = _tensor_head(name, array)
                 tensor = len(head) + array.nbytes
                 opening = _opening(_GRAPH_INITIALIZER, tensor)
