@@ -44,10 +44,10 @@ def track(items: Iterable[T], what: str, total: int | Callable[[], int | None] |
 
 
 @contextmanager
-def status(text: str) -> Iterator[None]:
+def status(text: str, level: int = logging.INFO) -> Iterator[None]:
     """Show a spinner with a line of text during work of unknown length; without a terminal, log the text."""
     if not sys.stderr.isatty():
-        logger.info("%s", text)
+        logger.log(level, "%s", text)
         yield
         return
     from rich.progress import SpinnerColumn, TextColumn

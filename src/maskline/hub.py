@@ -6,6 +6,7 @@ from pathlib import Path
 
 from maskline import catalog
 from maskline._files import ASSETS
+from maskline._progress import status
 from maskline.exporting import make, shipped
 from maskline.exporting.options import MOST_GENERAL, ExportOptions
 from maskline.fetching.download import cache_dir, download_file
@@ -26,7 +27,9 @@ def model_dir(name: str) -> Path:
         return EMBEDDED
     folder = cache_dir() / "models" / spec.name
     if not (folder / GRAPH_FILES["onnx"]).is_file():
-        make_model_dir(spec.name, folder)
+        weights = weights_file(spec)
+        with status(f"first use of {spec.name}: exporting it"):
+            make_model_dir(spec.name, folder, weights)
     return folder
 
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from maskline._cpu import bound_cores, cores
+from maskline._progress import status
 from maskline.errors import MasklineError
 from maskline.runtime import providers
 from maskline.runtime.backend import BACKENDS, GRAPH_FILES, Acceleration, module_of, unfit
@@ -32,7 +33,9 @@ def open_graphs(path: Path, device: str | None, options: Acceleration) -> tuple[
         DeviceError: a device can't be used.
         ModelError, ParameterError, MissingDependencyError: see `Graph`.
     """
-    graphs = _open_each(path, choose_devices(device, options, path), options)
+    devices = choose_devices(device, options, path)
+    with status(f"opening {path.parent.name}/{path.name}", logging.DEBUG):
+        graphs = _open_each(path, devices, options)
     logger.info("%s", describe(graphs))
     return graphs
 
