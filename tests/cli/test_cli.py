@@ -59,7 +59,7 @@ def test_holes_are_kept_for_labelme_and_counted_where_polygons_lose_them(tiny_mo
     (sheet,) = (tmp_path / "exact" / "labelme").glob("*.json")
     shapes = json.loads(sheet.read_text())["shapes"]
     holes = sum(shape["shape_type"] == "mask" for shape in shapes)
-    assert holes == 1 and "\nholes: 1 mask is filled in the JSON; --mask-format rle keeps them\n" in exact.stderr
+    assert holes == 1 and "\nholes of 1 mask were filled in the JSON; --mask-format rle keeps them\n" in exact.stderr
     simple = run(*run_once, tmp_path / "simple", "--export", "labelme", "--mask-format", "rle", "--simplify", 1)
     fewer = json.loads((tmp_path / "simple" / "labelme" / sheet.name).read_text())["shapes"]
     assert simple.returncode == 0 and "\nholes:" not in simple.stderr
@@ -96,7 +96,7 @@ def bad(tmp_path: Path) -> Path:
         (["{photo}", "--device", "gpu:0"], "device 'gpu:0' is not available", 1),
         (["{photo}", "--device", "tpu"], "unknown device 'tpu'", 2),
         (["{photo}", "--batch-size", "0"], "batch_size is 0: expected an integer", 2),
-        (["{photo}", "--simplify", "1"], "--simplify is for the polygons of --export labelme", 2),
+        (["{photo}", "--simplify", "1"], "--simplify applies only to --export labelme", 2),
         (["{photo}", "--export", "labelme", "--simplify", "-1"], "simplify is -1.0: expected a number from 0", 2),
         (["{photo}", "--threads", "0"], "threads is 0: expected an integer", 2),
         (["{photo}", "--model", "Mask-RT-DETR-Q"], "unknown model 'Mask-RT-DETR-Q': did you mean 'Mask-RT-DETR-", 2),
@@ -310,4 +310,4 @@ def test_weights_that_torch_runs_take_no_options_of_runtimes(tmp_path: Path) -> 
     data = sets.make(tmp_path / "data", train=1, val=1)
     for option in (("--engine", "openvino"), ("--batch-size", 2), ("--threads", 1)):
         done = run("evaluate", data, "--model", "SOLOv2", "--weights", "x.safetensors", *option, cwd=tmp_path)
-        assert done.returncode == 2 and "only --device applies" in done.stderr, done.stderr
+        assert done.returncode == 2 and "the only runtime option it accepts is --device" in done.stderr, done.stderr

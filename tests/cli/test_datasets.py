@@ -38,10 +38,10 @@ def test_errors_are_told_and_fail(tmp_path: Path) -> None:
     sets.save(root, "train", content)
     done = run("check", "set", "--fix", "fixed", cwd=tmp_path)
     assert done.returncode == 1 and "passed" not in done.stdout and "Traceback" not in done.stderr
-    assert "error: a polygon without area or with invalid numbers, 7 x; redraw it" in done.stdout
+    assert "error: a polygon without area or with invalid numbers (7). Redraw it" in done.stdout
     assert "annotation 1000: polygon 1 of 1 is [1, 2] (image train0.png)" in done.stdout and "and 2 more" in done.stdout
     assert "fixed: train: 4 of 4 images, 8 of 15 annotations" in done.stdout
-    assert "fixed: 1 fault fixed, 7 more by leaving out, 0 left" in done.stdout
+    assert "fixed: 1 fault fixed, 7 fixed by removing data, 0 not fixed; see fixes.json" in done.stdout
     assert run("check", "fixed", cwd=tmp_path).returncode == 0
 
 

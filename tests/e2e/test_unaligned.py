@@ -132,4 +132,6 @@ def test_an_exported_model_need_not_be_told(tmp_path: Path) -> None:
         str(tmp_path / "out"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "--unaligned is for --weights" in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2 and "--unaligned applies only to --weights" in done.stderr and done.stderr.count("\n") == 1
+    )

@@ -140,7 +140,7 @@ def test_streams_may_look_ahead(data: Dataset) -> None:
 
 
 def test_as_many_results_as_images(data: Dataset) -> None:
-    with pytest.raises(ParameterError, match="predict gave 5 results for 6 images"):
+    with pytest.raises(ParameterError, match="predict returned 5 results for 6 images"):
         evaluate_stream(lambda images: [NONE for _ in images][:5], data)
     with pytest.raises(ParameterError, match="more results than it got images"):
         evaluate_stream(lambda images: [*(NONE for _ in images), NONE], data)

@@ -63,7 +63,7 @@ def steps(name: str) -> list[str]:
 
 
 def test_two_names_never_become_one() -> None:
-    with pytest.raises(WeightsError, match="'a.x' and 'b.x' are both called 'c.x'"):
+    with pytest.raises(WeightsError, match="'a.x' and 'b.x' both map to 'c.x'"):
         rename_keys(["a.x", "b.x"], ((r"^[ab]\.", "c."),))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from maskline._options import Option, like
-from maskline._wording import counted, shortened
+from maskline._wording import counted, sentence, shortened
 from maskline.cli.options import options
 from maskline.data.formats import writable_formats
 from maskline.data.options import Crowd, DatasetOptions, SplitConfig
@@ -36,9 +36,7 @@ class CheckOptions:
     fix: Annotated[Path | None, Option("Write a corrected copy to this new folder.", metavar="NEW")] = None
     crowd: Annotated[
         Crowd | None,
-        Option(
-            "What iscrowd: 1 means: single objects (as in CVAT's exports of brush and SAM masks), or crowd regions."
-        ),
+        Option("How to read iscrowd=1: as single instances (CVAT's brush and SAM exports) or as crowd regions."),
     ] = None
     strict: Annotated[bool, Option("Fail on warnings too.")] = False
 
@@ -79,7 +77,7 @@ def check(folder: Path, source: DatasetOptions, how: CheckOptions) -> None:
             click.echo(f"{how.fix}: {name}: {kept}")
         number = counted(fixed.number("fixed"), "fault")
         left_out, left = fixed.number("left out"), fixed.number("left")
-        click.echo(f"{how.fix}: {number} fixed, {left_out} more by leaving out, {left} left; all are in fixes.json")
+        click.echo(f"{how.fix}: {number} fixed, {left_out} fixed by removing data, {left} not fixed; see fixes.json")
     if not result["check_pass"]:
         sys.exit(1)
     click.echo(PASSED)
@@ -157,7 +155,7 @@ def _print_faults(faults: Sequence[Fault]) -> None:
     for kind, group in groupby(faults, key=lambda fault: fault.kind):
         of_kind = list(group)
         remedy = "" if kind.fix is None else f" (--fix: {kind.fix})"
-        click.echo(f"{kind.severity}: {kind.title}, {len(of_kind)} x; {kind.advice}{remedy}")
+        click.echo(f"{kind.severity}: {kind.title} ({len(of_kind)}). {sentence(kind.advice)}{remedy}")
         for fault in of_kind[:FAULTS_SHOWN]:
             click.echo(shortened(f"  {fault.split} {fault.file}: {fault.what}"))
         if len(of_kind) > FAULTS_SHOWN:

@@ -100,11 +100,11 @@ def evaluate(folder: Path, source: DatasetOptions, how: EvaluateOptions, running
 
     name = running.model_name
     if how.unaligned and how.weights is None:
-        raise ParameterError("--unaligned is for --weights: an exported model records it")
+        raise ParameterError("--unaligned applies only to --weights; exported models already store this setting")
     if how.weights is not None and (name is None or running.model_dir is not None):
-        raise ParameterError("--weights needs --model, the model they are of, and no --model-dir")
+        raise ParameterError("--weights needs --model to name the architecture, and can't be combined with --model-dir")
     if how.weights is not None and running != Running(model_name=name, device=running.device):
-        raise ParameterError("--weights are run by torch: of the options of running a model, only --device applies")
+        raise ParameterError("--weights runs in torch; the only runtime option it accepts is --device")
     record = jobs.result_file(how.output, "evaluate")
     jobs.clear_result(record)
     if how.weights is not None:

@@ -195,7 +195,7 @@ def test_faults_by_kind_leaks_first_then_errors(tmp_path: Path) -> None:
     kinds = [kind["id"] for kind in page.all("details")]
     assert kinds == ["leak", "record", "image-listed-twice", "mask-empty", "image-twice"]
     assert ["open" in kind for kind in page.all("details")] == [True, True, False, False, False]
-    title = "The same image in two splits: the evaluation is too optimistic"
+    title = "The same image in two splits, which makes the evaluation too optimistic"
     assert f"2 warnings {title} What to do Keep it in one split, unless you overfit on purpose" in page.words
     assert "wrong 1 train · x.json wrong 4" in page.words
     clean = page.words.partition("Also checked, without faults: ")[2].partition(". ")[0].split("; ")
