@@ -186,6 +186,8 @@ def test_pages_have_no_leftovers_of_an_edit(path: Path) -> None:
             assert not heading(after) or heading(after) > level, f"empty section: {line}"
     titles = [line for line in lines if heading(line)]
     assert len(set(titles)) == len(titles)
+    if path in DOCUMENTS:
+        assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
 
 
 def heading(line: str) -> int:
