@@ -13,7 +13,7 @@ import click
 
 from maskline._options import Option, like
 from maskline._wording import counted, sentence, shortened
-from maskline.cli.options import options
+from maskline.cli.options import option, options
 from maskline.data.formats import writable_formats
 from maskline.data.options import Crowd, DatasetOptions, SplitConfig
 from maskline.errors import ParameterError
@@ -48,6 +48,15 @@ class ConvertOptions:
     to: Annotated[str, Option("Format to write.", metavar="FORMAT", listed=writable_formats)]
     skip_errors: Annotated[bool, Option("Skip what can't be read, with a warning.")] = False
     crowd: Annotated[Crowd | None, like(CheckOptions, "crowd")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitOutput:
+    """Where ``split`` writes."""
+
+    output: Annotated[
+        Path | None, Option("Write a new data set to this folder.", metavar="NEW", unset="split in place")
+    ] = None
 
 
 @click.command()
@@ -112,12 +121,7 @@ def convert(folder: Path, target: Path, how: ConvertOptions, source: DatasetOpti
 @DATA
 @dataset_options
 @options(SplitConfig, "how")
-@click.option(
-    "--output",
-    metavar="NEW",
-    type=click.Path(path_type=Path),
-    help="Write a new data set here. Default: split in place.",
-)
+@option(SplitOutput, "output")
 def split(folder: Path, source: DatasetOptions, how: SplitConfig, output: Path | None) -> None:
     """Split a data set into train and val at random.
 

@@ -64,7 +64,7 @@ showing_options = options(Showing, "showing")
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @showing_options
-@running_options
+@running_options(model_name="the embedded model", batch_size="1")
 def predict(inputs: tuple[str, ...], showing: Showing, running: Running) -> None:
     """Find instances in images, folders, PDFs, videos or URLs; print them, and save them with --save-path."""
     if running.model_name is None and running.model_dir is None:
