@@ -63,7 +63,7 @@ def workplace(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Of a service that runs."""
+    """The address of a running service."""
     with service.running("serve") as running:
         yield running.url
 
@@ -220,7 +220,7 @@ def test_lines_of_bash_are_commands(path: Path) -> None:
             assert program in PROGRAMS or program == "#" or (ROOT / program).is_file(), line
 
 
-def test_which_model_to_choose_is_told_of_each() -> None:
+def test_every_model_has_advice_on_when_to_choose_it() -> None:
     """F71, F72."""
     text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     advice = text.partition("| you need | use |")[2]

@@ -146,7 +146,7 @@ def test_a_training_on_a_terminal(tmp_path: Path) -> None:
     assert logged.count("Epoch: [0]") == 2 and LONG in logged
 
 
-def test_the_first_use_of_a_model_is_told(tmp_path: Path) -> None:
+def test_the_first_use_of_a_model_is_reported(tmp_path: Path) -> None:
     """It may take minutes before anything is printed."""
     command = ["-m", "maskline", "--pipeline", "instance_segmentation", "--model", "SOLOv2", "--input", PHOTO]
     shown = on_terminal(*command, MASKLINE_HOME=str(tmp_path), MASKLINE_OFFLINE="1")

@@ -29,7 +29,7 @@ def test_a_sound_set_passes(tmp_path: Path) -> None:
     assert (folder / "demo_img" / "val" / "val0.png").exists()
 
 
-def test_errors_are_told_and_fail(tmp_path: Path) -> None:
+def test_errors_are_reported_and_fail(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "set")
     content = sets.load(root, "train")
     for annotation in content["annotations"][:7]:
@@ -146,7 +146,7 @@ def test_odd_names_are_printed_as_they_can_be(tmp_path: Path) -> None:
     content["categories"][0]["name"] = "\ud800"
     content["annotations"][5]["bbox"] = "\ud800"
     sets.save(root, "train", content)
-    for arguments, told in (
+    for arguments, message in (
         (("check", "set"), "image-missing"),
         (("convert", "set", "new", "--to", "coco"), "errors in the data set"),
         (("convert", "set", "new", "--to", "labelme", "--skip-errors"), "the class name is escaped"),
@@ -156,7 +156,7 @@ def test_odd_names_are_printed_as_they_can_be(tmp_path: Path) -> None:
         assert done.returncode == (0 if "--skip-errors" in arguments else 1), done
         assert "Traceback" not in done.stderr and "standard output" not in done.stderr
         files = tmp_path / "output" / "check_dataset" / "faults.json"
-        assert told in done.stdout + done.stderr + (files.read_text() if arguments[0] == "check" else "")
+        assert message in done.stdout + done.stderr + (files.read_text() if arguments[0] == "check" else "")
 
 
 def test_without_a_home_nothing_else_is_said(tmp_path: Path) -> None:

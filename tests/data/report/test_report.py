@@ -171,7 +171,7 @@ def test_bars_are_in_proportion(tmp_path: Path) -> None:
     assert [float(share) for share in shares] == [1.0, 0.6667]
 
 
-def test_numbers_that_are_known_are_not_counted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_numbers_are_not_counted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = splits(tmp_path)
     numbers = {split: statistics(part) for split, part in found.items()}
     monkeypatch.setattr(report, "statistics", None)
@@ -202,7 +202,7 @@ def test_faults_by_kind_leaks_first_then_errors(tmp_path: Path) -> None:
     assert clean == [kind.title for code, kind in KINDS.items() if code not in codes]
 
 
-def test_a_few_warnings_are_open_where_there_are_no_errors(tmp_path: Path) -> None:
+def test_a_few_warnings_are_open_without_errors(tmp_path: Path) -> None:
     codes = [code for code, kind in KINDS.items() if kind.severity == "warning" and code not in LEAKS]
     for count in (3, 4):
         faults = [Fault(code, "train", "x.json", "wrong") for code in codes[:count]]
@@ -291,7 +291,7 @@ def test_samples_are_of_all_sizes_and_of_many_images(tmp_path: Path) -> None:
         assert low < side < high
 
 
-def test_crowds_empty_masks_and_bad_images_are_no_samples(tmp_path: Path) -> None:
+def test_crowds_empty_masks_and_bad_images_are_not_samples(tmp_path: Path) -> None:
     found = dataset(tmp_path, images=4, names=["cat"])
     crowd, empty, *good = found.annotations
     annotations = [replace(crowd, crowd=True), replace(empty, segmentation=square(500, 500, 9)), *good]
