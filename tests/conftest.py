@@ -71,7 +71,7 @@ def _level() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def pdparams(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stand-in weights of Mask-RT-DETR-S in the reference's format."""
+    """Stand-in weights of Mask-RT-DETR-S in PaddleDetection's format."""
     return stand_in.write("Mask-RT-DETR-S", tmp_path_factory.mktemp("weights") / "Mask-RT-DETR-S_pretrained.pdparams")
 
 

@@ -1,4 +1,4 @@
-"""`create_model` and `create_pipeline`: devices, acceleration, and what the reference's documents pass."""
+"""`create_model` and `create_pipeline`: devices, acceleration, and what PaddleX's documents pass."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_two_devices_give_what_one_does_in_order(single: Predictor, double: Pred
         assert_same(ours, theirs)
 
 
-def test_two_devices_tell_faults_at_their_turn(double: Predictor, tmp_path: Path) -> None:
+def test_two_devices_report_faults_at_their_turn(double: Predictor, tmp_path: Path) -> None:
     """F37: what came before a bad input is predicted, as with one device."""
     (tmp_path / "bad.png").write_text("no image")
     sources = [*photos(3), tmp_path / "bad.png", *photos(2)]
@@ -101,8 +101,8 @@ def test_a_pipelines_call_takes_a_device_too(tiny_model_dir: Path) -> None:
         pipeline.predict(photos(1), device="npu:0")
 
 
-def test_a_device_that_is_not_there_is_told_at_once(tiny_model_dir: Path) -> None:
-    """F36, B51: recognised, and told what is here."""
+def test_a_device_that_is_not_there_is_reported_at_once(tiny_model_dir: Path) -> None:
+    """F36, B51: recognised, and the message says what is here."""
     for device in ("gpu:0", "npu:0", "xpu:0", "mlu:0", "dcu:0", "gcu", "iluvatar_gpu:1", "metax_gpu", "mps"):
         with pytest.raises(DeviceError, match=r"is not available: (ONNX Runtime|OpenVINO) has cpu.* here; "):
             create_model(model_dir=tiny_model_dir, device=device)
@@ -167,13 +167,13 @@ def test_a_device_of_the_file_that_is_not_there(
         create_pipeline(config=old)
 
 
-@pytest.mark.parametrize(("pipeline", "told"), [(None, 0), ("instance_segmentation", 0), ("other.yaml", 1)])
+@pytest.mark.parametrize(("pipeline", "warnings"), [(None, 0), ("instance_segmentation", 0), ("other.yaml", 1)])
 def test_a_configuration_and_a_name(
-    pipeline: str | None, told: int, tiny_model_dir: Path, caplog: pytest.LogCaptureFixture
+    pipeline: str | None, warnings: int, tiny_model_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """F11: a warning, which names both, only where they differ."""
     create_pipeline(pipeline, config=pipeline_config(tiny_model_dir))
-    assert len(caplog.messages) == told
+    assert len(caplog.messages) == warnings
     assert all("'other.yaml'" in line and "'instance_segmentation'" in line for line in caplog.messages)
 
 
@@ -192,7 +192,7 @@ def test_a_pipelines_file_says_what_to_run_and_arguments_win(tiny_model_dir: Pat
 def test_arguments_of_old_documents_are_ignored_with_one_warning(
     tiny_model_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """F52, B56: accepted where the reference had a licence; others are a TypeError (B25)."""
+    """F52, B56: accepted where PaddleX had a licence; others are a TypeError (B25)."""
     config = pipeline_config(tiny_model_dir)
     create_pipeline(config=config, hpi_params={"config": {}}, serial_number="x", update_license=True, pp_option=None)
     assert [r.levelno for r in caplog.records] == [logging.WARNING]
@@ -202,7 +202,7 @@ def test_arguments_of_old_documents_are_ignored_with_one_warning(
             create(layout_nms=True)  # type: ignore[call-arg]
 
 
-def test_nothing_is_told_where_nothing_is_to_tell(tiny_model_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_defaults_give_no_warning(tiny_model_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     """B56: no warning for a batch, or for what is the default anyway."""
     model = create_model(model_dir=tiny_model_dir, batch_size=4, device="cpu", use_hpip=False)
     list(model.predict(photos(3)))
@@ -229,9 +229,9 @@ def test_a_file_with_one_image_a_run_takes_batches_too(single: Predictor, tiny_m
             np.testing.assert_allclose(ours.instances.scores, theirs.instances.scores, atol=5e-4)
 
 
-@pytest.mark.parametrize(("given", "told"), [({"threads": 0}, "threads is 0"), ({"use_hpip": 1}, "use_hpip is 1")])
-def test_bad_values_are_told(given: dict[str, Any], told: str, tiny_model_dir: Path) -> None:
-    with pytest.raises(ParameterError, match=told):
+@pytest.mark.parametrize(("given", "message"), [({"threads": 0}, "threads is 0"), ({"use_hpip": 1}, "use_hpip is 1")])
+def test_bad_values_are_reported(given: dict[str, Any], message: str, tiny_model_dir: Path) -> None:
+    with pytest.raises(ParameterError, match=message):
         create_model(model_dir=tiny_model_dir, **given)
 
 

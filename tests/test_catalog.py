@@ -44,7 +44,7 @@ def test_the_fifteen_names_in_order_then_ours() -> None:
 
 
 def test_the_phantom_sixteenth_is_absent() -> None:
-    """B66: the reference's code names one more, which has no weights and no configuration."""
+    """B66: PaddleX's code names one more, which has no weights and no configuration."""
     with pytest.raises(UnknownNameError, match="MaskRCNN-ResNet50-vd-FPN"):
         catalog.get("MaskRCNN-ResNet50-vd-SSLDv2-FPN")
 
@@ -115,7 +115,7 @@ def test_urls() -> None:
     assert yolo == f"{host}/official_inference_model/paddle3.0b2/PP-YOLOE_seg-S_infer.tar"
     with pytest.raises(UnknownNameError, match=r"paddle3\.0rc0"):
         small.inference_url("paddle3.0rc")
-    assert small.pretrained_sha256 is None and small.inference_sha256 is None  # nobody has published them
+    assert small.pretrained_sha256 is None and small.inference_sha256 is None  # they are not published
 
 
 def test_preprocess() -> None:

@@ -37,7 +37,7 @@ JSON_NET = Path("/usr/lib/cli/Newtonsoft.Json-5.0/Newtonsoft.Json.dll")
 
 
 class Toolchain(NamedTuple):
-    """What a client needs, told by what is missing, and how it is built: a folder to build in -> its command line."""
+    """What a client needs, found by what is missing, and how it is built: a folder to build in -> its command line."""
 
     missing: Callable[[], list[str]]
     build: Callable[[Path], list[str]]
@@ -119,7 +119,7 @@ class Client(NamedTuple):
         return done
 
     def fault(self, *arguments: object) -> str:
-        """The one line that a fault is told in."""
+        """The one line that reports a fault."""
         done = self(*arguments, code=1)
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and not done.stdout, done
         return done.stderr
@@ -178,7 +178,7 @@ MADE = [
 
 
 def answer(made: list[Made] = MADE, **result: object) -> dict[str, object]:
-    """Of success; what is ``...`` is left out of the result."""
+    """A reply of success; what is ``...`` is left out of the result."""
     whole = {"instances": [one.as_json() for one in made], "image": None, "size": SIZE, **result}
     kept = {name: value for name, value in whole.items() if value is not ...}
     return {"logId": "y", "errorCode": 0, "errorMsg": "Success", "result": kept}
@@ -194,7 +194,7 @@ class Reply(NamedTuple):
 
 
 class Stub(ThreadingHTTPServer):
-    """A server that gives the replies it was told, the last for ever, and keeps what it was asked."""
+    """A server that gives these replies, the last for ever, and keeps what it was asked."""
 
     daemon_threads = True
 
@@ -303,25 +303,25 @@ def test_without_an_image(client: Client, service: str, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"masks.pgm"}
 
 
-def test_what_is_no_image_is_told(client: Client, service: str, tmp_path: Path) -> None:
+def test_what_is_not_an_image_is_an_error(client: Client, service: str, tmp_path: Path) -> None:
     """F51, B44: the service's reason, and the id by which its log knows the request."""
     assert re.search(r"^error: 422: .*image.* \(logId [\w-]{36}\)$", client.fault("--url", service, __file__, tmp_path))
     assert not list(tmp_path.iterdir())
 
 
-def test_faults_on_this_side_are_told(client: Client, stub: Stub, tmp_path: Path) -> None:
+def test_faults_on_this_side_are_reported(client: Client, stub: Stub, tmp_path: Path) -> None:
     """F51: no file, no server, no time; what can't be understood gets the usage."""
     for image in (tmp_path / "nothing.png", tmp_path):
         assert client.fault("--url", stub.url, image, tmp_path).startswith(f"error: {image} can't be read")
     assert client.fault("--url", "http://127.0.0.1:1", CELLS, tmp_path).startswith("error: no answer from http://127")
     stub.reply(Reply({}, delay=20))
     started = time.monotonic()
-    told = client.fault("--url", stub.url, "--timeout", "0.3", CELLS, tmp_path)
-    assert told.startswith("error: no answer from") and time.monotonic() - started < 15
+    message = client.fault("--url", stub.url, "--timeout", "0.3", CELLS, tmp_path)
+    assert message.startswith("error: no answer from") and time.monotonic() - started < 15
     (tmp_path / "file").touch()
     stub.reply(Reply(answer()))
-    told = client("--url", stub.url, CELLS, tmp_path / "file", code=1).stderr
-    assert str(tmp_path / "file") in told and told.count("\n") == 1
+    message = client("--url", stub.url, CELLS, tmp_path / "file", code=1).stderr
+    assert str(tmp_path / "file") in message and message.count("\n") == 1
     for wrong in (["--threshold", "nan"], ["--timeout", "-1"], [CELLS]):
         assert "usage: " in client(*wrong, CELLS, tmp_path, code=2).stderr
 
@@ -335,8 +335,8 @@ def test_a_busy_server_is_asked_again(client: Client, stub: Stub, tmp_path: Path
     assert len(rows(client("--url", stub.url, CELLS, tmp_path))) == len(MADE)
     assert time.monotonic() - started >= 1 and len(stub.asked) == 3
     stub.reply(Reply(busy, 429, "0"))
-    told = client("--url", stub.url, CELLS, tmp_path, code=1).stderr.splitlines()
-    assert told[-1] == "error: 429: too many images wait (logId x)" and len(stub.asked) == 5
+    message = client("--url", stub.url, CELLS, tmp_path, code=1).stderr.splitlines()
+    assert message[-1] == "error: 429: too many images wait (logId x)" and len(stub.asked) == 5
 
 
 def test_masks_are_put_in_their_places(client: Client, stub: Stub, tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ VECTORS = ["0Xg0 24 31 744", "0T^2 50 50 2500", "0`< 20 20 400", "0X6 10 20 200"
 
 
 def test_vectors_of_the_format(client: Client, stub: Stub, tmp_path: Path) -> None:
-    """F51: as the reference's service writes them."""
+    """F51: as PaddleX's service writes them."""
     template = Made((0, 0), (0, 0), np.ones((1, 1), np.uint8)).as_json()
     vectors = [(counts, [int(number) for number in numbers]) for counts, *numbers in map(str.split, VECTORS)]
     instances = [template | {"mask": {"rleResult": counts, "size": numbers[:2]}} for counts, numbers in vectors]
@@ -384,7 +384,7 @@ def malformed(**change: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "reply, told",
+    ("reply", "message"),
     [
         (Reply(b"<html>\nBad gateway</html>", 502), "answered 502 without a JSON object"),
         (Reply({"result": {}}), r"200: .*\(logId"),
@@ -396,18 +396,16 @@ def malformed(**change: object) -> dict[str, object]:
         (Reply(malformed(mask={"rleResult": "o" * 40, "size": [2, 2]})), "unexpected answer: RLE does not match"),
     ],
 )
-def test_answers_that_make_no_sense_are_told(
-    client: Client, stub: Stub, tmp_path: Path, reply: Reply, told: str
-) -> None:
+def test_invalid_answers_are_reported(client: Client, stub: Stub, tmp_path: Path, reply: Reply, message: str) -> None:
     """F51: in one line, and no file is written."""
     stub.reply(reply)
     done = client("--url", stub.url, CELLS, tmp_path, code=1)
-    assert re.search(told, done.stderr) and done.stderr.count("\n") == 1, done.stderr
+    assert re.search(message, done.stderr) and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("error: ") and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", None])
-def test_requests_of_the_references_own_clients(service: str, content_type: str | None) -> None:
+def test_requests_of_paddlex_s_own_clients(service: str, content_type: str | None) -> None:
     """B46, F44: JSON sent as a form, as curl and axios say of any text, or without a type; no logId is needed."""
     body = json.dumps({"image": base64.b64encode(CELLS.read_bytes()).decode()})
     response = requests.post(

@@ -55,7 +55,7 @@ def test_limits(eight: Path, membership: str, files: Mapping[str, str], expected
     assert _cpu.cores() == expected
 
 
-def test_where_there_are_no_control_groups(eight: Path) -> None:
+def test_without_control_groups(eight: Path) -> None:
     assert _cpu.cores() == 8
 
 

@@ -63,7 +63,7 @@ def workplace(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Of a service that runs."""
+    """The address of a running service."""
     with service.running("serve") as running:
         yield running.url
 
@@ -172,7 +172,55 @@ def code(text: str) -> list[list[str]]:
     return [[line.partition(" #")[0].rstrip() for line in block.splitlines()] for block in BLOCK.findall(text)]
 
 
-def test_which_model_to_choose_is_told_of_each() -> None:
+@pytest.mark.parametrize("path", [*DOCUMENTS, *CHINESE], ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages_have_no_leftovers_of_an_edit(path: Path) -> None:
+    """Every table has a head and a separator, every section has content, and no heading appears twice."""
+    lines = re.sub(r"<!--.*?-->\n", "", BLOCK.sub("block\n", path.read_text(encoding="utf-8"))).splitlines()
+    for before, line, after in zip(["", *lines], lines, [*lines[1:], ""], strict=False):
+        if line.startswith("|") and not before.startswith("|"):
+            assert re.fullmatch(r"\|( ?:?-+:? ?\|)+", after), f"table without a separator: {line}"
+            assert line.count("|") == after.count("|"), f"head and separator differ: {line}"
+    written = [line for line in lines if line]
+    for line, after in zip(written, [*written[1:], "# end"], strict=True):
+        if level := heading(line):
+            assert not heading(after) or heading(after) > level, f"empty section: {line}"
+    titles = [line for line in lines if heading(line)]
+    assert len(set(titles)) == len(titles)
+    if path in DOCUMENTS:
+        assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
+
+
+def heading(line: str) -> int:
+    """Its level, or 0 if the line is not a heading."""
+    match = re.match(r"(#+) ", line)
+    return len(match[1]) if match else 0
+
+
+#: Programs that blocks of Bash run.
+PROGRAMS = {
+    "build/maskline_edge",
+    "cd",
+    "cmake",
+    "cp",
+    "curl",
+    "maskline",
+    "mkdir",
+    "npm",
+    "pip",
+    "python",
+    "tritonserver",
+}
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *CHINESE], ids=lambda path: str(path.relative_to(ROOT)))
+def test_lines_of_bash_are_commands(path: Path) -> None:
+    for block in re.findall(r"```bash\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
+        for line in filter(None, block.replace("\\\n", " ").splitlines()):
+            program = line.split()[0]
+            assert program in PROGRAMS or program == "#" or (ROOT / program).is_file(), line
+
+
+def test_every_model_has_advice_on_when_to_choose_it() -> None:
     """F71, F72."""
     text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     advice = text.partition("| you need | use |")[2]
@@ -223,12 +271,15 @@ def test_links_lead_somewhere() -> None:
 )
 def test_options_are_documented(page: str, name: str) -> None:
     command = cli.cli.commands[name] if name else cli.cli
+    elsewhere = (
+        [] if name else [flag for p in cli.cli.commands["serve"].params for flag in (*p.opts, *p.secondary_opts)]
+    )
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     options = [
         option
         for p in command.params
         if not getattr(p, "hidden", False)
         for option in (*p.opts, *p.secondary_opts)
-        if option.startswith("--")
+        if option.startswith("--") and option not in elsewhere
     ]
     assert not [option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)]

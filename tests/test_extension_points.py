@@ -17,7 +17,7 @@ from fixtures import sets
 
 from maskline._options import Option
 from maskline.cli.datasets import ConvertOptions
-from maskline.cli.options import options, table
+from maskline.cli.options import options, rows, table
 from maskline.cli.predicting import Showing
 from maskline.cli.running import Running
 from maskline.data.convert import convert
@@ -85,11 +85,11 @@ def test_a_training_option_is_a_line() -> None:
     assert "--grain X Film grain added to images. Range: 0 to 1. Default: 0.25." in help_of(WithGrain)
     assert CliRunner().invoke(train, ["--grain", "0.5"]).output == "0.5\n"
     assert CliRunner().invoke(train, []).output == "0.25\n"
-    told = "grain is 2.0: expected a number from 0 to 1"
-    assert str(CliRunner().invoke(train, ["--grain", "2"]).exception) == told
-    with pytest.raises(ParameterError, match=told):
+    message = "grain is 2.0: expected a number from 0 to 1"
+    assert str(CliRunner().invoke(train, ["--grain", "2"]).exception) == message
+    with pytest.raises(ParameterError, match=message):
         WithGrain(model="SOLOv2", data=Path("x"), grain=2.0)
-    assert "| `--grain X` | 0.25 | Film grain added to images. Range: 0 to 1. |" in table(train).splitlines()
+    assert "| `--grain X` | 0.25 | Film grain added to images. Range: 0 to 1. |" in table(rows(train)).splitlines()
     (key,) = (key for key in keys(SectionWithGrain, "Train.") if key.name == "Train.grain")
     assert (key.default, key.kind.en, key.meaning.en) == (0.25, "number, 0 to 1", "film grain added to images")
 

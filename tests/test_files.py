@@ -68,7 +68,7 @@ def test_json_is_read_in_each_encoding(tmp_path: Path, encoding: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b'{"a": "\xff\xff"}', "neither UTF-8, UTF-16 nor GB 18030"),
         (b"\xff\xfe{", "neither UTF-8, UTF-16 nor GB 18030"),
@@ -77,15 +77,15 @@ def test_json_is_read_in_each_encoding(tmp_path: Path, encoding: str) -> None:
         (b"[" * 10**6, "nested too deeply"),
     ],
 )
-def test_what_is_not_json_is_told_in_one_line(tmp_path: Path, data: bytes, told: str) -> None:
+def test_what_is_not_json_is_reported_in_one_line(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         read_json(path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_that_can_t_be_listed_is_told(
+def test_a_folder_that_can_t_be_listed_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "locked").mkdir()

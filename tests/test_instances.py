@@ -51,7 +51,7 @@ def assert_same(found: Instances, expected: Instances, places: list[int]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"boxes": np.zeros((3, 4), np.float32)}, r"boxes is float32 of shape \(3, 4\): .*\(4, 4\) for 4 masks"),
         ({"boxes": np.asarray(BOXES, np.float64)}, "boxes is float64 .* expected float32"),
@@ -70,8 +70,8 @@ def assert_same(found: Instances, expected: Instances, places: list[int]) -> Non
         ({"size": (0, 16)}, r"size is \(0, 16\)"),
     ],
 )  # fmt: skip
-def test_parts_that_do_not_fit_are_refused(change: dict[str, Any], told: str) -> None:
-    with pytest.raises(ParameterError, match=told) as caught:
+def test_parts_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message) as caught:
         replace(make(), **change)
     assert "\n" not in str(caught.value)
 

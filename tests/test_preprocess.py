@@ -33,7 +33,7 @@ def test_stretched_to_the_input_and_turned_to_rgb() -> None:
     ],
 )
 def test_ratio_kept_and_padded(size: tuple[int, int], resized: tuple[int, int], padded: tuple[int, int]) -> None:
-    """The figures the reference gives for these sizes."""
+    """The figures PaddleX gives for these sizes."""
     pixels, frame = RCNN.apply(image(*size))
     assert frame.resized == resized and pixels.shape[:2] == padded
     assert not pixels[resized[0] :].any() and not pixels[:, resized[1] :].any()

@@ -112,7 +112,7 @@ def test_colours_depend_on_the_class_alone() -> None:
             np.testing.assert_array_equal(inside, np.rint(0.7 * np.asarray(PALETTE[label % 20])))
 
 
-def test_palette_is_that_of_the_reference() -> None:
+def test_palette_is_that_of_paddlex() -> None:
     assert len(PALETTE) == len(set(PALETTE)) == 20
     assert PALETTE[:3] == ((255, 0, 0), (204, 255, 0), (0, 255, 102)) and PALETTE[19] == (255, 0, 77)
     white = [i for i, colour in enumerate(PALETTE) if render._ink(colour) == render.WHITE]
@@ -200,7 +200,7 @@ def covered(instances: Instances, names: list[str]) -> list[float]:
 
 
 def test_labels_do_not_hide_small_objects() -> None:
-    """Of 22 nuclei, the one at the upper edge and one beside another's label were hidden by their own."""
+    """With 22 nuclei, the one at the upper edge and one next to another's label were hidden by their own."""
     instances = make(NUCLEI, [0] * len(NUCLEI), size=(520, 696))
     assert max(covered(instances, ["nucleus"])) <= render.MOST_HIDDEN
     tile = render._Label.of("nucleus", 0, "0.95", 12, 696)
@@ -209,7 +209,7 @@ def test_labels_do_not_hide_small_objects() -> None:
 
 @pytest.mark.parametrize("side", ["left", "right", "middle"])
 @pytest.mark.parametrize("end", ["top", "bottom", "middle"])
-def test_a_label_finds_a_spot_beside_a_small_object(side: str, end: str) -> None:
+def test_a_label_finds_a_spot_next_to_a_small_object(side: str, end: str) -> None:
     """Wherever in the image, and with another object above it; there only one that hides nothing."""
     x = {"left": 0, "right": 300, "middle": 150}[side]
     y = {"top": 0, "bottom": 220, "middle": 110}[end]
@@ -284,7 +284,7 @@ def test_scores_can_be_left_out(no_system_fonts: None) -> None:
     assert render._fitted("a very long name", "", font, 80)[0].endswith("…")
 
 
-def test_without_a_font_classes_are_numbered_and_that_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_font_classes_are_numbered_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     """B10."""
     with caplog.at_level(logging.WARNING, "maskline"):
         assert render._text_and_font("自行车", 3, 20)[0] == "#3"

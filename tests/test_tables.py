@@ -77,3 +77,31 @@ def test_every_fault_and_format_is_translated(script: ModuleType) -> None:
         fix = row[3].removesuffix("|").strip()
         assert re.search("[一-鿿]", row[2]) and bool(fix) == bool(kind.fix), row
     assert all(re.search("[一-鿿]", line) for line in script.foreign_in_chinese().splitlines()[2:])
+
+
+def test_every_option_is_translated(script: ModuleType) -> None:
+    tables = [(name, table()) for file, name, table in script.TABLES if "zh" in file and name.startswith("options")]
+    assert len(tables) == 6
+    for name, table in tables:
+        for row in table.splitlines()[2:]:
+            assert re.search("[一-鿿]", row.split(" | ")[-1]), f"{name}: {row}"
+            assert not re.search("(?i)[a-z]{3,} [a-z]{3,} [a-z]{3,}", row.split(" | ")[1]), f"{name}: {row}"
+
+
+def test_options_without_a_command_are_those_of_no_command(script: ModuleType) -> None:
+    flags = [row.flags for row in script.option_rows(script.cli)]
+    assert "`--pipeline NAME\\|YAML`" in flags and "`--serve`" in flags
+    assert not any("--device" in flag or "--port" in flag for flag in flags)
+
+
+@pytest.mark.parametrize(
+    ("command", "model", "batch"),
+    [
+        ("predict", "the embedded model", "1"),
+        ("evaluate", "the embedded model", "1"),
+        ("serve", "the pipeline's, or the embedded model", "the pipeline's, or 1 on the CPU, else 8"),
+    ],
+)
+def test_defaults_are_those_of_the_command(script: ModuleType, command: str, model: str, batch: str) -> None:
+    rows = {row.flags: row.default for row in script.options.rows(getattr(script, command))}
+    assert rows["`--model NAME`"] == model and rows["`--batch-size N`"] == batch

@@ -7,9 +7,9 @@ import pytest
 from maskline._wording import counted, short, shortened
 
 
-@pytest.mark.parametrize(("number", "told"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])
-def test_numbers_with_their_nouns(number: int, told: str) -> None:
-    assert counted(number, "image") == told
+@pytest.mark.parametrize(("number", "message"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])
+def test_numbers_with_their_nouns(number: int, message: str) -> None:
+    assert counted(number, "image") == message
 
 
 def test_another_plural() -> None:
@@ -18,8 +18,8 @@ def test_another_plural() -> None:
 
 def test_long_values_and_words_are_cut() -> None:
     assert short("a" * 58) == repr("a" * 58) and short("a" * 59) == f"'{'a' * 56}..."
-    told = f"{'/folder' * 20}/photo.jpg can't be read"
-    assert shortened(told) == told
-    told = shortened(f"a {'/folder' * 40}/photo.jpg can't be read")
-    assert told.startswith("a /folder/folder") and told.endswith("/folder/photo.jpg can't be read")
-    assert len(told) == len("a  can't be read") + 183
+    message = f"{'/folder' * 20}/photo.jpg can't be read"
+    assert shortened(message) == message
+    message = shortened(f"a {'/folder' * 40}/photo.jpg can't be read")
+    assert message.startswith("a /folder/folder") and message.endswith("/folder/photo.jpg can't be read")
+    assert len(message) == len("a  can't be read") + 183

@@ -23,7 +23,7 @@ NAMES = {
 }
 NAME_ROOTS = ("README.md", "CHANGELOG.md", "benchmarks", "docs", "examples", "src")
 
-#: In prose: Markdown without code, strings and comments of Python, and whole files of other kinds.
+#: In prose: Markdown without code, strings, comments and names of tests of Python, and whole files of other kinds.
 PHRASES = {
     r"(?i)(?<!\.)\b(told|tells?|telling)\b": "say, show, report, log",
     r"(?<!here )\b(is|are|was|were) no (?!longer\b)": "is not a",
@@ -32,7 +32,7 @@ PHRASES = {
     r"(?i)\b(nobody|whoever)\b": "no one, anyone who, or the thing itself as the subject",
     r"(?i)\bso many\b": "the number, at most this many",
     r"(?m)(?:^\W*|[.:|] )Of\b": "another beginning of the sentence",
-    r"(?i)\bthe reference\b(?! (to|for|count))": "PaddleX, PaddleDetection",
+    r"(?i)\bthe reference\b(?! (to|for|count))|\breference(?:'s| s)\b": "PaddleX, PaddleDetection",
     r"(?i)\bmakes? no sense\b|\bcan't be had\b": "is invalid, is unavailable",
     "原系统": "PaddleX",
     "游程": "RLE",
@@ -46,6 +46,7 @@ PROSE_ROOTS = (
     "docs",
     "examples",
     "src",
+    "tests",
 )
 
 
@@ -53,7 +54,7 @@ def files(*roots: str) -> Iterator[Path]:
     for root in roots:
         path = ROOT / root
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
-        yield from (p for p in found if p.suffix in SUFFIXES and "node_modules" not in p.parts)
+        yield from (p for p in found if p.suffix in SUFFIXES and "node_modules" not in p.parts and p != Path(__file__))
 
 
 def prose(path: Path) -> str:
@@ -63,7 +64,8 @@ def prose(path: Path) -> str:
     elif path.suffix == ".py":
         kinds = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
         tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-        text = "\n".join(token.string for token in tokens if token.type in kinds)
+        names = [name.replace("_", " ") for name in re.findall(r"^ *(?:async )?def (test_\w+)", text, re.M)]
+        text = "\n".join([*(token.string for token in tokens if token.type in kinds), *names])
     return re.sub(r"(`+)[^`]*\1", "", text) if path.suffix in (".md", ".py") else text
 
 
@@ -87,6 +89,11 @@ def test_retired_phrases_stay_away(root: str) -> None:
     assert texts
     found = {f"use {instead}: {sorted(c)}" for p, instead in PHRASES.items() if (c := complaints(p, texts))}
     assert not found
+
+
+def test_names_of_tests_are_prose(tmp_path: Path) -> None:
+    (module := tmp_path / "module.py").write_text("def test_faults_are_told() -> None: ...\ndef told() -> None: ...\n")
+    assert re.findall(next(iter(PHRASES)), prose(module)) == ["told"]
 
 
 def test_phrases_are_found_in_prose_alone(tmp_path: Path) -> None:

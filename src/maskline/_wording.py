@@ -24,3 +24,8 @@ def short(value: Any) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """A count with its noun: ``1 image``, ``2 images``; ``plural`` for irregular ones."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def sentence(text: str) -> str:
+    """The text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]

@@ -59,7 +59,7 @@ def test_holes_are_kept_for_labelme_and_counted_where_polygons_lose_them(tiny_mo
     (sheet,) = (tmp_path / "exact" / "labelme").glob("*.json")
     shapes = json.loads(sheet.read_text())["shapes"]
     holes = sum(shape["shape_type"] == "mask" for shape in shapes)
-    assert holes == 1 and "\nholes: 1 mask is filled in the JSON; --mask-format rle keeps them\n" in exact.stderr
+    assert holes == 1 and "\nholes of 1 mask were filled in the JSON; --mask-format rle keeps them\n" in exact.stderr
     simple = run(*run_once, tmp_path / "simple", "--export", "labelme", "--mask-format", "rle", "--simplify", 1)
     fewer = json.loads((tmp_path / "simple" / "labelme" / sheet.name).read_text())["shapes"]
     assert simple.returncode == 0 and "\nholes:" not in simple.stderr
@@ -77,14 +77,14 @@ def test_nothing_is_saved_unless_asked(tiny_model_dir: Path, tmp_path: Path) -> 
 def bad(tmp_path: Path) -> Path:
     folder = tmp_path / "bad"
     (folder / "empty").mkdir(parents=True)
-    (folder / "text.png").write_text("this is no image")
+    (folder / "text.png").write_text("not an image")
     (folder / "cut.jpg").write_bytes(PHOTO.read_bytes()[:20_000])
     (folder / "nothing.jpg").write_bytes(b"")
     return folder
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told", "code"),
+    ("arguments", "message", "code"),
     [
         (["{bad}/missing.jpg"], "missing.jpg", 1),
         (["{bad}/text.png"], "text.png", 1),
@@ -96,7 +96,7 @@ def bad(tmp_path: Path) -> Path:
         (["{photo}", "--device", "gpu:0"], "device 'gpu:0' is not available", 1),
         (["{photo}", "--device", "tpu"], "unknown device 'tpu'", 2),
         (["{photo}", "--batch-size", "0"], "batch_size is 0: expected an integer", 2),
-        (["{photo}", "--simplify", "1"], "--simplify is for the polygons of --export labelme", 2),
+        (["{photo}", "--simplify", "1"], "--simplify applies only to --export labelme", 2),
         (["{photo}", "--export", "labelme", "--simplify", "-1"], "simplify is -1.0: expected a number from 0", 2),
         (["{photo}", "--threads", "0"], "threads is 0: expected an integer", 2),
         (["{photo}", "--model", "Mask-RT-DETR-Q"], "unknown model 'Mask-RT-DETR-Q': did you mean 'Mask-RT-DETR-", 2),
@@ -105,7 +105,7 @@ def bad(tmp_path: Path) -> Path:
     ],
 )
 def test_bad_input_gives_one_line(
-    arguments: list[str], told: str, code: int, bad: Path, tiny_model_dir: Path, tmp_path: Path
+    arguments: list[str], message: str, code: int, bad: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     filled = [a.format(bad=bad, photo=PHOTO, model=tiny_model_dir) for a in arguments]
     if "--model-dir" not in filled and "--model" not in filled:
@@ -113,7 +113,7 @@ def test_bad_input_gives_one_line(
     done = run("predict", *filled, "--save-path", tmp_path / "out")
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("maskline: ") and told in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("maskline: ") and message in done.stderr, done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -134,8 +134,8 @@ def test_bad_files_can_be_skipped(bad: Path, tiny_model_dir: Path) -> None:
     )
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
     assert all(name in done.stderr for name in names)
-    told = "5 inputs could not be read: 2 damaged, 1 empty, 1 missing, 1 not supported"
-    assert re.search(rf"^images: 1, instances: \d+; {told}$", done.stderr, re.MULTILINE)
+    message = "5 inputs could not be read: 2 damaged, 1 empty, 1 missing, 1 not supported"
+    assert re.search(rf"^images: 1, instances: \d+; {message}$", done.stderr, re.MULTILINE)
 
 
 def test_files_that_are_not_predicted_are_counted(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -145,11 +145,11 @@ def test_files_that_are_not_predicted_are_counted(tiny_model_dir: Path, tmp_path
     for name in ("._a.jfif", "b.HEIC", "c.heic", "d.gif", "e.mp4", "notes.txt"):
         (folder / name).write_bytes(b"whatever it is")
     done = run("predict", folder, "--model-dir", tiny_model_dir, "--quiet")
-    told = "4 files were not predicted: 2 .heic, 1 .gif, 1 .mp4"
+    message = "4 files were not predicted: 2 .heic, 1 .gif, 1 .mp4"
     assert done.returncode == 0 and done.stdout == ""
     warning, closing, *_ = done.stderr.splitlines()
-    assert warning.startswith(f"maskline: {str(folder)!r}: {told} (")
-    assert re.fullmatch(rf"images: 1, instances: \d+; {told}", closing)
+    assert warning.startswith(f"maskline: {str(folder)!r}: {message} (")
+    assert re.fullmatch(rf"images: 1, instances: \d+; {message}", closing)
 
 
 def test_pillow_says_nothing(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_long_names_end_no_run(tiny_model_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("skip", [True, False])
-def test_a_folder_that_can_t_be_listed_is_told(
+def test_a_folder_that_can_t_be_listed_is_reported(
     skip: bool,
     tiny_model_dir: Path,
     tmp_path: Path,
@@ -195,15 +195,15 @@ def test_a_folder_that_can_t_be_listed_is_told(
         shutil.copy(PHOTO, tmp_path / name)
     close(monkeypatch, "locked")
     command = ["predict", str(tmp_path), "--model-dir", str(tiny_model_dir), "--quiet"]
-    told = f"folder '{tmp_path / 'locked'}' can't be listed: Permission denied"
+    message = f"folder '{tmp_path / 'locked'}' can't be listed: Permission denied"
     if skip:
         main([*command, "--skip-errors"])
         counts = r"^images: 1, instances: \d+; 1 input could not be read: 1 not accessible$"
-        assert re.search(counts, capsys.readouterr().err, re.MULTILINE) and f"skipped: {told}" in caplog.messages
+        assert re.search(counts, capsys.readouterr().err, re.MULTILINE) and f"skipped: {message}" in caplog.messages
     else:
         with pytest.raises(SystemExit) as ended:
             main(command)
-        assert ended.value.code == 1 and capsys.readouterr().err.splitlines()[-1] == f"maskline: {told}"
+        assert ended.value.code == 1 and capsys.readouterr().err.splitlines()[-1] == f"maskline: {message}"
 
 
 def test_nothing_readable_is_an_error_even_when_skipping(bad: Path, tiny_model_dir: Path) -> None:
@@ -212,7 +212,9 @@ def test_nothing_readable_is_an_error_even_when_skipping(bad: Path, tiny_model_d
 
 
 @pytest.mark.parametrize("target", ["{photo}", "{photo}/sub", "{out}/image.jpg"])
-def test_a_useless_save_path_is_told_before_anything_runs(target: str, tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_a_useless_save_path_is_reported_before_anything_runs(
+    target: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
     where = target.format(photo=PHOTO, out=tmp_path)
     done = run("predict", PHOTO, "--model-dir", tiny_model_dir, "--save-path", where)
     assert done.returncode in (1, 2) and done.stdout == "" and "Traceback" not in done.stderr
@@ -225,7 +227,7 @@ def test_a_full_disk_behind_standard_output(tiny_model_dir: Path) -> None:
     assert done.returncode == 1 and "can't write to standard output" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_nobody_reads_standard_output_any_more() -> None:
+def test_standard_output_is_no_longer_read() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([sys.executable, "-m", "maskline", "models"], stdout=writer, stderr=subprocess.PIPE)
@@ -234,7 +236,7 @@ def test_nobody_reads_standard_output_any_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (OSError("Matplotlib requires access to a writable cache directory"), None),
         (OSError(errno.ENOSPC, "No space left on device"), "[Errno 28] No space left on device"),
@@ -242,7 +244,7 @@ def test_nobody_reads_standard_output_any_more() -> None:
     ],
 )
 def test_an_error_of_a_library_is_not_one_of_standard_output(
-    error: OSError, told: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: OSError, message: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(**options: object) -> str:
         raise error
@@ -250,10 +252,10 @@ def test_an_error_of_a_library_is_not_one_of_standard_output(
     monkeypatch.setattr(catalog, "markdown_table", fail)
     with pytest.raises(SystemExit) as ended:
         main(["models"])
-    assert ended.value.code == 1 and capsys.readouterr().err == f"maskline: {told or error}\n"
+    assert ended.value.code == 1 and capsys.readouterr().err == f"maskline: {message or error}\n"
 
 
-def test_devices_and_pipes_are_no_images(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_devices_and_pipes_are_not_images(tiny_model_dir: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     for name in ("pipe.jpg", "zero.jpg"):
@@ -310,4 +312,4 @@ def test_weights_that_torch_runs_take_no_options_of_runtimes(tmp_path: Path) -> 
     data = sets.make(tmp_path / "data", train=1, val=1)
     for option in (("--engine", "openvino"), ("--batch-size", 2), ("--threads", 1)):
         done = run("evaluate", data, "--model", "SOLOv2", "--weights", "x.safetensors", *option, cwd=tmp_path)
-        assert done.returncode == 2 and "only --device applies" in done.stderr, done.stderr
+        assert done.returncode == 2 and "the only runtime option it accepts is --device" in done.stderr, done.stderr

@@ -29,7 +29,7 @@ def test_a_sound_set_passes(tmp_path: Path) -> None:
     assert (folder / "demo_img" / "val" / "val0.png").exists()
 
 
-def test_errors_are_told_and_fail(tmp_path: Path) -> None:
+def test_errors_are_reported_and_fail(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "set")
     content = sets.load(root, "train")
     for annotation in content["annotations"][:7]:
@@ -38,10 +38,10 @@ def test_errors_are_told_and_fail(tmp_path: Path) -> None:
     sets.save(root, "train", content)
     done = run("check", "set", "--fix", "fixed", cwd=tmp_path)
     assert done.returncode == 1 and "passed" not in done.stdout and "Traceback" not in done.stderr
-    assert "error: a polygon without area or with invalid numbers, 7 x; redraw it" in done.stdout
+    assert "error: a polygon without area or with invalid numbers (7). Redraw it" in done.stdout
     assert "annotation 1000: polygon 1 of 1 is [1, 2] (image train0.png)" in done.stdout and "and 2 more" in done.stdout
     assert "fixed: train: 4 of 4 images, 8 of 15 annotations" in done.stdout
-    assert "fixed: 1 fault fixed, 7 more by leaving out, 0 left" in done.stdout
+    assert "fixed: 1 fault fixed, 7 fixed by removing data, 0 not fixed; see fixes.json" in done.stdout
     assert run("check", "fixed", cwd=tmp_path).returncode == 0
 
 
@@ -146,7 +146,7 @@ def test_odd_names_are_printed_as_they_can_be(tmp_path: Path) -> None:
     content["categories"][0]["name"] = "\ud800"
     content["annotations"][5]["bbox"] = "\ud800"
     sets.save(root, "train", content)
-    for arguments, told in (
+    for arguments, message in (
         (("check", "set"), "image-missing"),
         (("convert", "set", "new", "--to", "coco"), "errors in the data set"),
         (("convert", "set", "new", "--to", "labelme", "--skip-errors"), "the class name is escaped"),
@@ -156,7 +156,7 @@ def test_odd_names_are_printed_as_they_can_be(tmp_path: Path) -> None:
         assert done.returncode == (0 if "--skip-errors" in arguments else 1), done
         assert "Traceback" not in done.stderr and "standard output" not in done.stderr
         files = tmp_path / "output" / "check_dataset" / "faults.json"
-        assert told in done.stdout + done.stderr + (files.read_text() if arguments[0] == "check" else "")
+        assert message in done.stdout + done.stderr + (files.read_text() if arguments[0] == "check" else "")
 
 
 def test_without_a_home_nothing_else_is_said(tmp_path: Path) -> None:

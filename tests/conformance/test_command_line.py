@@ -1,4 +1,4 @@
-"""The reference's command line, as its documents write it, with nothing changed but the name of the program."""
+"""PaddleX's command line, as its documents write it, with nothing changed but the name of the program."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_options_win_over_the_file(place: Path) -> None:
     assert count(f"--pipeline new.yaml --input photo.jpg {LOW}") > 0
 
 
-def test_the_model_may_be_named_beside_the_pipeline(place: Path) -> None:
+def test_the_model_may_be_named_in_addition_to_the_pipeline(place: Path) -> None:
     """F09: `--model` and `--model-dir` win over the file's; its own name keeps its folder."""
     Path("large.yaml").write_text(PIPELINE_YAML.replace("Mask-RT-DETR-S", "Mask-RT-DETR-L"))
     offline = run("--pipeline large.yaml --input photo.jpg")
@@ -108,16 +108,16 @@ def test_the_model_may_be_named_beside_the_pipeline(place: Path) -> None:
     assert "nowhere" in run("--pipeline mine.yaml --model Mask-RT-DETR-S --input photo.jpg").stderr
 
 
-def test_no_gpu_is_no_error_in_the_documents_commands(place: Path) -> None:
+def test_without_a_gpu_the_documents_commands_succeed(place: Path) -> None:
     """F01, B52: a warning that says what to install, and the CPU; unless the environment forbids it."""
     line = "--pipeline instance_segmentation --input photo.jpg --device gpu:0 --quiet"
     job = "-c Mask-RT-DETR-S -o Global.mode=predict -o Predict.model_dir=None -o Predict.input=photo.jpg"
     for command in (line, f"{job} -o Global.device=gpu:0,1,2,3"):
         done = run(command)
-        told = [text for text in done.stderr.splitlines() if "not available" in text]
-        assert done.returncode == 0 and len(told) == 1, done.stderr
-        assert "'gpu:0' is not available" in told[0] and "pip install 'maskline[gpu]'" in told[0]
-        assert told[0].endswith("; using the CPU")
+        messages = [text for text in done.stderr.splitlines() if "not available" in text]
+        assert done.returncode == 0 and len(messages) == 1, done.stderr
+        assert "'gpu:0' is not available" in messages[0] and "pip install 'maskline[gpu]'" in messages[0]
+        assert messages[0].endswith("; using the CPU")
     done = run(line, MASKLINE_DEVICE_FALLBACK="0")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "MASKLINE_DEVICE_FALLBACK=1" in done.stderr
 
@@ -147,7 +147,7 @@ def test_acceleration_is_accepted(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "told"),
+    ("line", "code", "messages"),
     [
         ("--pipeline instance_segmentation", 2, "--input is missing"),
         ("--input photo.jpg", 2, "--input needs --pipeline"),
@@ -166,14 +166,14 @@ def test_acceleration_is_accepted(place: Path) -> None:
         ("--pipeline instance_segmentation --input photo.jpg --save_path ''", 2, "save_path is empty"),
     ],
 )
-def test_errors_are_one_line(line: str, code: int, told: str, place: Path) -> None:
+def test_errors_are_one_line(line: str, code: int, messages: str, place: Path) -> None:
     """B63: never with exit code 0."""
     done = run(line)
-    assert done.returncode == code and told in done.stderr and done.stdout == "", done.stderr
+    assert done.returncode == code and messages in done.stderr and done.stdout == "", done.stderr
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("maskline: ")
 
 
-def test_wrong_values_are_told_before_a_model_is_fetched(tmp_path: Path) -> None:
+def test_wrong_values_are_reported_before_a_model_is_fetched(tmp_path: Path) -> None:
     """B63: the tests are offline, and no model is in the cache."""
     for options in ("--device foo", "--threshold 2", "--batch-size 0", "--engine foo"):
         done = run(f"--pipeline instance_segmentation --input photo.jpg {options}")
@@ -188,7 +188,7 @@ def test_help_and_version() -> None:
     assert run("").returncode == 2 and "Usage" in run("").stderr  # all of it
 
 
-def test_what_is_without_effect_here_is_told() -> None:
+def test_what_is_without_effect_here_is_reported() -> None:
     """F52: the documents' installation goes through."""
     done = run("--install hpi-cpu")
     assert done.returncode == 0 and "maskline[openvino]" in done.stderr

@@ -14,6 +14,6 @@ def test_every_promise_and_fault_is_shown_or_said_not_to_be() -> None:
 
 
 def test_all_numbers_are_there() -> None:
-    """Of the promises 1 to 85, of the faults 1 to 75."""
+    """The features have the numbers 1 to 85, the bugs 1 to 75."""
     assert list(features.FEATURES) == [f"F{n:02}" for n in range(1, 86)]
     assert list(features.FAULTS) == [f"B{n:02}" for n in range(1, 76)]

@@ -1,4 +1,4 @@
-"""Jobs by the reference's commands, on data sets packed as its samples are."""
+"""Jobs by PaddleX's commands, on data sets packed as its samples are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference's Python API, as its documents write it, with nothing changed but the name of the package."""
+"""PaddleX's Python API, as its documents write it, with nothing changed but the name of the package."""
 
 from __future__ import annotations
 

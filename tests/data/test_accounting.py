@@ -60,7 +60,7 @@ def _damage_yolo(root: Path, chance: random.Random) -> None:
         lines.insert(chance.randrange(len(lines) + 1), chance.choice(junk))
         path.write_text("\n".join(lines))
     label = chance.choice(sorted(root.rglob("labels/**/*.txt")))
-    label.rename(label.with_name("nobody.txt"))
+    label.rename(label.with_name("no_one.txt"))
 
 
 def _damage_labelme(root: Path, chance: random.Random) -> None:

@@ -35,7 +35,7 @@ CROWD_KEPT = {"coco", "labelme", "cvat"}
 
 
 def masks_of(dataset: Dataset) -> list[tuple[str, list[tuple[str, bytes]]]]:
-    """Of each image (told by its pixels): classes and masks of what is not a crowd, in no order."""
+    """By image (recognized by its pixels): classes and masks of what is not a crowd, in no order."""
     found = []
     for image in dataset.images:
         instances = dataset.instances(image, crowd=False)
@@ -48,7 +48,7 @@ def masks_of(dataset: Dataset) -> list[tuple[str, list[tuple[str, bytes]]]]:
 
 
 def without_crowds(root: Path) -> Path:
-    """Crowd regions can't be told from objects in some formats: take them out before."""
+    """Some formats do not distinguish crowd regions from objects: take them out before."""
     for split in ("train", "val"):
         content = sets.load(root, split)
         content["annotations"] = [a for a in content["annotations"] if not a["iscrowd"]]
@@ -114,8 +114,8 @@ def test_what_can_t_be_written_is_named_as_the_user_knows_it(tmp_path: Path) -> 
     def full(_: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    told = f"^{tmp_path / 'new' / 'a.json'} can't be written: No space left on device"
-    with pytest.raises(OutputError, match=told), new_folder(tmp_path / "new") as folder:
+    message = f"^{tmp_path / 'new' / 'a.json'} can't be written: No space left on device"
+    with pytest.raises(OutputError, match=message), new_folder(tmp_path / "new") as folder:
         replace_file(folder / "a.json", full)
     assert not list(tmp_path.iterdir())
 
@@ -151,7 +151,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_killed_in_the_middle_the_original_is_whole_and_there_is_no_half_result(tmp_path: Path) -> None:
+def test_killed_in_the_middle_the_original_is_whole_without_half_a_result(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "set", train=100)
     noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "noise.png"), noise)
@@ -191,7 +191,7 @@ def test_names_are_checked_before_anything_is_read(tmp_path: Path) -> None:
         convert(sets.make(tmp_path / "set"), tmp_path / "set", "yolo")
 
 
-def test_the_source_is_no_place_for_the_result(tmp_path: Path) -> None:
+def test_the_source_is_not_a_place_for_the_result(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "set")
     with pytest.raises(OutputError, match="is inside"):
         convert(root, root / "images" / "new", "yolo")
@@ -204,7 +204,7 @@ def in_labelme(tmp_path: Path) -> Path:
     return root
 
 
-def test_labelme_in_place_as_the_reference_does(tmp_path: Path) -> None:
+def test_labelme_in_place_as_paddlex_does(tmp_path: Path) -> None:
     """F58."""
     root = in_labelme(tmp_path)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -342,7 +342,7 @@ def test_round_trip_on_real_masks(tmp_path: Path, source: str, name: str) -> Non
 
 
 def _ious(old: Dataset, new: Dataset) -> list[float]:
-    """Of each old mask with the most similar new one of its class and image."""
+    """The IoU of each old mask with the most similar new one of its class and image."""
     found: list[float] = []
     images = {old.path(image).read_bytes(): image for image in old.images}
     for image in new.images:
@@ -376,7 +376,7 @@ def test_missing_images_are_left_out_only_when_asked_to(tmp_path: Path, name: st
     assert [len(load_splits(tmp_path / "b")[split].images) for split in ("train", "val")] == [3, 3]
 
 
-def test_what_was_done_is_told(tmp_path: Path) -> None:
+def test_what_was_done_is_reported(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "set")
     content = sets.load(root, "train")
     content["annotations"][0]["segmentation"] = None

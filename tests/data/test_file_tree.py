@@ -96,7 +96,7 @@ def test_the_folder_that_most_names_start_from_wins() -> None:
     assert {match.base for match in finder.find_all(["1.png", "2.png", "3.png"]).values()} == {"images/"}
 
 
-def test_thousands_of_files_of_one_name_take_no_time_and_are_no_guess() -> None:
+def test_thousands_of_files_of_one_name_take_no_time_and_are_not_guessed() -> None:
     files = [f"{number}/image.png" for number in range(20_000)]
     found = Finder(files).find_all([*files, "moved/image.png"])
     assert len(found) == 20_000 and all(name == match.path for name, match in found.items())

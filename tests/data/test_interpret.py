@@ -1,4 +1,4 @@
-"""What a whole data set tells: units, sizes, crowds, classes that are no objects; and that sound sets tell nothing."""
+"""What a whole data set shows: units, sizes, crowds, and classes that are not objects; good sets have no faults."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def test_shares_and_percent_are_an_error_and_multiplied(tmp_path: Path, border: 
     annotations, pixels = in_unit(border, sizes, per_image=2)
     root = make(tmp_path / "set", sizes, annotations)
     reading = check(root)
-    (told,) = what(reading, "polygon-unit")
-    assert f"all 20 polygons are within 0 to {border}" in told
+    (message,) = what(reading, "polygon-unit")
+    assert f"all 20 polygons are within 0 to {border}" in message
     assert [fault.code for fault in reading.faults] == ["polygon-unit"]  # no more of what follows from it
     done = fix(reading, tmp_path / "fixed")
     assert done.number("fixed") == 1
@@ -136,7 +136,7 @@ def test_shares_are_refused_wherever_they_are_used(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_boxes_and_areas_in_pixels_stay_beside_polygons_in_shares(tmp_path: Path) -> None:
+def test_boxes_and_areas_in_pixels_stay_with_polygons_in_fractions(tmp_path: Path) -> None:
     stated = annotation(1, 1, [triangle(0.25, 0.25, 0.5, 0.5)], bbox=[16, 12, 32, 24], area=384)
     fix(check(make(tmp_path / "set", [(64, 48)], [stated])), tmp_path / "fixed")
     (dataset,) = load_splits(tmp_path / "fixed").values()
@@ -144,7 +144,7 @@ def test_boxes_and_areas_in_pixels_stay_beside_polygons_in_shares(tmp_path: Path
     assert (found.box, found.area) == ((16, 12, 32, 24), 384)
 
 
-def test_some_polygons_in_shares_are_told_and_not_touched(tmp_path: Path) -> None:
+def test_some_polygons_in_fractions_are_reported_and_not_changed(tmp_path: Path) -> None:
     shapes = [triangle(5 + i, 5, 30, 30) for i in range(6)] + [triangle(0.1 * i, 0.2, 0.5, 0.6) for i in range(4)]
     annotations = [annotation(number, 1, [shape]) for number, shape in enumerate(shapes, 1)]
     reading = check(make(tmp_path / "set", [(64, 48)], annotations))
@@ -179,7 +179,7 @@ def test_pixels_are_pixels(tmp_path: Path, sizes: list[tuple[int, int]], shapes:
 
 
 @pytest.mark.parametrize(
-    ("shapes", "told"),
+    ("shapes", "message"),
     [
         ([triangle(100, 100, 30, 30)], "1 of 1 mask without pixels in the image: polygons reach x 130 and y 130"),
         ([triangle(70 * i, 10, 30, 30) for i in range(6)], "5 of 6 masks without pixels in the image"),
@@ -187,11 +187,11 @@ def test_pixels_are_pixels(tmp_path: Path, sizes: list[tuple[int, int]], shapes:
         ([[0, 0, 64, 0, 64, 48, 0, 48]] * 3, "all 3 masks cover their whole image"),
     ],
 )
-def test_masks_that_are_no_objects(tmp_path: Path, shapes: list[list[float]], told: str) -> None:
+def test_masks_that_are_not_objects(tmp_path: Path, shapes: list[list[float]], message: str) -> None:
     found = [annotation(i, i % 2 + 1, [shape]) for i, shape in enumerate(shapes)]
     reading = check(make(tmp_path / "set", [(64, 48), (64, 48)], found))
     (fault,) = what(reading, "masks-implausible")
-    assert told in fault and reading.errors
+    assert message in fault and reading.errors
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_masks_that_are_no_objects(tmp_path: Path, shapes: list[list[float]], to
         [triangle(5 + i, 5, 30, 30) for i in range(6)] + [triangle(100, 100, 9, 9)] * 5,
     ],
 )
-def test_few_odd_masks_are_no_matter_of_the_file(tmp_path: Path, shapes: list[list[float]]) -> None:
+def test_a_few_odd_masks_do_not_concern_the_file(tmp_path: Path, shapes: list[list[float]]) -> None:
     found = [annotation(i, i % 2 + 1, [shape]) for i, shape in enumerate(shapes)]
     assert "masks-implausible" not in codes(check(make(tmp_path / "set", [(64, 48), (64, 48)], found)))
 
@@ -218,7 +218,7 @@ def test_crowd_regions_may_be_the_whole_image(tmp_path: Path) -> None:
 # ---- boxes
 
 
-def test_a_set_of_boxes_is_told_once(tmp_path: Path) -> None:
+def test_a_set_of_boxes_is_reported_once(tmp_path: Path) -> None:
     boxes = [annotation(i, 1, [[i, 5, i + 9, 5, i + 9, 20, i, 20]]) for i in range(9)]
     root = make(tmp_path / "set", [(64, 48)], [*boxes, annotation(9, 1, [triangle(5, 20, 20, 20)])])
     assert what(check(root), "boxes-only") == ["9 of 10 instances are boxes: their masks are rectangles"]
@@ -226,7 +226,7 @@ def test_a_set_of_boxes_is_told_once(tmp_path: Path) -> None:
     assert "boxes-only" in codes(check(tmp_path / "new"))
 
 
-def test_some_boxes_are_no_matter_of_the_set(tmp_path: Path) -> None:
+def test_a_few_boxes_do_not_concern_the_set(tmp_path: Path) -> None:
     boxes = [annotation(i, 1, [[i, 5, i + 9, 5, i + 9, 20, i, 20]]) for i in range(9)]
     outlines = [annotation(9 + i, 1, [triangle(5 + i, 20, 20, 20)]) for i in range(2)]
     assert not codes(check(make(tmp_path / "some", [(64, 48)], boxes + outlines)))
@@ -251,7 +251,7 @@ def marked(
 
 
 @pytest.mark.parametrize(
-    ("masks", "polygons", "images", "told"),
+    ("masks", "polygons", "images", "message"),
     [
         (6, 0, 6, "6 of 6 annotations with iscrowd 1 (6 'cell')"),  # all of it, as with CVAT's brush alone
         (1, 0, 1, "1 of 1 annotation with iscrowd 1 (1 'cell')"),
@@ -260,10 +260,10 @@ def marked(
         (6, 90, 2, "6 of 96 annotations with iscrowd 1 (6 'cell')"),  # few, but several to an image
     ],
 )
-def test_masks_of_brushes_are_no_crowds(tmp_path: Path, masks: int, polygons: int, images: int, told: str) -> None:
+def test_masks_of_brushes_are_not_crowds(tmp_path: Path, masks: int, polygons: int, images: int, message: str) -> None:
     root = make(tmp_path / "set", [(64, 48)] * images, marked(masks, polygons, images))
     reading = check(root)
-    assert what(reading, "crowd-only") == [told] and [fault.code for fault in reading.errors] == ["crowd-only"]
+    assert what(reading, "crowd-only") == [message] and [fault.code for fault in reading.errors] == ["crowd-only"]
     with pytest.raises(DatasetError, match=f"{masks} of .*--crowd instances"):
         convert(root, tmp_path / "new", "coco")
     with pytest.raises(DatasetError):
@@ -331,7 +331,7 @@ def test_commands_that_go_on_say_so(tmp_path: Path, caplog: pytest.LogCaptureFix
         assert record.levelname == "WARNING" and "10 of 22 annotations with iscrowd 1" in record.getMessage()
 
 
-# ---- classes that are no objects
+# ---- classes that are not objects
 
 
 @pytest.mark.parametrize("name", ["_background_", "__background__", "background", "Background", "__ignore__"])
@@ -381,7 +381,7 @@ def test_the_empty_parent_of_all_others_is_left_out(
     (dataset,) = reading.splits.values()
     assert dataset.names == [c["name"] for c in classes if c["name"] not in left_out]
     assert len(dataset.annotations) == len(used)
-    assert [told.partition(" is ")[0] for told in what(reading, "category-no-object")] == [
+    assert [message.partition(" is ")[0] for message in what(reading, "category-no-object")] == [
         f"class {name!r}" for name in left_out
     ]
 
@@ -418,13 +418,13 @@ def test_strict_fails_on_warnings(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (SHARED / "data").exists(), reason="the shared data sets are not here")
 @pytest.mark.parametrize("name", ["coco_sample", "nuclei"])
-def test_nothing_is_told_of_real_sets(name: str) -> None:
+def test_nothing_is_reported_for_real_sets(name: str) -> None:
     reading = read_dataset(SHARED / "data" / name)
     assert not codes(reading) and not list(crowds.faults(reading.splits))
 
 
 @pytest.mark.skipif(not (SHARED / "data").exists(), reason="the shared data sets are not here")
-def test_nothing_is_told_of_any_part_of_coco() -> None:
+def test_nothing_is_reported_for_any_part_of_coco() -> None:
     """Samples of a few images, which have odd shares of crowds by chance."""
     for dataset in read_dataset(SHARED / "data" / "coco_sample").splits.values():
         images = list(dataset.images)
@@ -437,7 +437,7 @@ def test_nothing_is_told_of_any_part_of_coco() -> None:
 
 @pytest.mark.skipif(not (SHARED / "cases").exists(), reason="the shared cases are not here")
 @pytest.mark.parametrize(
-    ("case", "code", "told"),
+    ("case", "code", "message"),
     [
         ("datasets/cvat_coco_masks", "crowd-only", "427 of 427 annotations with iscrowd 1 (427 'nucleus')"),
         ("datasets/cvat_mixed", "crowd-only", "214 of 427 annotations with iscrowd 1 (214 'nucleus')"),
@@ -448,6 +448,6 @@ def test_nothing_is_told_of_any_part_of_coco() -> None:
         ),
     ],
 )
-def test_cases(tmp_path: Path, case: str, code: str, told: str) -> None:
+def test_cases(tmp_path: Path, case: str, code: str, message: str) -> None:
     shutil.copytree(SHARED / "cases" / case, tmp_path / "set")
-    assert told in what(check(tmp_path / "set"), code)[0]
+    assert message in what(check(tmp_path / "set"), code)[0]

@@ -140,7 +140,7 @@ def test_what_can_t_be_opened_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
         ("Labels/x.json", "Labels"),
     ],
 )
-def test_images_are_beside_the_folder_of_annotations_that_is_named(tmp_path: Path, file: str, named: str) -> None:
+def test_images_are_next_to_the_named_folder_of_annotations(tmp_path: Path, file: str, named: str) -> None:
     image(tmp_path / "set" / "images" / "a.png")
     coco(tmp_path / "set" / file, "a.png")
     coco(tmp_path / "set" / "other" / "y.json", "a.png")  # not named
@@ -309,7 +309,7 @@ def test_yolo_labels_are_paired_across_spellings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["imgs", "JPEGImages", "images"])
-def test_yolo_images_may_lie_in_any_folder_beside_the_labels(tmp_path: Path, folder: str) -> None:
+def test_yolo_images_may_lie_in_any_folder_next_to_the_labels(tmp_path: Path, folder: str) -> None:
     for split, seed in (("train", 1), ("val", 2)):
         image(tmp_path / split / folder / "1.jpg", seed)
         (tmp_path / split / "labels").mkdir()
@@ -400,7 +400,7 @@ def test_a_test_split_without_annotations_is_a_split(tmp_path: Path) -> None:
     }
 
 
-def test_statistics_of_instances_are_no_annotations(tmp_path: Path) -> None:
+def test_statistics_of_instances_are_not_annotations(tmp_path: Path) -> None:
     image(tmp_path / "images" / "a.png")
     coco(tmp_path / "labels.json", "a.png")
     (tmp_path / "instances_per_class.json").write_text('{"cat": 3}')
@@ -418,7 +418,7 @@ def test_images_are_above_annotations_though_masks_of_another_task_are_inside(tm
     assert dataset.path(dataset.images[0]) == tmp_path / "val2017" / "a.png"
 
 
-def test_a_broken_export_of_cvat_beside_a_good_one_is_an_error(tmp_path: Path) -> None:
+def test_a_broken_export_of_cvat_next_to_a_good_one_is_an_error(tmp_path: Path) -> None:
     convert(sets.make(tmp_path / "set"), tmp_path / "new", "cvat")
     (tmp_path / "new" / "second.xml").write_text("<annotations><image>")
     reading = read_dataset(tmp_path / "new")

@@ -19,7 +19,7 @@ VALUES = st.recursive(
 
 
 def refuse(word: str) -> None:
-    raise AssertionError(f"{word} is no JSON")
+    raise AssertionError(f"{word} is not JSON")
 
 
 @given(VALUES)

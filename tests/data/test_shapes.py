@@ -55,7 +55,7 @@ def test_cutting_at_the_border_changes_nothing_but_roundings(ring: np.ndarray) -
     whole = rle_decode(moved["counts"], (256, 256))[100:116, 100:120]
     cut = rle_decode(shapes.to_rle((ring,), size), size)
     outline = shapely.LinearRing(ring)
-    for y, x in np.argwhere(whole != cut):  # COCO rounds to a fifth of a pixel, and a cut edge is rounded anew
+    for y, x in np.argwhere(whole != cut):  # COCO rounds to a fifth of a pixel, and a cut edge is rounded again
         assert outline.distance(shapely.Point(x + 0.5, y + 0.5)) < 1
 
 

@@ -49,7 +49,7 @@ def test_val_is_what_train_is_not(count: int, percent: float, seed: int, stratif
 
 
 def test_five_images_in_halves() -> None:
-    """B32: the reference loses one."""
+    """B32: PaddleX loses one."""
     parts = split_dataset(made([[0]] * 5), SplitConfig(50))
     assert (len(parts["train"].images), len(parts["val"].images)) == (3, 2)
 
@@ -115,12 +115,12 @@ def test_images_without_a_group_are_alone_and_counted(caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize(("percent", "empty"), [(0, "val"), (100, "train")])
-def test_a_part_without_images_is_told(percent: float, empty: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_part_without_images_is_reported(percent: float, empty: str, caplog: pytest.LogCaptureFixture) -> None:
     split_dataset(made([[0]] * 4), SplitConfig(percent))
     assert f"{empty} has no images" in caplog.text and len(caplog.records) == 1
 
 
-def test_in_place_images_that_are_not_there_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_in_place_images_that_are_not_there_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = sets.make(tmp_path)
     (root / "images" / "val0.png").unlink()
     split_in_place(root, SplitConfig(50))
@@ -185,8 +185,8 @@ def test_an_image_in_two_splits_keeps_the_annotations_of_both(
     val["images"][1]["file_name"] = "train3.png"  # background in train
     sets.save(root, "val", val)
     parts = split_into(tmp_path / "new", root, SplitConfig(50)) if into else split_in_place(root, SplitConfig(50))
-    told = "2 images listed again in another split: 4 identical annotations kept once, 7 different ones added"
-    assert told in caplog.text
+    message = "2 images listed again in another split: 4 identical annotations kept once, 7 different ones added"
+    assert message in caplog.text
     found = load_splits(tmp_path / "new" if into else root)
     assert sum(len(part.images) for part in found.values()) == 5
     assert sum(len(part.annotations) for part in parts.values()) == 15 + 7

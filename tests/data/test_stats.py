@@ -24,7 +24,7 @@ def rectangle(width: float, height: float, x: float = 0, y: float = 0) -> np.nda
 
 
 def dataset(shapes: list[tuple[int, int, tuple[np.ndarray, ...]]], images: int = 3, classes: int = 2) -> Dataset:
-    """Of ``(image, class, polygons)``."""
+    """A data set of ``(image, class, polygons)``."""
     return Dataset(
         split="train",
         folder=Path(),
@@ -60,7 +60,7 @@ def test_crowds_are_counted_apart() -> None:
     found = dataset([(0, 0, (rectangle(5, 5),)), (1, 1, (rectangle(50, 50),))])
     found = replace(found, annotations=[found.annotations[0], replace(found.annotations[1], crowd=True)])
     numbers = statistics(found)
-    assert (numbers.instances, numbers.crowds, numbers.background) == (1, 1, 1)  # a crowd is no background
+    assert (numbers.instances, numbers.crowds, numbers.background) == (1, 1, 1)  # a crowd is not background
     assert numbers.class_instances.tolist() == [1, 0]
     assert numbers.class_images.tolist() == [1, 0]
     assert numbers.sizes["medium"] == 0

@@ -124,11 +124,11 @@ def test_images_alone_are_nothing_in_particular(tmp_path: Path, files: tuple[str
     assert unsupported.describe(Source.of(tmp_path)) is None
 
 
-@pytest.mark.parametrize("beside", [SA1B, ISAT, ADE20K, MAPILLARY, DARWIN, DATUMARO, EISEG, CREATEML, POLYGONS, VIA_3])
-def test_other_files_beside_a_data_set_do_not_change_what_it_is(tmp_path: Path, beside: Any) -> None:
+@pytest.mark.parametrize("other", [SA1B, ISAT, ADE20K, MAPILLARY, DARWIN, DATUMARO, EISEG, CREATEML, POLYGONS, VIA_3])
+def test_other_files_next_to_a_data_set_do_not_change_what_it_is(tmp_path: Path, other: Any) -> None:
     save_image(tmp_path / "images" / "a.png", 60, 40)
     save_json(tmp_path / "annotations" / "instances_train.json", COCO)
-    save_json(tmp_path / "other.json", beside)
+    save_json(tmp_path / "other.json", other)
     reading = read(tmp_path)
     assert reading.format == "coco"
     assert len(reading.splits["train"].annotations) == 1
@@ -234,7 +234,7 @@ def test_files_that_hold_nothing_of_their_kind(tmp_path: Path, name: str, conten
         ("coco", {"categories": [0] * 50_000, "images": [0] * 50_000, "annotations": [{"category_id": 1, "bbox": []}]}),
     ],
 )
-def test_the_kind_of_a_large_file_is_told_from_both_of_its_ends_or_else_from_all_of_it(
+def test_the_kind_of_a_large_file_is_found_at_its_two_ends_or_else_in_all_of_it(
     tmp_path: Path, kind: str, content: object
 ) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content))

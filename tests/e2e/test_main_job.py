@@ -1,4 +1,4 @@
-"""The main job at full size: reference weights -> export -> masks on a photo, as a user would type it."""
+"""The main job at full size: PaddleDetection's weights -> export -> masks on a photo, as a user would type it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_from_weights_to_images(model_dir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_graph_is_the_network_on_the_reference_images(model_dir: Path, pdparams: Path) -> None:
+def test_the_graph_is_the_network_on_the_recorded_images(model_dir: Path, pdparams: Path) -> None:
     from fixtures import det_weights
 
     graph, network = Graph(model_dir / "inference.onnx", Device("cpu")), load_network("Mask-RT-DETR-S", pdparams)

@@ -147,7 +147,7 @@ def test_training_on_with_other_classes(
 # The graph
 
 
-def test_the_graph_has_free_sizes_and_tells_about_itself(trained: Trained) -> None:
+def test_the_graph_has_free_sizes_and_a_record(trained: Trained) -> None:
     record = Graph(trained.graph / "inference.onnx", Device("cpu")).record
     assert (
         record.model == trained.name

@@ -45,7 +45,7 @@ def aligned(path: Path, *, unaligned: bool = False) -> bool:
 
 
 @pytest.mark.parametrize("unaligned", [False, True])
-def test_a_file_says_so_or_is_told_so(tmp_path: Path, unaligned: bool) -> None:
+def test_the_file_or_the_option_says_so(tmp_path: Path, unaligned: bool) -> None:
     path = tmp_path / "weights.safetensors"
     config = {"aligned": not unaligned}
     save_weights(tiny_rcnn.network(NAME).state_dict(), path, NAME, tiny_rcnn.CLASSES, config)
@@ -71,9 +71,11 @@ def test_other_models_have_nothing_to_align(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_file_that_says_what_this_version_does_not_know(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    for config, told in (({"shifted": True}, "has no 'shifted'"), ({"aligned": "no"}, "aligned is 'no'")):
+    for config, message in (({"shifted": True}, "has no 'shifted'"), ({"aligned": "no"}, "aligned is 'no'")):
         save_weights(tiny_rcnn.network(NAME).state_dict(), path, NAME, tiny_rcnn.CLASSES, config)
-        with pytest.raises(WeightsError, match=f"weights.safetensors was trained with another configuration .*{told}"):
+        with pytest.raises(
+            WeightsError, match=f"weights.safetensors was trained with another configuration .*{message}"
+        ):
             load_network(NAME, path)
 
 
@@ -119,7 +121,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path, monkeypatch: pytest
             np.testing.assert_allclose(state[name], expected[name], rtol=0, atol=1e-5, err_msg=name)
 
 
-def test_an_exported_model_need_not_be_told(tmp_path: Path) -> None:
+def test_an_exported_model_needs_no_option(tmp_path: Path) -> None:
     data = make_discs(tmp_path / "discs", train=1, val=1)
     command = [
         sys.executable,
@@ -132,4 +134,6 @@ def test_an_exported_model_need_not_be_told(tmp_path: Path) -> None:
         str(tmp_path / "out"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "--unaligned is for --weights" in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2 and "--unaligned applies only to --weights" in done.stderr and done.stderr.count("\n") == 1
+    )

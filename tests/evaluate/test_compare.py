@@ -89,7 +89,7 @@ def test_seeds(data: Dataset, good: Path, tmp_path: Path) -> None:
     assert row(first).low != row(another).low and row(first).difference == row(another).difference
 
 
-def test_told(data: Dataset, good: Path, tmp_path: Path) -> None:
+def test_summary_and_json(data: Dataset, good: Path, tmp_path: Path) -> None:
     done = compare(good, saved(data, tmp_path / "b.json", 2), data, resamples=20)
     lines = done.summary().splitlines()
     assert lines[1].startswith("AP ") and f"{row(done).a:.4f}" in lines[1] and "30" in lines[-1]
@@ -119,7 +119,7 @@ RECORD = {"image_id": 1, "category_id": 0, "score": 0.5, "segmentation": {"size"
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("{", "not readable JSON"),
         ('{"a": 1}', "is not a list"),
@@ -142,10 +142,10 @@ RECORD = {"image_id": 1, "category_id": 0, "score": 0.5, "segmentation": {"size"
         ([RECORD | {"bbox": 3}], "record 0"),
     ],
 )
-def test_files_that_cannot_be_used(data: Dataset, good: Path, tmp_path: Path, content: Any, told: str) -> None:
+def test_files_that_cannot_be_used(data: Dataset, good: Path, tmp_path: Path, content: Any, message: str) -> None:
     path = tmp_path / "broken.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(InputError, match=told) as raised:
+    with pytest.raises(InputError, match=message) as raised:
         compare(path, good, data)
     assert "\n" not in str(raised.value)
 

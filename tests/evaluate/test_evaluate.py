@@ -1,4 +1,4 @@
-"""Evaluating functions and models: what counts, what is told, what is refused."""
+"""Evaluating functions and models: what counts, what is reported, what is refused."""
 
 from __future__ import annotations
 
@@ -140,14 +140,14 @@ def test_streams_may_look_ahead(data: Dataset) -> None:
 
 
 def test_as_many_results_as_images(data: Dataset) -> None:
-    with pytest.raises(ParameterError, match="predict gave 5 results for 6 images"):
+    with pytest.raises(ParameterError, match="predict returned 5 results for 6 images"):
         evaluate_stream(lambda images: [NONE for _ in images][:5], data)
     with pytest.raises(ParameterError, match="more results than it got images"):
         evaluate_stream(lambda images: [*(NONE for _ in images), NONE], data)
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("broken", "expected"),
     [
         (replace(NONE, size=(60, 81)), r"image0.png is for \(60, 81\) .* expected \(60, 80\)"),
         (
@@ -158,8 +158,8 @@ def test_as_many_results_as_images(data: Dataset) -> None:
         (made.instances([(np.ones((2, 2), np.uint8), 0, 0)], [0], [np.nan]), "NaN"),
     ],
 )
-def test_predictions_that_do_not_fit(data: Dataset, broken: Instances, told: str) -> None:
-    with pytest.raises(ParameterError, match=told):
+def test_predictions_that_do_not_fit(data: Dataset, broken: Instances, expected: str) -> None:
+    with pytest.raises(ParameterError, match=expected):
         evaluate(lambda _: broken, data)
 
 
@@ -185,21 +185,21 @@ def test_detections_of_foreign_classes_are_left_out(data: Dataset, caplog: pytes
         done = evaluate(lambda _: square, data, labels=["cats", "dog"])
     assert done.counts.foreign_predictions == 6 and done.counts.predictions == 0
     assert "is 'cats' meant for 'cat'?" in done.notes[0] and "(6 of them)" in done.notes[1]
-    assert "'cats'" in caplog.text  # told before the hours that predicting may take
+    assert "'cats'" in caplog.text  # reported before the hours that predicting may take
 
 
 def test_no_class_in_common(data: Dataset) -> None:
-    with pytest.raises(ParameterError) as told:
+    with pytest.raises(ParameterError) as caught:
         match_classes(data, ["Cat", "Doggy", "x"])
-    message = str(told.value)
+    message = str(caught.value)
     assert "'Cat', 'Doggy', 'x'" in message and "'cat', 'dog', 'rare'" in message
     assert "is 'Cat' meant for 'cat'" in message and "never matched by their order" in message
     assert "\n" not in message
     with pytest.raises(ParameterError, match="two classes called 'cat'"):
         match_classes(data, ["cat", "cat"])
-    with pytest.raises(ParameterError) as told:
+    with pytest.raises(ParameterError) as caught:
         match_classes(data, [f"c{n}" for n in range(300)])
-    assert "and 288 more" in str(told.value)
+    assert "and 288 more" in str(caught.value)
 
 
 def test_categories_of_one_name_are_one_class(data: Dataset) -> None:
@@ -208,7 +208,7 @@ def test_categories_of_one_name_are_one_class(data: Dataset) -> None:
     assert done.names == ["cat", "rare"] and done.ap == 1
 
 
-def test_crowded_images_are_told_of(tmp_path: Path) -> None:
+def test_crowded_images_are_reported(tmp_path: Path) -> None:
     """12 objects, 10 detections: the figures are COCO's, and a note says what they can't show."""
     data = made.dataset(tmp_path, 0, images=1)
     dot = np.ones((3, 3), np.uint8)

@@ -31,7 +31,7 @@ def names(count: int) -> list[str]:
 
 
 def written(folder: Path, count: int, images: int = 9) -> Path:
-    """The report on a model with all kinds of errors, on a set of so many classes."""
+    """The report on a model with all kinds of errors, on a set with this number of classes."""
     data = made.dataset(folder, 2, images, most=12)
     rng = np.random.default_rng(0)
     annotations = [replace(a, category_id=int(rng.integers(count))) for a in data.annotations]

@@ -224,7 +224,7 @@ def test_pixels_are_those_that_python_reads(page: Any, site: Path, form: str) ->
     )  # JPEG leaves some room
 
 
-def test_pixels_that_a_browser_does_not_give_are_told(page: Any, site: Path) -> None:
+def test_pixels_that_a_browser_does_not_give_are_reported(page: Any, site: Path) -> None:
     """Chromium multiplies by alpha when it turns."""
     (site / "turned.png").write_bytes(encoded("turned.png"))
     assert "save it without transparency" in page.execute_async_script(READ, "turned.png")["error"]
@@ -250,7 +250,7 @@ def test_a_transparent_image_and_an_odd_threshold(page: Any, address: str, golde
 
 
 def test_the_page_shows_and_lists_them(page: Any, address: str, tmp_path: Path) -> None:
-    """With a file, a threshold moved, and no fault told by the browser; wide and narrow, light and dark."""
+    """With a file, a threshold moved, and no fault reported by the browser; wide and narrow, light and dark."""
     page.get_log("browser")
     start(page, f"{address}/index.html")
     page.find_element("id", "file").send_keys(str(IMAGE))
@@ -294,7 +294,7 @@ def test_the_image_shown_is_the_one_processed(page: Any, address: str, site: Pat
     assert json.loads(page.execute_async_script(SAVED))["input_path"] == "nuclei.png"
 
 
-def test_faults_are_told(page: Any, address: str, site: Path) -> None:
+def test_faults_are_reported(page: Any, address: str, site: Path) -> None:
     """Whatever the model's address leads to: nothing, another file, half a file."""
     whole = (hub.EMBEDDED / "inference.onnx").read_bytes()
     model = onnx.load(hub.EMBEDDED / "inference.onnx", load_external_data=False)
@@ -309,11 +309,11 @@ def test_faults_are_told(page: Any, address: str, site: Path) -> None:
     for name, content in faults.items():
         (site / name).write_bytes(content)
     for name in faults:
-        assert told(page, address, name).startswith(f"no maskline model at {name}: expected")
-    assert "no model at nowhere.onnx (404)" in told(page, address, "nowhere.onnx")
+        assert message_of(page, address, name).startswith(f"no maskline model at {name}: expected")
+    assert "no model at nowhere.onnx (404)" in message_of(page, address, "nowhere.onnx")
 
 
-def told(page: Any, address: str, model: str) -> str:
+def message_of(page: Any, address: str, model: str) -> str:
     page.get(f"{address}/index.html?model={model}")
     wait(page, "document.getElementById('model').className === 'error'")
     return str(page.find_element("id", "model").text)

@@ -104,28 +104,28 @@ def test_it_runs_openvinos_form_of_a_model_that_stretches(program: Path, tmp_pat
     assert {one.label for one in found} <= set(labels)
 
 
-def test_faults_are_told(program: Path, cells: Path) -> None:
+def test_faults_are_reported(program: Path, cells: Path) -> None:
     model = hub.EMBEDDED / "inference.onnx"
     assert "usage: " in run(program, code=2).stderr
-    assert told(program, model, ASSETS / "nuclei.png").startswith(
+    assert message_of(program, model, ASSETS / "nuclei.png").startswith(
         f"error: {ASSETS / 'nuclei.png'} is not an 8-bit PPM file"
     )
-    assert told(program, model, cells.with_name("nothing.ppm")).endswith("nothing.ppm can't be opened\n")
-    assert told(program, cells.with_name("nothing.onnx"), cells).endswith("nothing.onnx can't be opened\n")
+    assert message_of(program, model, cells.with_name("nothing.ppm")).endswith("nothing.ppm can't be opened\n")
+    assert message_of(program, cells.with_name("nothing.onnx"), cells).endswith("nothing.onnx can't be opened\n")
 
 
-def told(*command: object) -> str:
-    """The one line that a fault is told in."""
+def message_of(*command: object) -> str:
+    """The one line that reports a fault."""
     text = run(*command, code=1).stderr
     assert text.startswith("error: ") and text.count("\n") == 1, text
     return text
 
 
 @pytest.mark.parametrize("head", ["P6\n4 4\n255\n", "P6\n2000000000 2000000000\n255\n"])
-def test_an_image_cut_short_is_told(program: Path, tmp_path: Path, head: str) -> None:
+def test_an_image_cut_short_is_reported(program: Path, tmp_path: Path, head: str) -> None:
     """Before room is made for it."""
     (tmp_path / "short.ppm").write_text(head + "abc")
-    assert "short.ppm is cut short" in told(program, hub.EMBEDDED / "inference.onnx", tmp_path / "short.ppm")
+    assert "short.ppm is cut short" in message_of(program, hub.EMBEDDED / "inference.onnx", tmp_path / "short.ppm")
 
 
 def test_comments_in_an_image_are_skipped(program: Path, cells: Path, tmp_path: Path) -> None:
@@ -151,4 +151,4 @@ def test_a_file_that_is_not_a_model_is_reported(
 ) -> None:
     """In our line alone, though OpenVINO would try all its formats."""
     (tmp_path / name).write_bytes(content)
-    assert f"{name} {fault}" in told(program, tmp_path / name, cells)
+    assert f"{name} {fault}" in message_of(program, tmp_path / name, cells)

@@ -203,7 +203,7 @@ def test_a_threshold_must_be_a_score(tmp_path: Path) -> None:
         export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, options=ExportOptions(threshold=7))
 
 
-def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="is a file; name a folder"):
         export_network(tiny.network(), tiny.SPEC, tmp_path / "file", labels=tiny.CLASSES)

@@ -62,7 +62,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("form", ["ort", "openvino"])
 def test_other_forms_give_the_same_and_describe_themselves(form: str, tiny_model_dir: Path, tmp_path: Path) -> None:
-    """F54: ORT's form for phones, and OpenVINO's: the record travels in the file, the YAML beside it."""
+    """F54: ORT's form for phones, and OpenVINO's: the record travels in the file, the YAML next to it."""
     export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, options=ExportOptions(form, threshold=0.6))
     expected = {"inference.yml", GRAPH_FILES[form]} | ({"inference.bin"} if form == "openvino" else set())
     assert {path.name for path in tmp_path.iterdir()} == expected
@@ -123,9 +123,9 @@ def test_a_fixed_size_where_the_model_leaves_it_free(family: str, tmp_path: Path
 def test_sizes_that_a_model_cannot_have() -> None:
     own, free = catalog.get("Mask-RT-DETR-L").preprocess, catalog.get("SOLOv2").preprocess
     assert ExportOptions.of(size="640X640").preprocess(own, "it") == own
-    with pytest.raises(ParameterError, match="size is 320x320: it is made for 640x640 and nothing else"):
+    with pytest.raises(ParameterError, match="size is 320x320: it has a fixed input size of 640x640"):
         ExportOptions.of(size="320x320").preprocess(own, "it")
-    with pytest.raises(ParameterError, match=r"size is 480x640: .* has to be a square, such as 640x640"):
+    with pytest.raises(ParameterError, match=r"size is 480x640: .* so a fixed size must be square, such as 640x640"):
         ExportOptions.of(size=(480, 640)).preprocess(free, "it")
     assert ExportOptions.of(size=(512, 512)).preprocess(free, "it") == replace(
         free, height=512, width=512, pad_stride=512
@@ -133,7 +133,7 @@ def test_sizes_that_a_model_cannot_have() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"size": "640"}, "size is '640': expected HEIGHTxWIDTH in pixels, such as 640x640"),
         ({"size": 640}, "size is 640: expected height and width"),
@@ -143,23 +143,23 @@ def test_sizes_that_a_model_cannot_have() -> None:
         ({"size": (16, 640)}, "size is 16x640: expected sides from 32 to 4096 pixels"),
         ({"batch": 4}, "unknown batch '4': known: dynamic, 1"),
         ({"batch": "many"}, "unknown batch 'many'"),
-        ({"half": True, "int8": "x"}, "half and int8 can't both be"),
-        ({"half": True, "format": "ort"}, "half and ort can't both be"),
+        ({"half": True, "int8": "x"}, "half and int8 are mutually exclusive"),
+        ({"half": True, "format": "ort"}, "half is not supported for ORT files"),
     ],
 )
-def test_options_that_make_no_sense(options: dict[str, object], told: str) -> None:
-    with pytest.raises(ParameterError, match=told):
+def test_invalid_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
         ExportOptions.of(**options)  # type: ignore[arg-type]
 
 
-def test_bad_options_are_told_before_any_work(tmp_path: Path) -> None:
+def test_bad_options_are_reported_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="unknown format 'onx': did you mean 'onnx'"):
         export("Mask-RT-DETR-S", tmp_path / "none.pdparams", tmp_path, format="onx")
     with pytest.raises(ParameterError, match="size is 100x100"):
         export("Mask-RT-DETR-S", tmp_path / "none.pdparams", tmp_path, size="100x100")
 
 
-def test_bad_options_are_told_before_anything_is_downloaded(tmp_path: Path) -> None:
+def test_bad_options_are_reported_before_anything_is_downloaded(tmp_path: Path) -> None:
     """The tests are offline: a download would be an error of its own."""
     with pytest.raises(MasklineError, match="no folder"):
         hub.make_model_dir("Mask-RT-DETR-S", tmp_path, options=ExportOptions(int8=tmp_path / "none"))
@@ -184,7 +184,7 @@ def test_openvino_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monk
         formats.to_openvino(hub.EMBEDDED / "inference.onnx", graph_of(hub.EMBEDDED).record, tmp_path / "x.xml")
 
 
-def test_what_onnx_runtime_cannot_open_is_told(tmp_path: Path) -> None:
+def test_what_onnx_runtime_cannot_open_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"nothing")
     with pytest.raises(ExportError, match="ONNX Runtime does not support the graph"):
         formats.to_ort(tmp_path / "a.onnx", tmp_path / "a.ort")
@@ -193,7 +193,7 @@ def test_what_onnx_runtime_cannot_open_is_told(tmp_path: Path) -> None:
 def test_8_bits_and_their_cost(
     photos: Path, tiny_model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """F54: every convolution in 8 bits with standard operators; what it costs is measured, kept and told."""
+    """F54: every convolution in 8 bits with standard operators; what it costs is measured, stored and reported."""
     (tmp_path / "inference.ort").write_bytes(b"of an earlier export")
     with caplog.at_level(logging.INFO, "maskline"):
         export_network(tiny.network(), tiny.SPEC, tmp_path, labels=tiny.CLASSES, options=ExportOptions(int8=photos))

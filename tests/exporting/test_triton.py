@@ -1,6 +1,6 @@
 """A model repository for Triton: its files, its configuration, and its model.py run as Triton's Python backend runs it.
 
-The backend is stood in for by a module of four names. What was run in a real server, the documents tell.
+The backend is stood in for by a module of four names. The documents say what was run in a real server.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def parse_pbtxt(text: str) -> dict[str, Any]:
 
 
 def test_the_configuration(repository: Path) -> None:
-    """F53: names, datatypes and dimensions of the reference's, and those of the routes of our own service."""
+    """F53: names, datatypes and dimensions of PaddleX's, and those of the routes of our own service."""
     folder = repository / "instance-segmentation"
     config = parse_pbtxt((folder / "config.pbtxt").read_text())
     assert config == {
@@ -181,7 +181,7 @@ def test_several_texts_in_a_request(code: ModuleType) -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"\xff", b"[]", b"{}", b'{"image": "%"}', b'{"image": "aGVsbG8="}', b'{"image": "http://a/b"}']
 )
-def test_bad_requests_are_told_in_the_answer(code: ModuleType, text: bytes) -> None:
+def test_bad_requests_are_reported_in_the_answer(code: ModuleType, text: bytes) -> None:
     """F53: nothing is raised, so that Triton has nothing to put in words of its own."""
     (response,) = opened(code).execute([request_of(text)])
     answer = answer_of(response)
@@ -254,7 +254,7 @@ def test_all_or_none(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(files) == (5 if there else 0) and files.get("inference.yml") == ("new" if there else None)
 
 
-def test_a_place_that_is_taken_is_told_before_any_work(tmp_path: Path) -> None:
+def test_a_place_that_is_taken_is_reported_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "instance-segmentation").write_text("a file")
     with pytest.raises(OutputError, match="instance-segmentation is a file"):
         export_network(tiny.network(), tiny.SPEC, tmp_path, options=ExportOptions("triton"))

@@ -168,7 +168,7 @@ def test_layers_that_say_the_same_everywhere(name: str, tmp_path: Path) -> None:
 
 
 def test_queries_that_all_say_the_same(tmp_path: Path) -> None:
-    """A decoder that has not learned to tell them apart."""
+    """A decoder that has not learned to distinguish them."""
     network, row = barely_trained("Mask-RT-DETR-S")
     assert isinstance(network, MaskRTDETR)
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_other_forms_and_half_precision_are_proved_too(form: str, half: bool, tm
     export_network(network, row, tmp_path, labels=tiny.CLASSES, options=ExportOptions(form, half=half))
 
 
-def test_a_network_that_knows_nothing_is_told_of() -> None:
+def test_a_network_that_knows_nothing_is_reported() -> None:
     crowded, clear = np.linspace(0.3, 0.32, 100, dtype=np.float32), np.linspace(0.06, 0.9, 30, dtype=np.float32)
     assert verify._knows_nothing(crowded) and verify._knows_nothing(f32([0.01, 0.011]))
     assert not verify._knows_nothing(clear) and not verify._knows_nothing(f32([0.8]))

@@ -43,7 +43,7 @@ def test_download_and_cache(server: Server, target: Path) -> None:
     assert len(server.seen) == 1
 
 
-@pytest.mark.parametrize("length", [-1, None], ids=["told", "not told"])
+@pytest.mark.parametrize("length", [-1, None], ids=["stated", "not stated"])
 def test_empty_and_unknown_length(server: Server, target: Path, length: int | None) -> None:
     server.play(serve(BODY if length is None else b"", length=length))
     assert get(server, target).read_bytes() == (BODY if length is None else b"")
@@ -81,7 +81,7 @@ def test_progress_bar_goes_to_stderr(server: Server, target: Path, capsys: pytes
 def test_log_instead_of_a_bar(
     server: Server, target: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    get(server, target, progress=None)  # stderr is no terminal here
+    get(server, target, progress=None)  # stderr is not a terminal here
     assert caplog.messages == [f"downloading {server.url} to {target}"]
     assert capsys.readouterr() == ("", "")
 
@@ -136,7 +136,7 @@ def test_a_whole_answer_to_a_range_starts_from_zero(server: Server, target: Path
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
-def test_without_a_strong_validator_there_is_no_resume(server: Server, target: Path, etag: str | None) -> None:
+def test_without_a_strong_validator_nothing_is_resumed(server: Server, target: Path, etag: str | None) -> None:
     server.play(serve(OTHER, upto=300_000, etag=etag), serve(etag=etag))
     assert get(server, target, sha256=SHA).read_bytes() == BODY
     assert "Range" not in server.seen[1]
@@ -265,7 +265,7 @@ def test_https_needs_a_certificate(server: Server, target: Path) -> None:
         download_file(server.url.replace("http:", "https:"), target, timeout=0.5)
 
 
-@pytest.mark.parametrize("scene", [serve(), serve(length=None)], ids=["told", "not told"])
+@pytest.mark.parametrize("scene", [serve(), serve(length=None)], ids=["stated", "not stated"])
 def test_max_bytes(server: Server, target: Path, scene: Scene) -> None:
     server.play(scene)
     fails(server, target, "expected at most 1000", max_bytes=1000)

@@ -172,7 +172,7 @@ def test_refresh_offline(
     assert len(server.seen) == 1 and caplog.records[-1].levelname == "WARNING" and server.url in caplog.messages[-1]
 
 
-def test_a_304_nobody_asked_for(server: Server, target: Path) -> None:
+def test_an_unrequested_304(server: Server, target: Path) -> None:
     server.play(status(304))
     fails(server, target, "the server responds 304")
 

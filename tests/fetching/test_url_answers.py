@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("dialled")
 
 
 @pytest.mark.parametrize("status", [204, 206, 300, 304, 400, 401, 404, 429, 500, 503])
-def test_the_status_is_told(status: int) -> None:
+def test_the_status_is_reported(status: int) -> None:
     """F40: the client learns what the image's server said."""
     error = outcome(answer(f"{status} Words", b"", length=None if status in (204, 304) else -1))
     assert (error.kind, error.status) == ("url_status", status)
@@ -66,7 +66,7 @@ def test_lengths_that_lie(length: int | str) -> None:
     assert outcome(answer(length=length)).kind == "url_unreachable"
 
 
-def test_what_comes_after_the_said_length_is_no_part() -> None:
+def test_what_comes_after_the_stated_length_is_ignored() -> None:
     """Refused by parsers that see it in time."""
 
     async def work() -> bytes:
@@ -98,7 +98,7 @@ def test_what_is_not_http(said: bytes) -> None:
     assert error.kind == "url_unreachable" and "SSH" not in str(error)
 
 
-def test_nobody_listens() -> None:
+def test_no_service_listens() -> None:
     async def work() -> FetchError:
         async with listening(answer()) as site:
             pass

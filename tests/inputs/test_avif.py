@@ -139,7 +139,7 @@ def test_items_that_claim_the_file_many_times_over() -> None:
 
 
 def test_units_without_end() -> None:
-    """Of no bytes each: more than any image has."""
+    """Items of no bytes each: more than any image has."""
     payload = bytes([0b0_0010_0_1_0, 0]) * 120_000
     start = WHOLE.index(b"mdat") + 4
     data = bytearray(WHOLE[: start - 8])

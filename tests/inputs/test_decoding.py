@@ -114,7 +114,7 @@ def test_tiff_pages(tmp_path: Path, compression: str | None) -> None:
 
 
 def test_a_single_tiff_page_is_page_0(tmp_path: Path) -> None:
-    """B61: as in the reference."""
+    """B61: as in PaddleX."""
     assert [image.page for image in iter_images(write(tmp_path / "a.tif"))] == [0]
     assert [image.page for image in iter_images(write(tmp_path / "a.png"))] == [None]
 

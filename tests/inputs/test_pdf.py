@@ -23,7 +23,7 @@ def pdf(*sizes: tuple[float, float], form: bool = False, broken: int | None = No
     """A PDF file with a page of each size (points), its left half in the page's colour.
 
     ``form``: page 0 has a text field with a filled black background over its right half. ``broken``: this page's
-    object is no page.
+    object is not a page.
     """
     kids = " ".join(f"{10 + 2 * i} 0 R" for i in range(len(sizes)))
     fields = " /AcroForm << /Fields [5 0 R] >>" if form else ""
@@ -82,7 +82,7 @@ def test_one_image_a_page(tmp_path: Path) -> None:
 
 
 def test_folders_hold_pdf_files(tmp_path: Path) -> None:
-    """B62: as the reference does, whatever its documents say."""
+    """B62: as PaddleX does, whatever its documents say."""
     files = [write(tmp_path / "a.png"), write(tmp_path / "b.pdf", pdf((9, 9), (9, 9))), write(tmp_path / "c" / "d.png")]
     assert paths(tmp_path) == [files[0], files[1], files[1], files[2]]
     assert count_images(tmp_path) == 4
@@ -113,7 +113,7 @@ def test_scale(monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "nan", "inf", "1e9"])
 @pytest.mark.parametrize("name", ["MASKLINE_PDF_SCALE", "PADDLE_PDX_PDF_MIN_RENDER_SCALE"])
-def test_scales_that_make_no_sense(monkeypatch: pytest.MonkeyPatch, name: str, given: str) -> None:
+def test_invalid_scales(monkeypatch: pytest.MonkeyPatch, name: str, given: str) -> None:
     monkeypatch.setenv(name, given)
     with pytest.raises(ParameterError, match=f"{name} is '{given}': expected pixels per point"):
         list(iter_images(pdf((60, 40)), on_error="skip"))

@@ -85,7 +85,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_can_t_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told before anything else, so that a run that stops for it stops at once."""
+    """Reported before anything else, so that a run that stops for it stops at once."""
     good = write(tmp_path / "a.jpg")
     write(tmp_path / "z" / "b.jpg")
     close(monkeypatch, "z")
@@ -125,13 +125,13 @@ def test_reasons(tmp_path: Path) -> None:
     assert raised.value.reason == "missing"
 
 
-def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_left_out_of_a_folder_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "a.jpg")
     for name in ("b.HEIC", "c.heic", "d/e.gif", "f.mp4", "d.x/g"):
         write(tmp_path / name, b"whatever it is")
     for name in ("h", "i.JPG_large", "j.bak"):
         write(tmp_path / name, encoded("jpg"))
-    for name in ("k.json", "l.txt"):  # annotations beside images
+    for name in ("k.json", "l.txt"):  # annotations next to images
         write(tmp_path / name, encoded("jpg"))
     for name in ("m", "n.npy", "Thumbs.db"):
         write(tmp_path / name, b"no image at all")
@@ -153,7 +153,7 @@ def test_a_folder_of_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs links")
-def test_a_broken_link_is_no_less_than_a_missing_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_link_is_like_a_missing_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     good = write(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
     with pytest.raises(InputNotFoundError, match=r"b\.jpg': no such file"):
@@ -199,7 +199,7 @@ def test_arrays() -> None:
         (np.zeros(7, np.uint8), r"shape \(7,\)"),
     ],
 )
-def test_arrays_that_are_no_images(array: Array, reason: str) -> None:
+def test_arrays_that_are_not_images(array: Array, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         list(iter_images(array))
 
@@ -287,10 +287,10 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
         list(iter_images(tmp_path / "a.png"))
 
 
-def test_formats_in_the_container_of_mp4_are_no_films(tmp_path: Path) -> None:
-    for brand, told in ((b"avif", "': .*AVIF"), (b"heic", "' is a HEIC image")):
+def test_formats_in_the_container_of_mp4_are_not_films(tmp_path: Path) -> None:
+    for brand, message in ((b"avif", "': .*AVIF"), (b"heic", "' is a HEIC image")):
         file = write(tmp_path / "a.jpg", b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0" + brand + b"mif1" + b"\0" * 99)
-        with pytest.raises(InputError, match=rf"a\.jpg{told}"):
+        with pytest.raises(InputError, match=rf"a\.jpg{message}"):
             list(iter_images(file))
 
 

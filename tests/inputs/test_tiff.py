@@ -45,7 +45,7 @@ def shown(data: bytes) -> list[tuple[int | None, tuple[int, ...]]]:
 
 
 @given(st.lists(st.sampled_from(KINDS), min_size=1, max_size=6), st.sampled_from("<>"), st.booleans())
-def test_pages_that_are_no_images_are_left_out(kinds: list[dict[int, int]], order: Order, big: bool) -> None:
+def test_pages_that_are_not_images_are_left_out(kinds: list[dict[int, int]], order: Order, big: bool) -> None:
     pages = [noise(5 + i, 9 - i, 3, seed=i) for i in range(len(kinds))]
     data = tiff(*zip(pages, kinds, strict=True), order=order, big=big and order == "<")
     expected = [i for i, kind in enumerate(kinds) if kind not in NO_IMAGES]
@@ -167,7 +167,7 @@ def test_grey_with_associated_alpha() -> None:
     assert np.array_equal(image.pixels, pixels[..., [0, 0, 0]])
 
 
-def test_bands_that_are_no_colours() -> None:
+def test_bands_that_are_not_colours() -> None:
     data = tiff((noise(6, 7, 3), {262: 1, 338: [0, 0]}))
     with pytest.raises(InputError, match="3 channels that are not marked as RGB: expected 1, 3 or 4"):
         list(iter_images(data))
@@ -233,9 +233,9 @@ def test_12_bits_that_say_so_fill_the_8(white: bool) -> None:
     assert image.levels is None
 
 
-@pytest.mark.parametrize(("top", "told"), [(8191, True), (8192, False), (1, True), (0, False)])
+@pytest.mark.parametrize(("top", "reported"), [(8191, True), (8192, False), (1, True), (0, False)])
 @pytest.mark.parametrize("form", ["tif", "png", "pgm", "PIL"])
-def test_levels_in_an_eighth_of_the_range_are_told(top: int, told: bool, form: str, tmp_path: Path) -> None:
+def test_levels_in_an_eighth_of_the_range_are_reported(top: int, reported: bool, form: str, tmp_path: Path) -> None:
     pixels = np.linspace(0, top, 30).astype(np.uint16).reshape(5, 6)
     if form == "PIL":
         (image,) = iter_images(Image.fromarray(pixels))
@@ -247,7 +247,7 @@ def test_levels_in_an_eighth_of_the_range_are_told(top: int, told: bool, form: s
         }[form]()
         image = read_input_image(write(tmp_path / f"a.{form}", data))
     assert np.array_equal(image.pixels[..., 0], pixels >> 8)
-    assert image.levels == (Levels(0, top, 65535) if told else None)
+    assert image.levels == (Levels(0, top, 65535) if reported else None)
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -259,7 +259,7 @@ def test_levels_of_colours(channels: int) -> None:
     (image,) = iter_images(by_png(pixels))
     assert image.levels == Levels(300, 1184, 65535)
     (image,) = iter_images(tiff((pixels, {338: [2]} if channels == 4 else {})))
-    assert image.levels == Levels(256, 1279, 65535)  # as far as the upper 8 bits tell
+    assert image.levels == Levels(256, 1279, 65535)  # as far as the upper 8 bits show
 
 
 def by_png(pixels: np.ndarray) -> bytes:
@@ -287,11 +287,11 @@ def test_one_warning_and_one_total(tmp_path: Path, caplog: pytest.LogCaptureFixt
     write(tmp_path / "bright.tif", tiff((dark << 4, {})))
     with caplog.at_level(logging.INFO, "maskline"):
         assert len(list(iter_images(tmp_path))) == 7
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(told) == 2
+    reported = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(reported) == 2
     levels = f"levels {dark.min()} to {dark.max()} of 65535"
-    assert told[0] == f"{str(tmp_path / '0.tif')!r}: {levels}: nearly black in 8 bits; scale them to the full range"
-    assert told[1] == "6 images in total use less than an eighth of their range"
+    assert reported[0] == f"{str(tmp_path / '0.tif')!r}: {levels}: nearly black in 8 bits; scale them to the full range"
+    assert reported[1] == "6 images in total use less than an eighth of their range"
     assert len(caplog.records) == 7
 
 

@@ -39,13 +39,13 @@ CONTENTS = {
 
 @pytest.mark.parametrize(("name", "content"), CONTENTS.items(), ids=list(CONTENTS))
 def test_contents_by_the_name_of_an_image(name: str, content: bytes, tmp_path: Path) -> None:
-    told = rf"is an? {name.partition(',')[0]}"
+    message = rf"is an? {name.partition(',')[0]}"
     file = write(tmp_path / "a.jpg", content)
     for given in (lambda: read_image(file), lambda: list(iter_images(file)), lambda: list(iter_images(content))):
-        with pytest.raises(InputError, match=told) as caught:
+        with pytest.raises(InputError, match=message) as caught:
             given()
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         header_size(io.BytesIO(content))
     if "not an image" not in name and "itself" not in name and "shadow" not in name:
         assert str(caught.value).endswith("image, which is not read: save it as JPEG, PNG or TIFF")
@@ -57,7 +57,7 @@ def test_suffixes_do_not_overlap() -> None:
 
 @pytest.mark.parametrize("suffix", ["heic", "HEIC", "nef", "svs", "jp2"])
 def test_a_file_alone_is_named_by_its_suffix(suffix: str, tmp_path: Path) -> None:
-    """Whose content does not tell: a camera's and a slide scanner's are TIFF files inside."""
+    """Files whose content does not show the kind: a camera's and a slide scanner's are TIFF files inside."""
     file = write(tmp_path / f"a.{suffix}", b"whatever it is" * 9)
     with pytest.raises(InputError, match=rf"a\.{suffix}' is a.*, which is not read: save it as JPEG, PNG or TIFF"):
         list(iter_images(file))

@@ -1,4 +1,4 @@
-"""Frames of videos, cameras and streams: one by one, in order, and released when nobody wants more."""
+"""Frames of videos, cameras and streams: one by one, in order, and released when no more are wanted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_frames_of_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str], suf
 
 
 def test_videos_among_others_but_not_in_folders(tmp_path: Path) -> None:
-    """F19: in their place in a list; a folder's films are left out, as in the reference."""
+    """F19: in their place in a list; a folder's films are left out, as in PaddleX."""
     image, video = write(tmp_path / "b.png"), film(tmp_path / "a.mp4", 2)
     assert paths([image, {"input": Path(video)}, scene(), tmp_path]) == [image, video, video, None, image]
     assert count_images([image, video, tmp_path]) == 4
@@ -271,7 +271,7 @@ def test_camera_that_is_unplugged(camera: type[FakeCapture], monkeypatch: pytest
 
 
 def test_camera_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
-    """OpenCV itself is asked: no machine has so many."""
+    """OpenCV itself is asked: no machine has that number."""
     for source in (97, "camera:97"):
         with pytest.raises(InputError, match="camera 97 can't be opened"):
             list(iter_images(source))
@@ -287,7 +287,7 @@ def test_a_file_named_like_a_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_stream(camera: type[FakeCapture], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """The password opens it, and is told nobody. The end is not a fault."""
+    """The password opens it, and is not shown. The end is not a fault."""
     monkeypatch.setattr(camera, "frames", 2)
     assert paths("rtsp://me:secret@cam/live") == ["rtsp://cam/live"] * 2
     assert camera.log[0] == "open rtsp://me:secret@cam/live" and camera.log[-1] == "release"
@@ -297,7 +297,7 @@ def test_stream(camera: type[FakeCapture], monkeypatch: pytest.MonkeyPatch, capl
         list(iter_images("RTSP://me:secret@cam/live"))
 
 
-def test_stream_that_nobody_sends(capfd: pytest.CaptureFixture[str]) -> None:
+def test_stream_without_a_sender(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"rtsp://me:secret@127.0.0.1:{closed.getsockname()[1]}/live"

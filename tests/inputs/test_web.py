@@ -62,7 +62,7 @@ def pdf() -> bytes:
 
 @pytest.mark.parametrize("kind", ["image", "tiff", "pdf", "video"])
 @pytest.mark.parametrize("path", ["files/17", "", "get?id=3.txt", "a.php"])
-def test_the_first_bytes_tell_what_it_is(server: Server, tmp_path: Path, kind: str, path: str) -> None:
+def test_the_first_bytes_show_what_it_is(server: Server, tmp_path: Path, kind: str, path: str) -> None:
     """B17: without a suffix, or with one that says nothing."""
     body = {"image": lambda: encoded("jpg"), "tiff": lambda: pages(2), "pdf": pdf}.get(
         kind, lambda: Path(film(tmp_path / "a.mp4", 2)).read_bytes()
@@ -191,7 +191,7 @@ def test_videos_have_limits_of_their_own(server: Server, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     "body", [b"<!DOCTYPE html><p>Not found", b"", encoded("png")[:99]], ids=["page", "none", "cut"]
 )
-def test_what_came_is_no_image(server: Server, body: bytes) -> None:
+def test_what_came_is_not_an_image(server: Server, body: bytes) -> None:
     server.play(serve(body))
     url = server.at("a.png")
     with pytest.raises(InputError, match="is an HTML page|is empty|cut short") as caught:

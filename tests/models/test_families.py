@@ -55,8 +55,8 @@ def test_a_network_that_owes_something_is_not_built(missing: str) -> None:
 def test_values_of_a_configuration_are_checked() -> None:
     """By their names and their types."""
     assert toy.FAMILY.config(toy.NAME, {"width": 5}) == toy.ToyConfig(width=5)
-    for wrong, told in (({"depth": 5}, "configuration of Toy-S has no 'depth'"), ({"squared": 1}, "squared is 1")):
-        with pytest.raises(ParameterError, match=told):
+    for wrong, message in (({"depth": 5}, "configuration of Toy-S has no 'depth'"), ({"squared": 1}, "squared is 1")):
+        with pytest.raises(ParameterError, match=message):
             toy.FAMILY.config(toy.NAME, wrong)
 
 

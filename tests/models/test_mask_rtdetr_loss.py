@@ -126,7 +126,7 @@ def test_half_precision_is_summed_in_single() -> None:
         torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
 
 
-def test_a_diverged_network_is_matched_and_its_loss_tells() -> None:
+def test_a_diverged_network_is_matched() -> None:
     prediction = perfect([TWO])
     prediction.logits[0, 1], prediction.boxes[0, 2] = torch.nan, torch.inf
     pairs = match(prediction, Objects.of([TWO]), torch.rand(1, 50, 2), LossWeights())

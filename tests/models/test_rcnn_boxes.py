@@ -166,7 +166,7 @@ def proposed(predictions: Predictions, image: int, size: Tensor, config: Proposa
     ],
 )
 def test_proposals_are_the_definition_s(config: ProposalConfig) -> None:
-    """Of each image inside its own size, of each level apart; some levels have fewer anchors than candidates."""
+    """Boxes lie within their image, and each level is separate; some levels have fewer anchors than candidates."""
     torch.manual_seed(0)
     predictions, size = predicted((90, 50, 7)), torch.tensor([[70.0, 100], [50, 60]])
     boxes, valid = propose(predictions, size, config)
@@ -178,7 +178,7 @@ def test_proposals_are_the_definition_s(config: ProposalConfig) -> None:
         torch.testing.assert_close(boxes[image, :count], torch.stack([box for _, box in expected]))
 
 
-def test_boxes_of_less_than_a_pixel_are_no_proposals() -> None:
+def test_boxes_of_less_than_a_pixel_are_not_proposals() -> None:
     """Not even where an image has no others."""
     predictions = predicted((20, 5))
     for deltas in predictions.deltas:

@@ -124,10 +124,10 @@ def test_stem_first_stage_and_norms_stay(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["MaskRCNN-ResNet50", "MaskRCNN-ResNet50-FPN", "Cascade-MaskRCNN-ResNet50-FPN"])
-def test_as_many_parameters_learn_as_in_the_reference(name: str) -> None:
+def test_as_many_parameters_learn_as_in_paddledetection(name: str) -> None:
     path = stand_in.fixture("losses", f"{name}.json")
     if not path.exists():
-        pytest.skip("the reference's numbers are not in the project")
+        pytest.skip("PaddleDetection's numbers are not in the project")
     with torch.device("meta"):
         network = models.build(name)
     freeze(network.frozen())
@@ -211,7 +211,7 @@ def test_losses_are_float32_under_autocast() -> None:
 
 
 def test_a_batch_s_padding_bounds_proposals() -> None:
-    """Of an image that is smaller than the input, regions end where it ends."""
+    """For an image that is smaller than the input, regions end where it ends."""
     network = learning("MaskRCNN-ResNet50-FPN")
     seen: list[tuple[Tensor, Tensor]] = []
     small = parts.objects(2, 60, 70)
@@ -328,7 +328,7 @@ def test_loss_of_masks_by_hand() -> None:
 
 
 def test_the_mask_head_learns_from_sampled_objects_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a cascade, from those of the first stage."""
+    """For a cascade, from those of the first stage."""
     seen: list[tuple[Any, ...]] = []
     monkeypatch.setattr(network_module, "mask_loss", noting(seen, mask_loss))
     for name in ("MaskRCNN-ResNet50", "MaskRCNN-ResNet50-FPN", CASCADES[0]):

@@ -1,4 +1,4 @@
-"""ResNet backbones and the feature pyramid: sizes, variants, the reference's names and numbers."""
+"""ResNet backbones and the feature pyramid: sizes, variants, PaddleDetection's names and numbers."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def test_parameters_of_the_real_ones(config: ResNetConfig, millions: float) -> N
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_reference_weight_of_backbone_and_neck_has_its_place(name: str) -> None:
+def test_every_paddledetection_weight_of_backbone_and_neck_has_its_place(name: str) -> None:
     path = stand_in.fixture("manifests", f"{name}.json")
     if not path.exists():
-        pytest.skip("the reference's names are not in the project")
+        pytest.skip("PaddleDetection's names are not in the project")
     shapes = {old: tuple(shape) for old, shape, *_ in json.loads(path.read_text())}
     renamed = {new: shapes[old] for old, new in rename_keys(list(shapes), RENAME).items()}
     given = {new: shape for new, shape in renamed.items() if new.startswith(("backbone.", "neck."))}
@@ -132,10 +132,10 @@ def test_names_of_a_backbone_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["MaskRCNN-ResNet50-FPN"])
 @torch.no_grad()
-def test_numbers_of_the_reference(name: str) -> None:
+def test_numbers_of_paddledetection(name: str) -> None:
     expected = stand_in.fixture("expected", f"{name}_seed0.npz")
     if not expected.exists():
-        pytest.skip("the reference's numbers are not in the project")
+        pytest.skip("PaddleDetection's numbers are not in the project")
     network = parts(name)
     state = stand_in.state(name)
     renamed = {new: torch.from_numpy(state[old]) for old, new in rename_keys(list(state), RENAME).items()}

@@ -93,7 +93,7 @@ def test_bins_are_the_definition_s(side: int, aligned: bool) -> None:
 
 @pytest.mark.parametrize("aligned", [True, False])
 def test_boxes_of_any_shape_give_what_is_defined_for_them(aligned: bool) -> None:
-    """Each alone, from either level: none owes its numbers to a larger box beside it."""
+    """Each alone, from either level: none owes its numbers to a larger box next to it."""
     torch.manual_seed(0)
     maps = some_maps()
     for box in ODD:
@@ -172,7 +172,7 @@ def test_gradients_are_those_of_the_numbers(aligned: bool) -> None:
     assert torch.autograd.gradcheck(lambda *m: pooled(m, regions, level, 2, aligned), maps, fast_mode=True)
 
 
-def test_each_cell_a_box_takes_is_told() -> None:
+def test_each_cell_a_box_takes_is_reported() -> None:
     """A box on cells 5 … 9 of 10 rows: nothing else has a gradient, and the shares of a mean add up to one."""
     maps = [torch.zeros(2, 1, 20, 30, requires_grad=True), torch.zeros(2, 1, 10, 15, requires_grad=True)]
     region = Regions(torch.tensor([[40.0, 40, 80, 80]]), torch.tensor([1]))

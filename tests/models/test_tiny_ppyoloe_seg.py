@@ -76,8 +76,8 @@ def test_sizes_of_the_real_ones(name: str) -> None:
     assert parameters / 1e6 == pytest.approx({"S": 9.00, "N": 2.24}[name[-1]], abs=0.01)
 
 
-@pytest.mark.skipif(not MANIFEST.exists(), reason="the names of the reference's weights are not in the project")
-def test_every_weight_of_the_reference_has_its_place() -> None:
+@pytest.mark.skipif(not MANIFEST.exists(), reason="the names of PaddleDetection's weights are not in the project")
+def test_every_weight_of_paddledetection_has_its_place() -> None:
     manifest = json.loads(MANIFEST.read_text())
     names = rename_keys([name for name, *_ in manifest], RENAME)
     with torch.device("meta"):
@@ -140,7 +140,7 @@ def test_places_are_centres_of_cells() -> None:
 
 @pytest.mark.parametrize("candidates", [1000, 15])
 def test_the_best_of_each_class_are_left_after_suppression(candidates: int) -> None:
-    """By the definition, box by box; of each class only so many candidates take part."""
+    """By the definition, box by box; for each class only a limited number of candidates take part."""
     network = tiny(replace(CONFIG, max_detections=60, nms=NMSConfig(pre_nms_top_n=candidates, iou_threshold=0.4)))
     first = torch.rand(2, 60, 2) * 40
     boxes, scores = torch.cat([first, first + 8 + torch.rand(2, 60, 2) * 30], dim=2), torch.rand(2, CLASSES, 60)
@@ -350,7 +350,7 @@ def mask_loss_densely(
 
 @pytest.mark.parametrize("rule", ["corner", "mean"])
 def test_mask_loss_is_the_definition_s(rule: Any) -> None:
-    """Objects of all sizes, one of which nobody answers for and one over the border."""
+    """Objects of all sizes, one of which has no anchor point and one over the border."""
     torch.manual_seed(0)
     targets = [objects(5, seed=3), objects(0), objects(3, seed=4)]
     targets[0].boxes[0] = torch.tensor([0.0, 0.0, 96.0, 96.0])

@@ -69,10 +69,10 @@ def test_weights_decide_how_cells_are_aligned() -> None:
 
 
 @EVERY
-def test_every_weight_of_the_reference_has_its_place(name: str) -> None:
+def test_every_weight_of_paddledetection_has_its_place(name: str) -> None:
     path = stand_in.fixture("manifests", f"{name}.json")
     if not path.exists():
-        pytest.skip("the reference's names are not in the project")
+        pytest.skip("PaddleDetection's names are not in the project")
     network = empty_network(name, {})
     layers = dict(network.named_modules())
     manifest = json.loads(path.read_text())
@@ -85,7 +85,7 @@ def test_every_weight_of_the_reference_has_its_place(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["MaskRCNN-ResNet50", "Cascade-MaskRCNN-ResNet50-FPN"])
-def test_reference_s_weights_are_read_into_their_places(
+def test_weights_of_paddledetection_are_read_into_their_places(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a file in its format, whose linear layers are the other way round."""
@@ -93,7 +93,7 @@ def test_reference_s_weights_are_read_into_their_places(
     monkeypatch.setitem(CONFIGS, name, tiny_rcnn.shrunk(name))
     manifest = stand_in.fixture("manifests", f"{name}.json")
     if not manifest.exists():
-        pytest.skip("the reference's names are not in the project")
+        pytest.skip("PaddleDetection's names are not in the project")
     names = rename_keys([old for old, *_ in json.loads(manifest.read_text())], RENAME)
     ours, layers = network.state_dict(), dict(network.named_modules())
     arrays = {}
@@ -172,7 +172,7 @@ def test_no_two_of_a_class_overlap_much(name: str) -> None:
 
 @KINDS
 def test_fewer_candidates_than_rows_are_legal(name: str) -> None:
-    """An image of a cell or so: the rows left over are no detections."""
+    """An image of a cell or so: the rows left over are not detections."""
     network = tiny_rcnn.network(name)
     network.config = replace(network.config, max_detections=200)
     boxes, scores, labels, masks = found_in(network, parts.image(20, 17, batch=2))

@@ -69,8 +69,8 @@ def test_size_of_the_real_one() -> None:
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(46.59, abs=0.01)
 
 
-@pytest.mark.skipif(not MANIFEST.exists(), reason="the names of the reference's weights are not in the project")
-def test_every_weight_of_the_reference_has_its_place() -> None:
+@pytest.mark.skipif(not MANIFEST.exists(), reason="the names of PaddleDetection's weights are not in the project")
+def test_every_weight_of_paddledetection_has_its_place() -> None:
     manifest = json.loads(MANIFEST.read_text())
     twice = ("solov2_head.bbox_head.solo_", "mask_head.mask_feat_head.conv_pred.0.")
     second = rename_keys([n for n, *_ in manifest if n.startswith(twice)], RENAME)
@@ -240,7 +240,7 @@ def test_the_runtime_cuts_off_nothing_of_a_mask(size: tuple[int, int]) -> None:
 
 
 def assigned(target: Target, size: tuple[int, int], grids: tuple[int, ...], sizes: list[tuple[float, float]]) -> Pairs:
-    """By the reference's description, cell by cell: (cell over all grids, object)."""
+    """By PaddleDetection's description, cell by cell: (cell over all grids, object)."""
     found: Pairs = set()
     first = 0
     for grid, (least, most) in zip(grids, sizes, strict=True):
@@ -260,7 +260,7 @@ def assigned(target: Target, size: tuple[int, int], grids: tuple[int, ...], size
     return found
 
 
-def test_assignment_is_the_reference_s() -> None:
+def test_assignment_is_that_of_paddledetection() -> None:
     grids, sizes = (40, 36, 24, 16, 12), ((1, 24), (12, 32), (24, 48), (32, 96), (48, 2048))
     targets = [objects(12, 96, 128, seed=1), objects(0), objects(9, 100, 70, seed=2)]
     targets[0].masks[3] = 0  # hidden behind others

@@ -37,7 +37,7 @@ def test_it_reads_like_a_dict() -> None:
 
 
 def test_a_copy_can_be_changed_the_result_not() -> None:
-    """F27: nobody shall filter boxes of which masks, images and files then know nothing."""
+    """F27: filtered boxes have their masks, images and files filtered too."""
     result = make()
     for copy in (dict(result), result.copy(), result | {}):
         copy["boxes"] = []
@@ -159,7 +159,7 @@ def test_img_property() -> None:
 
 
 class Untouchable(list[Any]):
-    """Masks that nobody may look at."""
+    """Masks that must not be accessed."""
 
     def __iter__(self) -> Iterator[Any]:
         raise AssertionError

@@ -62,7 +62,7 @@ def test_a_named_file_is_just_that_file(tmp_path: Path) -> None:
 
 
 def test_masks_are_compact(tmp_path: Path) -> None:
-    """B09: 20 masks of 450 x 500 pixels take two bytes a pixel, where the reference writes 86 MB."""
+    """B09: 20 masks of 450 x 500 pixels take two bytes a pixel, where PaddleX writes 86 MB."""
     boxes = np.tile(np.asarray([[0, 0, 450, 500]], np.float32), (20, 1))
     full, labels = np.ones((500, 450), np.uint8), np.zeros(20, np.int64)
     scores = np.ones(20, np.float32)

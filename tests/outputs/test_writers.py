@@ -283,7 +283,7 @@ def test_coco_results_with_the_ids_of_a_data_set(tmp_path: Path, caplog: pytest.
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"images": []}', '{"images": [1], "categories": []}'])
-def test_a_file_that_is_no_data_set(text: str | None, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_data_set(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "val.json").write_text(text)
     with pytest.raises(InputError, match=r"val\.json is not a valid COCO data set") as caught:
@@ -352,17 +352,17 @@ def test_holes_that_polygons_of_a_coco_file_lose_are_counted(
 ) -> None:
     result = make(photos[0])
     result.instances.masks[1][17, 15] = 0
-    for mask_format, told in (
+    for mask_format, message in (
         ("rle", ""),
         ("polygon", "holes are filled in 1 instance: mask_format='rle' keeps them"),
     ):
         with CocoWriter(tmp_path / f"{mask_format}.json", mask_format=mask_format) as writer:
             writer.add(result)
-        assert told in caplog.text and bool(caplog.records) == bool(told)
+        assert message in caplog.text and bool(caplog.records) == bool(message)
 
 
 @pytest.mark.parametrize("source", [(None, None), ("in/d.pdf", 1), ("in/d.tif", 0)])
-def test_what_is_no_image_file_gets_one(source: tuple[str | None, int | None], tmp_path: Path) -> None:
+def test_what_is_not_an_image_file_gets_one(source: tuple[str | None, int | None], tmp_path: Path) -> None:
     with LabelMeWriter(tmp_path / "out") as writer:
         writer.add(make(*source))
     sheet, image = files(writer.path)
@@ -385,7 +385,7 @@ def test_with_copies_the_folder_is_a_data_set(photos: list[Path], tmp_path: Path
     assert files(writer.path) == ["c.json", "c.png", "one"] and load(writer.path / "c.json")["imagePath"] == "c.png"
 
 
-def test_files_beside_their_images(photos: list[Path]) -> None:
+def test_files_next_to_their_images(photos: list[Path]) -> None:
     folder = photos[0].parent
     for _ in range(2):
         with LabelMeWriter(folder) as writer:
@@ -432,7 +432,7 @@ def test_work_done_by_hand_is_never_overwritten(
 
 
 def test_saved_by_labelme_without_a_change_it_is_still_ours(photos: list[Path], tmp_path: Path) -> None:
-    """LabelMe writes all keys anew, unknown ones last, and its own version."""
+    """LabelMe writes all keys again, unknown ones last, and its own version."""
     with LabelMeWriter(tmp_path / "out") as writer:
         writer.add(make(photos[0]))
     content = load(writer.path / "a.json")

@@ -140,7 +140,7 @@ def test_an_output_that_can_t_be_written(
 
 
 def test_keys_of_training_reach_it(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """F61, F65: all keys of Train, the reference's and ours; what the pretrained path means."""
+    """F61, F65: all keys of Train, PaddleX's and ours; what the pretrained path means."""
     from maskline import training as package
 
     seen: list[TrainSettings] = []
@@ -190,14 +190,14 @@ def test_every_mode_is_done(
     stand_in(monkeypatch, {})
     monkeypatch.setattr(hub, "make_model_dir", lambda *arguments, **options: Path("made"))
     code = main(f"Global.mode={mode}", "Global.dataset_dir=d", f"Predict.model_dir={out}/nowhere")
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     if mode in ("train", "evaluate"):
-        assert code == 1 and told.count("\n") == 1 and "d does not exist" in told
+        assert code == 1 and message.count("\n") == 1 and "d does not exist" in message
         assert result(out, mode)["err_type"] == "<class 'maskline.errors.DatasetNotFoundError'>"
     elif mode == "predict":
-        assert code == 1 and "no model directory" in told and "nowhere" in result(out, mode)["err_msg"]
+        assert code == 1 and "no model directory" in message and "nowhere" in result(out, mode)["err_msg"]
     else:
-        assert code == 0, told
+        assert code == 0, message
 
 
 def test_a_mode_that_is_not() -> None:
@@ -221,7 +221,7 @@ def test_check_dataset_gets_what_is_configured(out: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("Global.dataset_dir=None", "Global.dataset_dir is not set"),
         ("Global.output=None", "Global.output is not set"),
@@ -233,16 +233,16 @@ def test_check_dataset_gets_what_is_configured(out: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_check_dataset_says_what_is_missing(
-    override: str, told: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    override: str, message: str, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """F60, B33: what is missing is said."""
     made = stand_in(monkeypatch, {})
     unusable = override.startswith("CheckDataset")
     assert main("Global.dataset_dir=d", override) == (2 if unusable else 1) and made.arguments == []
     line = capsys.readouterr().err
-    assert line.count("\n") == 1 and told in line
+    assert line.count("\n") == 1 and message in line
     if "output" not in override:
-        assert told in result(out)["err_msg"] and result(out)["done_flag"] is False
+        assert message in result(out)["err_msg"] and result(out)["done_flag"] is False
 
 
 def test_export_takes_a_file_or_the_official_weights(
@@ -336,7 +336,7 @@ def test_a_broken_data_set_from_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told", "mode"),
+    ("arguments", "message", "mode"),
     [
         (["-c", "none.yaml"], "no configuration file none.yaml", None),
         (["-c", "none.yaml", "-o", "Global.mode=train"], "no configuration file none.yaml", None),
@@ -351,7 +351,7 @@ def test_a_broken_data_set_from_the_command(tmp_path: Path) -> None:
     ],
 )
 def test_a_configuration_that_is_refused_is_one_line_and_the_result(
-    arguments: list[str], told: str, mode: str | None, out: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, mode: str | None, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """F75: also before the job starts, where mode and folder are known. No result of an earlier run stays."""
     files = {name: out / f"{name}_result.json" for name in MODES}
@@ -360,16 +360,16 @@ def test_a_configuration_that_is_refused_is_one_line_and_the_result(
         file.write_text('{"done_flag": true}')
     code = command(*arguments)
     lines = [line for line in capsys.readouterr().err.splitlines() if "configuration: " not in line]
-    assert code == (1 if "none" in arguments[1] else 2) and len(lines) == 1 and told in lines[0]
+    assert code == (1 if "none" in arguments[1] else 2) and len(lines) == 1 and message in lines[0]
     assert {name for name in MODES if not result(out, name)["done_flag"]} == {mode} - {None}
     if mode is not None:
         found = result(out, mode)
-        assert list(found) == ["done_flag", "err_type", "err_msg"] and told in found["err_msg"]
+        assert list(found) == ["done_flag", "err_type", "err_msg"] and message in found["err_msg"]
         assert found["err_type"].startswith("<class 'maskline.errors.")
 
 
 def test_a_training_that_is_refused_is_not_done(out: Path) -> None:
-    """The list of an earlier run's checkpoints stays, but nobody can take it for this run's success."""
+    """The list of an earlier run's checkpoints stays, but can't be taken for this run's success."""
     out.mkdir()
     listed = {"model_name": "SOLOv2", "models": {"best": {"score": 0.5, "pdparams": "best_model/x"}}, "done_flag": True}
     for name in ("train_result.json", "train_results.json"):
@@ -387,13 +387,13 @@ def test_an_evaluation_that_fails_leaves_no_result_of_before(out: Path) -> None:
     assert not (out / "evaluate_result.json").exists()
 
 
-def test_the_settings_of_a_run_are_no_configuration(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_settings_of_a_run_are_not_a_configuration(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line, with what they are for."""
     (out.parent / "run").mkdir()
     (out.parent / "run" / "config.yaml").write_text("model: SOLOv2\ndata: d\noutput: run\nepochs: 3\n")
     assert command("-c", "run/config.yaml") == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "has the settings of a training run" in told and "--resume run`" in told
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "has the settings of a training run" in message and "--resume run`" in message
 
 
 @pytest.mark.parametrize("mode", ["train", "evaluate"])
@@ -433,8 +433,8 @@ def test_our_own_forms_take_the_processor_only_if_the_environment_asks_for_it(
     monkeypatch.delenv("MASKLINE_DEVICE_FALLBACK", raising=False)
     monkeypatch.setattr(devices, "_count", lambda kind: 0)
     assert command(*command_.split(), "--device", "gpu:0") == 1
-    told = capsys.readouterr().err
-    assert "device 'gpu:0' is not available" in told and "MASKLINE_DEVICE_FALLBACK=1" in told
+    message = capsys.readouterr().err
+    assert "device 'gpu:0' is not available" in message and "MASKLINE_DEVICE_FALLBACK=1" in message
     monkeypatch.setenv("MASKLINE_DEVICE_FALLBACK", "1")
     assert command(*command_.split(), "--device", "gpu:0") == 1
     assert "; using the CPU" in caplog.text and "nowhere does not exist" in capsys.readouterr().err
@@ -453,7 +453,7 @@ def test_a_device_is_looked_for_before_a_model(
         assert "is not available: ONNX Runtime has" in last and "MASKLINE_DEVICE_FALLBACK=1" in last
 
 
-def test_the_command_line_of_the_reference(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_of_paddlex(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--config", CONFIG, "--override", "Global.mode=train", "-p", "x") == 1
     assert command("--conf", CONFIG) == 2 and "No such option '--conf'" in capsys.readouterr().err
 

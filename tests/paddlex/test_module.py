@@ -116,7 +116,7 @@ def test_a_file_in_such_a_place_is_read(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("path", "error", "told"),
+    ("path", "error", "message"),
     [
         ("none.yaml", InputNotFoundError, "no configuration file none.yaml"),
         ("configs/Mask-RT-DETR-L.yaml", InputNotFoundError, "no configuration file configs/Mask-RT-DETR-L.yaml"),
@@ -129,12 +129,12 @@ def test_a_file_in_such_a_place_is_read(tmp_path: Path, monkeypatch: pytest.Monk
         (None, ParameterError, "Global.model is not set"),
     ],
 )
-def test_no_configuration(path: str | None, error: type[Exception], told: str) -> None:
-    with pytest.raises(error, match=told):
+def test_no_configuration(path: str | None, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         load(path)
 
 
-def test_the_files_of_the_reference(tmp_path: Path) -> None:
+def test_the_files_of_paddlex(tmp_path: Path) -> None:
     """F74, F77."""
     config = load(write(tmp_path, REFERENCE_FILE))
     given = ["Global.device=gpu:0,1,2,3", f"Global.dataset_dir={config.Global.dataset_dir}"]
@@ -146,13 +146,13 @@ def test_the_files_of_the_reference(tmp_path: Path) -> None:
     "text",
     ["{broken", "just text", "- a", "1", "", "\ttab: 1", "a: &x 1\nb: *x", "[" * 5000, "\x00"],
 )
-def test_files_that_are_no_configuration(text: str, tmp_path: Path) -> None:
+def test_files_that_are_not_configurations(text: str, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="my.yaml is not a configuration") as caught:
         load(write(tmp_path, text))
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_no_text(tmp_path: Path) -> None:
+def test_files_that_are_not_text(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ParameterError, match="a.yaml is not a configuration"):
         load(str(tmp_path / "a.yaml"))
@@ -169,7 +169,7 @@ def test_files_that_may_not_be_read(tmp_path: Path) -> None:
 # Defaults
 
 
-def test_the_reference_s_defaults_but_for_its_machine() -> None:
+def test_paddlex_s_defaults_but_for_its_machine() -> None:
     """B40."""
     for spec in catalog.MODELS.values():
         config = load(spec.name)
@@ -233,7 +233,7 @@ def test_both_spellings() -> None:
     assert config.Predict.hpi_config == {"backend": "onnxruntime"}
 
 
-def test_keys_without_effect_are_told(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_keys_without_effect_are_reported(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     load(write(tmp_path, REFERENCE_FILE), ["Train.dy2st=False"])
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     load("SOLOv2", ["Train.dy2st=True", "Benchmark.iters=10"])
@@ -244,7 +244,7 @@ def test_keys_without_effect_are_told(caplog: pytest.LogCaptureFixture, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("Trian.epochs_iters=1", "unknown section 'Trian': did you mean 'Train'"),
         ("Train.epoch_iters=1", "unknown key of Train 'epoch_iters': did you mean 'epochs_iters'"),
@@ -258,14 +258,14 @@ def test_keys_without_effect_are_told(caplog: pytest.LogCaptureFixture, tmp_path
         ("Train.amp=O3", "unknown Train.amp 'O3'"),
     ],
 )
-def test_unknown_names_name_the_nearest(override: str, told: str) -> None:
-    """B34: a typing error is told."""
-    with pytest.raises(UnknownNameError, match=told):
+def test_unknown_names_name_the_nearest(override: str, message: str) -> None:
+    """B34: a typing error is reported."""
+    with pytest.raises(UnknownNameError, match=message):
         load("SOLOv2", [override])
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("Train.epochs_iters=0", "Train.epochs_iters is 0: expected an integer from 1"),
         ("Train.epochs_iters=1.5", "Train.epochs_iters is 1.5: expected an integer"),
@@ -296,8 +296,8 @@ def test_unknown_names_name_the_nearest(override: str, told: str) -> None:
         ("Global=3", "Global is 3: expected keys and values"),
     ],
 )
-def test_wrong_values(override: str, told: str) -> None:
-    with pytest.raises(ParameterError, match=told) as caught:
+def test_wrong_values(override: str, message: str) -> None:
+    with pytest.raises(ParameterError, match=message) as caught:
         load("SOLOv2", [override])
     assert "\n" not in str(caught.value)
 
@@ -308,7 +308,7 @@ def test_a_value_has_no_keys(tmp_path: Path) -> None:
         load(path, ["Global.mode.x=1"])
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "Global: {model: Mask}\nTrian: {a: 1}\nTrain: {batch_size: 0, lr: 1}\n3: 4\n")
     with pytest.raises(ParameterError) as caught:
         load(path, ["nothing", "Predict.threshold=2"])
@@ -346,13 +346,13 @@ def test_shares(train: float | None, val: float | None, expected: tuple[float, f
 
 
 @pytest.mark.parametrize(
-    ("train", "val", "told"),
+    ("train", "val", "message"),
     [(50.0, 40.0, "train_percent is 50 and val_percent is 40: expected a sum of 100, not 90"),
      (100.0, 100.0, "expected a sum of 100, not 200"), (None, None, "train_percent and val_percent are not set")],
 )  # fmt: skip
-def test_shares_that_can_t_be(train: float | None, val: float | None, told: str) -> None:
+def test_shares_that_can_t_be(train: float | None, val: float | None, message: str) -> None:
     """F60."""
-    with pytest.raises(ParameterError, match=told):
+    with pytest.raises(ParameterError, match=message):
         SplitSection(enable=True, train_percent=train, val_percent=val).percents()
 
 

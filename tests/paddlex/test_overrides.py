@@ -32,7 +32,7 @@ def test_the_first_equals_sign_divides(text: str, key: tuple[str, ...], value: A
 
 
 @pytest.mark.parametrize("text", ["", "Global.mode", "=1", "Global.=1", ".mode=1", "Global..mode=1"])
-def test_what_is_no_override(text: str) -> None:
+def test_what_is_not_an_override(text: str) -> None:
     with pytest.raises(ParameterError, match="expected Section.key=value"):
         parse(text)
 

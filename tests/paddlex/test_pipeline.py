@@ -39,7 +39,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_a_file_of_a_chinese_windows(tmp_path: Path) -> None:
-    """F06: the reference reads GBK too."""
+    """F06: PaddleX reads GBK too."""
     path = tmp_path / "pipeline.yaml"
     path.write_bytes(NEW.replace("model_dir: null", "model_dir: 模型").encode("gbk"))
     assert load_pipeline(path).model_dir == "模型"
@@ -73,7 +73,7 @@ def test_dict_and_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         ("instance_segmentaton", "did you mean 'instance_segmentation'"),
         ({"pipeline_name": "OCR"}, "unknown pipeline_name"),
@@ -82,8 +82,8 @@ def test_dict_and_defaults() -> None:
         ({"Pipeline": {"modle": "x"}}, "did you mean 'model'"),
     ],
 )
-def test_unknown_names_name_the_nearest(source: object, told: str) -> None:
-    with pytest.raises(UnknownNameError, match=told):
+def test_unknown_names_name_the_nearest(source: object, message: str) -> None:
+    with pytest.raises(UnknownNameError, match=message):
         load_pipeline(source)  # type: ignore[arg-type]
 
 
@@ -104,7 +104,7 @@ def test_the_old_form_s_input_is_what_to_predict_by_default(tmp_path: Path) -> N
 
 
 def test_texts_that_spell_values(tmp_path: Path) -> None:
-    """F06: as the reference reads them; a folder knows its own model (B57)."""
+    """F06: as PaddleX reads them; a folder knows its own model (B57)."""
     module = {"model_dir": "m", "batch_size": "2", "threshold": "None"}
     assert load_pipeline({"SubModules": {"InstanceSegmentation": module}}) == PipelineConfig(None, "m", 2, None)
     assert load_pipeline(write(tmp_path, NEW.replace("0.25", "25e-2"))).threshold == 0.25

@@ -15,7 +15,7 @@ from maskline.paddlex.pipeline import PipelineConfig, load_pipeline
 from maskline.paddlex.reference import CHINESE, MEANINGS, PIPELINE_YAML, key_tables, keys, module_yaml, recipe_table
 from maskline.training.settings import TrainOptions
 
-#: SPEC 3.3's keys, as the reference's documents list them.
+#: SPEC 3.3's keys, as PaddleX's documents list them.
 _DOCUMENTED = """
 Global.model Global.mode Global.dataset_dir Global.device Global.output Global.export_with_pir
 CheckDataset.convert.enable CheckDataset.convert.src_dataset_type
@@ -31,7 +31,7 @@ DOCUMENTED = _DOCUMENTED.split()
 
 
 def test_every_key_has_a_meaning_and_every_meaning_a_key() -> None:
-    """F74: also each documented key of the reference is there."""
+    """F74: also each documented key of PaddleX is there."""
     names = [key.name for key in keys()]
     assert len(set(names)) == len(names) and set(DOCUMENTED) <= set(names)
     assert {*MEANINGS, *CHINESE} <= set(names) and not set(MEANINGS) & set(CHINESE)
@@ -66,8 +66,8 @@ def test_a_written_file_is_the_model_s_defaults(name: str, tmp_path: Path) -> No
     assert all(f"{key.rpartition('.')[2]}:" in text for key in {key.name for key in keys()} - WITHOUT_EFFECT)
 
 
-def test_the_pipeline_s_file_is_the_reference_s() -> None:
-    """F04: the content that the reference's command writes."""
+def test_the_pipeline_s_file_is_that_of_paddlex() -> None:
+    """F04: the content that PaddleX's command writes."""
     content = yaml.safe_load(PIPELINE_YAML)
     module = {"module_name": "instance_segmentation", "model_name": "Mask-RT-DETR-S", "model_dir": None}
     assert content == {

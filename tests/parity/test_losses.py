@@ -1,6 +1,6 @@
-"""The losses of Mask-RT-DETR and their gradients are the reference's.
+"""The losses of Mask-RT-DETR and their gradients are PaddleDetection's.
 
-Two frameworks can't draw the same random numbers, so the reference's were replaced by known ones, and so are ours
+Two frameworks can't draw the same random numbers, so PaddleDetection's were replaced by known ones, and so are ours
 (`Draws`). There are two collections. ``losses/detail`` has every step on the way for the S model at half size, with
 batch norm on batch statistics ("trainbn") and on running ones ("evalbn"): seen errors are 1e-6, with batch statistics
 1e-4. ``losses`` has sums for whole models at full size. There a random network magnifies rounding: noise of 1e-7 on the
@@ -39,12 +39,12 @@ from maskline.weights.load import load_network
 LOSS_TOLERANCE = 1e-3  # relative, of each component
 NORM_TOLERANCE = 1e-2  # relative, of a block's gradient
 NEAR_TIE = 1e-5  # of logits
-#: At full size the reference disagrees with itself: with and without denoising its ``loss_mask`` differs by 1e-3, but
-#: all that enters is the same. In double precision ours are equal, and 1.6e-3 and 2.6e-3 from the reference's.
+#: At full size PaddleDetection disagrees with itself: with and without denoising its ``loss_mask`` differs by 1e-3, but
+#: all that enters is the same. In double precision ours are equal, and 1.6e-3 and 2.6e-3 from PaddleDetection's.
 FULL_SIZE_LOSS_TOLERANCE = {"loss_mask": 4e-3}
 FULL_SIZE_NORM_TOLERANCE = {"transformer.query_pos_head": 2e-2}  # seen: 1.2e-2; all other blocks 6e-3
 
-Uniform = Callable[[str, tuple[int, ...]], np.ndarray]  # what the reference calls a draw, and its shape there
+Uniform = Callable[[str, tuple[int, ...]], np.ndarray]  # what PaddleDetection calls a draw, and its shape there
 NewLabels = Callable[[np.ndarray], np.ndarray]  # which of all denoising labels in a row are replaced, to the new ones
 
 DETAIL = stand_in.fixture("losses", "detail", "Mask-RT-DETR-S.json")
@@ -62,7 +62,7 @@ class Draws:
         self.label_noise = np.zeros(0)
 
     def points(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        kept = shape if name.endswith("rand") else (shape[0], 1, *shape[1:])  # the reference has an axis of one there
+        kept = shape if name.endswith("rand") else (shape[0], 1, *shape[1:])  # PaddleDetection has an axis of one there
         return torch.from_numpy(self.uniform(name, kept)).view(shape)
 
     def rand(self, shape: tuple[int, ...], **_: Any) -> Tensor:
@@ -75,7 +75,7 @@ class Draws:
         return torch.from_numpy(self.uniform("dn/box_u", tuple(like.shape)))
 
     def randint_like(self, labels: Tensor, high: int) -> Tensor:
-        """The reference draws for the chosen places only; ours for all, and then uses the chosen."""
+        """PaddleDetection draws for the chosen places only; ours for all, and then uses the chosen."""
         chosen = np.nonzero((self.label_noise < 0.25) & (labels.numpy().ravel() < high))[0]
         new = np.zeros(labels.numel(), np.int64)
         new[chosen] = self.new_labels(chosen)
@@ -87,16 +87,16 @@ class Step:
     """A training step up to the gradients."""
 
     network: MaskRTDETR
-    names: dict[str, str]  # of parameters: the reference's to ours
+    names: dict[str, str]  # of parameters: PaddleDetection's to ours
     objects: Objects
     output: TrainingOutput
     losses: dict[str, Tensor]
     layers: list[Tensor]  # what `layer_losses` gave: for ordinary queries, and for denoising queries
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Those with a gradient, by the reference's names.
+        """Those with a gradient, by PaddleDetection's names.
 
-        Where there are no denoising queries, their embedding has none in the reference and one of zeros in ours.
+        Where there are no denoising queries, their embedding has none in PaddleDetection and one of zeros in ours.
         """
         ours = {n: p for n, p in self.network.named_parameters() if p.grad is not None}
         if self.output.groups is None:
@@ -105,13 +105,13 @@ class Step:
         return {old: ours[new] for old, new in self.names.items() if new in ours}
 
     def norm(self, block: str) -> float:
-        """Of the gradient of all parameters below a name."""
+        """Statistics of the gradient of all parameters below a name."""
         below = [p for n, p in self.parameters().items() if f"{n}.".startswith(f"{block}.")]
         inside = [parts.gradient(p).flatten().double() for p in below]
         return float(torch.cat(inside).norm()) if inside else 0.0
 
     def sampled(self, name: str, value: Tensor, every: int) -> np.ndarray:
-        """Each so-manieth number in the reference's layout, which has linear weights the other way round."""
+        """Every n-th number in PaddleDetection's layout, which has linear weights the other way round."""
         owner = self.network.get_submodule(self.names[name].rpartition(".")[0])
         value = value.detach().T if isinstance(owner, nn.Linear) and value.ndim == 2 else value.detach()
         return value.contiguous().numpy().ravel()[::every]
@@ -120,7 +120,7 @@ class Step:
 def take_step(
     network: MaskRTDETR, model: str, image: Tensor, targets: list[UnitTarget], draws: Draws, *, train_norms: bool
 ) -> Step:
-    """Freeze what the reference's configs freeze, then forward and losses with the reference's draws."""
+    """Freeze what PaddleDetection's configs freeze, then forward and losses with PaddleDetection's draws."""
     network.train(train_norms).backbone.eval()
     for module in network.frozen():
         module.requires_grad_(False)
@@ -189,7 +189,7 @@ def load_batch_module() -> ModuleType:
 @pytest.fixture(scope="module", params=["evalbn_nodn", "evalbn_dn", "trainbn_dn"])
 def detail(request: pytest.FixtureRequest, pdparams: Path) -> Detail:
     if not DETAIL.exists():
-        pytest.skip("the reference's records are not in the project")
+        pytest.skip("PaddleDetection's records are not in the project")
     batch, name = load_batch_module(), request.param
     network = load_network("Mask-RT-DETR-S", pdparams)
     assert isinstance(network, MaskRTDETR)
@@ -200,7 +200,7 @@ def detail(request: pytest.FixtureRequest, pdparams: Path) -> Detail:
 
 
 def detail_step(network: MaskRTDETR, name: str, batch: ModuleType, selected: Tensor) -> Step:
-    """The step of a record, with gradients, in the network's precision; ``selected`` are the reference's queries."""
+    """The step of a record, with gradients, in the network's precision; ``selected`` are PaddleDetection's queries."""
     dtype = next(network.parameters()).dtype
 
     def tensor(array: np.ndarray) -> Tensor:
@@ -213,7 +213,7 @@ def detail_step(network: MaskRTDETR, name: str, batch: ModuleType, selected: Ten
     image = tensor(batch.norm_01(made))
 
     def select(decoder: QueryDecoder, logits: Tensor) -> Tensor:
-        """The reference's: ours, where rounding may swap those that score nearly the same."""
+        """PaddleDetection's: ours, where rounding may swap those that score nearly the same."""
         scores = logits.amax(dim=-1)
         ours = scores.topk(decoder.num_queries, dim=1).values
         torch.testing.assert_close(scores.gather(1, selected), ours, rtol=0, atol=NEAR_TIE)
@@ -328,7 +328,7 @@ def test_gradients(detail: Detail) -> None:
             far[name] = float(np.abs(sample).max()) / (1e-2 * about["absmax"] + rounding)
         return {name: ratio for name, ratio in far.items() if ratio > 1}
 
-    if apart(detail.step):  # the reference's rounding is most of the bar, so that this processor's may cross it
+    if apart(detail.step):  # PaddleDetection's rounding is most of the bar, so that this processor's may cross it
         assert not apart(detail.in_double_precision())
 
 
@@ -343,7 +343,7 @@ def test_gradients_of_each_part(detail: Detail) -> None:
 
 
 def test_optimizer_step(detail: Detail) -> None:
-    """One step of AdamW with these gradients, clipped to a norm of 0.1, changes weights as in the reference."""
+    """One step of AdamW with these gradients, clipped to a norm of 0.1, changes weights as in PaddleDetection."""
     if detail.name != "trainbn_dn":
         return
     parameters, about = detail.step.parameters(), detail.optimizer
@@ -387,7 +387,7 @@ def full_size_targets() -> list[UnitTarget]:
 def test_full_size(case: str, tmp_path: Path) -> None:
     file = stand_in.fixture("losses", f"{case}.json")
     if not file.exists():
-        pytest.skip("the reference's numbers for this case are not in the project")
+        pytest.skip("PaddleDetection's numbers for this case are not in the project")
     record = json.loads(file.read_text())
     network = load_network(record["model"], stand_in.write(record["model"], tmp_path / "weights.pdparams")).double()
     assert isinstance(network, MaskRTDETR)

@@ -1,9 +1,9 @@
-"""Mask-RT-DETR gives the reference's numbers, in all five sizes, full size, on two images and one fixed tensor.
+"""Mask-RT-DETR gives PaddleDetection's numbers, in all five sizes, full size, on two images and one fixed tensor.
 
 The network makes two kinds of discrete choices: which 300 tokens become queries, and where a mask ends, which makes a
 query's first box. With random weights some choices hang on a value that rounding decides; from there on detections are
 other ones, in the reference too. So first the taps and the choices are compared, and each choice that differs must have
-been a near tie; then the detections, made from the reference's choices.
+been a near tie; then the detections, made from PaddleDetection's choices.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Bars:
 
 
 STRICT = Bars(5e-4, 0.05, 0.99)
-LOOSE = Bars(2e-3, 1.0, 0.97)  # X and H: what the reference itself moves under noise of 1e-6
+LOOSE = Bars(2e-3, 1.0, 0.97)  # X and H: what PaddleDetection itself moves under noise of 1e-6
 BARS = {"S": STRICT, "M": STRICT, "L": STRICT, "X": LOOSE, "H": LOOSE}
 
-#: Rows of a case (up to 100) that may miss a bar, where rounding in the reference alone puts some outside: in double
-#: precision the same network is as far from the reference there (docs/parity.md has the figures). Seen: 1, 0, 3.
+#: Rows of a case (up to 100) that may miss a bar, where rounding in PaddleDetection alone puts some outside: in double
+#: precision the same network is as far from PaddleDetection there (docs/parity.md has the figures). Seen: 1, 0, 3.
 MISSES_ALLOWED = {"L": 3, "X": 2, "H": 5}
 HARD_LIMIT = Bars(5e-3, 2.0, 0.0)  # even for those
 
@@ -57,7 +57,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def network(name: str, tmp_path_factory: pytest.TempPathFactory) -> MaskRTDETR:
     if not stand_in.fixture("expected", f"{name}_seed0.npz").exists():
-        pytest.skip("the reference's numbers for this size are not in the project")
+        pytest.skip("PaddleDetection's numbers for this size are not in the project")
     path = stand_in.write(name, tmp_path_factory.mktemp("weights") / f"{name}.pdparams")
     network = load_network(name, path)
     path.unlink()
@@ -77,7 +77,7 @@ def image_of(tag: str, name: str) -> Tensor:
 
 
 class Case:
-    """The reference's numbers for one input."""
+    """PaddleDetection's numbers for one input."""
 
     def __init__(self, name: str, tag: str) -> None:
         self.arrays = np.load(stand_in.fixture("expected", f"{name}_seed0.npz"))
@@ -147,7 +147,7 @@ def test_parity(network: MaskRTDETR, name: str, tag: str) -> None:
 
 
 def detect(network: MaskRTDETR, image: Tensor, tokens: Tensor, first_boxes: Tensor) -> Any:
-    """Detections from the reference's choices: of tokens, and of the first boxes of queries (1, 300, 4), as logits."""
+    """Detections from PaddleDetection's choices: tokens, and the first boxes of queries (1, 300, 4), as logits."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(network.decoder, "select", lambda _: tokens)
         patch.setattr(network.decoder, "boxes_of_masks", lambda _: torch.sigmoid(first_boxes))
@@ -163,7 +163,7 @@ def assert_same_or_tied_tokens(ours: Tensor, theirs: Tensor, logits: Tensor) -> 
 
 
 def assert_same_or_tied_extents(decoder: Any, masks: Tensor, theirs: Tensor) -> int:
-    """Masks reach as far as the reference's, but where a cell is so near 0 that rounding decides; returns how often."""
+    """Masks reach as far as PaddleDetection's, except where a cell is so near 0 that rounding decides; counts these."""
     ours = decoder.boxes_of_masks(masks)
     margin = TIE_TOLERANCE * masks.abs().amax(dim=(-1, -2), keepdim=True)
     smaller, larger = decoder.boxes_of_masks(masks - margin), decoder.boxes_of_masks(masks + margin)
@@ -176,7 +176,7 @@ def assert_same_or_tied_extents(decoder: Any, masks: Tensor, theirs: Tensor) -> 
 
 
 def compare(detections: Any, case: Case, bars: Bars) -> tuple[int, str]:
-    """How many rows of the reference have no partner within the bars, matched one to one; and the worst partners."""
+    """How many rows of PaddleDetection have no partner within the bars, matched one to one; and the worst partners."""
     boxes, scores, labels, masks = (t[0] for t in detections)
     height, width = case.size
     boxes = boxes.numpy() * (np.array([width, height, width, height]) / 640)

@@ -1,4 +1,4 @@
-"""PP-YOLOE-seg gives the reference's numbers: every step of a forward pass, detections, losses and their gradients."""
+"""PP-YOLOE-seg gives PaddleDetection's numbers: each step of a forward pass, detections, losses and their gradients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ NORM_TOLERANCE = 1e-2  # relative, of a block's gradient
 
 RECORD = stand_in.fixture("losses", f"{NAME}.json")
 needs_records = pytest.mark.skipif(
-    not (RECORD.exists() and Case.exists(NAME)), reason="the reference's numbers for this model are not in the project"
+    not (RECORD.exists() and Case.exists(NAME)),
+    reason="PaddleDetection's numbers for this model are not in the project",
 )
 
 
@@ -91,7 +92,7 @@ def taps_of(network: PPYOLOESeg, image: Tensor) -> dict[str, Tensor]:
 
 
 def partners(detections: Detections, case: Case) -> np.ndarray:
-    """Our row for each of the reference's rows, one to one; all of both sides are used and within the tolerances."""
+    """Our row for each of PaddleDetection's rows, one to one; all of both sides are used and within the tolerances."""
     boxes, scores, labels, _ = (t[0].numpy() for t in detections)
     rows, (height, width) = case["out/boxes"], case.size
     found = int((scores > 0).sum())
@@ -107,7 +108,7 @@ def partners(detections: Detections, case: Case) -> np.ndarray:
 
 
 def pixels_apart(network: PPYOLOESeg, detections: Detections, partner: np.ndarray, case: Case) -> np.ndarray:
-    """Pixels of each mask that the runtime makes otherwise than the reference, whose masks PaddleX cuts at boxes."""
+    """Pixels of each mask that the runtime makes otherwise than PaddleDetection, whose masks PaddleX cuts at boxes."""
     raw, row = Raw(*(t.numpy() for t in detections)).image(0), catalog.get(NAME)
     frame = row.preprocess.apply(np.zeros((*case.size, 3), np.uint8))[1]
     found = to_instances(raw, frame, (640, 640), np.zeros(80, np.float32), mask_layout=network.mask_layout)

@@ -1,4 +1,4 @@
-"""Mask R-CNN and Cascade Mask R-CNN give the reference's numbers: every step of a forward pass, proposals, detections
+"""Mask R-CNN and Cascade Mask R-CNN give PaddleDetection's numbers: every step of a forward pass, proposals, detections
 and masks, with both forms of RoIAlign; losses and their gradients.
 """
 
@@ -33,7 +33,7 @@ from maskline.runtime.postprocess import to_instances
 from maskline.weights.arrays import rename_keys
 from maskline.weights.load import load_network
 
-#: The first form of RoIAlign, which the reference's newest code computes whatever is asked for, and what is asked for.
+#: The first form of RoIAlign, which PaddleDetection's newest code always computes, and the requested one.
 VARIANTS = {"": False, "_aligned": True}
 C4 = "MaskRCNN-ResNet50"
 EVERY_INPUT = "MASKLINE_FULL_PARITY"
@@ -61,7 +61,7 @@ pytestmark = pytest.mark.slow
 def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MaskRCNN:
     """With stand-in weights; every key of the file is used, or loading would refuse it."""
     if not Case.exists(request.param):
-        pytest.skip("the reference's numbers for this model are not in the project")
+        pytest.skip("PaddleDetection's numbers for this model are not in the project")
     path = stand_in.write(request.param, tmp_path_factory.mktemp("weights") / f"{request.param}.pdparams")
     network = load_network(request.param, path)
     path.unlink()
@@ -120,7 +120,7 @@ def test_forward_and_detections(network: MaskRCNN, tag: str) -> None:
 def errors_of_taps(
     network: MaskRCNN, case: Case, image: Tensor, levels: list[Tensor], predictions: Predictions
 ) -> dict[str, float]:
-    """Of backbone, neck and RPN."""
+    """For backbone, neck and RPN."""
     maps = network.backbone(image) if network.neck is not None else levels
     taps = {f"backbone.{i}": x for i, x in enumerate(maps)}
     if network.neck is not None:
@@ -134,7 +134,7 @@ def errors_of_taps(
 
 
 def look_at(network: MaskRCNN, case: Case, levels: list[Tensor], size: Tensor) -> tuple[Detections, dict[str, float]]:
-    """Detections from the reference's proposals, and the errors of what the heads do with them."""
+    """Detections from PaddleDetection's proposals, and the errors of what the heads do with them."""
     rois = torch.from_numpy(case["rpn/rois"])
     calls: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
     hooks = [h.register_forward_hook(lambda _, i, o: calls.append((i[0], o))) for h in network.box_heads]
@@ -167,7 +167,7 @@ def same_boxes(ours: Tensor, theirs: np.ndarray) -> bool:
 
 
 def assert_chosen(predictions: Predictions, size: Tensor, config: ProposalConfig, theirs: Tensor) -> None:
-    """The reference's proposals are what suppression leaves of our candidates, but for ties."""
+    """PaddleDetection's proposals are what suppression leaves of our candidates, but for ties."""
     levels = [candidates(*level, size, config.pre_nms_top_n) for level in zip(*predictions, strict=True)]
     scores = torch.cat([score[0] for _, score in levels])
     boxes = torch.cat([box[0] for box, _ in levels])
@@ -180,7 +180,7 @@ def assert_chosen(predictions: Predictions, size: Tensor, config: ProposalConfig
 def as_theirs_were_chosen(
     case: Case, boxes: Tensor, scores: Tensor, limits: NMSConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The reference's detections among our candidates, (1, N, classes or 1, 4) and (1, N, classes), as `best` gives
+    """PaddleDetection's detections among our candidates, (1, N, classes or 1, 4) and (1, N, classes), as `best` gives
     them. They are what suppression leaves, but for ties.
     """
     row, label = torch.nonzero(scores[0] > limits.score_threshold, as_tuple=True)
@@ -220,14 +220,14 @@ def scale_of(case: Case) -> Tensor:
 
 
 def same_rows(case: Case, boxes: Tensor, scores: Tensor, labels: Tensor) -> bool:
-    """Whether our detections are the reference's, see `partners`."""
+    """Whether our detections are PaddleDetection's, see `partners`."""
     _, _, score, box = rows_beside_theirs(case, boxes, scores, labels)
     return bool(score.max() <= SCORE_TOLERANCE and box.max() <= BOX_TOLERANCE)
 
 
 def partners(case: Case, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
-    """Our row for each of the reference's rows, one to one, all used and within the tolerances; and whether its box is
-    empty in the image, which the reference marks with the class -1.
+    """Our row for each of PaddleDetection's rows, one to one, all within the tolerances; and whether its box is
+    empty in the image, which PaddleDetection marks with the class -1.
     """
     ours, labels, score, box = rows_beside_theirs(case, *detections[:3])
     empty = case["out/boxes"][:, 0] < 0
@@ -240,7 +240,7 @@ def partners(case: Case, detections: Detections) -> tuple[np.ndarray, np.ndarray
 def rows_beside_theirs(
     case: Case, boxes: Tensor, scores: Tensor, labels: Tensor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Our row for each of the reference's rows, its class, and how far scores and boxes are apart."""
+    """Our row for each of PaddleDetection's rows, its class, and how far scores and boxes are apart."""
     rows, found = case["out/boxes"], int((scores[0] > 0).sum())
     assert found == len(rows)
     label = labels[0, :found].numpy()
@@ -285,7 +285,7 @@ def targets() -> list[Target]:
 
 
 def polygons_in_cells(regions: Regions, objects: Tensor, _: list[Target], side: int) -> Tensor:
-    """Masks to learn from as the reference makes them: polygons moved into a region's cells and drawn there."""
+    """Masks to learn from as PaddleDetection makes them: polygons moved into a region's cells and drawn there."""
     masks = []
     for box, image, object_ in zip(regions.boxes.double().numpy(), regions.image, objects, strict=True):
         polygons = [np.reshape(p, (-1, 2)) for p in TRUTH[image][2][object_]]
@@ -295,7 +295,7 @@ def polygons_in_cells(regions: Regions, objects: Tensor, _: list[Target], side: 
 
 
 def level_by_level(predictions: Predictions, size: Tensor, config: ProposalConfig) -> tuple[Tensor, Tensor]:
-    """Proposals in the reference's order where there are fewer than could be used: not by score."""
+    """Proposals in PaddleDetection's order where there are fewer than could be used: not by score."""
     parts = [propose(Predictions(*([x] for x in level)), size, config) for level in zip(*predictions, strict=True)]
     boxes, valid = (torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
     assert valid.sum(dim=1).max() <= config.max_proposals
@@ -303,7 +303,7 @@ def level_by_level(predictions: Predictions, size: Tensor, config: ProposalConfi
 
 
 class FirstImageOnly:
-    """C4's mask loss with a fault of the reference: in every image it takes the features of the first image's regions,
+    """C4's mask loss with PaddleDetection's bug: in every image it uses the features of the first image's regions,
     because rows are counted from each image's first and looked up among all."""
 
     def __init__(self, network: MaskRCNN) -> None:
@@ -323,7 +323,7 @@ class FirstImageOnly:
 
 @pytest.fixture
 def in_training(network: MaskRCNN) -> Iterator[MaskRCNN]:
-    """With the settings the reference's losses were recorded with: few regions for C4, to save time."""
+    """With the settings PaddleDetection's losses were recorded with: few regions for C4, to save time."""
     before = network.config
     config = replace(before.loss, num_regions=32) if network.name == C4 else before.loss
     network.config = replace(before, aligned=False, loss=config)
@@ -342,7 +342,7 @@ def test_losses_and_gradients(in_training: MaskRCNN, monkeypatch: pytest.MonkeyP
     network, name = in_training, str(in_training.name)
     path = stand_in.fixture("losses", f"{name}.json")
     if not path.exists():
-        pytest.skip("the reference's losses were not recorded for this model")
+        pytest.skip("PaddleDetection's losses were not recorded for this model")
     record = json.loads(path.read_text())
     image = torch.from_numpy(det_weights.tensor(320, 416, 7, n=2))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""SOLOv2 gives the reference's numbers: every step of a forward pass, detections, masks, losses and their gradients."""
+"""SOLOv2 gives PaddleDetection's numbers: each step of a forward pass, detections, masks, losses and gradients."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RECORD = stand_in.fixture("losses", f"{NAME}.json")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not (RECORD.exists() and Case.exists(NAME)), reason="the reference's numbers for this model are not here"
+        not (RECORD.exists() and Case.exists(NAME)), reason="PaddleDetection's numbers for this model are not here"
     ),
 ]
 
@@ -56,7 +56,7 @@ def network(weights: Path) -> SOLOv2:
 
 
 class Solo(Case):
-    """Rows without the reference's one for nothing, which scores 0."""
+    """Rows without PaddleDetection's one for nothing, which scores 0."""
 
     def __init__(self, tag: str) -> None:
         super().__init__(NAME, tag)
@@ -118,7 +118,7 @@ def taps_of(network: SOLOv2, padded: Tensor) -> dict[str, Tensor]:
 
 
 def enlarged(masks: Tensor, case: Solo) -> np.ndarray:
-    """Masks (1, K, h, w), probabilities, by the reference's rule: enlarged to the padded input, cut at the image, then
+    """Masks (1, K, h, w), probabilities, by PaddleDetection's rule: scaled to the padded input, cut at the image, then
     resized to the image: (K, H, W) bool."""
     height, width = case.frame.resized
     full = F.interpolate(masks, scale_factor=4, mode="bilinear")[..., :height, :width]
@@ -126,7 +126,7 @@ def enlarged(masks: Tensor, case: Solo) -> np.ndarray:
 
 
 def partners(scores: np.ndarray, labels: np.ndarray, masks: np.ndarray, case: Solo) -> np.ndarray:
-    """Our row for each of the reference's rows, one to one: of its class, the one with the likest mask.
+    """Our row for each of PaddleDetection's rows, one to one: of its class, the one with the likest mask.
 
     All of both sides are used, and scores are within the tolerance.
     """
@@ -150,7 +150,7 @@ def overlap(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def runtime_ious(detections: Detections, partner: np.ndarray, case: Solo, input_size: tuple[int, int]) -> list[float]:
-    """IoU of the masks as the runtime makes them with the reference's; cutting at boxes loses nothing."""
+    """IoU of the masks as the runtime makes them with PaddleDetection's; cutting at boxes loses nothing."""
     raw, least = Raw(*(t.numpy() for t in detections)).image(0), np.zeros(80, np.float32)
     cut = to_instances(raw, case.frame, input_size, least, mask_layout=SOLOv2.mask_layout).full_masks()
     assert np.array_equal(cut, to_instances(raw, case.frame, input_size, least, grow_boxes=True).full_masks())
@@ -188,7 +188,7 @@ def test_losses_and_gradients(network: SOLOv2) -> None:
 
 
 def names_of_parameters() -> list[str]:
-    """The reference's names, each weight once, under the name by which its gradients are listed."""
+    """PaddleDetection's names, each weight once, under the name by which its gradients are listed."""
     manifest = json.loads(stand_in.fixture("manifests", f"{NAME}.json").read_text())
     twice = ("solov2_head.solo_", "mask_head.conv_pred.")
     return [name for name, *_ in manifest if not name.startswith(twice)]

@@ -56,7 +56,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_is_meant(given: dict[str, Any], chosen: Acceleration, caplog: pytest.LogCaptureFixture) -> None:
-    """F52, B55: the reference's switches and keys; a plain choice gives no warning (B56)."""
+    """F52, B55: PaddleX's switches and keys; a plain choice gives no warning (B56)."""
     assert parse_acceleration(**given) == chosen
     assert caplog.text == ""
 
@@ -79,7 +79,7 @@ def test_dynamic_shapes(shapes: Any, chosen: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"engine": "onnxrun"}, "unknown engine 'onnxrun': did you mean 'onnxruntime'"),
         ({"engine": "transformers"}, "known: onnxruntime, openvino, tensorrt, om, hpi, paddle"),
@@ -114,9 +114,9 @@ def test_dynamic_shapes(shapes: Any, chosen: Any) -> None:
         ),
     ],
 )
-def test_what_makes_no_sense(given: dict[str, Any], told: str) -> None:
+def test_invalid_combinations(given: dict[str, Any], message: str) -> None:
     """F52, B25: nothing is swallowed."""
-    with pytest.raises(ParameterError, match=told):
+    with pytest.raises(ParameterError, match=message):
         parse_acceleration(**given)
 
 
@@ -126,7 +126,7 @@ def test_an_unknown_engine_is_an_unknown_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"engine": "paddle"}, "engine 'paddle' is for Paddle programs: using ONNX Runtime instead"),
         (
@@ -139,13 +139,13 @@ def test_an_unknown_engine_is_an_unknown_name() -> None:
     ],
 )
 def test_one_warning_where_something_has_no_effect(
-    given: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
+    given: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """B56: one line, and only where it matters."""
     chosen = parse_acceleration(**given)
     assert chosen.backend == (given.get("engine") if given.get("engine") == "openvino" else None) and not chosen.best
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert told in caplog.text
+    assert message in caplog.text
 
 
 def test_threads_of_paddle_count() -> None:

@@ -1,4 +1,4 @@
-"""What runs a model file: ONNX Runtime and OpenVINO give the same; what can't be opened or used is told."""
+"""What runs a model file: ONNX Runtime and OpenVINO give the same; what can't be opened or used is reported."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_files_that_openvino_can_not_use(graph_file: Path, ir_file: Path, ort_fi
     assert RECORD_KEY in metadata(openvino_ir)  # what it was read from stays known
 
 
-def test_a_failing_run_is_told(graph_file: Path) -> None:
+def test_a_failing_run_is_reported(graph_file: Path) -> None:
     graph = Graph(graph_file, CPU, OPENVINO)
     with pytest.raises(ModelError, match=r"failed on an input of shape \(1, 5, 5, 3\): Can't set the input") as caught:
         graph.run(np.zeros((1, 5, 5, 3), np.uint8))
@@ -178,7 +178,7 @@ def test_without_openvino(graph_file: Path, ir_file: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("backend", "device", "precision", "told"),
+    ("backend", "device", "precision", "message"),
     [
         ("tensorrt", CPU, "fp32", "TensorRT can't use device 'cpu': it runs on gpu"),
         ("openvino", Device("gpu", 0), "fp32", "OpenVINO can't use device 'gpu:0': it runs on cpu, xpu"),
@@ -187,8 +187,8 @@ def test_without_openvino(graph_file: Path, ir_file: Path, monkeypatch: pytest.M
         ("tensorrt", Device("gpu", 0), "bf16", "TensorRT can't compute in bf16: it supports fp32, fp16"),
     ],
 )
-def test_what_a_backend_can_not(backend: str, device: Device, precision: str, told: str, graph_file: Path) -> None:
-    with pytest.raises(ParameterError, match=told):
+def test_what_a_backend_can_not(backend: str, device: Device, precision: str, message: str, graph_file: Path) -> None:
+    with pytest.raises(ParameterError, match=message):
         Graph(graph_file, device, Acceleration(backend=backend, precision=precision))
 
 
@@ -253,8 +253,8 @@ def test_providers_know_which_device(device: Device, first: Any, sessions: list[
     assert options.intra_op_num_threads == 3
 
 
-def test_tensorrt_keeps_its_engines_beside_the_model(sessions: list[Any], tmp_path: Path) -> None:
-    """F52: the reference's cache, precision and shapes; a folder for each file's content, so that none is stale."""
+def test_tensorrt_keeps_its_engines_next_to_the_model(sessions: list[Any], tmp_path: Path) -> None:
+    """F52: PaddleX's cache, precision and shapes; a folder for each file's content, so that none is stale."""
     (tmp_path / "g.onnx").write_bytes(b"weights")
     own = tmp_path / ".cache" / hashlib.sha256(b"weights").hexdigest()[:16]
     shapes = ((1, 640, 640, 3), (1, 640, 640, 3), (8, 640, 640, 3))
@@ -310,8 +310,8 @@ def test_tensorrt_without_its_libraries(sessions: list[Any], monkeypatch: pytest
         OnnxRuntime(tmp_path / "g.onnx", CPU, Acceleration())
 
 
-def test_first_line_is_one_that_tells() -> None:
-    told = "Exception from src/a.cpp:1:\nCheck 'x' failed at src/b.cpp:2:\n  no such layer\n\n"
-    assert first_line(RuntimeError(told)) == "no such layer"
+def test_first_line_is_informative() -> None:
+    message = "Exception from src/a.cpp:1:\nCheck 'x' failed at src/b.cpp:2:\n  no such layer\n\n"
+    assert first_line(RuntimeError(message)) == "no such layer"
     assert first_line(RuntimeError("Exception from src/a.cpp:1:")) == "Exception from src/a.cpp:1:"
     assert first_line(RuntimeError("")) == "RuntimeError"

@@ -31,7 +31,7 @@ from maskline.runtime.device import CPU, PROVIDERS, Device, available, device_te
     ],
 )
 def test_device_texts(text: str, devices: tuple[Device, ...]) -> None:
-    """F36, F37: every kind of the reference, in any case, alone and in lists."""
+    """F36, F37: every kind of PaddleX, in any case, alone and in lists."""
     assert parse_devices(text) == devices
     assert parse_devices(device_text(devices)) == devices
 
@@ -48,7 +48,7 @@ def test_numbers_of_one_kind_are_listed_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("cpu:0", "the CPU has no number"),
         ("gpu:a", "an integer"),
@@ -62,8 +62,8 @@ def test_numbers_of_one_kind_are_listed_once() -> None:
         ("cpu,1", "expected kinds and numbers"),
     ],
 )
-def test_bad_device_texts(text: str, told: str) -> None:
-    with pytest.raises(ParameterError, match=told):
+def test_bad_device_texts(text: str, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
         parse_devices(text)
 
 
@@ -99,7 +99,7 @@ def test_falling_back_is_as_the_environment_says_else_as_the_form_does(
 
 
 def test_one_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
-    """B52: told in one way, whatever misses it, with what to do; or the CPU in its place, under its own name."""
+    """B52: reported in one way, whatever lacks it, with what to do; or the CPU in its place, under its own name."""
 
     def problem(device: Device) -> str | None:
         return f"'{device}' has burnt" if device.index else None

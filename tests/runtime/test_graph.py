@@ -52,10 +52,10 @@ def test_a_file_newer_than_the_runtime(model_dir: Path) -> None:
     model = onnx.load(model_dir / "inference.onnx")
     model.ir_version = 99
     (model_dir / "inference.onnx").write_bytes(model.SerializeToString())
-    told = (
+    message = (
         rf"inference.onnx can't be opened: this ONNX Runtime \({onnxruntime.__version__}\) is too old: pip install -U"
     )
-    with pytest.raises(ModelError, match=told) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         Graph(model_dir / "inference.onnx", CPU)
     assert "\n" not in str(caught.value) and "again" not in str(caught.value)
 
@@ -77,7 +77,7 @@ def test_a_foreign_graph(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"version": 99}, "made by a newer maskline"),
         ({"labels": None}, "damaged record"),
@@ -92,9 +92,9 @@ def test_a_foreign_graph(tmp_path: Path) -> None:
         ({"mask_layout": MaskLayout().to_dict() | {"via_input": True}}, "can't extend beyond their boxes"),
     ],
 )
-def test_damaged_records(model_dir: Path, changes: dict[str, object], told: str) -> None:
+def test_damaged_records(model_dir: Path, changes: dict[str, object], message: str) -> None:
     edit_record(model_dir / "inference.onnx", **changes)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         Graph(model_dir / "inference.onnx", CPU)
 
 
@@ -137,7 +137,7 @@ def test_graphs_of_earlier_versions_predict_as_they_did(frame: str, grow: bool) 
     np.testing.assert_array_equal(found.full_masks(), expected["masks"])
 
 
-def test_a_failing_run_is_told(tiny_model_dir: Path) -> None:
+def test_a_failing_run_is_reported(tiny_model_dir: Path) -> None:
     with pytest.raises(ModelError, match=r"failed on an input of shape \(1, 5, 5, 3\)"):
         Graph(tiny_model_dir / "inference.onnx", CPU).run(np.zeros((1, 5, 5, 3), np.uint8))
 
@@ -192,7 +192,7 @@ EXPORT = f"maskline export SOLOv2 --weights '{BEST}/best_model.safetensors' --ou
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ("out put", f"has none of .*: export the weights with `{EXPORT}`"),
         (BEST, f"export the weights with `{EXPORT}`"),
@@ -206,20 +206,20 @@ EXPORT = f"maskline export SOLOv2 --weights '{BEST}/best_model.safetensors' --ou
         ("v1.2.pdparams", "no file v1.2.pdparams, and no export of it: expected a folder .*best_model/inference"),
     ],
 )
-def test_weights_without_an_export_tell_the_command_that_makes_it(given: str, told: str, training: Path) -> None:
+def test_weights_without_an_export_name_the_command_that_makes_it(given: str, message: str, training: Path) -> None:
     """An export is only taken for that of other weights where a training has put both."""
     shutil.rmtree(training / "inference")
-    with pytest.raises((ModelError, InputNotFoundError), match=told):
+    with pytest.raises((ModelError, InputNotFoundError), match=message):
         open_model_dir(Path(given), "SOLOv2")
 
 
-def test_weights_beside_the_export_of_others(training: Path) -> None:
+def test_weights_next_to_the_export_of_others(training: Path) -> None:
     (training / "mine.pdparams").write_bytes(b"weights")
     with pytest.raises(ModelError, match="mine.pdparams is a weights file, not an exported model"):
         open_model_dir(training / "mine.pdparams")
 
 
-def test_the_yaml_beside_the_graph_wins(model_dir: Path) -> None:
+def test_the_yaml_next_to_the_graph_wins(model_dir: Path) -> None:
     path = model_dir / "inference.yml"
     config = yaml.safe_load(path.read_text())
     config |= {"label_list": ["x", "y", "z"], "draw_threshold": 0.25}
@@ -247,7 +247,7 @@ def test_another_model_than_asked_for(model_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"draw_threshold": 2}, "draw_threshold is 2: expected a number from 0 to 1"),
         ({"draw_threshold": "0.5"}, "draw_threshold is '0.5'"),
@@ -256,8 +256,8 @@ def test_another_model_than_asked_for(model_dir: Path) -> None:
         ({"label_list": [None, "a", "b"]}, "must be a list of strings"),
     ],
 )
-def test_a_yaml_edited_wrongly_is_told(model_dir: Path, changes: dict[str, object], told: str) -> None:
+def test_a_yaml_edited_wrongly_is_reported(model_dir: Path, changes: dict[str, object], message: str) -> None:
     path = model_dir / "inference.yml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
-    with pytest.raises(ModelError, match=f"inference.yml.*{told}"):
+    with pytest.raises(ModelError, match=f"inference.yml.*{message}"):
         open_model_dir(model_dir)

@@ -1,4 +1,4 @@
-"""Opening: which device and backend, what stands in for what can't be had, and what is told."""
+"""Opening: which device and backend, what replaces an unavailable one, and what is reported."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-def test_one_line_tells_what_was_chosen(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_says_what_was_chosen(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "maskline")
     open_graphs(path, "cpu", Acceleration())
     open_graphs(path, None, Acceleration(threads=1))
@@ -151,7 +151,7 @@ def test_openvino_that_is_not_installed(
         open_graph(path, CPU, replace(OPENVINO, strict=True))
 
 
-def test_a_damaged_file_is_no_fault_of_the_backend(path: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_is_not_a_fault_of_the_backend(path: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "inference.onnx"
     damaged.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ModelError, match="can't be opened .*export the model again"):
@@ -175,7 +175,7 @@ def test_the_best_backend_is_the_one_measured(
 def test_less_precision_takes_a_backend_that_has_it(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     less = open_graph(path, CPU, replace(BEST, precision="bf16"))
     assert less.backend == "openvino"
-    assert bool(caplog.text) == (less.precision != "bf16")  # there are processors without; then that is told
+    assert bool(caplog.text) == (less.precision != "bf16")  # there are processors without; then that is reported
     graph = open_graph(path, CPU, Acceleration("onnxruntime", strict=False, precision="fp16"))
     assert graph.precision == "fp32" and "can't compute in fp16" in caplog.text
 

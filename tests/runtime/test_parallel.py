@@ -103,7 +103,7 @@ def test_faults_come_at_their_turn(workers: list[str]) -> None:
 
 
 @pytest.mark.parametrize("workers", [["a"], ["a", "b", "c"]])
-def test_what_can_not_be_taken_is_told_after_what_came_before(workers: list[str]) -> None:
+def test_what_can_not_be_taken_is_reported_after_what_came_before(workers: list[str]) -> None:
     def jobs() -> Iterator[int]:
         yield from range(4)
         raise InputError("bad.png")

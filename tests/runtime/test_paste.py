@@ -1,4 +1,4 @@
-"""Masks that lie over their boxes: the reference's paste, but only where a mask can be."""
+"""Masks that lie over their boxes: PaddleX's paste, but only where a mask can be."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def paste(values: np.ndarray, boxes: np.ndarray, size: tuple[int, int], **option
 
 
 def reference(values: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """One mask's probability at every pixel of the image (H, W): the reference's formula, in float64.
+    """One mask's probability at every pixel of the image (H, W): PaddleX's formula, in float64.
 
     A pixel takes from each cell what the hat around the cell's centre has there, so that zeros lie all around.
     """
@@ -69,7 +69,7 @@ def reference(values: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.
 
 
 def sampled(values: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The same of all masks, (N, H, W), with the operator and in the float32 that the reference uses."""
+    """The same of all masks, (N, H, W), with the operator and in the float32 that PaddleX uses."""
     x1, y1, x2, y2 = torch.from_numpy(boxes).split(1, dim=1)
     y = (torch.arange(size[0]) + 0.5 - y1) / (y2 - y1) * 2 - 1  # (N, H)
     x = (torch.arange(size[1]) + 0.5 - x1) / (x2 - x1) * 2 - 1  # (N, W)
@@ -99,7 +99,7 @@ def boxes_in(size: tuple[int, int], corners: np.ndarray) -> np.ndarray:
     corners=st.tuples(*[st.floats(-0.25, 1.25, width=32)] * 4),
     halves=st.booleans(),
 )
-def test_each_pixel_of_the_image_is_the_references(
+def test_each_pixel_of_the_image_is_that_of_paddlex(
     seed: int, cells: tuple[int, int], size: tuple[int, int], corners: tuple[float, ...], halves: bool
 ) -> None:
     """Also beyond the box's pixels, where nothing is lost; and of a box that goes beyond the image, where it is cut."""
@@ -159,7 +159,7 @@ def test_a_box_beyond_the_image_on_all_sides() -> None:
     found = paste(faint, whole * 3 - f32([100, 100, 0, 0]), size)  # cut at the image on all sides
     np.testing.assert_array_equal(found.boxes, whole)
     assert found.masks[0].all()  # the mask is cut too, not squeezed into what is left of its box
-    # at the border of a box, half a cell and less inside, the reference has faded towards its zeros
+    # at the border of a box, half a cell and less inside, PaddleX has faded towards its zeros
     edge = paste(faint, whole, size).masks[0]
     assert not edge[0].any() and edge[1:-1, 2:-2].all()
 
@@ -232,9 +232,9 @@ def test_the_predictor_pastes_as_the_record_says_also_in_batches(over_boxes: Pat
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.skipif(not EXPECTED.exists(), reason="the reference's numbers are not in the project")
+@pytest.mark.skipif(not EXPECTED.exists(), reason="PaddleX's numbers are not in the project")
 @pytest.mark.parametrize("name", ["MaskRCNN-ResNet50-FPN", "MaskRCNN-ResNet50", "Cascade-MaskRCNN-ResNet50-FPN"])
-def test_the_reference_pastes_nothing_beyond_a_boxs_pixels(name: str) -> None:
+def test_paddlex_pastes_nothing_beyond_a_boxs_pixels(name: str) -> None:
     """Which is what allows to look only there."""
     record = np.load(EXPECTED / f"{name}_seed0_aligned.npz")
     boxes, rows = record["img480x640/out/boxes"][:, 2:], record["img480x640/out/mask_rows"]

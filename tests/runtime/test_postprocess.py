@@ -91,7 +91,7 @@ def test_broken_numbers_are_dropped_not_spread() -> None:
     assert to_instances(raw, FRAME, SIZE, thresholds(0.5)).labels.tolist() == [1]
 
 
-def test_what_lies_outside_the_box_is_told_and_can_be_kept() -> None:
+def test_what_lies_outside_the_box_is_reported_and_can_be_kept() -> None:
     mask = np.full((1, 16, 16), -5.0)
     mask[0, 2:14, 2:14] = 5
     raw = raw_of([[8, 8, 32, 56]], [0.9], mask)  # the left half of the mask, 6 of 12 columns
@@ -135,7 +135,7 @@ def test_pixel_window(box: list[float], window: tuple[int, ...]) -> None:
 
 
 def test_masks_that_mean_something_in_their_boxes_only() -> None:
-    """What is beyond the box is no loss, and boxes don't grow to it; the pixels inside are the same."""
+    """What is beyond the box is not a loss, and boxes don't grow to it; the pixels inside are the same."""
     mask = np.full((1, 16, 16), 5.0)
     raw = raw_of([[8, 8, 32, 56]], [0.9], mask)
     cut = to_instances(raw, FRAME, SIZE, thresholds(0.5))

@@ -113,10 +113,10 @@ def test_threshold_for_each_class(model: Predictor) -> None:
 
 @pytest.mark.parametrize("threshold", [2, -0.1, "0.5", True, float("nan"), [0.5], {"cat": 3}])
 def test_bad_thresholds(model: Predictor, tiny_model_dir: Path, threshold: object) -> None:
-    told = "^threshold( of 'cat')? is .*: expected a number from 0 to 1$"
-    with pytest.raises(ParameterError, match=told):
+    message = "^threshold( of 'cat')? is .*: expected a number from 0 to 1$"
+    with pytest.raises(ParameterError, match=message):
         model.predict(str(PHOTO), threshold=threshold)  # type: ignore[arg-type]
-    with pytest.raises(ParameterError, match=told):
+    with pytest.raises(ParameterError, match=message):
         create_model(model_dir=tiny_model_dir, threshold=threshold)  # type: ignore[arg-type]
 
 
@@ -125,7 +125,7 @@ def test_options_hold_for_one_call(model: Predictor) -> None:
     assert (model.batch_size, model.threshold, model.grow_boxes) == (1, 0.3, False)
 
 
-def test_bad_arguments_are_told_at_once(model: Predictor) -> None:
+def test_bad_arguments_are_reported_at_once(model: Predictor) -> None:
     for bad in (0, -1, 1.5, "2", True):
         with pytest.raises(ParameterError, match="batch_size is"):
             model.predict(str(PHOTO), batch_size=bad)  # type: ignore[arg-type]

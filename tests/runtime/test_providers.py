@@ -50,12 +50,12 @@ REMEDIES = {
 
 @pytest.mark.parametrize("kind", [kind for kind in PROVIDERS if kind != "cpu"])
 def test_a_device_that_it_is_not_built_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """F36, B51, B52: known by name; told what there is, and what to install."""
+    """F36, B51, B52: known by name; the message says what there is, and what to install."""
     has(["CPUExecutionProvider"], monkeypatch)
     installed(("onnxruntime",), monkeypatch)
     assert default_device() == CPU and usable_kinds() == ["cpu"] and provider_of(Device(kind, 0)) is None
-    told = f"device '{kind}:0' is not available: ONNX Runtime has cpu here; {REMEDIES[kind]}"
-    assert problem(Device(kind, 0)) == told
+    message = f"device '{kind}:0' is not available: ONNX Runtime has cpu here; {REMEDIES[kind]}"
+    assert problem(Device(kind, 0)) == message
 
 
 def test_providers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +157,6 @@ def test_a_provider_that_does_not_start(
 ) -> None:
     """B52: built in, but ONNX Runtime would take the CPU. What it prints is in the one line."""
     made = Provider(monkeypatch, fault, printed)
-    told = f"ONNX Runtime could not start CUDAExecutionProvider ({reason}); see docs/gpu.md"
-    assert problem(GPU) == f"device 'gpu:1' is not available: {told}"
+    message = f"ONNX Runtime could not start CUDAExecutionProvider ({reason}); see docs/gpu.md"
+    assert problem(GPU) == f"device 'gpu:1' is not available: {message}"
     assert made.severities == [4, 2] and capfd.readouterr() == ("", "")

@@ -75,7 +75,7 @@ def test_the_largest_has_a_place_of_its_own() -> None:
     run(test)
 
 
-def test_the_time_is_told_from_what_was_measured() -> None:
+def test_the_time_is_estimated_from_measurements() -> None:
     async def test(queue: Queue) -> None:
         job = queue.admit(b"", 2 * MP, WANTED)
         assert queue.expected is None and refusal(queue, 9 * MP).retry_after == 1

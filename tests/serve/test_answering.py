@@ -44,7 +44,7 @@ def model() -> Predictor:
         (np.ones((4, 0)), "0"),
     ],
 )
-def test_run_lengths_are_those_of_the_reference(mask: np.ndarray, expected: str) -> None:
+def test_rle_is_that_of_paddlex(mask: np.ndarray, expected: str) -> None:
     """F47: its recorded vectors."""
     assert rle_encode(mask) == expected
 
@@ -52,22 +52,22 @@ def test_run_lengths_are_those_of_the_reference(mask: np.ndarray, expected: str)
 def test_a_request_is_answered(model: Predictor) -> None:
     body = json.dumps({"image": encoded(), "logId": "a", "visualize": False})
     for request in (body, body.encode()):
-        told = json.loads(answer(model, request))
+        reply = json.loads(answer(model, request))
         (result,) = model.predict(str(IMAGE))
-        assert (told["logId"], told["errorCode"]) == ("a", 0)
-        assert [one["score"] for one in told["result"]["instances"]] == [box["score"] for box in result["boxes"]]
+        assert (reply["logId"], reply["errorCode"]) == ("a", 0)
+        assert [one["score"] for one in reply["result"]["instances"]] == [box["score"] for box in result["boxes"]]
     assert json.loads(answer(model, json.dumps({"image": encoded()}), visualize=False))["result"]["image"] is None
 
 
-def test_a_deep_image_that_is_nearly_black_is_told(model: Predictor) -> None:
+def test_a_deep_image_that_is_nearly_black_is_reported(model: Predictor) -> None:
     with Image.open(IMAGE) as photo:
         grey = np.asarray(photo.convert("L")).astype(np.uint16)
     grey[0, :2] = 0, 255
-    told = []
+    replies = []
     for scale in (16, 256):
         image = base64.b64encode(tiff((grey * scale, {}))).decode()
-        told.append(json.loads(answer(model, json.dumps({"image": image, "visualize": False})))["result"])
-    dark, bright = told
+        replies.append(json.loads(answer(model, json.dumps({"image": image, "visualize": False})))["result"])
+    dark, bright = replies
     assert dark["warnings"] == ["levels 0 to 4080 of 65535: nearly black in 8 bits; scale them to the full range"]
     assert "warnings" not in bright and set(bright) == {"instances", "image", "size"}
 
@@ -89,18 +89,18 @@ def test_of_a_tiff_the_first_image_is_answered(model: Predictor) -> None:
     ("request_", "status"),
     [("{", 422), ('{"image": "\ud800"}', 422), ('{"image": "http://a.b/c.png"}', 422), (b"\xff", 422)],
 )
-def test_the_client_s_faults_are_told(model: Predictor, request_: str | bytes, status: int) -> None:
-    told = json.loads(answer(model, request_))
-    assert set(told) == {"logId", "errorCode", "errorMsg"} and told["errorCode"] == status
+def test_the_client_s_faults_are_reported(model: Predictor, request_: str | bytes, status: int) -> None:
+    reply = json.loads(answer(model, request_))
+    assert set(reply) == {"logId", "errorCode", "errorMsg"} and reply["errorCode"] == status
 
 
-def test_the_model_s_faults_are_not_told(model: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_s_faults_are_not_reported(model: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ModelError("no memory")
 
     monkeypatch.setattr(model, "detect", fail)
-    told = json.loads(answer(model, json.dumps({"image": encoded(), "logId": "a"})))
-    assert told == {"logId": "a", "errorCode": 500, "errorMsg": "Internal server error"}
+    reply = json.loads(answer(model, json.dumps({"image": encoded(), "logId": "a"})))
+    assert reply == {"logId": "a", "errorCode": 500, "errorMsg": "Internal server error"}
 
 
 def test_each_image_has_its_own_threshold(model: Predictor) -> None:

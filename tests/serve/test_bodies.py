@@ -77,8 +77,8 @@ def test_data_urls_and_lines(service: Service, image: str) -> None:
         ({"image": "http://127.0.0.1/a.png"}, ("url_not_allowed", "body.image")),
     ],
 )
-def test_what_is_the_client_s_fault_is_told(service: Service, body: Any, expected: tuple[str, str]) -> None:
-    """F49, B44: 422 with the reference's structure, never 500."""
+def test_what_is_the_client_s_fault_is_reported(service: Service, body: Any, expected: tuple[str, str]) -> None:
+    """F49, B44: 422 with PaddleX's structure, never 500."""
     response = service.post(body)
     assert faults(response) == [expected]
     assert uuid.UUID(response.json()["logId"])
@@ -131,7 +131,7 @@ CODINGS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("coding", CODINGS)
 def test_compressed_bodies(service: Service, image: str, coding: str) -> None:
-    """Also in chunks, and those of the inference protocol, whose header tells of the JSON as it was."""
+    """Also in chunks, and those of the inference protocol, whose header describes the JSON as it was."""
     asked = {"image": image, "visualize": False, "logId": "a"}
     plain, headers = service.post(asked).json(), {"Content-Encoding": coding}
     body = CODINGS[coding](json.dumps(asked).encode())
@@ -153,7 +153,7 @@ gzipped = partial(gzip.compress, mtime=0)  # the same bytes at any time, as name
 
 
 @pytest.mark.parametrize(
-    ("coding", "body", "status", "told"),
+    ("coding", "body", "status", "message"),
     [
         ("br", b"\x0b\x02\x80{}\x03", 415, "'br': expected deflate, gzip, x-gzip or none"),
         ("gzip, gzip", gzipped(gzipped(b"{}")), 415, "expected deflate, gzip"),
@@ -167,11 +167,13 @@ gzipped = partial(gzip.compress, mtime=0)  # the same bytes at any time, as name
         ("deflate", zlib.compress(bytes(range(256)) * 99)[:200], 400, "not valid deflate data.*cut short"),
     ],
 )
-def test_bodies_that_can_t_be_decompressed(service: Service, coding: str, body: bytes, status: int, told: str) -> None:
+def test_bodies_that_can_t_be_decompressed(
+    service: Service, coding: str, body: bytes, status: int, message: str
+) -> None:
     for path in ("/instance-segmentation", "/v2/models/instance-segmentation/infer"):
         response = service.post(body, path, headers={"Content-Encoding": coding})
         assert response.status_code == status and "\n" not in response.text
-        assert re.search(told, response.json().get("errorMsg") or response.json()["error"])
+        assert re.search(message, response.json().get("errorMsg") or response.json()["error"])
         assert (response.headers.get("Accept-Encoding") == "deflate, gzip, x-gzip") == (status == 415)
 
 
@@ -210,7 +212,7 @@ def form(*fields: tuple[str, str | None, bytes], boundary: bytes = b"----a-bound
 
 @pytest.mark.parametrize("kind", [None, "image/png", "application/octet-stream", "application/x-www-form-urlencoded"])
 def test_the_image_file_may_be_the_body(service: Service, image: str, kind: str | None) -> None:
-    """Its first bytes tell, so that `curl --data-binary @photo.jpg` needs no more."""
+    """Its first bytes show it, so that `curl --data-binary @photo.jpg` needs no more."""
     headers = {} if kind is None else {"Content-Type": kind}
     response = service.post(IMAGE.read_bytes(), headers=headers)
     expected = service.post({"image": image}).json()["result"]
@@ -229,7 +231,7 @@ def test_forms(service: Service, image: str) -> None:
     fields = [(name, None, value.encode()) for name, value in texts.items()]
     own = form(("image", "名; name=x.png", IMAGE.read_bytes()), *fields)
     for body in (
-        own,  # without any Content-Type that tells the boundary
+        own,  # without any Content-Type that states the boundary
         own.replace(b'name="image"', b"name=image").replace(b"Content-Disposition", b"content-disposition"),
         form(*fields, ("image", "a", IMAGE.read_bytes()), end=b"--"),
     ):
@@ -242,7 +244,7 @@ IMAGE_FIELD = ("image", "a.png", b"QUJD")
 
 
 @pytest.mark.parametrize(
-    ("body", "fault", "told"),
+    ("body", "fault", "message"),
     [
         (form(("file", "a.png", b"QUJD")), ("missing", "body.image"), "required"),
         (form(("image", "", b"")), ("image_empty", "body.image"), "send the bytes"),
@@ -264,14 +266,14 @@ IMAGE_FIELD = ("image", "a.png", b"QUJD")
         (b'"QUJD"', ("model_attributes_type", "body"), "in Base64.*a form.*see /docs"),
     ],
 )
-def test_bodies_that_are_no_request(service: Service, body: bytes, fault: tuple[str, str], told: str) -> None:
+def test_bodies_that_are_not_requests(service: Service, body: bytes, fault: tuple[str, str], message: str) -> None:
     """F49: what to send is said."""
     response = service.post(body)
     assert faults(response) == [fault]
-    assert re.search(told, json.loads(response.json()["errorMsg"])[0]["msg"])
+    assert re.search(message, json.loads(response.json()["errorMsg"])[0]["msg"])
 
 
-def test_images_are_told_where_they_go(service: Service) -> None:
+def test_images_are_logged_where_they_go(service: Service) -> None:
     for body in (IMAGE.read_bytes(), form(IMAGE_FIELD)):
         response = service.post(body, "/v2/models/instance-segmentation/infer")
         assert response.status_code == 400 and "send it to POST /instance-segmentation" in response.json()["error"]

@@ -127,7 +127,7 @@ class Memory:
 
 
 def survived(service: Service, bodies: Sequence[dict[str, Any]]) -> Counter[int]:
-    """The statuses of so many requests, each of which is answered once; the service is none the worse for them."""
+    """The statuses of this number of requests, each answered once; the service survives them."""
     pids, count = service.workers(), len(bodies)
     with Client(service) as client, ThreadPoolExecutor(6) as pool:
         found = Counter(reply.status for reply in pool.map(client.ask, bodies, map(str, range(count))))
@@ -182,7 +182,7 @@ def test_json_that_would_grow_is_refused_unread(path: str) -> None:
 
 @contextlib.contextmanager
 def connected(service: Service, count: int) -> Iterator[list[socket.socket]]:
-    """So many connections, on which nothing was said yet."""
+    """This number of connections, on which nothing was said yet."""
     address = urlsplit(service.url)
     assert address.hostname is not None
     with contextlib.ExitStack() as closing:
@@ -198,7 +198,7 @@ def test_answers_are_not_held_back() -> None:
         assert np.median([client.show(INSTANT_IMAGE).seconds for _ in range(21)]) < 0.03
 
 
-def test_slow_clients_are_cut_off_and_hold_up_nobody() -> None:
+def test_slow_clients_are_cut_off_and_do_not_delay_others() -> None:
     """B47: heads that trickle in, bodies that never come whole, clients that leave: others are answered as before."""
     with (
         stub(head_seconds=1.0, body_timeout=1.0) as service,
@@ -276,7 +276,7 @@ def test_an_image_that_kills_workers_stands_alone() -> None:
         assert not [line for line in service.errors if "Traceback" in line]
 
 
-def test_a_fault_that_nobody_foresaw_is_of_one_image() -> None:
+def test_an_unexpected_fault_affects_one_image() -> None:
     """500 for it; no worker dies, and what was in a batch with it is answered."""
     with stub(seconds=0.05) as service, Client(service) as client:
         workers = service.workers()
@@ -286,7 +286,7 @@ def test_a_fault_that_nobody_foresaw_is_of_one_image() -> None:
             assert replies[5].result().status == 500
             assert statuses(replies) == {200: 15, 500: 1}
         assert service.workers() == workers and service.metric("maskline_worker_deaths_total") == 0
-        assert any("nobody foresaw this" in line for line in service.errors)  # for those who run it
+        assert any("an unexpected fault" in line for line in service.errors)  # for those who run it
 
 
 def test_overload() -> None:
@@ -305,7 +305,7 @@ def test_overload() -> None:
 
 
 def test_deadline() -> None:
-    """B47: 504 in time; what nobody waits for any more is not worked on."""
+    """B47: 504 in time; what is no longer awaited is not worked on."""
     with stub(seconds=2.0, timeout=0.5, batch_size=1) as service, Client(service) as client:
         started = time.monotonic()
         with asked(client, [SLOW_IMAGE] * 6) as replies:
@@ -349,7 +349,7 @@ def test_sigterm_drains() -> None:
 
 
 def test_the_time_to_drain_is_bounded() -> None:
-    """Those who can't be answered in it are told so."""
+    """Clients that can't be answered in it get an answer that says so."""
     with stub(seconds=20, drain=0.3) as service, Client(service) as client, asked(client, [SLOW_IMAGE] * 2) as replies:
         until(lambda: service.metric("maskline_queue_pixels") == 2_000_000)
         started = time.monotonic()
@@ -370,7 +370,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
         assert reply.exception() is not None or reply.result().status_code == 500
 
 
-def test_nobody_reads_the_access_log() -> None:
+def test_the_access_log_is_not_read() -> None:
     """Lines are lost then, no requests, and the service can end."""
     with stub(access_log=True) as service, requests.Session() as session:
         for _ in range(600):  # a pipe holds about 300 lines

@@ -143,7 +143,7 @@ def test_a_body_without_json_is_one_text() -> None:
 
 
 def test_the_request_of_the_documents() -> None:
-    """F53: the form with which the reference's high-stability service is called."""
+    """F53: the form with which PaddleX's high-stability service is called."""
     request = parsed(json_body(outputs=[{"name": "output"}]))
     assert request == InferRequest(None, (TEXT,), (1, 1), False)
     assert json.loads(compose(request, ["{}"])[0])["outputs"][0]["data"][0] == "{}"
@@ -171,7 +171,7 @@ def test_which_form_the_output_has(changes: dict[str, object], binary: bool) -> 
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ([], r"the request is \[\]: expected an object"),
         ({}, "inputs is None: expected a list of one tensor, named 'input'"),
@@ -215,13 +215,13 @@ def test_which_form_the_output_has(changes: dict[str, object], binary: bool) -> 
         (json_body(input_data=..., input_parameters={"binary_data_size": 5}), "but 0 bytes follow the JSON"),
     ],
 )
-def test_requests_that_are_refused(body: object, told: str) -> None:
-    with pytest.raises(ParameterError, match=told):
+def test_requests_that_are_refused(body: object, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
         parsed(body)
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b"", "the request is not JSON: Expecting value at character 0"),
         (b"image=1", "the request is not JSON"),
@@ -235,14 +235,14 @@ def test_requests_that_are_refused(body: object, told: str) -> None:
         (b'{"id": 1e999}', "id is inf: expected a string"),
     ],
 )
-def test_bodies_that_are_no_request(body: bytes, told: str) -> None:
-    with pytest.raises(ParameterError, match=told) as caught:
+def test_bodies_that_are_not_requests(body: bytes, message: str) -> None:
+    with pytest.raises(ParameterError, match=message) as caught:
         parse(body, None, limit=1)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("made", "cut", "added", "told"),
+    ("made", "cut", "added", "message"),
     [
         (binary_body([TEXT]), 1, b"", r"binary_data_size is 19, but 18 bytes follow the JSON \(see Inference-Header-"),
         (binary_body([TEXT]), 0, b"x", "binary_data_size is 19, but 20 bytes follow the JSON"),
@@ -261,9 +261,9 @@ def test_bodies_that_are_no_request(body: bytes, told: str) -> None:
         (binary_body([TEXT], input_data=[TEXT], input_parameters=None), 0, b"", "is not given, but 19 bytes follow"),
     ],
 )
-def test_sizes_that_do_not_add_up(made: tuple[bytes, int], cut: int, added: bytes, told: str) -> None:
+def test_sizes_that_do_not_add_up(made: tuple[bytes, int], cut: int, added: bytes, message: str) -> None:
     body, head = made
-    with pytest.raises(ParameterError, match=told):
+    with pytest.raises(ParameterError, match=message):
         parse(body[: len(body) - cut] + added, head, limit=2)
 
 
@@ -279,7 +279,7 @@ def test_the_header() -> None:
 
 @given(st.dictionaries(st.sampled_from(["id", "inputs", "outputs", "parameters"]), ANY_JSON), st.binary())
 @example({"inputs": [{"name": "x" * 10_000_000}]}, b"")
-def test_whatever_json_comes_the_fault_is_told_in_one_short_line(body: dict[str, object], tail: bytes) -> None:
+def test_whatever_json_comes_the_fault_is_reported_in_one_short_line(body: dict[str, object], tail: bytes) -> None:
     head = json.dumps(body).encode()
     with pytest.raises(ParameterError) as caught:
         parse(head + tail, len(head), limit=2)
@@ -298,7 +298,7 @@ def test_whatever_is_in_the_input_only_sound_texts_come_out(value: object, key: 
 
 
 @given(st.data())
-def test_damaged_bodies_are_told(data: st.DataObject) -> None:
+def test_damaged_bodies_are_reported(data: st.DataObject) -> None:
     """Cut, or with a byte changed: another sound request, or one line of what is wrong."""
     body, head = binary_body([TEXT, "b"])
     at = data.draw(st.integers(0, len(body) - 1))

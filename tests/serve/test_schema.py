@@ -74,7 +74,7 @@ def described(service: Service) -> schemathesis.BaseSchema:
 
 
 def test_requests_with_an_image_are_accepted(described: schemathesis.BaseSchema) -> None:
-    """F38, F49: all that the description allows beside the image is legal, and the result is as described."""
+    """F38, F49: all that the description allows besides the image is legal, and the result is as described."""
     seen: dict[str | None, set[str]] = {}
 
     @given(case=described["/instance-segmentation"]["POST"].as_strategy())
@@ -93,7 +93,7 @@ def test_requests_with_an_image_are_accepted(described: schemathesis.BaseSchema)
                 case.body["visualize"] = "true"
         response = case.call()
         assert response.status_code == 200, (case.media_type, case.body, response.text)
-        case.validate_response(response, excluded_checks=[negative_data_rejection])  # bytes are no string for it
+        case.validate_response(response, excluded_checks=[negative_data_rejection])  # bytes are not a string for it
         seen.setdefault(case.media_type, set()).update(case.body if isinstance(case.body, dict) else {})
 
     check()

@@ -23,7 +23,7 @@ def test_a_sound_service_passes() -> None:
     assert "429: " in overload and "200: " in overload
 
 
-def test_what_does_not_hold_is_told() -> None:
+def test_failed_checks_are_reported() -> None:
     done = selftest("--max-pixels", "0.1")  # too few for the image that is asked about
     assert done.returncode == 1
     assert "FAIL  An image gets its instances" in done.stdout and "413" in done.stdout

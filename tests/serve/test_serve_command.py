@@ -44,7 +44,7 @@ def maskline(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (("--model", "Mask-RT-DETR-Z"), 2, "unknown model"),
         (("--model-dir", "/nowhere"), 1, "/nowhere"),
@@ -65,10 +65,10 @@ def maskline(*arguments: str) -> subprocess.CompletedProcess[str]:
         (("--host", "999.1.1.1"), 2, "can't listen on 999.1.1.1"),
     ],
 )
-def test_what_can_t_be_started_is_told_in_one_line(arguments: tuple[str, ...], code: int, told: str) -> None:
+def test_what_can_t_be_started_is_reported_in_one_line(arguments: tuple[str, ...], code: int, message: str) -> None:
     done = maskline("serve", "--port", "0", *arguments)
     assert done.returncode == code and "Traceback" not in done.stderr
-    assert told in done.stderr.strip().splitlines()[-1]
+    assert message in done.stderr.strip().splitlines()[-1]
 
 
 def test_an_empty_key_is_none_that_anybody_meant() -> None:

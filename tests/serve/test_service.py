@@ -122,7 +122,7 @@ def test_other_forms_of_masks(service: Service, image: str, expected: Result) ->
 
 def test_paths_and_methods(service: Service) -> None:
     """F49: 404 and 405 in the envelope too."""
-    for response, status, told in (
+    for response, status, message in (
         (service.get("/nothing"), 404, "Not Found"),
         (service.get("/instance-segmentation"), 405, "Method Not Allowed"),
         (service.get("/page/../app.py"), 404, "Not Found"),
@@ -131,7 +131,7 @@ def test_paths_and_methods(service: Service) -> None:
         assert (response.status_code, response.json()["errorCode"], response.json()["errorMsg"]) == (
             status,
             status,
-            told,
+            message,
         )
     assert service.get("/instance-segmentation").headers["Allow"] == "POST"
     for path in ("/", "/health"):
@@ -206,7 +206,7 @@ def test_the_key(guarded: Service, image: str) -> None:
         assert guarded.get(path).status_code == 200
 
 
-def test_the_description_tells_of_the_key(guarded: Service, service: Service) -> None:
+def test_the_description_mentions_the_key(guarded: Service, service: Service) -> None:
     """Clients that are made from it know how to send one."""
     described = guarded.get("/openapi.json").json()
     schemes = described["components"]["securitySchemes"]
@@ -303,10 +303,10 @@ def test_a_service_that_is_not_ready_says_so(image: str) -> None:
                 if "live" in path:
                     assert (response.status_code, response.json()) == (200, body)
                     continue
-                told = response.json()
+                reply = response.json()
                 assert response.status_code == 503 and int(response.headers["Retry-After"]) > 0
-                assert "no worker is ready" in told.pop("error")
-                assert told == body | {"ready": False}
+                assert "no worker is ready" in reply.pop("error")
+                assert reply == body | {"ready": False}
         finally:
             os.kill(worker, signal.SIGCONT)
 

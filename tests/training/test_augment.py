@@ -280,7 +280,7 @@ def test_one_of_the_sizes() -> None:
         {"sizes": (640, 0)},
     ],
 )
-def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+def test_invalid_values_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ParameterError, match=f"^{next(iter(wrong))} is "):
         Augment(**wrong)  # type: ignore[arg-type]
 

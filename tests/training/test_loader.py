@@ -39,7 +39,7 @@ IMAGES = 11
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Images that tell themselves apart by their colour, each with as many objects as its number modulo 4."""
+    """Images that differ by their colour, each with as many objects as its number modulo 4."""
     folder = tmp_path_factory.mktemp("images")
     records: list[ImageRecord] = []
     annotations: list[Annotation] = []
@@ -148,7 +148,7 @@ def fits(image: torch.Tensor, target: Target) -> None:
     ],
 )
 def test_augmented_images_of_several_shapes_in_a_batch(data: Dataset, augment: Augment) -> None:
-    """Whatever is done to them, each keeps its own size, and batches are no larger than the largest."""
+    """Whatever is done to them, each keeps its own size, and batches are at most as large as the largest."""
     mixed = found = 0
     for epoch in range(3):
         for batch in make(data, augment, UNPADDED, batch_size=3).epoch(epoch):
@@ -207,7 +207,7 @@ def test_every_image_once_in_an_order_of_its_own(data: Dataset) -> None:
     assert shades(list(make(data, Augment(), batch_size=1, seed=4).epoch(0))) != orders[0]
 
 
-def test_an_incomplete_batch_is_left_out_unless_there_is_no_other(data: Dataset) -> None:
+def test_an_incomplete_batch_is_left_out_unless_it_is_the_only_one(data: Dataset) -> None:
     assert (len(make(data, batch_size=4)), len(make(data, batch_size=2, processes=2))) == (2, 2)
     small = data.select(data.images[:3])
     assert len(make(small, batch_size=2, processes=2)) == 1
@@ -286,12 +286,12 @@ def test_torchs_own_random_numbers_are_left_alone(data: Dataset) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_image_is_told_once_and_replaced(data: Dataset, tmp_path: Path, workers: int) -> None:
+def test_a_broken_image_is_reported_once_and_replaced(data: Dataset, tmp_path: Path, workers: int) -> None:
     broken = make(damaged(data, tmp_path, 4), Augment(), workers=workers)
     epochs = [list(broken.epoch(epoch)) for epoch in range(3)]
-    told = [line for epoch in epochs for batch in epoch for line in batch.skipped]
-    assert len(told) == 1
-    assert told[0].startswith("4.png is left out: ")
+    reported = [line for epoch in epochs for batch in epoch for line in batch.skipped]
+    assert len(reported) == 1
+    assert reported[0].startswith("4.png is left out: ")
     assert all(len(batch.images) == 2 for epoch in epochs for batch in epoch)
     assert 4 not in {shade for epoch in epochs for shade in shades(epoch)}
     again = list(make(damaged(data, tmp_path, 4), Augment()).epoch(1))

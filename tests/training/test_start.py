@@ -62,7 +62,7 @@ def names(classes: int) -> list[str]:
 
 
 def weights(classes: int, width: int = 5) -> dict[str, Tensor]:
-    """Of a file: no value is one that a new network has."""
+    """The weights of a file: no value is one that a new network has."""
     return {name: tensor + 100 for name, tensor in TwoStage(classes, width).state_dict().items()}
 
 
@@ -72,8 +72,8 @@ def test_layers_of_the_classes_stay_new_and_all_others_are_loaded(given: int, wa
     """Scores, with one row more, boxes, with four rows for each, and masks."""
     network, state = TwoStage(wanted), weights(given)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    (told,) = load_with_classes(network, state, FILE, ROW, names(wanted), None)
-    assert told.endswith(f": {', '.join(REMADE)}")
+    (message,) = load_with_classes(network, state, FILE, ROW, names(wanted), None)
+    assert message.endswith(f": {', '.join(REMADE)}")
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name] if name in REMADE else state[name]), name
 
@@ -82,16 +82,17 @@ def test_layers_of_the_classes_stay_new_and_all_others_are_loaded(given: int, wa
 @pytest.mark.parametrize("classes", [1, 80])
 def test_as_many_classes_are_the_same_classes_where_nothing_has_names(classes: int) -> None:
     network, state = TwoStage(classes), weights(classes)
-    (told,) = load_with_classes(network, state, FILE, ROW, names(classes), None)
+    (message,) = load_with_classes(network, state, FILE, ROW, names(classes), None)
     assert (
-        told == f"the weights have no class names: their {classes} classes are taken as the data set's, in this order"
+        message
+        == f"the weights have no class names: their {classes} classes are taken as the data set's, in this order"
     )
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
 
 @pytest.mark.usefixtures("_two_stage")
 @pytest.mark.parametrize(("given", "wanted", "width"), [(7, 5, 7), (6, 4, 7), (8, 5, 32), (2, 5, 3), (80, 5, 1)])
-def test_lengths_like_those_of_the_classes_are_no_excuse(given: int, wanted: int, width: int) -> None:
+def test_lengths_like_those_of_the_classes_are_refused_too(given: int, wanted: int, width: int) -> None:
     """A layer of another width does not fit, whether it is as long as there are classes, or one or four times more."""
     network = TwoStage(wanted)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -107,7 +108,7 @@ def test_lengths_like_those_of_the_classes_are_no_excuse(given: int, wanted: int
 
 @pytest.mark.usefixtures("_two_stage")
 @pytest.mark.parametrize(
-    ("name", "shape", "told"),
+    ("name", "shape", "message"),
     [
         ("box_heads.0.score.bias", (3,), "misshapen: box_heads.0.score.bias is [3], expected [4]"),
         ("box_heads.0.delta.weight", (4, 6), "misshapen: box_heads.0.delta.weight is [4, 6], expected [12, 6]"),
@@ -117,7 +118,9 @@ def test_lengths_like_those_of_the_classes_are_no_excuse(given: int, wanted: int
         ("box_heads.1.score.weight", (4, 6), "unexpected: box_heads.1.score.weight [4, 6]"),
     ],
 )  # fmt: skip
-def test_classes_that_contradict_each_other_are_told(name: str, shape: tuple[int, ...] | None, told: str) -> None:
+def test_classes_that_contradict_each_other_are_reported(
+    name: str, shape: tuple[int, ...] | None, message: str
+) -> None:
     state = weights(3)
     if shape is None:
         del state[name]
@@ -125,11 +128,11 @@ def test_classes_that_contradict_each_other_are_told(name: str, shape: tuple[int
         state[name] = torch.zeros(shape)
     with pytest.raises(WeightsError) as caught:
         load_with_classes(TwoStage(2), state, FILE, ROW, names(2), None)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.usefixtures("_two_stage")
-def test_the_user_is_told_what_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_lists_what_is_initialized_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_file(weights(80), tmp_path / "w.safetensors")
     with caplog.at_level(logging.INFO, "maskline"):
         new_network(TrainSettings(model=ROW.name, data=tmp_path, weights=str(tmp_path / "w.safetensors")), names(2))
@@ -147,7 +150,7 @@ class Family:
 
     Attributes:
         build: from a number of classes; the weights are others each time.
-        says: of each class what can't be told from the others by its place: (classes, values).
+        says: of each class what can't be distinguished by its place: (classes, values).
         background: what is said of it, if there is one.
     """
 
@@ -264,7 +267,7 @@ DETR = "Mask-RT-DETR-S"
 
 @pytest.fixture(scope="module")
 def backbone() -> dict[str, np.ndarray]:
-    """Of the reference's format and names, without the part's own."""
+    """A file with PaddleDetection's format and names, without the part's own."""
     state = stand_in.state(DETR)
     return {name.removeprefix("backbone."): a for name, a in state.items() if name.startswith("backbone.")}
 
@@ -301,8 +304,8 @@ def test_a_backbone_without_one_of_its_weights_is_none(
     arrays = {f"{prefix}{name}": array for name, array in backbone.items()}
     del arrays[f"{prefix}stages.3.downsample.conv.weight"]
     arrays[f"{prefix}stem.stem1.conv.weight"] = np.zeros((8, 3, 3, 3), np.float32)
-    told = "is not a backbone of Mask-RT-DETR-S: 2 weights not in it, such as backbone.stem.down1.conv.weight"
-    with pytest.raises(WeightsError, match=told):
+    message = "is not a backbone of Mask-RT-DETR-S: 2 weights not in it, such as backbone.stem.down1.conv.weight"
+    with pytest.raises(WeightsError, match=message):
         start_from(arrays, tmp_path / "w.pdparams", monkeypatch)
 
 

@@ -48,7 +48,7 @@ class Finished(NamedTuple):
 
     output: Path
     result: TrainResult
-    reports: list[TrainResult]  # what its caller was told on the way
+    reports: list[TrainResult]  # what was reported to its caller on the way
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_files_of_a_run(finished: Finished) -> None:
     assert not list(output.rglob("*.tmp"))
 
 
-def test_log_has_the_reference_s_lines(finished: Finished) -> None:
+def test_log_has_paddlex_s_lines(finished: Finished) -> None:
     text = (finished.output / "train.log").read_text()
     assert "Epoch: [0] [1/2] learning_rate: 0." in text and "Epoch: [2] [2/2]" in text
     assert text.count(" images/s, max_mem_reserved: ") == 6 and "eta: 0:00:00" in text
@@ -128,7 +128,7 @@ def test_the_best_predicts_with_the_data_s_names(finished: Finished, discs: Path
 
 
 def test_no_list_of_checkpoints_outlives_its_run(settings: TrainSettings, tmp_path: Path) -> None:
-    """Where the next run, new or resumed, has nobody to keep PaddleX's files up to date, they move away."""
+    """Where the next run, new or resumed, no longer keeps PaddleX's files up to date, they move away."""
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=2, eval_interval=1)
     files = [settings.output / name for name in ("train_result.json", "train_results.json")]
     train(settings, train_results.write)
@@ -274,8 +274,8 @@ def test_the_command_without_an_export_names_the_best_weights(settings: TrainSet
     )
 
 
-def test_resuming_from_what_is_no_checkpoint(settings: TrainSettings, tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nofile.pdparams"):  # the path as it was given is told
+def test_resuming_from_what_is_not_a_checkpoint(settings: TrainSettings, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nofile.pdparams"):  # the path is reported as it was given
         with pytest.raises(MasklineError, match=f"no checkpoint to resume at {path}: expected the output folder"):
             train(replace(settings, resume=path))
     folder = tmp_path / "3"
@@ -289,7 +289,7 @@ def test_resuming_from_what_is_no_checkpoint(settings: TrainSettings, tmp_path: 
         train(replace(settings, resume=folder / "3.pdparams", output=tmp_path))
 
 
-def test_another_data_set_is_no_way_to_go_on(settings: TrainSettings, tmp_path: Path) -> None:
+def test_a_run_does_not_resume_on_another_data_set(settings: TrainSettings, tmp_path: Path) -> None:
     settings = replace(unevaluated(settings, tmp_path / "data"), epochs=1)
     train(settings)
     other = without_val(make_discs(tmp_path / "more", train=9), tmp_path / "other")
@@ -315,7 +315,7 @@ def test_a_start_that_fails_leaves_the_earlier_run(settings: TrainSettings, tmp_
 # What it starts from
 
 
-def test_classes_are_made_anew(
+def test_other_classes_are_initialized_again(
     settings: TrainSettings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """F61, F65: weights of other classes are a start."""
@@ -342,7 +342,7 @@ def test_weights_of_another_network(settings: TrainSettings, pdparams: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "told"),
+    ("change", "error", "message"),
     [
         ({"epochs": 0}, ParameterError, "epochs is 0"),
         ({"precision": "fp8"}, ParameterError, "unknown precision 'fp8': .*known: fp32, bf16, fp16"),
@@ -358,8 +358,8 @@ def test_weights_of_another_network(settings: TrainSettings, pdparams: Path) -> 
         ({"data": Path("nowhere")}, DatasetError, "nowhere does not exist"),
     ],
 )  # fmt: skip
-def test_what_can_t_be(settings: TrainSettings, change: dict[str, Any], error: type[Exception], told: str) -> None:
-    with pytest.raises(error, match=told):
+def test_what_can_t_be(settings: TrainSettings, change: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
         train(replace(settings, **change))
     assert not settings.output.exists()
 
@@ -372,7 +372,7 @@ def test_no_objects_to_learn_from(settings: TrainSettings, tmp_path: Path) -> No
         train(replace(settings, data=data))
 
 
-def test_crowd_regions_are_told(settings: TrainSettings, tmp_path: Path) -> None:
+def test_crowd_regions_are_reported(settings: TrainSettings, tmp_path: Path) -> None:
     """As CVAT marks masks of its brush: a run that learns nothing, or only part, says why."""
     data = without_val(settings.data, tmp_path / "data")
     file = data / "annotations" / "instance_train.json"

@@ -39,7 +39,7 @@ def test_what_is_meant(text: str, processes: int, chosen: Devices, four_gpus: No
 
 
 @pytest.mark.parametrize(
-    ("text", "processes", "error", "told"),
+    ("text", "processes", "error", "expected"),
     [
         ("gpu:0,cpu", 1, ParameterError, "training takes devices of one kind"),
         ("gpu:0,1", 3, ParameterError, "processes is 3, but gpu:0,1 is 2 devices"),
@@ -53,8 +53,8 @@ def test_what_is_meant(text: str, processes: int, chosen: Devices, four_gpus: No
         ("mlu", 1, DeviceError, "device 'mlu:0' is not available: torch has cpu, cuda here; .*FALLBACK=1"),
     ],
 )
-def test_what_can_not_be(text: str, processes: int, error: type[Exception], told: str, four_gpus: None) -> None:
-    with pytest.raises(error, match=told):
+def test_what_can_not_be(text: str, processes: int, error: type[Exception], expected: str, four_gpus: None) -> None:
+    with pytest.raises(error, match=expected):
         choose(text, processes)
 
 
@@ -77,7 +77,7 @@ def test_the_processor_stands_in_for_a_kind_that_is_not_there(
 
 
 @pytest.mark.parametrize(
-    ("device", "build", "told"),
+    ("device", "build", "expected"),
     [
         ("gpu:0", {}, "install a build of torch for it, see docs/gpu.md"),
         ("gpu:0", {"cuda": "13.0"}, r"is its driver installed\? see docs/gpu.md"),
@@ -88,12 +88,12 @@ def test_the_processor_stands_in_for_a_kind_that_is_not_there(
     ],
 )
 def test_what_to_install_depends_on_the_build(
-    device: str, build: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+    device: str, build: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "_count", lambda kind: 0)
     for name in ("cuda", "hip", "xpu"):
         monkeypatch.setattr(torch.version, name, build.get(name))
-    with pytest.raises(DeviceError, match=f"device '{device}' is not available: torch has cpu here; {told}"):
+    with pytest.raises(DeviceError, match=f"device '{device}' is not available: torch has cpu here; {expected}"):
         resolve(device)
 
 

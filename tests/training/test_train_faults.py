@@ -16,7 +16,7 @@ from maskline.errors import ExportError, MasklineError
 from maskline.training import TrainSettings, checkpoint, loop, train
 
 
-def test_a_full_disk_in_between_is_told(
+def test_a_full_disk_in_between_is_reported(
     settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     save, calls = checkpoint._save_state, []
@@ -50,7 +50,7 @@ def test_a_full_disk_at_the_end_is_an_error(
         train(replace(unevaluated(settings, tmp_path / "data"), epochs=1))
 
 
-def test_an_image_that_goes_bad_is_told(
+def test_an_image_that_goes_bad_is_reported(
     settings: TrainSettings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import shutil
@@ -64,7 +64,7 @@ def test_an_image_that_goes_bad_is_told(
     assert checkpoint.read(settings.output / "model_final").epochs == 2
 
 
-def test_a_val_image_that_can_t_be_read_is_told_once(
+def test_a_val_image_that_can_t_be_read_is_reported_once(
     settings: TrainSettings, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import shutil
@@ -83,7 +83,7 @@ def test_nothing_but_background_in_a_batch(settings: TrainSettings, tmp_path: Pa
     assert checkpoint.read(settings.output / "model_final").steps == 8
 
 
-def test_a_loss_that_is_no_number_ends_the_run(
+def test_a_loss_that_is_not_a_number_ends_the_run(
     settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -111,7 +111,7 @@ def test_of_equal_evaluations_the_later_is_best() -> None:
 def test_a_refused_export_keeps_the_weights_and_says_how_to_go_on(
     settings: TrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Told once on the terminal, where the error ends up, and in the log."""
+    """Reported once on the terminal, where the error ends up, and in the log."""
 
     def refuse(*_: object, **__: object) -> None:
         raise ExportError("the graph disagrees with the network; not written")
@@ -122,10 +122,10 @@ def test_a_refused_export_keeps_the_weights_and_says_how_to_go_on(
         train(settings)
     weights = settings.output / "best_model" / "best_model.safetensors"
     command = f"maskline export PP-YOLOE_seg-N --weights '{weights}' --output '{weights.with_name('inference')}'"
-    told = (
+    message = (
         "not exported: the graph disagrees with the network; not written; the weights are kept: train longer, or try "
         f"again with `{command}`"
     )
-    assert str(caught.value) == told and caught.value.exit_code == 1 and weights.is_file()
-    assert (settings.output / "train.log").read_text().count(told) == 1
+    assert str(caught.value) == message and caught.value.exit_code == 1 and weights.is_file()
+    assert (settings.output / "train.log").read_text().count(message) == 1
     assert "not exported" not in caplog.text and "exporting the best weights" in caplog.text

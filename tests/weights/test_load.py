@@ -1,4 +1,4 @@
-"""Weights from files: every key accounted for, every fault told at once."""
+"""Weights from files: every key accounted for, every fault reported at once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def steps(name: str) -> list[str]:
 
 
 def test_two_names_never_become_one() -> None:
-    with pytest.raises(WeightsError, match="'a.x' and 'b.x' are both called 'c.x'"):
+    with pytest.raises(WeightsError, match="'a.x' and 'b.x' both map to 'c.x'"):
         rename_keys(["a.x", "b.x"], ((r"^[ab]\.", "c."),))
 
 
@@ -123,7 +123,7 @@ def test_bad_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", catalog.MODELS.values(), ids=lambda row: row.name)
 @pytest.mark.parametrize("classes", [1, 7])
-def test_a_parameter_of_each_network_tells_how_many_classes_there_are(spec: catalog.Model, classes: int) -> None:
+def test_a_parameter_of_each_network_shows_the_number_of_classes(spec: catalog.Model, classes: int) -> None:
     """And a network made for a state of that many is one whose weights fit."""
     with torch.device("meta"):
         state = models.build(spec.name, classes).state_dict()

@@ -149,7 +149,7 @@ SAFETENSORS = struct.pack("<Q", 2) + b"{}" + b"\0" * 8
         (pickle.dumps({"a": 1}, 0), "not a pickle of protocol 2"),
         (GOOD_BYTES[:-100], "is invalid at byte"),
         (GOOD_BYTES[:2], "is invalid at byte 2"),
-        (GOOD_BYTES + b"tail", "goes on after its end"),
+        (GOOD_BYTES + b"tail", "has data after its end"),
         (b"\x80\x04\xff.", "is invalid at byte 2"),
     ],
 )

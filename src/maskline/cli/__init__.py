@@ -74,7 +74,9 @@ def _ignore(context: click.Context, parameter: click.Parameter, given: object) -
 @PIPELINE
 @click.option("--input", "inputs", multiple=True, metavar="INPUT", help="Input to predict; can be repeated.")
 @showing_options
-@running_options
+@running_options(
+    model_name="the pipeline's", batch_size="the pipeline's", device="the pipeline's, or the first GPU, else cpu"
+)
 @click.option(
     "--get-pipeline-config",
     metavar="NAME",
@@ -98,7 +100,7 @@ def _ignore(context: click.Context, parameter: click.Parameter, given: object) -
     callback=_install,
     help="Show which extras can be installed with pip.",
 )
-@click.option("--serve", "serves", is_flag=True, help="Start the HTTP service; takes the options below too.")
+@click.option("--serve", "serves", is_flag=True, help="Start the HTTP service, with the options of `maskline serve`.")
 @SELFTEST
 @serving_options
 @click.option("-p", "--profiler-options", hidden=True, expose_value=False, callback=_ignore)

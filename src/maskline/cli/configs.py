@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import click
 
+from maskline._options import Option, check_options
+from maskline.cli.options import options
 from maskline.errors import OutputError, UnknownNameError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigOptions:
+    """Options of ``config``."""
+
+    save_path: Annotated[
+        str | None, Option("A .yaml file or a folder to write to.", metavar="PATH", unset="standard output")
+    ] = None
+    force: Annotated[bool, Option("Overwrite an existing file.")] = False
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @click.command()
 @click.argument("name", metavar="NAME")
-@click.option("--save-path", metavar="PATH", help="A .yaml file or a folder to write to. Default: print it.")
-@click.option("--force", is_flag=True, help="Overwrite an existing file.")
-def config(name: str, save_path: str | None, force: bool) -> None:
+@options(ConfigOptions, "how")
+def config(name: str, how: ConfigOptions) -> None:
     """Print the configuration of a model, for `maskline -c`, or of the pipeline instance_segmentation."""
     from maskline import catalog
     from maskline.paddlex.pipeline import PIPELINE
@@ -22,10 +38,10 @@ def config(name: str, save_path: str | None, force: bool) -> None:
     if name != PIPELINE and not catalog.has(name):
         raise UnknownNameError.of("configuration", name, [PIPELINE, *catalog.MODELS])
     text = PIPELINE_YAML if name == PIPELINE else module_yaml(name)
-    if save_path is None:
+    if how.save_path is None:
         click.echo(text, nl=False)
     else:
-        click.echo(f"saved to {_write(text, name, save_path, force)}", err=True)
+        click.echo(f"saved to {_write(text, name, how.save_path, how.force)}", err=True)
 
 
 def save_pipeline_config(name: str, save_path: str | None, force: bool) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from maskline._options import Option, like
-from maskline._wording import counted, shortened
-from maskline.cli.options import options
+from maskline._wording import counted, sentence, shortened
+from maskline.cli.options import option, options
 from maskline.data.formats import writable_formats
 from maskline.data.options import Crowd, DatasetOptions, SplitConfig
 from maskline.errors import ParameterError
@@ -36,9 +36,7 @@ class CheckOptions:
     fix: Annotated[Path | None, Option("Write a corrected copy to this new folder.", metavar="NEW")] = None
     crowd: Annotated[
         Crowd | None,
-        Option(
-            "What iscrowd: 1 means: single objects (as in CVAT's exports of brush and SAM masks), or crowd regions."
-        ),
+        Option("How to read iscrowd=1: as single instances (CVAT's brush and SAM exports) or as crowd regions."),
     ] = None
     strict: Annotated[bool, Option("Fail on warnings too.")] = False
 
@@ -50,6 +48,15 @@ class ConvertOptions:
     to: Annotated[str, Option("Format to write.", metavar="FORMAT", listed=writable_formats)]
     skip_errors: Annotated[bool, Option("Skip what can't be read, with a warning.")] = False
     crowd: Annotated[Crowd | None, like(CheckOptions, "crowd")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitOutput:
+    """Where ``split`` writes."""
+
+    output: Annotated[
+        Path | None, Option("Write a new data set to this folder.", metavar="NEW", unset="split in place")
+    ] = None
 
 
 @click.command()
@@ -79,7 +86,7 @@ def check(folder: Path, source: DatasetOptions, how: CheckOptions) -> None:
             click.echo(f"{how.fix}: {name}: {kept}")
         number = counted(fixed.number("fixed"), "fault")
         left_out, left = fixed.number("left out"), fixed.number("left")
-        click.echo(f"{how.fix}: {number} fixed, {left_out} more by leaving out, {left} left; all are in fixes.json")
+        click.echo(f"{how.fix}: {number} fixed, {left_out} fixed by removing data, {left} not fixed; see fixes.json")
     if not result["check_pass"]:
         sys.exit(1)
     click.echo(PASSED)
@@ -114,12 +121,7 @@ def convert(folder: Path, target: Path, how: ConvertOptions, source: DatasetOpti
 @DATA
 @dataset_options
 @options(SplitConfig, "how")
-@click.option(
-    "--output",
-    metavar="NEW",
-    type=click.Path(path_type=Path),
-    help="Write a new data set here. Default: split in place.",
-)
+@option(SplitOutput, "output")
 def split(folder: Path, source: DatasetOptions, how: SplitConfig, output: Path | None) -> None:
     """Split a data set into train and val at random.
 
@@ -157,7 +159,7 @@ def _print_faults(faults: Sequence[Fault]) -> None:
     for kind, group in groupby(faults, key=lambda fault: fault.kind):
         of_kind = list(group)
         remedy = "" if kind.fix is None else f" (--fix: {kind.fix})"
-        click.echo(f"{kind.severity}: {kind.title}, {len(of_kind)} x; {kind.advice}{remedy}")
+        click.echo(f"{kind.severity}: {kind.title} ({len(of_kind)}). {sentence(kind.advice)}{remedy}")
         for fault in of_kind[:FAULTS_SHOWN]:
             click.echo(shortened(f"  {fault.split} {fault.file}: {fault.what}"))
         if len(of_kind) > FAULTS_SHOWN:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,9 +27,14 @@ class SettingOption(click.Option):
         super().__init__(param_decls, **attributes)
 
 
-def option(kind: type[Any], name: str) -> Callable[[Function], Function]:
-    """Add the option of one field to a command, which gets its value under the field's name."""
+def option(kind: type[Any], name: str, *, unset: str | None = None) -> Callable[[Function], Function]:
+    """Add the option of one field to a command, which gets its value under the field's name.
+
+    ``unset`` says what no value stands for in this command, if the field's own description does not.
+    """
     setting = settings_of(kind)[name]
+    if unset is not None:
+        setting = replace(setting, option=replace(setting.option, unset=unset))
     described, default = setting.option, setting.default_text
     flag = described.flag or f"--{name.replace('_', '-')}"
     attributes: dict[str, Any] = {"help": f"{setting.text} Default: {default}." if default else setting.text}
@@ -47,12 +52,15 @@ def option(kind: type[Any], name: str) -> Callable[[Function], Function]:
     return click.option(flag, name, cls=SettingOption, setting=setting, **attributes)
 
 
-def options(kind: type[Any], parameter: str, make: Function | None = None) -> Callable[[Function], Function]:
+def options(
+    kind: type[Any], parameter: str, make: Function | None = None, *, unset: Mapping[str, str] | None = None
+) -> Callable[[Function], Function]:
     """Add the options of all described fields to a command, which gets them as one argument.
 
     Args:
         parameter: name of that argument.
         make: called with the values of the options that are given; None: ``kind``, the dataclass itself.
+        unset: by field, what no value stands for in this command.
     """
     names = [name for name, setting in settings_of(kind).items() if setting.option.flag != ""]
 
@@ -63,7 +71,7 @@ def options(kind: type[Any], parameter: str, make: Function | None = None) -> Ca
 
         decorated: Function = wraps(function)(command)
         for name in reversed(names):
-            decorated = option(kind, name)(decorated)
+            decorated = option(kind, name, unset=(unset or {}).get(name))(decorated)
         return decorated
 
     return decorate
@@ -122,7 +130,7 @@ def rows(command: click.Command) -> Iterator[Row]:
             yield Row(f"`{flags}{metavar}`", "required" if parameter.required else default, meaning)
 
 
-def table(command: click.Command) -> str:
-    """The options of a command in Markdown."""
-    lines = [f"| {row.flags} | {row.default} | {row.meaning} |" for row in rows(command)]
+def table(rows: Iterable[Row]) -> str:
+    """A table of options in Markdown."""
+    lines = [f"| {row.flags} | {row.default} | {row.meaning} |" for row in rows]
     return "\n".join(["| option | default | meaning |", "|---|---|---|", *lines])

@@ -64,7 +64,7 @@ showing_options = options(Showing, "showing")
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @showing_options
-@running_options
+@running_options(model_name="the embedded model", batch_size="1")
 def predict(inputs: tuple[str, ...], showing: Showing, running: Running) -> None:
     """Find instances in images, folders, PDFs, videos or URLs; print them, and save them with --save-path."""
     if running.model_name is None and running.model_dir is None:
@@ -94,7 +94,7 @@ def _saving(showing: Showing) -> Iterator[Sequence[Writer]]:
 
     formats = [] if showing.exports is None else [name.strip() for name in showing.exports.split(",")]
     if showing.simplify and "labelme" not in formats:
-        raise ParameterError("--simplify is for the polygons of --export labelme: add that, or leave out --simplify")
+        raise ParameterError("--simplify applies only to --export labelme")
     if showing.save_path is None:
         if formats:
             raise ParameterError(f"--export {showing.exports} needs --save-path, the folder to write to")
@@ -131,7 +131,9 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
             reaching += int((result.instances.outside > REPORTED_OUTSIDE).sum())
             filled += sum(map(has_holes, result.instances.masks)) if polygons else 0
     if not images:
-        raise InputError(f"nothing was predicted: {sources.not_read(unread)}" if unread else "there was no image")
+        raise InputError(
+            f"nothing was predicted: {sources.not_read(unread)}" if unread else "no image found in the input"
+        )
     saved = "" if showing.save_path is None else f", saved to {showing.save_path}"
     left_out = sources.count_left_out(inputs)
     parts = [f"images: {images}, instances: {instances}{saved}"]
@@ -141,8 +143,9 @@ def _show(model: Predictor, inputs: Sequence[str], showing: Showing, writers: Se
         parts.append(sources.not_read(unread))
     click.echo("; ".join(parts), err=True)
     if filled:
-        masks = counted(filled, "mask is", "masks are")
-        click.echo(f"holes: {masks} filled in the JSON; --mask-format rle keeps them", err=True)
+        masks = counted(filled, "mask")
+        click.echo(f"holes of {masks} were filled in the JSON; --mask-format rle keeps them", err=True)
     if reaching:
-        masks = counted(reaching, "mask loses", "masks lose")
-        click.echo(f"{masks} more than {REPORTED_OUTSIDE:.0%} outside the box: --grow-boxes keeps all", err=True)
+        masks, them = counted(reaching, "mask was", "masks were"), "it" if reaching == 1 else "them"
+        share = f"{REPORTED_OUTSIDE:.0%}"
+        click.echo(f"{masks} cropped by more than {share}; --grow-boxes keeps {them} whole", err=True)

@@ -32,7 +32,6 @@ class Running:
             "Name of a model, as in the list of `maskline models`.",
             flag="--model",
             metavar="NAME",
-            unset="the pipeline's, or the embedded model",
         ),
     ] = None
     model_dir: Annotated[
@@ -41,11 +40,11 @@ class Running:
     device: Annotated[
         str | None, Option("Where to run: cpu, gpu, gpu:1, gpu:0,1 …", unset="the first GPU if there is one, else cpu")
     ] = None
-    batch_size: Annotated[
-        int | None, Option("Images per run of the network.", unset="1; more for a service on a GPU")
-    ] = None
+    batch_size: Annotated[int | None, Option("Images per run of the network.")] = None
     threads: Annotated[int | None, Option("CPU threads.", unset="one per core")] = None
-    engine: Annotated[str | None, Option("Backend.", metavar="NAME", listed=BACKENDS.keys, unset="onnxruntime")] = None
+    engine: Annotated[
+        str | None, Option("Backend; om is Ascend's CANN.", metavar="NAME", listed=BACKENDS.keys, unset="onnxruntime")
+    ] = None
     engine_config: Annotated[
         Mapping[str, Any] | None,
         Option('Options of the backend, such as {"precision": "fp16"}.', metavar="{...}"),
@@ -91,6 +90,14 @@ VERBOSE = click.option(
 )
 
 
-def running_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options, which come to the function as one argument ``running``."""
-    return options(Running, "running")(VERBOSE(function))
+def running_options(**unset: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add the options to a command, which gets them as one argument ``running``.
+
+    Args:
+        unset: by field, what no value stands for in this command: the default differs between commands.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        return options(Running, "running", unset=unset)(VERBOSE(function))
+
+    return decorate

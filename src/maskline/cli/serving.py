@@ -46,7 +46,10 @@ serving_options = options(Serving, "serving", dict)
 @THRESHOLD
 @SELFTEST
 @serving_options
-@running_options
+@running_options(
+    model_name="the pipeline's, or the embedded model",
+    batch_size=f"the pipeline's, or 1 on the CPU, else {OTHER_BATCH}",
+)
 def serve(
     pipeline: str | None, threshold: float | None, selftest: bool, serving: Mapping[str, Any], running: Running
 ) -> None:

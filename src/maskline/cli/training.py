@@ -57,6 +57,23 @@ class CompareOptions:
         check_options(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportPaths:
+    """Files that ``export`` reads, and the folder it writes."""
+
+    weights: Annotated[
+        Path | None, Option("A .pdparams or .safetensors file.", metavar="FILE", unset="the official weights")
+    ] = None
+    output: Annotated[Path, Option("Folder to write to.", metavar="DIR")]
+    labels_file: Annotated[
+        Path | None,
+        Option("File of class names, one per line.", flag="--labels", metavar="FILE", unset="COCO's"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
 @click.command()
 @click.argument("model", metavar="MODEL")
 @DATA
@@ -87,7 +104,7 @@ def train(model: str, folder: Path, given: Mapping[str, Any]) -> None:
 @DATA
 @dataset_options
 @options(EvaluateOptions, "how")
-@running_options
+@running_options(model_name="the embedded model", batch_size="1")
 def evaluate(folder: Path, source: DatasetOptions, how: EvaluateOptions, running: Running) -> None:
     """Evaluate a model on a data set: COCO metrics, curves, and the worst images.
 
@@ -100,11 +117,11 @@ def evaluate(folder: Path, source: DatasetOptions, how: EvaluateOptions, running
 
     name = running.model_name
     if how.unaligned and how.weights is None:
-        raise ParameterError("--unaligned is for --weights: an exported model records it")
+        raise ParameterError("--unaligned applies only to --weights; exported models already store this setting")
     if how.weights is not None and (name is None or running.model_dir is not None):
-        raise ParameterError("--weights needs --model, the model they are of, and no --model-dir")
+        raise ParameterError("--weights needs --model to name the architecture, and can't be combined with --model-dir")
     if how.weights is not None and running != Running(model_name=name, device=running.device):
-        raise ParameterError("--weights are run by torch: of the options of running a model, only --device applies")
+        raise ParameterError("--weights runs in torch; the only runtime option it accepts is --device")
     record = jobs.result_file(how.output, "evaluate")
     jobs.clear_result(record)
     if how.weights is not None:
@@ -168,19 +185,10 @@ def compare(a: Path, b: Path, folder: Path, source: DatasetOptions, how: Compare
 
 @click.command()
 @click.argument("model", metavar="MODEL")
-@click.option("--weights", metavar="FILE", help="A .pdparams or .safetensors file. Default: the official weights.")
-@click.option("--output", required=True, type=click.Path(file_okay=False), metavar="DIR", help="Folder to write to.")
-@click.option("--labels", "labels_file", metavar="FILE", help="File of class names, one per line. Default: COCO's.")
+@options(ExportPaths, "paths")
 @options(ExportOptions, "how")
 @option(TrainSettings, "unaligned")
-def export(
-    model: str,
-    weights: str | None,
-    output: str,
-    labels_file: str | None,
-    how: ExportOptions,
-    unaligned: bool | None,
-) -> None:
+def export(model: str, paths: ExportPaths, how: ExportOptions, unaligned: bool | None) -> None:
     """Export weights to a model directory that predicts without torch: a graph and inference.yml.
 
     With --format triton, write a model repository for Triton Inference Server.
@@ -189,7 +197,12 @@ def export(
 
     with status(f"exporting {model}"):
         folder = hub.make_model_dir(
-            model, output, weights, labels_file=labels_file, unaligned=bool(unaligned), options=how
+            model,
+            paths.output,
+            paths.weights,
+            labels_file=paths.labels_file,
+            unaligned=bool(unaligned),
+            options=how,
         )
     model_dir = how.model_dir(folder)
     if how.int8 is not None:

@@ -1,4 +1,4 @@
-"""Faults of data sets: THE TABLE of kinds, and `Fault`.
+"""Faults of data sets: the table of kinds, and `Fault`.
 
 An *error* makes training or its figures wrong, or loses data; a *warning* is worth a look. ``maskline check`` fails on
 errors.
@@ -39,23 +39,23 @@ class Kind:
 
 # fmt: off
 _ROWS = (
-    Kind("leak", "warning", "the same image in two splits: the evaluation is too optimistic",
+    Kind("leak", "warning", "the same image in two splits, which makes the evaluation too optimistic",
          advice="keep it in one split, unless you overfit on purpose",
          fix="kept only in the evaluation split, unless the other split would become empty", loses=True),
-    Kind("leak-near", "warning", "nearly the same image in two splits: the evaluation is too optimistic",
+    Kind("leak-near", "warning", "nearly the same image in two splits, which makes the evaluation too optimistic",
          advice="keep both in one split (split by groups), unless you overfit on purpose"),
     Kind("file", "error", "an annotation file that can't be read", advice="correct the file, or export it again"),
-    Kind("file-unread", "error", "annotations that were not read, and their images have no others",
+    Kind("file-unread", "error", "unread annotations whose images have no other annotations",
          advice="give their format with --from, give the file itself, or remove them"),
-    Kind("file-repeated", "warning", "annotations that were not read, but their images have others",
-         advice="nothing, if the right ones were read; otherwise give the format with --from, or the file itself"),
+    Kind("file-repeated", "warning", "unread annotations whose images have other annotations",
+         advice="nothing to do if the right ones were read; otherwise give the format with --from, or the file itself"),
     Kind("file-unlisted", "warning", "annotation files that no split lists", advice="list them, or remove them"),
     Kind("label-unmatched", "error", "a label file without an image",
          advice="restore the image with the same name, or remove the label file"),
     Kind("no-labels", "error", "a data set without label files",
          advice="put the label files in a folder named labels next to the images folder"),
     Kind("split-missing", "warning", "a val or test split whose images are missing",
-         advice="nothing, unless you need it"),
+         advice="nothing to do unless you need it"),
     Kind("no-annotations", "warning", "a split without annotations", advice="annotate it, unless this is intended"),
     Kind("image-moved", "warning", "images found at a path other than the one in the annotations",
          advice="make sure that they are the right images"),
@@ -69,7 +69,7 @@ _ROWS = (
          advice="add images, or split the data set again (maskline split)"),
     Kind("empty-list", "warning", "a val or test list without images",
          advice="split the data set again (maskline split), or add images"),
-    Kind("image-id", "error", "different images with the same id: it is unclear to which an annotation belongs",
+    Kind("image-id", "error", "different images with the same id, which makes their annotations ambiguous",
          advice="give each image a unique id, and correct image_id in the annotations",
          fix="all of these images are left out", loses=True),
     Kind("image-listed-twice", "warning", "two records for the same image file",
@@ -77,7 +77,7 @@ _ROWS = (
     Kind("image-path", "error", "an image path that leads outside the image folder",
          advice="make it relative", fix="left out", loses=True),
     Kind("image-embedded", "warning", "an image that is embedded in its annotation file",
-         advice="nothing: `maskline convert` and --fix write it to a file", fix="written to a file"),
+         advice="nothing to do: `maskline convert` and --fix write it to a file", fix="written to a file"),
     Kind("image-missing", "error", "a missing image file",
          advice="restore it, or remove its record", fix="left out", loses=True),
     Kind("image-unreadable", "error", "an image file that can't be read",
@@ -98,14 +98,14 @@ _ROWS = (
          advice="stretch its levels to the full range: only the upper 8 bits are used"),
     Kind("image-unlisted", "warning", "image files that no split lists",
          advice="annotate or list them, or remove them"),
-    Kind("category-id", "error", "different categories with the same id: it is unclear to which an annotation belongs",
+    Kind("category-id", "error", "different categories with the same id, which makes their annotations ambiguous",
          advice="give each a unique id, and correct category_id in the annotations",
          fix="later categories get new ids; annotations with this id are left out"),
     Kind("category-name", "warning", "two categories with the same name", advice="merge or rename them", fix="merged"),
     Kind("categories-differ", "error", "the splits do not list the same categories",
          advice="use the same list, in the same order, in all files", fix="the same list in all files"),
     Kind("category-no-object", "warning",
-         "a class that is not an object: background, or the unused parent of all classes",
+         "a class that is not an object (background, or the unused parent of all classes)",
          advice="rename it if it is an object class", fix="left out", loses=True),
     Kind("class-missing", "warning", "a class without instances in a split",
          advice="split the data set again, or remove the class"),
@@ -127,12 +127,12 @@ _ROWS = (
          advice=("crowd regions are ignored in training and evaluation: say what they are with `maskline check "
                  "--fix` or `maskline convert`, and `--crowd instances` or `--crowd regions`")),
     Kind("shape-ignored", "warning", "annotations that are not instances, such as background or stuff",
-         advice="nothing, if this is intended", fix="left out", loses=True),
-    Kind("set-aside", "warning", "annotations that do not count: cancelled, superseded, or predicted",
-         advice="nothing, if this is intended", fix="left out", loses=True),
+         advice="nothing to do if this is intended", fix="left out", loses=True),
+    Kind("set-aside", "warning", "annotations that do not count (cancelled, superseded, or predicted)",
+         advice="nothing to do if this is intended", fix="left out", loses=True),
     Kind("no-class", "warning", "annotations without a class name",
-         advice="nothing, if there is only one class; otherwise set the class in the annotation tool"),
-    Kind("boxes-only", "warning", "a data set for detection: nearly all masks are boxes",
+         advice="nothing to do if there is only one class; otherwise set the class in the annotation tool"),
+    Kind("boxes-only", "warning", "a data set for detection, where nearly all masks are boxes",
          advice="draw outlines, or train a detector: a model trained on boxes predicts boxes"),
     Kind("polygon-unit", "error", "polygons in fractions or percent of the image size",
          advice="multiply by the image's width and height, or let `maskline check --fix` do it",
@@ -140,7 +140,7 @@ _ROWS = (
     Kind("polygon-corner", "warning", "polygons only in the upper left corner of large images",
          advice="check in the report that they are in pixels, not in percent"),
     Kind("masks-implausible", "error",
-         "masks that can't be objects: all of them tiny, outside the image, or the whole image",
+         "masks that can't be objects (all of them tiny, outside the image, or the whole image)",
          advice="check that coordinates are in pixels of these images, and that masks show objects"),
     Kind("polygon-broken", "error", "a polygon without area or with invalid numbers",
          advice="redraw it: at least 3 points as x y x y ..., finite numbers",
@@ -221,7 +221,7 @@ class Fault:
         return f"{self.kind.severity}: {self.file}: {self.what}; {self.kind.advice}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-serializable values."""
         kind = self.kind
         return {
             "severity": kind.severity,

@@ -52,7 +52,7 @@ class FixResult:
         return sum(done.outcome == outcome for done in self.done)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-serializable values."""
         faults = zip(self.faults, self.done, strict=True)
         return {
             "splits": {

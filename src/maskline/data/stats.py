@@ -76,7 +76,7 @@ class Statistics:
         return found
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-serializable values."""
         counts = zip(self.names, self.class_instances.tolist(), self.class_images.tolist(), strict=True)
         return {
             "images": self.images,

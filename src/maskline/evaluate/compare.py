@@ -57,7 +57,7 @@ class Difference:
         return "B is better" if self.low > 0 else "A is better" if self.high < 0 else "no clear difference"
 
     def to_dict(self) -> dict[str, float | str | None]:
-        """For JSON."""
+        """Return JSON-serializable values."""
         return {name: getattr(self, name) for name in self.__slots__} | {"verdict": self.verdict}
 
 
@@ -79,7 +79,7 @@ class Comparison:
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-serializable values."""
         how = {"images": self.images, "max_detections": self.max_detections, "level": LEVEL}
         rows = {row.name: row.to_dict() for row in self.differences}
         return {**how, "resamples": self.resamples, "seed": self.seed, "differences": rows}

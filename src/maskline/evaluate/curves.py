@@ -34,7 +34,7 @@ class OperatingPoint:
     f1: float
 
     def to_dict(self) -> dict[str, float]:
-        """For JSON."""
+        """Return JSON-serializable values."""
         return {"threshold": self.threshold, "precision": self.precision, "recall": self.recall, "f1": self.f1}
 
 
@@ -76,7 +76,7 @@ def best_threshold(rankings: Sequence[Ranking]) -> OperatingPoint | None:
 
 
 def curves_dict(curve: Curve | None) -> dict[str, Any] | None:
-    """For JSON."""
+    """Return JSON-serializable values."""
     return None if curve is None else {iou: list(values) for iou, values in curve.items()}
 
 

@@ -22,7 +22,7 @@ class Skipped:
     reason: str
 
     def to_dict(self) -> dict[str, str]:
-        """For JSON."""
+        """Return JSON-serializable values."""
         return {"file": self.file, "reason": self.reason}
 
 
@@ -80,7 +80,7 @@ class ClassResult:
     curve: Curve | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-serializable values."""
         best = dict.fromkeys(OperatingPoint.__slots__) if self.best is None else self.best.to_dict()
         counts = {"instances": self.instances, "images": self.images, "predictions": self.predictions}
         return {"name": self.name, **self.metrics, **counts, **best}

@@ -68,7 +68,7 @@ class ImageOutcome:
         return 2 * self.confused + self.missed + self.false
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return JSON-serializable values."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 

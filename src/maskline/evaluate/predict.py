@@ -62,7 +62,7 @@ def predict_dataset(predict: PredictStream, dataset: Dataset, classes: Classes) 
     seconds = time.perf_counter() - start - source.seconds
     if source.given:
         raise ParameterError(
-            f"predict gave {counted(len(images), 'result')} for {counted(len(images) + len(source.given), 'image')}"
+            f"predict returned {counted(len(images), 'result')} for {counted(len(images) + len(source.given), 'image')}"
         )
     if not images:
         reason = "".join(f": {skipped.file}: {skipped.reason}" for skipped in source.skipped[:1])
@@ -98,7 +98,7 @@ class _Images:
     def next_given(self, instances: Instances) -> ImageRecord:
         """The image of the next prediction. Raises ParameterError if it does not fit."""
         if not self.given:
-            raise ParameterError("predict gave more results than it got images")
+            raise ParameterError("predict returned more results than it got images")
         image = self.given.popleft()
         if tuple(instances.size) != image.size:
             raise ParameterError(

@@ -88,10 +88,10 @@ class ExportOptions:
             raise UnknownNameError.of("format", str(self.format), formats())
         check_options(self)
         if self.half and self.int8 is not None:
-            raise ParameterError("half and int8 can't both be: weights are stored in 16 bits or in 8, leave one out")
+            raise ParameterError("half and int8 are mutually exclusive")
         if self.half and self.format == "ort":
             raise ParameterError(
-                "half and ort can't both be: ONNX Runtime writes weights as it computes; int8 is smaller"
+                "half is not supported for ORT files, which store weights in the precision of computation"
             )
 
     @classmethod
@@ -136,7 +136,7 @@ class ExportOptions:
         """
         self.preprocess(spec.preprocess, spec.name)
         if self.format == "openvino" and find_spec("openvino") is None:
-            raise MissingDependencyError("the format openvino needs it: pip install 'maskline[openvino]'")
+            raise MissingDependencyError("the format openvino needs OpenVINO: pip install 'maskline[openvino]'")
         if (self.half or self.int8 is not None) and find_spec("onnx") is None:
             raise MissingDependencyError("half and int8 need onnx: pip install 'maskline[train]'")
         _ = self.samples
@@ -163,14 +163,13 @@ class ExportOptions:
             return own
         if not own.has_free_size:
             raise ParameterError(
-                f"size is {_text(self.size)}: {model} is made for {own.height}x{own.width} and nothing else; "
-                "leave the size out"
+                f"size is {_text(self.size)}: {model} has a fixed input size of {own.height}x{own.width}: omit the size"
             )
         height, width = self.size
         if height != width:
             raise ParameterError(
-                f"size is {_text(self.size)}: {model} keeps an image's ratio, upright or lying, so a fixed size has "
-                f"to be a square, such as {max(self.size)}x{max(self.size)}"
+                f"size is {_text(self.size)}: {model} preserves the aspect ratio of portrait and landscape images, "
+                f"so a fixed size must be square, such as {max(self.size)}x{max(self.size)}"
             )
         return replace(own, height=height, width=width, pad_stride=height)
 

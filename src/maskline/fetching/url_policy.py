@@ -125,7 +125,7 @@ class UrlPolicy:
             ParameterError: an invalid host or network, networks without hosts, or numbers out of range.
         """
         if networks and not hosts:
-            raise ParameterError("networks are allowed for URLs but no hosts: list the hosts to fetch from")
+            raise ParameterError("--allow-url-network (url_networks) needs --allow-url-host (url_hosts)")
         if not 0 < timeout <= 3600 or max_bytes < 1 or not 0 <= redirects <= 20:
             raise ParameterError(
                 f"for URLs, timeout is {timeout}, max_bytes {max_bytes}, redirects {redirects}: "
@@ -413,7 +413,7 @@ async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     if response.status != 200:
         raise FetchError("url_status", f"the URL responds with status {response.status}", response.status)
     if response.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity"):
-        raise FetchError("url_compressed", "the URL's response is compressed (Content-Encoding), unrequested")
+        raise FetchError("url_compressed", "the URL's response is compressed although no compression was requested")
     body = bytearray()
     if (response.content_length or 0) <= max_bytes:
         async for block in response.content.iter_any():

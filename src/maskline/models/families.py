@@ -37,5 +37,7 @@ def overrides_of(model: str, *, unaligned: bool) -> dict[str, Any]:
         return {}
     spec = catalog.get(model)
     if not hasattr(family_of(spec.name).configs[spec.name], "aligned"):
-        raise ParameterError(f"{spec.name} has no RoIAlign: unaligned is for Mask R-CNN and Cascade Mask R-CNN")
+        raise ParameterError(
+            f"{spec.name} has no RoIAlign: unaligned applies only to Mask R-CNN and Cascade Mask R-CNN"
+        )
     return {"aligned": False}

@@ -104,12 +104,12 @@ def serve(openers: Sequence[Opener], settings: ServiceSettings, report: Callable
     >>> serve([partial(create_model, threads=4)] * 2, ServiceSettings(port=8080))  # doctest: +SKIP
 
     Args:
-        openers: one per worker: opens its model, in a separate process.
+        openers: model factories, one per worker; each is called in the process of its worker.
         settings: limits, addresses and options of the service.
         report: called with a line when the service listens and when it is ready; None: print.
 
     Raises:
-        ParameterError: it can't listen at the address, or an opener can't be pickled.
+        ParameterError: it can't listen at the address, or a model factory can't be pickled.
         StartError: the model can't be opened.
     """
     _have_standard_files()

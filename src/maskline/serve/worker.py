@@ -140,12 +140,12 @@ def _or_refusal(step: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _opened(opener: bytes) -> Predictor:
-    """Unpickle and call an opener. Raises ParameterError if it is from a module that can't be imported here."""
+    """Unpickle and call a model factory. Raises ParameterError if it is from a module that can't be imported here."""
     try:
         function = pickle.loads(opener)  # noqa: S301 (from the process that started this one)
     except (AttributeError, ImportError) as error:
         expected = "expected a function of an importable module, such as functools.partial(create_model, …)"
-        raise ParameterError(f"a worker can't import the opener of the model ({error}): {expected}") from None
+        raise ParameterError(f"a worker can't import the model factory ({error}): {expected}") from None
     return cast("Predictor", function())
 
 

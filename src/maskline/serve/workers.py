@@ -80,14 +80,14 @@ class Workers:
         """Prepare, without starting anything.
 
         Args:
-            openers: one per worker.
+            openers: model factories, one per worker.
             timeout: seconds that clients wait for a result.
         """
         try:
             self._openers = [pickle.dumps(opener) for opener in openers]
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ParameterError(
-                f"the opener of a model can't be pickled ({error}): use a picklable one, such as "
+                f"a model factory can't be pickled ({error}): use a picklable one, such as "
                 "functools.partial(create_model, …)"
             ) from None
         self._queue, self._metrics = queue, metrics

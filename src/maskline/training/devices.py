@@ -81,9 +81,8 @@ def choose(device: str | None, processes: int) -> Devices:
     if kind == "cpu" and len(chosen) == 1:
         return Devices(kind, processes)
     if processes not in (1, len(chosen)):
-        raise ParameterError(
-            f"processes is {processes}, but {device} is {counted(len(chosen), 'device')}: one process on each"
-        )
+        there = f"there {'is' if len(chosen) == 1 else 'are'} {counted(len(chosen), 'device')}"
+        raise ParameterError(f"processes is {processes}, but {there}: expected one process per device")
     if kind == "cpu":
         return Devices(kind, len(chosen))
     if len(set(chosen)) < len(chosen):

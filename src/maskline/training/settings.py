@@ -58,7 +58,8 @@ class TrainOptions:
     unaligned: Annotated[
         bool,
         Option(
-            "For Mask R-CNN weights trained by PaddleDetection since August 2024. Files written by maskline record it."
+            "Use RoIAlign without the half-pixel shift, for Mask R-CNN weights trained with PaddleDetection since "
+            "August 2024. Not needed for files written by maskline."
         ),
     ] = False
 

@@ -155,4 +155,6 @@ def _load_backbone(network: nn.Module, spec: catalog.Model) -> None:
         absent = f"{counted(len(missing), 'weight')} not in it, such as {missing[0]}"
         raise WeightsError(f"{path} is not a backbone of {spec.name}: {absent}")
     network.load_state_dict(found, strict=False)
-    logger.info("starting from %s: %d of %d weights; the others are new", path.name, len(found), len(shapes))
+    logger.info(
+        "loaded %d of %d weights from %s; the rest are randomly initialized", len(found), len(shapes), path.name
+    )

@@ -73,7 +73,7 @@ def rename_keys(
         if new in taken and same(taken[new], old):
             continue
         if new in taken:
-            raise WeightsError(f"weights {taken[new]!r} and {old!r} are both called {new!r} here")
+            raise WeightsError(f"weights {taken[new]!r} and {old!r} both map to {new!r}")
         renamed[old], taken[new] = new, old
     return renamed
 

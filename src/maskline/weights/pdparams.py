@@ -104,7 +104,7 @@ def _check_head(head: bytes, size: int) -> None:
     if head[0] != 0x80 or len(head) < 2:
         raise _FaultError(f"is not a pickle of protocol 2 or later (it starts with {head[:8].hex(' ')})")
     if not 2 <= head[1] <= 5:
-        raise _FaultError(f"says it is pickle protocol {head[1]}; 2 to 5 are known", _SAVE_AGAIN)
+        raise _FaultError(f"is pickle protocol {head[1]}; protocols 2 to 5 are supported", _SAVE_AGAIN)
     if size > _MAX_FILE:
         raise _FaultError(f"has {size} bytes, more than the {_MAX_FILE} allowed", "give the weights of one network")
 
@@ -203,7 +203,7 @@ class _Array:
             case (1, tuple() as shape, _DType() as dtype, bool() as fortran, bytes() as data) if self.value is None:
                 self.value = _make_array(shape, dtype.numpy(), fortran, data, allowance)
             case _:
-                raise _FaultError("holds an array that numpy would not describe so", _DISTRUST)
+                raise _FaultError("describes an array in a way NumPy never does", _DISTRUST)
 
 
 def _sizes(shape: tuple[object, ...]) -> tuple[int, ...]:
@@ -254,7 +254,7 @@ class _Machine:
         """The topmost ``count`` values, in the order they were pushed; not across a mark."""
         start = len(self.stack) - count
         if start < (self.marks[-1] if self.marks else 0):
-            raise _FaultError("takes more from its pickle stack than it put there")
+            raise _FaultError("pops more from its pickle stack than it pushed")
         return self.pop_from(start)
 
     def pop_mark(self) -> list[object]:
@@ -414,7 +414,7 @@ def _operations(data: bytes) -> Iterator[tuple[_Step, Any]]:
             raise _FaultError(f"is invalid at byte {position} of {len(data)}") from None
         yield _STEPS[name], argument
     if stream.tell() != len(data):
-        raise _FaultError(f"goes on after its end at byte {stream.tell()} of {len(data)}")
+        raise _FaultError(f"has data after its end, at byte {stream.tell()} of {len(data)}")
 
 
 def _named_arrays(root: object, allowance: _Allowance) -> dict[str, Array]:

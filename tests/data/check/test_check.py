@@ -84,7 +84,7 @@ def test_a_planted_fault_is_found_and_mended(tmp_path: Path, code: str, what: st
     assert entry["outcome"] == ("left" if KINDS[code].fix is None else "left out" if lost else "fixed"), entry
 
 
-def test_what_is_harmless_is_not_told(tmp_path: Path) -> None:
+def test_what_is_harmless_is_not_reported(tmp_path: Path) -> None:
     touching = ring(4, 4, 12, 4, 12, 12, 20, 12, 20, 20, 12, 20, 12, 12, 4, 12)  # two squares that share a corner
     to_a_hole_and_back = ring(4, 4, 20, 4, 20, 20, 4, 20, 4, 4, 8, 8, 8, 16, 16, 16, 16, 8, 8, 8)
     thin_tip = ring(4, 4, 20, 4, 20, 12, 40, 12.1, 20, 12.2, 20, 20, 4, 20)
@@ -191,7 +191,7 @@ def test_swapped_sides_stay_out_where_the_masks_do_not_fit_the_file(tmp_path: Pa
     assert len(new.images) == len(old.images) - 1 and len(new.annotations) == len(old.annotations) - 1
 
 
-def test_annotations_of_an_ambiguous_id_go_to_nobody(tmp_path: Path) -> None:
+def test_annotations_of_an_ambiguous_id_belong_to_no_image(tmp_path: Path) -> None:
     reading = check(planted(tmp_path, one_id))
     done = fix(reading, tmp_path / "fixed")
     assert done.counts["train"] == ((4, 15), (2, 5)) and done.number("left out") == 11
@@ -208,7 +208,7 @@ def test_a_class_with_half_a_character_keeps_its_annotations(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"images": [], "annotations": []}', None])
-def test_a_file_that_can_not_be_read_is_a_fault_beside_those_of_the_other(tmp_path: Path, damage: str | None) -> None:
+def test_a_file_that_can_not_be_read_is_a_fault_next_to_those_of_the_other(tmp_path: Path, damage: str | None) -> None:
     root = planted(tmp_path, lambda root, train, val: train["annotations"][0].update(area=999))
     path = root / "annotations" / "instance_val.json"
     path.unlink()
@@ -323,7 +323,7 @@ def test_other_formats_are_checked_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_is_damaged_is_told_and_mended(tmp_path: Path, seed: int) -> None:
+def test_whatever_is_damaged_is_reported_and_fixed(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     root = sets.make(tmp_path / "set")
     for split in ("train", "val"):

@@ -93,7 +93,7 @@ def test_altered_copies_are_found_and_nothing_else(
     assert all(0.88 <= pair.similarity <= 1 for pair in found)
 
 
-def test_mirrored_copies_are_found_and_told(scenes: list[np.ndarray], prints: list[Fingerprint]) -> None:
+def test_mirrored_copies_are_found_and_reported(scenes: list[np.ndarray], prints: list[Fingerprint]) -> None:
     copies = [fingerprint(jpeg(image[:, ::-1])) for image in scenes]
     found = find_pairs(prints + copies)
     assert [(pair.first, pair.second) for pair in found] == [(i, i + 60) for i in range(60)]

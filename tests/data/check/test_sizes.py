@@ -92,7 +92,7 @@ def test_masks_as_shown_are_kept_and_width_and_height_corrected(tmp_path: Path) 
     assert rings(new) == [rectangle(*AS_SHOWN)[0], rectangle(*EITHER)[0]]
     assert [orientation_of(new.path(i)) for i in new.images] == [6] * 3
     assert {f.code for f in check(tmp_path / "fixed").faults} == {"image-exif", "empty-list"}
-    assert not [f for f in check(root).faults if f.code.startswith("mask-")]  # which were told of the wrong frame
+    assert not [f for f in check(root).faults if f.code.startswith("mask-")]  # which were computed in the wrong frame
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
@@ -169,7 +169,7 @@ def test_run_lengths_of_the_size_of_the_file_are_kept(tmp_path: Path, orientatio
     assert rings(new.select(new.images[1:])) == [rectangle(*EITHER)[0]]
 
 
-def test_run_lengths_of_no_size_of_the_file_are_told(tmp_path: Path) -> None:
+def test_rle_whose_size_is_not_that_of_the_file_is_reported(tmp_path: Path) -> None:
     found = {"size": list(WIDE), "counts": rle_encode(np.ones(WIDE, np.uint8))}  # which should be height and width
     root = make(tmp_path / "set", [[found, AS_STORED]], [WIDE], [1])
     assert [f.code for f in check(root).errors] == ["rle-broken"]
@@ -188,7 +188,7 @@ def test_swapped_sides_without_a_quarter_turn(tmp_path: Path, orientation: int) 
     assert codes == dict.fromkeys(range(2), "image-size") and not new.images and done.number("left out") == 2
 
 
-def test_a_file_in_which_no_orientation_can_be_set_is_left_out_and_told(tmp_path: Path) -> None:
+def test_a_file_in_which_no_orientation_can_be_set_is_left_out_and_reported(tmp_path: Path) -> None:
     root = make(tmp_path / "set", [[AS_STORED], [EITHER]])
     path = root / "images" / "0.tif"
     path.write_bytes(saved(image(0), "TIFF", save_all=True, append_images=[image(9)], tiffinfo={0x0112: 6}))
@@ -203,7 +203,7 @@ def test_a_file_in_which_no_orientation_can_be_set_is_left_out_and_told(tmp_path
     ]
 
 
-def test_orientations_that_do_not_count_are_not_told(tmp_path: Path) -> None:
+def test_orientations_that_do_not_count_are_not_reported(tmp_path: Path) -> None:
     """Text chunks and XMP: see the tests of `maskline.inputs.orientation`."""
     root = tmp_path / "yolo"
     for folder in ("images", "labels"):
@@ -236,7 +236,7 @@ def test_labels_in_shares_are_of_the_image_as_shown(tmp_path: Path, carrier: str
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_whatever_the_sizes_and_orientations_are_no_mask_that_fits_is_lost(tmp_path: Path, seed: int) -> None:
+def test_masks_that_fit_are_kept_for_any_sizes_and_orientations(tmp_path: Path, seed: int) -> None:
     """Nothing is raised, the copy has no fault that `--fix` mends, and what leaves something out says so."""
     chance = random.Random(seed)
     number = chance.randint(1, 6)

@@ -1,4 +1,4 @@
-"""COCO's JSON: all that is legal is read, all that is not is told, nothing gives a traceback."""
+"""COCO's JSON: all that is legal is read, all that is not is reported, nothing gives a traceback."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ FOLLOWING = {
 
 
 @pytest.mark.parametrize(("code", "damage", "lost"), BROKEN, ids=[f"{n}-{row[0]}" for n, row in enumerate(BROKEN)])
-def test_what_is_broken_is_told_and_the_rest_is_kept(
+def test_what_is_broken_is_reported_and_the_rest_is_kept(
     tmp_path: Path, code: str, damage: Callable[[sets.Json], None], lost: int
 ) -> None:
     content = sets.content(["a.png", "b.png"])
@@ -234,7 +234,7 @@ def test_what_is_broken_is_told_and_the_rest_is_kept(
         dataset.instances(image)  # nothing that is left can't be used
 
 
-def test_annotations_of_an_ambiguous_id_are_faults_and_go_to_nobody(tmp_path: Path) -> None:
+def test_annotations_of_an_ambiguous_id_are_faults_and_belong_to_no_image(tmp_path: Path) -> None:
     content = sets.content(["a.png", "b.png", "c.png"])
     content["images"][1]["id"] = 1
     for annotation in content["annotations"]:
@@ -295,7 +295,7 @@ def test_what_is_written_is_json_whatever_was_read(tmp_path: Path) -> None:
     coco_json.write(dataset, tmp_path / "again.json")
 
     def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"), parse_constant=refuse)
     image, (first, second) = again["images"][0], again["annotations"][:2]
@@ -323,14 +323,14 @@ def test_backslashes_are_forgiven(tmp_path: Path) -> None:
     "text",
     ["", "[]", "3", "{", '{"images": []}', '{"images": {}, "annotations": [], "categories": []}', "\x00", '"' * 9],
 )
-def test_what_is_no_data_set_is_one_clear_line(tmp_path: Path, text: str) -> None:
+def test_what_is_not_a_data_set_gives_one_clear_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DatasetError) as raised:
         coco_json.read(tmp_path / "a.json", tmp_path, "train")
     assert "a.json" in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_deep_nesting_and_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_deep_nesting_and_bytes_that_are_not_text(tmp_path: Path) -> None:
     for number, data in enumerate((b"[" * 100_000, b"\xff\xfe\xfd", b'{"a": ' * 50_000, b"1" * 5000)):
         (tmp_path / f"{number}.json").write_bytes(data)
         with pytest.raises(DatasetError):

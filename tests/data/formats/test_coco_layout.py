@@ -21,7 +21,7 @@ from maskline.data.source import Source
 from maskline.errors import DatasetError, DatasetNotFoundError, OutputError
 
 
-def test_the_layout_of_the_reference_also_below(tmp_path: Path) -> None:
+def test_the_layout_of_paddlex_also_below(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "parent" / "set")
     for given in (root, tmp_path / "parent", tmp_path):
         reading = read_any(given)
@@ -136,7 +136,7 @@ def test_split_names(name: str, split: str | None) -> None:
     assert split_of(name) == split
 
 
-def test_load_refuses_what_has_errors_and_tells_the_first(tmp_path: Path) -> None:
+def test_load_refuses_what_has_errors_and_reports_the_first(tmp_path: Path) -> None:
     root = sets.make(tmp_path)
     content = sets.load(root, "train")
     for annotation in content["annotations"][:7]:
@@ -170,7 +170,7 @@ def test_images_of_one_name_in_two_folders_both_stay(tmp_path: Path) -> None:
     assert shared["train"] == shared["val"]  # the same files
 
 
-def test_a_missing_image_is_told(tmp_path: Path) -> None:
+def test_a_missing_image_is_reported(tmp_path: Path) -> None:
     dataset = load_splits(sets.make(tmp_path))["train"]
     (tmp_path / "images" / "train0.png").unlink()
     with pytest.raises(DatasetError, match=r"train0.png is missing"):

@@ -96,7 +96,7 @@ def test_splits_with_images_and_pngs_of_equal_names(tmp_path: Path) -> None:
     assert (masks(reading, "train")["a.png"][0][1] == where(PERSON)).all()
 
 
-def test_a_file_that_begins_with_many_images_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_file_that_begins_with_many_images_is_recognized_by_its_name(tmp_path: Path) -> None:
     root = make(tmp_path)
     path = root / "annotations" / "panoptic_val2017.json"
     whole = json.loads(path.read_text(encoding="utf-8"))
@@ -105,7 +105,7 @@ def test_a_file_that_begins_with_many_images_is_told_by_its_name(tmp_path: Path)
     assert len(read(root).splits["val"].annotations) == 3
 
 
-def test_beside_instances_they_are_not_read_again(tmp_path: Path) -> None:
+def test_next_to_instances_they_are_not_read_again(tmp_path: Path) -> None:
     root = make(tmp_path)
     coco = content([]) | {
         "annotations": [{"id": 1, "image_id": 5, "category_id": 1, "segmentation": [[1, 1, 5, 1, 5, 5]], "iscrowd": 0}]

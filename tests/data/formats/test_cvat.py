@@ -115,7 +115,7 @@ def test_a_mask_that_is_larger_than_the_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", ["polyline", "points", "cuboid", "skeleton", "blob"])
-def test_shapes_that_are_no_region_are_told(tmp_path: Path, shape: str) -> None:
+def test_shapes_that_are_not_regions_are_reported(tmp_path: Path, shape: str) -> None:
     inner = '<points label="joint" points="1,1"/>' if shape == "skeleton" else ""
     reading = read_shapes(tmp_path, f'<{shape} label="cat" points="1,2;3,4;9,1">{inner}</{shape}>{SQUARE}')
     assert codes(reading) == ["no-mask"]
@@ -123,7 +123,7 @@ def test_shapes_that_are_no_region_are_told(tmp_path: Path, shape: str) -> None:
     assert len(reading.splits["all"].annotations) == 1
 
 
-def test_tags_of_whole_images_are_no_faults(tmp_path: Path) -> None:
+def test_tags_of_whole_images_are_not_faults(tmp_path: Path) -> None:
     reading = read_shapes(tmp_path, f'<tag label="blurred" source="manual"/>{SQUARE}')
     assert reading.faults == [] and reading.splits["all"].names == ["cat", "dog"]
 
@@ -263,7 +263,7 @@ def test_labels_of_tasks_projects_and_jobs_without_what_has_no_region(tmp_path: 
         ("rle-broken", f'<mask label="cat" rle="0,{"9" * 6000}" left="0" top="0" width="2" height="2"/>'),
     ],
 )
-def test_broken_shapes_are_told_and_the_rest_is_read(tmp_path: Path, code: str, shape: str) -> None:
+def test_broken_shapes_are_reported_and_the_rest_is_read(tmp_path: Path, code: str, shape: str) -> None:
     reading = read_shapes(tmp_path, shape + SQUARE)
     assert codes(reading) == [code] and "a.png: shape 0" in reading.faults[0].what
     assert len(reading.splits["all"].annotations) == 1

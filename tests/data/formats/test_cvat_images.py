@@ -59,7 +59,7 @@ def test_several_exports_in_folders_named_as_splits(tmp_path: Path) -> None:
     assert reading.splits["val"].path(reading.splits["val"].images[0]) == tmp_path / "valid/images/a.png"
 
 
-def test_missing_images_are_told_and_left_out(tmp_path: Path) -> None:
+def test_missing_images_are_reported_and_left_out(tmp_path: Path) -> None:
     reading = read(make(tmp_path, image(SQUARE) + image(SQUARE, "gone.png")))
     assert codes(reading) == ["image-missing"] and "'gone.png'" in reading.faults[0].what
     assert len(reading.splits["all"].images) == len(reading.splits["all"].annotations) == 1
@@ -71,7 +71,7 @@ def test_a_file_without_images_gives_a_split_and_faults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../gone.png", "/etc/gone.png", "C:\\gone.png", "", "a/../../b.png"])
-def test_names_that_lead_out_are_told(tmp_path: Path, name: str) -> None:
+def test_names_that_lead_out_are_reported(tmp_path: Path, name: str) -> None:
     assert codes(read(make(tmp_path, image(SQUARE, name)))) == ["image-path"]
 
 

@@ -29,7 +29,7 @@ SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
 def masks(splits: dict[str, Dataset]) -> dict[str, list[tuple[object, ...]]]:
-    """Of each split the annotations: image, class, crowd, form, pixels."""
+    """The annotations of each split: image, class, crowd, form, pixels."""
     return {
         split: [_row(dataset, annotation) for annotation in dataset.annotations] for split, dataset in splits.items()
     }

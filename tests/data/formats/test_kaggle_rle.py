@@ -88,13 +88,13 @@ def test_sartorius_goes_along_the_rows(tmp_path: Path) -> None:
         ("id,class,segmentation", "a,large_bowel,{}"),
     ],
 )
-def test_the_runs_tell_the_order(tmp_path: Path, header: str, row: str, order: object) -> None:
+def test_the_runs_show_the_order(tmp_path: Path, header: str, row: str, order: object) -> None:
     assert callable(order)
     assert (one_mask(read(make(tmp_path, [header, row.format(order(blob()))])), "train") == blob()).all()
 
 
 @pytest.mark.parametrize(("header", "order"), [("id,annotation,width,height", along), ("id,rle", down)])
-def test_for_a_square_image_the_column_tells_the_order(tmp_path: Path, header: str, order: object) -> None:
+def test_for_a_square_image_the_column_shows_the_order(tmp_path: Path, header: str, order: object) -> None:
     assert callable(order)
     save_image(tmp_path / "train" / "s.png", 40, 40)
     mask = blob(size=(40, 40))

@@ -218,7 +218,7 @@ def test_a_choice_for_each_region_is_its_class(tmp_path: Path) -> None:
     assert [name for name, _ in masks(read(make(tmp_path, task(annotation(choice, shape)))))["a.png"]] == ["crack"]
 
 
-def test_relations_and_choices_of_the_image_are_no_regions(tmp_path: Path) -> None:
+def test_relations_and_choices_of_the_image_are_not_regions(tmp_path: Path) -> None:
     relation = {"from_id": "a", "to_id": "b", "type": "relation", "direction": "right"}
     choice = {"type": "choices", "to_name": "image", "from_name": "c", "value": {"choices": ["blurred"]}}
     reading = read(make(tmp_path, task(annotation(relation, choice, result()))))
@@ -293,7 +293,7 @@ def test_a_task_with_two_images_whose_tags_have_the_names_of_the_keys(tmp_path: 
     }
 
 
-def test_a_task_with_two_images_that_can_not_be_told_apart(tmp_path: Path) -> None:
+def test_a_task_with_two_indistinguishable_images(tmp_path: Path) -> None:
     pair = task(annotation(result(), result())) | {"data": {"before": "a.png", "after": "b.png"}}
     reading = read(make(tmp_path, pair, images=("a.png", "b.png")))
     assert reading.faults[0].code == "record"

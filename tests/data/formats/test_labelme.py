@@ -61,7 +61,7 @@ def test_a_circle_is_right_within_half_a_pixel(tmp_path: Path, radius: float) ->
     assert not found[distance >= radius + 0.5].any()
 
 
-def test_a_large_circle_has_many_corners_and_a_huge_one_is_no_drawing(tmp_path: Path) -> None:
+def test_a_large_circle_has_many_corners_and_a_huge_one_is_refused(tmp_path: Path) -> None:
     dataset, faults = one(
         tmp_path, shape(kind="circle", points=[[0, 0], [5000, 0]]), shape(kind="circle", points=[[0, 0], [9e8, 0]])
     )
@@ -139,7 +139,7 @@ def test_a_mask_is_cut_at_the_image(tmp_path: Path, corner: tuple[int, int], exp
         (shape(label="__ignore__"), "shape-ignored", "__ignore__"),
     ],
 )
-def test_a_bad_shape_is_told_and_the_rest_stays(tmp_path: Path, bad: Any, code: str, words: str) -> None:
+def test_a_bad_shape_is_reported_and_the_rest_stays(tmp_path: Path, bad: Any, code: str, words: str) -> None:
     image(tmp_path / "images/a.jpg")
     sheet(tmp_path / "annotations/a.json", (shape("dog"), bad, shape("cow")))
     reading = read(tmp_path)
@@ -151,7 +151,7 @@ def test_a_bad_shape_is_told_and_the_rest_stays(tmp_path: Path, bad: Any, code: 
     assert reading.splits["all"].names == ["dog", "cow"]
 
 
-def test_a_cut_png_is_told(tmp_path: Path) -> None:
+def test_a_cut_png_is_reported(tmp_path: Path) -> None:
     whole = base64.b64decode(png(np.ones((4, 4))))
     _, faults = one(tmp_path, shape(kind="mask", points=[[0, 0], [3, 3]], mask=base64.b64encode(whole[:-8]).decode()))
     assert faults == ["rle-broken"]
@@ -182,7 +182,7 @@ def boxed(x1: float, y1: float, x2: float, y2: float, label: str = "cat", group:
 
 
 def test_a_box_that_only_bounds_its_group_is_left_out(tmp_path: Path) -> None:
-    """Some tools write the box of each object beside its outline."""
+    """Some tools write the box of each object next to its outline."""
     triangle = shape("cat", [[10, 10], [30, 10], [10, 30]], group=7)
     holed = shape("cat", [[25, 15], [34, 24]], "mask", group=8, mask=png(1 - np.eye(10)))
     alone, _ = one(tmp_path / "alone", triangle, holed)
@@ -228,7 +228,7 @@ def test_a_group_of_masks_outside_the_image_is_an_empty_object(tmp_path: Path) -
     assert [area(a.segmentation, (HEIGHT, WIDTH)) for a in dataset.annotations] == [0]
 
 
-def test_flags_tell_crowds_and_notes_are_kept(tmp_path: Path) -> None:
+def test_flags_mark_crowds_and_notes_are_kept(tmp_path: Path) -> None:
     crowd = {"flags": {"iscrowd": True, "blurred": True}, "description": "a herd", "attributes": {"age": "old"}}
     dataset, _ = one(
         tmp_path, {**shape(), **crowd}, {**shape(), "flags": {"iscrowd": False}}, {**shape(), "flags": None}
@@ -274,7 +274,7 @@ def test_detect(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{", b'{"shapes": {}}', b'{"shapes": 1, "x"', b"[" * 100_000 + b'"shapes"', b'\xff"shapes"']
 )
-def test_broken_files_are_told_and_the_rest_stays(tmp_path: Path, content: bytes) -> None:
+def test_broken_files_are_reported_and_the_rest_stays(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/0.json").write_bytes(content)
     (tmp_path / "train_anno_list.txt").write_text("annotations/0.json\nannotations/a.json")

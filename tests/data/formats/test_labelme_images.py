@@ -84,7 +84,7 @@ def test_an_embedded_image_of_another_size_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"x", image_data()[:20]])
-def test_image_data_that_is_no_image(tmp_path: Path, data: bytes) -> None:
+def test_image_data_that_is_not_an_image(tmp_path: Path, data: bytes) -> None:
     reading = read(embedded(tmp_path, data))
     assert [fault.code for fault in reading.faults] == ["image-missing"]
 

@@ -81,7 +81,7 @@ def test_lists_in_a_sub_folder(tmp_path: Path) -> None:
     assert read(tmp_path).splits["train"].folder == tmp_path / "fruit/images"
 
 
-def test_json_beside_images(tmp_path: Path) -> None:
+def test_json_next_to_images(tmp_path: Path) -> None:
     for name in ("a/1", "a/2", "b/1"):
         image(tmp_path / f"{name}.PNG")
         sheet(tmp_path / f"{name}.json", (shape(),), f"{name[-1]}.png")
@@ -170,7 +170,7 @@ def test_images_are_found(tmp_path: Path, there: str, where: str, image_path: st
     assert dataset.path(dataset.images[0]) == tmp_path / there
 
 
-def test_the_namesake_beside_a_json_file_comes_before_what_is_found_elsewhere(tmp_path: Path) -> None:
+def test_the_namesake_next_to_a_json_file_comes_before_what_is_found_elsewhere(tmp_path: Path) -> None:
     image(tmp_path / "set" / "x1.jpg")
     image(tmp_path / "thumbs" / "image.jpg")
     sheet(tmp_path / "set" / "x1.json", (shape(),), "image.jpg")
@@ -202,7 +202,7 @@ def test_images_comes_before_other_folders(tmp_path: Path) -> None:
     assert dataset.path(dataset.images[0]) == tmp_path / "images/a.jpg"
 
 
-def test_a_missing_image_is_told_and_its_size_is_that_stated(tmp_path: Path) -> None:
+def test_a_missing_image_is_reported_and_its_size_is_that_stated(tmp_path: Path) -> None:
     content = base64.b64encode(image(tmp_path / "x.jpg").read_bytes()).decode()
     (tmp_path / "x.jpg").unlink()
     old = {"label": "cat", "points": SQUARE, "line_color": None, "fill_color": None}  # as LabelMe 3 wrote

@@ -122,7 +122,7 @@ def test_names_that_would_not_come_back(tmp_path: Path) -> None:
     assert [a.category_id for a in back.annotations] == [1, 2, 3, 4, 5]
 
 
-def test_an_unsplit_part_beside_splits_gets_a_list(tmp_path: Path) -> None:
+def test_an_unsplit_part_next_to_splits_gets_a_list(tmp_path: Path) -> None:
     splits = {split: made(tmp_path / split, split, [f"{split}.jpg"]) for split in ("train", "all")}
     (tmp_path / "target").mkdir()
     assert labelme.write(splits, tmp_path / "target") == [

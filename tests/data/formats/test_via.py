@@ -267,7 +267,7 @@ def test_polygons_of_coco_written_as_via() -> None:
             assert (image, name, tuple(map(tuple, ring.tolist()))) in expected
 
 
-def test_a_project_beside_its_export_is_not_read_twice(tmp_path: Path) -> None:
+def test_a_project_next_to_its_export_is_not_read_twice(tmp_path: Path) -> None:
     two = region(label="cat"), region({**SQUARE, "all_points_x": [22, 32, 32, 22]}, label="cat")
     make(tmp_path, export(*two), "a_export.json")
     make(tmp_path, {"_via_settings": {}, "_via_img_metadata": export(*two)}, "b_project.json")

@@ -1,4 +1,4 @@
-"""Pascal VOC: maps of any kind a tool writes are read as instances, what can't be is told, and masks come back."""
+"""Pascal VOC: maps of any kind a tool writes are read as instances, what can't be is reported, and masks come back."""
 
 import struct
 import zlib
@@ -158,7 +158,7 @@ def _bomb(path: Path) -> None:
         (lambda r: (r / "JPEGImages/1.jpg").unlink(), "image-missing", "ImageSets/Segmentation", "no image '1'"),
     ],
 )
-def test_files_that_can_not_be_used_are_told(tmp_path, change, code, file, what) -> None:  # type: ignore[no-untyped-def]
+def test_files_that_can_not_be_used_are_reported(tmp_path, change, code, file, what) -> None:  # type: ignore[no-untyped-def]
     root = make(tmp_path, {"train": "1\n2\n"})
     save(root / "JPEGImages" / "2.png", np.zeros(SIZE, np.uint8))
     change(root)
@@ -168,13 +168,13 @@ def test_files_that_can_not_be_used_are_told(tmp_path, change, code, file, what)
     assert [image.file_name for image in reading.splits["train"].images] == ["2.png"]
 
 
-def test_masks_that_no_list_names_and_no_reader_reads_are_told(tmp_path: Path) -> None:
+def test_masks_that_no_list_names_and_no_reader_reads_are_reported(tmp_path: Path) -> None:
     root = make(tmp_path)
     save(root / "SegmentationClass" / "2.png", KINDS)
     Image.fromarray(OBJECTS).save(root / "SegmentationObject" / "3.tif")
     make(root / "backup")
-    told = {fault.code: (fault.file, fault.lost) for fault in read(root).faults}
-    assert told == {
+    reported = {fault.code: (fault.file, fault.lost) for fault in read(root).faults}
+    assert reported == {
         "image-missing": ("ImageSets/Segmentation", 0),  # of 2.png, whose instances are missing too
         "file": ("SegmentationObject/3.tif", 0),
         "file-unread": ("backup/SegmentationObject/1.png", 2),
@@ -189,7 +189,7 @@ def test_masks_that_no_list_names_and_no_reader_reads_are_told(tmp_path: Path) -
         (7, "has the value 7"),
     ],
 )
-def test_an_instance_without_a_class_is_told(tmp_path: Path, value: int, what: str) -> None:
+def test_an_instance_without_a_class_is_reported(tmp_path: Path, value: int, what: str) -> None:
     root = make(tmp_path)
     save(root / "SegmentationClass" / "1.png", np.where(OBJECTS == 3, value, KINDS).astype(np.uint8))
     reading = read(root)
@@ -219,7 +219,7 @@ def test_what_can_not_be_read_at_all(tmp_path: Path) -> None:
         read(tmp_path / "VOC2007")
 
 
-def test_a_photo_is_no_map(tmp_path: Path) -> None:
+def test_a_photo_is_not_a_map(tmp_path: Path) -> None:
     values = np.arange(70_000, dtype=np.int32).reshape(7, -1)
     with pytest.raises(InputError, match="is it a photo"):
         list(separate_instances(LabelMap(values, 255, True), LabelMap(values, 255, True), {0}))

@@ -36,7 +36,7 @@ def dataset(folder: Path, shapes: list[str], size: tuple[int, int] = (20, 30), c
     return Dataset("val", folder, (ImageRecord(1, "a.png", size[1], size[0]),), annotations, categories)
 
 
-def test_smaller_instances_lie_on_top_and_losses_are_told(tmp_path: Path) -> None:
+def test_smaller_instances_lie_on_top_and_losses_are_reported(tmp_path: Path) -> None:
     shapes = [square(2, 2, 3), square(0, 0, 10), square(15, 0, 4), square(15, 0, 4), square(0, 5, 12), square(0, 0, 0)]
     (tmp_path / "out").mkdir()
     notes = voc.write({"val": dataset(tmp_path / "in", shapes, crowd=4)}, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""YOLO-seg: every layout in the field is read, every bad line is told, and every mask comes back pixel for pixel."""
+"""YOLO-seg: every layout in use is read, every bad line is reported, and every mask comes back pixel for pixel."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def test_folders_without_a_yaml_file(tmp_path: Path) -> None:
     assert read(root).splits["all"].names == ["x", "y", "z"]
 
 
-def test_labels_beside_the_images(tmp_path: Path) -> None:
+def test_labels_next_to_the_images(tmp_path: Path) -> None:
     root = make(tmp_path, None, {"a.jpg": "", "a.txt": SQUARE, "obj.names.txt": ""})
     assert detect(root)
     text(root / "obj.names", "apple\n")
@@ -149,7 +149,7 @@ def test_faults_of_the_yaml_file(tmp_path: Path, names: str, what: str) -> None:
         ("\0\xff", "record", "line 2: expected numbers"),
     ],
 )
-def test_bad_lines_are_told_and_the_good_ones_stay(tmp_path: Path, line: str, code: str, what: str) -> None:
+def test_bad_lines_are_reported_and_the_good_ones_stay(tmp_path: Path, line: str, code: str, what: str) -> None:
     reading = one(tmp_path, f"{SQUARE}\n{line}\n\n1.0{SQUARE[1:]} 0.1 0.1\n")
     (fault,) = reading.faults
     assert (fault.code, fault.split, fault.file, fault.image_id) == (code, "train", "labels/train/1.txt", 1)
@@ -177,7 +177,7 @@ def test_sizes_are_those_of_the_upright_image(tmp_path: Path) -> None:
 
 
 def test_images_of_every_suffix(tmp_path: Path) -> None:
-    """Those that are read come with their labels; the labels of the others are told."""
+    """Those that are read come with their labels; the labels of the others are reported."""
     kinds = [*READABLE, "HEIC", "gif", "jp2", "JPG_large"]
     text(tmp_path / "classes.txt", "thing\n")
     for number, suffix in enumerate(kinds):
@@ -221,14 +221,14 @@ def test_why_a_label_file_has_no_image(tmp_path: Path, files: dict[str, str], la
     assert lost == [(label, f"1 line; {why}", 1)]
 
 
-def test_texts_that_are_no_labels_are_not_taken_for_any(tmp_path: Path) -> None:
+def test_texts_that_are_not_labels_are_not_read_as_labels(tmp_path: Path) -> None:
     texts = {"labels/classes.txt": "a\nb\n", "labels/README.txt": "Labels of 2024\n1 2 3\n", "labels/x.txt": "\n"}
     reading = read(make(tmp_path, None, {"images/1.jpg": "", "labels/1.txt": SQUARE, **texts}))
     assert reading.faults == [] and reading.splits["all"].names == ["a", "b"]
 
 
 @pytest.mark.parametrize("content", ["\ufeff" + SQUARE, ("\ufeff" + SQUARE).encode("utf-16-le"), "a .1 .1 .5 .1 .5 .5"])
-def test_label_files_beside_the_images_are_read_however_they_begin(tmp_path: Path, content: str | bytes) -> None:
+def test_label_files_next_to_the_images_are_read_however_they_begin(tmp_path: Path, content: str | bytes) -> None:
     texts = {"1.txt": SQUARE, "2.txt": content, "classes.txt": "a\n", "notes.txt": "to do"}
     reading = read(make(tmp_path, None, {"1.jpg": "", "2.jpg": "", **texts}))
     annotations = len(reading.splits["all"].annotations)
@@ -243,7 +243,7 @@ def test_folders_of_splits(tmp_path: Path, words: tuple[str, str]) -> None:
     assert list(reading.splits) == ["train", "val"] and not reading.faults
 
 
-def test_what_ultralytics_predicted_is_no_label(tmp_path: Path) -> None:
+def test_what_ultralytics_predicted_is_not_a_label(tmp_path: Path) -> None:
     runs = {"runs/segment/predict/labels/1.txt": SQUARE, "runs/segment/predict/labels/2.txt": SQUARE}
     reading = read(make(tmp_path, None, {"images/1.jpg": "", "images/2.jpg": "", "labels/1.txt": SQUARE, **runs}))
     assert len(reading.splits["all"].annotations) == 1 and not reading.faults
@@ -258,7 +258,7 @@ def test_the_yaml_file_with_splits_is_that_of_the_data_set(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("other", ["data.yaml", "classes.txt"])
-def test_another_data_set_with_other_classes_beside_the_first_is_refused(tmp_path: Path, other: str) -> None:
+def test_another_data_set_with_other_classes_next_to_the_first_is_refused(tmp_path: Path, other: str) -> None:
     for name in "ab":
         make(tmp_path / name, {"names": ["cat", "dog"]}, {"images/1.jpg": "", "labels/1.txt": SQUARE})
     assert read(tmp_path).splits["all"].names == ["cat", "dog"]
@@ -273,7 +273,7 @@ def test_classes_without_names_are_reported(tmp_path: Path) -> None:
     assert [fault.code for fault in reading.faults] == ["no-class"]
 
 
-def test_a_pointer_of_git_lfs_is_no_list_of_classes(tmp_path: Path) -> None:
+def test_a_pointer_of_git_lfs_is_not_a_list_of_classes(tmp_path: Path) -> None:
     make(tmp_path, None, {"images/1.jpg": "", "labels/1.txt": SQUARE})
     text(tmp_path / "classes.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(DatasetError, match="run git lfs pull"):

@@ -40,7 +40,7 @@ def test_bridges_are_short() -> None:
     assert sorted(steps[steps < 6].tolist()) == [2] * 8  # each gap of 2 there and back, though parts lie 20 apart
 
 
-def test_a_spike_is_no_bridge_to_anything() -> None:
+def test_a_spike_is_not_a_bridge_to_anything() -> None:
     ring = np.asarray([(0, 0), (4, 0), (4, 4), (9, 9), (4, 4), (0, 4)], np.float64)
     np.testing.assert_array_equal(apart(ring, (10, 10)), [[(0, 0), (4, 0), (4, 4), (0, 4)]])
 

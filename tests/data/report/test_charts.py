@@ -84,7 +84,7 @@ def test_bars_by_train_count(tmp_path: Path, figures: list[Figure]) -> None:
 
 
 def test_splits_may_list_other_classes(tmp_path: Path, figures: list[Figure]) -> None:
-    """As the reference could not."""
+    """Which PaddleX could not do."""
     splits = {"train": numbers("train", ["a", "b"], [0, 1, 1]), "val": numbers("val", ["b", "c", "d"], [0, 1])}
     histogram(splits, ["a", "b", "c", "d"], tmp_path / "h.png")
     heights = [[bar.get_height() for bar in container] for container in figures[0].axes[0].containers]
@@ -106,7 +106,7 @@ def test_any_name(tmp_path: Path, names: list[str]) -> None:
     assert (tmp_path / "h.png").stat().st_size > 1000
 
 
-def test_names_are_no_formulas(tmp_path: Path, figures: list[Figure]) -> None:
+def test_names_are_not_formulas(tmp_path: Path, figures: list[Figure]) -> None:
     histogram({}, ["$x$", "long " * 20], tmp_path / "h.png")
     first, second = (label.get_text() for label in figures[0].axes[0].get_xticklabels())
     assert first == "$x$"

@@ -163,7 +163,7 @@ def test_each_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_image_of_another_size(tmp_path: Path) -> None:
-    """It is no place for good samples. As a fault it is shown, as far as the record goes, with its masks."""
+    """Good samples do not come from it. As a fault it is shown, as far as the record goes, with its masks."""
     found = dataset(tmp_path, ["a.png"])
     Image.new("RGB", (45, 30), (GREY,) * 3).save(tmp_path / "a.png")
     image = found.images[0]

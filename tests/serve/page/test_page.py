@@ -49,11 +49,11 @@ def test_it_shows_what_the_model_finds(page: Any, service: Service, expected: li
         seen = page.execute_script(
             "return [...document.querySelectorAll('#list li:not([hidden])')].map((row) => row.ariaLabel)"
         )
-        assert seen == [told(number, one) for number, one in enumerate(above, 1)]
+        assert seen == [announced(number, one) for number, one in enumerate(above, 1)]
     assert len(service.asked) == 1
 
 
-def told(number: int, one: dict[str, Any]) -> str:
+def announced(number: int, one: dict[str, Any]) -> str:
     area = int(rle_decode(one["mask"]["rleResult"], one["mask"]["size"]).sum())
     share = 100 * area / (696 * 520)
     return f"{one['categoryName']} {number}, score {one['score']:.2f}, {area:,} pixels, {share:.2f}\xa0%"

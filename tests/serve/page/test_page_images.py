@@ -43,7 +43,7 @@ def test_what_is_saved_is_what_is_seen(page: Any, expected: list[dict[str, Any]]
 
 
 def image_bytes(form: str) -> bytes:
-    """A slope in each direction, so that whoever turns it is found out."""
+    """A slope in each direction, so that a turned one is noticed."""
     y, x = np.mgrid[:60, :100]
     pixels = np.stack([2 * x, 4 * y, 0 * x + 90], axis=2).astype(np.uint8)
     file, turned = io.BytesIO(), Image.Exif()

@@ -28,8 +28,8 @@ DECODE = """
 const ends = m.runEnds(a[0], [a[1], a[2]]);
 const mask = m.columns(ends, [a[1], a[2]]);
 const hit = Array.from(mask, (_, i) => +m.covers(ends, [a[1], a[2]], Math.floor(i / a[1]), i % a[1]));
-const beside = [[-1, 0], [0, -1], [a[2], 0], [0, a[1]]].some(([x, y]) => m.covers(ends, [a[1], a[2]], x, y));
-return { mask: Array.from(mask), area: m.area(ends), hit, beside };
+const around = [[-1, 0], [0, -1], [a[2], 0], [0, a[1]]].some(([x, y]) => m.covers(ends, [a[1], a[2]], x, y));
+return { mask: Array.from(mask), area: m.area(ends), hit, around };
 """
 
 
@@ -45,7 +45,7 @@ def test_masks_are_decoded(page: Any) -> None:
     for counts, height, width, expected in VECTORS + made:
         seen = module(page, "rle.js", DECODE, counts, height, width)
         assert np.reshape(seen["mask"], (width, height)).T.tolist() == expected
-        assert seen["hit"] == seen["mask"] and seen["area"] == np.sum(expected) and not seen["beside"]
+        assert seen["hit"] == seen["mask"] and seen["area"] == np.sum(expected) and not seen["around"]
 
 
 @pytest.mark.parametrize("counts", ["0Xg", "0Xh0", "é", "", "0X~0", "0oooooooo0", "0" * 5 + "O"])

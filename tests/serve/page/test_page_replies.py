@@ -37,13 +37,13 @@ def test_waiting_can_be_stopped(page: Any, service: Service) -> None:
 
 
 def refused(page: Any, service: Service, *replies: Reply) -> str:
-    """What the page tells of the last of these answers."""
+    """What the page says about the last of these answers."""
     service.replies.extend(replies)
     give(page, EXAMPLE)
     return f"{text(page, 'notice-title')}: {text(page, 'notice-text')}"
 
 
-def test_refusals_are_told(page: Any, service: Service, tmp_path: Path) -> None:
+def test_refusals_are_reported(page: Any, service: Service, tmp_path: Path) -> None:
     """F81: in the service's own words, which are never taken for HTML."""
     give_bytes(page, tmp_path, "notes.txt", b"no image")
     assert text(page, "notice-title") == "notes.txt can't be processed" and text(page, "notice-text").startswith(
@@ -68,11 +68,11 @@ def test_refusals_are_told(page: Any, service: Service, tmp_path: Path) -> None:
 
 def test_a_busy_service_is_asked_again_later(page: Any, service: Service) -> None:
     """F81: after as long as it asks for, where it does."""
-    told = refused(page, service, Reply.refusal(503, "no worker"))
+    message = refused(page, service, Reply.refusal(503, "no worker"))
     retry = page.find_element("id", "retry")
-    assert told == "The service is not ready: no worker" and retry.text == "Try again" and retry.is_enabled()
-    told = refused(page, service, Reply.refusal(429, "64 wait", Retry_After="1"))
-    assert told == "The service is busy: 64 wait"
+    assert message == "The service is not ready: no worker" and retry.text == "Try again" and retry.is_enabled()
+    message = refused(page, service, Reply.refusal(429, "64 wait", Retry_After="1"))
+    assert message == "The service is busy: 64 wait"
     assert retry.text == "Try again in 1 s" and not retry.is_enabled()
     wait(page, "!document.getElementById('retry').disabled")
     retry.click()
@@ -94,7 +94,7 @@ def test_a_key_is_asked_for(page: Any, service: Service) -> None:
     assert stores == [["right"], [], ""]
 
 
-def test_nothing_found_is_told(page: Any, service: Service, tmp_path: Path) -> None:
+def test_nothing_found_is_reported(page: Any, service: Service, tmp_path: Path) -> None:
     """F80, F81: no instances at all, or none above the threshold."""
     give(page, EXAMPLE)
     slide(page, 0.95)
@@ -106,7 +106,7 @@ def test_nothing_found_is_told(page: Any, service: Service, tmp_path: Path) -> N
     assert json.loads(saved(page, "save-json"))["result"]["instances"] == []
 
 
-def test_a_service_that_tells_little(browser: Any, service: Service, address: str) -> None:
+def test_a_service_that_reports_little(browser: Any, service: Service, address: str) -> None:
     """No example, no model's name, an answer without the image's size: as of the system we are compatible with."""
     service.has_example = service.model_known = False
     browser.get(address)

@@ -107,7 +107,7 @@ def _row(number: int, record: dict[str, str], images: str, runs: str) -> _Row:
 
 
 def _read_file(sheet: Sheet) -> None:
-    """Raises UnusableError."""
+    """Add the images and runs of a file. Raises UnusableError if the file as a whole can't be read."""
     column, rows = _rows(sheet.assembly.source, sheet.file)
     by_image: dict[str, list[_Row]] = {}
     for row in rows:

@@ -113,7 +113,7 @@ class _Task:
 
 
 def _tasks(content: Any) -> list[_Task]:
-    """Raises UnusableError."""
+    """The tasks of an export, each once. Raises UnusableError if it is not a list of tasks."""
     records = content if isinstance(content, list) else [content]
     if not all(isinstance(record, dict) for record in records):
         raise UnusableError("file", f"holds {short(content)}: expected a list of tasks")
@@ -178,7 +178,7 @@ def _names(value: Any) -> list[str]:
 
 
 def _read_file(sheet: Sheet) -> None:
-    """Raises UnusableError."""
+    """Add the images and regions of a file. Raises UnusableError if the file as a whole can't be read."""
     tasks = _tasks(sheet.json())
     found = _find(sheet, [name for task in tasks for name in task.images.values()])
     aside: Counter[str] = Counter()
@@ -238,7 +238,7 @@ def _image_of(task: _Task, region: _Region) -> str | None:
 
 
 def _add(sheet: Sheet, image: ImageRecord, region: _Region) -> None:
-    """Raises UnusableError."""
+    """Add a region to the data set. Raises UnusableError if it has no mask or no single label."""
     if region.tool not in _READERS:
         what = f"a {region.tool}" if region.tool else "it"
         raise UnusableError("no-mask", f"{what} encloses no pixels of its own: expected {', '.join(_READERS)}")

@@ -43,7 +43,7 @@ def read(source: Source) -> Reading:
 
 
 def _read_file(sheet: Sheet, name: str, path: str | None) -> None:
-    """Raises UnusableError."""
+    """Add the image of a file and its objects. Raises UnusableError if the file as a whole can't be read."""
     features = _features(sheet.json())
     image = sheet.image(name, path, annotations=len(features))
     if image is None:
@@ -64,7 +64,7 @@ def _read_file(sheet: Sheet, name: str, path: str | None) -> None:
 
 
 def _features(content: Any) -> list[Any]:
-    """Raises UnusableError."""
+    """The features of a GeoJSON file. Raises UnusableError if it has no list of them."""
     if isinstance(content, dict):
         content = content.get("features") if content.get("type") == "FeatureCollection" else [content]
     if isinstance(content, list):
@@ -73,7 +73,7 @@ def _features(content: Any) -> list[Any]:
 
 
 def _add(sheet: Sheet, image: ImageRecord, feature: Mapping[str, Any], properties: Mapping[str, Any]) -> None:
-    """Raises UnusableError."""
+    """Add a feature to the data set. Raises UnusableError if QuPath ignores it, or it has no valid region."""
     kind, label = str(properties.get("objectType") or OBJECT), _class_of(properties)
     if kind.lower() in _NO_OBJECTS:
         raise UnusableError("shape-ignored", f"a {kind}")
@@ -93,7 +93,7 @@ def _class_of(properties: Mapping[str, Any]) -> str:
 
 
 def _region(geometry: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
-    """Raises UnusableError."""
+    """The mask of a polygon or multipolygon. Raises UnusableError for other geometries and for invalid coordinates."""
     kind, coordinates = geometry.get("type"), geometry.get("coordinates")
     if kind not in ("Polygon", "MultiPolygon"):
         raise UnusableError("no-mask", f"a {kind} encloses no pixels of its own: expected Polygon, MultiPolygon")

@@ -72,7 +72,7 @@ def _classes(source: Source) -> Iterator[str]:
 
 
 def _read_file(sheet: Sheet, name: str, path: str | None) -> None:
-    """Raises UnusableError."""
+    """Add the image of a file and its figures. Raises UnusableError if the file as a whole can't be read."""
     content = as_dict(sheet.json(), "the content")
     figures = content.get("objects")
     if not isinstance(figures, list):
@@ -94,7 +94,7 @@ def _read_file(sheet: Sheet, name: str, path: str | None) -> None:
 
 
 def _region(figure: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
-    """Raises UnusableError."""
+    """The mask of a figure. Raises UnusableError for shapes without an area and for invalid ones."""
     kind = figure.get("geometryType") or ("bitmap" if figure.get("bitmap") else "polygon")  # absent in old exports
     if kind == "bitmap":
         return _bitmap(as_dict(figure.get("bitmap"), "bitmap"), size)
@@ -109,7 +109,7 @@ def _region(figure: Mapping[str, Any], size: tuple[int, int]) -> Segmentation:
 
 
 def _bitmap(bitmap: Mapping[str, Any], size: tuple[int, int]) -> str:
-    """Raises UnusableError."""
+    """RLE over the image of a bitmap, a mask in PNG with its origin. Raises UnusableError if it is invalid."""
     data, origin = bitmap.get("data"), bitmap.get("origin")
     corner = [as_integer(value) for value in origin] if isinstance(origin, list) else []
     if len(corner) != 2 or None in corner or not isinstance(data, str):

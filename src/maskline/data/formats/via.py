@@ -134,7 +134,7 @@ def _read_sheet(sheet: Sheet, entries: Sequence[_Entry], attribute: str | None) 
 
 
 def _outline(region: Mapping[str, Any]) -> Ring:
-    """Raises UnusableError."""
+    """The outline of a region. Raises UnusableError for shapes without an area and for invalid ones."""
     shape = as_dict(region.get("shape_attributes"), "shape_attributes")
     kind = str(shape.get("name"))
     if kind not in _OUTLINES:
@@ -169,7 +169,7 @@ _OUTLINES: dict[str, Callable[[Mapping[str, Any]], Ring]] = {
 
 
 def _numbers(shape: Mapping[str, Any], *keys: str) -> list[float]:
-    """Raises UnusableError."""
+    """These attributes of a shape. Raises UnusableError unless all are numbers."""
     values = [shape.get(key) for key in keys]
     if all(map(is_number, values)):
         return [float(value) for value in values if value is not None]
@@ -192,7 +192,7 @@ def _class_attribute(regions: Sequence[Any]) -> str | None:
 
 
 def _class_of(attributes: Mapping[str, Any], attribute: str) -> str:
-    """Raises UnusableError."""
+    """The class of a region, from its attribute. Raises UnusableError if that is empty."""
     name = _value(attributes.get(attribute))
     if not name:
         raise UnusableError("record", f"its attribute {attribute!r} does not name a class: {short(attributes)}")
