@@ -232,7 +232,8 @@ def test_boxes_are_counted_by_split(tmp_path: Path) -> None:
     root = make(tmp_path / "set", [(64, 48)], [annotation(1, 1, outline)])
     one = sets.load(root, "all")
     (root / "annotations" / "instance_all.json").unlink()
-    for split, shapes in {"test": [outline], "train": [*[box] * 8, outline], "val": [box] * 11}.items():
+    parts: dict[str, list[Any]] = {"test": [outline], "train": [*[box] * 8, outline], "val": [box] * 11}
+    for split, shapes in parts.items():
         annotations = [annotation(number, 1, shape) for number, shape in enumerate(shapes, 1)]
         sets.save(root, split, one | {"annotations": annotations})
     told = [(fault.split, fault.what) for fault in read_dataset(str(root)).faults if fault.code == "boxes-only"]
