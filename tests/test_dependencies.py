@@ -41,7 +41,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from fixtures import tiny
 from maskline.exporting import ExportOptions, export_network
-target = ExportOptions.of("openvino", int8=sys.argv[3])
+target = ExportOptions("openvino", int8=sys.argv[3])
 export_network(tiny.network(), tiny.SPEC, sys.argv[2], labels=tiny.CLASSES, options=target)
 """
 

@@ -90,6 +90,12 @@ def test_a_box_is_ordered_and_inside_the_image(box: tuple[float, ...]) -> None:
         replace(make(), boxes=boxes)
 
 
+@pytest.mark.parametrize("method", ["window", "rle", "polygons", "outlines", "full_mask", "__getitem__"])
+def test_an_index_out_of_range_is_named(method: str) -> None:
+    with pytest.raises(IndexError, match="index 100 is out of bounds for axis 0 with size 4"):
+        getattr(make(), method)(100)
+
+
 def test_a_mask_fills_the_window_of_its_box() -> None:
     found = make()
     for i, mask in enumerate(found.masks):

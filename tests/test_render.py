@@ -56,7 +56,8 @@ def changed(image: np.ndarray, photo: np.ndarray) -> np.ndarray:
 def _fresh_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in render.FONT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    caches = (render._warn_missing_font, render._has_glyph, render._font)
+    monkeypatch.setattr(render, "_warned_of_fonts", False)
+    caches = (render._has_glyph, render._font)
     for cache in caches:
         cache.cache_clear()
     yield

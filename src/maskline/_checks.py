@@ -8,8 +8,11 @@ import numbers
 import os
 import reprlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from maskline.errors import ParameterError, UnknownNameError
+
+MOST = 1 << 20  # of a count, unless its check says otherwise
 
 
 def check_score(value: object, name: str = "threshold") -> float:
@@ -27,7 +30,7 @@ def check_threshold(value: object, name: str = "threshold") -> float | dict[int 
     return {key: check_score(score, f"{name} of {reprlib.repr(key)}") for key, score in value.items()}
 
 
-def check_count(value: object, name: str, most: int = 1 << 20, *, least: int = 1) -> int:
+def check_count(value: object, name: str, most: int = MOST, *, least: int = 1) -> int:
     """Return an integer from ``least`` to ``most``, not a bool. Raises ParameterError with its name."""
     if not isinstance(value, bool) and isinstance(value, numbers.Integral) and least <= int(value) <= most:
         return int(value)
@@ -45,9 +48,23 @@ def check_number(
     low, high = (-math.inf if least is None else least), (math.inf if most is None else most)
     if math.isfinite(number) and low <= number <= high and (above is None or number > above):
         return number
-    start = f" above {above:g}" if above is not None else f" from {least:g}" if least is not None else ""
-    end = "" if most is None else f" and up to {most:g}" if least is None else f" to {most:g}"
-    raise ParameterError(f"{name} is {reprlib.repr(value)}: expected a number{start}{end}")
+    kind = "a finite number" if most is None else "a number"
+    start = f" above {above:.15g}" if above is not None else f" from {least:.15g}" if least is not None else ""
+    end = "" if most is None else f" and up to {most:.15g}" if least is None else f" to {most:.15g}"
+    given = f"{value:.15g}" if isinstance(value, float) else reprlib.repr(value)  # 2, as typed, rather than 2.0
+    raise ParameterError(f"{name} is {given}: expected {kind}{start}{end}")
+
+
+def check_path(value: object, name: str) -> Path:
+    """Return a path from one or its text. Raises ParameterError with its name."""
+    if isinstance(value, str | os.PathLike):
+        return Path(value)
+    raise wrong(value, name, "a path")
+
+
+def wrong(value: object, name: str, expected: str) -> ParameterError:
+    """The error for a value that is not as expected."""
+    return ParameterError(f"{name} is {reprlib.repr(value)}: expected {expected}")
 
 
 def environment_switch(name: str) -> bool:
@@ -65,4 +82,4 @@ def refuse_unknown(given: Iterable[object], known: Iterable[str], where: str) ->
     names = list(known)
     for key in given:
         if key not in names:
-            raise UnknownNameError.of(f"key in {where}", str(key), names)
+            raise UnknownNameError.of("key", str(key), names, f"in {where}")

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+MOST_THREADS = 1024  # of a process; many more can't be started
+
 #: Linux: the control groups of this process, one per line, and the folder with their settings.
 MEMBERSHIP = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")

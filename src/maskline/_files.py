@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
+from maskline._checks import check_path
 from maskline.errors import DatasetError, OutputError, ParameterError
+
+AnyPath: TypeAlias = "str | os.PathLike[str]"
 
 ASSETS = Path(__file__).with_name("assets")  # the embedded model and sample images
 NAME_BYTES = 255  # longest file name on common file systems
@@ -112,7 +115,7 @@ def replace_files(folder: Path, files: Sequence[Path]) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(target: Path, source: Path | None = None) -> Iterator[Path]:
+def new_folder(target: AnyPath, source: AnyPath | None = None) -> Iterator[Path]:
     """Context manager for a temporary folder that becomes ``target`` on success and is removed on failure.
 
     Args:
@@ -121,6 +124,7 @@ def new_folder(target: Path, source: Path | None = None) -> Iterator[Path]:
     Raises:
         OutputError: ``target`` exists and is not an empty folder, is inside ``source``, or can't be written.
     """
+    target, source = check_path(target, "target"), None if source is None else check_path(source, "source")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise OutputError(f"{target} already exists: name a new or an empty folder")
     if source is not None and target.resolve().is_relative_to(source.resolve()):

@@ -2,23 +2,32 @@
 
     epochs: Annotated[int, Option("Passes over the training images.", least=1)] = 40
 
-Command line, configuration files and tables of options are made from these descriptions, and `check_options`, called by
-``__post_init__``, refuses the same values with the same message wherever they come from.
+Command line, configuration files and tables of options are made from these descriptions, and the base class `Checked`
+refuses the same values with the same message wherever they come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from inspect import get_annotations
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from maskline._checks import check_count, check_number
+from maskline._checks import check_count, check_number, check_path, wrong
 from maskline.errors import UnknownNameError
 
 MAX_INTEGER = (1 << 32) - 1
+
+#: Types of fields without a check of their own, in words.
+_EXPECTED: Mapping[Any, str] = {
+    bool: "True or False",
+    str: "a string",
+    Mapping: "a mapping, such as {key: value}",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,16 +37,16 @@ class Option:
     Attributes:
         help: one sentence or two, with the unit; without default and range, which are added.
         unset: what None stands for, such as "the model's".
-        least, most: range of a number, both included. Integers are from 1 to `MAX_INTEGER` units unless
-            these say otherwise.
+        least, most: range of a number, both included. Integers are from 1 to `MAX_INTEGER` unless these say otherwise.
+            With a ``unit``, ``most`` is in that.
         above: lower bound of a number, excluded.
         listed: names to list in the help, from the table that has them; the user of the value checks it. (The values of
             a Literal are checked here.)
         flag: name on the command line; None: the field's; empty: not on the command line.
         metavar: placeholder of the value in the help.
         unit: on the command line, one is this many of the field's units.
-        parse: makes the value from the text on the command line, and the flag for its errors. An option that repeats
-            has one tuple of texts.
+        parse: makes the value from the text on the command line, and the flag for its errors.
+        check: what is valid beyond type and range: from a value, and its name for errors, to the value of the field.
     """
 
     help: str
@@ -50,30 +59,55 @@ class Option:
     metavar: str = ""
     unit: int = 1
     parse: Callable[[Any, str], Any] | None = None
+    check: Callable[[Any, str], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A described field of a dataclass. ``kind`` is its type, or that of its elements if it ``repeats``."""
+    """A described field of a dataclass.
+
+    Attributes:
+        kind: its type without None, or that of its elements if it ``repeats``.
+        optional: whether it may be None.
+    """
 
     name: str
     option: Option
     kind: Any
     choices: tuple[str, ...]
     repeats: bool
+    optional: bool
     default: Any  # MISSING if the field has none
 
     def check(self, value: Any, name: str | None = None) -> Any:
-        """Return a value of this field that is not None. Raises ParameterError, which calls it ``name``."""
-        option, name = self.option, name or self.name
-        if self.choices and value not in self.choices:
-            raise UnknownNameError.of(name, str(value), self.choices)
-        if self.kind is int:
-            most = MAX_INTEGER * option.unit if option.most is None else int(option.most)
-            return check_count(value, name, most, least=1 if option.least is None else int(option.least))
-        if self.kind is float:
-            return check_number(value, name, least=option.least, most=option.most, above=option.above)
-        return value
+        """Return a value for this field, a path instead of a text. Raises ParameterError, which calls it ``name``."""
+        name = name or self.name
+        if value is None and self.optional:
+            return None
+        if not self.repeats:
+            return self._checked(value, name)
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise wrong(value, name, "a list or tuple")
+        return tuple(self._checked(element, name) for element in value)
+
+    def _checked(self, value: Any, name: str) -> Any:
+        option = self.option
+        if self.choices:
+            if str(value) not in self.choices:
+                raise UnknownNameError.of(name, str(value), self.choices)
+            value = str(value)
+        elif self.kind is int:
+            most = int((MAX_INTEGER if option.most is None else option.most) * option.unit)
+            value = check_count(value, name, most, least=1 if option.least is None else int(option.least))
+        elif self.kind is float:
+            value = check_number(value, name, least=option.least, most=option.most, above=option.above)
+        elif self.kind is Path:
+            value = check_path(value, name)
+        elif self.kind is str and isinstance(value, os.PathLike):  # where a name or a file is expected
+            value = os.fspath(value)
+        elif self.kind in _EXPECTED and not isinstance(value, self.kind):
+            raise wrong(value, name, _EXPECTED[self.kind])
+        return value if option.check is None else option.check(value, name)
 
     @property
     def default_text(self) -> str:
@@ -91,7 +125,7 @@ class Setting:
         """Help with the names to choose from and the range, but without the default."""
         low = self.option.least if self.option.above is None else f"above {self.option.above:g}, up"
         listed = f"One of {', '.join(self.option.listed())}." if self.option.listed else ""
-        limits = "" if low is None or self.option.most is None else f"Range: {low} to {self.option.most:g}."
+        limits = "" if low is None or self.option.most is None else f"Range: {low} to {self.option.most:.15g}."
         return " ".join(filter(None, (self.option.help, listed, limits)))
 
 
@@ -127,19 +161,23 @@ def like(kind: type, name: str) -> Option:
     return settings_of(kind)[name].option
 
 
-def check_options(settings: object) -> None:
-    """Raise ParameterError for the first described field whose value is out of range. None is always valid."""
-    for name, setting in settings_of(type(settings)).items():
-        value = getattr(settings, name)
-        if value is not None and not setting.repeats:
-            setting.check(value)
+class Checked:
+    """Base of dataclasses with described fields, which checks them. A subclass with more to check calls this first."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Raise ParameterError for the first value that is of the wrong type or out of range."""
+        for name, setting in settings_of(type(self)).items():
+            object.__setattr__(self, name, setting.check(getattr(self, name)))
 
 
 def _setting(name: str, hint: Any, option: Option, default: Any) -> Setting:
-    if get_origin(hint) in (Union, UnionType):
+    optional = get_origin(hint) in (Union, UnionType)
+    if optional:
         hint = next(kind for kind in get_args(hint) if kind is not NoneType)
     repeats = get_origin(hint) is tuple and get_args(hint)[-1] is Ellipsis
     if repeats:
         hint = get_args(hint)[0]
     choices = get_args(hint) if get_origin(hint) is Literal else ()
-    return Setting(name, option, str if choices else get_origin(hint) or hint, choices, repeats, default)
+    return Setting(name, option, str if choices else get_origin(hint) or hint, choices, repeats, optional, default)

@@ -171,7 +171,7 @@ class Model:
     def inference_url(self, version: str = VERSIONS[-1]) -> str:
         """URL of the official inference archive of a version. Raises UnknownNameError if it is not in `VERSIONS`."""
         if version not in VERSIONS:
-            raise UnknownNameError.of("version of the official models", version, VERSIONS)
+            raise UnknownNameError.of("version", version, VERSIONS, "of the official models")
         return f"{_OFFICIAL}/official_inference_model/{version}/{self.name}_infer.tar"
 
 

@@ -72,14 +72,19 @@ class UnknownNameError(ParameterError):
     """Unknown name of a model, pipeline, key, device or the like."""
 
     @classmethod
-    def of(cls, kind: str, given: str, known: Iterable[str]) -> UnknownNameError:
-        """Build the message: the given name, the nearest known name, if any is close, and all known names."""
+    def of(cls, kind: str, given: str, known: Iterable[str], where: str = "") -> UnknownNameError:
+        """Build the message: the given name, the nearest known name, if any is close, and all known names.
+
+        Args:
+            where: added to the name, such as "in engine_config".
+        """
         names = list(known)
         given = given if len(given) <= LONGEST_NAME else f"{given[:LONGEST_NAME]}…"
         lowered = {name.lower(): name for name in names}
         near = difflib.get_close_matches(given.lower(), list(lowered), n=1)
         hint = f"did you mean {lowered[near[0]]!r}? " if near else ""
-        return cls(f"unknown {kind} {given!r}: {hint}known: {', '.join(names)}")
+        what = " ".join(filter(None, (f"unknown {kind} {given!r}", where)))
+        return cls(f"{what}: {hint}known: {', '.join(names)}")
 
 
 class InputError(MasklineError, ValueError):

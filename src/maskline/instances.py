@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -129,26 +130,34 @@ class Instances:
     def __iter__(self) -> Iterator[Instances]:
         return (self[i] for i in range(len(self)))
 
+    def _at(self, index: int) -> tuple[ByteArray, Window]:
+        """Mask ``index`` and its window. Raises IndexError as indexing does."""
+        place = int(np.arange(len(self))[operator.index(index)])
+        return self.masks[place], self._windows[place]
+
     def window(self, index: int) -> Window:
         """Window of mask ``index`` in the image."""
-        return self._windows[index]
+        return self._at(index)[1]
 
     def rle(self, index: int) -> str:
         """Mask ``index`` as COCO's compressed counts over the whole image, see `maskline.masks.place_rle`."""
-        return place_rle(self.masks[index], self._windows[index], self.size)
+        return place_rle(*self._at(index), self.size)
 
     def polygons(self, index: int) -> list[list[float]]:
         """Mask ``index`` as COCO's polygons in pixels of the image, without holes, see `maskline.masks.polygons`."""
-        return polygons(self.masks[index], self._windows[index].origin)
+        mask, window = self._at(index)
+        return polygons(mask, window.origin)
 
     def outlines(self, index: int) -> tuple[list[list[float]], list[list[float]]]:
         """Rings around mask ``index`` and around its holes, see `maskline.masks.outlines`."""
-        return outlines(self.masks[index], self._windows[index].origin)
+        mask, window = self._at(index)
+        return outlines(mask, window.origin)
 
     def full_mask(self, index: int) -> npt.NDArray[np.bool_]:
         """Mask ``index`` over the whole image: (H, W) bool."""
         full = np.zeros(self.size, np.bool_)
-        full[self._windows[index].slices] = self.masks[index]
+        mask, window = self._at(index)
+        full[window.slices] = mask
         return full
 
     def full_masks(self) -> npt.NDArray[np.bool_]:

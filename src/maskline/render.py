@@ -69,6 +69,7 @@ SYSTEM_FONTS = (
 )
 
 logger = logging.getLogger("maskline")
+_warned_of_fonts = False  # that none has all characters
 
 
 def draw(
@@ -328,7 +329,11 @@ def _font(path: str, size: int) -> FreeTypeFont | None:
         return None
 
 
-@lru_cache(maxsize=1)
 def _warn_missing_font() -> None:
     """Warn once per process."""
-    logger.warning("no font has all characters of some class names: shown as #number; set MASKLINE_FONT to a font file")
+    global _warned_of_fonts
+    if not _warned_of_fonts:
+        _warned_of_fonts = True
+        logger.warning(
+            "no font has all characters of some class names: shown as #number; set MASKLINE_FONT to a font file"
+        )

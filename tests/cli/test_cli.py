@@ -92,13 +92,24 @@ def bad(tmp_path: Path) -> Path:
         (["{bad}/nothing.jpg"], "nothing.jpg", 1),
         (["{bad}/empty"], "empty", 1),
         (["{bad}/" + "x" * 300 + ".jpg"], f"...{'x' * 84}.jpg': no such file or folder", 1),
-        (["{photo}", "--threshold", "2"], "threshold is 2.0: expected a number from 0 to 1", 2),
+        (["{photo}", "--threshold", "2"], "--threshold is 2: expected a number from 0 to 1", 2),
         (["{photo}", "--device", "gpu:0"], "device 'gpu:0' is not available", 1),
         (["{photo}", "--device", "tpu"], "unknown device 'tpu'", 2),
-        (["{photo}", "--batch-size", "0"], "batch_size is 0: expected an integer", 2),
+        (["{photo}", "--batch-size", "0"], "--batch-size is 0: expected an integer", 2),
         (["{photo}", "--simplify", "1"], "--simplify applies only to --export labelme", 2),
-        (["{photo}", "--export", "labelme", "--simplify", "-1"], "simplify is -1.0: expected a number from 0", 2),
-        (["{photo}", "--threads", "0"], "threads is 0: expected an integer", 2),
+        (
+            ["{photo}", "--export", "labelme", "--simplify", "-1"],
+            "--simplify is -1: expected a number from 0 to 1000",
+            2,
+        ),
+        (["{photo}", "--export", "labelme", "--simplify", "1e30"], "--simplify is 1e+30: expected a number from 0", 2),
+        (
+            ["{photo}", "--mask-format", "rl"],
+            "unknown --mask-format 'rl': did you mean 'rle'? known: list, rle, pol",
+            2,
+        ),
+        (["{photo}", "--threshold", "abc"], "'abc' is not a valid float; see `python -m maskline predict --help`", 2),
+        (["{photo}", "--threads", "0"], "--threads is 0: expected an integer", 2),
         (["{photo}", "--model", "Mask-RT-DETR-Q"], "unknown model 'Mask-RT-DETR-Q': did you mean 'Mask-RT-DETR-", 2),
         (["{photo}", "--model", "SOLOv2", "--model-dir", "{model}"], "holds Mask-RT-DETR-S, not SOLOv2", 1),
         (["{photo}", "--model-dir", "{bad}/nowhere"], "no model directory", 1),
@@ -298,6 +309,12 @@ def test_models_prints_the_table() -> None:
         assert done.returncode == 0 and "| Mask-RT-DETR-H | Mask-RT-DETR | 50.6 | 180.83 / 180.83 |" in done.stdout
         assert "documents of 3.0.3" in done.stdout and "NVIDIA T4" in done.stdout and "Xeon Gold 6271C" in done.stdout
     assert "https" not in plain.stdout and linked.stdout.count("_pretrained.pdparams") == 15
+
+
+def test_the_note_on_the_embedded_model_waits_for_the_options() -> None:
+    note = "no --model given: using the embedded one"
+    wrong, right = run("predict", PHOTO, "--engine", "tensor"), run("predict", PHOTO, "--quiet")
+    assert wrong.returncode == 2 and note not in wrong.stderr and right.returncode == 0 and note in right.stderr
 
 
 def test_usage_errors_and_help() -> None:

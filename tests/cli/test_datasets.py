@@ -29,6 +29,17 @@ def test_a_sound_set_passes(tmp_path: Path) -> None:
     assert (folder / "demo_img" / "val" / "val0.png").exists()
 
 
+def test_a_misspelt_choice_is_refused(tmp_path: Path) -> None:
+    """Masks marked as crowds would count as regions otherwise, and be lost."""
+    sets.make(tmp_path / "set")
+    for command in (("check", "set"), ("convert", "set", "new", "--to", "coco")):
+        done = run(*command, "--crowd", "instance", cwd=tmp_path)
+        assert done.returncode == 2 and done.stdout == "" and not (tmp_path / "new").exists()
+        assert done.stderr == (
+            "maskline: unknown --crowd 'instance': did you mean 'instances'? known: instances, regions\n"
+        )
+
+
 def test_errors_are_reported_and_fail(tmp_path: Path) -> None:
     root = sets.make(tmp_path / "set")
     content = sets.load(root, "train")

@@ -154,7 +154,7 @@ def test_acceleration_is_accepted(place: Path) -> None:
         ("--pipeline object_detection --input photo.jpg", 2, "unknown pipeline"),
         ("--pipeline none.yaml --input photo.jpg", 1, "no configuration file none.yaml"),
         ("--pipeline instance_segmentation --input none.jpg", 1, "none.jpg"),
-        ("--pipeline instance_segmentation --input photo.jpg --threshold 2", 2, "threshold is 2.0"),
+        ("--pipeline instance_segmentation --input photo.jpg --threshold 2", 2, "--threshold is 2: expected"),
         ("--pipeline instance_segmentation --input photo.jpg --workers 2", 2, "--workers goes with --serve"),
         ("predict photo.jpg --model Mask-RT-DETR-S --device gpu:0", 1, "pip install 'maskline[gpu]'"),
         ("--get_pipeline_config OCR", 2, "unknown pipeline 'OCR'"),

@@ -226,6 +226,21 @@ def test_a_set_of_boxes_is_reported_once(tmp_path: Path) -> None:
     assert "boxes-only" in codes(check(tmp_path / "new"))
 
 
+def test_boxes_are_counted_by_split(tmp_path: Path) -> None:
+    """A split without boxes is not named for those of another."""
+    box, outline = [[5, 5, 14, 5, 14, 20, 5, 20]], [triangle(5, 20, 20, 20)]
+    root = make(tmp_path / "set", [(64, 48)], [annotation(1, 1, outline)])
+    one = sets.load(root, "all")
+    (root / "annotations" / "instance_all.json").unlink()
+    parts: dict[str, list[Any]] = {"test": [outline], "train": [*[box] * 8, outline], "val": [box] * 11}
+    for split, shapes in parts.items():
+        annotations = [annotation(number, 1, shape) for number, shape in enumerate(shapes, 1)]
+        sets.save(root, split, one | {"annotations": annotations})
+    reported = [(fault.split, fault.what) for fault in read_dataset(str(root)).faults if fault.code == "boxes-only"]
+    counts = {"train": "8 of 9", "val": "11 of 11"}
+    assert reported == [(s, f"{count} instances are boxes: their masks are rectangles") for s, count in counts.items()]
+
+
 def test_a_few_boxes_do_not_concern_the_set(tmp_path: Path) -> None:
     boxes = [annotation(i, 1, [[i, 5, i + 9, 5, i + 9, 20, i, 20]]) for i in range(9)]
     outlines = [annotation(9 + i, 1, [triangle(5 + i, 20, 20, 20)]) for i in range(2)]

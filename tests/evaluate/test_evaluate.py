@@ -311,8 +311,10 @@ def test_splits(tmp_path: Path) -> None:
     data = made.dataset(tmp_path, 0)
     (tmp_path / "set").mkdir()
     coco.write({"train": data, "val": data}, tmp_path / "set")
-    assert len(load_split(tmp_path / "set").images) == 6
-    with pytest.raises(UnknownNameError, match="'test'.*known: train, val"):
+    assert len(load_split(tmp_path / "set").images) == len(load_split(str(tmp_path / "set")).images) == 6
+    with pytest.raises(ParameterError, match="path is None: expected a path"):
+        load_split(None)  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="unknown split 'test' in .*/set: .*known: train, val"):
         load_split(tmp_path / "set", "test")
     single = load_split(tmp_path / "set" / "annotations" / "instances_val.json")
     assert len(single.images) == 6

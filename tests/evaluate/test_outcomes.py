@@ -49,7 +49,7 @@ def test_each_verdict() -> None:
     there = truth((CAT, 0, 0), (CAT, 20, 0), (DOG, 40, 0), (DOG, 0, 40))
     seen = found((CAT, 0, 1), (CAT, 20, 3), (CAT, 40, 0), (CAT, 40, 60))  # IoU 0.82, 0.54, 1, 0
     assert judged(there, seen) == (["found", "poor", "confused", "missed"], ["found", "poor", "confused", "false"])
-    assert match_detections(there, seen).overlap == pytest.approx([90 / 110, 70 / 130, 1, 0])
+    assert match_detections(there, seen).ious == pytest.approx([90 / 110, 70 / 130, 1, 0])
 
 
 def test_an_object_stands_for_one_detection_only() -> None:

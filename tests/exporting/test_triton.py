@@ -38,7 +38,7 @@ INSTANCE = {"model_instance_kind": "CPU", "model_instance_device_id": "0", "mode
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
     return export_network(
-        tiny.network(), tiny.SPEC, folder, labels=tiny.CLASSES, options=ExportOptions.of("Triton", threshold=0.6)
+        tiny.network(), tiny.SPEC, folder, labels=tiny.CLASSES, options=ExportOptions("Triton", threshold=0.6)
     )
 
 
@@ -261,12 +261,12 @@ def test_a_place_that_is_taken_is_reported_before_any_work(tmp_path: Path) -> No
 
 
 def test_what_triton_stands_for() -> None:
-    target = ExportOptions.of("triton", half=True, batch=1, size="640x640")
+    target = ExportOptions("triton", half=True, batch="1", size=(640, 640))
     assert (target.graph, target.file, target.half) == ("onnx", "inference.onnx", True)
     assert target.model_dir(Path("out")) == Path("out/instance-segmentation/1")
     assert ExportOptions("ort").model_dir(Path("out")) == Path("out")
     with pytest.raises(UnknownNameError, match="did you mean 'triton'.*known: onnx, ort, openvino, triton"):
-        ExportOptions.of("tritn")
+        ExportOptions("tritn")
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

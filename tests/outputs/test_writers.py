@@ -159,6 +159,8 @@ def test_an_unknown_format_is_refused_before_anything(tmp_path: Path) -> None:
     refused = pytest.raises(UnknownNameError, match="unknown export format 'labelm': did you mean 'labelme'")
     with refused, open_writers(["csv", "labelm"], tmp_path / "out"):
         pytest.fail("entered")
+    with pytest.raises(ParameterError, match=r"formats is 'coco': expected a list, such as \['coco'\]"):
+        open_writers("coco", tmp_path / "out").__enter__()
     assert not (tmp_path / "out").exists()
 
 
@@ -321,8 +323,9 @@ def test_outlines_are_simplified_where_asked_for(photos: list[Path], tmp_path: P
     dataset = labelme.read(Source.of(tmp_path)).splits["all"]
     pixels, _ = crop(dataset.annotations[0].segmentation, SIZE) or pytest.fail("empty")
     assert abs(int(pixels.sum()) / int(make_instances().masks[0].sum()) - 1) < 0.1
-    with pytest.raises(ParameterError, match="tolerance is -1"):
-        LabelMeWriter(tmp_path, tolerance=-1)
+    for wrong in (-1.0, 1e30):
+        with pytest.raises(ParameterError, match=r"tolerance is (-1|1e\+30): expected a number from 0 to 1000"):
+            LabelMeWriter(tmp_path, tolerance=wrong)
 
 
 @pytest.mark.parametrize("tolerance", [0, 1])

@@ -247,10 +247,10 @@ def test_keys_without_effect_are_reported(caplog: pytest.LogCaptureFixture, tmp_
     ("override", "message"),
     [
         ("Trian.epochs_iters=1", "unknown section 'Trian': did you mean 'Train'"),
-        ("Train.epoch_iters=1", "unknown key of Train 'epoch_iters': did you mean 'epochs_iters'"),
+        ("Train.epoch_iters=1", "unknown key 'epoch_iters' in Train: did you mean 'epochs_iters'"),
         (
             "CheckDataset.split.trainpercent=1",
-            "unknown key of CheckDataset.split 'trainpercent': did you mean 'train_p",
+            "unknown key 'trainpercent' in CheckDataset.split: did you mean 'train_p",
         ),
         ("mode=train", "unknown section 'mode'"),
         ("Global.mode=trian", "unknown Global.mode 'trian': did you mean 'train'"),

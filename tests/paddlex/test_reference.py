@@ -80,3 +80,4 @@ def test_the_pipeline_s_file_is_that_of_paddlex() -> None:
 def test_a_written_file_refers_to_nothing_beyond_it() -> None:
     text = module_yaml("SOLOv2")
     assert "see below" not in text and "images per device\n" in text and "](" not in text
+    assert "# inputs, see docs/predict.md#inputs\n" in text and " docs/data.md#convert\n" in text

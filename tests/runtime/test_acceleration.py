@@ -85,7 +85,7 @@ def test_dynamic_shapes(shapes: Any, chosen: Any) -> None:
         ({"engine": "transformers"}, "known: onnxruntime, openvino, tensorrt, om, hpi, paddle"),
         (
             {"use_hpip": True, "hpi_config": {"backnd": "openvino"}},
-            "key in hpi_config 'backnd': did you mean 'backend'",
+            "unknown key 'backnd' in hpi_config: did you mean 'backend'",
         ),
         ({"hpi_config": {"backnd": "openvino"}}, "did you mean 'backend'"),
         ({"use_hpip": True, "hpi_config": {"backend": "openvno"}}, "did you mean 'openvino'"),
@@ -95,9 +95,9 @@ def test_dynamic_shapes(shapes: Any, chosen: Any) -> None:
         ({"use_hpip": True, "hpi_config": {"backend_config": 3}}, "backend_config of hpi_config is 3: expected keys"),
         ({"use_hpip": True, "hpi_config": {"device_type": "cpu", "device_id": 0}}, "the CPU has no number"),
         ({"hpi_config": "fast"}, "hpi_config is 'fast': expected keys and values"),
-        ({"engine": "openvino", "engine_config": {"precision": "fp8"}}, "unknown precision in engine_config 'fp8'"),
+        ({"engine": "openvino", "engine_config": {"precision": "fp8"}}, "unknown precision 'fp8' in engine_config"),
         ({"engine": "openvino", "engine_config": {"cache_dir": 3}}, "cache_dir in engine_config is 3"),
-        ({"engine": "openvino", "engine_config": {"run_mode": "paddle"}}, "unknown key in engine_config 'run_mode'"),
+        ({"engine": "openvino", "engine_config": {"run_mode": "paddle"}}, "unknown key 'run_mode' in engine_config"),
         (
             {"engine_config": {"openvino": {}, "precision": "fp32"}},
             r"mixes engines \(openvino\) and options \(precision",

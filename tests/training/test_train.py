@@ -346,7 +346,7 @@ def test_weights_of_another_network(settings: TrainSettings, pdparams: Path) -> 
     [
         ({"epochs": 0}, ParameterError, "epochs is 0"),
         ({"precision": "fp8"}, ParameterError, "unknown precision 'fp8': .*known: fp32, bf16, fp16"),
-        ({"learning_rate": -1.0}, ParameterError, "learning_rate is -1.0"),
+        ({"learning_rate": -1.0}, ParameterError, "learning_rate is -1: expected a number above 0 and up to 1000"),
         ({"learning_rate": float("inf")}, ParameterError, "learning_rate is inf"),
         ({"warmup_steps": -1}, ParameterError, "warmup_steps is -1"),
         ({"augment": {"flip": 2}}, ParameterError, "flip is 2: expected a number from 0 to 1"),

@@ -248,8 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _end("interrupted", 130)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        hint = "" if context is None else f" ({context.command_path} --help lists them)"
-        _end(f"{error.format_message()}{hint}", error.exit_code)
+        hint = "" if context is None else f"; see `{context.command_path} --help`"
+        _end(f"{error.format_message().rstrip('.')}{hint}", error.exit_code)
     except OSError as error:
         _end(str(error) if error.filename is None else f"{error.filename!r}: {error.strerror}", 1)
 

@@ -8,22 +8,19 @@ from typing import Annotated
 
 import click
 
-from maskline._options import Option, check_options
+from maskline._options import Checked, Option
 from maskline.cli.options import options
 from maskline.errors import OutputError, UnknownNameError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConfigOptions:
+class ConfigOptions(Checked):
     """Options of ``config``."""
 
     save_path: Annotated[
         str | None, Option("A .yaml file or a folder to write to.", metavar="PATH", unset="standard output")
     ] = None
     force: Annotated[bool, Option("Overwrite an existing file.")] = False
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @click.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from maskline._options import Option, like
+from maskline._options import Checked, Option, like
 from maskline._wording import counted, sentence, shortened
 from maskline.cli.options import option, options
 from maskline.data.formats import writable_formats
@@ -29,7 +29,7 @@ dataset_options = options(DatasetOptions, "source")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckOptions:
+class CheckOptions(Checked):
     """Options of ``check``."""
 
     output: Annotated[Path, Option("Folder for the report.")] = Path("output")
@@ -42,7 +42,7 @@ class CheckOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertOptions:
+class ConvertOptions(Checked):
     """Options of ``convert``."""
 
     to: Annotated[str, Option("Format to write.", metavar="FORMAT", listed=writable_formats)]
@@ -51,7 +51,7 @@ class ConvertOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SplitOutput:
+class SplitOutput(Checked):
     """Where ``split`` writes."""
 
     output: Annotated[

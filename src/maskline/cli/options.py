@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, replace
 from functools import partial, wraps
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from maskline._checks import check_number
-from maskline._options import Setting, settings_of
+from maskline._options import Checked, Setting, settings_of
 from maskline.errors import ParameterError
 
 Function = Callable[..., Any]
@@ -27,7 +28,7 @@ class SettingOption(click.Option):
         super().__init__(param_decls, **attributes)
 
 
-def option(kind: type[Any], name: str, *, unset: str | None = None) -> Callable[[Function], Function]:
+def option(kind: type[Checked], name: str, *, unset: str | None = None) -> Callable[[Function], Function]:
     """Add the option of one field to a command, which gets its value under the field's name.
 
     ``unset`` says what no value stands for in this command, if the field's own description does not.
@@ -53,7 +54,7 @@ def option(kind: type[Any], name: str, *, unset: str | None = None) -> Callable[
 
 
 def options(
-    kind: type[Any], parameter: str, make: Function | None = None, *, unset: Mapping[str, str] | None = None
+    kind: type[Checked], parameter: str, make: Function | None = None, *, unset: Mapping[str, str] | None = None
 ) -> Callable[[Function], Function]:
     """Add the options of all described fields to a command, which gets them as one argument.
 
@@ -78,7 +79,7 @@ def options(
 
 
 def _type(setting: Setting) -> Any:
-    if setting.option.parse is not None or setting.kind is Mapping:
+    if setting.option.parse is not None or setting.kind in (Mapping, tuple):
         return str
     if setting.kind is Path:
         return click.Path(path_type=Path)
@@ -86,15 +87,17 @@ def _type(setting: Setting) -> Any:
 
 
 def _value(setting: Setting, context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """The value of the field from what click has read."""
+    """The value of the field from what click has read, checked as what the user has typed."""
     if value is None or value == ():
         return None
+    flag, described = parameter.opts[0], setting.option
+    if described.unit != 1:
+        return ceil(check_number(value, flag, above=0, most=described.most) * described.unit)
     if setting.kind is Mapping:
-        return _mapping(value, parameter.opts[0])
-    if setting.option.parse is not None:
-        return setting.option.parse(value, parameter.opts[0])
-    unit = setting.option.unit
-    return value if unit == 1 else int(check_number(value, parameter.opts[0]) * unit)
+        value = _mapping(value, flag)
+    elif described.parse is not None:
+        value = described.parse(value, flag)
+    return setting.check(value, flag)
 
 
 def _mapping(texts: Sequence[str], flag: str) -> Mapping[str, Any]:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from maskline._options import Option, check_options
+from maskline._options import Checked, Option
 from maskline._progress import track
 from maskline._wording import counted
 from maskline.cli.options import option, options
 from maskline.cli.running import Running, running_options
 from maskline.errors import DownloadError, InputError, ParameterError
-from maskline.outputs.formats import WRITERS, MaskFormat
+from maskline.outputs.formats import MOST_TOLERANCE, WRITERS, MaskFormat
 
 if TYPE_CHECKING:
     from maskline.outputs.writer import Writer
@@ -27,7 +27,7 @@ EMBEDDED_NOTE = "no --model given: using the embedded one, for nuclei in microsc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Showing:
+class Showing(Checked):
     """Which results are kept, and in which form."""
 
     threshold: Annotated[
@@ -47,14 +47,16 @@ class Showing:
     ] = None
     simplify: Annotated[
         float,
-        Option("Tolerance for simplifying polygons with --export labelme, in pixels.", metavar="PIXELS", least=0),
+        Option(
+            "Tolerance for simplifying polygons with --export labelme, in pixels.",
+            metavar="PIXELS",
+            least=0,
+            most=MOST_TOLERANCE,
+        ),
     ] = 0
     grow_boxes: Annotated[bool, Option("Enlarge each box to fit its mask, instead of cropping the mask.")] = False
     skip_errors: Annotated[bool, Option("Skip inputs that can't be read, with a warning.")] = False
     quiet: Annotated[bool, Option("Do not print the results.")] = False
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 THRESHOLD = option(Showing, "threshold")
@@ -67,10 +69,10 @@ showing_options = options(Showing, "showing")
 @running_options(model_name="the embedded model", batch_size="1")
 def predict(inputs: tuple[str, ...], showing: Showing, running: Running) -> None:
     """Find instances in images, folders, PDFs, videos or URLs; print them, and save them with --save-path."""
-    if running.model_name is None and running.model_dir is None:
-        click.echo(EMBEDDED_NOTE, err=True)
     with _saving(showing) as writers:
         model = running.model(threshold=showing.threshold, grow_boxes=showing.grow_boxes)
+        if running.model_name is None and running.model_dir is None:
+            click.echo(EMBEDDED_NOTE, err=True)
         _show(model, inputs, showing, writers)
 
 

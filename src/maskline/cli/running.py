@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
-from maskline._options import Option
+from maskline._checks import MOST
+from maskline._cpu import MOST_THREADS
+from maskline._options import Checked, Option
 from maskline.cli.options import options
 from maskline.runtime.backend import BACKENDS
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
+class Running(Checked):
     """Which model runs, where and how. None: what the configuration says, else the default of `maskline.create_model`.
 
     Attributes:
@@ -40,8 +42,8 @@ class Running:
     device: Annotated[
         str | None, Option("Where to run: cpu, gpu, gpu:1, gpu:0,1 …", unset="the first GPU if there is one, else cpu")
     ] = None
-    batch_size: Annotated[int | None, Option("Images per run of the network.")] = None
-    threads: Annotated[int | None, Option("CPU threads.", unset="one per core")] = None
+    batch_size: Annotated[int | None, Option("Images per run of the network.", most=MOST)] = None
+    threads: Annotated[int | None, Option("CPU threads.", most=MOST_THREADS, unset="one per core")] = None
     engine: Annotated[
         str | None, Option("Backend; om is Ascend's CANN.", metavar="NAME", listed=BACKENDS.keys, unset="onnxruntime")
     ] = None

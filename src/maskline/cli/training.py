@@ -10,20 +10,20 @@ from typing import Annotated, Any
 
 import click
 
-from maskline._options import Option, check_options, like
+from maskline._options import Checked, Option, like
 from maskline._progress import status
 from maskline.cli.datasets import DATA, dataset_options
 from maskline.cli.options import option, options
 from maskline.cli.running import Running, running_options
 from maskline.data.options import DatasetOptions
 from maskline.errors import ParameterError
-from maskline.evaluate import RESAMPLES, STANDARD_DETECTIONS
+from maskline.evaluate import MOST_DETECTIONS, MOST_RESAMPLES, RESAMPLES, STANDARD_DETECTIONS
 from maskline.exporting.options import ExportOptions
 from maskline.training.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(Checked):
     """Options of ``evaluate``."""
 
     weights: Annotated[Path | None, Option("Weights file of --model that has not been exported.", metavar="FILE")] = (
@@ -31,7 +31,9 @@ class EvaluateOptions:
     )
     split: Annotated[str, Option("Split to evaluate on.")] = "val"
     output: Annotated[Path, Option("Folder for the report.")] = Path("output")
-    max_detections: Annotated[int, Option("Most detections counted per class and image.")] = STANDARD_DETECTIONS
+    max_detections: Annotated[int, Option("Most detections counted per class and image.", most=MOST_DETECTIONS)] = (
+        STANDARD_DETECTIONS
+    )
     threshold: Annotated[
         float | None,
         Option(
@@ -40,25 +42,21 @@ class EvaluateOptions:
     ] = None
     unaligned: Annotated[bool, like(TrainSettings, "unaligned")] = False
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CompareOptions:
+class CompareOptions(Checked):
     """Options of ``compare``."""
 
     split: Annotated[str, Option("Split that both were evaluated on.")] = "val"
-    resamples: Annotated[int, Option("Bootstrap resamples; more give a more stable interval.")] = RESAMPLES
+    resamples: Annotated[int, Option("Bootstrap resamples; more give a more stable interval.", most=MOST_RESAMPLES)] = (
+        RESAMPLES
+    )
     max_detections: Annotated[int, like(EvaluateOptions, "max_detections")] = STANDARD_DETECTIONS
     seed: Annotated[int, Option("Random seed of the resampling.", least=0)] = 0
 
-    def __post_init__(self) -> None:
-        check_options(self)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExportPaths:
+class ExportPaths(Checked):
     """Files that ``export`` reads, and the folder it writes."""
 
     weights: Annotated[
@@ -69,9 +67,6 @@ class ExportPaths:
         Path | None,
         Option("File of class names, one per line.", flag="--labels", metavar="FILE", unset="COCO's"),
     ] = None
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @click.command()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import cast
 
-from maskline._files import new_folder
+from maskline._checks import check_path
+from maskline._files import AnyPath, new_folder
 from maskline._progress import status
 from maskline.data import crowds, reading
 from maskline.data.categories import unify_categories
@@ -42,17 +42,17 @@ class Converted:
 def writer_of(name: str) -> WritableFormat:
     """The module of a writable format. Raises UnknownNameError."""
     if name.lower() not in (writable := writable_formats()):
-        raise UnknownNameError.of("format to write", name, writable)
+        raise UnknownNameError.of("format", name, writable, "to write")
     return cast("WritableFormat", reading.format_module(name))
 
 
 def convert(
-    source: Path,
-    target: Path,
+    source: AnyPath,
+    target: AnyPath,
     to: str,
     from_: str | None = None,
     *,
-    images: Path | None = None,
+    images: AnyPath | None = None,
     skip_errors: bool = False,
     crowd: Crowd | None = None,
 ) -> Converted:
@@ -106,7 +106,7 @@ def without_missing(found: Reading) -> Reading:
     return replace(found, splits=splits, faults=faults)
 
 
-def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset]:
+def convert_in_place(root: AnyPath, from_: str, seed: int = 0) -> dict[str, Dataset]:
     """Write COCO annotations, with PaddleX's file names, into a data set of another format.
 
     Existing annotation files become ``.bak``, ``.bak2`` and so on. Images below ``images`` stay in place, others are
@@ -116,6 +116,7 @@ def convert_in_place(root: Path, from_: str, seed: int = 0) -> dict[str, Dataset
         UnknownNameError: unknown format.
         DatasetError: the source has errors; nothing has changed then.
     """
+    root = check_path(root, "root")
     found = reading.read_dataset(root, from_)
     reading.refuse_errors(found, "correct them, or leave them out with `maskline convert --skip-errors`")
     splits = bring_in(unify_categories(found.splits), root / "images")

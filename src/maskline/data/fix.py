@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from maskline._files import new_folder, replace_file
+from maskline._files import AnyPath, new_folder, replace_file
 from maskline._wording import counted
 from maskline.data import units
 from maskline.data.categories import unify_categories
@@ -64,7 +63,7 @@ class FixResult:
         }
 
 
-def fix(reading: Reading, target: Path, source: Path | None = None) -> FixResult:
+def fix(reading: Reading, target: AnyPath, source: AnyPath | None = None) -> FixResult:
     """Write a copy in our layout with every fault corrected that has a ``fix`` in `KINDS`, and a log of the changes.
 
     Args:

@@ -42,13 +42,17 @@ def interpret(reading: Reading, crowd: Crowd | None = None) -> Reading:
 
 
 def _boxes(splits: Mapping[str, Dataset]) -> Iterator[Fault]:
-    """A warning if nearly all instances are axis-aligned rectangles."""
-    instances = [a for dataset in splits.values() for a in dataset.annotations if not a.crowd]
-    rectangles = sum(is_rectangle(annotation.segmentation) for annotation in instances)
-    if len(instances) >= BOXES[0] and rectangles >= BOXES[1] * len(instances):
-        split, dataset = next(iter(splits.items()))
-        what = f"{rectangles} of {len(instances)} instances are boxes: their masks are rectangles"
-        yield Fault("boxes-only", split, dataset.source.name, what)
+    """A warning for each split that has rectangles, if nearly all instances of the data set are axis-aligned ones."""
+    shapes = {
+        split: [is_rectangle(annotation.segmentation) for annotation in dataset.annotations if not annotation.crowd]
+        for split, dataset in splits.items()
+    }
+    every = [shape for of_split in shapes.values() for shape in of_split]
+    if len(every) >= BOXES[0] and sum(every) >= BOXES[1] * len(every):
+        for split, of_split in shapes.items():
+            if any(of_split):
+                what = f"{sum(of_split)} of {len(of_split)} instances are boxes: their masks are rectangles"
+                yield Fault("boxes-only", split, splits[split].source.name, what)
 
 
 def log_warnings(reading: Reading, crowd: Crowd | None = None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from maskline._options import Option, check_options
+from maskline._options import Checked, Option
 from maskline.data.formats import FORMATS
 from maskline.errors import ParameterError
 
@@ -18,7 +18,7 @@ BY_FOLDER, BY_SIMILARITY, BY_KEY = "folder", "similar", "key:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetOptions:
+class DatasetOptions(Checked):
     """Where a data set is and how to read it, apart from its path."""
 
     data_format: Annotated[
@@ -30,8 +30,18 @@ class DatasetOptions:
     ] = None
 
 
+def check_group(value: str, name: str) -> str:
+    """Return a group of `SplitConfig`. Raises ParameterError with its name."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        known = f"{BY_FOLDER}, {BY_SIMILARITY}, {BY_KEY}NAME or a regular expression"
+        raise ParameterError(f"{name} is {value!r}: expected {known} ({error})") from None
+    return value
+
+
 @dataclass(frozen=True, slots=True)
-class SplitConfig:
+class SplitConfig(Checked):
     """How to split.
 
     Attributes:
@@ -56,13 +66,9 @@ class SplitConfig:
     stratify: Annotated[bool, Option("Keep the class proportions in both splits.")] = False
     group: Annotated[
         str | None,
-        Option("Keep groups of images together: folder, similar, key:NAME, or a regular expression.", metavar="KIND"),
+        Option(
+            "Keep groups of images together: folder, similar, key:NAME, or a regular expression.",
+            metavar="KIND",
+            check=check_group,
+        ),
     ] = None
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        try:
-            re.compile(self.group or "")
-        except re.error as error:
-            known = f"{BY_FOLDER}, {BY_SIMILARITY}, {BY_KEY}NAME or a regular expression"
-            raise ParameterError(f"group is {self.group!r}: expected {known} ({error})") from None

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
+from maskline._files import AnyPath
 from maskline._wording import counted
 from maskline.data import accounting, unsupported
 from maskline.data.dataset import Dataset
@@ -52,7 +53,7 @@ def format_module(name: str) -> Format:
 
 
 def read_dataset(
-    path: Path, format_: str | None = None, images: Path | None = None, crowd: Crowd | None = None
+    path: AnyPath, format_: str | None = None, images: AnyPath | None = None, crowd: Crowd | None = None
 ) -> Reading:
     """Read a data set.
 
@@ -180,7 +181,7 @@ def _unknown(source: Source) -> str:
     return f"no annotations found in {source.given}: expected a data set in one of the formats {known}"
 
 
-def load_splits(path: Path, format_: str | None = None, images: Path | None = None) -> dict[str, Dataset]:
+def load_splits(path: AnyPath, format_: str | None = None, images: AnyPath | None = None) -> dict[str, Dataset]:
     """Read a data set that must be free of errors; arguments as for `read_dataset`.
 
     Raises:

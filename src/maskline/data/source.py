@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from maskline._checks import check_path
+from maskline._files import AnyPath
 from maskline.data.file_kinds import kind_of
 from maskline.data.file_tree import FileTree
 from maskline.errors import DatasetNotFoundError
@@ -53,7 +55,7 @@ class Source:
     folder: str = ""
 
     @classmethod
-    def of(cls, path: Path, images: Path | None = None) -> Source:
+    def of(cls, path: AnyPath, images: AnyPath | None = None) -> Source:
         """List the files of a data set.
 
         Args:
@@ -63,6 +65,7 @@ class Source:
         Raises:
             DatasetNotFoundError: one of them does not exist, or ``images`` is not a folder.
         """
+        path, images = check_path(path, "path"), None if images is None else check_path(images, "images")
         if not path.exists():
             raise DatasetNotFoundError(f"{path} does not exist: expected a data set's folder or annotation file")
         if images is not None and not images.is_dir():

@@ -17,7 +17,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from maskline._files import back_up, new_folder, replace_file
+from maskline._files import AnyPath, back_up, new_folder, replace_file
 from maskline._progress import status, track
 from maskline._wording import counted, short
 from maskline.data import reading
@@ -152,7 +152,7 @@ def split_dataset(dataset: Dataset, how: SplitConfig) -> dict[str, Dataset]:
     }
 
 
-def split_in_place(root: Path, how: SplitConfig) -> dict[str, Dataset]:
+def split_in_place(root: AnyPath, how: SplitConfig) -> dict[str, Dataset]:
     """Split a data set in our layout again; its annotation files are replaced, and kept as ``.bak``.
 
     Existing ``train`` and ``val`` are merged first; ``test`` is unchanged. Image files are not needed; missing ones are
@@ -181,7 +181,7 @@ def split_in_place(root: Path, how: SplitConfig) -> dict[str, Dataset]:
 
 
 def split_into(
-    target: Path, root: Path, how: SplitConfig, format_: str | None = None, images: Path | None = None
+    target: AnyPath, root: AnyPath, how: SplitConfig, format_: str | None = None, images: AnyPath | None = None
 ) -> dict[str, Dataset]:
     """As `split_in_place`, but to a new folder with copies of the images, and from any supported format."""
     with status(f"reading {root}"):

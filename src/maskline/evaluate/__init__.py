@@ -28,8 +28,8 @@ __all__ = [
     "load_split",
 ]
 
-STANDARD_DETECTIONS = 100  # of a class in an image: COCO's
-RESAMPLES = 1000  # of a bootstrap
+STANDARD_DETECTIONS, MOST_DETECTIONS = 100, 100_000  # of a class in an image; the first is COCO's
+RESAMPLES, MOST_RESAMPLES = 1000, 1_000_000  # of a bootstrap
 
 __getattr__ = lazy_names(
     __name__,

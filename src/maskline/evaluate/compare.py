@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskline._checks import check_count
+from maskline._checks import check_count, check_path
+from maskline._files import AnyPath
 from maskline.data.dataset import Dataset
 from maskline.errors import DatasetError
-from maskline.evaluate import RESAMPLES, STANDARD_DETECTIONS, detections
+from maskline.evaluate import MOST_DETECTIONS, MOST_RESAMPLES, RESAMPLES, STANDARD_DETECTIONS, detections
 from maskline.evaluate.average_precision import averages
 from maskline.evaluate.classes import match_classes
 from maskline.evaluate.detections import Floats, ImageDetections, truth_of
@@ -26,7 +26,6 @@ from maskline.evaluate.matching import Kind, Ranking, rank_detections
 METRICS = ("AP", "AP50", "AP75", "bbox_AP")
 LEVEL = 95  # percent of the resamples inside the interval
 AT_ONCE = 4_000_000  # elements of the largest array
-MOST_RESAMPLES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +98,8 @@ class Comparison:
 
 
 def compare(
-    a: Path,
-    b: Path,
+    a: AnyPath,
+    b: AnyPath,
     dataset: Dataset,
     *,
     resamples: int = RESAMPLES,
@@ -122,12 +121,14 @@ def compare(
         ParameterError: a number is out of range.
     """
     check_count(resamples, "resamples", MOST_RESAMPLES)
-    check_count(max_detections, "max_detections")
+    check_count(max_detections, "max_detections", MOST_DETECTIONS)
     if not dataset.images:
         raise DatasetError(f"{dataset.split!r} has no images: nothing to compare on")
     classes = match_classes(dataset)
     truths = [truth_of(dataset, image, classes) for image in dataset.images]
-    both = [list(detections.read(path, dataset, classes).values()) for path in (a, b)]
+    both = [
+        list(detections.read(check_path(path, name), dataset, classes).values()) for name, path in (("a", a), ("b", b))
+    ]
 
     def ranked(found: Sequence[ImageDetections], kind: Kind) -> list[Ranking]:
         return rank_detections(truths, found, len(classes.names), kind, max_detections)

@@ -87,7 +87,7 @@ def rank_detections(
     return [_ranking(whole[start:end], objects[label]) for label, (start, end) in enumerate(pairwise(ends))]
 
 
-def ious(truth: Truth, detections: ImageDetections, kind: Kind) -> Floats:
+def iou_matrix(truth: Truth, detections: ImageDetections, kind: Kind) -> Floats:
     """IoU of detections and objects: (D, G) float64; for a crowd region, the share of the detection inside it."""
     if not len(truth.labels) or not len(detections):
         return np.zeros((len(detections), len(truth.labels)))
@@ -107,9 +107,9 @@ def _match(
         kept = np.flatnonzero(ranks < max_detections)
         detections, ranks = detections.select(kept), ranks[kept]
     records = np.zeros(len(detections), _COLUMNS)
-    overlap = ious(truth, detections, kind) * (detections.labels[:, None] == truth.labels)
+    ious = iou_matrix(truth, detections, kind) * (detections.labels[:, None] == truth.labels)
     uncounted = _spread(_outside(truth.areas) | truth.crowd).tolist()
-    hits, ignored = _take(overlap, uncounted, truth.crowd.tolist())
+    hits, ignored = _take(ious, uncounted, truth.crowd.tolist())
     beyond = _spread(_outside(_areas(detections, kind)))
     columns = detections.labels, detections.scores, image, ranks, hits, ignored | (beyond & ~hits)
     for name, column in zip(_COLUMNS.names or (), columns, strict=True):
@@ -126,20 +126,20 @@ def _ranks(labels: IntArray) -> IntArray:
     return ranks
 
 
-def _take(overlap: Floats, uncounted: Sequence[int], crowd: Sequence[bool]) -> tuple[Bits, Bits]:
+def _take(ious: Floats, uncounted: Sequence[int], crowd: Sequence[bool]) -> tuple[Bits, Bits]:
     """Match detections to objects, in order.
 
     Args:
-        overlap: (D, G) IoU.
+        ious: (D, G) IoU.
         uncounted: G bit sets: the areas and IoUs for which an object is ignored.
         crowd: G flags: whether an object can be matched repeatedly.
 
     Returns:
         (D,) hits, and (D,) matches with ignored objects.
     """
-    hits, ignored = [0] * len(overlap), [0] * len(overlap)
+    hits, ignored = [0] * len(ious), [0] * len(ious)
     free = [_EVERYTHING] * len(crowd)
-    for row, candidates in groupby(_candidates(overlap), key=lambda candidate: candidate[0]):
+    for row, candidates in groupby(_candidates(ious), key=lambda candidate: candidate[0]):
         left, near = _EVERYTHING, list(candidates)
         for counting in (True, False):
             for _, column, reached in near:
@@ -152,14 +152,14 @@ def _take(overlap: Floats, uncounted: Sequence[int], crowd: Sequence[bool]) -> t
     return np.asarray(hits, np.uint64), np.asarray(ignored, np.uint64)
 
 
-def _candidates(overlap: Floats) -> list[tuple[int, int, int]]:
+def _candidates(ious: Floats) -> list[tuple[int, int, int]]:
     """Pairs that reach the lowest threshold, by detection and descending IoU; ties by descending object, as in COCO.
 
     Returns:
         For each: detection, object, the bits of the thresholds reached.
     """
-    rows, columns = np.nonzero(overlap >= _REACHED[0])
-    values = overlap[rows, columns]
+    rows, columns = np.nonzero(ious >= _REACHED[0])
+    values = ious[rows, columns]
     order = np.lexsort((-columns, -values, rows))
     levels = np.searchsorted(_REACHED, values[order], side="right").tolist()
     reached = [_EACH_AREA * ((1 << level) - 1) for level in levels]

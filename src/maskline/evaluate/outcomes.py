@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from maskline.data.dataset import Id
 from maskline.evaluate.detections import Floats, ImageDetections, Truth
-from maskline.evaluate.matching import ious
+from maskline.evaluate.matching import iou_matrix
 from maskline.instances import IntArray
 
 MATCHED = 0.5  # least IoU of a match
@@ -30,12 +30,12 @@ class Matches:
 
     Attributes:
         objects: (D,) int64, the object of each detection, -1 if unmatched.
-        overlap: (D,) float64, IoU with it, 0 if unmatched.
+        ious: (D,) float64, IoU with it, 0 if unmatched.
         excused: (D,) bool: unmatched but inside a crowd region of its class, so ignored.
     """
 
     objects: IntArray
-    overlap: Floats
+    ious: Floats
     excused: npt.NDArray[np.bool_]
 
 
@@ -78,17 +78,17 @@ def match_detections(truth: Truth, detections: ImageDetections) -> Matches:
     Detections first match objects of their own class; the rest then match remaining objects of any class. So a second
     detection of an object as another class is a false positive, not a confusion.
     """
-    overlap = ious(truth, detections, "mask")
+    ious = iou_matrix(truth, detections, "mask")
     same = detections.labels[:, None] == truth.labels
-    objects, reached = np.full(len(detections), NOTHING), np.where(truth.crowd, 0, overlap)
+    objects, reached = np.full(len(detections), NOTHING), np.where(truth.crowd, 0, ious)
     for allowed in (same, ~same):
         for row in np.flatnonzero((objects == NOTHING) & (reached * allowed >= MATCHED).any(axis=1)):
             best = int((reached[row] * allowed[row]).argmax())
             if reached[row, best] * allowed[row, best] >= MATCHED:
                 objects[row] = best
                 reached[:, best] = 0
-    excused = (objects == NOTHING) & (overlap * (same & truth.crowd) >= MATCHED).any(axis=1)
-    paired = np.where(objects == NOTHING, 0, np.take_along_axis(_padded(overlap), objects[:, None], axis=1)[:, 0])
+    excused = (objects == NOTHING) & (ious * (same & truth.crowd) >= MATCHED).any(axis=1)
+    paired = np.where(objects == NOTHING, 0, np.take_along_axis(_padded(ious), objects[:, None], axis=1)[:, 0])
     return Matches(objects, paired, excused)
 
 
@@ -96,13 +96,13 @@ def verdicts(truth: Truth, detections: ImageDetections, pairs: Matches) -> tuple
     """The verdict on each object, and on each detection."""
     ours: list[Verdict] = []
     theirs: list[Verdict] = ["crowd" if crowd else "missed" for crowd in truth.crowd]
-    rows = zip(pairs.objects.tolist(), pairs.overlap.tolist(), pairs.excused.tolist(), strict=True)
-    for place, (partner, overlap, excused) in enumerate(rows):
+    rows = zip(pairs.objects.tolist(), pairs.ious.tolist(), pairs.excused.tolist(), strict=True)
+    for place, (partner, iou, excused) in enumerate(rows):
         if partner == NOTHING:
             ours.append("crowd" if excused else "false")
             continue
         right = truth.labels[partner] == detections.labels[place]
-        ours.append("confused" if not right else "found" if overlap >= GOOD else "poor")
+        ours.append("confused" if not right else "found" if iou >= GOOD else "poor")
         theirs[partner] = ours[-1]
     return theirs, ours
 
@@ -113,7 +113,7 @@ def image_outcome(image_id: Id, file: str, truth: Truth, detections: ImageDetect
     right = np.asarray([verdict in ("found", "poor") for verdict in ours], np.bool_)
     counts, false = Counter(theirs), ours.count("false")
     total = int(right.sum()) + counts["confused"] + (counts["missed"] + false) / 2
-    quality = float(pairs.overlap[right].sum() / total) if total else 1.0
+    quality = float(pairs.ious[right].sum() / total) if total else 1.0
     return ImageOutcome(
         image_id, file, counts["found"], counts["poor"], counts["confused"], counts["missed"], false, quality
     )
@@ -146,6 +146,6 @@ def confusions(matrix: IntArray, names: Sequence[str]) -> Iterator[dict[str, Any
         yield {"truth": labels[row], "prediction": labels[column], "count": int(matrix[row, column])}
 
 
-def _padded(overlap: Floats) -> Floats:
+def _padded(ious: Floats) -> Floats:
     """Append a column of zeros, which index -1 selects."""
-    return np.pad(overlap, ((0, 0), (0, 1)))
+    return np.pad(ious, ((0, 0), (0, 1)))

@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskline._checks import check_count, check_score
+from maskline._checks import check_count, check_path, check_score
+from maskline._files import AnyPath
 from maskline.data import reading
 from maskline.data.dataset import Dataset
 from maskline.data.file_tree import UNSPLIT
 from maskline.errors import UnknownNameError
-from maskline.evaluate import STANDARD_DETECTIONS, detections
+from maskline.evaluate import MOST_DETECTIONS, STANDARD_DETECTIONS, detections
 from maskline.evaluate.classes import Classes, match_classes
 from maskline.evaluate.evaluation import Evaluation
 from maskline.evaluate.metrics import class_notes, compute_metrics
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from maskline.runtime.predictor import Predictor
 
 FOLDER, REPORT = "evaluate", "report.html"
-MOST_DETECTIONS = 100_000
 
 logger = logging.getLogger("maskline")
 
@@ -33,7 +33,7 @@ logger = logging.getLogger("maskline")
 def evaluate(
     predict: Predict,
     dataset: Dataset,
-    output: Path | None = None,
+    output: AnyPath | None = None,
     *,
     labels: Sequence[str] | None = None,
     max_detections: int = STANDARD_DETECTIONS,
@@ -74,7 +74,7 @@ def evaluate(
 def evaluate_model(
     predictor: Predictor,
     dataset: Dataset,
-    output: Path | None = None,
+    output: AnyPath | None = None,
     *,
     max_detections: int = STANDARD_DETECTIONS,
     threshold: float | None = None,
@@ -111,7 +111,7 @@ def evaluate_model(
 def evaluate_stream(
     predict: PredictStream,
     dataset: Dataset,
-    output: Path | None = None,
+    output: AnyPath | None = None,
     *,
     labels: Sequence[str] | None = None,
     max_detections: int = STANDARD_DETECTIONS,
@@ -130,6 +130,7 @@ def evaluate_stream(
         As `evaluate`.
     """
     check_count(max_detections, "max_detections", MOST_DETECTIONS)
+    folder = None if output is None else check_path(output, "output")
     if threshold is not None:
         check_score(threshold)
     classes = match_classes(dataset, labels)
@@ -137,10 +138,12 @@ def evaluate_stream(
         logger.warning("%s", note)
     predicted = predict_dataset(predict, dataset, classes)
     evaluation = compute_metrics(predicted, classes, max_detections, threshold)
-    return evaluation if output is None else _save(evaluation, predicted, dataset, classes, output, title)
+    return evaluation if folder is None else _save(evaluation, predicted, dataset, classes, folder, title)
 
 
-def load_split(folder: Path, split: str = "val", format_: str | None = None, images: Path | None = None) -> Dataset:
+def load_split(
+    folder: AnyPath, split: str = "val", format_: str | None = None, images: AnyPath | None = None
+) -> Dataset:
     """Load a split of a data set in any supported format; of an unsplit data set, all of it.
 
     Args:
@@ -155,7 +158,7 @@ def load_split(folder: Path, split: str = "val", format_: str | None = None, ima
     if split not in splits and list(splits) == [UNSPLIT]:
         return splits[UNSPLIT]
     if split not in splits:
-        raise UnknownNameError.of(f"split of {folder}", split, splits)
+        raise UnknownNameError.of("split", split, splits, f"in {folder}")
     return splits[split]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from maskline import __version__, catalog
 from maskline._files import read_text, replace_files
@@ -98,7 +98,8 @@ def export(
         MissingDependencyError: the graph has to be traced, which needs torch.
     """
     spec = catalog.get(name)
-    options = ExportOptions.of(format, batch=batch, size=size, half=half, int8=int8, threshold=threshold, verify=verify)
+    given: dict[str, Any] = {"batch": batch, "size": size, "int8": int8}  # in forms that the options convert
+    options = ExportOptions(format, half=half, threshold=threshold, verify=verify, **given)
     options.check(spec)
     return export_weights(spec, Path(weights), output, labels=labels, unaligned=unaligned, options=options)
 

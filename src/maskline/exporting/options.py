@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from maskline._checks import check_count
-from maskline._options import Option, check_options
+from maskline._checks import check_count, wrong
+from maskline._options import Checked, Option
 from maskline.errors import MissingDependencyError, ParameterError, UnknownNameError
 from maskline.exporting import triton
 from maskline.runtime.backend import GRAPH_FILES
@@ -29,30 +29,34 @@ def formats() -> tuple[str, ...]:
     return (*GRAPH_FILES, triton.FORMAT)
 
 
-def parse_size(value: object, name: str = "size") -> tuple[int, int] | None:
+def check_size(value: object, name: str) -> tuple[int, int]:
     """``(height, width)`` from that or from ``640x640``. Raises ParameterError, which calls it ``name``."""
     if isinstance(value, str):
         match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", value.strip().lower())
         if match is None:
             raise ParameterError(f"{name} is {value!r}: expected HEIGHTxWIDTH in pixels, such as 640x640")
         value = int(match[1]), int(match[2])
-    if value is None:
-        return None
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise ParameterError(f"{name} is {value!r}: expected height and width in pixels, such as 640x640")
+        raise wrong(value, name, "height and width in pixels, such as 640x640")
     height, width = (check_count(side, f"a side of {name}", LARGEST) for side in value)
     if min(height, width) < SMALLEST:
         raise ParameterError(f"{name} is {height}x{width}: expected sides from {SMALLEST} to {LARGEST} pixels")
     return height, width
 
 
-def _lower(value: str, name: str) -> str:
+def check_format(value: str, name: str) -> str:
+    """A format of `formats` from its name in any case. Raises UnknownNameError, which calls it ``name``."""
+    if value.lower() not in formats():
+        raise UnknownNameError.of(name, value, formats())
     return value.lower()
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(Checked):
     """Options of an export. The defaults give the most general model.
+
+    The forms that users write are converted: a format in capitals, a batch of 1, a size such as ``640x640``, a path as
+    a str.
 
     Attributes:
         batch: some runtimes on phones need all shapes fixed.
@@ -63,12 +67,12 @@ class ExportOptions:
 
     format: Annotated[
         str,
-        Option("Runtime that opens the model, or triton for a model repository.", listed=formats, parse=_lower),
+        Option("Runtime that opens the model, or triton for a model repository.", listed=formats, check=check_format),
     ] = "onnx"
     batch: Annotated[Literal["dynamic", "1"], Option("Batch size of the graph.")] = "dynamic"
     size: Annotated[
         tuple[int, int] | None,
-        Option("Fixed input size, such as 640x640, for models that allow any size.", metavar="HxW", parse=parse_size),
+        Option("Fixed input size, such as 640x640, for models that allow any size.", metavar="HxW", check=check_size),
     ] = None
     half: Annotated[bool, Option("Store weights in half precision: half the size, the same speed.")] = False
     int8: Annotated[
@@ -84,28 +88,13 @@ class ExportOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.format not in formats():
-            raise UnknownNameError.of("format", str(self.format), formats())
-        check_options(self)
+        Checked.__post_init__(self)
         if self.half and self.int8 is not None:
             raise ParameterError("half and int8 are mutually exclusive")
         if self.half and self.format == "ort":
             raise ParameterError(
                 "half is not supported for ORT files, which store weights in the precision of computation"
             )
-
-    @classmethod
-    def of(cls, format: str = "onnx", **given: Any) -> ExportOptions:
-        """From fields as users write them: a format in capitals, a batch of 1, a size such as ``640x640``, a str path.
-
-        Raises:
-            ParameterError: a value is not valid.
-        """
-        if "batch" in given:
-            given["batch"] = str(given["batch"])
-        if given.get("int8") is not None:
-            given["int8"] = Path(given["int8"])
-        return cls(str(format).lower(), **given | {"size": parse_size(given.get("size"))})
 
     @property
     def single(self) -> bool:

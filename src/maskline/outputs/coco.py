@@ -14,11 +14,10 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from maskline._files import read_json
+from maskline._files import AnyPath, read_json
 from maskline._wording import counted
 from maskline.errors import InputError, UnknownNameError
 from maskline.instances import Instances
-from maskline.outputs.paths import AnyPath
 from maskline.outputs.writer import DECIMALS, Spool, Writer, coordinates, relative, score_of, write_whole
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from maskline.outputs.paths import AnyPath
+from maskline._files import AnyPath
 from maskline.outputs.writer import Spool, Writer, coordinates, score_of, write_whole
 
 if TYPE_CHECKING:

@@ -16,15 +16,18 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
+from maskline._checks import wrong
 from maskline.errors import UnknownNameError
 
 if TYPE_CHECKING:
-    from maskline.outputs.paths import AnyPath
+    from maskline._files import AnyPath
     from maskline.outputs.writer import Writer
 
 #: Form of masks in a result's JSON.
 MaskFormat: TypeAlias = Literal["list", "rle", "polygon"]
 MASK_FORMATS = get_args(MaskFormat)
+
+MOST_TOLERANCE = 1000  # pixels of simplified polygons
 
 #: Module and class below this package, by the name of the format.
 WRITERS = {
@@ -61,8 +64,10 @@ def open_writers(formats: Sequence[str], folder: AnyPath, *, tolerance: float = 
 
     Raises:
         UnknownNameError: unknown format.
-        ParameterError, OutputError: the folder is invalid or not writable, or the tolerance is negative.
+        ParameterError, OutputError: the folder is invalid or not writable, or the tolerance is out of range.
     """
+    if isinstance(formats, str):
+        raise wrong(formats, "formats", f"a list, such as {[formats]}")
     kinds = [writer_class(name) for name in dict.fromkeys(formats)]
     with ExitStack() as stack:
         yield [stack.enter_context(kind.open(folder, tolerance=tolerance)) for kind in kinds]

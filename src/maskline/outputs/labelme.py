@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from maskline._files import replace_file
+from maskline._checks import check_number
+from maskline._files import AnyPath, replace_file
 from maskline._wording import counted
-from maskline.errors import ParameterError
+from maskline.outputs.formats import MOST_TOLERANCE
 from maskline.outputs.labelme_json import VERSION, Json, document, exact_shapes
-from maskline.outputs.paths import AnyPath, check_folder
+from maskline.outputs.paths import check_folder
 from maskline.outputs.writer import Writer, relative, score_of
 
 if TYPE_CHECKING:
@@ -58,13 +59,12 @@ class LabelMeWriter(Writer):
                 `maskline convert` needs a folder that contains both.
 
         Raises:
-            ParameterError, OutputError: the folder is invalid or not writable, or the tolerance is negative.
+            ParameterError, OutputError: the folder is invalid or not writable, or the tolerance is out of range.
         """
         super().__init__(path)
-        if not 0 <= tolerance < np.inf:
-            raise ParameterError(f"tolerance is {tolerance}: expected a number of pixels, at least 0")
         check_folder(f"{self.path}/")
-        self.tolerance, self.copy_images = tolerance, copy_images
+        self.tolerance = check_number(tolerance, "tolerance", least=0, most=MOST_TOLERANCE)
+        self.copy_images = copy_images
         self._kept = 0
 
     @classmethod

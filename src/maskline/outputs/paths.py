@@ -11,12 +11,9 @@ import time
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias
 
-from maskline._files import NAME_BYTES, byte_length, cut_name
+from maskline._files import NAME_BYTES, AnyPath, byte_length, cut_name
 from maskline.errors import OutputError, ParameterError
-
-AnyPath: TypeAlias = "str | os.PathLike[str]"
 
 #: Suffixes for saving an image, and Pillow's name of the format. Not .pgm and .pbm, which have no colours.
 IMAGE_FORMATS = {

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from maskline._files import replace_file
+from maskline._files import AnyPath, replace_file
 from maskline.errors import MissingDependencyError, ParameterError, UnknownNameError
 from maskline.instances import ByteArray, Instances
 from maskline.outputs.formats import MASK_FORMATS
-from maskline.outputs.paths import IMAGE_FORMATS, AnyPath, Stems, check_folder, named_file, stem_of
+from maskline.outputs.paths import IMAGE_FORMATS, Stems, check_folder, named_file, stem_of
 from maskline.render import draw
 
 if TYPE_CHECKING:

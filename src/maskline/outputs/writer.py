@@ -14,10 +14,10 @@ from typing import IO, TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from maskline._files import replace_file
+from maskline._files import AnyPath, replace_file
 from maskline.errors import OutputError, ParameterError
 from maskline.instances import FloatArray
-from maskline.outputs.paths import AnyPath, check_folder
+from maskline.outputs.paths import check_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from maskline._files import replace_file
+from maskline._checks import check_path
+from maskline._files import AnyPath, replace_file
 from maskline.data.categories import unify_categories
 from maskline.data.check.run import check
 from maskline.data.convert import convert_in_place
@@ -43,8 +44,8 @@ class DatasetCheckError(DatasetError):
 
 
 def check_dataset(
-    dataset_dir: Path,
-    output: Path,
+    dataset_dir: AnyPath,
+    output: AnyPath,
     *,
     convert_from: str | None = None,
     split: SplitConfig | None = None,
@@ -67,6 +68,7 @@ def check_dataset(
         DatasetCheckError: the data set has errors; the reports are written all the same.
         DatasetError: there is nothing to check.
     """
+    dataset_dir, output = check_path(dataset_dir, "dataset_dir"), check_path(output, "output")
     _clear(output)
     if convert_from is not None:
         convert_in_place(dataset_dir, convert_from, seed=seed)
@@ -91,10 +93,10 @@ def check_dataset(
 
 
 def examine(
-    root: Path,
-    output: Path,
+    root: AnyPath,
+    output: AnyPath,
     format_: str | None = None,
-    images: Path | None = None,
+    images: AnyPath | None = None,
     *,
     crowd: Crowd | None = None,
     strict: bool = False,
@@ -113,6 +115,7 @@ def examine(
         DatasetError: there is nothing to check.
         OutputError: the results can't be written.
     """
+    root, output = check_path(root, "root"), check_path(output, "output")
     _clear(output)
     reading = check(root, format_, images, crowd)
     folder = output / FOLDER

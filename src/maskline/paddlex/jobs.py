@@ -148,11 +148,11 @@ def _evaluate(config: ModuleConfig) -> dict[str, Any]:
     from maskline.training.validate import evaluate_weights
 
     device = devices.resolve(_first_device(config.Global.device), cpu_fallback=True)
-    row, given = catalog.get(config.Global.model), config.Evaluate.weight_path
+    spec, given = catalog.get(config.Global.model), config.Evaluate.weight_path
     dataset, output = load_split(_data(config)), _output(config)
-    weights = hub.weights_file(row) if given in (None, OFFICIAL, row.pretrained_url) else Path(str(given))
+    weights = hub.weights_file(spec) if given in (None, OFFICIAL, spec.pretrained_url) else Path(str(given))
     found = evaluate_weights(
-        row.name,
+        spec.name,
         weights,
         dataset,
         output,
@@ -166,15 +166,15 @@ def _evaluate(config: ModuleConfig) -> dict[str, Any]:
 def _export(config: ModuleConfig) -> None:
     from maskline import hub
 
-    row, weights = catalog.get(config.Global.model), config.Export.weight_path
-    if weights in (OFFICIAL, row.pretrained_url):
+    spec, weights = catalog.get(config.Global.model), config.Export.weight_path
+    if weights in (OFFICIAL, spec.pretrained_url):
         weights = None  # the hub downloads the official ones
     elif weights is not None and "://" in weights:
         raise ParameterError(
-            f"Export.weight_path is {weights}: the only URL allowed is the official one of {row.name} "
-            f"({row.pretrained_url}); download the file and give its path"
+            f"Export.weight_path is {weights}: the only URL allowed is the official one of {spec.name} "
+            f"({spec.pretrained_url}); download the file and give its path"
         )
-    folder = hub.make_model_dir(row.name, _output(config), weights, unaligned=config.Export.unaligned)
+    folder = hub.make_model_dir(spec.name, _output(config), weights, unaligned=config.Export.unaligned)
     logger.info("exported to %s", folder)
 
 

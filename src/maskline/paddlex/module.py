@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import partial, reduce
@@ -18,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeAlias, cast, get_args
 
 from maskline import catalog
-from maskline._checks import check_count, check_threshold
+from maskline._checks import check_count, check_threshold, wrong
 from maskline._files import read_text
 from maskline._options import hints_of, like, settings_of
 from maskline.data.formats import FORMATS
@@ -107,13 +106,8 @@ class SplitSection:
     group: Annotated[str | None, like(SplitConfig, "group")] = None
 
     def __post_init__(self) -> None:
-        """Raises ParameterError if the percentages contradict each other, or the group is not a regular expression."""
+        """Raises ParameterError if the percentages contradict each other."""
         self.percents()
-        try:
-            re.compile(self.group or "" if self.enable else "")
-        except re.error as error:
-            expected = "folder, similar, key:NAME or a regular expression"
-            raise ParameterError(f"CheckDataset.split.group is {self.group!r}: expected {expected} ({error})") from None
 
     def percents(self) -> tuple[float, float] | None:
         """Percentages of train and val, with a sum of 100. None: no split.
@@ -404,7 +398,7 @@ def _section(kind: Any, given: Any, defaults: Mapping[str, Any], prefix: str, fa
 def _known(given: Any, hints: Mapping[str, Any], prefix: str, faults: list[MasklineError]) -> dict[str, Any]:
     """The values given for known keys."""
     if given is not None and not isinstance(given, Mapping):
-        faults.append(values.wrong(given, prefix.rstrip(".") or "the configuration", "keys and values"))
+        faults.append(wrong(given, prefix.rstrip(".") or "the configuration", "keys and values"))
         return {}
     known: dict[str, Any] = {}
     for key, value in (given or {}).items():
@@ -412,8 +406,8 @@ def _known(given: Any, hints: Mapping[str, Any], prefix: str, faults: list[Maskl
         if name in hints:
             known[name] = value
         else:
-            what = f"key of {prefix[:-1]}" if prefix else "section"
-            faults.append(UnknownNameError.of(what, name, hints))
+            what, where = ("key", f"in {prefix[:-1]}") if prefix else ("section", "")
+            faults.append(UnknownNameError.of(what, name, hints, where))
     return known
 
 

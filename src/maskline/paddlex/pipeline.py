@@ -156,7 +156,7 @@ def _from_dict(config: Any, where: str) -> PipelineConfig:
 def _from_new(config: Mapping[str, Any], where: str) -> PipelineConfig:
     refuse_unknown(config, ("pipeline_name", "SubModules", "Serving", *ACCELERATION), where)
     if config.get("pipeline_name", PIPELINE) != PIPELINE:
-        raise UnknownNameError.of(f"pipeline_name in {where}", str(config["pipeline_name"]), [PIPELINE])
+        raise UnknownNameError.of("pipeline_name", str(config["pipeline_name"]), [PIPELINE], f"in {where}")
     modules = _section(config, "SubModules", where)
     refuse_unknown(modules, (MODULE,), f"{where}: SubModules")
     module = _section(modules, MODULE, where)

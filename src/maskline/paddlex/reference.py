@@ -78,7 +78,7 @@ MEANINGS: Mapping[str, Text] = {
     "Global.export_with_pir": Text("no effect: the export is ONNX", "无作用：导出格式为 ONNX"),
     "CheckDataset.convert.enable": Text("convert to COCO first, in place", "先原地转换为 COCO 格式"),
     "CheckDataset.convert.src_dataset_type": Text(
-        "source format, such as `LabelMe` ([all formats](data.md#convert)), in any case; required if enabled",
+        "source format, such as `LabelMe`, in any case; required if enabled; see [all formats](data.md#convert)",
         "源格式，如 `LabelMe`（[全部格式](data.md#转换)），不分大小写；启用转换时必需",
     ),
     "CheckDataset.split.enable": Text(
@@ -299,5 +299,7 @@ def _scalar(value: Any) -> str:
 
 
 def _plain(markdown: str) -> str:
-    """Without links, code marks, and references to tables on the page."""
-    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", markdown).replace("`", "").replace(", see below", "")
+    """Links as the files that they lead to; no code marks, and no references to tables on the page."""
+    text = re.sub(r"see \[[^]]*\]\(([^)]*)\)", r"see docs/\1", markdown)
+    text = re.sub(r"\[([^]]*)\]\(([^)]*)\)", r"\1 (docs/\2)", text)
+    return text.replace("`", "").replace(", see below", "")

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskline import catalog
+from maskline._checks import wrong
 from maskline._options import Setting
-from maskline.errors import ParameterError, UnknownNameError
+from maskline.errors import UnknownNameError
 
 #: Booleans that PaddleX accepts besides true and false: YAML 1.1's, and those of its ``-o``.
 _SWITCHES = {"on": True, "yes": True, "t": True, "off": False, "no": False, "f": False}
@@ -40,8 +41,6 @@ def as_setting(setting: Setting, value: object, key: str) -> Any:
     """A value of a described field, with its type and range."""
     if setting.kind is bool:
         return as_switch(value, key)
-    if setting.kind is Mapping:
-        return as_mapping(value, key)
     return setting.check(as_text(value, key) if setting.kind is str else value, key)
 
 
@@ -81,8 +80,3 @@ def one_of(known: Sequence[str], value: object, key: str) -> str:
     if text not in known:
         raise UnknownNameError.of(key, text, known)
     return text
-
-
-def wrong(value: object, key: str, expected: str) -> ParameterError:
-    """The error for a value that its key does not accept."""
-    return ParameterError(f"{key} is {value!r}: expected {expected}")

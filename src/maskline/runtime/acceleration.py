@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maskline._checks import check_count, refuse_unknown
+from maskline._cpu import MOST_THREADS
 from maskline.errors import ParameterError, UnknownNameError
 from maskline.runtime.backend import BACKENDS, INPUT, Acceleration, Shape
 from maskline.runtime.device import parse_devices
@@ -98,7 +99,7 @@ def _check_hpi(hpi: Mapping[str, Any]) -> None:
     if not isinstance(hpi.get("auto_config", True), bool):
         raise ParameterError(f"auto_config of hpi_config is {hpi['auto_config']!r}: expected true or false")
     if hpi.get("backend") is not None and hpi["backend"] not in (known := (*BACKENDS, "paddle")):
-        raise UnknownNameError.of("backend in hpi_config", str(hpi["backend"]), known)
+        raise UnknownNameError.of("backend", str(hpi["backend"]), known, "in hpi_config")
 
 
 def _instead_of_paddle(what: str, options: Mapping[str, Any], threads: int | None, where: str) -> Acceleration:
@@ -115,7 +116,7 @@ def _options(options: Mapping[str, Any], threads: int | None, where: str) -> dic
     precision = str(options.get("precision", "fp32")).lower()
     known = dict.fromkeys(name for spec in BACKENDS.values() for name in spec.precisions)
     if precision not in known:
-        raise UnknownNameError.of(f"precision in {where}", precision, known)
+        raise UnknownNameError.of("precision", precision, known, f"in {where}")
     folder = options.get("cache_dir")
     if folder is not None and not isinstance(folder, str | Path):
         raise ParameterError(f"cache_dir in {where} is {folder!r}: expected a path")
@@ -132,18 +133,18 @@ def _counted(options: Mapping[str, Any], threads: int | None, where: str) -> int
     if threads is not None:
         return threads
     key = next((key for key in ("cpu_num_threads", "cpu_threads") if options.get(key) is not None), None)
-    return _environment_threads() if key is None else check_count(options[key], f"{key} in {where}", most=1024)
+    return _environment_threads() if key is None else check_count(options[key], f"{key} in {where}", most=MOST_THREADS)
 
 
 def _threads(threads: int | None) -> int | None:
-    return None if threads is None else check_count(threads, "threads", most=1024)
+    return None if threads is None else check_count(threads, "threads", most=MOST_THREADS)
 
 
 def _environment_threads() -> int | None:
     for name in THREAD_VARIABLES:
         text = os.environ.get(name, "").strip()
         if text:
-            return check_count(int(text) if text.isdecimal() else text, name, most=1024)
+            return check_count(int(text) if text.isdecimal() else text, name, most=MOST_THREADS)
     return None
 
 

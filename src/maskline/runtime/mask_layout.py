@@ -1,4 +1,4 @@
-"""Interpretation of a model's masks: independent facts, stated in the graph's record."""
+"""Interpretation of a model's masks, as stated in the graph's record."""
 
 from __future__ import annotations
 

@@ -42,4 +42,4 @@ def _index(key: int | str, classes: Sequence[str]) -> int:
         return classes.index(key)
     if not isinstance(key, str) and 0 <= key < len(classes):
         return int(key)
-    raise UnknownNameError.of("class in threshold", str(key), classes)
+    raise UnknownNameError.of("class", str(key), classes, "in threshold")

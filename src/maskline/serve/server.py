@@ -106,7 +106,7 @@ def serve(openers: Sequence[Opener], settings: ServiceSettings, report: Callable
     Args:
         openers: model factories, one per worker; each is called in the process of its worker.
         settings: limits, addresses and options of the service.
-        report: called with a line when the service listens and when it is ready; None: print.
+        report: called with a line when the service opens its model and when it is ready; None: print.
 
     Raises:
         ParameterError: it can't listen at the address, or a model factory can't be pickled.
@@ -237,7 +237,7 @@ async def _serve(
     address = _address(listener)
     if not settings.is_local and settings.api_key is None:
         logger.warning("%s can be reached from other machines without an API key", address)
-    report(f"listening on {address}, opening the model")
+    report(f"opening the model, to serve it on {address}")
     service.workers.start()
     ending: list[asyncio.Task[None]] = []
 

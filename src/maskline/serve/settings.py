@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from maskline._options import Option, check_options
+from maskline._options import Checked, Option
 from maskline.errors import ParameterError
 
 if TYPE_CHECKING:
     from maskline.fetching.url_policy import UrlPolicy
 
-MB = 1 << 20  # bytes
+MIB = 1 << 20  # bytes
 MP = 1_000_000  # pixels
+MOST_UNITS = 1_000_000  # of these
 DAY = 86400  # seconds
 KEY_VARIABLE = "MASKLINE_API_KEY"
 
@@ -29,6 +30,20 @@ def read_key(path: str, name: str) -> str:
         raise ParameterError(f"{name} {path} can't be read: {reason}") from None
 
 
+def check_host(value: str, name: str) -> str:
+    """Return a host name, or ``*``. Raises ParameterError with its name."""
+    if re.fullmatch(r"\*|[a-z0-9._:-]+", value):
+        return value
+    raise ParameterError(f"{name} is {value!r}: expected a name such as masks.example.org, or *")
+
+
+def check_origin(value: str, name: str) -> str:
+    """Return the origin of a web page, or ``*``. Raises ParameterError with its name."""
+    if re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", value):
+        return value
+    raise ParameterError(f"{name} is {value!r}: expected an origin such as https://example.org, or *")
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is the loopback."""
     try:
@@ -38,7 +53,7 @@ def is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceSettings:
+class ServiceSettings(Checked):
     """Settings of a service, apart from its model.
 
     Attributes:
@@ -65,12 +80,14 @@ class ServiceSettings:
     ] = 30.0
     max_body: Annotated[
         int,
-        Option("Largest request in MB, as sent and decompressed.", metavar="MB", unit=MB),
-    ] = 64 * MB
-    max_pixels: Annotated[int, Option("Largest image in megapixels, by its header.", metavar="MP", unit=MP)] = 64 * MP
+        Option("Largest request in MiB, as sent and decompressed.", metavar="MIB", unit=MIB, most=MOST_UNITS),
+    ] = 64 * MIB
+    max_pixels: Annotated[
+        int, Option("Largest image in megapixels, by its header.", metavar="MP", unit=MP, most=MOST_UNITS)
+    ] = 64 * MP
     queue_pixels: Annotated[
         int,
-        Option("Megapixels of all images waiting or being processed.", metavar="MP", unit=MP),
+        Option("Megapixels of all images waiting or being processed.", metavar="MP", unit=MP, most=MOST_UNITS),
     ] = 256 * MP
     api_key: Annotated[
         str | None,
@@ -88,11 +105,12 @@ class ServiceSettings:
             "Host name of the service behind a proxy on this machine; can be repeated.",
             flag="--trusted-host",
             metavar="NAME",
+            check=check_host,
         ),
     ] = ()
     cors: Annotated[
         tuple[str, ...],
-        Option("Origin of web pages that may call the service; can be repeated.", metavar="ORIGIN"),
+        Option("Origin of web pages that may call the service; can be repeated.", metavar="ORIGIN", check=check_origin),
     ] = ()
     url_hosts: Annotated[
         tuple[str, ...],
@@ -110,7 +128,7 @@ class ServiceSettings:
             metavar="CIDR",
         ),
     ] = ()
-    url_timeout: Annotated[float | None, Option("Seconds for fetching a URL.", flag="")] = None
+    url_timeout: Annotated[float | None, Option("Seconds for fetching a URL.", flag="", above=0, most=DAY)] = None
     url_max_bytes: Annotated[int | None, Option("Largest file behind a URL, in bytes.", flag="", most=1 << 40)] = None
     access_log: Annotated[bool, Option("Log each request as a line of JSON, to standard output.")] = True
 
@@ -129,19 +147,13 @@ class ServiceSettings:
         return UrlPolicy.of(self.url_hosts, self.url_networks, **given)
 
     def __post_init__(self) -> None:
-        check_options(self)
+        Checked.__post_init__(self)
         _ = self.url_policy
         if self.queue_pixels < self.max_pixels:
             raise ParameterError(
                 f"queue_pixels is {self.queue_pixels / MP:g} million, max_pixels {self.max_pixels / MP:g} million: the "
                 "queue has to hold the largest image, so enlarge queue_pixels too"
             )
-        for host in self.trusted_hosts:
-            if not re.fullmatch(r"\*|[a-z0-9._:-]+", host):
-                raise ParameterError(f"trusted_hosts has {host!r}: expected a name such as masks.example.org, or *")
-        for origin in self.cors:
-            if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", origin):
-                raise ParameterError(f"cors is {origin!r}: expected an origin such as https://example.org, or *")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
             raise ParameterError(
                 "the API key is empty or has characters not allowed in a header: use another one, or none"

@@ -290,11 +290,11 @@ class Run:
         logger.info("resumed from %s: %s done", folder, done)
 
     def _loader(self) -> TrainingLoader:
-        settings, row = self.settings, self.job.spec
+        settings, spec = self.settings, self.job.spec
         assert settings.batch_size is not None
         return make_loader(
             self.job.train,
-            row.preprocess,
+            spec.preprocess,
             as_augment(settings.augment or {}, settings.model),
             batch_size=settings.batch_size,
             seed=settings.seed,

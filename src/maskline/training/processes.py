@@ -162,4 +162,4 @@ def convert_sync_batchnorm(network: nn.Module) -> None:
     """Convert every `nn.BatchNorm2d` to `SyncBatchNorm`, in place."""
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = SyncBatchNorm
+            module.__class__ = SyncBatchNorm  # keeps parameters and hooks; torch's makes new modules, for GPUs only

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from maskline._options import Option, check_options, like
+from maskline._cpu import MOST_THREADS
+from maskline._options import Checked, Option, like
 from maskline.data.options import DatasetOptions
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
@@ -15,7 +16,7 @@ OFFICIAL, BACKBONE, SCRATCH = "official", "backbone", "scratch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(Checked):
     """Settings that PaddleX's section ``Train`` takes too, under the same names. None: the model's recipe.
 
     Attributes:
@@ -28,16 +29,18 @@ class TrainOptions:
     """
 
     num_classes: Annotated[int | None, Option("Number of classes that the data set must have.", flag="")] = None
-    batch_size: Annotated[int | None, Option("Images per step on each device.", unset="the model's")] = None
+    batch_size: Annotated[int | None, Option("Images per step on each device.", most=4096, unset="the model's")] = None
     learning_rate: Annotated[
         float | None,
-        Option("Base learning rate.", above=0, unset="the model's, scaled to the images per step"),
+        Option("Base learning rate.", above=0, most=1000, unset="the model's, scaled to the images per step"),
     ] = None
     warmup_steps: Annotated[
         int | None,
         Option("Warm-up steps of the learning rate, at most a tenth of the run.", least=0, unset="the model's"),
     ] = None
-    clip_norm: Annotated[float | None, Option("Largest norm of the gradient.", above=0, unset="the model's")] = None
+    clip_norm: Annotated[
+        float | None, Option("Largest norm of the gradient.", above=0, most=1_000_000, unset="the model's")
+    ] = None
     augment: Annotated[
         Mapping[str, Any] | None,
         Option(
@@ -45,14 +48,16 @@ class TrainOptions:
             metavar="NAME=VALUE",
         ),
     ] = None
-    accumulate: Annotated[int, Option("Batches per optimizer step (gradient accumulation).")] = 1
+    accumulate: Annotated[int, Option("Batches per optimizer step (gradient accumulation).", most=4096)] = 1
     log_interval: Annotated[int, Option("Steps between log lines.")] = 10
     eval_interval: Annotated[int, Option("Epochs between evaluations.")] = 1
     save_interval: Annotated[int | None, Option("Epochs between checkpoints.", unset="as often as evaluations")] = None
     patience: Annotated[int | None, Option("Stop after this many evaluations without a better AP.")] = None
-    processes: Annotated[int, Option("Training processes on the CPU; each GPU has one.")] = 1
-    workers: Annotated[int, Option("Data-loading processes per device.", least=0)] = 2
-    threads: Annotated[int | None, Option("CPU threads per training process.", unset="one per core")] = None
+    processes: Annotated[int, Option("Training processes on the CPU; each GPU has one.", most=256)] = 1
+    workers: Annotated[int, Option("Data-loading processes per device.", least=0, most=256)] = 2
+    threads: Annotated[
+        int | None, Option("CPU threads per training process.", most=MOST_THREADS, unset="one per core")
+    ] = None
     drop_background: Annotated[bool, Option("Leave out training images without objects.")] = False
     seed: Annotated[int, Option("Random seed.", least=0)] = 0
     unaligned: Annotated[
@@ -62,9 +67,6 @@ class TrainOptions:
             "August 2024. Not needed for files written by maskline."
         ),
     ] = False
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +80,8 @@ class TrainSettings(TrainOptions):
         precision: of the network; loss and weights are fp32.
     """
 
-    model: str
-    data: Path
+    model: Annotated[str, Option("Model of the catalog.", flag="")]
+    data: Annotated[Path, Option("Folder of the data set, or its annotation file.", flag="")]
     data_format: Annotated[str | None, like(DatasetOptions, "data_format")] = None
     images: Annotated[Path | None, like(DatasetOptions, "images")] = None
     output: Annotated[Path, Option("Folder for checkpoints, logs and the exported model.")] = Path("output")
@@ -100,5 +102,5 @@ class TrainSettings(TrainOptions):
         str | None, Option("Where to train: cpu, gpu, gpu:0,1 …", unset="the first GPU if there is one, else cpu")
     ] = None
     precision: Annotated[Precision, Option("Precision of the network; loss and weights stay in fp32.")] = "fp32"
-    keep: Annotated[int, Option("Checkpoints to keep besides the best.")] = 5
+    keep: Annotated[int, Option("Checkpoints to keep besides the best.", most=100_000)] = 5
     export: Annotated[bool, Option("Export the best weights at the end.")] = True

@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from maskline import catalog
-from maskline._files import replace_file
+from maskline._checks import check_path
+from maskline._files import AnyPath, replace_file
 from maskline._wording import counted
 from maskline.data.dataset import Dataset
 from maskline.errors import OutputError, ParameterError
@@ -77,9 +78,9 @@ def validate(
 
 def evaluate_weights(
     model: str,
-    weights: Path,
+    weights: AnyPath,
     dataset: Dataset,
-    output: Path | None = None,
+    output: AnyPath | None = None,
     *,
     device: str | None = None,
     max_detections: int = STANDARD_DETECTIONS,
@@ -98,11 +99,12 @@ def evaluate_weights(
         WeightsError, InputNotFoundError: the weights can't be used.
         ParameterError: their number of classes is not the data set's.
     """
-    row, kind = catalog.get(model), devices.choose(device, 1)
-    network = load_network(row.name, weights, overrides_of(row.name, unaligned=unaligned))
+    spec, kind = catalog.get(model), devices.choose(device, 1)
+    weights = check_path(weights, "weights")
+    network = load_network(spec.name, weights, overrides_of(spec.name, unaligned=unaligned))
     labels = labels_in_file(weights_path(weights)) or _assumed_labels(network, dataset, weights)
     where = torch.device(kind.kind, kind.numbers[0]) if kind.numbers else torch.device(kind.kind)
-    predict = partial(predict_stream, network.to(where), row, where)
+    predict = partial(predict_stream, network.to(where), spec, where)
     return evaluate_stream(
         predict,
         dataset,
@@ -110,7 +112,7 @@ def evaluate_weights(
         labels=labels,
         max_detections=max_detections,
         threshold=threshold,
-        title=row.name,
+        title=spec.name,
     )
 
 

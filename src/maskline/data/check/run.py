@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from maskline._files import AnyPath
 from maskline._progress import status, track
 from maskline._wording import counted
 from maskline.data import crowds, units
@@ -23,7 +23,9 @@ from maskline.instances import IntArray
 Fingerprints: TypeAlias = dict[tuple[str, str], near_duplicates.Fingerprint]  # by split and file name
 
 
-def check(root: Path, format_: str | None = None, images: Path | None = None, crowd: Crowd | None = None) -> Reading:
+def check(
+    root: AnyPath, format_: str | None = None, images: AnyPath | None = None, crowd: Crowd | None = None
+) -> Reading:
     """Read a data set of any format and check every record, image and mask.
 
     Images are decoded by one thread per core, with a progress bar.
