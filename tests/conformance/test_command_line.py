@@ -131,7 +131,7 @@ def test_serving_has_one_list_of_options() -> None:
     assert len(serve.params) > 20 and missing == []
     for parameter in serve.params:
         assert isinstance(parameter, click.Option)
-        values = {"--api-key-file": __file__, "--engine-config": "{}", "--hpi-config": "{}"}
+        values = {"--api-key-file": __file__, "--cors": "*", "--engine-config": "{}", "--hpi-config": "{}"}
         value = [] if parameter.is_flag else [values.get(parameter.opts[0], "1")]
         with pytest.raises(UnknownNameError, match="unknown pipeline 'OCR'"):  # only that is wrong
             cli.cli.main(["--serve", parameter.opts[0], *value, "--pipeline", "OCR"], standalone_mode=False)
