@@ -42,8 +42,8 @@ def test_what_is_meant(text: str, processes: int, chosen: Devices, four_gpus: No
     ("text", "processes", "error", "expected"),
     [
         ("gpu:0,cpu", 1, ParameterError, "training takes devices of one kind"),
-        ("gpu:0,1", 3, ParameterError, "processes is 3, but gpu:0,1 is 2 devices"),
-        ("gpu:0", 2, ParameterError, "processes is 2, but gpu:0 is 1 device: one"),
+        ("gpu:0,1", 3, ParameterError, "processes is 3, but there are 2 devices"),
+        ("gpu:0", 2, ParameterError, "processes is 2, but there is 1 device: expected one process per device"),
         ("cpu,cpu", 3, ParameterError, "processes is 3"),
         ("gpu:1,1", 1, ParameterError, "each device may be given once"),
         ("gpu:a", 1, ParameterError, "an integer"),
