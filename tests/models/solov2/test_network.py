@@ -15,11 +15,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fixtures import stand_in
-from fixtures.tiny_solov2 import CONFIG, NAMES
+from fixtures.tiny_solov2 import CONFIG, NAMES, SPEC
 from fixtures.tiny_solov2 import network as tiny
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskline.exporting import onnx_translations
+from maskline.exporting.graph import fused, write_graph
+from maskline.models.deployed import Deployed
 from maskline.models.network import Target
 from maskline.models.solov2 import loss as loss_module
 from maskline.models.solov2.assigner import AssignerConfig, Assignment, assign, reduced
@@ -29,7 +30,7 @@ from maskline.models.solov2.loss import class_targets, focal_loss, mask_loss
 from maskline.models.solov2.network import CONFIGS, SOLOv2
 from maskline.models.solov2.weights import RENAME
 from maskline.preprocess import Frame
-from maskline.runtime.graph import Raw
+from maskline.runtime.graph import Raw, Record
 from maskline.runtime.postprocess import to_instances
 from maskline.weights.arrays import rename_keys
 from maskline.weights.load import mismatches
@@ -375,41 +376,17 @@ def test_a_perfect_answer_costs_nothing() -> None:
 # export
 
 
-class Channels(nn.Module):
-    """The network behind the contract's axes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = tiny()
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.network(image.permute(0, 3, 1, 2)))
-
-
-@pytest.mark.filterwarnings("ignore")  # the exporter's
 def test_the_graph_gives_the_network_s_numbers_at_any_size(tmp_path: Path) -> None:
-    module = Channels().eval()
-    batch, height, width = (torch.export.Dim(n) for n in ("batch", "height", "width"))
-    program = torch.onnx.export(
-        module,
-        (torch.randn(2, 70, 101, 3),),
-        dynamo=True,
-        dynamic_shapes={"image": {0: batch, 1: height, 2: width}},
-        input_names=["image"],
-        opset_version=18,
-        verbose=False,
-        custom_translation_table=onnx_translations(),
-    )
-    assert program is not None
-    model = program.model_proto
-    assert {node.domain for node in model.graph.node} == {""}
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, tmp_path / "tiny.onnx")
-    session = onnxruntime.InferenceSession(str(tmp_path / "tiny.onnx"))
+    network, path = tiny(), tmp_path / "tiny.onnx"
+    deployed = Deployed(network, SPEC.preprocess)
+    record = Record(SPEC.name, NAMES, SPEC.preprocess, 0.5, network.mask_layout, "test")
+    write_graph(Deployed(fused(network), SPEC.preprocess), record, path)
+    onnx.checker.check_model(path, full_check=True)
+    session = onnxruntime.InferenceSession(str(path))
     for shape in ((1, 64, 96, 3), (3, 33, 75, 3), (2, 130, 61, 3)):
         image = torch.randn(shape)
         with torch.no_grad():
-            expected = module(image)
+            expected = deployed(image)
         for ours, theirs, tolerance in zip(
             session.run(None, {"image": image.numpy()}), expected, (0.01, 1e-4, 0, 1e-3), strict=True
         ):
