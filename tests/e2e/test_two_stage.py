@@ -1,4 +1,7 @@
-"""All Mask R-CNNs, tiny, the whole way: trained on from a file, evaluated, exported, predicting."""
+"""Mask R-CNNs, tiny, the whole way: trained on from a file, evaluated, exported, predicting.
+
+One for each kind of head; other backbones are trained and exported by `models/test_every_model.py`.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ from maskline.training.augment import Augment
 from maskline.weights.load import load_network, save_weights
 
 ROW = catalog.get("MaskRCNN-ResNet50-FPN")
+KINDS = ("MaskRCNN-ResNet50", "MaskRCNN-ResNet50-FPN", "Cascade-MaskRCNN-ResNet50-FPN")
 SIZES = ((96, 128), (300, 200), (97, 131), (97, 131), (97, 131), (64, 300))  # height and width of images to predict
 
 
@@ -55,7 +59,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_discs(tmp_path_factory.mktemp("three"), train=4, val=2, classes=tiny_rcnn.CLASSES)
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=KINDS)
 def tiny(request: pytest.FixtureRequest) -> Iterator[str]:
     """A row of the catalog whose network is the tiny one."""
     name = request.param
