@@ -48,7 +48,7 @@ def workplace(tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         record = json.loads(model.metadata_props[0].value) | {"model": f"Mask-RT-DETR-{name}"}
         model.metadata_props[0].value = json.dumps(record)
         onnx.save(model, folder / "inference.onnx")
-    shutil.copytree(tmp_path / "models" / "S", tmp_path / "home" / "models" / "Mask-RT-DETR-S")
+        shutil.copytree(folder, tmp_path / "home" / "models" / f"Mask-RT-DETR-{name}")
     (tmp_path / "folder").mkdir()
     for target in ("photo.jpg", "folder/photo.jpg"):
         shutil.copy(PHOTO, tmp_path / target)
