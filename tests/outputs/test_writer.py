@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures import results
+from fixtures.results import NAMES, SIZE
 from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
@@ -20,7 +22,7 @@ from maskline.data.formats.labelme import format as labelme
 from maskline.data.shapes import crop, to_rle
 from maskline.data.source import Source
 from maskline.errors import InputError, OutputError, ParameterError, UnknownNameError
-from maskline.instances import Instances, Window, pixel_window
+from maskline.instances import Instances, Window
 from maskline.masks import rle_decode
 from maskline.outputs.coco import CocoResultsWriter, CocoWriter
 from maskline.outputs.csv_table import CsvWriter
@@ -31,8 +33,6 @@ from maskline.outputs.result import Result
 from maskline.outputs.writer import Writer
 from maskline.paddlex.check_dataset import examine
 
-NAMES = ["person", "自行车", "cat"]
-SIZE = (60, 80)
 BOXES = [(10.4, 5.6, 30.2, 40.8), (40.0, 20.0, 70.0, 55.0), (70.2, 50.0, 70.4, 58.0)]
 PLAIN = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # pycocotools with NumPy 2
 
@@ -46,15 +46,7 @@ def disc(window: Window) -> np.ndarray:
 
 
 def make_instances(n: int = 3) -> Instances:
-    masks = tuple(disc(pixel_window(box, SIZE)) for box in BOXES[:n])
-    return Instances(
-        np.asarray(BOXES[:n], np.float32).reshape(-1, 4),
-        np.asarray([0.9, 0.75, 0.5][:n], np.float32),
-        np.asarray([0, 1, 2][:n], np.int64),
-        masks,
-        np.zeros(n, np.float32),
-        SIZE,
-    )
+    return results.instances(BOXES[:n], disc)
 
 
 def make(path: Path | str | None = None, page: int | None = None, n: int = 3, stems: Stems | None = None) -> Result:

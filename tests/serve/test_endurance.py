@@ -305,7 +305,7 @@ def test_overload() -> None:
 
 
 def test_deadline() -> None:
-    """B47: 504 in time; what is no longer awaited is not worked on."""
+    """B47: a 504 in time, and no work on requests that have been answered."""
     with stub(seconds=2.0, timeout=0.5, batch_size=1) as service, Client(service) as client:
         started = time.monotonic()
         with asked(client, [SLOW_IMAGE] * 6) as replies:

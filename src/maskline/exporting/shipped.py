@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,10 +18,11 @@ from maskline import catalog
 from maskline._files import ASSETS
 from maskline.exporting.formats import store_half
 from maskline.exporting.options import ExportOptions
-from maskline.exporting.template import Array, GraphTemplate
+from maskline.exporting.template import GraphTemplate
 from maskline.runtime.graph import RECORD_KEY, Record
 from maskline.runtime.mask_layout import MaskLayout
 from maskline.weights.arrays import differences, misfit, read_arrays, weights_path
+from maskline.weights.pdparams import Array
 
 GRAPHS = ASSETS / "graphs"
 
@@ -40,16 +40,13 @@ class ShippedGraph:
     def __init__(self, path: Path) -> None:
         self.template, self.about = GraphTemplate.load(path)
 
-    @cached_property
-    def shapes(self) -> dict[str, list[int]]:
-        """Shapes of the network's weights by name."""
-        return dict(self.about["shapes"])
+    def read(self, path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+        """Read a PaddleDetection checkpoint; see `read_arrays`."""
+        return read_arrays(path, self.about["rules"], set(self.about["linear"]).__contains__)
 
-    def read(self, path: Path) -> tuple[dict[str, Array], list[str]]:
-        """Read a PaddleDetection checkpoint; also return what does not fit, as `differences`."""
-        linear = set(self.about["linear"])
-        state, names_in_file = read_arrays(path, self.about["rules"], linear.__contains__)
-        return state, differences(self.shapes, {k: v.shape for k, v in state.items()}, names_in_file)
+    def mismatches(self, state: Mapping[str, Array], names_in_file: Mapping[str, str] | None = None) -> list[str]:
+        """List the keys of a state that don't match the network, a line each; empty if it fits."""
+        return differences(self.about["shapes"], {k: v.shape for k, v in state.items()}, names_in_file)
 
     def fused(self, state: Mapping[str, Array]) -> dict[str, Array]:
         """The weights of `maskline.exporting.graph.fused` from those of the network."""
@@ -131,16 +128,17 @@ def source(spec: catalog.Model, weights: Path, options: ExportOptions) -> Shippe
     if path.suffix == ".safetensors" or not applies(spec, options):
         return None
     graph = ShippedGraph(GRAPHS / f"{spec.name}.zip")
-    state, faults = graph.read(path)
+    state, names_in_file = graph.read(path)
+    faults = graph.mismatches(state, names_in_file)
     if not faults:
         return ShippedSource(graph, state, spec, path, options)
     if find_spec("torch") is not None or all(fault.startswith("misshapen") for fault in faults):
         return None
-    raise misfit(path, spec.name, faults, _fitting(spec, path))
+    raise misfit(path, spec.name, faults, _fitting(spec, state))
 
 
-def _fitting(spec: catalog.Model, path: Path) -> str | None:
+def _fitting(spec: catalog.Model, state: Mapping[str, Array]) -> str | None:
     """The model of the same family whose weights these are."""
     others = (m for m in catalog.MODELS.values() if m.family == spec.family and m.name != spec.name)
     files = ((m.name, GRAPHS / f"{m.name}.zip") for m in others)
-    return next((name for name, file in files if file.is_file() and not ShippedGraph(file).read(path)[1]), None)
+    return next((name for name, file in files if file.is_file() and not ShippedGraph(file).mismatches(state)), None)

@@ -11,12 +11,11 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
+from maskline.weights.pdparams import Array
 
 GRAPH_MEMBER, ABOUT_MEMBER = "graph.onnx", "about.json"
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from maskline.errors import InputNotFoundError, WeightsError
-from maskline.weights.pdparams import read_pdparams
+from maskline.weights.pdparams import Array, read_pdparams
 
-Array: TypeAlias = npt.NDArray[Any]
 #: Regular expressions and replacements; all are applied to a name, in order.
 Rules: TypeAlias = Sequence[tuple[str, str]]
 
